@@ -1,0 +1,307 @@
+//! What an operator can set. Pure: the caller brings the file's text and the environment.
+//!
+//! `config/default.toml` names every setting and its default; a file and then the environment lie over it. All of it is
+//! checked before anything connects, and no error repeats a value that could be a secret.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use crate::address::AddressPolicy;
+use crate::event::{Catalogue, EventParser};
+use crate::retry::RetryPolicy;
+use crate::secret::{Keyring, SecretText};
+use crate::webhook::UrlPolicy;
+
+mod check;
+mod layers;
+
+pub use layers::ConfigFile;
+
+/// The settings of one process, checked as a whole.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub database: Database,
+    pub amqp: Amqp,
+    pub queue: Queue,
+    pub events: EventParser,
+    pub retry: RetryPolicy,
+    pub sender: Sender,
+    pub worker: Worker,
+    pub retention: Retention,
+    /// From the signal to the exit.
+    pub shutdown_grace: Duration,
+    pub ops_listen: SocketAddr,
+    pub api: Api,
+    /// `None` unless it was set; only some commands need it.
+    pub keyring: Option<Keyring>,
+    pub log: Log,
+}
+
+/// `[database]`
+#[derive(Debug, Clone, Deserialize)]
+pub struct Database {
+    pub url: SecretText,
+    pub pool_size: usize,
+    #[serde(with = "duration")]
+    pub connect_timeout: Duration,
+    #[serde(with = "duration")]
+    pub statement_timeout: Duration,
+}
+
+/// `[amqp]`
+#[derive(Debug, Clone, Deserialize)]
+pub struct Amqp {
+    pub url: SecretText,
+    #[serde(with = "duration")]
+    pub connect_timeout: Duration,
+    #[serde(with = "duration")]
+    pub heartbeat: Duration,
+}
+
+/// `[queue]`
+#[derive(Debug, Clone, Deserialize)]
+pub struct Queue {
+    pub events_exchange: String,
+    pub worker_queue: String,
+    pub dead_exchange: String,
+    pub dead_queue: String,
+    pub notices_exchange: String,
+    pub delivery_limit: i64,
+    pub dead_delivery_limit: i64,
+    #[serde(with = "duration")]
+    pub confirm_timeout: Duration,
+}
+
+/// `[sender]`
+#[derive(Debug, Clone)]
+pub struct Sender {
+    pub timeout: Duration,
+    pub body_timeout: Duration,
+    pub max_body_bytes: usize,
+    pub idle_connections_per_host: usize,
+    pub idle_timeout: Duration,
+    pub dns_timeout: Duration,
+    pub max_dns_lookups: usize,
+    /// Empty means the system's.
+    pub dns_servers: Vec<SocketAddr>,
+    pub urls: UrlPolicy,
+}
+
+/// `[worker]`
+#[derive(Debug, Clone, Deserialize)]
+pub struct Worker {
+    pub prefetch: u16,
+    pub max_in_flight: usize,
+    pub batch: usize,
+    #[serde(with = "duration")]
+    pub lookup_lifetime: Duration,
+    #[serde(with = "duration")]
+    pub lease: Duration,
+    #[serde(with = "duration")]
+    pub poll_interval: Duration,
+    #[serde(with = "duration")]
+    pub poll_interval_max: Duration,
+}
+
+/// `[retention]`
+#[derive(Debug, Clone, Deserialize)]
+pub struct Retention {
+    #[serde(with = "duration")]
+    pub attempts: Duration,
+    #[serde(with = "duration")]
+    pub events: Duration,
+}
+
+/// `[api]`
+#[derive(Debug, Clone)]
+pub struct Api {
+    pub listen: SocketAddr,
+    /// The first signs, all verify. Empty unless set.
+    pub jwt_secrets: Vec<SecretText>,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, Deserialize)]
+pub struct Log {
+    pub format: LogFormat,
+    pub filter: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// A setting that cannot be used, named as the operator wrote it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{name} {problem}")]
+pub struct ConfigError {
+    name: String,
+    problem: String,
+}
+
+impl ConfigError {
+    pub(crate) fn new(name: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { name: name.into(), problem: problem.into() }
+    }
+}
+
+impl Settings {
+    /// Lays the file and the environment over the defaults and checks the result.
+    pub fn load(
+        file: Option<ConfigFile>,
+        environment: impl IntoIterator<Item = (String, String)>,
+        read_secret_file: impl Fn(&str) -> std::io::Result<String>,
+    ) -> Result<Self, ConfigError> {
+        let layers = layers::merge(file, environment, read_secret_file)?;
+        let raw: Raw = layers.read()?;
+        check::settings(raw, &layers)
+    }
+
+    /// The database's address, for a command that needs it.
+    pub fn database_url(&self) -> Result<&SecretText, ConfigError> {
+        required(&self.database.url, "DATABASE_URL", "postgresql://user:password@host/name")
+    }
+
+    /// The broker's address, for a command that needs it.
+    pub fn amqp_url(&self) -> Result<&SecretText, ConfigError> {
+        required(&self.amqp.url, "AMQP_URL", "amqp://user:password@host/%2f")
+    }
+
+    /// The keys that secrets are encrypted with, for a command that needs them.
+    pub fn keyring(&self) -> Result<&Keyring, ConfigError> {
+        self.keyring.as_ref().ok_or_else(|| {
+            let example = "is not set; give id:base64-of-32-bytes, for example \"k1:$(openssl rand -base64 32)\"";
+            ConfigError::new("PENR_WEBHOOKS__SECURITY__ENCRYPTION_KEYS", example)
+        })
+    }
+}
+
+fn required<'a>(url: &'a SecretText, name: &str, form: &str) -> Result<&'a SecretText, ConfigError> {
+    if url.is_empty() {
+        return Err(ConfigError::new(name, format!("is not set; give {form}")));
+    }
+    Ok(url)
+}
+
+/// The settings as they are written.
+#[derive(Debug, Deserialize)]
+struct Raw {
+    database: Database,
+    amqp: Amqp,
+    queue: Queue,
+    event: RawEvent,
+    retry: RawRetry,
+    sender: RawSender,
+    worker: Worker,
+    retention: Retention,
+    shutdown: RawShutdown,
+    ops: RawListen,
+    api: RawApi,
+    security: RawSecurity,
+    log: Log,
+    event_types: toml::Table,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawEvent {
+    max_event_bytes: usize,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawRetry {
+    #[serde(deserialize_with = "duration::list")]
+    schedule: Vec<Duration>,
+    jitter: f64,
+    #[serde(with = "duration")]
+    max_retry_after: Duration,
+    #[serde(with = "duration")]
+    internal_delay: Duration,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawSender {
+    #[serde(with = "duration")]
+    timeout: Duration,
+    #[serde(with = "duration")]
+    body_timeout: Duration,
+    max_body_bytes: usize,
+    idle_connections_per_host: usize,
+    #[serde(with = "duration")]
+    idle_timeout: Duration,
+    #[serde(with = "duration")]
+    dns_timeout: Duration,
+    max_dns_lookups: usize,
+    dns_servers: Vec<SocketAddr>,
+    allow_networks: Vec<IpNet>,
+    deny_networks: Vec<IpNet>,
+    require_https: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawShutdown {
+    #[serde(with = "duration")]
+    grace: Duration,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawListen {
+    listen: SocketAddr,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawApi {
+    listen: SocketAddr,
+    jwt_secret: SecretText,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawSecurity {
+    encryption_keys: SecretText,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawEventType {
+    name: String,
+    description: String,
+}
+
+/// Durations as people write them: `250ms`, `5s`, `2h`, `30d`.
+mod duration {
+    use super::{Deserialize, Duration};
+    use serde::Deserializer;
+    use serde::de::Error;
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        parse(&String::deserialize(deserializer)?)
+    }
+
+    pub(super) fn list<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Duration>, D::Error> {
+        Vec::<String>::deserialize(deserializer)?.iter().map(|text| parse(text)).collect()
+    }
+
+    fn parse<E: Error>(text: &str) -> Result<Duration, E> {
+        humantime::parse_duration(text).map_err(|_| E::custom("must be a duration such as 250ms, 5s or 2h"))
+    }
+}
+
+impl Raw {
+    fn url_policy(&self) -> UrlPolicy {
+        let sender = &self.sender;
+        let addresses = AddressPolicy::new(sender.allow_networks.clone(), sender.deny_networks.clone());
+        UrlPolicy { addresses, require_https: sender.require_https }
+    }
+
+    fn event_parser(&self, catalogue: Catalogue) -> EventParser {
+        EventParser { catalogue, max_event_bytes: self.event.max_event_bytes }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,218 @@
+//! Checks the settings as a whole, so that nothing unusable or unsafe starts.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::layers::Layers;
+use super::{Api, ConfigError, Raw, RawEventType, Sender, Settings};
+use crate::event::{Catalogue, CatalogueEntry, EventType};
+use crate::retry::RetryPolicy;
+use crate::secret::{Keyring, SecretText};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const MIB: usize = 1024 * 1024;
+
+pub(super) fn settings(raw: Raw, layers: &Layers) -> Result<Settings, ConfigError> {
+    let check = Check(layers);
+    check.numbers(&raw)?;
+    check.durations(&raw)?;
+    check.schedule(&raw)?;
+    check.networks(&raw)?;
+    check.names(&raw)?;
+    check.urls(&raw)?;
+    check.filter(&raw)?;
+    let catalogue = check.catalogue(&raw)?;
+    let keyring = check.keyring(&raw.security.encryption_keys)?;
+    let jwt_secrets = check.jwt_secrets(&raw.api.jwt_secret)?;
+    Ok(Settings {
+        events: raw.event_parser(catalogue),
+        retry: RetryPolicy {
+            schedule: raw.retry.schedule.clone(),
+            jitter: raw.retry.jitter,
+            max_retry_after: raw.retry.max_retry_after,
+            internal_delay: raw.retry.internal_delay,
+        },
+        sender: Sender {
+            timeout: raw.sender.timeout,
+            body_timeout: raw.sender.body_timeout,
+            max_body_bytes: raw.sender.max_body_bytes,
+            idle_connections_per_host: raw.sender.idle_connections_per_host,
+            idle_timeout: raw.sender.idle_timeout,
+            dns_timeout: raw.sender.dns_timeout,
+            max_dns_lookups: raw.sender.max_dns_lookups,
+            dns_servers: raw.sender.dns_servers.clone(),
+            urls: raw.url_policy(),
+        },
+        database: raw.database,
+        amqp: raw.amqp,
+        queue: raw.queue,
+        worker: raw.worker,
+        retention: raw.retention,
+        shutdown_grace: raw.shutdown.grace,
+        ops_listen: raw.ops.listen,
+        api: Api { listen: raw.api.listen, jwt_secrets },
+        keyring,
+        log: raw.log,
+    })
+}
+
+/// Names a setting by the place where the operator gave it.
+struct Check<'a>(&'a Layers);
+
+impl Check<'_> {
+    fn refuse<T>(&self, setting: &str, problem: impl Into<String>) -> Result<T, ConfigError> {
+        Err(ConfigError::new(self.0.origin(setting), problem))
+    }
+
+    fn within<T: PartialOrd + std::fmt::Display>(
+        &self,
+        setting: &str,
+        value: T,
+        range: RangeInclusive<T>,
+    ) -> Result<(), ConfigError> {
+        if range.contains(&value) {
+            return Ok(());
+        }
+        self.refuse(setting, format!("must be from {} to {}", range.start(), range.end()))
+    }
+
+    fn lasting(&self, setting: &str, value: Duration, range: RangeInclusive<Duration>) -> Result<(), ConfigError> {
+        if range.contains(&value) {
+            return Ok(());
+        }
+        let shown = |bound: &Duration| humantime::format_duration(*bound).to_string();
+        self.refuse(setting, format!("must be from {} to {}", shown(range.start()), shown(range.end())))
+    }
+
+    fn numbers(&self, raw: &Raw) -> Result<(), ConfigError> {
+        self.within("database.pool_size", raw.database.pool_size, 2..=1_000)?;
+        self.within("queue.delivery_limit", raw.queue.delivery_limit, 1..=1_000_000)?;
+        self.within("queue.dead_delivery_limit", raw.queue.dead_delivery_limit, 1..=i64::from(i32::MAX))?;
+        self.within("event.max_event_bytes", raw.event.max_event_bytes, 1024..=16 * MIB)?;
+        self.within("retry.jitter", raw.retry.jitter, 0.0..=0.5)?;
+        self.within("sender.max_body_bytes", raw.sender.max_body_bytes, 0..=MIB)?;
+        self.within("sender.idle_connections_per_host", raw.sender.idle_connections_per_host, 0..=10_000)?;
+        self.within("sender.max_dns_lookups", raw.sender.max_dns_lookups, 1..=10_000)?;
+        self.within("worker.prefetch", raw.worker.prefetch, 1..=u16::MAX)?;
+        self.within("worker.max_in_flight", raw.worker.max_in_flight, 1..=100_000)?;
+        self.within("worker.batch", raw.worker.batch, 1..=10_000)
+    }
+
+    fn durations(&self, raw: &Raw) -> Result<(), ConfigError> {
+        let millis = Duration::from_millis;
+        let seconds = Duration::from_secs;
+        self.lasting("database.connect_timeout", raw.database.connect_timeout, millis(100)..=seconds(300))?;
+        self.lasting("database.statement_timeout", raw.database.statement_timeout, millis(100)..=seconds(300))?;
+        self.lasting("amqp.connect_timeout", raw.amqp.connect_timeout, millis(100)..=seconds(300))?;
+        self.lasting("amqp.heartbeat", raw.amqp.heartbeat, seconds(1)..=seconds(600))?;
+        self.lasting("queue.confirm_timeout", raw.queue.confirm_timeout, millis(100)..=seconds(300))?;
+        self.lasting("retry.max_retry_after", raw.retry.max_retry_after, Duration::ZERO..=7 * DAY)?;
+        self.lasting("retry.internal_delay", raw.retry.internal_delay, millis(100)..=DAY)?;
+        self.lasting("sender.timeout", raw.sender.timeout, millis(10)..=seconds(60))?;
+        self.lasting("sender.body_timeout", raw.sender.body_timeout, Duration::ZERO..=seconds(60))?;
+        self.lasting("sender.idle_timeout", raw.sender.idle_timeout, Duration::ZERO..=DAY)?;
+        self.lasting("sender.dns_timeout", raw.sender.dns_timeout, millis(10)..=seconds(60))?;
+        self.lasting("worker.lookup_lifetime", raw.worker.lookup_lifetime, Duration::ZERO..=seconds(1))?;
+        self.lasting("worker.poll_interval", raw.worker.poll_interval, millis(1)..=seconds(60))?;
+        let slowest = raw.worker.poll_interval..=seconds(600);
+        self.lasting("worker.poll_interval_max", raw.worker.poll_interval_max, slowest)?;
+        // A lease that ends during its attempt would have the attempt made twice.
+        let shortest = 2 * (raw.sender.timeout + raw.sender.body_timeout);
+        self.lasting("worker.lease", raw.worker.lease, shortest..=DAY)?;
+        self.lasting("retention.attempts", raw.retention.attempts, DAY..=3650 * DAY)?;
+        self.lasting("retention.events", raw.retention.events, DAY..=3650 * DAY)?;
+        self.lasting("shutdown.grace", raw.shutdown.grace, Duration::ZERO..=seconds(3600))
+    }
+
+    fn schedule(&self, raw: &Raw) -> Result<(), ConfigError> {
+        if raw.retry.schedule.len() > 100 {
+            return self.refuse("retry.schedule", "must have at most 100 entries");
+        }
+        raw.retry.schedule.iter().try_for_each(|wait| self.lasting("retry.schedule", *wait, Duration::ZERO..=30 * DAY))
+    }
+
+    fn networks(&self, raw: &Raw) -> Result<(), ConfigError> {
+        if raw.sender.allow_networks.iter().any(|network| network.prefix_len() == 0) {
+            return self.refuse("sender.allow_networks", "must not allow every address; list the networks you mean");
+        }
+        Ok(())
+    }
+
+    fn names(&self, raw: &Raw) -> Result<(), ConfigError> {
+        let queue = &raw.queue;
+        let names = [
+            ("queue.events_exchange", &queue.events_exchange),
+            ("queue.worker_queue", &queue.worker_queue),
+            ("queue.dead_exchange", &queue.dead_exchange),
+            ("queue.dead_queue", &queue.dead_queue),
+            ("queue.notices_exchange", &queue.notices_exchange),
+        ];
+        for (setting, name) in names {
+            if name.is_empty() || name.len() > 255 || name.starts_with("amq.") || name.chars().any(char::is_control) {
+                return self.refuse(setting, "must have 1 to 255 bytes and not start with amq.");
+            }
+        }
+        if queue.worker_queue == queue.dead_queue {
+            return self.refuse("queue.dead_queue", "must differ from queue.worker_queue");
+        }
+        Ok(())
+    }
+
+    fn urls(&self, raw: &Raw) -> Result<(), ConfigError> {
+        self.server_url("database.url", &raw.database.url, &["postgres", "postgresql"])?;
+        self.server_url("amqp.url", &raw.amqp.url, &["amqp", "amqps"])
+    }
+
+    fn server_url(&self, setting: &str, text: &SecretText, schemes: &[&str]) -> Result<(), ConfigError> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        match url::Url::parse(text.expose()) {
+            Ok(url) if schemes.contains(&url.scheme()) => Ok(()),
+            Ok(_) => self.refuse(setting, format!("must begin with {}://", schemes.join(":// or "))),
+            Err(error) => self.refuse(setting, format!("is not a URL: {error}")),
+        }
+    }
+
+    fn filter(&self, raw: &Raw) -> Result<(), ConfigError> {
+        match raw.log.filter.parse::<tracing_subscriber::EnvFilter>() {
+            Ok(_) => Ok(()),
+            Err(_) => self.refuse("log.filter", "must be a filter such as info,penr_webhooks=debug"),
+        }
+    }
+
+    fn catalogue(&self, raw: &Raw) -> Result<Catalogue, ConfigError> {
+        let entry = |(name, value): (&String, &toml::Value)| {
+            let setting = format!("event_types.{name}");
+            let Some(event_type) = EventType::parse(name) else {
+                return self.refuse(&setting, "must be lower-case words separated by dots, such as content.created");
+            };
+            match value.clone().try_into::<RawEventType>() {
+                Ok(RawEventType { name, description }) => Ok(CatalogueEntry { event_type, name, description }),
+                Err(_) => self.refuse(&setting, "needs a name and a description, both text, and nothing else"),
+            }
+        };
+        Ok(Catalogue::new(raw.event_types.iter().map(entry).collect::<Result<_, _>>()?))
+    }
+
+    fn keyring(&self, text: &SecretText) -> Result<Option<Keyring>, ConfigError> {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        match Keyring::parse(text.expose()) {
+            Ok(keyring) => Ok(Some(keyring)),
+            Err(error) => self.refuse("security.encryption_keys", error.to_string()),
+        }
+    }
+
+    fn jwt_secrets(&self, text: &SecretText) -> Result<Vec<SecretText>, ConfigError> {
+        let secret = |part: &str| match part.len() {
+            32.. => Ok(SecretText::new(part.to_owned())),
+            _ => self.refuse("api.jwt_secret", "must have at least 32 bytes in each of its comma-separated secrets"),
+        };
+        match text.expose() {
+            "" => Ok(Vec::new()),
+            text => text.split(',').map(secret).collect(),
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Lays the operator's file and environment over the defaults, knowing where each value came from.
+
+use std::collections::HashMap;
+
+use serde::de::DeserializeOwned;
+use toml::{Table, Value};
+
+use super::ConfigError;
+
+const DEFAULTS: &str = include_str!("../../config/default.toml");
+const PREFIX: &str = "PENR_WEBHOOKS__";
+const FILE_SUFFIX: &str = "_FILE";
+/// The section whose keys the operator chooses.
+const OPEN_SECTION: &str = "event_types";
+/// Shorter names that other software uses too.
+const ALIASES: [(&str, &str); 2] = [("DATABASE_URL", "database.url"), ("AMQP_URL", "amqp.url")];
+
+/// The settings file, read by the caller.
+#[derive(Debug, Clone)]
+pub struct ConfigFile {
+    /// For messages.
+    pub path: String,
+    pub text: String,
+}
+
+/// All layers as one, with the name under which the operator set each value.
+pub(super) struct Layers {
+    table: Table,
+    origins: HashMap<String, String>,
+}
+
+pub(super) fn merge(
+    file: Option<ConfigFile>,
+    environment: impl IntoIterator<Item = (String, String)>,
+    read_secret_file: impl Fn(&str) -> std::io::Result<String>,
+) -> Result<Layers, ConfigError> {
+    let table = DEFAULTS.parse().expect("config/default.toml is valid TOML");
+    let mut layers = Layers { table, origins: HashMap::new() };
+    if let Some(file) = file {
+        layers.lay_file(&file)?;
+    }
+    let mut from_environment = HashMap::new();
+    for (variable, value) in environment {
+        let Some((setting, value)) = setting_of(&variable, value, &read_secret_file)? else { continue };
+        if let Some(other) = from_environment.insert(setting.clone(), variable.clone()) {
+            return Err(ConfigError::new(variable, format!("and {other} set the same thing; keep one of them")));
+        }
+        layers.lay_variable(&setting, &variable, value)?;
+    }
+    Ok(layers)
+}
+
+/// Which setting an environment variable names, if it is one of ours, and its value.
+fn setting_of(
+    variable: &str,
+    value: String,
+    read_secret_file: impl Fn(&str) -> std::io::Result<String>,
+) -> Result<Option<(String, String)>, ConfigError> {
+    let dotted = |name: &str| name.to_lowercase().replace("__", ".");
+    let setting = match ALIASES.iter().find(|(alias, _)| *alias == variable) {
+        Some((_, setting)) => (*setting).to_owned(),
+        None => match variable.strip_prefix(PREFIX) {
+            Some(name) => dotted(name),
+            None => return Ok(None),
+        },
+    };
+    match setting.strip_suffix(&FILE_SUFFIX.to_lowercase()) {
+        Some(plain) => {
+            let text = read_secret_file(&value)
+                .map_err(|error| ConfigError::new(variable, format!("names a file that cannot be read: {error}")))?;
+            Ok(Some((plain.to_owned(), text.trim_end().to_owned())))
+        }
+        None => Ok(Some((setting, value))),
+    }
+}
+
+impl Layers {
+    /// Reads the merged settings into their types.
+    pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
+        let mut track = serde_path_to_error::Track::new();
+        let deserializer = serde_path_to_error::Deserializer::new(self.table.clone(), &mut track);
+        T::deserialize(deserializer).map_err(|error| {
+            // A list's entry is set where the list is.
+            let path = track.path().to_string();
+            let setting = path.split('[').next().unwrap_or_default();
+            ConfigError::new(self.origin(setting), error.message().to_owned())
+        })
+    }
+
+    /// The name under which a setting was given.
+    pub(super) fn origin(&self, setting: &str) -> String {
+        self.origins.get(setting).cloned().unwrap_or_else(|| setting.to_owned())
+    }
+
+    fn lay_file(&mut self, file: &ConfigFile) -> Result<(), ConfigError> {
+        let table: Table = file.text.parse().map_err(|error: toml::de::Error| {
+            // The message only: the library's full text repeats the line, which may hold a secret.
+            let line = error.span().map_or(0, |span| file.text[..span.start].lines().count());
+            ConfigError::new(&file.path, format!("is not valid TOML near line {line}: {}", error.message()))
+        })?;
+        let origins = &mut self.origins;
+        lay_table(&mut self.table, table, "", &mut |setting| {
+            origins.insert(setting.to_owned(), format!("{setting} (in {})", file.path));
+        })
+        .map_err(|(setting, problem)| ConfigError::new(format!("{setting} (in {})", file.path), problem))
+    }
+
+    fn lay_variable(&mut self, setting: &str, variable: &str, text: String) -> Result<(), ConfigError> {
+        let slot = find(&mut self.table, setting).ok_or_else(|| ConfigError::new(variable, "is no setting"))?;
+        *slot = like(slot, text).map_err(|problem| ConfigError::new(variable, problem))?;
+        self.origins.insert(setting.to_owned(), variable.to_owned());
+        Ok(())
+    }
+}
+
+fn find<'a>(table: &'a mut Table, setting: &str) -> Option<&'a mut Value> {
+    let (section, name) = setting.split_once('.')?;
+    let value = table.get_mut(section)?.as_table_mut()?.get_mut(name)?;
+    (!value.is_table()).then_some(value)
+}
+
+/// Reads a variable's text as the kind of value the default has, so that a secret of digits stays text.
+fn like(default: &Value, text: String) -> Result<Value, &'static str> {
+    let parsed = |problem| {
+        let table: Table = format!("value = {text}").parse().map_err(|_| problem)?;
+        let value = table.get("value").filter(|value| value.same_type(default)).cloned();
+        value.filter(|_| table.len() == 1).ok_or(problem)
+    };
+    match default {
+        Value::String(_) if text.is_empty() => Err("is empty; unset it or give it a value"),
+        Value::String(_) => Ok(Value::String(text)),
+        Value::Integer(_) => text.parse().map(Value::Integer).map_err(|_| "must be a whole number"),
+        Value::Float(_) => text.parse().map(Value::Float).map_err(|_| "must be a number"),
+        Value::Boolean(_) => text.parse().map(Value::Boolean).map_err(|_| "must be true or false"),
+        _ => parsed("must be a TOML array such as [\"5s\", \"5m\"]"),
+    }
+}
+
+type Refused = (String, &'static str);
+
+fn lay_table(under: &mut Table, over: Table, path: &str, laid: &mut impl FnMut(&str)) -> Result<(), Refused> {
+    for (name, value) in over {
+        let setting = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        match (under.get_mut(&name), value) {
+            (Some(Value::Table(under)), Value::Table(over)) => lay_table(under, over, &setting, laid)?,
+            (Some(Value::Float(under)), Value::Integer(over)) => *under = over as f64,
+            (Some(under), over) if under.same_type(&over) => *under = over,
+            (Some(under), _) => return Err((setting, kind(under))),
+            (None, value) if path == OPEN_SECTION => drop(under.insert(name, value)),
+            (None, _) => return Err((setting, "is no setting")),
+        }
+        laid(&setting);
+    }
+    Ok(())
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::String(_) => "must be text in quotes",
+        Value::Integer(_) => "must be a whole number",
+        Value::Float(_) => "must be a number",
+        Value::Boolean(_) => "must be true or false",
+        Value::Array(_) => "must be a list",
+        Value::Table(_) => "must be a section",
+        Value::Datetime(_) => "must be a time",
+    }
+}

@@ -1,0 +1,119 @@
+use super::*;
+
+fn load(file: Option<&str>, variables: &[(&str, &str)]) -> Result<Settings, ConfigError> {
+    let file = file.map(|text| ConfigFile { path: "penr.toml".into(), text: text.into() });
+    let variables: Vec<_> = variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    Settings::load(file, variables, |path| match path {
+        "/keys" => Ok(format!("{}\n", key())),
+        _ => Err(std::io::ErrorKind::NotFound.into()),
+    })
+}
+
+fn key() -> String {
+    format!("k1:{}=", "A".repeat(43))
+}
+
+#[test]
+fn the_defaults_and_our_own_files_are_valid() {
+    let settings = load(None, &[]).unwrap();
+    assert_eq!(settings.events.catalogue.types().count(), 7);
+    assert_eq!(settings.retry.schedule.iter().sum::<Duration>(), Duration::from_secs(272_105));
+    load(Some(include_str!("../../config/development.toml")), &[]).unwrap();
+    load(Some(include_str!("../../config/production.toml")), &[]).unwrap();
+}
+
+#[test]
+fn the_environment_lies_over_the_file_and_the_file_over_the_defaults() {
+    let file = "[worker]\nprefetch = 7\nbatch = 8\n[retry]\njitter = 0\n";
+    let variables =
+        [("PENR_WEBHOOKS__WORKER__PREFETCH", "9"), ("PENR_WEBHOOKS__RETRY__SCHEDULE", r#"["1s", "250ms"]"#)];
+    let settings = load(Some(file), &variables).unwrap();
+    assert_eq!((settings.worker.prefetch, settings.worker.batch), (9, 8));
+    assert_eq!(settings.retry.schedule, [Duration::from_secs(1), Duration::from_millis(250)]);
+}
+
+#[test]
+fn an_operator_adds_an_event_type_after_the_seven() {
+    let file = "[event_types.\"site.removed\"]\nname = \"Site Removed\"\ndescription = \"When it is\"\n";
+    let settings = load(Some(file), &[]).unwrap();
+    assert_eq!(settings.events.catalogue.types().last().unwrap().as_str(), "site.removed");
+    assert_eq!(settings.events.catalogue.entries().len(), 8);
+}
+
+#[test]
+fn a_secret_may_come_from_a_file() {
+    let settings = load(None, &[("PENR_WEBHOOKS__SECURITY__ENCRYPTION_KEYS_FILE", "/keys")]).unwrap();
+    assert_eq!(settings.keyring().unwrap().newest_key_id(), "k1");
+    let digits = "1".repeat(40);
+    assert_eq!(load(None, &[("PENR_WEBHOOKS__API__JWT_SECRET", &digits)]).unwrap().api.jwt_secrets.len(), 1);
+}
+
+#[test]
+fn a_bad_setting_is_named_where_it_was_written_and_its_value_is_not_shown() {
+    type Case<'a> = (Option<&'a str>, &'a [(&'a str, &'a str)], &'a str);
+    let cases: &[Case<'_>] = &[
+        (None, &[("PENR_WEBHOOKS__WORKER__PREFETCH", "")], "PENR_WEBHOOKS__WORKER__PREFETCH must be a whole number"),
+        (None, &[("PENR_WEBHOOKS__WORKER__PREFETCH", "s3cret")], "PENR_WEBHOOKS__WORKER__PREFETCH must be a whole"),
+        (None, &[("PENR_WEBHOOKS__WORKER__PREFETCH", "0")], "PENR_WEBHOOKS__WORKER__PREFETCH must be from 1 to 65535"),
+        (None, &[("PENR_WEBHOOKS__WORKER__PREFETCH", "-1")], "PENR_WEBHOOKS__WORKER__PREFETCH "),
+        (None, &[("PENR_WEBHOOKS__WORKER__PREFECTH", "5")], "PENR_WEBHOOKS__WORKER__PREFECTH is no setting"),
+        (None, &[("PENR_WEBHOOKS__WORKER", "5")], "PENR_WEBHOOKS__WORKER is no setting"),
+        (None, &[("PENR_WEBHOOKS__RETRY__SCHEDULE", "5s")], "PENR_WEBHOOKS__RETRY__SCHEDULE must be a TOML array"),
+        (
+            None,
+            &[("PENR_WEBHOOKS__RETRY__SCHEDULE", r#"["5 s3cret"]"#)],
+            "PENR_WEBHOOKS__RETRY__SCHEDULE must be a dur",
+        ),
+        (None, &[("PENR_WEBHOOKS__RETRY__JITTER", "NaN")], "PENR_WEBHOOKS__RETRY__JITTER must be from 0 to 0.5"),
+        (None, &[("PENR_WEBHOOKS__SENDER__ALLOW_NETWORKS", r#"["10/8"]"#)], "PENR_WEBHOOKS__SENDER__ALLOW_NETWORKS "),
+        (
+            None,
+            &[("PENR_WEBHOOKS__SENDER__ALLOW_NETWORKS", r#"["0.0.0.0/0"]"#)],
+            "PENR_WEBHOOKS__SENDER__ALLOW_NETWORKS",
+        ),
+        (None, &[("PENR_WEBHOOKS__WORKER__LEASE", "5s")], "PENR_WEBHOOKS__WORKER__LEASE must be from 14s"),
+        (None, &[("PENR_WEBHOOKS__LOG__FORMAT", "xml")], "PENR_WEBHOOKS__LOG__FORMAT "),
+        (None, &[("PENR_WEBHOOKS__OPS__LISTEN", "9090")], "PENR_WEBHOOKS__OPS__LISTEN "),
+        (None, &[("DATABASE_URL", "")], "DATABASE_URL is empty"),
+        (None, &[("DATABASE_URL", "user:s3cret@host/db")], "DATABASE_URL must begin with postgres://"),
+        (None, &[("DATABASE_URL", "s3cret")], "DATABASE_URL is not a URL"),
+        (None, &[("AMQP_URL", "http://s3cret@h/")], "AMQP_URL must begin with amqp:// or amqps://"),
+        (
+            None,
+            &[("AMQP_URL", "amqp://h"), ("PENR_WEBHOOKS__AMQP__URL", "amqp://h")],
+            "PENR_WEBHOOKS__AMQP__URL and AMQP",
+        ),
+        (None, &[("PENR_WEBHOOKS__API__JWT_SECRET", "s3cret")], "PENR_WEBHOOKS__API__JWT_SECRET must have at least 32"),
+        (
+            None,
+            &[("PENR_WEBHOOKS__SECURITY__ENCRYPTION_KEYS", "k1:s3cret")],
+            "PENR_WEBHOOKS__SECURITY__ENCRYPTION_KEYS key 1",
+        ),
+        (
+            None,
+            &[("PENR_WEBHOOKS__SECURITY__ENCRYPTION_KEYS_FILE", "/none")],
+            "PENR_WEBHOOKS__SECURITY__ENCRYPTION_KEYS_FILE names",
+        ),
+        (Some("[worker]\nprefetch = \"s3cret\""), &[], "worker.prefetch (in penr.toml) must be a whole number"),
+        (Some("[api]\njwt_secret = 5"), &[], "api.jwt_secret (in penr.toml) must be text"),
+        (Some("[wroker]\nprefetch = 1"), &[], "wroker (in penr.toml) is no setting"),
+        (Some("[api]\njwt_secret = \"s3cret"), &[], "penr.toml is not valid TOML near line 2"),
+        (Some("[event_types.\"a b\"]\nname=\"a\"\ndescription=\"b\""), &[], "event_types.a b (in penr.toml) must be"),
+        (Some("[event_types.\"a.b\"]\nname=\"a\""), &[], "event_types.a.b (in penr.toml) needs a name"),
+        (Some("[sender]\ntimeout = \"61s\""), &[], "sender.timeout (in penr.toml) must be from 10ms to 1m"),
+    ];
+    for (file, variables, expected) in cases {
+        let error = load(*file, variables).expect_err(expected).to_string();
+        assert!(error.starts_with(expected), "{error:?} should begin with {expected:?}");
+        assert!(!error.contains("s3cret"), "{error}");
+        assert!(!error.contains('\n'), "{error}");
+    }
+}
+
+#[test]
+fn a_command_that_needs_a_missing_setting_says_which() {
+    let settings = load(None, &[]).unwrap();
+    assert!(settings.database_url().unwrap_err().to_string().starts_with("DATABASE_URL is not set"));
+    assert!(settings.amqp_url().unwrap_err().to_string().starts_with("AMQP_URL is not set"));
+    assert!(settings.keyring().unwrap_err().to_string().contains("ENCRYPTION_KEYS is not set"));
+}

@@ -1,0 +1,165 @@
+use super::*;
+use proptest::prelude::*;
+
+fn parser() -> EventParser {
+    let entry = |name: &str| CatalogueEntry {
+        event_type: EventType::parse(name).unwrap(),
+        name: name.into(),
+        description: String::new(),
+    };
+    EventParser { catalogue: Catalogue::new(vec![entry("content.published")]), max_event_bytes: 256 * 1024 }
+}
+
+fn now() -> Timestamp {
+    "2026-11-23T10:00:00Z".parse().unwrap()
+}
+
+fn parse(body: impl AsRef<[u8]>) -> Result<Event, Malformed> {
+    parser().parse(body.as_ref(), &Properties::default(), now())
+}
+
+fn message(fields: &str) -> String {
+    format!(r#"{{"id":"evt_1","type":"content.published","account_id":"acc_1",{fields}}}"#)
+}
+
+#[test]
+fn data_arrives_byte_for_byte() {
+    let untouched = [
+        r#"{"b":1, "a" :2}"#,
+        "1e400",
+        "123456789012345678901234567890",
+        "-0",
+        "0.30000000000000004",
+        r#""\u0000 \ud800 \/ \u00e9 é""#,
+        "null",
+        r#"{"a":1,"a":2}"#,
+        "[ ]",
+    ];
+    for data in untouched {
+        let event = parse(message(&format!(r#""occurred_at":"2026-01-02T03:04:05.5+01:00","data": {data} "#))).unwrap();
+        let expected = format!(
+            r#"{{"id":"evt_1","type":"content.published","timestamp":"2026-01-02T03:04:05.5+01:00","data":{data}}}"#
+        );
+        assert_eq!(event.body, expected);
+    }
+}
+
+#[test]
+fn whatever_is_no_event_says_why() {
+    let nested = |levels: usize| message(&format!(r#""data":{}{}"#, "[".repeat(levels), "]".repeat(levels)));
+    let cases: Vec<(Vec<u8>, &str)> = vec![
+        (b"".to_vec(), "empty"),
+        (b" \n".to_vec(), "empty"),
+        (b"null".to_vec(), "not_an_object"),
+        (b"true".to_vec(), "not_an_object"),
+        (b"42".to_vec(), "not_an_object"),
+        (b"\"s\"".to_vec(), "not_an_object"),
+        (b"[]".to_vec(), "not_an_object"),
+        (b"{} x".to_vec(), "not_json"),
+        (b"{}{}".to_vec(), "not_json"),
+        (b"\xef\xbb\xbf{}".to_vec(), "not_json"),
+        (b"\xff\xfe{\0}\0".to_vec(), "not_utf8"),
+        (message(r#""data":1,"#).into_bytes(), "not_json"),
+        (message(r#""data":"#).into_bytes(), "not_json"),
+        (nested(127).into_bytes(), ""),
+        (nested(128).into_bytes(), "too_deep"),
+        (nested(100_000).into_bytes(), "too_deep"),
+        (message(r#""x":1"#).into_bytes(), "missing_field"),
+        (message(r#""data":1,"data":2"#).into_bytes(), "repeated_key"),
+        (message(r#""data":1,"x":2,"x":3"#).into_bytes(), "repeated_key"),
+        (message(r#""data":1,"\u0069d":"evt_2""#).into_bytes(), "repeated_key"),
+        (message(r#""data":1,"occurred_at":null"#).into_bytes(), "wrong_type"),
+        (message(r#""data":1,"occurred_at":7"#).into_bytes(), "wrong_type"),
+        (message(r#""data":1,"occurred_at":"yesterday""#).into_bytes(), "invalid_occurred_at"),
+        (message(r#""data":1"#).replace("content.published", "content.deleted").into_bytes(), "unknown_type"),
+        (message(r#""data":1"#).replace("content.published", "*").into_bytes(), "unknown_type"),
+        (message(r#""data":1"#).replace("\"acc_1\"", "42").into_bytes(), "wrong_type"),
+        (message(r#""data":1"#).replace("acc_1", "").into_bytes(), "invalid_account_id"),
+        (message(r#""data":1"#).replace("acc_1", "\\u0000").into_bytes(), "invalid_account_id"),
+        (message(r#""data":1"#).replace("acc_1", "é").into_bytes(), "invalid_account_id"),
+        (message(r#""data":1"#).replace("evt_1", "").into_bytes(), "missing_field"),
+        (message(r#""data":1"#).replace("\"evt_1\"", "null").into_bytes(), "wrong_type"),
+        (message(r#""data":1"#).replace("evt_1", "a b").into_bytes(), "invalid_id"),
+        (message(r#""data":1"#).replace("evt_1", "a\\r\\nb").into_bytes(), "invalid_id"),
+        (message(r#""data":1"#).replace("evt_1", &"a".repeat(129)).into_bytes(), "invalid_id"),
+        (message(&format!(r#""data":"{}""#, "x".repeat(256 * 1024))).into_bytes(), "too_large"),
+    ];
+    for (body, expected) in cases {
+        let shown = String::from_utf8_lossy(&body[..body.len().min(120)]).into_owned();
+        assert_eq!(parse(body).map_or_else(|error| error.reason(), |_| ""), expected, "{shown}");
+    }
+}
+
+#[test]
+fn the_message_fills_in_what_the_event_leaves_out() {
+    let body = r#"{"type":"content.published","account_id":"' OR 1=1--","data":{}}"#;
+    let properties = Properties {
+        message_id: Some("msg-1".into()),
+        timestamp: Some(1_700_000_000),
+        content_encoding: Some("identity".into()),
+    };
+    let event = parser().parse(body.as_bytes(), &properties, now()).unwrap();
+    assert_eq!((event.id.as_str(), event.account_id.as_str()), ("msg-1", "' OR 1=1--"));
+    assert!(
+        event
+            .body
+            .starts_with(br#"{"id":"msg-1","type":"content.published","timestamp":"2023-11-14T22:13:20Z","data""#)
+    );
+    let beyond = Properties { timestamp: Some(1 << 40), ..properties };
+    let event = parser().parse(body.as_bytes(), &beyond, now()).unwrap();
+    assert!(String::from_utf8_lossy(&event.body).contains(r#""timestamp":"2026-11-23T10:00:00Z""#));
+}
+
+#[test]
+fn a_compressed_body_is_no_event() {
+    let properties = Properties { content_encoding: Some("gzip".into()), ..Properties::default() };
+    let error = parser().parse(message(r#""data":1"#).as_bytes(), &properties, now());
+    assert_eq!(error, Err(Malformed::Encoded));
+}
+
+#[test]
+fn times_are_rfc_3339_and_nothing_looser() {
+    for good in
+        ["2026-11-23T10:00:00Z", "0001-01-01t00:00:00z", "9999-12-30 23:59:59.123456789+23:59", "2016-12-31T23:59:60Z"]
+    {
+        assert!(is_rfc3339(good), "{good}");
+    }
+    for bad in [
+        "2026-11-23",
+        "2026-11-23T10:00:00",
+        "2026-11-23T10:00Z",
+        "20261123T100000Z",
+        "2026-13-01T00:00:00Z",
+        "2026-11-23T10:00:00+0100",
+        "2026-11-23T10:00:00Z[UTC]",
+        "2026-11-23T10:00:00.Z",
+        "2026-11-23T10:00:00é",
+        "+002026-11-23T10:00:00Z",
+        "2026-02-30T00:00:00Z",
+        "",
+    ] {
+        assert!(!is_rfc3339(bad), "{bad}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_the_parser_panic(body in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let _ = parse(body);
+    }
+
+    #[test]
+    fn an_accepted_event_is_sent_as_json_with_its_own_data(
+        id in "[A-Za-z0-9_-]{1,128}", account in "[ -~]{1,128}", data in "[ -~éλ😀]{0,200}",
+    ) {
+        let data = serde_json::json!({ "text": data });
+        let body = serde_json::json!({
+            "id": id, "type": "content.published", "account_id": account, "data": data, "more": [1],
+        });
+        let event = parse(body.to_string()).unwrap();
+        let sent: serde_json::Value = serde_json::from_slice(&event.body).unwrap();
+        prop_assert_eq!(&sent["data"], &data);
+        prop_assert_eq!(&sent["id"], &id);
+        prop_assert_eq!(event.account_id.as_str(), account);
+    }
+}

@@ -1,0 +1,134 @@
+//! Decides what a delivery does next. Pure: the caller brings the dice.
+
+use std::time::Duration;
+
+use crate::delivery::{AttemptError, Outcome};
+
+/// The HTTP status with which a receiver says that it is gone for good (RFC 9110, 15.5.11).
+const GONE: u16 = 410;
+
+/// When to try again, and for how long.
+#[derive(Debug, Clone)]
+pub struct RetryPolicy {
+    /// Waits before attempts 2, 3, …; one attempt more than it has entries.
+    pub schedule: Vec<Duration>,
+    /// Each wait is varied by up to this share of itself, 0 to 0.5.
+    pub jitter: f64,
+    /// How far a receiver's `Retry-After` can push an attempt.
+    pub max_retry_after: Duration,
+    /// The wait after a failure of our own, which costs no attempt.
+    pub internal_delay: Duration,
+}
+
+/// What happens to a delivery after an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    Succeeded,
+    /// The next attempt follows after this wait.
+    RetryIn(Duration),
+    /// The same attempt is made again after this wait: the failure was our own.
+    RepeatIn(Duration),
+    /// The last attempt failed.
+    Exhausted,
+    /// The receiver asked never to be called again.
+    Disable,
+}
+
+impl RetryPolicy {
+    /// `attempt` counts from 1; `dice` is uniform in 0..1.
+    pub fn next_step(&self, attempt: u32, outcome: &Outcome, dice: f64) -> Step {
+        match outcome {
+            Outcome::Answered(answer) if answer.is_success() => Step::Succeeded,
+            Outcome::Answered(answer) if answer.status == GONE => Step::Disable,
+            Outcome::Answered(answer) => self.retry(attempt, answer.retry_after, dice),
+            Outcome::Failed(AttemptError::Internal) => Step::RepeatIn(self.jittered(self.internal_delay, dice)),
+            Outcome::Failed(_) => self.retry(attempt, None, dice),
+        }
+    }
+
+    /// `Retry-After` can only push later, never past its cap nor before the schedule.
+    fn retry(&self, attempt: u32, retry_after: Option<Duration>, dice: f64) -> Step {
+        let made = usize::try_from(attempt).unwrap_or(usize::MAX);
+        let Some(wait) = made.checked_sub(1).and_then(|index| self.schedule.get(index)) else {
+            return Step::Exhausted;
+        };
+        let asked = retry_after.unwrap_or_default().min(self.max_retry_after);
+        Step::RetryIn(self.jittered(*wait, dice).max(asked))
+    }
+
+    fn jittered(&self, wait: Duration, dice: f64) -> Duration {
+        wait.mul_f64(1.0 + self.jitter * (2.0 * dice - 1.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::Answer;
+    use proptest::prelude::*;
+
+    fn policy(schedule: Vec<Duration>, jitter: f64) -> RetryPolicy {
+        let day = Duration::from_secs(86_400);
+        RetryPolicy { schedule, jitter, max_retry_after: day, internal_delay: Duration::from_secs(300) }
+    }
+
+    fn answered(status: u16, retry_after: Option<Duration>) -> Outcome {
+        Outcome::Answered(Answer { status, snippet: None, retry_after })
+    }
+
+    fn seconds() -> impl Strategy<Value = Duration> {
+        (0..1_000_000_u64).prop_map(Duration::from_secs)
+    }
+
+    proptest! {
+        #[test]
+        fn a_failure_waits_the_schedule_give_or_take_the_jitter(
+            schedule in proptest::collection::vec(seconds(), 0..20),
+            jitter in 0.0..0.5_f64, attempt in 1..25_u32, dice in 0.0..1.0_f64, status in 300..600_u16,
+        ) {
+            prop_assume!(status != GONE);
+            let step = policy(schedule.clone(), jitter).next_step(attempt, &answered(status, None), dice);
+            match schedule.get(attempt as usize - 1) {
+                None => prop_assert_eq!(step, Step::Exhausted),
+                Some(wait) => {
+                    let Step::RetryIn(actual) = step else { return Err(TestCaseError::fail("no retry")) };
+                    let off = actual.as_secs_f64() - wait.as_secs_f64();
+                    prop_assert!(off.abs() <= jitter * wait.as_secs_f64() + 1e-6);
+                }
+            }
+        }
+
+        #[test]
+        fn retry_after_only_pushes_later_and_never_past_a_day(
+            wait in seconds(), asked in any::<u64>().prop_map(Duration::from_secs), dice in 0.0..1.0_f64,
+        ) {
+            let policy = policy(vec![wait], 0.1);
+            let Step::RetryIn(plain) = policy.next_step(1, &answered(503, None), dice) else { unreachable!() };
+            let Step::RetryIn(pushed) = policy.next_step(1, &answered(503, Some(asked)), dice) else { unreachable!() };
+            prop_assert_eq!(pushed, plain.max(asked.min(policy.max_retry_after)));
+        }
+
+        #[test]
+        fn every_2xx_is_a_success_and_nothing_else(status in 100..1000_u16, attempt in 1..12_u32) {
+            let step = policy(vec![Duration::ZERO; 9], 0.1).next_step(attempt, &answered(status, None), 0.5);
+            prop_assert_eq!(step == Step::Succeeded, (200..300).contains(&status));
+        }
+    }
+
+    #[test]
+    fn the_dice_reach_both_ends_of_the_jitter() {
+        let policy = policy(vec![Duration::from_secs(100)], 0.1);
+        let at = |dice| policy.next_step(1, &Outcome::Failed(AttemptError::Timeout), dice);
+        assert_eq!(at(0.0), Step::RetryIn(Duration::from_secs(90)));
+        assert_eq!(at(0.5), Step::RetryIn(Duration::from_secs(100)));
+        assert_eq!(at(1.0), Step::RetryIn(Duration::from_secs(110)));
+    }
+
+    #[test]
+    fn gone_disables_and_our_own_failure_costs_no_attempt() {
+        let policy = policy(vec![], 0.0);
+        assert_eq!(policy.next_step(1, &answered(410, None), 0.5), Step::Disable);
+        let internal = Outcome::Failed(AttemptError::Internal);
+        assert_eq!(policy.next_step(99, &internal, 0.5), Step::RepeatIn(Duration::from_secs(300)));
+    }
+}

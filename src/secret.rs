@@ -1,0 +1,289 @@
+//! Keeps secrets secret: in memory, in logs and in the database. Pure: the caller brings the dice.
+//!
+//! A signing secret is stored only inside an envelope: `version ‖ key id length ‖ key id ‖ nonce ‖ ciphertext`,
+//! sealed with XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03). The account and the webhook it belongs to are
+//! authenticated with it, so a row copied to another webhook does not open.
+
+use std::fmt;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use chacha20poly1305::aead::{Aead, KeyInit, Payload};
+use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use zeroize::Zeroizing;
+
+use crate::event::AccountId;
+use crate::webhook::WebhookId;
+
+const ENVELOPE_VERSION: u8 = 1;
+const NONCE_BYTES: usize = 24;
+const KEY_BYTES: usize = 32;
+
+/// Text that must never be shown: `Debug` prints nothing of it and its memory is wiped when dropped.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct SecretText(Zeroizing<String>);
+
+impl SecretText {
+    pub fn new(text: String) -> Self {
+        Self(Zeroizing::new(text))
+    }
+
+    /// The text itself, for the one place that needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[secret]")
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for SecretText {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(Self::new)
+    }
+}
+
+/// What a customer signs with: `whsec_` and the base64 of 32 bytes, so that one secret serves both signature schemes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SigningSecret(SecretText);
+
+/// The text is no signing secret: it must be `whsec_` followed by base64.
+#[derive(Debug, thiserror::Error)]
+#[error("a signing secret is `whsec_` followed by base64")]
+pub struct NotASigningSecret;
+
+impl SigningSecret {
+    const PREFIX: &str = "whsec_";
+
+    pub fn from_random(random: [u8; 32]) -> Self {
+        let random = Zeroizing::new(random);
+        Self(SecretText::new(format!("{}{}", Self::PREFIX, STANDARD.encode(random))))
+    }
+
+    pub fn parse(text: &str) -> Result<Self, NotASigningSecret> {
+        let encoded = text.strip_prefix(Self::PREFIX).ok_or(NotASigningSecret)?;
+        let key = Zeroizing::new(STANDARD.decode(encoded).map_err(|_| NotASigningSecret)?);
+        if key.is_empty() {
+            return Err(NotASigningSecret);
+        }
+        Ok(Self(SecretText::new(text.to_owned())))
+    }
+
+    /// The secret as the customer sees it.
+    pub fn expose(&self) -> &str {
+        self.0.expose()
+    }
+
+    /// The bytes behind the prefix: the key of the Standard Webhooks signature.
+    pub fn key_bytes(&self) -> Zeroizing<Vec<u8>> {
+        let encoded = &self.expose()[Self::PREFIX.len()..];
+        Zeroizing::new(STANDARD.decode(encoded).expect("checked when it was parsed"))
+    }
+}
+
+/// Whose secret an envelope holds; authenticated with it.
+#[derive(Debug, Clone, Copy)]
+pub struct Owner<'a> {
+    pub account_id: &'a AccountId,
+    pub webhook_id: WebhookId,
+}
+
+impl Owner<'_> {
+    fn associated_data(self, header: &[u8]) -> Vec<u8> {
+        // The id's fixed length keeps account and id apart.
+        let id = self.webhook_id.0;
+        [header, id.as_bytes(), self.account_id.as_str().as_bytes()].concat()
+    }
+}
+
+/// The keys that secrets in the database are encrypted with: the first encrypts, all decrypt.
+#[derive(Clone)]
+pub struct Keyring(Vec<Key>);
+
+#[derive(Clone)]
+struct Key {
+    id: String,
+    cipher: XChaCha20Poly1305,
+}
+
+/// Why a keyring cannot be read from its text. None of the texts repeats a key.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum KeyringError {
+    #[error("holds no key")]
+    Empty,
+    #[error("key {0} is not written as id:base64-of-32-bytes")]
+    Form(usize),
+    #[error("key {0} needs an id of 1 to 64 letters, digits, - or _")]
+    Id(usize),
+    #[error("key {0} is not the base64 of exactly 32 bytes")]
+    Key(usize),
+    #[error("key {0} repeats the id of an earlier key")]
+    Repeated(usize),
+}
+
+/// Why an envelope does not open.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum OpenError {
+    #[error("the secret is encrypted with key `{0}`, which is not in security.encryption_keys")]
+    UnknownKey(String),
+    #[error("the secret does not decrypt: the row was damaged or moved from another webhook")]
+    Damaged,
+}
+
+impl Keyring {
+    /// Reads `id:base64-of-32-bytes`, comma-separated.
+    pub fn parse(text: &str) -> Result<Self, KeyringError> {
+        let mut keys: Vec<Key> = Vec::new();
+        for (at, entry) in text.split(',').map(str::trim).filter(|e| !e.is_empty()).enumerate() {
+            let key = Key::parse(entry, at + 1)?;
+            if keys.iter().any(|other| other.id == key.id) {
+                return Err(KeyringError::Repeated(at + 1));
+            }
+            keys.push(key);
+        }
+        if keys.is_empty() { Err(KeyringError::Empty) } else { Ok(Self(keys)) }
+    }
+
+    /// The id of the key that encrypts.
+    pub fn newest_key_id(&self) -> &str {
+        &self.0[0].id
+    }
+
+    /// Encrypts a secret for its owner. `nonce` must be random and fresh.
+    pub fn seal(&self, secret: &SigningSecret, owner: Owner<'_>, nonce: [u8; NONCE_BYTES]) -> Vec<u8> {
+        let key = &self.0[0];
+        let mut envelope = envelope_header(&key.id);
+        let payload = Payload { msg: secret.expose().as_bytes(), aad: &owner.associated_data(&envelope) };
+        let ciphertext = key.cipher.encrypt(&XNonce::from(nonce), payload);
+        envelope.extend_from_slice(&nonce);
+        envelope.extend(ciphertext.expect("a secret is far shorter than the cipher's limit"));
+        envelope
+    }
+
+    /// Decrypts an envelope that [`Keyring::seal`] made for the same owner with a key we still have.
+    pub fn open(&self, envelope: &[u8], owner: Owner<'_>) -> Result<SigningSecret, OpenError> {
+        let id = envelope_key_id(envelope).ok_or(OpenError::Damaged)?;
+        let key = self.0.iter().find(|key| key.id == id);
+        let key = key.ok_or_else(|| OpenError::UnknownKey(id.to_owned()))?;
+        let (header, rest) = envelope.split_at(2 + id.len());
+        let (nonce, ciphertext) = rest.split_first_chunk::<NONCE_BYTES>().ok_or(OpenError::Damaged)?;
+        let payload = Payload { msg: ciphertext, aad: &owner.associated_data(header) };
+        let opened = key.cipher.decrypt(&XNonce::from(*nonce), payload).map(Zeroizing::new);
+        let opened = opened.map_err(|_| OpenError::Damaged)?;
+        let text = std::str::from_utf8(&opened).map_err(|_| OpenError::Damaged)?;
+        SigningSecret::parse(text).map_err(|_| OpenError::Damaged)
+    }
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|key| &key.id)).finish()
+    }
+}
+
+impl Key {
+    fn parse(entry: &str, at: usize) -> Result<Self, KeyringError> {
+        let (id, encoded) = entry.split_once(':').ok_or(KeyringError::Form(at))?;
+        let known = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+        if id.is_empty() || id.len() > 64 || !id.bytes().all(known) {
+            return Err(KeyringError::Id(at));
+        }
+        let bytes = Zeroizing::new(STANDARD.decode(encoded).map_err(|_| KeyringError::Key(at))?);
+        if bytes.len() != KEY_BYTES {
+            return Err(KeyringError::Key(at));
+        }
+        let cipher = XChaCha20Poly1305::new_from_slice(&bytes).map_err(|_| KeyringError::Key(at))?;
+        Ok(Self { id: id.to_owned(), cipher })
+    }
+}
+
+fn envelope_header(key_id: &str) -> Vec<u8> {
+    let length = u8::try_from(key_id.len()).expect("a key id has at most 64 bytes");
+    [&[ENVELOPE_VERSION, length], key_id.as_bytes()].concat()
+}
+
+fn envelope_key_id(envelope: &[u8]) -> Option<&str> {
+    let [ENVELOPE_VERSION, length, rest @ ..] = envelope else { return None };
+    std::str::from_utf8(rest.get(..usize::from(*length))?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    fn keyring(ids: &[&str]) -> Keyring {
+        let entry = |id: &&str| format!("{id}:{}", STANDARD.encode([id.as_bytes()[0]; 32]));
+        Keyring::parse(&ids.iter().map(entry).collect::<Vec<_>>().join(",")).unwrap()
+    }
+
+    fn account(id: &str) -> AccountId {
+        AccountId::parse(id).unwrap()
+    }
+
+    #[test]
+    fn a_sealed_secret_opens_for_its_owner_and_for_nobody_else() {
+        let (ring, acc) = (keyring(&["k1"]), account("acc_1"));
+        let owner = Owner { account_id: &acc, webhook_id: WebhookId(Uuid::from_u128(1)) };
+        let secret = SigningSecret::from_random([7; 32]);
+        let envelope = ring.seal(&secret, owner, [9; 24]);
+        assert_eq!(ring.open(&envelope, owner), Ok(secret));
+
+        let other = Owner { webhook_id: WebhookId(Uuid::from_u128(2)), ..owner };
+        assert_eq!(ring.open(&envelope, other), Err(OpenError::Damaged));
+        let stranger = account("acc_2");
+        let other = Owner { account_id: &stranger, ..owner };
+        assert_eq!(ring.open(&envelope, other), Err(OpenError::Damaged));
+    }
+
+    #[test]
+    fn an_older_key_still_decrypts_and_a_missing_one_is_named() {
+        let acc = account("acc_1");
+        let owner = Owner { account_id: &acc, webhook_id: WebhookId(Uuid::from_u128(1)) };
+        let secret = SigningSecret::from_random([7; 32]);
+        let envelope = keyring(&["old"]).seal(&secret, owner, [9; 24]);
+        assert_eq!(keyring(&["newest", "old"]).open(&envelope, owner), Ok(secret));
+        let missing = keyring(&["newest"]).open(&envelope, owner);
+        assert_eq!(missing, Err(OpenError::UnknownKey("old".into())));
+    }
+
+    #[test]
+    fn a_damaged_envelope_never_opens_nor_panics() {
+        let (ring, acc) = (keyring(&["k1"]), account("acc_1"));
+        let owner = Owner { account_id: &acc, webhook_id: WebhookId(Uuid::from_u128(1)) };
+        let envelope = ring.seal(&SigningSecret::from_random([7; 32]), owner, [9; 24]);
+        for length in 0..envelope.len() {
+            assert!(ring.open(&envelope[..length], owner).is_err());
+        }
+        for at in 0..envelope.len() {
+            let mut changed = envelope.clone();
+            changed[at] ^= 1;
+            assert!(ring.open(&changed, owner).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn nothing_of_a_secret_is_shown() {
+        let secret = SigningSecret::from_random([7; 32]);
+        assert_eq!(format!("{secret:?}"), "SigningSecret([secret])");
+        assert_eq!(format!("{:?}", keyring(&["k1"])), r#"["k1"]"#);
+    }
+
+    #[test]
+    fn a_keyring_says_which_key_is_wrong_without_repeating_it() {
+        let good = STANDARD.encode([1; 32]);
+        let error = |text: &str| Keyring::parse(text).unwrap_err();
+        assert_eq!(error(""), KeyringError::Empty);
+        assert_eq!(error(&good), KeyringError::Form(1));
+        assert_eq!(error(&format!("a:{good},b b:{good}")), KeyringError::Id(2));
+        assert_eq!(error(&format!("a:{}", STANDARD.encode([1; 31]))), KeyringError::Key(1));
+        assert_eq!(error(&format!("a:{good},a:{good}")), KeyringError::Repeated(2));
+    }
+}

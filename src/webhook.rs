@@ -1,0 +1,172 @@
+//! A customer's registration, and what an attempt needs of it.
+
+use std::fmt;
+
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+use uuid::Uuid;
+
+use crate::event::{AccountId, Catalogue, EventType};
+use crate::secret::{OpenError, SigningSecret};
+
+mod url;
+
+pub use url::{UrlPolicy, UrlRefusal, UrlWarning, WebhookUrl};
+
+/// Names a webhook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct WebhookId(pub Uuid);
+
+impl WebhookId {
+    pub fn fresh() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    /// Reads the one spelling we write: lower case, with hyphens.
+    pub fn parse(text: &str) -> Option<Self> {
+        let id = Uuid::try_parse(text).ok()?;
+        (id.as_hyphenated().to_string() == text).then_some(Self(id))
+    }
+}
+
+impl fmt::Display for WebhookId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What its customer calls a webhook: 1 to 200 characters, none of them a control character.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookName(String);
+
+impl WebhookName {
+    pub fn parse(text: &str) -> Result<Self, WebhookRefusal> {
+        let text = text.trim();
+        let length = text.chars().count();
+        if !(1..=200).contains(&length) || text.chars().any(char::is_control) {
+            return Err(WebhookRefusal::Name);
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The types a webhook subscribes to: at least one, each of the catalogue, in its order, none twice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subscriptions(Vec<EventType>);
+
+impl Subscriptions {
+    pub fn parse<S: AsRef<str>>(names: &[S], catalogue: &Catalogue) -> Result<Self, WebhookRefusal> {
+        if names.is_empty() {
+            return Err(WebhookRefusal::NoEvents);
+        }
+        if let Some(unknown) = names.iter().find(|name| catalogue.get(name.as_ref()).is_none()) {
+            let shown = unknown.as_ref().chars().filter(|c| c.is_ascii_graphic()).take(64).collect();
+            return Err(WebhookRefusal::UnknownEvent(shown));
+        }
+        let wanted = |known: &&EventType| names.iter().any(|name| name.as_ref() == known.as_str());
+        Ok(Self(catalogue.types().filter(wanted).cloned().collect()))
+    }
+
+    pub fn types(&self) -> &[EventType] {
+        &self.0
+    }
+}
+
+/// Why a webhook cannot be saved as it was given, said to the one who gave it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WebhookRefusal {
+    #[error("the name must have 1 to 200 characters and no control characters")]
+    Name,
+    #[error("choose at least one event type")]
+    NoEvents,
+    #[error("there is no event type `{0}`")]
+    UnknownEvent(String),
+    #[error(transparent)]
+    Url(#[from] UrlRefusal),
+}
+
+/// A webhook as its customer sees it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Webhook {
+    pub id: WebhookId,
+    #[serde(skip)]
+    pub account_id: AccountId,
+    pub name: String,
+    pub url: String,
+    pub events: Vec<String>,
+    pub active: bool,
+    /// Why we switched it off; `None` while it is on or if its owner did.
+    pub disabled_reason: Option<String>,
+    #[serde(serialize_with = "optional_rfc3339")]
+    pub failing_since: Option<Timestamp>,
+    pub warnings: Vec<String>,
+    #[serde(serialize_with = "rfc3339")]
+    pub created_at: Timestamp,
+    #[serde(serialize_with = "rfc3339")]
+    pub updated_at: Timestamp,
+}
+
+/// What one lookup saw of a webhook: enough to call it, or the reason not to.
+#[derive(Debug)]
+pub struct Snapshot {
+    pub id: WebhookId,
+    /// Raised whenever the webhook is switched off; deliveries of an older one are cancelled.
+    pub activation: i32,
+    pub state: SnapshotState,
+}
+
+impl Snapshot {
+    /// What a delivery owed to this webhook finds when the webhook is read again; `None` if it is gone. It is off for
+    /// what was owed before it was switched off, even if it is on again.
+    pub fn as_of(&self, now: Option<Self>) -> Self {
+        match now {
+            Some(now) if now.activation == self.activation || matches!(now.state, SnapshotState::Disabled) => now,
+            _ => Self { id: self.id, activation: self.activation, state: SnapshotState::Off },
+        }
+    }
+}
+
+#[derive(Debug)]
+pub enum SnapshotState {
+    Active {
+        /// As it was saved; it is checked again at every attempt.
+        url: String,
+        secrets: Result<Secrets, OpenError>,
+    },
+    /// Switched off by us: its deliveries are closed at once, so that they can be recovered.
+    Disabled,
+    /// Switched off by its owner, or deleted.
+    Off,
+}
+
+/// What a request is signed with.
+#[derive(Debug, Clone)]
+pub struct Secrets {
+    pub current: SigningSecret,
+    /// Still valid for a while after a regeneration.
+    pub previous: Option<SigningSecret>,
+}
+
+/// What the owner of a saved URL should know about it, in sentences.
+pub fn url_warnings(saved: &str) -> Vec<String> {
+    let plain = saved.starts_with("http://").then_some(UrlWarning::PlainHttp);
+    plain.iter().map(ToString::to_string).collect()
+}
+
+/// Timestamps leave as RFC 3339 with milliseconds.
+pub fn rfc3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{time:.3}"))
+}
+
+/// [`rfc3339`] or null.
+pub fn optional_rfc3339<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
+    match time {
+        Some(time) => rfc3339(time, serializer),
+        None => serializer.serialize_none(),
+    }
+}
