@@ -1,0 +1,111 @@
+//! Decides whether an address may be called. Pure.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// Which addresses a request may go to: public ones, less what the operator denies, plus what the operator allows.
+///
+/// Public is what the IANA special-purpose address registries (RFC 6890) do not set aside: for IPv4 everything outside
+/// their blocks, for IPv6 only global unicast (`2000::/3`) outside them. Forms that carry an IPv4 address inside an
+/// IPv6 one (mapped, compatible, NAT64, 6to4, Teredo, ISATAP) are not public, whatever they carry.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AddressPolicy {
+    allow: Vec<IpNet>,
+    deny: Vec<IpNet>,
+}
+
+impl AddressPolicy {
+    /// A policy in which a network of `deny` is refused whatever else says, and one of `allow` is permitted although it
+    /// is not public.
+    ///
+    /// An IPv4 network in `deny` also refuses the IPv4-mapped form of its addresses (`::ffff:a.b.c.d`); one in `allow`
+    /// does not permit that form. Only a network inside `::ffff:0:0/96` does.
+    #[must_use]
+    pub fn new(allow: Vec<IpNet>, deny: Vec<IpNet>) -> Self {
+        Self { allow, deny }
+    }
+
+    /// Whether a request may go to `ip`.
+    #[must_use]
+    pub fn permits(&self, ip: IpAddr) -> bool {
+        if self.denies(ip) {
+            return false;
+        }
+        self.allows(ip) || is_public(ip)
+    }
+
+    fn denies(&self, ip: IpAddr) -> bool {
+        // The kernel connects a mapped address to the IPv4 host inside it.
+        let host = ip.to_canonical();
+        self.deny.iter().any(|net| net.contains(&ip) || net.contains(&host))
+    }
+
+    fn allows(&self, ip: IpAddr) -> bool {
+        // `::/0` means IPv6: it must not open every IPv4 address by its mapped form.
+        let shortest = if mapped(ip) { MAPPED_PREFIX } else { 0 };
+        self.allow.iter().any(|net| net.prefix_len() >= shortest && net.contains(&ip))
+    }
+}
+
+/// The prefix length of `::ffff:0:0/96` (RFC 4291, 2.5.5.2).
+const MAPPED_PREFIX: u8 = 96;
+
+fn mapped(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some())
+}
+
+fn is_public(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => !REFUSED_V4.iter().any(|net| net.contains(&ip)),
+        IpAddr::V6(ip) => GLOBAL_V6.contains(&ip) && !REFUSED_V6.iter().any(|net| net.contains(&ip)),
+    }
+}
+
+// https://www.iana.org/assignments/iana-ipv4-special-registry, and what cloud hosts answer on themselves.
+const REFUSED_V4: [Ipv4Net; 18] = [
+    v4([0, 0, 0, 0], 8),        // "this network", RFC 791
+    v4([10, 0, 0, 0], 8),       // private, RFC 1918
+    v4([100, 64, 0, 0], 10),    // carrier-grade NAT, RFC 6598
+    v4([127, 0, 0, 0], 8),      // loopback, RFC 1122
+    v4([168, 63, 129, 16], 32), // Azure's WireServer: a public number that the host itself answers
+    v4([169, 254, 0, 0], 16),   // link-local, RFC 3927: cloud metadata
+    v4([172, 16, 0, 0], 12),    // private, RFC 1918
+    v4([192, 0, 0, 0], 24),     // IETF protocols, RFC 6890
+    v4([192, 0, 2, 0], 24),     // documentation, RFC 5737
+    v4([192, 31, 196, 0], 24),  // AS112, RFC 7535
+    v4([192, 52, 193, 0], 24),  // AMT, RFC 7450
+    v4([192, 88, 99, 0], 24),   // 6to4 relays, RFC 7526
+    v4([192, 168, 0, 0], 16),   // private, RFC 1918
+    v4([192, 175, 48, 0], 24),  // AS112, RFC 7534
+    v4([198, 18, 0, 0], 15),    // benchmarks, RFC 2544
+    v4([198, 51, 100, 0], 24),  // documentation, RFC 5737
+    v4([203, 0, 113, 0], 24),   // documentation, RFC 5737
+    v4([224, 0, 0, 0], 3),      // multicast, reserved and broadcast, RFC 1112
+];
+
+// https://www.iana.org/assignments/ipv6-unicast-address-assignments: all that has ever been assigned for use.
+const GLOBAL_V6: Ipv6Net = v6([0x2000, 0, 0], 3);
+
+// https://www.iana.org/assignments/iana-ipv6-special-registry, as far as it lies inside GLOBAL_V6.
+const REFUSED_V6: [Ipv6Net; 6] = [
+    v6([0x2001, 0, 0], 23),         // IETF protocols, RFC 2928: Teredo, ORCHID, AMT
+    v6([0x2001, 0xdb8, 0], 32),     // documentation, RFC 3849
+    v6([0x2002, 0, 0], 16),         // 6to4, RFC 3056: carries any IPv4 address
+    v6([0x2620, 0x4f, 0x8000], 48), // AS112, RFC 7534
+    v6([0x3ffe, 0, 0], 16),         // 6bone, returned, RFC 3701
+    v6([0x3fff, 0, 0], 20),         // documentation, RFC 9637
+];
+
+const fn v4(octets: [u8; 4], prefix: u8) -> Ipv4Net {
+    let [a, b, c, d] = octets;
+    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
+}
+
+const fn v6(segments: [u16; 3], prefix: u8) -> Ipv6Net {
+    let [a, b, c] = segments;
+    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0), prefix)
+}
+
+#[cfg(test)]
+mod tests;
