@@ -1,0 +1,167 @@
+//! Keeps webhooks, what is owed to them and their log in Postgres. The only door to it.
+//!
+//! No connection is held longer than one statement or one short transaction, and each of those is bounded in time on
+//! both sides. All times in the database are Postgres's own; callers hand over durations.
+
+use std::future::Future;
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row, Statement};
+
+use crate::config::Database;
+
+mod claim;
+mod log;
+mod lookup;
+mod migrate;
+mod partitions;
+mod record;
+mod tls;
+mod webhooks;
+
+pub use claim::Claimed;
+pub use log::LogRow;
+pub use lookup::Lookup;
+pub use record::{Ending, Finished};
+pub use webhooks::{NewWebhook, WebhookChange};
+
+type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// What to do about a statement that did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Postgres is not there, not answering, out of room or not migrated: try again later, nothing is lost.
+    #[error("the database is not available")]
+    Unavailable(#[source] anyhow::Error),
+    /// Postgres refuses this data: trying again will not help.
+    #[error("the database refuses the data")]
+    Refused(#[source] anyhow::Error),
+    /// The address in the settings cannot be used at all.
+    #[error("the database's address cannot be used")]
+    Address(#[source] anyhow::Error),
+}
+
+impl From<tokio_postgres::Error> for StoreError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let Some(refusal) = error.as_db_error() else { return Self::Unavailable(error.into()) };
+        // Without the detail, which may repeat a row.
+        let cause = anyhow::anyhow!("{} (SQLSTATE {})", refusal.message(), refusal.code().code());
+        match &refusal.code().code()[..2] {
+            // Data exceptions, integrity violations, and what a trigger raises.
+            "22" | "23" | "P0" => Self::Refused(cause),
+            _ if refusal.code() == &SqlState::UNDEFINED_TABLE => {
+                Self::Unavailable(cause.context("run `penr-webhooks migrate` first"))
+            }
+            _ => Self::Unavailable(cause),
+        }
+    }
+}
+
+impl From<PoolError> for StoreError {
+    fn from(error: PoolError) -> Self {
+        Self::Unavailable(error.into())
+    }
+}
+
+/// The database, with a pool of connections.
+#[derive(Clone)]
+pub struct Store {
+    pool: Pool,
+    statement_timeout: Duration,
+    config: tokio_postgres::Config,
+    tls: tls::Tls,
+}
+
+impl Store {
+    /// Opens no connection yet.
+    pub fn new(settings: &Database) -> Result<Self, StoreError> {
+        let (mut config, tls) = tls::read_url(settings.url.expose()).map_err(StoreError::Address)?;
+        // The server gives up first, so that an abandoned statement holds no locks.
+        let server_side = settings.statement_timeout.mul_f64(0.8).as_millis();
+        config.options(format!("-c statement_timeout={server_side} -c timezone=UTC"));
+        config.application_name("penr-webhooks");
+        config.connect_timeout(settings.connect_timeout);
+        config.tcp_user_timeout(settings.statement_timeout);
+        let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = Manager::from_config(config.clone(), tls.clone(), manager_config);
+        let bound = Some(settings.connect_timeout);
+        let pool = Pool::builder(manager)
+            .max_size(settings.pool_size)
+            .timeouts(Timeouts { wait: bound, create: bound, recycle: bound })
+            .runtime(Runtime::Tokio1)
+            .build()
+            .map_err(|error| StoreError::Address(error.into()))?;
+        Ok(Self { pool, statement_timeout: settings.statement_timeout, config, tls })
+    }
+
+    /// Asks Postgres for an answer, to know that it is there.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        self.query("SELECT 1", &[]).await.map(drop)
+    }
+
+    async fn query(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, StoreError> {
+        let mut connection = self.connection().await?;
+        let statement = connection.prepare(sql).await?;
+        connection.bounded(async |client: &mut Object| client.query(&statement, params).await).await
+    }
+
+    async fn execute(&self, sql: &str, params: Params<'_>) -> Result<u64, StoreError> {
+        let mut connection = self.connection().await?;
+        let statement = connection.prepare(sql).await?;
+        connection.bounded(async |client: &mut Object| client.execute(&statement, params).await).await
+    }
+
+    async fn connection(&self) -> Result<Connection, StoreError> {
+        let object = self.pool.get().await?;
+        Ok(Connection { object: Some(object), bound: self.statement_timeout })
+    }
+
+    /// A connection outside the pool, for what needs a session of its own.
+    async fn own_session(&self) -> Result<Client, StoreError> {
+        let (client, connection) = self.config.connect(self.tls.clone()).await?;
+        // Ends when the client is dropped.
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a database session ended");
+            }
+        });
+        Ok(client)
+    }
+}
+
+/// A pooled connection whose use is bounded; one that did not answer in time is not used again.
+struct Connection {
+    object: Option<Object>,
+    bound: Duration,
+}
+
+impl Connection {
+    async fn prepare(&mut self, sql: &str) -> Result<Statement, StoreError> {
+        self.bounded(async |client: &mut Object| client.prepare_cached(sql).await).await
+    }
+
+    async fn bounded<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut Object) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<T, StoreError> {
+        let bound = self.bound;
+        let object = self.object.as_mut().expect("taken only when it did not answer");
+        if let Ok(done) = in_time(bound, work(object)).await {
+            return Ok(done?);
+        }
+        self.object.take().map(Object::take);
+        Err(StoreError::Unavailable(anyhow::anyhow!("no answer within {}", humantime::format_duration(bound))))
+    }
+}
+
+async fn in_time<T>(bound: Duration, work: impl Future<Output = T>) -> Result<T, tokio::time::error::Elapsed> {
+    tokio::time::timeout(bound, work).await
+}
+
+/// A column whose type the schema fixes.
+fn column<'a, T: tokio_postgres::types::FromSql<'a>>(row: &'a Row, name: &str) -> T {
+    row.try_get(name).unwrap_or_else(|error| panic!("the schema defines column {name}: {error}"))
+}

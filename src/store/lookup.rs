@@ -1,0 +1,112 @@
+//! Finds the webhooks that events are owed to.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use jiff::civil::Date;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::{Store, StoreError, column};
+use crate::delivery::DeliveryId;
+use crate::event::{AccountId, EventType};
+use crate::secret::{Keyring, Owner};
+use crate::webhook::{Secrets, Snapshot, SnapshotState, WebhookId};
+
+/// One event's webhook, as one query saw it.
+#[derive(Debug)]
+pub struct Lookup {
+    /// Which of the asked-for pairs it answers.
+    pub index: usize,
+    pub webhook: Arc<Snapshot>,
+    /// Today, by Postgres's clock.
+    pub day: Date,
+}
+
+/// What every reader of a webhook for an attempt selects.
+macro_rules! snapshot_columns {
+    () => {
+        "w.id AS webhook_id, w.account_id, w.url, w.secret,
+        CASE WHEN w.previous_secret_until > now() THEN w.previous_secret END AS previous_secret,
+        w.active, w.disabled_reason, w.activation"
+    };
+}
+pub(super) use snapshot_columns;
+
+impl Store {
+    /// Matches events to webhooks: exactly this account and this type, active or disabled by us.
+    pub async fn lookup(
+        &self,
+        keyring: &Keyring,
+        wanted: &[(&AccountId, &EventType)],
+    ) -> Result<Vec<Lookup>, StoreError> {
+        let accounts: Vec<&str> = wanted.iter().map(|(account, _)| account.as_str()).collect();
+        let types: Vec<&str> = wanted.iter().map(|(_, event_type)| event_type.as_str()).collect();
+        let rows = self.query(LOOKUP, &[&accounts, &types]).await?;
+        let mut snapshots = HashMap::new();
+        let lookup = |row: &Row| {
+            let id: Uuid = column(row, "webhook_id");
+            let webhook = snapshots.entry(id).or_insert_with(|| Arc::new(snapshot(row, keyring)));
+            let index = usize::try_from(column::<i64>(row, "position") - 1).expect("positions count from 1");
+            Lookup { index, webhook: webhook.clone(), day: column(row, "day") }
+        };
+        Ok(rows.iter().map(lookup).collect())
+    }
+
+    /// A webhook as it is now, for a delivery that waited. A deleted webhook is `None`.
+    pub async fn snapshot(&self, keyring: &Keyring, id: WebhookId) -> Result<Option<Snapshot>, StoreError> {
+        let rows = self.query(SNAPSHOT, &[&id.0]).await?;
+        Ok(rows.first().map(|row| snapshot(row, keyring)))
+    }
+
+    /// Which of these deliveries were already attempted, are pending or were closed.
+    pub async fn already_taken(&self, deliveries: &[DeliveryId]) -> Result<HashSet<DeliveryId>, StoreError> {
+        let ids: Vec<Uuid> = deliveries.iter().map(|delivery| delivery.0).collect();
+        let rows = self.query(ALREADY_TAKEN, &[&ids]).await?;
+        Ok(rows.iter().map(|row| DeliveryId(column(row, "id"))).collect())
+    }
+}
+
+const LOOKUP: &str = concat!(
+    "SELECT e.position, (now() AT TIME ZONE 'UTC')::date AS day, ",
+    snapshot_columns!(),
+    "
+    FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS e (account_id, event_type, position)
+    JOIN webhooks w ON w.account_id = e.account_id AND e.event_type = ANY (w.event_types)
+    WHERE w.active OR w.disabled_reason IS NOT NULL"
+);
+
+const SNAPSHOT: &str = concat!("SELECT ", snapshot_columns!(), " FROM webhooks w WHERE w.id = $1");
+
+const ALREADY_TAKEN: &str = "
+    SELECT delivery_id AS id FROM attempts WHERE delivery_id = ANY ($1) AND trigger IN ('event', 'retry')
+    UNION SELECT id FROM pending_deliveries WHERE id = ANY ($1)
+    UNION SELECT id FROM closed_deliveries WHERE id = ANY ($1)";
+
+/// Reads the columns of `snapshot_columns!`.
+pub(super) fn snapshot(row: &Row, keyring: &Keyring) -> Snapshot {
+    let id = WebhookId(column(row, "webhook_id"));
+    let state = if column(row, "active") {
+        SnapshotState::Active { url: column(row, "url"), secrets: secrets(row, keyring, id) }
+    } else if column::<Option<&str>>(row, "disabled_reason").is_some() {
+        SnapshotState::Disabled
+    } else {
+        SnapshotState::Off
+    };
+    Snapshot { id, activation: column(row, "activation"), state }
+}
+
+fn secrets(row: &Row, keyring: &Keyring, webhook_id: WebhookId) -> Result<Secrets, crate::secret::OpenError> {
+    let account_id = account(row);
+    let owner = Owner { account_id: &account_id, webhook_id };
+    let previous: Option<&[u8]> = column(row, "previous_secret");
+    Ok(Secrets {
+        current: keyring.open(column(row, "secret"), owner)?,
+        previous: previous.map(|envelope| keyring.open(envelope, owner)).transpose()?,
+    })
+}
+
+/// Only valid account ids are ever written.
+fn account(row: &Row) -> AccountId {
+    AccountId::parse(column(row, "account_id")).expect("only valid account ids are stored")
+}

@@ -1,0 +1,53 @@
+//! Brings the schema up to date, also when several replicas try at once.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::{Store, StoreError, in_time};
+
+/// Any number, as long as nothing else in the database uses it as an advisory lock.
+const LOCK: i64 = 0x7065_6e72_7768_6b73;
+const BOUND: Duration = Duration::from_secs(300);
+
+/// Partitions are made this many days ahead.
+pub(super) const DAYS_AHEAD: i32 = 7;
+
+mod embedded {
+    refinery::embed_migrations!("src/store/migrations");
+}
+
+impl Store {
+    /// Applies what is missing and returns the names of what was applied. One replica works, the others wait for it.
+    pub async fn migrate(&self) -> Result<Vec<String>, StoreError> {
+        let migration = in_time(BOUND, self.migrate_alone()).await;
+        let late = || StoreError::Unavailable(anyhow::anyhow!("another migration did not end within 5 minutes"));
+        migration.map_err(|_| late())?
+    }
+
+    async fn migrate_alone(&self) -> Result<Vec<String>, StoreError> {
+        let mut client = self.own_session().await?;
+        client.batch_execute("SET statement_timeout = 0; SET client_min_messages = warning").await?;
+        // Held by the session: a killed replica frees it.
+        client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await?;
+        let report = embedded::migrations::runner().run_async(&mut client).await;
+        let report = report.context("the migration failed").map_err(StoreError::Unavailable)?;
+        client.execute("SELECT make_partitions($1)", &[&DAYS_AHEAD]).await?;
+        client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).await?;
+        Ok(report.applied_migrations().iter().map(ToString::to_string).collect())
+    }
+
+    /// Fails while the schema is older than this program.
+    pub async fn check_schema(&self) -> Result<(), StoreError> {
+        let newest = embedded::migrations::runner().get_migrations().iter().map(|m| m.version()).max();
+        let newest = newest.expect("there is a first migration");
+        let rows = self.query("SELECT max(version)::integer AS version FROM refinery_schema_history", &[]).await?;
+        let version: Option<i32> = rows.first().and_then(|row| super::column(row, "version"));
+        if version.is_some_and(|version| version >= newest) {
+            return Ok(());
+        }
+        Err(StoreError::Unavailable(anyhow::anyhow!(
+            "its schema is older than this program; run `penr-webhooks migrate` first"
+        )))
+    }
+}

@@ -1,0 +1,303 @@
+//! Writes what became of deliveries: one transaction for a whole batch.
+//!
+//! A batch is written wholly or not at all, and writing it twice is found out by its attempt ids.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use deadpool_postgres::Transaction;
+use jiff::civil::Date;
+use uuid::Uuid;
+
+use super::{Params, Store, StoreError, column};
+use crate::delivery::{Attempt, ClosedReason, Delivery};
+use crate::retry::Step;
+
+/// A delivery's turn that is over.
+#[derive(Debug)]
+pub struct Finished {
+    pub delivery: Delivery,
+    /// The claim it was attempted under; `None` for one that came straight from its broker message.
+    pub claim: Option<i64>,
+    pub ending: Ending,
+}
+
+/// How a turn ended.
+#[derive(Debug)]
+pub enum Ending {
+    Attempted(Attempt, Step),
+    NotAttempted(ClosedReason),
+}
+
+impl Finished {
+    /// The wait before the next attempt, if there is one.
+    fn wait(&self) -> Option<Duration> {
+        match &self.ending {
+            Ending::Attempted(_, Step::RetryIn(wait) | Step::RepeatIn(wait)) => Some(*wait),
+            _ => None,
+        }
+    }
+
+    fn closed(&self) -> Option<ClosedReason> {
+        match &self.ending {
+            Ending::Attempted(_, Step::Exhausted) => Some(ClosedReason::Exhausted),
+            Ending::Attempted(_, Step::Disable) => Some(ClosedReason::Disabled),
+            Ending::NotAttempted(reason) => Some(*reason),
+            Ending::Attempted(..) => None,
+        }
+    }
+
+    fn succeeded(&self) -> bool {
+        matches!(self.ending, Ending::Attempted(_, Step::Succeeded))
+    }
+
+    /// Attempts that count; one that failed through our own fault does not.
+    fn attempts_made(&self) -> i32 {
+        let made = match &self.ending {
+            Ending::Attempted(_, Step::RepeatIn(_)) | Ending::NotAttempted(_) => self.delivery.attempt - 1,
+            Ending::Attempted(..) => self.delivery.attempt,
+        };
+        i32::try_from(made).unwrap_or(i32::MAX)
+    }
+
+    fn attempt(&self) -> Option<&Attempt> {
+        match &self.ending {
+            Ending::Attempted(attempt, _) => Some(attempt),
+            Ending::NotAttempted(_) => None,
+        }
+    }
+}
+
+impl Store {
+    /// Writes a batch: events not stored yet, log rows, and what is pending or closed now. A result whose claim is no
+    /// longer the newest adds its log row and nothing else.
+    pub async fn record(&self, batch: &[Finished]) -> Result<(), StoreError> {
+        let mut connection = self.connection().await?;
+        let write = async |client: &mut deadpool_postgres::Object| {
+            let transaction = client.transaction().await?;
+            write_batch(&transaction, batch).await?;
+            transaction.commit().await
+        };
+        connection.bounded(write).await?;
+        batch.iter().for_each(|finished| finished.delivery.row.mark_stored());
+        Ok(())
+    }
+
+    /// Whether a batch, whose commit was not answered, was written all the same.
+    pub async fn is_recorded(&self, batch: &[Finished]) -> Result<bool, StoreError> {
+        let attempts: Vec<(Uuid, Uuid)> =
+            batch.iter().filter_map(|f| Some((f.attempt()?.id, f.delivery.id.0))).collect();
+        let (ids, deliveries): (Vec<Uuid>, Vec<Uuid>) = attempts.into_iter().unzip();
+        let rows = self.query(IS_RECORDED, &[&ids, &deliveries]).await?;
+        Ok(rows.first().is_some_and(|row| column(row, "recorded")))
+    }
+}
+
+const IS_RECORDED: &str =
+    "SELECT EXISTS (SELECT FROM attempts WHERE delivery_id = ANY ($2) AND id = ANY ($1)) AS recorded";
+
+/// The statements do not depend on each other's answers, so all are sent before the first answer is awaited.
+async fn write_batch(transaction: &Transaction<'_>, batch: &[Finished]) -> Result<(), tokio_postgres::Error> {
+    tokio::try_join!(
+        insert_events(transaction, batch),
+        insert_attempts(transaction, batch),
+        insert_pending(transaction, batch),
+        update_pending(transaction, batch),
+        delete_succeeded(transaction, batch),
+        close(transaction, batch),
+        disable_gone(transaction, batch),
+    )?;
+    Ok(())
+}
+
+async fn execute(transaction: &Transaction<'_>, sql: &str, params: Params<'_>) -> Result<(), tokio_postgres::Error> {
+    let statement = transaction.prepare_cached(sql).await?;
+    transaction.execute(&statement, params).await.map(drop)
+}
+
+/// One array per column, for `unnest`.
+fn collect<'a, T>(rows: &[&'a Finished], value: impl Fn(&'a Finished) -> T) -> Vec<T> {
+    rows.iter().map(|row| value(row)).collect()
+}
+
+async fn insert_events(transaction: &Transaction<'_>, batch: &[Finished]) -> Result<(), tokio_postgres::Error> {
+    let missing = batch.iter().map(|f| &f.delivery.row).filter(|row| !row.is_stored());
+    let rows: HashMap<Uuid, _> = missing.map(|row| (row.key, row)).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let days: Vec<Date> = rows.values().map(|row| row.day).collect();
+    let keys: Vec<Uuid> = rows.values().map(|row| row.key).collect();
+    let accounts: Vec<&str> = rows.values().map(|row| row.event.account_id.as_str()).collect();
+    let ids: Vec<&str> = rows.values().map(|row| row.event.id.as_str()).collect();
+    let types: Vec<&str> = rows.values().map(|row| row.event.event_type.as_str()).collect();
+    let bodies: Vec<&[u8]> = rows.values().map(|row| &row.event.body[..]).collect();
+    execute(transaction, INSERT_EVENTS, &[&days, &keys, &accounts, &ids, &types, &bodies]).await
+}
+
+const INSERT_EVENTS: &str = "
+    INSERT INTO events (day, key, account_id, event_id, event_type, body)
+    SELECT * FROM unnest($1::date[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::bytea[])
+    ON CONFLICT DO NOTHING";
+
+async fn insert_attempts(transaction: &Transaction<'_>, batch: &[Finished]) -> Result<(), tokio_postgres::Error> {
+    let rows: Vec<(&Finished, &Attempt)> = batch.iter().filter_map(|f| Some((f, f.attempt()?))).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let finished: Vec<&Finished> = rows.iter().map(|(finished, _)| *finished).collect();
+    let attempts = || rows.iter().map(|(_, attempt)| *attempt);
+    let millis = |attempt: &Attempt| i32::try_from(attempt.duration.as_millis()).unwrap_or(i32::MAX);
+    execute(
+        transaction,
+        INSERT_ATTEMPTS,
+        &[
+            &attempts().map(|a| a.id).collect::<Vec<_>>(),
+            &collect(&finished, |f| f.delivery.webhook.id.0),
+            &collect(&finished, |f| f.delivery.id.0),
+            &collect(&finished, |f| f.delivery.row.day),
+            &collect(&finished, |f| f.delivery.row.key),
+            &collect(&finished, |f| f.delivery.event().id.as_str()),
+            &collect(&finished, |f| f.delivery.event().event_type.as_str()),
+            &collect(&finished, |f| f.delivery.trigger.as_str()),
+            &collect(&finished, |f| i32::try_from(f.delivery.attempt).unwrap_or(i32::MAX)),
+            &attempts().map(|a| a.outcome.http_status().map(i32::from)).collect::<Vec<_>>(),
+            &attempts().map(millis).collect::<Vec<_>>(),
+            &attempts().map(|a| a.outcome.error()).collect::<Vec<_>>(),
+            &attempts().map(|a| a.outcome.snippet()).collect::<Vec<_>>(),
+            &attempts().map(|a| a.started.elapsed().as_secs_f64()).collect::<Vec<_>>(),
+            &collect(&finished, |f| f.wait().map(|wait| wait.as_secs_f64())),
+        ],
+    )
+    .await
+}
+
+const INSERT_ATTEMPTS: &str = "
+    INSERT INTO attempts (id, webhook_id, delivery_id, event_day, event_key, event_id, event_type, trigger, attempt,
+                          http_status, duration_ms, error, response_snippet, created_at, next_attempt_at)
+    SELECT id, webhook_id, delivery_id, event_day, event_key, event_id, event_type, trigger, attempt,
+           http_status, duration_ms, error, response_snippet,
+           now() - make_interval(secs => age), now() + make_interval(secs => wait)
+    FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::date[], $5::uuid[], $6::text[], $7::text[], $8::text[],
+                $9::integer[], $10::integer[], $11::integer[], $12::text[], $13::text[], $14::float8[], $15::float8[])
+        AS a (id, webhook_id, delivery_id, event_day, event_key, event_id, event_type, trigger, attempt,
+              http_status, duration_ms, error, response_snippet, age, wait)";
+
+async fn insert_pending(transaction: &Transaction<'_>, batch: &[Finished]) -> Result<(), tokio_postgres::Error> {
+    let rows: Vec<&Finished> = batch.iter().filter(|f| f.claim.is_none() && f.wait().is_some()).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    execute(
+        transaction,
+        INSERT_PENDING,
+        &[
+            &collect(&rows, |f| f.delivery.id.0),
+            &collect(&rows, |f| f.delivery.webhook.id.0),
+            &collect(&rows, |f| f.delivery.webhook.activation),
+            &collect(&rows, |f| f.delivery.row.day),
+            &collect(&rows, |f| f.delivery.row.key),
+            &collect(&rows, Finished::attempts_made),
+            &collect(&rows, |f| f.wait().unwrap_or_default().as_secs_f64()),
+        ],
+    )
+    .await
+}
+
+/// The id is the pair of webhook and event: a duplicate event finds its delivery pending already.
+const INSERT_PENDING: &str = "
+    INSERT INTO pending_deliveries (id, webhook_id, activation, event_day, event_key, attempts_made, trigger, due_at)
+    SELECT id, webhook_id, activation, event_day, event_key, attempts_made, 'retry', now() + make_interval(secs => wait)
+    FROM unnest($1::uuid[], $2::uuid[], $3::integer[], $4::date[], $5::uuid[], $6::integer[], $7::float8[])
+        AS p (id, webhook_id, activation, event_day, event_key, attempts_made, wait)
+    ON CONFLICT DO NOTHING";
+
+async fn update_pending(transaction: &Transaction<'_>, batch: &[Finished]) -> Result<(), tokio_postgres::Error> {
+    let rows: Vec<&Finished> = batch.iter().filter(|f| f.claim.is_some() && f.wait().is_some()).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    execute(
+        transaction,
+        UPDATE_PENDING,
+        &[
+            &collect(&rows, |f| f.delivery.id.0),
+            &collect(&rows, |f| f.claim.unwrap_or_default()),
+            &collect(&rows, Finished::attempts_made),
+            &collect(&rows, |f| f.wait().unwrap_or_default().as_secs_f64()),
+        ],
+    )
+    .await
+}
+
+const UPDATE_PENDING: &str = "
+    UPDATE pending_deliveries p
+    SET attempts_made = r.attempts_made, due_at = now() + make_interval(secs => r.wait), trigger = 'retry',
+        claim = p.claim + 1
+    FROM unnest($1::uuid[], $2::bigint[], $3::integer[], $4::float8[]) AS r (id, claim, attempts_made, wait)
+    WHERE p.id = r.id AND p.claim = r.claim";
+
+/// Whoever succeeded, the delivery is done: also one that a duplicate event finds pending.
+async fn delete_succeeded(transaction: &Transaction<'_>, batch: &[Finished]) -> Result<(), tokio_postgres::Error> {
+    let rows: Vec<&Finished> = batch.iter().filter(|f| f.succeeded()).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let ids = collect(&rows, |f| f.delivery.id.0);
+    execute(transaction, "DELETE FROM pending_deliveries WHERE id = ANY ($1)", &[&ids]).await
+}
+
+async fn close(transaction: &Transaction<'_>, batch: &[Finished]) -> Result<(), tokio_postgres::Error> {
+    let rows: Vec<&Finished> = batch.iter().filter(|f| f.closed().is_some()).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    execute(
+        transaction,
+        CLOSE,
+        &[
+            &collect(&rows, |f| f.delivery.id.0),
+            &collect(&rows, |f| f.claim),
+            &collect(&rows, |f| f.delivery.webhook.id.0),
+            &collect(&rows, |f| f.delivery.row.day),
+            &collect(&rows, |f| f.delivery.row.key),
+            &collect(&rows, |f| f.closed().map(ClosedReason::as_str)),
+            &collect(&rows, Finished::attempts_made),
+        ],
+    )
+    .await
+}
+
+const CLOSE: &str = "
+    WITH given AS (
+        SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::date[], $5::uuid[], $6::text[], $7::integer[])
+            AS g (id, claim, webhook_id, event_day, event_key, reason, attempts_made)
+    ), removed AS (
+        DELETE FROM pending_deliveries p USING given g WHERE p.id = g.id AND p.claim = g.claim RETURNING p.id
+    )
+    INSERT INTO closed_deliveries (id, webhook_id, event_day, event_key, reason, attempts_made)
+    SELECT g.id, g.webhook_id, g.event_day, g.event_key, g.reason, g.attempts_made FROM given g
+    WHERE g.id IN (SELECT id FROM removed)
+       OR (g.claim IS NULL AND NOT EXISTS (SELECT FROM pending_deliveries p WHERE p.id = g.id))
+    ON CONFLICT DO NOTHING";
+
+/// In id order, so that two workers cannot wait for each other.
+async fn disable_gone(transaction: &Transaction<'_>, batch: &[Finished]) -> Result<(), tokio_postgres::Error> {
+    let gone = |f: &&Finished| matches!(f.ending, Ending::Attempted(_, Step::Disable));
+    let rows: Vec<&Finished> = batch.iter().filter(gone).collect();
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let ids = collect(&rows, |f| f.delivery.webhook.id.0);
+    let activations = collect(&rows, |f| f.delivery.webhook.activation);
+    execute(transaction, DISABLE_GONE, &[&ids, &activations]).await
+}
+
+const DISABLE_GONE: &str = "
+    UPDATE webhooks w
+    SET active = false, disabled_reason = 'gone', activation = w.activation + 1, updated_at = now()
+    FROM (
+        SELECT id FROM webhooks WHERE active AND (id, activation) IN (SELECT * FROM unnest($1::uuid[], $2::integer[]))
+        ORDER BY id FOR UPDATE
+    ) AS gone
+    WHERE w.id = gone.id";
