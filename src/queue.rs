@@ -1,0 +1,74 @@
+//! Talks to RabbitMQ: takes events from it, acknowledges them, publishes. The only door to it.
+//!
+//! Consuming and publishing use connections of their own: acks would stall behind a publishing connection that the
+//! broker has blocked.
+
+use anyhow::Context as _;
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::types::ShortString;
+use lapin::uri::AMQPUri;
+use lapin::{Connection, ConnectionProperties, ErrorKind};
+
+use crate::config::Amqp;
+
+mod acks;
+mod consumer;
+mod publisher;
+mod topology;
+
+pub use acks::{Acknowledger, Settled, Verdict};
+pub use consumer::{Consumer, Incoming, Receipt};
+pub use publisher::{PublishError, Publisher};
+
+/// What to do about a broker that did not do what we asked.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// The broker is not there, or ended the connection or channel: connect again.
+    #[error("the broker is not available")]
+    Unavailable(#[source] anyhow::Error),
+    /// A broker message cannot be read by the AMQP library: the next one may be readable.
+    #[error("the broker sent a message that cannot be read")]
+    Unreadable(#[source] lapin::Error),
+    /// A queue or exchange exists with other arguments. We never delete what holds messages.
+    #[error("{0}; delete it if it may go, or choose other names under [queue]")]
+    Mismatch(String),
+    /// The address in the settings cannot be used at all.
+    #[error("AMQP_URL cannot be used")]
+    Address(#[source] anyhow::Error),
+}
+
+impl From<lapin::Error> for QueueError {
+    fn from(error: lapin::Error) -> Self {
+        match error.kind() {
+            ErrorKind::ParsingError(_) => Self::Unreadable(error),
+            ErrorKind::ProtocolError(amqp) if is_mismatch(amqp.kind()) => {
+                Self::Mismatch(amqp.get_message().to_string())
+            }
+            _ => Self::Unavailable(error.into()),
+        }
+    }
+}
+
+fn is_mismatch(kind: &AMQPErrorKind) -> bool {
+    matches!(kind, AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED))
+}
+
+/// Opens a connection for one purpose, which the broker shows to its operators.
+async fn connect(settings: &Amqp, purpose: &str) -> Result<Connection, QueueError> {
+    let mut uri: AMQPUri = settings.url.expose().parse().map_err(|_| unreadable_address())?;
+    uri.query.heartbeat = Some(u16::try_from(settings.heartbeat.as_secs()).unwrap_or(u16::MAX));
+    let name = format!("penr-webhooks {purpose}");
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
+    let connected = tokio::time::timeout(settings.connect_timeout, Connection::connect_uri(uri, properties)).await;
+    let connected = connected.context("no answer while connecting").map_err(QueueError::Unavailable)?;
+    Ok(connected?)
+}
+
+/// The parser's own error may repeat a part of the address, and with it the password.
+fn unreadable_address() -> QueueError {
+    QueueError::Address(anyhow::anyhow!("it has the form amqp://user:password@host:port/virtual-host"))
+}
+
+fn name(text: &str) -> ShortString {
+    text.into()
+}

@@ -1,0 +1,280 @@
+//! Keeps one consumer attached to the worker queue, whatever happens to the connection.
+//!
+//! After any error, and after any end of the stream, everything is torn down and built again with backoff. A message
+//! that the AMQP library cannot read kills the connection and comes back; then one message is taken at a time, so that
+//! the delivery limit makes a dead letter of the culprit and not of its neighbours.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use lapin::message::Delivery;
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::{Channel, Connection};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{QueueError, connect, name, topology};
+use crate::config::{Amqp, Queue};
+use crate::event::{Catalogue, Properties};
+use crate::reconnect::Reconnect;
+
+/// Good messages in a row after which the poison is behind us.
+const ISOLATED_MESSAGES: u32 = 100;
+/// Between two connections while isolated: the culprit needs as many as its delivery limit.
+const ISOLATED_WAIT: Duration = Duration::from_millis(50);
+/// A message delivered this often may be what kills us.
+const SUSPICIOUS_DELIVERIES: i64 = 20;
+/// Closing politely must not delay a stop.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+const CONSUMER_TAG: &str = "penr-webhooks";
+
+/// A broker message to be settled exactly once.
+#[derive(Debug)]
+pub struct Incoming {
+    pub body: Vec<u8>,
+    pub properties: Properties,
+    /// It may have been worked on before.
+    pub redelivered: bool,
+    pub receipt: Receipt,
+}
+
+/// Names a broker message on the channel it came from; worthless once that channel is gone.
+#[derive(Debug, Clone)]
+pub struct Receipt {
+    pub(super) attachment: Arc<Attachment>,
+    pub(super) tag: u64,
+}
+
+impl Receipt {
+    /// Whether the message is still ours. Once its channel is gone the broker hands it out again.
+    pub fn is_usable(&self) -> bool {
+        self.attachment.channel.status().connected()
+    }
+}
+
+/// One life of the consumer's channel.
+#[derive(Debug)]
+pub(super) struct Attachment {
+    pub(super) number: u64,
+    pub(super) channel: Channel,
+}
+
+/// The supervised consumer of the worker queue.
+#[derive(Debug)]
+pub struct Consumer {
+    pub amqp: Amqp,
+    pub queue: Queue,
+    pub catalogue: Catalogue,
+    pub prefetch: u16,
+    /// Where messages go, in order.
+    pub messages: mpsc::Sender<Incoming>,
+    /// Whether a consumer is attached.
+    pub attached: watch::Sender<bool>,
+    /// Take no more messages.
+    pub stop: CancellationToken,
+    /// Everything taken is settled: the channel may close.
+    pub settled: CancellationToken,
+}
+
+enum Mode {
+    Normal,
+    /// One message at a time, until so many more were good.
+    Isolated {
+        left: u32,
+    },
+}
+
+enum End {
+    Stopped,
+    Lost(Option<lapin::Error>),
+}
+
+impl Consumer {
+    /// Runs until it is stopped and everything is settled. Errors only for what no new connection can cure.
+    pub async fn run(self) -> Result<(), QueueError> {
+        let mut reconnect = Reconnect::default();
+        let mut mode = Mode::Normal;
+        while !self.stop.is_cancelled() {
+            let error = match self.attach_and_pump(&mut mode, &mut reconnect).await {
+                Ok(()) => return Ok(()),
+                Err(error @ (QueueError::Mismatch(_) | QueueError::Address(_))) => return Err(error),
+                Err(error) => error,
+            };
+            if matches!(error, QueueError::Unreadable(_)) {
+                mode = Mode::Isolated { left: ISOLATED_MESSAGES };
+            }
+            let wait = if matches!(mode, Mode::Isolated { .. }) { ISOLATED_WAIT } else { reconnect.wait() };
+            let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            tracing::warn!(error = crate::error_chain(&error), wait_ms, "lost the broker, connecting again");
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// One life of the connection. `Ok` only when we stopped.
+    async fn attach_and_pump(&self, mode: &mut Mode, reconnect: &mut Reconnect) -> Result<(), QueueError> {
+        let attached = tokio::select! {
+            () = self.stop.cancelled() => return Ok(()),
+            attached = self.attach(mode) => attached,
+        };
+        let (connection, attachment, consumer) = attached?;
+        let isolated = matches!(mode, Mode::Isolated { .. });
+        tracing::info!(queue = self.queue.worker_queue, isolated, "consumer attached");
+        self.attached.send_replace(true);
+        let end = self.pump(&attachment, consumer, mode, reconnect).await;
+        self.attached.send_replace(false);
+        match end {
+            End::Stopped => {
+                self.settled.cancelled().await;
+                let bye = async {
+                    // Everything unsettled goes back to the queue; acks sent before are processed first.
+                    attachment.channel.close(200, name("stopped")).await.ok();
+                    connection.close(200, name("stopped")).await.ok();
+                };
+                tokio::time::timeout(CLOSE_TIMEOUT, bye).await.ok();
+                Ok(())
+            }
+            End::Lost(error) => {
+                // What is left of the connection must not keep messages from others.
+                tokio::time::timeout(CLOSE_TIMEOUT, connection.close(200, name("lost"))).await.ok();
+                Err(error.map_or_else(cancelled, QueueError::from))
+            }
+        }
+    }
+
+    async fn attach(&self, mode: &Mode) -> Result<(Connection, Arc<Attachment>, lapin::Consumer), QueueError> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let connection = connect(&self.amqp, "consumer").await?;
+        let attach = async {
+            let channel = connection.create_channel().await?;
+            topology::declare(&channel, &self.queue, &self.catalogue).await?;
+            let prefetch = if matches!(mode, Mode::Normal) { self.prefetch } else { 1 };
+            let consumer = consume(&channel, &self.queue.worker_queue, prefetch).await?;
+            Ok::<_, lapin::Error>((channel, consumer))
+        };
+        let attached = tokio::time::timeout(self.amqp.connect_timeout, attach).await;
+        let late = |_| QueueError::Unavailable(anyhow::anyhow!("no answer while declaring queues"));
+        let (channel, consumer) = attached.map_err(late)??;
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Ok((connection, Arc::new(Attachment { number, channel }), consumer))
+    }
+
+    /// Hands messages on until we stop or the consumer ends.
+    async fn pump(
+        &self,
+        attachment: &Arc<Attachment>,
+        mut consumer: lapin::Consumer,
+        mode: &mut Mode,
+        reconnect: &mut Reconnect,
+    ) -> End {
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => {
+                    let options = BasicCancelOptions::default();
+                    let cancel = attachment.channel.basic_cancel(consumer.tag(), options);
+                    tokio::time::timeout(CLOSE_TIMEOUT, cancel).await.ok();
+                    return End::Stopped;
+                }
+                next = consumer.next() => next,
+            };
+            let delivery = match next {
+                Some(Ok(delivery)) => delivery,
+                Some(Err(error)) => return End::Lost(Some(error)),
+                None => return End::Lost(None),
+            };
+            reconnect.reset();
+            let suspicious = delivery_count(&delivery) > SUSPICIOUS_DELIVERIES;
+            if !self.hand_on(attachment, delivery).await {
+                continue;
+            }
+            match self.next_mode(attachment, &consumer, mode, suspicious).await {
+                Ok(None) => {}
+                Ok(Some(fresh)) => consumer = fresh,
+                Err(error) => return End::Lost(Some(error)),
+            }
+        }
+    }
+
+    /// Whether somebody took it; otherwise we are stopping and it goes back with the channel.
+    async fn hand_on(&self, attachment: &Arc<Attachment>, delivery: Delivery) -> bool {
+        let incoming = incoming(attachment, delivery);
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => false,
+            sent = self.messages.send(incoming) => sent.is_ok(),
+        }
+    }
+
+    /// Enters isolation for a suspicious message and leaves it after enough good ones; a consumer with the new
+    /// prefetch replaces the old one on the same channel, so that nothing in hand is returned.
+    async fn next_mode(
+        &self,
+        attachment: &Attachment,
+        consumer: &lapin::Consumer,
+        mode: &mut Mode,
+        suspicious: bool,
+    ) -> lapin::Result<Option<lapin::Consumer>> {
+        let (next, prefetch) = match mode {
+            Mode::Normal if suspicious => (Mode::Isolated { left: ISOLATED_MESSAGES }, 1),
+            Mode::Normal => return Ok(None),
+            Mode::Isolated { left } if *left > 0 => {
+                *left -= 1;
+                return Ok(None);
+            }
+            Mode::Isolated { .. } => (Mode::Normal, self.prefetch),
+        };
+        tracing::info!(prefetch, "changing how many messages are taken at a time");
+        *mode = next;
+        let channel = &attachment.channel;
+        channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
+        consume(channel, &self.queue.worker_queue, prefetch).await.map(Some)
+    }
+}
+
+async fn consume(channel: &Channel, queue: &str, prefetch: u16) -> lapin::Result<lapin::Consumer> {
+    // RabbitMQ applies it to the consumers that follow.
+    channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+    let options = BasicConsumeOptions::default();
+    let tag = ShortString::from(format!("{CONSUMER_TAG}-{}", uuid::Uuid::new_v4().simple()));
+    channel.basic_consume(name(queue), tag, options, FieldTable::default()).await
+}
+
+fn cancelled() -> QueueError {
+    QueueError::Unavailable(anyhow::anyhow!("the broker ended the consumer"))
+}
+
+fn incoming(attachment: &Arc<Attachment>, delivery: Delivery) -> Incoming {
+    let headers = delivery.properties.headers().as_ref();
+    let died = headers.is_some_and(|table| table.contains_key("x-death"));
+    let redelivered = delivery.redelivered || died || delivery_count(&delivery) > 0;
+    let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
+    Incoming {
+        properties: Properties {
+            message_id: text(delivery.properties.message_id()),
+            timestamp: *delivery.properties.timestamp(),
+            content_encoding: text(delivery.properties.content_encoding()),
+        },
+        redelivered,
+        receipt: Receipt { attachment: attachment.clone(), tag: delivery.delivery_tag },
+        body: delivery.data,
+    }
+}
+
+/// How often the quorum queue handed the message out before.
+fn delivery_count(delivery: &Delivery) -> i64 {
+    let headers = delivery.properties.headers().as_ref();
+    match headers.and_then(|table| table.inner().get("x-delivery-count")) {
+        Some(AMQPValue::LongLongInt(count)) => *count,
+        Some(AMQPValue::LongInt(count)) => i64::from(*count),
+        Some(AMQPValue::ShortInt(count)) => i64::from(*count),
+        Some(AMQPValue::ShortShortInt(count)) => i64::from(*count),
+        _ => 0,
+    }
+}

@@ -1,0 +1,98 @@
+//! Publishes with confirms: persistent, mandatory, and only done when the broker says so.
+
+use std::time::Duration;
+
+use lapin::message::BasicReturnMessage;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, ErrorKind, PublisherConfirm};
+
+use super::{QueueError, connect, name};
+use crate::config::{Amqp, Queue};
+
+const PERSISTENT: u8 = 2;
+
+/// Why a message is not with the broker, or not with a queue.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    #[error("the message was routed to no queue: no queue is bound for it (workers declare theirs when they start)")]
+    Unroutable,
+    #[error("the exchange does not exist: a worker declares it when it starts")]
+    NoExchange,
+    #[error("the broker refused the message")]
+    Refused,
+    #[error("the broker did not confirm within {}", humantime::format_duration(*.0))]
+    Unconfirmed(Duration),
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+}
+
+impl From<lapin::Error> for PublishError {
+    fn from(error: lapin::Error) -> Self {
+        match error.kind() {
+            ErrorKind::ProtocolError(amqp) if amqp.kind() == &AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => {
+                Self::NoExchange
+            }
+            _ => Self::Queue(error.into()),
+        }
+    }
+}
+
+/// A connection that publishes.
+pub struct Publisher {
+    connection: Connection,
+    channel: Channel,
+    confirm_timeout: Duration,
+}
+
+/// A message on its way to the broker.
+pub struct Unconfirmed {
+    confirm: PublisherConfirm,
+    bound: Duration,
+}
+
+impl Publisher {
+    pub async fn connect(amqp: &Amqp, queue: &Queue) -> Result<Self, PublishError> {
+        let connection = connect(amqp, "publisher").await?;
+        let channel = connection.create_channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        Ok(Self { connection, channel, confirm_timeout: queue.confirm_timeout })
+    }
+
+    /// Sends a JSON message; it counts only once it is confirmed.
+    pub async fn send(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        message_id: &str,
+        body: &[u8],
+    ) -> Result<Unconfirmed, PublishError> {
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let properties = BasicProperties::default()
+            .with_delivery_mode(PERSISTENT)
+            .with_content_type(name("application/json"))
+            .with_message_id(name(message_id));
+        let send = self.channel.basic_publish(name(exchange), name(routing_key), options, body, properties);
+        // A broker in alarm stops reading: the send would wait as long as the alarm lasts.
+        let sent = tokio::time::timeout(self.confirm_timeout, send).await;
+        let confirm = sent.map_err(|_| PublishError::Unconfirmed(self.confirm_timeout))??;
+        Ok(Unconfirmed { confirm, bound: self.confirm_timeout })
+    }
+
+    /// Closes politely, so that the broker does not log a lost connection.
+    pub async fn close(self) {
+        tokio::time::timeout(self.confirm_timeout, self.connection.close(200, name("done"))).await.ok();
+    }
+}
+
+impl Unconfirmed {
+    /// Waits until the broker has the message in a queue.
+    pub async fn confirmed(self) -> Result<(), PublishError> {
+        let confirmation = tokio::time::timeout(self.bound, self.confirm).await;
+        match confirmation.map_err(|_| PublishError::Unconfirmed(self.bound))?? {
+            Confirmation::Ack(None) => Ok(()),
+            Confirmation::Ack(Some(BasicReturnMessage { .. })) => Err(PublishError::Unroutable),
+            Confirmation::Nack(_) | Confirmation::NotRequested => Err(PublishError::Refused),
+        }
+    }
+}
