@@ -1,0 +1,182 @@
+//! Makes one attempt: a signed POST whose answer is data. The only door to HTTP receivers.
+//!
+//! The URL and every address behind it are checked again each time; the client follows no redirect, uses no proxy,
+//! retries nothing and stores nothing.
+
+use std::error::Error;
+use std::time::{Duration, Instant, SystemTime};
+
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Client, Response, redirect, retry};
+use uuid::Uuid;
+
+use crate::config;
+use crate::delivery::{Answer, Attempt, AttemptError, Delivery, Outcome};
+use crate::event::Event;
+use crate::signature;
+use crate::webhook::{Secrets, SnapshotState, UrlPolicy, UrlRefusal, WebhookUrl};
+
+mod answer;
+mod resolver;
+
+use resolver::{ResolveError, Resolver, ResolverSettings};
+
+const USER_AGENT: &str = concat!("penr-webhooks/", env!("CARGO_PKG_VERSION"));
+const SIGNATURE: HeaderName = HeaderName::from_static("x-webhook-signature");
+const EVENT: HeaderName = HeaderName::from_static("x-webhook-event");
+const ATTEMPT: HeaderName = HeaderName::from_static("x-webhook-attempt");
+const STANDARD_ID: HeaderName = HeaderName::from_static("webhook-id");
+const STANDARD_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+const STANDARD_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+
+/// What keeps a process from sending at all, such as missing CA certificates.
+#[derive(Debug, thiserror::Error)]
+#[error("the HTTP client cannot be set up")]
+pub struct SetupError(#[source] anyhow::Error);
+
+/// Sends attempts, sharing connections between them.
+#[derive(Debug, Clone)]
+pub struct Sender {
+    client: Client,
+    urls: UrlPolicy,
+    timeout: Duration,
+    limits: answer::Limits,
+}
+
+impl Sender {
+    pub fn new(settings: &config::Sender) -> Result<Self, SetupError> {
+        let setup = |error: anyhow::Error| SetupError(error);
+        let lookups = ResolverSettings {
+            timeout: settings.dns_timeout.min(settings.timeout),
+            max_lookups: settings.max_dns_lookups,
+            ..ResolverSettings::default()
+        };
+        let resolver = match &settings.dns_servers[..] {
+            [] => Resolver::system(lookups, settings.urls.addresses.clone()),
+            servers => Resolver::with_name_servers(servers, lookups, settings.urls.addresses.clone()),
+        };
+        let client = Client::builder()
+            .user_agent(USER_AGENT)
+            .dns_resolver(resolver.map_err(|error| setup(error.into()))?)
+            .no_proxy()
+            .redirect(redirect::Policy::none())
+            .retry(retry::never())
+            .referer(false)
+            .http1_only()
+            .http1_title_case_headers()
+            .pool_max_idle_per_host(settings.idle_connections_per_host)
+            .pool_idle_timeout(settings.idle_timeout)
+            .build()
+            .map_err(|error| setup(error.into()))?;
+        let limits = answer::Limits { timeout: settings.body_timeout, max_bytes: settings.max_body_bytes };
+        Ok(Self { client, urls: settings.urls.clone(), timeout: settings.timeout, limits })
+    }
+
+    /// Makes one attempt. Whatever happens is in the outcome; it takes no longer than the timeouts for the attempt and
+    /// for the answer's body together.
+    pub async fn attempt(&self, delivery: &Delivery) -> Attempt {
+        let started = Instant::now();
+        let answered = match self.request(delivery) {
+            Ok(request) => self.send(request).await,
+            Err(error) => Err(error),
+        };
+        let duration = started.elapsed();
+        let outcome = match answered {
+            Ok(response) => Outcome::Answered(self.read(response).await),
+            Err(error) => Outcome::Failed(error),
+        };
+        Attempt { id: Uuid::now_v7(), outcome, duration, started }
+    }
+
+    fn request(&self, delivery: &Delivery) -> Result<reqwest::Request, AttemptError> {
+        let SnapshotState::Active { url, secrets } = &delivery.webhook.state else {
+            return Err(AttemptError::Internal);
+        };
+        let secrets = secrets.as_ref().map_err(|error| {
+            // Never unsigned: it waits until the operator has brought the key back.
+            tracing::error!(webhook_id = %delivery.webhook.id, %error, "a secret cannot be decrypted");
+            AttemptError::Internal
+        })?;
+        let url = WebhookUrl::parse(url, &self.urls).map_err(|refusal| match refusal {
+            UrlRefusal::Blocked => AttemptError::BlockedAddress,
+            _ => AttemptError::InvalidUrl,
+        })?;
+        let event = delivery.event();
+        let request = self
+            .client
+            .post(url.url().clone())
+            .headers(headers(event, secrets, delivery.attempt, unix_seconds()))
+            .body(event.body.clone());
+        request.build().map_err(|_| AttemptError::InvalidUrl)
+    }
+
+    async fn send(&self, request: reqwest::Request) -> Result<Response, AttemptError> {
+        match tokio::time::timeout(self.timeout, self.client.execute(request)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(classify(&error)),
+            Err(_) => Err(AttemptError::Timeout),
+        }
+    }
+
+    /// The verdict stands in the status line; nothing that follows changes it.
+    async fn read(&self, response: Response) -> Answer {
+        let status = response.status().as_u16();
+        let retry_after = answer::retry_after(response.headers(), SystemTime::now());
+        let snippet = answer::snippet(response, self.limits).await;
+        Answer { status, snippet, retry_after }
+    }
+}
+
+fn headers(event: &Event, secrets: &Secrets, attempt: u32, timestamp: i64) -> HeaderMap {
+    let current = &secrets.current;
+    let signed_by: Vec<_> = std::iter::once(current).chain(&secrets.previous).collect();
+    let standard = signature::standard_signature(&signed_by, event.id.as_str(), timestamp, &event.body);
+    let plain = |text: &str| HeaderValue::from_str(text).expect("ids, types, hex and base64 are printable ASCII");
+    HeaderMap::from_iter([
+        (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (SIGNATURE, plain(&signature::body_signature(current, &event.body))),
+        (EVENT, plain(event.event_type.as_str())),
+        (ATTEMPT, attempt.into()),
+        (STANDARD_ID, plain(event.id.as_str())),
+        (STANDARD_TIMESTAMP, timestamp.into()),
+        (STANDARD_SIGNATURE, plain(&standard)),
+    ])
+}
+
+fn unix_seconds() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
+/// Looks at the types in the error's chain: its texts may hold what the receiver sent.
+fn classify(error: &reqwest::Error) -> AttemptError {
+    if let Some(resolve) = ResolveError::within(error) {
+        return match resolve {
+            ResolveError::Blocked => AttemptError::BlockedAddress,
+            ResolveError::Failed(_) | ResolveError::Timeout => AttemptError::Dns,
+        };
+    }
+    if error.is_timeout() {
+        return AttemptError::Timeout;
+    }
+    match causes(error).find_map(by_cause) {
+        Some(known) => known,
+        None if error.is_connect() => AttemptError::Connect,
+        None => AttemptError::Protocol,
+    }
+}
+
+fn by_cause(cause: &(dyn Error + 'static)) -> Option<AttemptError> {
+    if cause.is::<rustls::Error>() {
+        return Some(AttemptError::Tls);
+    }
+    let io = cause.downcast_ref::<std::io::Error>()?;
+    if io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
+        return Some(AttemptError::Tls);
+    }
+    // EMFILE and ENFILE: we are out of file descriptors, which is no fault of the receiver.
+    matches!(io.raw_os_error(), Some(23 | 24)).then_some(AttemptError::Internal)
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}

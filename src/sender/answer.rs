@@ -1,0 +1,96 @@
+//! Takes from a receiver's answer what we keep: little, clean and in bounded time.
+
+use std::time::{Duration, SystemTime};
+
+use jiff::fmt::rfc2822;
+use reqwest::Response;
+use reqwest::header::{CONTENT_ENCODING, HeaderMap, RETRY_AFTER};
+
+use crate::text::printable;
+
+/// Bytes of a snippet, as the log keeps it.
+const MAX_SNIPPET_BYTES: usize = 1024;
+/// No date and no sensible number of seconds is longer.
+const MAX_RETRY_AFTER_BYTES: usize = 64;
+
+/// How much of a body is read, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub timeout: Duration,
+    pub max_bytes: usize,
+}
+
+/// The cleaned beginning of the body. A connection whose body was not read to its end is not used again.
+pub(super) async fn snippet(response: Response, limits: Limits) -> Option<String> {
+    let encoded = response.headers().get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
+    let mut body = Vec::new();
+    // On a timeout what was read so far counts.
+    let _ = tokio::time::timeout(limits.timeout, read(response, limits.max_bytes, &mut body)).await;
+    match body.is_empty() {
+        true => None,
+        false if encoded => Some("(compressed, not shown)".to_owned()),
+        false => Some(printable(&String::from_utf8_lossy(&body), MAX_SNIPPET_BYTES)),
+    }
+}
+
+async fn read(mut response: Response, max_bytes: usize, body: &mut Vec<u8>) {
+    while let Ok(Some(chunk)) = response.chunk().await {
+        let room = max_bytes - body.len();
+        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        if chunk.len() >= room {
+            return;
+        }
+    }
+}
+
+/// `Retry-After` (RFC 9110, 10.2.3) as a wait: seconds, or a date in any form receivers use. Anything else says nothing.
+pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let mut values = headers.get_all(RETRY_AFTER).iter();
+    let (value, None) = (values.next()?, values.next()) else { return None };
+    let text = value.to_str().ok().filter(|text| text.len() <= MAX_RETRY_AFTER_BYTES)?.trim();
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(Duration::from_secs(text.parse().unwrap_or(u64::MAX)));
+    }
+    let date = httpdate::parse_http_date(text).ok().or_else(|| {
+        let zoned = rfc2822::parse(text).ok()?;
+        Some(SystemTime::from(zoned.timestamp()))
+    })?;
+    Some(date.duration_since(now).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reqwest::header::HeaderValue;
+
+    fn asked(values: &[&[u8]]) -> Option<u64> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(RETRY_AFTER, HeaderValue::from_bytes(value).unwrap());
+        }
+        let now = httpdate::parse_http_date("Mon, 23 Nov 2026 10:00:00 GMT").unwrap();
+        retry_after(&headers, now).map(|wait| wait.as_secs())
+    }
+
+    #[test]
+    fn retry_after_is_read_in_all_its_forms() {
+        assert_eq!(asked(&[b"120"]), Some(120));
+        assert_eq!(asked(&[b"0"]), Some(0));
+        assert_eq!(asked(&[b"Mon, 23 Nov 2026 10:01:40 GMT"]), Some(100));
+        assert_eq!(asked(&[b"Monday, 23-Nov-26 10:01:40 GMT"]), Some(100));
+        assert_eq!(asked(&[b"Mon Nov 23 10:01:40 2026"]), Some(100));
+        assert_eq!(asked(&[b"Mon, 23 Nov 2026 12:01:40 +0200"]), Some(100));
+        assert_eq!(asked(&[b"Mon, 23 Nov 2026 09:00:00 GMT"]), Some(0));
+        assert_eq!(asked(&[b"99999999999999999999"]), Some(u64::MAX));
+        assert!(asked(&[b"Fri, 31 Dec 9999 23:59:59 GMT"]).is_some());
+    }
+
+    #[test]
+    fn an_absurd_retry_after_says_nothing() {
+        let absurd: &[&[u8]] = &[b"", b"inf", b"NaN", b"1e300", b"-1", b"1.5", b"\xff", b"soon", &[b'9'; 10_000]];
+        for value in absurd {
+            assert_eq!(asked(&[value]), None, "{}", String::from_utf8_lossy(value));
+        }
+        assert_eq!(asked(&[b"1", b"2"]), None);
+    }
+}
