@@ -1,0 +1,135 @@
+//! Takes whatever events are in hand, matches them to webhooks with one query, and starts their deliveries.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::attempts::{Attempts, Origin, Turn};
+use super::recorder::Report;
+use super::share::Share;
+use crate::delivery::{ClosedReason, Delivery, DeliveryId, EventRow, Trigger};
+use crate::error_chain;
+use crate::event::{Event, EventParser};
+use crate::queue::{Incoming, Receipt, Settled, Verdict};
+use crate::reconnect::Reconnect;
+use crate::secret::Keyring;
+use crate::store::{Lookup, Store, StoreError};
+use crate::webhook::SnapshotState;
+
+pub(super) struct Intake {
+    pub(super) parser: EventParser,
+    pub(super) store: Store,
+    pub(super) keyring: Arc<Keyring>,
+    pub(super) attempts: Arc<Attempts>,
+    pub(super) batch: usize,
+    pub(super) stop: CancellationToken,
+}
+
+/// An event and the broker message it came in.
+struct Taken {
+    event: Event,
+    redelivered: bool,
+    receipt: Receipt,
+}
+
+impl Intake {
+    pub(super) async fn run(self, mut messages: mpsc::Receiver<Incoming>) {
+        let mut in_hand = Vec::with_capacity(self.batch);
+        loop {
+            let received = messages.recv_many(&mut in_hand, self.batch);
+            // What is in hand at a stop goes back with its channel.
+            let Some(1..) = self.stop.run_until_cancelled(received).await else { return };
+            if self.stop.run_until_cancelled(self.deliver(in_hand.drain(..))).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn deliver(&self, messages: impl Iterator<Item = Incoming>) {
+        let mut events = Vec::new();
+        for message in messages.filter(|message| message.receipt.is_usable()) {
+            events.extend(self.parse(message).await);
+        }
+        if events.is_empty() {
+            return;
+        }
+        let looked_up = Instant::now();
+        let mut matches = self.match_webhooks(&events).await;
+        for (index, taken) in events.into_iter().enumerate().rev() {
+            let first = matches.partition_point(|found| found.index < index);
+            self.deliver_event(taken, matches.split_off(first), looked_up).await;
+        }
+    }
+
+    /// `None` after it was rejected for its reason.
+    async fn parse(&self, message: Incoming) -> Option<Taken> {
+        let Incoming { body, properties, redelivered, receipt } = message;
+        match self.parser.parse(&body, &properties, jiff::Timestamp::now()) {
+            Ok(event) => Some(Taken { event, redelivered, receipt }),
+            Err(malformed) => {
+                let (reason, bytes) = (malformed.reason(), body.len());
+                tracing::warn!(reason, bytes, "a message is no event and becomes a dead letter: {malformed}");
+                self.attempts.report(Some(settled(receipt, Verdict::Dead))).await;
+                None
+            }
+        }
+    }
+
+    /// Asks again until the database answers: intake stands still meanwhile, and with it the broker's hand-out.
+    async fn match_webhooks(&self, events: &[Taken]) -> Vec<Lookup> {
+        let mut reconnect = Reconnect::default();
+        loop {
+            match self.try_match(events).await {
+                Ok(matches) => return matches,
+                Err(error) => tracing::warn!(error = error_chain(&error), "cannot look up webhooks, waiting"),
+            }
+            tokio::time::sleep(reconnect.wait()).await;
+        }
+    }
+
+    /// Who is owed what, in the events' order, without what redelivered messages had done before.
+    async fn try_match(&self, events: &[Taken]) -> Result<Vec<Lookup>, StoreError> {
+        let wanted: Vec<_> = events.iter().map(|taken| (&taken.event.account_id, &taken.event.event_type)).collect();
+        let mut matches = self.store.lookup(&self.keyring, &wanted).await?;
+        let delivery = |found: &Lookup| DeliveryId::of(found.webhook.id, &events[found.index].event.id);
+        let doubtful = matches.iter().filter(|found| events[found.index].redelivered);
+        let doubtful: Vec<DeliveryId> = doubtful.map(delivery).collect();
+        let taken = match doubtful.is_empty() {
+            true => HashSet::new(),
+            false => self.store.already_taken(&doubtful).await?,
+        };
+        matches.retain(|found| !(events[found.index].redelivered && taken.contains(&delivery(found))));
+        matches.sort_by_key(|found| found.index);
+        Ok(matches)
+    }
+
+    async fn deliver_event(&self, taken: Taken, matches: Vec<Lookup>, looked_up: Instant) {
+        let Some(first) = matches.first() else {
+            return self.attempts.report(Some(settled(taken.receipt, Verdict::Done))).await;
+        };
+        let row = Arc::new(EventRow::new(taken.event, first.day));
+        // Held until every webhook has its own, so that the message is not done too early.
+        let share = Share::of(taken.receipt, &self.attempts.reports);
+        for Lookup { webhook, .. } in matches {
+            let id = DeliveryId::of(webhook.id, &row.event.id);
+            let delivery = Delivery { id, row: row.clone(), webhook, trigger: Trigger::Event, attempt: 1 };
+            let turn = Turn { delivery, origin: Origin::Message(share.another()), looked_up };
+            if matches!(turn.delivery.webhook.state, SnapshotState::Disabled) {
+                self.attempts.close(turn, ClosedReason::Disabled).await;
+            } else {
+                let room = self.attempts.room.clone().acquire_owned().await.expect("the room is never closed");
+                self.attempts.start(turn, room);
+            }
+        }
+        if let Some(settled) = share.recorded() {
+            self.attempts.report(Some(Report::Settled(settled))).await;
+        }
+    }
+}
+
+fn settled(receipt: Receipt, verdict: Verdict) -> Report {
+    Report::Settled(Settled { receipt, verdict })
+}

@@ -1,0 +1,129 @@
+//! Writes results in batches, then acks. The order is the promise: what is acked is recorded.
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::share::Share;
+use crate::delivery::{ClosedReason, DeliveryId, Outcome};
+use crate::error_chain;
+use crate::queue::{Acknowledger, Settled};
+use crate::reconnect::Reconnect;
+use crate::store::{Ending, Finished, Store, StoreError};
+
+/// What the rest of the worker tells the recorder.
+#[derive(Debug)]
+pub(super) enum Report {
+    /// A turn is over; the share belongs to the broker message it came from.
+    Finished(Finished, Option<Share>),
+    /// A broker message needs nothing recorded.
+    Settled(Settled),
+    /// A claim is given back.
+    Released(DeliveryId, i64),
+}
+
+pub(super) struct Recorder {
+    store: Store,
+    batch: usize,
+    give_up: CancellationToken,
+    acknowledger: Acknowledger,
+}
+
+/// Results of a batch whose shares lie beside them.
+type Results = (Vec<Finished>, Vec<Option<Share>>);
+
+impl Recorder {
+    pub(super) fn new(store: Store, batch: usize, give_up: CancellationToken) -> Self {
+        Self { store, batch, give_up, acknowledger: Acknowledger::default() }
+    }
+
+    /// Runs until nobody can report any more, or until told to give up.
+    pub(super) async fn run(mut self, mut reports: mpsc::Receiver<Report>) {
+        let mut in_hand = Vec::with_capacity(self.batch);
+        let give_up = self.give_up.clone();
+        while reports.recv_many(&mut in_hand, self.batch).await > 0 {
+            if give_up.run_until_cancelled(self.handle(in_hand.drain(..))).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn handle(&mut self, reports: impl Iterator<Item = Report>) {
+        let (mut results, mut settled, mut released) = (Results::default(), Vec::new(), Vec::new());
+        for report in reports {
+            match report {
+                Report::Finished(finished, share) => results.extend([(finished, share)]),
+                Report::Settled(message) => settled.push(message),
+                Report::Released(delivery, claim) => released.push((delivery, claim)),
+            }
+        }
+        if !results.0.is_empty() {
+            settled.extend(self.record(results).await);
+        }
+        // Record before ack: repeating an attempt is harmless, losing one is not.
+        self.acknowledger.settle(settled).await;
+        if !released.is_empty() {
+            // Without it the lease ends later.
+            let _ = self.store.release(&released).await;
+        }
+    }
+
+    /// Writes all of it, split where the database refuses a part, and returns the messages that are done by it.
+    async fn record(&self, results: Results) -> Vec<Settled> {
+        let mut done = Vec::new();
+        let mut parts = vec![results];
+        while let Some((mut finished, mut shares)) = parts.pop() {
+            match self.until_answered(&finished).await {
+                Ok(()) => done.extend(shares.into_iter().flatten().filter_map(Share::recorded)),
+                Err(refused) if finished.len() == 1 => {
+                    parts.extend(reduced(finished.remove(0), &refused).map(|less| (vec![less], shares)));
+                }
+                Err(_) => {
+                    let half = finished.len() / 2;
+                    parts.push((finished.split_off(half), shares.split_off(half)));
+                    parts.push((finished, shares));
+                }
+            }
+        }
+        done
+    }
+
+    /// Holds the results until the database has taken or refused them.
+    async fn until_answered(&self, finished: &[Finished]) -> Result<(), StoreError> {
+        let mut reconnect = Reconnect::default();
+        loop {
+            match self.store.record(finished).await {
+                Ok(()) => return Ok(()),
+                Err(error @ StoreError::Refused(_)) => return Err(error),
+                Err(error) => {
+                    let held = finished.len();
+                    tracing::warn!(error = error_chain(&error), held, "cannot record, holding the results");
+                }
+            }
+            tokio::time::sleep(reconnect.wait()).await;
+            // The commit may have happened without its answer.
+            if self.store.is_recorded(finished).await.unwrap_or(false) {
+                finished.iter().for_each(|finished| finished.delivery.row.mark_stored());
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// What is left of a result that the database refuses: first its snippet goes, then its attempt. `None` when nothing is
+/// left: its broker message is returned and becomes a dead letter in the end.
+fn reduced(mut finished: Finished, refused: &StoreError) -> Option<Finished> {
+    let (delivery_id, error) = (finished.delivery.id.0, error_chain(refused));
+    if let Ending::Attempted(attempt, _) = &mut finished.ending {
+        if let Outcome::Answered(answer) = &mut attempt.outcome
+            && answer.snippet.take().is_some()
+        {
+            tracing::error!(%delivery_id, error, "the database refuses a result; recording it without its snippet");
+            return Some(finished);
+        }
+        tracing::error!(%delivery_id, error, "the database refuses a result; closing its delivery");
+        finished.ending = Ending::NotAttempted(ClosedReason::Unrecordable);
+        return Some(finished);
+    }
+    tracing::error!(%delivery_id, error, "the database refuses to close a delivery");
+    None
+}
