@@ -1,0 +1,197 @@
+//! The command line: tables for people, one JSON document with `--json` for programs.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{ConfigError, ConfigFile, Settings};
+use crate::error_chain;
+use crate::event::AccountId;
+use crate::queue::QueueError;
+use crate::store::{Store, StoreError};
+use crate::webhook::WebhookRefusal;
+
+mod listen;
+mod log;
+mod migrate;
+mod output;
+mod publish;
+mod signals;
+mod webhooks;
+
+/// Delivers penr.ai's webhooks: events from RabbitMQ become signed POSTs and log rows.
+#[derive(Debug, Parser)]
+#[command(name = "penr-webhooks", version, arg_required_else_help = true)]
+struct Cli {
+    /// Print one JSON document instead of a table
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Bring the database's schema up to date; safe to run from several replicas at once
+    Migrate,
+    /// Consume events and deliver them until SIGTERM or SIGINT
+    Worker,
+    /// All roles in one process
+    Run,
+    /// Register and manage webhooks
+    #[command(subcommand)]
+    Webhooks(webhooks::Command),
+    /// Publish events as penr.ai's services do: persistent, confirmed, mandatory
+    Publish(publish::Arguments),
+    /// Run a receiver for development that verifies both signatures
+    Listen(listen::Arguments),
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    /// The flags or settings cannot be used.
+    #[error("{0}")]
+    Usage(String),
+    #[error(transparent)]
+    Failed(anyhow::Error),
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Usage(error.to_string())
+    }
+}
+
+impl From<WebhookRefusal> for Failure {
+    fn from(refusal: WebhookRefusal) -> Self {
+        Self::Usage(refusal.to_string())
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Address(_) => Self::Usage(error_chain(&error)),
+            error => Self::Failed(error.into()),
+        }
+    }
+}
+
+impl From<QueueError> for Failure {
+    fn from(error: QueueError) -> Self {
+        match error {
+            QueueError::Address(_) => Self::Usage(error_chain(&error)),
+            error => Self::Failed(error.into()),
+        }
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+type Outcome = Result<(), Failure>;
+
+/// Runs one command. Exit codes: 0 done, 1 failed, 2 usage or configuration.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    let settings = match load_settings() {
+        Ok(settings) => settings,
+        Err(error) => return fail(&Failure::from(error)),
+    };
+    let _flush = log::start(&settings.log);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error.into()),
+    };
+    match runtime.block_on(execute(cli, settings)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => fail(&failure),
+    }
+}
+
+async fn execute(cli: Cli, settings: Settings) -> Outcome {
+    let json = cli.json;
+    match cli.command {
+        Command::Migrate => migrate::run(&settings, json).await,
+        Command::Worker | Command::Run => worker(settings).await,
+        Command::Webhooks(command) => webhooks::run(command, &settings, json).await,
+        Command::Publish(arguments) => publish::run(arguments, &settings, json).await,
+        Command::Listen(arguments) => listen::run(arguments, json).await,
+    }
+}
+
+async fn worker(settings: Settings) -> Outcome {
+    settings.database_url()?;
+    settings.amqp_url()?;
+    settings.keyring()?;
+    let stop = CancellationToken::new();
+    signals::stop_on_signal(stop.clone())?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "worker starts");
+    Ok(crate::worker::run(settings, stop).await?)
+}
+
+fn load_settings() -> Result<Settings, ConfigError> {
+    const FILE: &str = "PENR_WEBHOOKS_CONFIG";
+    let file = match std::env::var(FILE) {
+        Ok(path) => {
+            let text = std::fs::read_to_string(&path).map_err(|error| {
+                ConfigError::new(FILE, format!("names a file that cannot be read: {path}: {error}"))
+            })?;
+            Some(ConfigFile { path, text })
+        }
+        Err(_) => None,
+    };
+    let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+        Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
+    };
+    Settings::load(file, std::env::vars_os().filter_map(text), |path| std::fs::read_to_string(path))
+}
+
+/// The first paragraph in one line, as all our errors are.
+fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let _ = error.print();
+        return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+    }
+    let text = error.to_string();
+    let first: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    eprintln!("{} (see --help)", first.join(" "));
+    ExitCode::from(2)
+}
+
+fn fail(failure: &Failure) -> ExitCode {
+    match failure {
+        Failure::Usage(problem) => {
+            eprintln!("error: {problem}");
+            ExitCode::from(2)
+        }
+        Failure::Failed(error) => {
+            eprintln!("error: {}", error_chain(error.as_ref()));
+            ExitCode::from(1)
+        }
+    }
+}
+
+fn store(settings: &Settings) -> Result<Store, Failure> {
+    settings.database_url()?;
+    Ok(Store::new(&settings.database)?)
+}
+
+/// For clap.
+fn account(text: &str) -> Result<AccountId, String> {
+    AccountId::parse(text).ok_or_else(|| "an account id has 1 to 128 printable ASCII characters".to_owned())
+}

@@ -1,0 +1,113 @@
+//! A receiver for development: verifies both signatures and prints a line per request.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use serde_json::json;
+
+use super::{Failure, Outcome};
+use crate::secret::SigningSecret;
+use crate::signature;
+use crate::text::printable;
+
+/// Larger than any event.
+const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// 0 takes a free one
+    #[arg(long)]
+    port: u16,
+    /// The webhook's secret
+    #[arg(long, env = "PENR_WEBHOOKS_LISTEN_SECRET", hide_env_values = true)]
+    secret: String,
+    /// What to answer; the last of several is repeated
+    #[arg(long, value_delimiter = ',', default_value = "200", value_parser = status)]
+    status: Vec<StatusCode>,
+    /// How long to wait before answering
+    #[arg(long, default_value = "0ms", value_parser = humantime::parse_duration)]
+    delay: Duration,
+}
+
+struct Receiver {
+    secret: SigningSecret,
+    statuses: Vec<StatusCode>,
+    delay: Duration,
+    answered: AtomicUsize,
+    json: bool,
+}
+
+pub(super) async fn run(arguments: Arguments, json: bool) -> Outcome {
+    let secret = SigningSecret::parse(&arguments.secret).map_err(|error| Failure::Usage(error.to_string()))?;
+    let listener = tokio::net::TcpListener::bind(("127.0.0.1", arguments.port)).await;
+    let listener = listener.map_err(|error| anyhow::anyhow!("port {} cannot be used: {error}", arguments.port))?;
+    println!("listening on http://{}", listener.local_addr()?);
+    let receiver =
+        Receiver { secret, statuses: arguments.status, delay: arguments.delay, answered: AtomicUsize::new(0), json };
+    let router = Router::new()
+        .fallback(receive)
+        .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .with_state(Arc::new(receiver));
+    axum::serve(listener, router).with_graceful_shutdown(interrupted()).await?;
+    Ok(())
+}
+
+async fn interrupted() {
+    // Without a handler the signal ends the process, which is as good.
+    let _ = tokio::signal::ctrl_c().await;
+}
+
+async fn receive(State(receiver): State<Arc<Receiver>>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    tokio::time::sleep(receiver.delay).await;
+    let turn = receiver.answered.fetch_add(1, Ordering::Relaxed);
+    let status = receiver.statuses[turn.min(receiver.statuses.len() - 1)];
+    receiver.print(&headers, &body, status);
+    status
+}
+
+impl Receiver {
+    fn print(&self, headers: &HeaderMap, body: &[u8], status: StatusCode) {
+        let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
+        let shown = |name| printable(header(name).unwrap_or("-"), 128);
+        let (event_type, id, attempt) = (shown("x-webhook-event"), shown("webhook-id"), shown("x-webhook-attempt"));
+        let ours = verdict(header("x-webhook-signature"), |text| signature::verify_body(&self.secret, body, text));
+        let timestamp = header("webhook-timestamp").and_then(|text| text.parse().ok());
+        let standard = verdict(header("webhook-signature"), |text| {
+            let id = header("webhook-id").unwrap_or_default();
+            timestamp.is_some_and(|time| signature::verify_standard(&self.secret, id, time, body, text))
+        });
+        let (status, bytes) = (status.as_u16(), body.len());
+        if self.json {
+            let line = json!({
+                "event_type": event_type, "event_id": id, "attempt": attempt.parse::<u32>().ok(),
+                "x_webhook_signature": ours, "webhook_signature": standard, "status": status, "body_bytes": bytes,
+            });
+            println!("{line}");
+        } else {
+            println!(
+                "{event_type:18} {id}  attempt {attempt}  X-Webhook-Signature {ours}, Webhook-Signature {standard}  \
+                 {bytes} bytes  answered {status}"
+            );
+        }
+    }
+}
+
+fn verdict(signature: Option<&str>, verify: impl Fn(&str) -> bool) -> &'static str {
+    match signature {
+        None => "missing",
+        Some(signature) if verify(signature) => "valid",
+        Some(_) => "invalid",
+    }
+}
+
+/// For clap.
+fn status(text: &str) -> Result<StatusCode, String> {
+    let code = text.parse::<u16>().ok().filter(|code| (200..=999).contains(code));
+    let code = code.and_then(|code| StatusCode::from_u16(code).ok());
+    code.ok_or_else(|| "a status is a number from 200 to 999".to_owned())
+}

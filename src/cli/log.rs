@@ -1,0 +1,35 @@
+//! Logs to stderr without ever waiting for it. Other crates are heard from WARN on only: at lower levels the database
+//! driver and the HTTP and AMQP clients log what they send and receive.
+
+use std::io::{IsTerminal as _, stderr};
+
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::{EnvFilter, LevelFilter, Targets};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::config::{Log, LogFormat};
+
+/// Lines kept for a reader that does not read; more are dropped.
+const BUFFERED_LINES: usize = 32 * 1024;
+
+/// Logs until the guard is dropped, which writes out what is left.
+pub(super) fn start(settings: &Log) -> WorkerGuard {
+    let (writer, guard) =
+        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(BUFFERED_LINES).finish(stderr());
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(stderr().is_terminal());
+    let layer = match settings.format {
+        LogFormat::Text => layer.with_target(false).boxed(),
+        LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
+    };
+    let filter: EnvFilter = settings.filter.parse().expect("checked with the settings");
+    // The AMQP client shows what it cannot parse, the DNS client every customer's name that fails.
+    let ours = Targets::new()
+        .with_default(LevelFilter::WARN)
+        .with_target("penr_webhooks", LevelFilter::TRACE)
+        .with_target("lapin", LevelFilter::OFF)
+        .with_target("hickory_net", LevelFilter::OFF)
+        .with_target("hickory_resolver", LevelFilter::OFF);
+    tracing_subscriber::registry().with(layer.with_filter(filter).with_filter(ours)).init();
+    guard
+}

@@ -1,0 +1,78 @@
+//! Prints for people and for programs.
+
+use std::io::{IsTerminal as _, Write as _, stdout};
+
+use comfy_table::{Cell, Color, Table, presets};
+use serde::Serialize;
+
+use super::Outcome;
+use crate::store::LogRow;
+use crate::text::printable;
+use crate::webhook::Webhook;
+
+/// One JSON document on stdout.
+pub(super) fn json(document: &impl Serialize) -> Outcome {
+    let mut stdout = stdout().lock();
+    serde_json::to_writer(&mut stdout, document).map_err(anyhow::Error::from)?;
+    writeln!(stdout)?;
+    Ok(())
+}
+
+pub(super) fn webhooks(webhooks: &[Webhook]) {
+    let mut table = table(["ID", "NAME", "URL", "EVENTS", "STATUS"]);
+    for webhook in webhooks {
+        let id = webhook.id.to_string();
+        let shown = |text: &str| printable(text, 200);
+        table.add_row([
+            Cell::new(id),
+            Cell::new(shown(&webhook.name)),
+            Cell::new(shown(&webhook.url)),
+            Cell::new(webhook.events.join("\n")),
+            status(webhook),
+        ]);
+    }
+    println!("{table}");
+}
+
+pub(super) fn webhook(webhook: &Webhook) {
+    webhooks(std::slice::from_ref(webhook));
+    for warning in &webhook.warnings {
+        println!("warning: {warning}");
+    }
+}
+
+pub(super) fn log(rows: &[LogRow]) {
+    let mut table = table(["TIME", "STATUS", "EVENT TYPE", "EVENT", "ATTEMPT", "HTTP", "DURATION", "ERROR", "NEXT"]);
+    for row in rows {
+        let color = if row.error.is_none() { Color::Green } else { Color::Red };
+        table.add_row([
+            Cell::new(format!("{:.0}", row.created_at)),
+            Cell::new(row.status).fg(color),
+            Cell::new(&row.event_type),
+            Cell::new(&row.event_id),
+            Cell::new(row.attempt),
+            Cell::new(row.http_status.map_or_else(String::new, |status| status.to_string())),
+            Cell::new(format!("{} ms", row.duration_ms)),
+            Cell::new(row.error.as_deref().unwrap_or_default()),
+            Cell::new(row.next_attempt_at.map_or_else(String::new, |time| format!("{time:.0}"))),
+        ]);
+    }
+    println!("{table}");
+}
+
+fn status(webhook: &Webhook) -> Cell {
+    match (&webhook.disabled_reason, webhook.active) {
+        (_, true) => Cell::new("active").fg(Color::Green),
+        (Some(reason), _) => Cell::new(format!("disabled: {reason}")).fg(Color::Red),
+        (None, _) => Cell::new("inactive"),
+    }
+}
+
+fn table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    if stdout().is_terminal() {
+        table.enforce_styling();
+    }
+    table
+}

@@ -1,0 +1,220 @@
+//! Registers and manages webhooks.
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+use super::{Failure, Outcome, account, output, store};
+use crate::config::Settings;
+use crate::event::AccountId;
+use crate::secret::SigningSecret;
+use crate::store::{NewWebhook, Store, WebhookChange};
+use crate::webhook::{Subscriptions, Webhook, WebhookId, WebhookName, WebhookRefusal, WebhookUrl};
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Register a webhook and print it with its secret
+    Create {
+        #[arg(long, value_parser = account)]
+        account: AccountId,
+        #[arg(long)]
+        name: String,
+        #[arg(long)]
+        url: String,
+        /// Event types, comma-separated
+        #[arg(long, value_delimiter = ',', required = true)]
+        events: Vec<String>,
+    },
+    /// List an account's webhooks
+    List {
+        #[arg(long, value_parser = account)]
+        account: AccountId,
+    },
+    /// Show one webhook
+    Show {
+        #[arg(value_parser = id)]
+        id: WebhookId,
+    },
+    /// Change a webhook; switching it off cancels what it is owed
+    Update {
+        #[arg(value_parser = id)]
+        id: WebhookId,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// Delete a webhook and cancel what it is owed
+    Delete {
+        #[arg(value_parser = id)]
+        id: WebhookId,
+    },
+    /// Print the signing secret
+    Secret {
+        #[arg(value_parser = id)]
+        id: WebhookId,
+        /// Replace it first; the old one stays valid beside it for 24 hours
+        #[arg(long)]
+        regenerate: bool,
+    },
+    /// Show the newest attempts
+    Log {
+        #[arg(value_parser = id)]
+        id: WebhookId,
+        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        limit: u32,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = true)]
+pub(super) struct Change {
+    #[arg(long)]
+    name: Option<String>,
+    #[arg(long)]
+    url: Option<String>,
+    /// Event types, comma-separated
+    #[arg(long, value_delimiter = ',')]
+    events: Option<Vec<String>>,
+    #[arg(long)]
+    active: Option<bool>,
+}
+
+pub(super) async fn run(command: Command, settings: &Settings, json: bool) -> Outcome {
+    let store = store(settings)?;
+    match command {
+        Command::Create { account, name, url, events } => {
+            let new = Registration::check(&name, &url, &events, settings)?;
+            create(&store, settings, &account, &new, json).await
+        }
+        Command::List { account } => list(&store, &account, json).await,
+        Command::Show { id } => show(&find(&store, id).await?, json),
+        Command::Update { id, change } => update(&store, settings, id, &change, json).await,
+        Command::Delete { id } => delete(&store, id, json).await,
+        Command::Secret { id, regenerate } => secret(&store, settings, id, regenerate, json).await,
+        Command::Log { id, limit } => log(&store, id, limit, json).await,
+    }
+}
+
+/// What a new webhook needs, checked.
+struct Registration {
+    name: WebhookName,
+    url: WebhookUrl,
+    events: Subscriptions,
+}
+
+impl Registration {
+    fn check(name: &str, url: &str, events: &[String], settings: &Settings) -> Result<Self, WebhookRefusal> {
+        Ok(Self {
+            name: WebhookName::parse(name)?,
+            url: WebhookUrl::parse(url, &settings.sender.urls)?,
+            events: Subscriptions::parse(events, &settings.events.catalogue)?,
+        })
+    }
+}
+
+async fn create(store: &Store, settings: &Settings, account: &AccountId, new: &Registration, json: bool) -> Outcome {
+    let secret = SigningSecret::from_random(rand::random());
+    let new = NewWebhook {
+        id: WebhookId::fresh(),
+        account_id: account,
+        name: &new.name,
+        url: &new.url,
+        events: &new.events,
+        secret: &secret,
+    };
+    let webhook = store.create_webhook(settings.keyring()?, &new).await?;
+    if json {
+        let mut document = serde_json::to_value(&webhook).map_err(anyhow::Error::from)?;
+        document["secret"] = Value::from(secret.expose());
+        return output::json(&document);
+    }
+    output::webhook(&webhook);
+    println!("secret: {}", secret.expose());
+    Ok(())
+}
+
+async fn list(store: &Store, account: &AccountId, json: bool) -> Outcome {
+    let webhooks = store.list_webhooks(account).await?;
+    if json {
+        return output::json(&json!({ "data": webhooks }));
+    }
+    output::webhooks(&webhooks);
+    Ok(())
+}
+
+fn show(webhook: &Webhook, json: bool) -> Outcome {
+    if json {
+        return output::json(webhook);
+    }
+    output::webhook(webhook);
+    Ok(())
+}
+
+async fn update(store: &Store, settings: &Settings, id: WebhookId, change: &Change, json: bool) -> Outcome {
+    let url = |url: &String| WebhookUrl::parse(url, &settings.sender.urls).map_err(WebhookRefusal::from);
+    let events = |events: &Vec<String>| Subscriptions::parse(events, &settings.events.catalogue);
+    let change = WebhookChange {
+        name: change.name.as_deref().map(WebhookName::parse).transpose()?,
+        url: change.url.as_ref().map(url).transpose()?,
+        events: change.events.as_ref().map(events).transpose()?,
+        active: change.active,
+    };
+    let webhook = store.update_webhook(id, &change).await?.ok_or_else(|| unknown(id))?;
+    show(&webhook, json)
+}
+
+async fn delete(store: &Store, id: WebhookId, json: bool) -> Outcome {
+    if !store.delete_webhook(id).await? {
+        return Err(unknown(id));
+    }
+    if json {
+        return output::json(&json!({ "deleted": id }));
+    }
+    println!("deleted {id}");
+    Ok(())
+}
+
+async fn secret(store: &Store, settings: &Settings, id: WebhookId, regenerate: bool, json: bool) -> Outcome {
+    let keyring = settings.keyring()?;
+    let webhook = find(store, id).await?;
+    let secret = if regenerate {
+        let secret = SigningSecret::from_random(rand::random());
+        let replaced = store.replace_secret(keyring, &webhook, &secret).await?;
+        if !replaced {
+            return Err(unknown(id));
+        }
+        secret
+    } else {
+        let secret = store.secret(keyring, &webhook).await?.ok_or_else(|| unknown(id))?;
+        secret.map_err(anyhow::Error::from)?
+    };
+    if json {
+        return output::json(&json!({ "secret": secret.expose() }));
+    }
+    println!("{}", secret.expose());
+    Ok(())
+}
+
+/// A deleted webhook's log can be read as long as it is kept.
+async fn log(store: &Store, id: WebhookId, limit: u32, json: bool) -> Outcome {
+    let rows = store.log(id, limit).await?;
+    if rows.is_empty() {
+        find(store, id).await?;
+    }
+    if json {
+        return output::json(&json!({ "data": rows }));
+    }
+    output::log(&rows);
+    Ok(())
+}
+
+async fn find(store: &Store, id: WebhookId) -> Result<Webhook, Failure> {
+    store.find_webhook(id).await?.ok_or_else(|| unknown(id))
+}
+
+fn unknown(id: WebhookId) -> Failure {
+    Failure::Failed(anyhow::anyhow!("there is no webhook {id}"))
+}
+
+/// For clap.
+fn id(text: &str) -> Result<WebhookId, String> {
+    WebhookId::parse(text).ok_or_else(|| "a webhook's id is a UUID, as `webhooks list` shows it".to_owned())
+}
