@@ -1,0 +1,17 @@
+//! Promises held against the real binary on real RabbitMQ and real Postgres. Run with `make test`.
+
+#![allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "tests cast small numbers")]
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod support;
+
+mod bad_input;
+mod command_line;
+mod courtesy;
+mod delivers;
+mod hostile_receivers;
+mod migrates;
+mod never_inside;
+mod retries;
+mod secrets;
+mod stops;

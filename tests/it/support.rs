@@ -1,0 +1,37 @@
+//! What the integration tests are written with: a world per test ([`Site`]), the real binary as child processes
+//! ([`Replica`]), scripted receivers, and ways to hurt connections and servers. Nothing here knows the product's code.
+#![allow(dead_code, unused_imports, reason = "a vocabulary: a word stays when the last test using it goes")]
+
+pub mod broker;
+pub mod checker;
+pub mod cli;
+pub mod http;
+pub mod nowhere;
+pub mod private;
+pub mod proxy;
+pub mod raw_amqp;
+pub mod receiver;
+pub mod replica;
+pub mod reply;
+pub mod request;
+pub mod servers;
+pub mod settings;
+pub mod site;
+pub mod tls;
+pub mod wait;
+
+pub use broker::DeadLetter;
+pub use checker::{Books, Published, check};
+pub use cli::{Output, Webhook};
+pub use nowhere::{ClosedPort, FullBacklog};
+pub use private::PrivateServers;
+pub use proxy::Proxy;
+pub use raw_amqp::{Fate, Message, Table};
+pub use receiver::Receiver;
+pub use replica::{Launch, Replica};
+pub use reply::{Gate, Reply};
+pub use request::{Request, Verdict};
+pub use servers::Servers;
+pub use site::Site;
+pub use tls::{Authority, Flaw, TlsFront};
+pub use wait::{PATIENCE, eventually, wait_until, within};

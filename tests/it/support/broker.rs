@@ -1,0 +1,207 @@
+//! The broker side of a site: publishing as penr.ai's services do or as nobody should, and looking into the queues.
+
+use std::io::Result;
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::raw_amqp::{Fate, Message, RawAmqp, Table};
+use super::settings::Settings;
+use super::site::Site;
+use super::wait::{PATIENCE, eventually, within};
+
+#[derive(Debug, Clone)]
+pub struct Names {
+    pub events_exchange: String,
+    pub worker_queue: String,
+    pub dead_exchange: String,
+    pub dead_queue: String,
+    pub notices_exchange: String,
+}
+
+impl Names {
+    pub fn with_suffix(suffix: &str) -> Self {
+        Self {
+            events_exchange: format!("penr.events.{suffix}"),
+            worker_queue: format!("penr.webhooks.{suffix}"),
+            dead_exchange: format!("penr.webhooks.dead.{suffix}"),
+            dead_queue: format!("penr.webhooks.dead.{suffix}"),
+            notices_exchange: format!("penr.webhooks.notices.{suffix}"),
+        }
+    }
+
+    pub fn write_to(&self, settings: &mut Settings) {
+        settings.set("queue.events_exchange", &self.events_exchange);
+        settings.set("queue.worker_queue", &self.worker_queue);
+        settings.set("queue.dead_exchange", &self.dead_exchange);
+        settings.set("queue.dead_queue", &self.dead_queue);
+        settings.set("queue.notices_exchange", &self.notices_exchange);
+    }
+
+    /// Best effort: what cannot be deleted is in nobody's way.
+    pub async fn delete_all(&self, amqp_url: &str) {
+        let Ok(mut amqp) = RawAmqp::connect(amqp_url).await else { return };
+        for queue in [&self.worker_queue, &self.dead_queue] {
+            let _ = amqp.delete_queue(queue).await;
+        }
+        for exchange in [&self.events_exchange, &self.dead_exchange, &self.notices_exchange] {
+            let _ = amqp.delete_exchange(exchange).await;
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct DeadLetter {
+    pub routing_key: Vec<u8>,
+    pub body: Vec<u8>,
+    pub message_id: Option<Vec<u8>>,
+    pub headers: Table,
+}
+
+impl DeadLetter {
+    /// `rejected`, `delivery_limit`, `expired` …
+    pub fn reason(&self) -> Option<String> {
+        self.headers.text("x-first-death-reason")
+    }
+}
+
+impl Site {
+    pub fn events_exchange(&self) -> &str {
+        &self.names.events_exchange
+    }
+
+    pub fn worker_queue(&self) -> &str {
+        &self.names.worker_queue
+    }
+
+    pub fn dead_exchange(&self) -> &str {
+        &self.names.dead_exchange
+    }
+
+    pub fn dead_queue(&self) -> &str {
+        &self.names.dead_queue
+    }
+
+    pub fn notices_exchange(&self) -> &str {
+        &self.names.notices_exchange
+    }
+
+    /// Publishes an event that some queue must take, and returns its id once the broker has it safe.
+    pub async fn publish(&self, account: &str, event_type: &str, data: Value) -> String {
+        let id = new_event_id();
+        let fate = self.publish_raw(&self.event(&id, account, event_type, &data)).await;
+        assert_eq!(fate, Fate::Confirmed, "the event reached no queue: is the worker's topology declared?");
+        id
+    }
+
+    /// Publishes `count` events as fast as the broker confirms them, and returns their ids.
+    pub async fn publish_many(&self, count: usize, account: &str, event_type: &str, data: Value) -> Vec<String> {
+        let ids: Vec<String> = (0..count).map(|_| new_event_id()).collect();
+        let events = ids.iter().map(|id| self.event(id, account, event_type, &data));
+        let mut amqp = self.amqp().await.expect("RabbitMQ takes the connection");
+        amqp.publish_burst(events).await.expect("the broker confirms every event");
+        self.keep(amqp).await;
+        ids
+    }
+
+    /// A well-formed event, to be spoilt or published as it is.
+    pub fn event(&self, id: &str, account: &str, event_type: &str, data: &Value) -> Message {
+        let body = Message::event_body(id, event_type, account, data);
+        Message::to(self.events_exchange(), event_type, body)
+    }
+
+    /// Any bytes to the events exchange under the routing key of a real type.
+    pub fn message(&self, body: impl AsRef<[u8]>) -> Message {
+        Message::to(self.events_exchange(), "content.created", body)
+    }
+
+    /// Any bytes straight into the worker queue, past the exchange.
+    pub fn message_to_queue(&self, body: impl AsRef<[u8]>) -> Message {
+        Message::to("", self.worker_queue(), body)
+    }
+
+    pub async fn publish_raw(&self, message: &Message) -> Fate {
+        self.try_publish(message).await.expect("the broker answers")
+    }
+
+    /// As `publish_raw`, for tests in which the broker may be down.
+    pub async fn try_publish(&self, message: &Message) -> Result<Fate> {
+        let mut amqp = self.amqp().await?;
+        let fate = within("the broker confirms", PATIENCE, amqp.publish(message)).await?;
+        self.keep(amqp).await;
+        Ok(fate)
+    }
+
+    /// Takes all dead letters out of their queue.
+    pub async fn dead_letters(&self) -> Vec<DeadLetter> {
+        let mut amqp = self.amqp().await.expect("RabbitMQ takes the connection");
+        let mut letters = Vec::new();
+        while let Some(taken) = amqp.take(self.dead_queue()).await.expect("the dead queue exists") {
+            let (routing_key, content) = (taken.routing_key, taken.content);
+            let (body, message_id, headers) = (content.body, content.message_id, content.headers);
+            letters.push(DeadLetter { routing_key, body, message_id, headers });
+        }
+        self.keep(amqp).await;
+        letters
+    }
+
+    /// Waits until that many dead letters came, and takes them.
+    pub async fn wait_for_dead_letters(&self, count: usize) -> Vec<DeadLetter> {
+        let mut letters = Vec::new();
+        eventually(&format!("{count} dead letters are there"), async || {
+            letters.extend(self.dead_letters().await);
+            (letters.len() >= count).then_some(())
+        })
+        .await;
+        letters
+    }
+
+    /// Messages ready in a queue; those a worker holds are not counted.
+    pub async fn queue_depth(&self, queue: &str) -> u32 {
+        let mut amqp = self.amqp().await.expect("RabbitMQ takes the connection");
+        let depth = amqp.depth(queue).await.expect("the queue exists");
+        self.keep(amqp).await;
+        depth
+    }
+
+    /// Collects the notices published from now on.
+    pub async fn notices(&self) -> Notices {
+        let mut amqp = RawAmqp::connect(self.amqp_url()).await.expect("RabbitMQ takes the connection");
+        let queue = amqp.declare_own_queue().await.expect("the broker makes a queue");
+        amqp.bind(&queue, self.notices_exchange(), "#").await.expect("the worker declared the exchange");
+        Notices { amqp, queue }
+    }
+
+    /// The site's connection, or a new one if the last broke.
+    async fn amqp(&self) -> Result<RawAmqp> {
+        if let Some(amqp) = self.amqp.lock().await.take()
+            && amqp.is_usable().await
+        {
+            return Ok(amqp);
+        }
+        within("RabbitMQ answers", PATIENCE, RawAmqp::connect(self.amqp_url())).await
+    }
+
+    async fn keep(&self, amqp: RawAmqp) {
+        *self.amqp.lock().await = Some(amqp);
+    }
+}
+
+pub struct Notices {
+    amqp: RawAmqp,
+    queue: String,
+}
+
+impl Notices {
+    /// The next notice's kind (`webhook.disabled` …) and body.
+    pub async fn next(&mut self) -> (String, Value) {
+        let Self { amqp, queue } = self;
+        let taken = eventually("a notice is there", async || amqp.take(queue).await.expect("the broker answers")).await;
+        let kind = String::from_utf8(taken.routing_key).expect("kinds are text");
+        (kind, serde_json::from_slice(&taken.content.body).expect("notices are JSON"))
+    }
+}
+
+pub fn new_event_id() -> String {
+    format!("evt_{}", Uuid::new_v4().simple())
+}

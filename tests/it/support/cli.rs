@@ -1,0 +1,83 @@
+//! The command line as an operator uses it: arguments in, exit code and text out.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::process::Command;
+
+use super::settings::Settings;
+use super::site::Site;
+use super::wait::within;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub struct Output {
+    /// -1 when a signal ended it.
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// What a test needs to know of a webhook it made.
+#[derive(Debug, Clone)]
+pub struct Webhook {
+    pub id: String,
+    pub secret: String,
+    pub account: String,
+    pub url: String,
+    pub events: Vec<String>,
+}
+
+impl Site {
+    pub async fn cli(&self, arguments: &[&str]) -> Output {
+        run(self.settings(), self.folder(), arguments).await
+    }
+
+    /// What the command prints with `--json`; it must succeed.
+    pub async fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.cli(&[arguments, &["--json"]].concat()).await;
+        assert_eq!(output.code, 0, "{arguments:?} failed: {}", output.stderr);
+        serde_json::from_str(&output.stdout)
+            .unwrap_or_else(|error| panic!("{arguments:?} printed no JSON ({error}): {}", output.stdout))
+    }
+
+    pub async fn create_webhook(&self, account: &str, url: &str, events: &[&str]) -> Webhook {
+        let list = events.join(",");
+        let arguments =
+            ["webhooks", "create", "--account", account, "--name", "A test's", "--url", url, "--events", &list];
+        let webhook = self.json(&arguments).await;
+        let text = |field: &str| webhook[field].as_str().unwrap_or_else(|| panic!("no {field}: {webhook}")).to_owned();
+        Webhook {
+            id: text("id"),
+            secret: text("secret"),
+            account: account.to_owned(),
+            url: url.to_owned(),
+            events: events.iter().map(|&event| event.to_owned()).collect(),
+        }
+    }
+
+    pub async fn webhook(&self, id: &str) -> Value {
+        self.json(&["webhooks", "show", id]).await
+    }
+
+    /// The webhook's log, newest first.
+    pub async fn log(&self, id: &str) -> Vec<Value> {
+        let log = self.json(&["webhooks", "log", id, "--limit", "100"]).await;
+        log["data"].as_array().expect("a log is a list").clone()
+    }
+}
+
+pub async fn run(settings: &Settings, folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_penr-webhooks"));
+    command.args(arguments).current_dir(folder).stdin(std::process::Stdio::null()).kill_on_drop(true);
+    settings.give_to(&mut command);
+    let what = format!("`penr-webhooks {}` ends", arguments.join(" "));
+    let output = within(&what, LIMIT, command.output()).await.expect("the binary starts");
+    Output {
+        code: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}

@@ -1,0 +1,102 @@
+//! Servers of one test's own, which it may kill, pause and restart. At most two pairs run at a time.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::servers::{Servers, unique_name};
+
+static ROOM: Semaphore = Semaphore::const_new(2);
+
+pub struct PrivateServers {
+    // Stopped before the room is given to the next test: fields are dropped in this order.
+    instance: Instance,
+    servers: Arc<Servers>,
+    _room: SemaphorePermit<'static>,
+}
+
+impl PrivateServers {
+    pub async fn start() -> Self {
+        let room = ROOM.acquire().await.expect("the semaphore is never closed");
+        let instance = Instance(unique_name());
+        services(&["start", &instance.0]).await;
+        let exports = services(&["env", &instance.0]).await;
+        let value = |name: &str| {
+            let line = exports.lines().find_map(|line| line.strip_prefix(&format!("export {name}=")));
+            // The values are URLs: the shell's quoting never needs more than a backslash.
+            line.unwrap_or_else(|| panic!("scripts/services gives no {name}")).replace('\\', "")
+        };
+        let servers = Servers::disposable(value("DATABASE_URL"), value("AMQP_URL"));
+        Self { instance, servers, _room: room }
+    }
+
+    /// SIGKILL to `postgres` or `rabbitmq`.
+    pub async fn kill(&self, server: &str) {
+        services(&["kill", server, &self.instance.0]).await;
+    }
+
+    /// An orderly stop that keeps the data; `restart` brings it back.
+    pub async fn graceful_stop(&self, server: &str) {
+        services(&["graceful-stop", server, &self.instance.0]).await;
+    }
+
+    /// Starts it on the same port with the same data, stopping it in good order first if it runs.
+    pub async fn restart(&self, server: &str) {
+        services(&["restart", server, &self.instance.0]).await;
+    }
+
+    pub async fn pause(&self, server: &str) {
+        services(&["pause", server, &self.instance.0]).await;
+    }
+
+    pub async fn resume(&self, server: &str) {
+        services(&["resume", server, &self.instance.0]).await;
+    }
+
+    /// What `rabbitmqctl` prints.
+    pub async fn ctl(&self, arguments: &[&str]) -> String {
+        services(&[&["ctl", &self.instance.0], arguments].concat()).await
+    }
+
+    /// What `psql` prints, on the database that sites are not in.
+    pub async fn psql(&self, arguments: &[&str]) -> String {
+        services(&[&["psql", &self.instance.0], arguments].concat()).await
+    }
+}
+
+impl From<&PrivateServers> for Arc<Servers> {
+    fn from(private: &PrivateServers) -> Self {
+        private.servers.clone()
+    }
+}
+
+/// An instance to be stopped, also when its start fails or is abandoned half-way.
+struct Instance(String);
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        let stopped = command(&["stop", &self.0]).stdout(Stdio::null()).output();
+        if !stopped.is_ok_and(|output| output.status.success()) {
+            eprintln!("scripts/services stop {} failed", self.0);
+        }
+    }
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/services");
+    let mut command = Command::new(script);
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// Runs to its end, which the script itself bounds: half a restart would be worse than a slow one.
+async fn services(arguments: &[&str]) -> String {
+    let mut command = command(arguments);
+    let output = tokio::task::spawn_blocking(move || command.output());
+    let output = output.await.expect("no panic in there").expect("scripts/services can be run");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "scripts/services {}: {stderr}", arguments.join(" "));
+    String::from_utf8(output.stdout).expect("scripts/services prints text")
+}

@@ -1,0 +1,120 @@
+//! One connection through a proxy, under the rules of the moment.
+
+use std::future::pending;
+use std::io::Result;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::{BUFFER_BYTES, Direction, Ending, Flow, Rules, Shared};
+
+pub(super) async fn accept(address: SocketAddr, listener: TcpListener, shared: Arc<Shared>) {
+    let mut connections = JoinSet::new();
+    let mut rules = shared.rules.subscribe();
+    let mut listener = Some(listener);
+    loop {
+        let refusing = rules.borrow_and_update().refusing;
+        if refusing {
+            listener = None;
+        } else if listener.is_none() {
+            listener = Some(TcpListener::bind(address).await.expect("nobody took the port meanwhile"));
+        }
+        shared.listening.send_replace(!refusing);
+        tokio::select! {
+            accepted = next(listener.as_ref()) => {
+                if let Ok((client, _)) = accepted {
+                    connections.spawn(connect(client, Live::new(shared.clone())));
+                }
+            }
+            _ = rules.changed() => {}
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn next(listener: Option<&TcpListener>) -> Result<(TcpStream, SocketAddr)> {
+    match listener {
+        Some(listener) => listener.accept().await,
+        None => pending().await,
+    }
+}
+
+/// Counts its connection as long as it lives.
+struct Live {
+    shared: Arc<Shared>,
+    endings: watch::Receiver<Ending>,
+}
+
+impl Live {
+    fn new(shared: Arc<Shared>) -> Self {
+        shared.opened.fetch_add(1, Ordering::SeqCst);
+        shared.live.fetch_add(1, Ordering::SeqCst);
+        let endings = shared.endings.subscribe();
+        Self { shared, endings }
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.shared.live.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+async fn connect(mut client: TcpStream, mut live: Live) {
+    let Ok(mut server) = TcpStream::connect(&live.shared.target).await else {
+        let _ = client.set_zero_linger();
+        return;
+    };
+    let _ = (client.set_nodelay(true), server.set_nodelay(true));
+    let shared = &live.shared;
+    let (from_client, to_client) = client.split();
+    let (from_server, to_server) = server.split();
+    let flowing = async {
+        tokio::try_join!(
+            pump(from_client, to_server, Direction::ToServer, shared),
+            pump(from_server, to_client, Direction::ToClient, shared)
+        )
+    };
+    let ending = tokio::select! {
+        result = flowing => if result.is_ok() { Ending::Close } else { Ending::Reset },
+        _ = live.endings.changed() => *live.endings.borrow(),
+    };
+    if ending == Ending::Reset {
+        let _ = (client.set_zero_linger(), server.set_zero_linger());
+    }
+}
+
+async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, direction: Direction, shared: &Shared) -> Result<()> {
+    let mut rules = shared.rules.subscribe();
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        let mut rest = &buffer[..length];
+        while !rest.is_empty() {
+            let flow = released(&mut rules, direction).await;
+            let (piece, later) = rest.split_at(flow.piece_bytes.min(rest.len()));
+            tokio::time::sleep(flow.delay).await;
+            // It may have been held meanwhile.
+            released(&mut rules, direction).await;
+            to.write_all(piece).await?;
+            shared.bytes(direction).fetch_add(piece.len() as u64, Ordering::SeqCst);
+            rest = later;
+        }
+        if length == 0 {
+            released(&mut rules, direction).await;
+            return to.shutdown().await;
+        }
+    }
+}
+
+/// The direction's flow, as soon as it is not held.
+async fn released(rules: &mut watch::Receiver<Rules>, direction: Direction) -> Flow {
+    let rules = rules.wait_for(|rules| !rules.flow(direction).held).await.expect("the proxy keeps the sender");
+    rules.flow(direction)
+}

@@ -1,0 +1,201 @@
+//! The real binary as a child process: its log is kept for the test to read, and it never outlives the test.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+
+use serde_json::Value;
+use tokio::process::{Child, Command};
+
+use super::servers::unique_name;
+use super::settings::Settings;
+use super::wait::{PATIENCE, eventually, within};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_penr-webhooks");
+
+/// What a worker logs once it takes messages.
+pub const ATTACHED: &str = "consumer attached";
+
+pub struct Launch {
+    command: Vec<String>,
+    settings: Settings,
+    folder: PathBuf,
+    log_blocked: bool,
+}
+
+impl Launch {
+    pub fn new(arguments: &[&str], settings: Settings, folder: &Path) -> Self {
+        let command = [BINARY].iter().chain(arguments).map(|&word| word.to_owned()).collect();
+        Self { command, settings, folder: folder.to_owned(), log_blocked: false }
+    }
+
+    pub fn set(mut self, name: &str, value: &str) -> Self {
+        self.settings.set(name, value);
+        self
+    }
+
+    pub fn unset(mut self, name: &str) -> Self {
+        self.settings.unset(name);
+        self
+    }
+
+    pub fn env(mut self, variable: &str, value: &str) -> Self {
+        self.settings.env(variable, value);
+        self
+    }
+
+    pub fn remove_env(mut self, variable: &str) -> Self {
+        self.settings.remove_env(variable);
+        self
+    }
+
+    /// Under another program that execs it: `.under(&["prlimit", "--nofile=64"])`.
+    pub fn under(mut self, program: &[&str]) -> Self {
+        self.command.splice(0..0, program.iter().map(|&word| word.to_owned()));
+        self
+    }
+
+    /// Its log goes into a pipe that nobody reads.
+    pub fn with_blocked_log(mut self) -> Self {
+        self.log_blocked = true;
+        self
+    }
+
+    /// Starts it and waits for nothing.
+    pub fn start(self) -> Replica {
+        let name = unique_name();
+        let log = self.folder.join(format!("{name}.log"));
+        let log_file = File::create(&log).expect("the folder is writable");
+        let mut command = Command::new(&self.command[0]);
+        command.args(&self.command[1..]).current_dir(&self.folder).kill_on_drop(true);
+        self.settings.give_to(&mut command);
+        command.stdin(Stdio::null()).stdout(File::create(log.with_extension("out")).expect("as above"));
+        command.stderr(if self.log_blocked { Stdio::piped() } else { log_file.into() });
+        let child = command.spawn().unwrap_or_else(|error| panic!("{} does not start: {error}", self.command[0]));
+        Replica { child, log }
+    }
+
+    /// Starts it and waits until it takes messages.
+    pub async fn start_worker(self) -> Replica {
+        let mut replica = self.start();
+        replica.wait_for_log(ATTACHED).await;
+        replica
+    }
+}
+
+pub struct Replica {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Replica {
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("it was not waited for yet")
+    }
+
+    pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    pub fn interrupt(&self) {
+        self.signal("INT");
+    }
+
+    pub fn kill9(&self) {
+        self.signal("KILL");
+    }
+
+    pub fn pause(&self) {
+        self.signal("STOP");
+    }
+
+    pub fn resume(&self) {
+        self.signal("CONT");
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.pid().to_string();
+        let status = std::process::Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(status.is_ok_and(|status| status.success()), "process {pid} is not there for SIG{name}");
+    }
+
+    pub async fn wait(&mut self) -> ExitStatus {
+        within("the process exits", PATIENCE, self.child.wait()).await.expect("it is our child")
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("it is our child").is_none()
+    }
+
+    pub fn log(&self) -> String {
+        let bytes = fs::read(&self.log).expect("the log file stays");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    pub fn stdout(&self) -> String {
+        let bytes = fs::read(self.log.with_extension("out")).expect("the output file stays");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The log's complete JSON lines.
+    pub fn log_lines(&self) -> Vec<Value> {
+        self.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    pub async fn wait_for_log(&mut self, text: &str) {
+        self.wait_for_log_times(text, 1).await;
+    }
+
+    /// Waits until `text` stands in the log `times` times, say for the second attach after a reconnect.
+    pub async fn wait_for_log_times(&mut self, text: &str, times: usize) {
+        eventually(&format!("the log says {text:?} {times} times"), async || {
+            let running = self.is_running();
+            let seen = self.log().matches(text).count() >= times;
+            assert!(seen || running, "the process ended without saying {text:?}");
+            seen.then_some(())
+        })
+        .await;
+    }
+
+    /// A field of the first log line with this message, wherever the log's layout puts it.
+    pub async fn logged(&mut self, message: &str, field: &str) -> String {
+        eventually(&format!("the log says {message:?} with {field:?}"), async || {
+            let running = self.is_running();
+            let line = self.log_lines().into_iter().find(|line| of(line, "message") == Some(&message.into()));
+            assert!(line.is_some() || running, "the process ended without saying {message:?}");
+            let value = of(line.as_ref()?, field)?;
+            Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
+        })
+        .await
+    }
+
+    /// Resident memory.
+    pub fn memory_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it is running");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it is running");
+        line.trim().trim_end_matches(" kB").parse().expect("the kernel counts in kB")
+    }
+
+    pub fn open_files(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("it is running").count()
+    }
+
+    fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        let _ = self.child.start_kill();
+        if std::thread::panicking() {
+            eprintln!("--- the end of {}:\n{}\n---", self.log.display(), self.log_tail());
+        }
+    }
+}
+
+fn of<'a>(line: &'a Value, field: &str) -> Option<&'a Value> {
+    line.get(field).or_else(|| line.get("fields")?.get(field))
+}

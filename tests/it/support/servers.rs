@@ -1,0 +1,105 @@
+//! Where Postgres and RabbitMQ are. A test's database is a copy of one template, migrated once per process and server.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::{env, process};
+
+use tokio::sync::OnceCell;
+use tokio_postgres::{Client, NoTls};
+use url::Url;
+
+use super::cli;
+use super::settings::Settings;
+
+pub struct Servers {
+    database_url: String,
+    amqp_url: String,
+    disposable: bool,
+    template: OnceCell<String>,
+}
+
+impl Servers {
+    /// The servers that `make test` started for all tests.
+    pub fn shared() -> Arc<Self> {
+        static SHARED: OnceLock<Arc<Servers>> = OnceLock::new();
+        let of = |name| env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run the tests with `make test`"));
+        SHARED.get_or_init(|| Arc::new(Self::new(of("DATABASE_URL"), of("AMQP_URL"), false))).clone()
+    }
+
+    /// Servers that vanish with everything on them, so that nobody has to tidy up.
+    pub fn disposable(database_url: String, amqp_url: String) -> Arc<Self> {
+        Arc::new(Self::new(database_url, amqp_url, true))
+    }
+
+    fn new(database_url: String, amqp_url: String, disposable: bool) -> Self {
+        Self { database_url, amqp_url, disposable, template: OnceCell::new() }
+    }
+
+    pub fn amqp_url(&self) -> &str {
+        &self.amqp_url
+    }
+
+    pub fn are_disposable(&self) -> bool {
+        self.disposable
+    }
+
+    /// Connects to the database the others are made from.
+    pub async fn admin(&self) -> Client {
+        connect(&self.database_url).await
+    }
+
+    /// Makes a migrated database and returns its URL.
+    pub async fn create_database(&self, name: &str) -> String {
+        let template = self.template.get_or_init(|| self.create_template()).await;
+        let create = format!("CREATE DATABASE {name} TEMPLATE {template}");
+        self.admin().await.batch_execute(&create).await.expect("the template can be copied");
+        self.url_of(name)
+    }
+
+    pub async fn drop_database(&self, name: &str) {
+        let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
+        self.admin().await.batch_execute(&drop).await.expect("a test's database can be dropped");
+    }
+
+    async fn create_template(&self) -> String {
+        self.drop_leftovers().await;
+        let template = format!("penr_it_{}_template", process::id());
+        let admin = self.admin().await;
+        admin.batch_execute(&format!("DROP DATABASE IF EXISTS {template}")).await.expect("the old one is unused");
+        admin.batch_execute(&format!("CREATE DATABASE {template}")).await.expect("the role may create databases");
+        let settings = Settings::new(&self.url_of(&template), &self.amqp_url);
+        let output = cli::run(&settings, &env::temp_dir(), &["migrate"]).await;
+        assert_eq!(output.code, 0, "migrate failed: {}", output.stderr);
+        template
+    }
+
+    /// Databases whose process is gone: templates always, others when a test run was killed.
+    async fn drop_leftovers(&self) {
+        let query = "SELECT datname, split_part(datname, '_', 3) FROM pg_database WHERE datname LIKE 'penr\\_it\\_%'";
+        for row in self.admin().await.query(query, &[]).await.expect("the catalogue is readable") {
+            let (name, pid): (String, String) = (row.get(0), row.get(1));
+            if !std::path::Path::new("/proc").join(pid).exists() {
+                self.drop_database(&name).await;
+            }
+        }
+    }
+
+    fn url_of(&self, database: &str) -> String {
+        let mut url = Url::parse(&self.database_url).expect("DATABASE_URL is a URL");
+        url.set_path(database);
+        url.into()
+    }
+}
+
+/// A name no other test has, alive or killed: `it_<pid>_<n>`.
+pub fn unique_name() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(1);
+    format!("it_{}_{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+pub async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("Postgres takes the connection");
+    // Ends by itself when the client is dropped.
+    tokio::spawn(connection);
+    client
+}

@@ -1,0 +1,172 @@
+//! One test's own world: a fresh database, its own exchanges and queues, its own keys. Nothing of it outlives the test.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::sync::{Mutex, OnceCell};
+use tokio_postgres::Client;
+use url::Url;
+
+use super::broker::Names;
+use super::raw_amqp::RawAmqp;
+use super::replica::{Launch, Replica};
+use super::servers::{Servers, connect, unique_name};
+use super::settings::Settings;
+
+pub struct Site {
+    servers: Arc<Servers>,
+    database: String,
+    database_url: String,
+    settings: Settings,
+    folder: TempDir,
+    sql: OnceCell<Client>,
+    pub(super) names: Names,
+    pub(super) amqp: Mutex<Option<RawAmqp>>,
+}
+
+impl Site {
+    /// A world on the servers that all tests share.
+    pub async fn new() -> Self {
+        Self::on(Servers::shared()).await
+    }
+
+    /// A world on servers of one's own, which may be hurt.
+    pub async fn on(servers: impl Into<Arc<Servers>>) -> Self {
+        let servers = servers.into();
+        let name = unique_name();
+        let database = format!("penr_{name}");
+        let database_url = servers.create_database(&database).await;
+        let mut settings = Settings::new(&database_url, servers.amqp_url());
+        let names = Names::with_suffix(&name);
+        names.write_to(&mut settings);
+        Self {
+            servers,
+            database,
+            database_url,
+            settings,
+            folder: tempfile::tempdir().expect("a temporary folder"),
+            sql: OnceCell::new(),
+            names,
+            amqp: Mutex::new(None),
+        }
+    }
+
+    /// A setting for every process started from here on: `.set("retry.schedule", r#"["100ms"]"#)`.
+    pub fn set(mut self, name: &str, value: &str) -> Self {
+        self.settings.set(name, value);
+        self
+    }
+
+    pub fn unset(mut self, name: &str) -> Self {
+        self.settings.unset(name);
+        self
+    }
+
+    /// A plain environment variable for every process started from here on.
+    pub fn env(mut self, variable: &str, value: &str) -> Self {
+        self.settings.env(variable, value);
+        self
+    }
+
+    /// Processes started from here on reach RabbitMQ through `address` (a proxy's); the test itself does not.
+    pub fn amqp_through(self, address: &str) -> Self {
+        let url = rerouted(self.servers.amqp_url(), address);
+        self.env("AMQP_URL", &url)
+    }
+
+    /// Processes started from here on reach Postgres through `address` (a proxy's); the test itself does not.
+    pub fn postgres_through(self, address: &str) -> Self {
+        let url = rerouted(&self.database_url, address);
+        self.env("DATABASE_URL", &url)
+    }
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn database_url(&self) -> &str {
+        &self.database_url
+    }
+
+    pub fn amqp_url(&self) -> &str {
+        self.servers.amqp_url()
+    }
+
+    /// `host:port` of Postgres, for a proxy.
+    pub fn postgres_address(&self) -> String {
+        address_of(&self.database_url, 5432)
+    }
+
+    /// `host:port` of RabbitMQ, for a proxy.
+    pub fn amqp_address(&self) -> String {
+        address_of(self.servers.amqp_url(), 5672)
+    }
+
+    /// The test's own connection to its database.
+    pub async fn sql(&self) -> &Client {
+        self.sql.get_or_init(|| self.another_sql()).await
+    }
+
+    /// One more connection, for locks that must stand while others work.
+    pub async fn another_sql(&self) -> Client {
+        connect(&self.database_url).await
+    }
+
+    /// One number from the database.
+    pub async fn count(&self, query: &str) -> i64 {
+        self.sql().await.query_one(query, &[]).await.expect("the query is right").get(0)
+    }
+
+    /// Prepares a process: `site.launch(&["worker"]).set("worker.prefetch", "1").start()`.
+    pub fn launch(&self, arguments: &[&str]) -> Launch {
+        Launch::new(arguments, self.settings.clone(), self.folder())
+    }
+
+    /// A worker that is attached to its queue.
+    pub async fn worker(&self) -> Replica {
+        self.launch(&["worker"]).start_worker().await
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        if self.servers.are_disposable() {
+            return;
+        }
+        let (servers, names, database) = (self.servers.clone(), self.names.clone(), self.database.clone());
+        let clear = async move {
+            let broker = names.delete_all(servers.amqp_url());
+            tokio::join!(broker, servers.drop_database(&database));
+        };
+        // A thread and a runtime of its own: the test's may be single-threaded or already on its way out.
+        let clearing = thread::spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async { Ok(tokio::time::timeout(Duration::from_secs(15), clear).await?) })
+        });
+        let outcome: thread::Result<anyhow::Result<()>> = clearing.join();
+        if !matches!(outcome, Ok(Ok(()))) {
+            eprintln!("{} was not cleared away", self.database);
+        }
+    }
+}
+
+fn rerouted(url: &str, address: &str) -> String {
+    let (host, port) = address.rsplit_once(':').expect("an address has a port");
+    let mut url = Url::parse(url).expect("a server's URL");
+    url.set_host(Some(host)).expect("a URL with a host");
+    url.set_port(port.parse().ok()).expect("a URL with a port");
+    url.into()
+}
+
+fn address_of(url: &str, default_port: u16) -> String {
+    let url = Url::parse(url).expect("a server's URL");
+    let host = url.host_str().expect("a server with a host");
+    format!("{host}:{}", url.port().unwrap_or(default_port))
+}
