@@ -33,8 +33,8 @@ pub struct EventRow {
 
 impl EventRow {
     /// An event that no row holds yet.
-    pub fn new(event: Event, day: Date) -> Self {
-        Self { event, day, key: Uuid::now_v7(), stored: AtomicBool::new(false) }
+    pub fn new(event: Event, day: Date, key: Uuid) -> Self {
+        Self { event, day, key, stored: AtomicBool::new(false) }
     }
 
     /// An event read from its row.

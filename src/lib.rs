@@ -1,13 +1,39 @@
 //! Delivers penr.ai's webhooks: consumes events from RabbitMQ, looks up the webhooks that subscribe to them in Postgres
 //! and delivers a signed POST to each, at least once, with retry and a log row per attempt.
+//!
+//! # The path of one delivery
+//!
+//! ```text
+//!  penr.events ─▶ penr.webhooks ─▶ intake ─ micro-batch ─▶ one lookup query ─▶ attempts ─▶ sender ─▶ step (pure)
+//!                                  parse                   event × webhook     in flight    POST         │
+//!       malformed ─▶ penr.webhooks.dead                                            ▲                     ▼
+//!                                                                                  │     recorder: one transaction
+//!                        due deliveries in Postgres, claimed with a lease ─────────┘     per batch, then ack
+//! ```
+//!
+//! [`worker`] wires it. [`event`] reads a broker message, [`store`] answers who is owed what, [`sender`] makes the
+//! attempt, [`retry`] decides what follows, the recorder writes it down and acks. An event's first attempts run straight
+//! from its broker message; what failed waits as a row of `pending_deliveries`, which any worker claims when its time
+//! has come. A delivery is named by its webhook and its event, so whatever comes twice is recognised.
+//!
+//! # Invariants
+//!
+//! 1. What is acked is recorded: a broker message is acked when, for each of its webhooks, an outcome or a pending or
+//!    closed delivery is committed.
+//! 2. No database connection and no lock is held during an HTTP call.
+//! 3. A receiver's answer is data ([`delivery::Outcome`]), never an `Err`.
+//! 4. Our own failure, a secret that does not decrypt or a stop, never costs a delivery an attempt.
+//! 5. The body sent is the body signed and stored, byte for byte; nothing is ever sent unsigned.
+//! 6. Every wait is bounded; every task is owned by whoever started it and ends with it.
+//! 7. One clock: due times, leases and partition days are Postgres's; workers hand over durations.
+//! 8. One door per outside system: RabbitMQ in [`queue`], Postgres in [`store`], receivers in [`sender`].
+//!
+//! # Layers
+//!
+//! Modules stand below in three layers; a module uses its own layer and those above it. The rules are pure: clock,
+//! randomness and I/O come as arguments. A test reads the sources and holds both the layers and the doors.
 
-/// An error and its causes in one line.
-pub fn error_chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
-// Rules: pure.
+// Rules.
 pub mod address;
 pub mod config;
 pub mod delivery;
@@ -18,7 +44,7 @@ pub mod signature;
 pub mod text;
 pub mod webhook;
 
-// Edges: one door per outside system.
+// Edges.
 pub mod queue;
 pub mod reconnect;
 pub mod sender;
@@ -27,3 +53,9 @@ pub mod store;
 // Services.
 pub mod cli;
 pub mod worker;
+
+/// An error and its causes in one line.
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

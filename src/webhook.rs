@@ -19,10 +19,6 @@ pub use url::{UrlPolicy, UrlRefusal, UrlWarning, WebhookUrl};
 pub struct WebhookId(pub Uuid);
 
 impl WebhookId {
-    pub fn fresh() -> Self {
-        Self(Uuid::now_v7())
-    }
-
     /// Reads the one spelling we write: lower case, with hyphens.
     pub fn parse(text: &str) -> Option<Self> {
         let id = Uuid::try_parse(text).ok()?;

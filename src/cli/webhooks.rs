@@ -113,7 +113,7 @@ impl Registration {
 async fn create(store: &Store, settings: &Settings, account: &AccountId, new: &Registration, json: bool) -> Outcome {
     let secret = SigningSecret::from_random(rand::random());
     let new = NewWebhook {
-        id: WebhookId::fresh(),
+        id: WebhookId(uuid::Uuid::now_v7()),
         account_id: account,
         name: &new.name,
         url: &new.url,

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::attempts::{Attempts, Origin, Turn};
 use super::recorder::Report;
@@ -110,7 +111,7 @@ impl Intake {
         let Some(first) = matches.first() else {
             return self.attempts.report(Some(settled(taken.receipt, Verdict::Done))).await;
         };
-        let row = Arc::new(EventRow::new(taken.event, first.day));
+        let row = Arc::new(EventRow::new(taken.event, first.day, Uuid::now_v7()));
         // Held until every webhook has its own, so that the message is not done too early.
         let share = Share::of(taken.receipt, &self.attempts.reports);
         for Lookup { webhook, .. } in matches {

@@ -7,7 +7,7 @@ use url::ParseError;
 /// The text is a sentence for the owner of the webhook. It never repeats any part of the URL, so it can be logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UrlRefusal {
-    /// More than [`MAX_URL_BYTES`](super::MAX_URL_BYTES), as written or after normalising.
+    /// More than 2,048 bytes, as written or after normalising.
     #[error("the URL is too long; use at most {} bytes", super::MAX_URL_BYTES)]
     TooLong,
     /// Spaces, control characters, backslashes, look-alikes of ASCII, invisible characters, or not exactly two slashes.

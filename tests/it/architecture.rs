@@ -1,0 +1,117 @@
+//! Holds the two rules about modules: layers and doors.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A crate that speaks to an outside system, and the modules that may.
+const DOORS: [(&str, &[&str]); 6] = [
+    ("lapin", &["queue"]),
+    ("tokio_postgres", &["store"]),
+    ("deadpool_postgres", &["store"]),
+    ("refinery", &["store"]),
+    ("reqwest", &["sender"]),
+    ("axum", &["api", "ops", "cli/listen"]),
+];
+
+/// Layers in the order of `lib.rs`, marked there by comments.
+const LAYERS: [&str; 3] = ["// Rules", "// Edges", "// Services"];
+
+struct Source {
+    /// Such as `cli/listen`.
+    name: String,
+    code: String,
+}
+
+impl Source {
+    fn module(&self) -> &str {
+        self.name.split('/').next().unwrap()
+    }
+
+    /// Whether the code names `path` as a path: `path::`.
+    fn names(&self, path: &str) -> bool {
+        let before = |at: usize| self.code[..at].chars().next_back();
+        let whole = |at: usize| !before(at).is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':');
+        self.code.match_indices(&format!("{path}::")).any(|(at, _)| whole(at))
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+/// Every source file but the roots and the tests.
+fn sources() -> Vec<Source> {
+    let (mut folders, mut sources) = (vec![root()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.strip_prefix(root()).unwrap().with_extension("").display().to_string();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") && !["lib", "main"].contains(&&*name) {
+                let code = fs::read_to_string(&path).unwrap();
+                let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+                sources.push(Source { name, code: lines.collect::<Vec<_>>().join("\n") });
+            }
+        }
+    }
+    sources.retain(|source| !source.name.contains("tests"));
+    assert!(sources.len() > 20, "found {} sources", sources.len());
+    sources
+}
+
+/// The modules that `lib.rs` declares, with the number of their layer.
+fn layers() -> Vec<(String, usize)> {
+    let lib = fs::read_to_string(root().join("lib.rs")).unwrap();
+    let mut layer = None;
+    let mut modules = Vec::new();
+    for line in lib.lines() {
+        layer = LAYERS.iter().position(|mark| line.starts_with(mark)).or(layer);
+        if let Some(module) = line.strip_prefix("pub mod ") {
+            let layer = layer.expect("modules stand below the comment of their layer");
+            modules.push((module.trim_end_matches(';').to_owned(), layer));
+        }
+    }
+    assert!(modules.iter().any(|(_, layer)| *layer == 2), "lib.rs has all its layers");
+    modules
+}
+
+#[test]
+fn each_outside_system_has_one_door() {
+    for source in sources() {
+        for (system, doors) in DOORS {
+            let allowed = doors.iter().any(|door| source.name == *door || source.name.starts_with(&format!("{door}/")));
+            assert!(
+                allowed || !source.names(system),
+                "src/{}.rs uses {system}, which belongs to {doors:?}",
+                source.name
+            );
+        }
+    }
+}
+
+#[test]
+fn a_module_uses_its_own_layer_and_those_above_it() {
+    let layers = layers();
+    for source in sources() {
+        let layer_of = |name: &str| layers.iter().find(|(module, _)| module == name).map(|(_, layer)| *layer);
+        let own = layer_of(source.module()).unwrap_or_else(|| panic!("{} is not in lib.rs", source.name));
+        for (module, layer) in &layers {
+            let uses = source.code.contains(&format!("crate::{module}::"))
+                || source.code.contains(&format!("crate::{module};"));
+            assert!(!uses || *layer <= own, "src/{}.rs uses crate::{module}, a layer below its own", source.name);
+        }
+    }
+}
+
+#[test]
+fn the_pure_rules_read_no_clock_roll_no_dice_and_do_no_io() {
+    let layers = layers();
+    let rules: Vec<&str> = layers.iter().filter(|(_, layer)| *layer == 0).map(|(module, _)| module.as_str()).collect();
+    for source in sources().iter().filter(|source| rules.contains(&source.module())) {
+        for impure in ["Instant::now", "SystemTime::now", "Timestamp::now", "now_v7", "new_v4", "rand::", "std::fs", "std::env", "tokio::"]
+        {
+            assert!(!source.code.contains(impure), "src/{}.rs is a rule but uses {impure}", source.name);
+        }
+    }
+}
