@@ -1,0 +1,36 @@
+# Servers: those named by DATABASE_URL and AMQP_URL when both are set, else private ones that end with the target.
+
+.PHONY: help demo run test bench check clean toolchain
+
+help:
+	@echo "make demo    show an event's whole way, with checks"
+	@echo "make run     everything on this machine until Ctrl-C: servers, worker, a receiver"
+	@echo "make test    all tests; ARGS='--test it NAME' picks some"
+	@echo "make bench   events per second through one worker"
+	@echo "make check   formatting, lints, documentation"
+	@echo "make clean   stop all private servers, remove what was built"
+
+demo:
+	@scripts/demo
+
+run:
+	@scripts/run
+
+# Not --all-targets: that would run the benches.
+test: toolchain
+	scripts/with-services test cargo test $(ARGS)
+
+bench: toolchain
+	scripts/with-services bench cargo bench --bench throughput
+
+check: toolchain
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+
+clean:
+	scripts/services stop --all
+	cargo clean
+
+toolchain:
+	@scripts/services toolchain
