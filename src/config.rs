@@ -30,6 +30,7 @@ pub struct Settings {
     pub retry: RetryPolicy,
     pub sender: Sender,
     pub worker: Worker,
+    pub health: Health,
     pub retention: Retention,
     /// From the signal to the exit.
     pub shutdown_grace: Duration,
@@ -106,6 +107,19 @@ pub struct Worker {
     pub poll_interval_max: Duration,
 }
 
+/// `[health]`
+#[derive(Debug, Clone, Deserialize)]
+pub struct Health {
+    /// Failed attempts in a row, and the time without a success, after which the owner is told.
+    pub notice_attempts: i32,
+    #[serde(with = "duration")]
+    pub notice_after: Duration,
+    /// The same for disabling a webhook.
+    pub disable_attempts: i32,
+    #[serde(with = "duration")]
+    pub disable_after: Duration,
+}
+
 /// `[retention]`
 #[derive(Debug, Clone, Deserialize)]
 pub struct Retention {
@@ -131,10 +145,22 @@ pub struct Log {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(try_from = "String")]
 pub enum LogFormat {
     Text,
     Json,
+}
+
+impl TryFrom<String> for LogFormat {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        match text.as_str() {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err("must be text or json"),
+        }
+    }
 }
 
 /// A setting that cannot be used, named as the operator wrote it.
@@ -199,6 +225,7 @@ struct Raw {
     retry: RawRetry,
     sender: RawSender,
     worker: Worker,
+    health: Health,
     retention: Retention,
     shutdown: RawShutdown,
     ops: RawListen,

@@ -52,6 +52,7 @@ pub mod store;
 
 // Services.
 pub mod cli;
+pub mod ops;
 pub mod worker;
 
 /// An error and its causes in one line.

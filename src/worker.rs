@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Settings;
 use crate::error_chain;
+use crate::ops::{self, Readiness};
 use crate::queue::{Consumer, Incoming};
 use crate::reconnect::Reconnect;
 use crate::sender::Sender;
@@ -24,6 +25,7 @@ use crate::store::Store;
 mod attempts;
 mod due;
 mod intake;
+mod notices;
 mod recorder;
 mod share;
 mod upkeep;
@@ -35,10 +37,13 @@ use recorder::Recorder;
 /// back. Errors only for what waiting cannot cure.
 pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
     let store = Store::new(&settings.database)?;
+    let attached = watch::Sender::new(false);
+    let readiness = Readiness { attached: attached.subscribe(), store: store.clone() };
+    let _ops = ops::serve(settings.ops_listen, readiness).await?;
     if !wait_for_schema(&store, &stop).await {
         return Ok(());
     }
-    let parts = Parts::start(&settings, store, &stop)?;
+    let parts = Parts::start(&settings, store, attached, &stop)?;
     parts.until_stopped(&stop, settings.shutdown_grace).await
 }
 
@@ -61,6 +66,7 @@ struct Parts {
     intake: JoinHandle<()>,
     due: JoinHandle<()>,
     upkeep: JoinHandle<()>,
+    notices: JoinHandle<()>,
     recorder: JoinHandle<()>,
     attempts: Arc<Attempts>,
     /// Attempts under way end unrecorded.
@@ -72,7 +78,12 @@ struct Parts {
 }
 
 impl Parts {
-    fn start(settings: &Settings, store: Store, stop: &CancellationToken) -> anyhow::Result<Self> {
+    fn start(
+        settings: &Settings,
+        store: Store,
+        attached: watch::Sender<bool>,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Self> {
         let keyring = Arc::new(settings.keyring()?.clone());
         let worker = settings.worker.clone();
         let (abandon, give_up, settled) = Default::default();
@@ -96,7 +107,7 @@ impl Parts {
             catalogue: settings.events.catalogue.clone(),
             prefetch: worker.prefetch,
             messages,
-            attached: watch::Sender::new(false),
+            attached,
             stop: stop.clone(),
             settled: CancellationToken::clone(&settled),
         };
@@ -109,12 +120,21 @@ impl Parts {
             stop: stop.clone(),
         };
         let due = due::Due { store: store.clone(), keyring, attempts: attempts.clone(), worker, stop: stop.clone() };
-        let recorder = Recorder::new(store.clone(), settings.worker.batch, CancellationToken::clone(&give_up));
+        let batch = settings.worker.batch;
+        let recorder = Recorder::new(store.clone(), settings.health.clone(), batch, CancellationToken::clone(&give_up));
+        let notices = notices::Notices {
+            store: store.clone(),
+            amqp: settings.amqp.clone(),
+            queue: settings.queue.clone(),
+            lease: settings.worker.lease,
+            stop: stop.clone(),
+        };
         Ok(Self {
             consumer: tokio::spawn(consumer.run()),
             intake: tokio::spawn(intake.run(incoming)),
             due: tokio::spawn(due.run()),
             upkeep: tokio::spawn(upkeep::run(store, settings.retention.clone(), stop.clone())),
+            notices: tokio::spawn(notices.run()),
             recorder: tokio::spawn(recorder.run(reported)),
             attempts,
             abandon,
@@ -131,7 +151,7 @@ impl Parts {
         stop.cancel();
         let deadlines = Deadlines::within(grace);
         tracing::info!(in_flight = self.attempts.under_way.len(), "stopping");
-        for task in [&mut self.intake, &mut self.due, &mut self.upkeep] {
+        for task in [&mut self.intake, &mut self.due, &mut self.upkeep, &mut self.notices] {
             if timeout_at(deadlines.attempts, &mut *task).await.is_err() {
                 task.abort();
             }

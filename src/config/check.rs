@@ -47,6 +47,7 @@ pub(super) fn settings(raw: Raw, layers: &Layers) -> Result<Settings, ConfigErro
         amqp: raw.amqp,
         queue: raw.queue,
         worker: raw.worker,
+        health: raw.health,
         retention: raw.retention,
         shutdown_grace: raw.shutdown.grace,
         ops_listen: raw.ops.listen,
@@ -95,7 +96,9 @@ impl Check<'_> {
         self.within("sender.max_dns_lookups", raw.sender.max_dns_lookups, 1..=10_000)?;
         self.within("worker.prefetch", raw.worker.prefetch, 1..=u16::MAX)?;
         self.within("worker.max_in_flight", raw.worker.max_in_flight, 1..=100_000)?;
-        self.within("worker.batch", raw.worker.batch, 1..=10_000)
+        self.within("worker.batch", raw.worker.batch, 1..=10_000)?;
+        self.within("health.notice_attempts", raw.health.notice_attempts, 1..=10_000)?;
+        self.within("health.disable_attempts", raw.health.disable_attempts, 1..=1_000_000)
     }
 
     fn durations(&self, raw: &Raw) -> Result<(), ConfigError> {
@@ -119,6 +122,8 @@ impl Check<'_> {
         // A lease that ends during its attempt would have the attempt made twice.
         let shortest = 2 * (raw.sender.timeout + raw.sender.body_timeout);
         self.lasting("worker.lease", raw.worker.lease, shortest..=DAY)?;
+        self.lasting("health.notice_after", raw.health.notice_after, Duration::ZERO..=30 * DAY)?;
+        self.lasting("health.disable_after", raw.health.disable_after, Duration::ZERO..=365 * DAY)?;
         self.lasting("retention.attempts", raw.retention.attempts, DAY..=3650 * DAY)?;
         self.lasting("retention.events", raw.retention.events, DAY..=3650 * DAY)?;
         self.lasting("shutdown.grace", raw.shutdown.grace, Duration::ZERO..=seconds(3600))

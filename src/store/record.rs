@@ -9,7 +9,8 @@ use deadpool_postgres::Transaction;
 use jiff::civil::Date;
 use uuid::Uuid;
 
-use super::{Params, Store, StoreError, column};
+use super::{Params, Store, StoreError, column, health};
+use crate::config::Health;
 use crate::delivery::{Attempt, ClosedReason, Delivery};
 use crate::retry::Step;
 
@@ -70,12 +71,12 @@ impl Finished {
 
 impl Store {
     /// Writes a batch: events not stored yet, log rows, and what is pending or closed now. A result whose claim is no
-    /// longer the newest adds its log row and nothing else.
-    pub async fn record(&self, batch: &[Finished]) -> Result<(), StoreError> {
+    /// longer the newest adds its log row, and nothing else to its delivery.
+    pub async fn record(&self, batch: &[Finished], health: &Health) -> Result<(), StoreError> {
         let mut connection = self.connection().await?;
         let write = async |client: &mut deadpool_postgres::Object| {
             let transaction = client.transaction().await?;
-            write_batch(&transaction, batch).await?;
+            write_batch(&transaction, batch, health).await?;
             transaction.commit().await
         };
         connection.bounded(write).await?;
@@ -97,7 +98,11 @@ const IS_RECORDED: &str =
     "SELECT EXISTS (SELECT FROM attempts WHERE delivery_id = ANY ($2) AND id = ANY ($1)) AS recorded";
 
 /// The statements do not depend on each other's answers, so all are sent before the first answer is awaited.
-async fn write_batch(transaction: &Transaction<'_>, batch: &[Finished]) -> Result<(), tokio_postgres::Error> {
+async fn write_batch(
+    transaction: &Transaction<'_>,
+    batch: &[Finished],
+    health: &Health,
+) -> Result<(), tokio_postgres::Error> {
     tokio::try_join!(
         insert_events(transaction, batch),
         insert_attempts(transaction, batch),
@@ -105,12 +110,16 @@ async fn write_batch(transaction: &Transaction<'_>, batch: &[Finished]) -> Resul
         update_pending(transaction, batch),
         delete_succeeded(transaction, batch),
         close(transaction, batch),
-        disable_gone(transaction, batch),
+        health::update(transaction, batch, health),
     )?;
     Ok(())
 }
 
-async fn execute(transaction: &Transaction<'_>, sql: &str, params: Params<'_>) -> Result<(), tokio_postgres::Error> {
+pub(super) async fn execute(
+    transaction: &Transaction<'_>,
+    sql: &str,
+    params: Params<'_>,
+) -> Result<(), tokio_postgres::Error> {
     let statement = transaction.prepare_cached(sql).await?;
     transaction.execute(&statement, params).await.map(drop)
 }
@@ -280,24 +289,3 @@ const CLOSE: &str = "
     WHERE g.id IN (SELECT id FROM removed)
        OR (g.claim IS NULL AND NOT EXISTS (SELECT FROM pending_deliveries p WHERE p.id = g.id))
     ON CONFLICT DO NOTHING";
-
-/// In id order, so that two workers cannot wait for each other.
-async fn disable_gone(transaction: &Transaction<'_>, batch: &[Finished]) -> Result<(), tokio_postgres::Error> {
-    let gone = |f: &&Finished| matches!(f.ending, Ending::Attempted(_, Step::Disable));
-    let rows: Vec<&Finished> = batch.iter().filter(gone).collect();
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let ids = collect(&rows, |f| f.delivery.webhook.id.0);
-    let activations = collect(&rows, |f| f.delivery.webhook.activation);
-    execute(transaction, DISABLE_GONE, &[&ids, &activations]).await
-}
-
-const DISABLE_GONE: &str = "
-    UPDATE webhooks w
-    SET active = false, disabled_reason = 'gone', activation = w.activation + 1, updated_at = now()
-    FROM (
-        SELECT id FROM webhooks WHERE active AND (id, activation) IN (SELECT * FROM unnest($1::uuid[], $2::integer[]))
-        ORDER BY id FOR UPDATE
-    ) AS gone
-    WHERE w.id = gone.id";

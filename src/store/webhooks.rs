@@ -70,6 +70,9 @@ impl Store {
                  activation = activation + coalesce(active AND NOT $5, false)::integer,
                  disabled_reason = CASE WHEN $5::boolean IS NULL THEN disabled_reason END,
                  failing_since = CASE WHEN $5 AND NOT active THEN NULL ELSE failing_since END,
+                 consecutive_failures = CASE WHEN $5 AND NOT active THEN 0 ELSE consecutive_failures END,
+                 last_error = CASE WHEN $5 AND NOT active THEN NULL ELSE last_error END,
+                 failing_noticed_at = CASE WHEN $5 AND NOT active THEN NULL ELSE failing_noticed_at END,
                  updated_at = now()
              WHERE id = $1 RETURNING {COLUMNS}"
         );

@@ -4,6 +4,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::share::Share;
+use crate::config::Health;
 use crate::delivery::{ClosedReason, DeliveryId, Outcome};
 use crate::error_chain;
 use crate::queue::{Acknowledger, Settled};
@@ -23,6 +24,7 @@ pub(super) enum Report {
 
 pub(super) struct Recorder {
     store: Store,
+    health: Health,
     batch: usize,
     give_up: CancellationToken,
     acknowledger: Acknowledger,
@@ -32,8 +34,8 @@ pub(super) struct Recorder {
 type Results = (Vec<Finished>, Vec<Option<Share>>);
 
 impl Recorder {
-    pub(super) fn new(store: Store, batch: usize, give_up: CancellationToken) -> Self {
-        Self { store, batch, give_up, acknowledger: Acknowledger::default() }
+    pub(super) fn new(store: Store, health: Health, batch: usize, give_up: CancellationToken) -> Self {
+        Self { store, health, batch, give_up, acknowledger: Acknowledger::default() }
     }
 
     /// Runs until nobody can report any more, or until told to give up.
@@ -91,7 +93,7 @@ impl Recorder {
     async fn until_answered(&self, finished: &[Finished]) -> Result<(), StoreError> {
         let mut reconnect = Reconnect::default();
         loop {
-            match self.store.record(finished).await {
+            match self.store.record(finished, &self.health).await {
                 Ok(()) => return Ok(()),
                 Err(error @ StoreError::Refused(_)) => return Err(error),
                 Err(error) => {

@@ -14,7 +14,12 @@ CREATE TABLE webhooks (
     disabled_reason       text,
     -- Raised by every switching off: what was owed before is cancelled.
     activation            integer NOT NULL DEFAULT 1,
+    -- Since the last success, or since it was switched on.
+    consecutive_failures  integer NOT NULL DEFAULT 0,
     failing_since         timestamptz,
+    last_error            text,
+    -- When its owner was told that it fails.
+    failing_noticed_at    timestamptz,
     created_at            timestamptz NOT NULL DEFAULT now(),
     updated_at            timestamptz NOT NULL DEFAULT now(),
     CHECK (disabled_reason IS NULL OR NOT active)
@@ -85,6 +90,15 @@ CREATE TABLE closed_deliveries (
 );
 CREATE INDEX closed_deliveries_by_webhook ON closed_deliveries (webhook_id, closed_at);
 CREATE INDEX closed_deliveries_by_event_day ON closed_deliveries (event_day);
+
+-- What penr.ai's own services are still to be told.
+CREATE TABLE notices (
+    id     uuid PRIMARY KEY,
+    kind   text NOT NULL,
+    body   text NOT NULL,
+    due_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX notices_due ON notices (due_at);
 
 -- Makes the daily partitions from yesterday (an attempt may have begun before midnight) to some days ahead.
 -- There is no default partition: it would have to be scanned whenever one is added.

@@ -1,0 +1,122 @@
+//! Keeps a webhook's health: when it began to fail, when that deserves a notice, when it is disabled.
+//!
+//! Changes are made with the results they follow from, in one transaction and in id order, so that two workers cannot
+//! wait for each other. A webhook that is well is not written to.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use deadpool_postgres::Transaction;
+use uuid::Uuid;
+
+use super::record::{Ending, Finished, execute};
+use crate::config::Health;
+use crate::retry::Step;
+
+/// What a batch says about one webhook.
+#[derive(Default)]
+struct Observed<'a> {
+    succeeded: bool,
+    /// Failed attempts after the last success.
+    failures: i32,
+    last_error: Option<&'a str>,
+    /// The activation under which the receiver said that it is gone.
+    gone: Option<i32>,
+}
+
+pub(super) async fn update(
+    transaction: &Transaction<'_>,
+    batch: &[Finished],
+    health: &Health,
+) -> Result<(), tokio_postgres::Error> {
+    let observed = observe(batch);
+    if observed.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<Uuid> = observed.keys().copied().collect();
+    let seconds = |duration: Duration| duration.as_secs_f64();
+    execute(
+        transaction,
+        UPDATE,
+        &[
+            &ids,
+            &observed.values().map(|seen| seen.succeeded).collect::<Vec<_>>(),
+            &observed.values().map(|seen| seen.failures).collect::<Vec<_>>(),
+            &observed.values().map(|seen| seen.last_error).collect::<Vec<_>>(),
+            &observed.values().map(|seen| seen.gone).collect::<Vec<_>>(),
+            &health.notice_attempts,
+            &seconds(health.notice_after),
+            &health.disable_attempts,
+            &seconds(health.disable_after),
+        ],
+    )
+    .await
+}
+
+/// In the order of the batch, which is the order in which attempts ended. Our own failures say nothing about a webhook.
+fn observe(batch: &[Finished]) -> BTreeMap<Uuid, Observed<'_>> {
+    let mut observed: BTreeMap<Uuid, Observed<'_>> = BTreeMap::new();
+    for finished in batch {
+        let Ending::Attempted(attempt, step) = &finished.ending else { continue };
+        let webhook = &finished.delivery.webhook;
+        match step {
+            Step::RepeatIn(_) => continue,
+            Step::Succeeded => observed.insert(webhook.id.0, Observed { succeeded: true, ..Observed::default() }),
+            Step::RetryIn(_) | Step::Exhausted | Step::Disable => {
+                let seen = observed.entry(webhook.id.0).or_default();
+                seen.failures += 1;
+                seen.last_error = attempt.outcome.error();
+                seen.gone = seen.gone.or((*step == Step::Disable).then_some(webhook.activation));
+                None
+            }
+        };
+    }
+    observed
+}
+
+const UPDATE: &str = "
+    WITH seen AS (
+        SELECT * FROM unnest($1::uuid[], $2::boolean[], $3::integer[], $4::text[], $5::integer[])
+            AS s (id, succeeded, failures, last_error, gone)
+    ), before AS (
+        SELECT w.*, s.succeeded, s.failures AS new_failures, s.last_error AS new_error, s.gone
+        FROM webhooks w JOIN seen s ON s.id = w.id
+        WHERE w.active AND (s.failures > 0 OR w.consecutive_failures > 0)
+        ORDER BY w.id FOR UPDATE OF w
+    ), counted AS (
+        SELECT *,
+            CASE WHEN succeeded THEN 0 ELSE consecutive_failures END + new_failures AS failures,
+            CASE WHEN NOT succeeded THEN coalesce(failing_since, now()) WHEN new_failures > 0 THEN now() END AS since,
+            CASE WHEN NOT succeeded THEN failing_noticed_at END AS noticed_at,
+            coalesce(new_error, CASE WHEN NOT succeeded THEN last_error END) AS error
+        FROM before
+    ), decided AS (
+        SELECT *,
+            CASE WHEN gone = activation THEN 'gone'
+                 WHEN failures >= $8 AND since <= now() - make_interval(secs => $9) THEN 'failing' END AS disable,
+            noticed_at IS NULL AND failures >= $6 AND since <= now() - make_interval(secs => $7) AS notice,
+            succeeded AND failing_noticed_at IS NOT NULL AS recovered
+        FROM counted
+    ), changed AS (
+        UPDATE webhooks w SET
+            consecutive_failures = d.failures,
+            failing_since = d.since,
+            last_error = d.error,
+            failing_noticed_at = CASE WHEN d.notice THEN now() ELSE d.noticed_at END,
+            active = d.disable IS NULL,
+            disabled_reason = d.disable,
+            activation = w.activation + (d.disable IS NOT NULL)::integer
+        FROM decided d WHERE w.id = d.id
+    ), said (kind, reason, since, error, webhook) AS (
+        SELECT 'webhook.recovered', 'recovered', failing_since, last_error, decided FROM decided WHERE recovered
+        UNION ALL
+        SELECT 'webhook.failing', 'failing', since, error, decided FROM decided WHERE notice AND disable IS NULL
+        UNION ALL
+        SELECT 'webhook.disabled', disable, since, error, decided FROM decided WHERE disable IS NOT NULL
+    )
+    INSERT INTO notices (id, kind, body)
+    SELECT id, kind, json_build_object(
+        'id', id, 'type', kind, 'account_id', (webhook).account_id, 'webhook_id', (webhook).id, 'name', (webhook).name,
+        'reason', reason, 'since', to_char(since, 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), 'last_error', error,
+        'occurred_at', to_char(now(), 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'))::text
+    FROM (SELECT gen_random_uuid() AS id, * FROM said) AS notice";

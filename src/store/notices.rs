@@ -1,0 +1,38 @@
+//! Keeps notices until they are sent: written with the change they tell of, so that no crash loses one.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::{Store, StoreError, column};
+
+/// Something that penr.ai should tell its customer.
+#[derive(Debug, Clone)]
+pub struct Notice {
+    pub id: Uuid,
+    /// Such as `webhook.disabled`; the routing key.
+    pub kind: String,
+    /// JSON.
+    pub body: String,
+}
+
+impl Store {
+    /// Takes up to `limit` unsent notices, oldest first; another worker takes them again after `lease`.
+    pub async fn claim_notices(&self, limit: i64, lease: Duration) -> Result<Vec<Notice>, StoreError> {
+        let rows = self.query(CLAIM, &[&limit, &lease.as_secs_f64()]).await?;
+        let notice = |row| Notice { id: column(row, "id"), kind: column(row, "kind"), body: column(row, "body") };
+        Ok(rows.iter().map(notice).collect())
+    }
+
+    /// Forgets notices that were sent.
+    pub async fn forget_notices(&self, sent: &[Uuid]) -> Result<(), StoreError> {
+        self.execute("DELETE FROM notices WHERE id = ANY ($1)", &[&sent]).await.map(drop)
+    }
+}
+
+const CLAIM: &str = "
+    WITH unsent AS (
+        SELECT id FROM notices WHERE due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
+    )
+    UPDATE notices n SET due_at = now() + make_interval(secs => $2) FROM unsent WHERE n.id = unsent.id
+    RETURNING n.id, n.kind, n.body";

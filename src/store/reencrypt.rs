@@ -1,0 +1,66 @@
+//! Moves secrets to the newest key.
+
+use uuid::Uuid;
+
+use super::{Store, StoreError, column};
+use crate::event::AccountId;
+use crate::secret::{Keyring, Owner};
+use crate::webhook::WebhookId;
+
+/// What became of a page of webhooks.
+#[derive(Debug, Default)]
+pub struct Reencrypted {
+    /// How many webhooks were looked at.
+    pub seen: u64,
+    /// How many envelopes are under the newest key now and were not before.
+    pub moved: u64,
+    /// Webhooks with a secret that no key opens.
+    pub unreadable: Vec<WebhookId>,
+    /// Where the next page begins; `None` after the last one.
+    pub next: Option<WebhookId>,
+}
+
+impl Store {
+    pub async fn count_webhooks(&self) -> Result<u64, StoreError> {
+        let rows = self.query("SELECT count(*) AS count FROM webhooks", &[]).await?;
+        Ok(rows.first().map_or(0, |row| u64::try_from(column::<i64>(row, "count")).unwrap_or_default()))
+    }
+
+    /// Moves the secrets of the webhooks after `after` in id order, a page at a time. Safe to repeat, to interrupt and
+    /// to run beside everything else: an envelope that changed meanwhile is left as it is.
+    pub async fn reencrypt_page(
+        &self,
+        keyring: &Keyring,
+        after: Option<WebhookId>,
+        page: i64,
+    ) -> Result<Reencrypted, StoreError> {
+        let after = after.map_or(Uuid::nil(), |id| id.0);
+        let rows = self.query(PAGE, &[&after, &page]).await?;
+        let mut done = Reencrypted::default();
+        for row in &rows {
+            let id = WebhookId(column(row, "id"));
+            let account_id = AccountId::parse(column(row, "account_id")).expect("only valid account ids are stored");
+            let owner = Owner { account_id: &account_id, webhook_id: id };
+            for (column_name, update) in [("secret", MOVE_SECRET), ("previous_secret", MOVE_PREVIOUS_SECRET)] {
+                let Some(old) = column::<Option<&[u8]>>(row, column_name) else { continue };
+                if keyring.is_newest(old) {
+                    continue;
+                }
+                match keyring.open(old, owner) {
+                    Ok(secret) => {
+                        let new = keyring.seal(&secret, owner, rand::random());
+                        done.moved += self.execute(update, &[&id.0, &old, &new]).await?;
+                    }
+                    Err(_) => done.unreadable.push(id),
+                }
+            }
+            done.seen += 1;
+            done.next = Some(id);
+        }
+        Ok(done)
+    }
+}
+
+const PAGE: &str = "SELECT id, account_id, secret, previous_secret FROM webhooks WHERE id > $1 ORDER BY id LIMIT $2";
+const MOVE_SECRET: &str = "UPDATE webhooks SET secret = $3 WHERE id = $1 AND secret = $2";
+const MOVE_PREVIOUS_SECRET: &str = "UPDATE webhooks SET previous_secret = $3 WHERE id = $1 AND previous_secret = $2";

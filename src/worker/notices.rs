@@ -1,0 +1,74 @@
+//! Publishes notices for penr.ai's own services. Apart from everything else: it delays no delivery.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Amqp, Queue};
+use crate::error_chain;
+use crate::queue::{PublishError, Publisher};
+use crate::reconnect::Reconnect;
+use crate::store::{Notice, Store};
+
+/// Notices are rare and may be seconds late.
+const EVERY: Duration = Duration::from_secs(1);
+const BATCH: i64 = 100;
+
+pub(super) struct Notices {
+    pub(super) store: Store,
+    pub(super) amqp: Amqp,
+    pub(super) queue: Queue,
+    pub(super) lease: Duration,
+    pub(super) stop: CancellationToken,
+}
+
+impl Notices {
+    pub(super) async fn run(self) {
+        let mut publisher = None;
+        let mut reconnect = Reconnect::default();
+        let mut wait = EVERY;
+        while self.stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
+            let Some(sent) = self.stop.run_until_cancelled(self.send_unsent(&mut publisher)).await else { break };
+            wait = match sent {
+                Ok(()) => {
+                    reconnect.reset();
+                    EVERY
+                }
+                Err(error) => {
+                    publisher = None;
+                    tracing::warn!(error = error_chain(error.as_ref()), "cannot send notices, trying again");
+                    reconnect.wait().max(EVERY)
+                }
+            };
+        }
+        if let Some(publisher) = publisher {
+            publisher.close().await;
+        }
+    }
+
+    async fn send_unsent(&self, publisher: &mut Option<Publisher>) -> anyhow::Result<()> {
+        let notices = self.store.claim_notices(BATCH, self.lease).await?;
+        if !notices.is_empty() && publisher.is_none() {
+            *publisher = Some(Publisher::connect(&self.amqp, &self.queue).await?);
+        }
+        let Some(publisher) = publisher else { return Ok(()) };
+        for notice in notices {
+            self.send(publisher, &notice).await?;
+            self.store.forget_notices(&[notice.id]).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&self, publisher: &Publisher, notice: &Notice) -> Result<(), PublishError> {
+        let (id, body) = (notice.id.to_string(), notice.body.as_bytes());
+        let sent = publisher.send(&self.queue.notices_exchange, &notice.kind, &id, body).await?;
+        match sent.confirmed().await {
+            // Nobody listens: that is penr.ai's choice, not a failure.
+            Ok(()) | Err(PublishError::Unroutable) => {
+                tracing::info!(kind = notice.kind, notice_id = %notice.id, "sent a notice");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
