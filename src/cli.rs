@@ -135,8 +135,10 @@ async fn execute(cli: Cli, settings: Settings) -> Outcome {
 }
 
 async fn worker(settings: Settings) -> Outcome {
-    settings.database_url()?;
+    // All that can be known to be wrong without a connection stops the start.
+    store(&settings)?;
     settings.amqp_url()?;
+    crate::queue::check_address(&settings.amqp)?;
     settings.keyring()?;
     let stop = CancellationToken::new();
     signals::stop_on_signal(stop.clone())?;

@@ -4,7 +4,7 @@
 //! broker has blocked.
 
 use anyhow::Context as _;
-use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::types::ShortString;
 use lapin::uri::AMQPUri;
 use lapin::{Connection, ConnectionProperties, ErrorKind};
@@ -41,10 +41,21 @@ impl From<lapin::Error> for QueueError {
     fn from(error: lapin::Error) -> Self {
         match error.kind() {
             ErrorKind::ParsingError(_) => Self::Unreadable(error),
+            ErrorKind::ProtocolError(amqp) if is_unreadable(amqp.kind()) => Self::Unreadable(error),
+            _ => Self::Unavailable(error.into()),
+        }
+    }
+}
+
+impl QueueError {
+    /// Of a declaration. Elsewhere the broker uses the same code for what a new channel cures, such as its timeout
+    /// for acks.
+    fn declaring(error: lapin::Error) -> Self {
+        match error.kind() {
             ErrorKind::ProtocolError(amqp) if is_mismatch(amqp.kind()) => {
                 Self::Mismatch(amqp.get_message().to_string())
             }
-            _ => Self::Unavailable(error.into()),
+            _ => error.into(),
         }
     }
 }
@@ -53,9 +64,25 @@ fn is_mismatch(kind: &AMQPErrorKind) -> bool {
     matches!(kind, AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED))
 }
 
+/// What the library says of a frame that it can read but not accept: headers grow when a message comes again, and may
+/// outgrow their frame.
+fn is_unreadable(kind: &AMQPErrorKind) -> bool {
+    use AMQPHardError::{FRAMEERROR, SYNTAXERROR, UNEXPECTEDFRAME};
+    matches!(kind, AMQPErrorKind::Hard(FRAMEERROR | SYNTAXERROR | UNEXPECTEDFRAME))
+}
+
+/// Whether the address can be used at all; nothing is connected.
+pub fn check_address(settings: &Amqp) -> Result<(), QueueError> {
+    address(settings).map(drop)
+}
+
+/// RabbitMQ's own. A larger frame could hold header tables too deep for our stacks.
+const MAX_FRAME_BYTES: u32 = 128 * 1024;
+
 /// Opens a connection for one purpose, which the broker shows to its operators.
 async fn connect(settings: &Amqp, purpose: &str) -> Result<Connection, QueueError> {
-    let mut uri: AMQPUri = settings.url.expose().parse().map_err(|_| unreadable_address())?;
+    let mut uri = address(settings)?;
+    uri.query.frame_max = Some(MAX_FRAME_BYTES);
     uri.query.heartbeat = Some(u16::try_from(settings.heartbeat.as_secs()).unwrap_or(u16::MAX));
     let name = format!("penr-webhooks {purpose}");
     let properties = ConnectionProperties::default().with_connection_name(name.into());
@@ -64,11 +91,35 @@ async fn connect(settings: &Amqp, purpose: &str) -> Result<Connection, QueueErro
     Ok(connected?)
 }
 
-/// The parser's own error may repeat a part of the address, and with it the password.
-fn unreadable_address() -> QueueError {
-    QueueError::Address(anyhow::anyhow!("it has the form amqp://user:password@host:port/virtual-host"))
+fn address(settings: &Amqp) -> Result<AMQPUri, QueueError> {
+    // The parser's own error may repeat a part of the address, and with it the password.
+    let form = || anyhow::anyhow!("it has the form amqp://user:password@host:port/virtual-host");
+    settings.url.expose().parse().map_err(|_| QueueError::Address(form()))
 }
 
 fn name(text: &str) -> ShortString {
     text.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lapin::protocol::AMQPError;
+
+    fn refusal(kind: AMQPErrorKind) -> lapin::Error {
+        ErrorKind::ProtocolError(AMQPError::new(kind, "inequivalent arg".into())).into()
+    }
+
+    #[test]
+    fn a_refused_declaration_is_final_and_a_closed_channel_is_not() {
+        let refused = || refusal(AMQPSoftError::PRECONDITIONFAILED.into());
+        assert!(matches!(QueueError::declaring(refused()), QueueError::Mismatch(_)));
+        assert!(matches!(QueueError::from(refused()), QueueError::Unavailable(_)));
+    }
+
+    #[test]
+    fn a_frame_too_large_is_an_unreadable_message() {
+        let error = refusal(AMQPHardError::FRAMEERROR.into());
+        assert!(matches!(QueueError::from(error), QueueError::Unreadable(_)));
+    }
 }

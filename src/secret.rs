@@ -156,6 +156,11 @@ impl Keyring {
         &self.0[0].id
     }
 
+    /// Whether an envelope was sealed with the key that encrypts now.
+    pub fn is_newest(&self, envelope: &[u8]) -> bool {
+        envelope_key_id(envelope) == Some(self.newest_key_id())
+    }
+
     /// Encrypts a secret for its owner. `nonce` must be random and fresh.
     pub fn seal(&self, secret: &SigningSecret, owner: Owner<'_>, nonce: [u8; NONCE_BYTES]) -> Vec<u8> {
         let key = &self.0[0];

@@ -66,6 +66,8 @@ impl Sender {
             .http1_title_case_headers()
             .pool_max_idle_per_host(settings.idle_connections_per_host)
             .pool_idle_timeout(settings.idle_timeout)
+            // An attempt that is given a pooled connection meanwhile leaves the one it began to a task of the pool's.
+            .connect_timeout(settings.timeout)
             .build()
             .map_err(|error| setup(error.into()))?;
         let limits = answer::Limits { timeout: settings.body_timeout, max_bytes: settings.max_body_bytes };
@@ -169,14 +171,17 @@ fn by_cause(cause: &(dyn Error + 'static)) -> Option<AttemptError> {
     if cause.is::<rustls::Error>() {
         return Some(AttemptError::Tls);
     }
-    let io = cause.downcast_ref::<std::io::Error>()?;
-    if io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) {
-        return Some(AttemptError::Tls);
-    }
+    let code = cause.downcast_ref::<std::io::Error>()?.raw_os_error();
     // EMFILE and ENFILE: we are out of file descriptors, which is no fault of the receiver.
-    matches!(io.raw_os_error(), Some(23 | 24)).then_some(AttemptError::Internal)
+    matches!(code, Some(23 | 24)).then_some(AttemptError::Internal)
 }
 
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&error| error.source())
+    std::iter::successors(Some(error), |&error| wrapped(error).or_else(|| error.source()))
+}
+
+/// What an I/O error is made of, which its `source` passes over. TLS errors come wrapped twice.
+fn wrapped<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    let inner = error.downcast_ref::<std::io::Error>()?.get_ref()?;
+    Some(inner)
 }

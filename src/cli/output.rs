@@ -1,8 +1,10 @@
 //! Prints for people and for programs.
 
-use std::io::{IsTerminal as _, Write as _, stdout};
+use std::io::{IsTerminal as _, Write as _, stderr, stdout};
 
 use comfy_table::{Cell, Color, Table, presets};
+use indicatif::{ProgressBar, ProgressStyle};
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::Outcome;
@@ -46,7 +48,7 @@ pub(super) fn log(rows: &[LogRow]) {
     for row in rows {
         let color = if row.error.is_none() { Color::Green } else { Color::Red };
         table.add_row([
-            Cell::new(format!("{:.0}", row.created_at)),
+            Cell::new(short(row.created_at)),
             Cell::new(row.status).fg(color),
             Cell::new(&row.event_type),
             Cell::new(&row.event_id),
@@ -54,10 +56,24 @@ pub(super) fn log(rows: &[LogRow]) {
             Cell::new(row.http_status.map_or_else(String::new, |status| status.to_string())),
             Cell::new(format!("{} ms", row.duration_ms)),
             Cell::new(row.error.as_deref().unwrap_or_default()),
-            Cell::new(row.next_attempt_at.map_or_else(String::new, |time| format!("{time:.0}"))),
+            Cell::new(row.next_attempt_at.map_or_else(String::new, short)),
         ]);
     }
     println!("{table}");
+}
+
+/// A bar on a terminal, for work long enough to be watched.
+pub(super) fn progress(length: u64) -> ProgressBar {
+    if length < 1000 || !stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {per_sec} {eta}");
+    ProgressBar::new(length).with_style(style.expect("the template is valid"))
+}
+
+/// UTC, as everything we print.
+fn short(time: Timestamp) -> String {
+    time.strftime("%m-%d %H:%M:%S").to_string()
 }
 
 fn status(webhook: &Webhook) -> Cell {

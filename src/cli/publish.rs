@@ -1,10 +1,7 @@
 //! Publishes events, refusing what a worker would refuse.
 
-use std::io::IsTerminal as _;
-
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -69,7 +66,7 @@ async fn publish_all(
     arguments: &Arguments,
     messages: impl Iterator<Item = Message>,
 ) -> Result<Vec<String>, PublishError> {
-    let progress = progress(u64::from(arguments.count));
+    let progress = output::progress(u64::from(arguments.count));
     let mut ids = Vec::new();
     let mut unconfirmed = FuturesUnordered::new();
     for message in messages {
@@ -115,14 +112,6 @@ fn message(arguments: &Arguments, data: &RawValue, id: String) -> Message {
         data.get()
     );
     Message { id, body }
-}
-
-fn progress(length: u64) -> ProgressBar {
-    if length < 1000 || !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {per_sec} {eta}");
-    ProgressBar::new(length).with_style(style.expect("the template is valid"))
 }
 
 impl From<PublishError> for Failure {

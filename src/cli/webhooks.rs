@@ -61,7 +61,12 @@ pub(super) enum Command {
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
     },
+    /// Encrypt all secrets with the newest key; safe to interrupt and to repeat
+    Reencrypt,
 }
+
+/// Webhooks moved to the newest key by one page.
+const PAGE: i64 = 200;
 
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = true)]
@@ -90,6 +95,7 @@ pub(super) async fn run(command: Command, settings: &Settings, json: bool) -> Ou
         Command::Delete { id } => delete(&store, id, json).await,
         Command::Secret { id, regenerate } => secret(&store, settings, id, regenerate, json).await,
         Command::Log { id, limit } => log(&store, id, limit, json).await,
+        Command::Reencrypt => reencrypt(&store, settings, json).await,
     }
 }
 
@@ -204,6 +210,33 @@ async fn log(store: &Store, id: WebhookId, limit: u32, json: bool) -> Outcome {
     }
     output::log(&rows);
     Ok(())
+}
+
+async fn reencrypt(store: &Store, settings: &Settings, json: bool) -> Outcome {
+    let keyring = settings.keyring()?;
+    let progress = output::progress(store.count_webhooks().await?);
+    let (mut moved, mut unreadable, mut after) = (0, Vec::new(), None);
+    loop {
+        let page = store.reencrypt_page(keyring, after, PAGE).await?;
+        moved += page.moved;
+        unreadable.extend(page.unreadable);
+        progress.inc(page.seen);
+        let Some(next) = page.next else { break };
+        after = Some(next);
+    }
+    progress.finish_and_clear();
+    if json {
+        output::json(&json!({ "reencrypted": moved, "unreadable": unreadable, "key": keyring.newest_key_id() }))?;
+    } else {
+        println!("{moved} secrets moved to key {}", keyring.newest_key_id());
+    }
+    match unreadable.first() {
+        None => Ok(()),
+        Some(first) => Err(Failure::Failed(anyhow::anyhow!(
+            "{} secrets open with no key in security.encryption_keys, the first of webhook {first}",
+            unreadable.len()
+        ))),
+    }
 }
 
 async fn find(store: &Store, id: WebhookId) -> Result<Webhook, Failure> {

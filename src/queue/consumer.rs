@@ -103,10 +103,11 @@ impl Consumer {
                 Err(error @ (QueueError::Mismatch(_) | QueueError::Address(_))) => return Err(error),
                 Err(error) => error,
             };
-            if matches!(error, QueueError::Unreadable(_)) {
+            let unreadable = matches!(error, QueueError::Unreadable(_));
+            if unreadable {
                 mode = Mode::Isolated { left: ISOLATED_MESSAGES };
             }
-            let wait = if matches!(mode, Mode::Isolated { .. }) { ISOLATED_WAIT } else { reconnect.wait() };
+            let wait = if unreadable { ISOLATED_WAIT } else { reconnect.wait() };
             let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
             tracing::warn!(error = crate::error_chain(&error), wait_ms, "lost the broker, connecting again");
             tokio::select! {
@@ -153,10 +154,11 @@ impl Consumer {
         let connection = connect(&self.amqp, "consumer").await?;
         let attach = async {
             let channel = connection.create_channel().await?;
-            topology::declare(&channel, &self.queue, &self.catalogue).await?;
+            let declared = topology::declare(&channel, &self.queue, &self.catalogue).await;
+            declared.map_err(QueueError::declaring)?;
             let prefetch = if matches!(mode, Mode::Normal) { self.prefetch } else { 1 };
             let consumer = consume(&channel, &self.queue.worker_queue, prefetch).await?;
-            Ok::<_, lapin::Error>((channel, consumer))
+            Ok::<_, QueueError>((channel, consumer))
         };
         let attached = tokio::time::timeout(self.amqp.connect_timeout, attach).await;
         let late = |_| QueueError::Unavailable(anyhow::anyhow!("no answer while declaring queues"));
