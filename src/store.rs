@@ -14,18 +14,23 @@ use tokio_postgres::{Client, Row, Statement};
 use crate::config::Database;
 
 mod claim;
+mod health;
 mod log;
 mod lookup;
 mod migrate;
+mod notices;
 mod partitions;
 mod record;
+mod reencrypt;
 mod tls;
 mod webhooks;
 
 pub use claim::Claimed;
 pub use log::LogRow;
 pub use lookup::Lookup;
+pub use notices::Notice;
 pub use record::{Ending, Finished};
+pub use reencrypt::Reencrypted;
 pub use webhooks::{NewWebhook, WebhookChange};
 
 type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
@@ -39,8 +44,11 @@ pub enum StoreError {
     /// Postgres refuses this data: trying again will not help.
     #[error("the database refuses the data")]
     Refused(#[source] anyhow::Error),
+    /// The schema is not one of ours: somebody else must decide what becomes of it.
+    #[error("the database's schema was not made by this program's migrations")]
+    Schema(#[source] anyhow::Error),
     /// The address in the settings cannot be used at all.
-    #[error("the database's address cannot be used")]
+    #[error("DATABASE_URL cannot be used")]
     Address(#[source] anyhow::Error),
 }
 
@@ -49,6 +57,10 @@ impl From<tokio_postgres::Error> for StoreError {
         let Some(refusal) = error.as_db_error() else { return Self::Unavailable(error.into()) };
         // Without the detail, which may repeat a row.
         let cause = anyhow::anyhow!("{} (SQLSTATE {})", refusal.message(), refusal.code().code());
+        // A missing partition is reported as a check that no constraint makes.
+        if refusal.code() == &SqlState::CHECK_VIOLATION && refusal.constraint().is_none() {
+            return Self::Unavailable(cause.context("run `penr-webhooks migrate` to make partitions"));
+        }
         match &refusal.code().code()[..2] {
             // Data exceptions, integrity violations, and what a trigger raises.
             "22" | "23" | "P0" => Self::Refused(cause),

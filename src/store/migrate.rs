@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
+use refinery::error::Kind;
 
 use super::{Store, StoreError, in_time};
 
@@ -30,8 +30,12 @@ impl Store {
         client.batch_execute("SET statement_timeout = 0; SET client_min_messages = warning").await?;
         // Held by the session: a killed replica frees it.
         client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await?;
-        let report = embedded::migrations::runner().run_async(&mut client).await;
-        let report = report.context("the migration failed").map_err(StoreError::Unavailable)?;
+        // A newer replica may have migrated further: its schema serves the previous version too.
+        let runner = embedded::migrations::runner().set_abort_missing(false);
+        let report = runner.run_async(&mut client).await.map_err(|error| match error.kind() {
+            Kind::Connection(..) => StoreError::Unavailable(anyhow::Error::new(error).context("the migration failed")),
+            _ => StoreError::Schema(error.into()),
+        })?;
         client.execute("SELECT make_partitions($1)", &[&DAYS_AHEAD]).await?;
         client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).await?;
         Ok(report.applied_migrations().iter().map(ToString::to_string).collect())
