@@ -154,6 +154,8 @@ impl Parts {
         for task in [&mut self.intake, &mut self.due, &mut self.upkeep, &mut self.notices] {
             if timeout_at(deadlines.attempts, &mut *task).await.is_err() {
                 task.abort();
+                // Until it has really ended it holds what reports to the recorder.
+                let _ = task.await;
             }
         }
         self.finish_attempts(deadlines.attempts).await;

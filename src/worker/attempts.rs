@@ -51,8 +51,10 @@ impl Attempts {
         let attempts = self.clone();
         self.under_way.spawn(async move {
             let given_back = turn.give_back();
-            if attempts.abandon.run_until_cancelled(attempts.take(turn)).await.is_none() {
-                attempts.report(given_back).await;
+            let taken = attempts.abandon.run_until_cancelled(attempts.take(turn)).await;
+            if let (None, Some(given_back)) = (taken, given_back) {
+                // A recorder that is stuck makes no room, and the stop waits for us. Without it the lease ends later.
+                let _ = attempts.reports.try_send(given_back);
             }
             drop(room);
         });

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::attempts::{Attempts, Origin, Turn};
 use crate::config::Worker;
 use crate::error_chain;
+use crate::reconnect::Reconnect;
 use crate::secret::Keyring;
 use crate::store::{Claimed, Store};
 
@@ -23,6 +24,7 @@ pub(super) struct Due {
 impl Due {
     pub(super) async fn run(self) {
         let mut wait = self.worker.poll_interval;
+        let mut reconnect = Reconnect::default();
         while self.stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
             let Some(room) = self.stop.run_until_cancelled(self.room()).await else { return };
             let asked = room.num_permits();
@@ -31,10 +33,11 @@ impl Due {
                 Ok(claimed) => claimed,
                 Err(error) => {
                     tracing::warn!(error = error_chain(&error), "cannot ask for due deliveries");
-                    wait = self.worker.poll_interval_max;
+                    wait = reconnect.wait();
                     continue;
                 }
             };
+            reconnect.reset();
             wait = match claimed.len() {
                 0 => (wait.max(self.worker.poll_interval) * 2).min(self.worker.poll_interval_max),
                 all if all == asked => Duration::ZERO,

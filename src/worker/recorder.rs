@@ -42,11 +42,12 @@ impl Recorder {
     pub(super) async fn run(mut self, mut reports: mpsc::Receiver<Report>) {
         let mut in_hand = Vec::with_capacity(self.batch);
         let give_up = self.give_up.clone();
-        while reports.recv_many(&mut in_hand, self.batch).await > 0 {
-            if give_up.run_until_cancelled(self.handle(in_hand.drain(..))).await.is_none() {
-                return;
+        let record = async {
+            while reports.recv_many(&mut in_hand, self.batch).await > 0 {
+                self.handle(in_hand.drain(..)).await;
             }
-        }
+        };
+        give_up.run_until_cancelled(record).await;
     }
 
     async fn handle(&mut self, reports: impl Iterator<Item = Report>) {
