@@ -109,8 +109,17 @@ fn the_pure_rules_read_no_clock_roll_no_dice_and_do_no_io() {
     let layers = layers();
     let rules: Vec<&str> = layers.iter().filter(|(_, layer)| *layer == 0).map(|(module, _)| module.as_str()).collect();
     for source in sources().iter().filter(|source| rules.contains(&source.module())) {
-        for impure in ["Instant::now", "SystemTime::now", "Timestamp::now", "now_v7", "new_v4", "rand::", "std::fs", "std::env", "tokio::"]
-        {
+        for impure in [
+            "Instant::now",
+            "SystemTime::now",
+            "Timestamp::now",
+            "now_v7",
+            "new_v4",
+            "rand::",
+            "std::fs",
+            "std::env",
+            "tokio::",
+        ] {
             assert!(!source.code.contains(impure), "src/{}.rs is a rule but uses {impure}", source.name);
         }
     }

@@ -1,1 +1,166 @@
-//!
+//! Whatever is published, what is an event arrives, what is none becomes a dead letter with its reason, and the worker
+//! lives on as if nothing had been: no loop, no lost connection, no payload in its log.
+
+mod bodies;
+mod crowds;
+mod delivered;
+mod headers;
+mod large;
+mod properties;
+mod twins;
+mod unreadable;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use crate::support::broker::new_event_id;
+use crate::support::replica::ATTACHED;
+use crate::support::{Fate, Message, Receiver, Replica, Site, Webhook, wait_until};
+
+const ACCOUNT: &str = "acc_good";
+const TYPE: &str = "content.created";
+
+/// Stands in every payload, and so must stand in no log.
+const MARKER: &str = "payload-marker-9f3b";
+
+/// One worker and one webhook that takes `TYPE` events of `ACCOUNT`.
+struct Scene {
+    // Ended before the site, which holds its log: fields are dropped in this order.
+    worker: Replica,
+    site: Site,
+    receiver: Receiver,
+    webhook: Webhook,
+    good: Vec<String>,
+}
+
+/// A broker message and what must become of it.
+struct Bad {
+    message: Message,
+    reason: &'static str,
+}
+
+impl Scene {
+    async fn open() -> Self {
+        Self::at(Site::new().await).await
+    }
+
+    async fn at(site: Site) -> Self {
+        let site = site.set("log.filter", "trace");
+        let receiver = Receiver::start().await;
+        let webhook = site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
+        let worker = site.worker().await;
+        Self { worker, site, receiver, webhook, good: Vec::new() }
+    }
+
+    /// Publishes events that must arrive.
+    async fn publish_good(&mut self, count: usize) {
+        self.good.extend(self.site.publish_many(count, ACCOUNT, TYPE, json!(MARKER)).await);
+    }
+
+    /// Publishes something else that reaches the worker queue.
+    async fn publish(&self, message: &Message) {
+        assert_eq!(self.site.publish_raw(message).await, Fate::Confirmed, "no queue took the message");
+    }
+
+    /// Puts each bad message among good ones, so that they come in one batch, and holds all promises against them.
+    async fn hold_against(mut self, bad: Vec<Bad>) {
+        let good = 100_usize.div_ceil(bad.len()).max(2);
+        self.worker.pause();
+        for Bad { message, .. } in &bad {
+            self.publish_good(good).await;
+            self.publish(message).await;
+        }
+        self.publish_good(good).await;
+        self.worker.resume();
+        self.all_good_arrive().await;
+        let letters = self.site.wait_for_dead_letters(bad.len()).await;
+        let bodies: Vec<_> = letters.into_iter().map(|letter| letter.body).collect();
+        same(bodies, bad.iter().map(|bad| bad.message.body.clone()).collect());
+        let reasons: Vec<_> = bad.iter().map(|bad| bad.reason).collect();
+        assert_eq!(reasons_logged(&self.worker), reasons);
+        self.ends_unharmed().await;
+    }
+
+    /// Each of them, and nothing else, at least once.
+    async fn all_good_arrive(&self) {
+        let good: BTreeSet<String> = self.good.iter().cloned().collect();
+        let arrived = || self.receiver.requests().iter().map(|r| r.event_id().to_owned()).collect::<BTreeSet<_>>();
+        wait_until("all good events arrive", async || arrived().is_superset(&good)).await;
+        self.site.wait_for_empty_queue().await;
+        assert_eq!(arrived().difference(&good).collect::<Vec<_>>(), [""; 0], "arrived unasked");
+    }
+
+    /// The worker takes the next event over the connection it has always had, and has kept what it read to itself.
+    async fn ends_unharmed(mut self) {
+        self.takes_the_next_event().await;
+        assert_eq!(self.worker.log().matches(ATTACHED).count(), 1, "the channel was closed");
+        self.has_kept_quiet();
+    }
+
+    async fn takes_the_next_event(&mut self) {
+        self.publish_good(1).await;
+        self.all_good_arrive().await;
+        assert!(self.site.dead_letters().await.is_empty(), "more dead letters than bad messages");
+    }
+
+    fn has_kept_quiet(&mut self) {
+        assert!(self.worker.is_running());
+        let log = self.worker.log();
+        assert!(!log.contains("panicked"), "a panic in the log");
+        assert!(!log.contains(MARKER), "a payload in the log");
+    }
+}
+
+impl Site {
+    async fn wait_for_empty_queue(&self) {
+        let queue = self.worker_queue();
+        wait_until("the worker queue is empty", async || self.queue_depth(queue).await == 0).await;
+    }
+}
+
+/// The reasons for which the worker made dead letters, in order.
+fn reasons_logged(worker: &Replica) -> Vec<String> {
+    let lines = worker.log_lines();
+    lines.iter().filter_map(|line| Some(line.get("reason")?.as_str()?.to_owned())).collect()
+}
+
+/// The same things, in whatever order.
+#[track_caller]
+fn same<T: Ord + Clone + std::fmt::Debug>(actual: Vec<T>, expected: Vec<T>) {
+    let count = |all: Vec<T>| {
+        let mut counts = BTreeMap::new();
+        all.into_iter().for_each(|one| *counts.entry(one).or_insert(0) += 1);
+        counts
+    };
+    let (actual, expected) = (count(actual), count(expected));
+    let differing = |a: &BTreeMap<T, i32>, b: &BTreeMap<T, i32>| -> Vec<String> {
+        let only = a.iter().filter(|(one, times)| b.get(one) != Some(times));
+        only.map(|(one, times)| format!("{times} × {one:?}").chars().take(200).collect()).collect()
+    };
+    let (unexpected, missing) = (differing(&actual, &expected), differing(&expected, &actual));
+    assert!(unexpected.is_empty() && missing.is_empty(), "unexpected: {unexpected:#?}\nmissing: {missing:#?}");
+}
+
+/// An event with one field replaced, or removed by `None`.
+fn event_with(field: &str, value: Option<Value>) -> Vec<u8> {
+    let mut event = valid(&new_event_id());
+    let fields = event.as_object_mut().expect("an event is an object");
+    match value {
+        Some(value) => fields.insert(field.to_owned(), value),
+        None => fields.remove(field),
+    };
+    event.to_string().into_bytes()
+}
+
+fn valid(id: &str) -> Value {
+    let occurred_at = "2026-11-23T10:00:00Z";
+    json!({"id": id, "type": TYPE, "account_id": ACCOUNT, "occurred_at": occurred_at, "data": {"note": MARKER}})
+}
+
+/// An event whose `data` is written exactly so.
+fn event_with_data(id: &str, data: &str) -> String {
+    format!(
+        r#"{{"id":"{id}","type":"{TYPE}","account_id":"{ACCOUNT}","occurred_at":"2026-11-23T10:00:00Z","data":{data}}}"#
+    )
+}

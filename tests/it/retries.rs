@@ -1,1 +1,302 @@
-//!
+//! What failed is tried again on the schedule, with the webhook as it is by then, until it succeeds or ends in sight.
+
+use serde_json::{Value, json};
+
+use crate::support::settings::encryption_key;
+use crate::support::*;
+
+const ACCOUNT: &str = "acc_42";
+const TYPE: &str = "content.published";
+
+#[tokio::test]
+async fn three_failures_and_a_success_make_four_attempts_with_two_workers() {
+    let schedule = r#"["1100ms","20ms","20ms"]"#;
+    let site = Site::new().await.set("retry.schedule", schedule).set("retry.jitter", "0");
+    let receiver = Receiver::start().await;
+    receiver.script([500, 301, 404].map(Reply::status));
+    let webhook = site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
+    let workers = [site.worker().await, site.worker().await];
+    let event = site.publish(ACCOUNT, TYPE, json!({})).await;
+    receiver.wait_for(4).await;
+    for worker in workers {
+        stop(worker).await;
+    }
+    let requests = receiver.requests();
+    let attempts: Vec<u32> = requests.iter().map(|request| request.attempt()).collect();
+    assert_eq!(attempts, [1, 2, 3, 4]);
+    assert!(requests.iter().all(|request| request.event_id() == event && request.body == requests[0].body));
+    assert!(requests.iter().all(|request| request.verify(&webhook.secret).is_genuine()));
+    // More than a second lies between the first two.
+    assert!(requests[0].timestamp() < requests[1].timestamp());
+    assert_ne!(requests[0].header("webhook-signature"), requests[1].header("webhook-signature"));
+    assert_log_of_four_attempts(&site.log(&webhook.id).await);
+    assert_eq!(site.count("SELECT count(*) FROM pending_deliveries").await, 0);
+}
+
+fn assert_log_of_four_attempts(newest_first: &[Value]) {
+    let told: Vec<Value> = newest_first
+        .iter()
+        .rev()
+        .map(|row| json!([row["attempt"], row["trigger"], row["status"], row["http_status"], row["error"]]))
+        .collect();
+    let expected = [
+        json!([1, "event", "failed", 500, "http_status"]),
+        json!([2, "retry", "failed", 301, "http_status"]),
+        json!([3, "retry", "failed", 404, "http_status"]),
+        json!([4, "retry", "success", 200, null]),
+    ];
+    assert_eq!(told, expected);
+    let next: Vec<bool> = newest_first.iter().map(|row| row["next_attempt_at"].is_string()).collect();
+    assert_eq!(next, [false, true, true, true]);
+    assert!(newest_first.iter().all(|row| row["delivery_id"] == newest_first[0]["delivery_id"]));
+}
+
+#[tokio::test]
+async fn the_last_failure_of_the_schedule_exhausts_the_delivery() {
+    let site = Site::new().await.set("retry.schedule", r#"["10ms","10ms"]"#);
+    let receiver = Receiver::start().await;
+    receiver.always(Reply::status(503));
+    let webhook = site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
+    let worker = site.worker().await;
+    site.publish(ACCOUNT, TYPE, json!({})).await;
+    assert_eq!(wait_for_closed(&site, 1).await, [("exhausted".to_owned(), 3)]);
+    stop(worker).await;
+    assert_eq!(receiver.count(), 3);
+    assert_eq!(site.count("SELECT count(*) FROM pending_deliveries").await, 0);
+    let log = site.log(&webhook.id).await;
+    assert_eq!((log.len(), &log[0]["status"], &log[0]["next_attempt_at"]), (3, &json!("failed"), &Value::Null));
+}
+
+#[tokio::test]
+async fn a_webhook_switched_off_while_a_retry_waits_is_not_called_again() {
+    let waiting = Waiting::new().await;
+    waiting.update(&["--active", "false"]).await;
+    waiting.comes_due().await;
+    assert_eq!(wait_for_closed(&waiting.site, 1).await, [("cancelled".to_owned(), 1)]);
+    waiting.ends_with_requests(1).await;
+}
+
+#[tokio::test]
+async fn what_waited_is_cancelled_even_if_its_webhook_is_on_again() {
+    let waiting = Waiting::new().await;
+    waiting.update(&["--active", "false"]).await;
+    waiting.update(&["--active", "true"]).await;
+    waiting.comes_due().await;
+    assert_eq!(wait_for_closed(&waiting.site, 1).await, [("cancelled".to_owned(), 1)]);
+    let fresh = waiting.site.publish(ACCOUNT, TYPE, json!({})).await;
+    assert_eq!(waiting.receiver.wait_for(2).await[1].event_id(), fresh);
+    waiting.ends_with_requests(2).await;
+}
+
+#[tokio::test]
+async fn a_webhook_deleted_while_a_retry_waits_is_not_called_again() {
+    let waiting = Waiting::new().await;
+    waiting.site.json(&["webhooks", "delete", &waiting.webhook.id]).await;
+    waiting.comes_due().await;
+    assert_eq!(wait_for_closed(&waiting.site, 1).await, [("cancelled".to_owned(), 1)]);
+    waiting.ends_with_requests(1).await;
+}
+
+#[tokio::test]
+async fn a_retry_goes_to_the_url_that_the_webhook_has_by_then() {
+    let waiting = Waiting::new().await;
+    waiting.update(&["--url", &waiting.receiver.url_at("/moved")]).await;
+    waiting.comes_due().await;
+    let requests = waiting.receiver.wait_for(2).await;
+    let told = requests.iter().map(|request| (&request.path[..], request.attempt()));
+    assert_eq!(told.collect::<Vec<_>>(), [("/hook", 1), ("/moved", 2)]);
+    assert_eq!(requests[1].event_id(), waiting.event);
+    assert!(requests[1].verify(&waiting.webhook.secret).is_genuine());
+    waiting.ends_with_requests(2).await;
+}
+
+#[tokio::test]
+async fn a_webhook_that_no_longer_subscribes_still_gets_what_it_was_owed() {
+    let waiting = Waiting::new().await;
+    waiting.update(&["--events", "site.connected"]).await;
+    waiting.comes_due().await;
+    assert_eq!(waiting.receiver.wait_for(2).await[1].event_id(), waiting.event);
+    waiting.ends_with_requests(2).await;
+}
+
+#[tokio::test]
+async fn retry_after_can_only_push_a_retry_later_and_by_a_day_at_most() {
+    let site = Site::new().await.set("retry.schedule", r#"["1h"]"#).set("retry.jitter", "0");
+    let receiver = Receiver::start().await;
+    receiver.answer(|request| {
+        let seconds = request.path.trim_start_matches('/');
+        Reply::with_headers(503, &[&format!("Retry-After: {seconds}")])
+    });
+    let mut webhooks = Vec::new();
+    for asked in ["5", "7200", "8640000"] {
+        webhooks.push(site.create_webhook(ACCOUNT, &receiver.url_at(&format!("/{asked}")), &[TYPE]).await);
+    }
+    let _worker = site.worker().await;
+    site.publish(ACCOUNT, TYPE, json!({})).await;
+    wait_until("three retries wait", async || site.count("SELECT count(*) FROM pending_deliveries").await == 3).await;
+    for (webhook, wait) in webhooks.iter().zip([3600, 7200, 86_400]) {
+        let seconds = "SELECT extract(epoch FROM due_at - created_at)::bigint FROM pending_deliveries";
+        let stored = site.count(&format!("{seconds} WHERE webhook_id = '{}'", webhook.id)).await;
+        assert_eq!(stored, wait);
+    }
+}
+
+#[tokio::test]
+async fn a_webhook_that_answers_gone_is_disabled_and_never_called_again() {
+    let site = Site::new().await;
+    let receiver = Receiver::start().await;
+    receiver.script([Reply::status(410)]);
+    let webhook = site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
+    let worker = site.worker().await;
+    site.publish(ACCOUNT, TYPE, json!({})).await;
+    assert_eq!(wait_for_closed(&site, 1).await, [("disabled".to_owned(), 1)]);
+    let shown = site.webhook(&webhook.id).await;
+    assert_eq!((&shown["active"], &shown["disabled_reason"]), (&json!(false), &json!("gone")));
+    // Closed, so that its owner can recover it.
+    site.publish(ACCOUNT, TYPE, json!({})).await;
+    let closed = wait_for_closed(&site, 2).await;
+    assert!(closed.contains(&("disabled".to_owned(), 0)), "{closed:?}");
+    let log = site.log(&webhook.id).await;
+    assert_eq!((log.len(), &log[0]["next_attempt_at"]), (1, &Value::Null));
+    stop(worker).await;
+    assert_eq!(receiver.count(), 1);
+}
+
+#[tokio::test]
+async fn a_webhook_that_was_gone_is_called_again_once_its_owner_switches_it_on() {
+    let site = Site::new().await;
+    let receiver = Receiver::start().await;
+    receiver.script([Reply::status(410)]);
+    let webhook = site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
+    let _worker = site.worker().await;
+    site.publish(ACCOUNT, TYPE, json!({})).await;
+    wait_for_closed(&site, 1).await;
+    let on = site.json(&["webhooks", "update", &webhook.id, "--active", "true"]).await;
+    assert_eq!((&on["active"], &on["disabled_reason"]), (&json!(true), &Value::Null));
+    let fresh = site.publish(ACCOUNT, TYPE, json!({})).await;
+    assert_eq!(receiver.wait_for(2).await[1].event_id(), fresh);
+}
+
+#[tokio::test]
+async fn what_waited_when_its_webhook_was_gone_is_closed_as_disabled() {
+    let waiting = Waiting::new().await;
+    waiting.receiver.script([Reply::status(410)]);
+    waiting.site.publish(ACCOUNT, TYPE, json!({})).await;
+    wait_for_closed(&waiting.site, 1).await;
+    waiting.comes_due().await;
+    let disabled = || ("disabled".to_owned(), 1);
+    assert_eq!(wait_for_closed(&waiting.site, 2).await, [disabled(), disabled()]);
+    waiting.ends_with_requests(2).await;
+}
+
+#[tokio::test]
+async fn a_retry_whose_worker_is_killed_is_made_by_another_when_the_lease_ends() {
+    // The shortest lease that these timeouts allow.
+    let site = Site::new().await.set("sender.timeout", "2s").set("sender.body_timeout", "0s").set("worker.lease", "4s");
+    let site = site.set("retry.schedule", r#"["10ms"]"#);
+    let receiver = Receiver::start().await;
+    receiver.script([Reply::status(500), Reply::silence()]);
+    let webhook = site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
+    let mut doomed = site.worker().await;
+    site.publish(ACCOUNT, TYPE, json!({})).await;
+    receiver.wait_for(2).await;
+    doomed.kill9();
+    doomed.wait().await;
+    let successor = site.worker().await;
+    let requests = receiver.wait_for(3).await;
+    stop(successor).await;
+    let attempts: Vec<u32> = requests.iter().map(|request| request.attempt()).collect();
+    assert_eq!(attempts, [1, 2, 2]);
+    assert_eq!(requests[2].event_id(), requests[0].event_id());
+    assert!(requests[2].at - requests[1].at > std::time::Duration::from_secs(2), "the lease was not respected");
+    let log = site.log(&webhook.id).await;
+    assert_eq!((log.len(), &log[0]["status"], &log[0]["attempt"]), (2, &json!("success"), &json!(2)));
+}
+
+#[tokio::test]
+async fn a_webhook_whose_secret_cannot_be_decrypted_waits_for_the_key_unsent() {
+    let site = Site::new().await.set("retry.internal_delay", "1h");
+    let receiver = Receiver::start().await;
+    let webhook = site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
+    let without_key = site.launch(&["worker"]).set("security.encryption_keys", &encryption_key("k2"));
+    let worker = without_key.start_worker().await;
+    let event = site.publish(ACCOUNT, TYPE, json!({})).await;
+    wait_for_retry(&site, 0).await;
+    stop(worker).await;
+    assert_eq!(receiver.connections(), 0);
+    let log = site.log(&webhook.id).await;
+    assert_eq!((log.len(), &log[0]["status"], &log[0]["error"]), (1, &json!("failed"), &json!("internal")));
+    assert!(log[0]["next_attempt_at"].is_string());
+    let worker = site.worker().await;
+    make_due(&site).await;
+    let request = receiver.next().await;
+    assert_eq!((request.event_id(), request.attempt()), (&event[..], 1));
+    assert!(request.verify(&webhook.secret).is_genuine());
+    stop(worker).await;
+    assert_eq!(site.log(&webhook.id).await[0]["status"], json!("success"));
+}
+
+/// A delivery whose first attempt failed and whose second is an hour away.
+struct Waiting {
+    // Before its site, with which its log goes.
+    worker: Replica,
+    site: Site,
+    receiver: Receiver,
+    webhook: Webhook,
+    event: String,
+}
+
+impl Waiting {
+    async fn new() -> Self {
+        let site = Site::new().await.set("retry.schedule", r#"["1h"]"#);
+        let receiver = Receiver::start().await;
+        receiver.script([Reply::status(500)]);
+        let webhook = site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
+        let worker = site.worker().await;
+        let event = site.publish(ACCOUNT, TYPE, json!({})).await;
+        wait_for_retry(&site, 1).await;
+        Self { worker, site, receiver, webhook, event }
+    }
+
+    async fn update(&self, change: &[&str]) {
+        self.site.json(&[&["webhooks", "update", &self.webhook.id], change].concat()).await;
+    }
+
+    async fn comes_due(&self) {
+        make_due(&self.site).await;
+    }
+
+    /// Lets the worker finish what it has in hand.
+    async fn ends_with_requests(self, count: usize) {
+        stop(self.worker).await;
+        assert_eq!(self.receiver.count(), count);
+        assert_eq!(self.site.count("SELECT count(*) FROM pending_deliveries").await, 0);
+    }
+}
+
+async fn wait_for_retry(site: &Site, attempts_made: i32) {
+    let query = format!("SELECT count(*) FROM pending_deliveries WHERE attempts_made = {attempts_made}");
+    wait_until("a retry waits", async || site.count(&query).await == 1).await;
+}
+
+/// Spares the test the wait.
+async fn make_due(site: &Site) {
+    let due = site.sql().await.execute("UPDATE pending_deliveries SET due_at = now()", &[]).await;
+    assert_eq!(due.unwrap(), 1, "one delivery waits");
+}
+
+/// The reason and the attempts made of each closed delivery, once there are so many.
+async fn wait_for_closed(site: &Site, count: usize) -> Vec<(String, i32)> {
+    eventually(&format!("{count} deliveries are closed"), async || {
+        let query = "SELECT reason, attempts_made FROM closed_deliveries ORDER BY closed_at";
+        let rows = site.sql().await.query(query, &[]).await.unwrap();
+        (rows.len() >= count).then(|| rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    })
+    .await
+}
+
+/// Ends a worker after everything it has in hand is done.
+async fn stop(mut worker: Replica) {
+    worker.terminate();
+    assert!(worker.wait().await.success());
+}

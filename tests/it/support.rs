@@ -2,10 +2,12 @@
 //! ([`Replica`]), scripted receivers, and ways to hurt connections and servers. Nothing here knows the product's code.
 #![allow(dead_code, unused_imports, reason = "a vocabulary: a word stays when the last test using it goes")]
 
+pub mod attempts;
 pub mod broker;
 pub mod checker;
 pub mod cli;
 pub mod http;
+pub mod name_server;
 pub mod nowhere;
 pub mod private;
 pub mod proxy;
@@ -20,9 +22,11 @@ pub mod site;
 pub mod tls;
 pub mod wait;
 
+pub use attempts::LoggedAttempt;
 pub use broker::DeadLetter;
 pub use checker::{Books, Published, check};
 pub use cli::{Output, Webhook};
+pub use name_server::{NameServer, Says};
 pub use nowhere::{ClosedPort, FullBacklog};
 pub use private::PrivateServers;
 pub use proxy::Proxy;

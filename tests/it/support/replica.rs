@@ -171,8 +171,17 @@ impl Replica {
 
     /// Resident memory.
     pub fn memory_kib(&self) -> u64 {
+        self.status_kib("VmRSS:")
+    }
+
+    /// The most it has ever had.
+    pub fn peak_memory_kib(&self) -> u64 {
+        self.status_kib("VmHWM:")
+    }
+
+    fn status_kib(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it is running");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it is running");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("it is running");
         line.trim().trim_end_matches(" kB").parse().expect("the kernel counts in kB")
     }
 
@@ -181,7 +190,9 @@ impl Replica {
     }
 
     fn log_tail(&self) -> String {
-        let log = self.log();
+        // Not `log()`: a panic while another unwinds would abort all tests.
+        let log = fs::read(&self.log).unwrap_or_default();
+        let log = String::from_utf8_lossy(&log);
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(60)..].join("\n")
     }

@@ -131,7 +131,8 @@ impl Reply {
         self
     }
 
-    pub(super) async fn say(&self, stream: &mut (impl AsyncWrite + Unpin)) -> Result<()> {
+    /// Says its words and leaves what becomes of the connection to the caller.
+    pub async fn say(&self, stream: &mut (impl AsyncWrite + Unpin)) -> Result<()> {
         if let Some(gate) = &self.gate {
             gate.pass().await;
         }

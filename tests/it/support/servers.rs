@@ -56,6 +56,13 @@ impl Servers {
         self.url_of(name)
     }
 
+    /// Makes an empty database and returns its URL.
+    pub async fn create_bare_database(&self, name: &str) -> String {
+        let create = format!("CREATE DATABASE {name}");
+        self.admin().await.batch_execute(&create).await.expect("the role may create databases");
+        self.url_of(name)
+    }
+
     pub async fn drop_database(&self, name: &str) {
         let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
         self.admin().await.batch_execute(&drop).await.expect("a test's database can be dropped");

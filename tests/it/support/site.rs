@@ -33,12 +33,22 @@ impl Site {
         Self::on(Servers::shared()).await
     }
 
+    /// A world whose database is bare, on the servers that all tests share.
+    pub async fn unmigrated() -> Self {
+        let (servers, name) = (Servers::shared(), unique_name());
+        let database_url = servers.create_bare_database(&format!("penr_{name}")).await;
+        Self::with(servers, name, database_url)
+    }
+
     /// A world on servers of one's own, which may be hurt.
     pub async fn on(servers: impl Into<Arc<Servers>>) -> Self {
-        let servers = servers.into();
-        let name = unique_name();
+        let (servers, name) = (servers.into(), unique_name());
+        let database_url = servers.create_database(&format!("penr_{name}")).await;
+        Self::with(servers, name, database_url)
+    }
+
+    fn with(servers: Arc<Servers>, name: String, database_url: String) -> Self {
         let database = format!("penr_{name}");
-        let database_url = servers.create_database(&database).await;
         let mut settings = Settings::new(&database_url, servers.amqp_url());
         let names = Names::with_suffix(&name);
         names.write_to(&mut settings);

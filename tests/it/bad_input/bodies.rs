@@ -1,0 +1,154 @@
+//! Bodies that are no event.
+
+use serde_json::{Value, json};
+
+use super::{Bad, MARKER, Scene, event_with, event_with_data, valid};
+use crate::support::{Message, Site};
+
+type Row = (&'static str, Vec<u8>);
+
+async fn hold_against(rows: Vec<Row>) {
+    let scene = Scene::open().await;
+    let message = |body| scene.site.message(body);
+    let bad = rows.into_iter().map(|(reason, body)| Bad { message: message(body), reason }).collect();
+    scene.hold_against(bad).await;
+}
+
+#[tokio::test]
+async fn what_is_no_json_object_becomes_a_dead_letter() {
+    let event = || valid("evt_whole").to_string();
+    let mut cut = event();
+    cut.truncate(cut.len() - 1);
+    let utf16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+    let mut not_utf8 = event().into_bytes();
+    let position = event().find(MARKER).expect("it is in there");
+    not_utf8[position] = 0xFF;
+    hold_against(vec![
+        ("empty", b"".to_vec()),
+        ("empty", b" ".to_vec()),
+        ("empty", b"\n".to_vec()),
+        ("not_an_object", b"null".to_vec()),
+        ("not_an_object", b"true".to_vec()),
+        ("not_an_object", b"42".to_vec()),
+        ("not_an_object", b"\"s\"".to_vec()),
+        ("not_an_object", b"[]".to_vec()),
+        ("not_an_object", format!("[{}]", event()).into_bytes()),
+        ("not_json", format!("{} trailing", event()).into_bytes()),
+        ("not_json", format!("{}{}", event(), event()).into_bytes()),
+        ("not_json", format!("{}\n{}", event(), event()).into_bytes()),
+        ("not_json", format!("{}\0", event()).into_bytes()),
+        ("not_json", cut.into_bytes()),
+        ("not_json", event().replace('"', "'").into_bytes()),
+        ("not_json", event_with_data("evt_1", "NaN").into_bytes()),
+        ("not_json", event_with_data("evt_1", "\"a\tb\"").into_bytes()),
+        ("not_json", event_with_data("evt_1", "1,\"\\ud800\":1").into_bytes()),
+        ("not_json", format!("\u{feff}{}", event()).into_bytes()),
+        ("not_json", utf16(&event())),
+        ("not_utf8", [b"\xff\xfe".to_vec(), utf16(&event())].concat()),
+        ("not_utf8", not_utf8),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn an_event_without_one_of_its_fields_becomes_a_dead_letter() {
+    let missing = |field| ("missing_field", event_with(field, None));
+    hold_against(vec![
+        missing("id"),
+        missing("type"),
+        missing("account_id"),
+        missing("data"),
+        ("missing_field", b"{}".to_vec()),
+        ("missing_field", event_with("id", Some(json!("")))),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn a_field_of_another_type_becomes_a_dead_letter() {
+    let mut rows = Vec::new();
+    for field in ["id", "type", "account_id", "occurred_at"] {
+        let values = [Value::Null, json!(42), json!(true), json!(["evt_1"]), json!({"is": "evt_1"})];
+        rows.extend(values.map(|value| ("wrong_type", event_with(field, Some(value)))));
+    }
+    let lone_surrogate = String::from_utf8(event_with("id", Some(json!("LONE")))).expect("it is JSON");
+    rows.push(("wrong_type", lone_surrogate.replace("LONE", r"\ud800").into_bytes()));
+    hold_against(rows).await;
+}
+
+#[tokio::test]
+async fn a_field_with_an_unusable_value_becomes_a_dead_letter() {
+    let with = |reason, field, value: &str| (reason, event_with(field, Some(json!(value))));
+    let mut rows = Vec::new();
+    for id in ["evt\r\n1", "evt 1", "evt\0", "évt", "../evt", &"e".repeat(129), &"e".repeat(10_000)] {
+        rows.push(with("invalid_id", "id", id));
+    }
+    for account in ["", "acc\0", "acc\n", "accé", "acc\u{7f}", &"a".repeat(129)] {
+        rows.push(with("invalid_account_id", "account_id", account));
+    }
+    for time in ["", "yesterday", "2026-11-23T10:00:00", "2026-11-23", "2026-02-30T10:00:00Z", "10000-01-01T00:00:00Z"]
+    {
+        rows.push(with("invalid_occurred_at", "occurred_at", time));
+    }
+    for name in ["", "*", "#", "content.*", "content.created\r\n", "Content.Created", "content.erstellt", "контент"]
+    {
+        rows.push(with("unknown_type", "type", name));
+    }
+    rows.push(with("unknown_type", "type", &"content.".repeat(1_250)));
+    hold_against(rows).await;
+}
+
+#[tokio::test]
+async fn an_event_that_says_a_thing_twice_becomes_a_dead_letter() {
+    let event = valid("evt_1").to_string();
+    let twice = |more: &str| ("repeated_key", event.replacen('{', &format!("{{{more},"), 1).into_bytes());
+    hold_against(vec![
+        twice(r#""id":"evt_2""#),
+        twice(r#""\u0069d":"evt_2""#),
+        twice(r#""account_id":"acc_other""#),
+        twice(r#""data":1"#),
+        twice(r#""unknown":1,"unknown":2"#),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn json_nested_too_deep_becomes_a_dead_letter() {
+    let nested = |levels: usize| event_with_data("evt_1", &format!("{}{}", "[".repeat(levels), "]".repeat(levels)));
+    let objects = format!("{}1{}", r#"{"a":"#.repeat(20_000), "}".repeat(20_000));
+    hold_against(vec![
+        ("too_deep", nested(128).into_bytes()),
+        ("too_deep", nested(100_000).into_bytes()),
+        ("too_deep", event_with_data("evt_1", &objects).into_bytes()),
+        ("too_deep", "[".repeat(200_000).into_bytes()),
+    ])
+    .await;
+}
+
+#[tokio::test]
+async fn a_compressed_body_becomes_a_dead_letter_unopened() {
+    let scene = Scene::open().await;
+    let encoded = |encoding: &str, body: Vec<u8>| {
+        let message = Message { content_encoding: Some(encoding.into()), ..scene.site.message(body) };
+        Bad { message, reason: "encoded" }
+    };
+    // The beginning of a gzip stream that unpacks to nothing but zeros.
+    let bomb = [b"\x1f\x8b\x08\0\0\0\0\0\0\x03".to_vec(), vec![0; 100_000]].concat();
+    let plain = || valid("evt_1").to_string().into_bytes();
+    let bad = vec![
+        encoded("gzip", bomb),
+        encoded("gzip", plain()),
+        encoded("deflate", plain()),
+        encoded("br", plain()),
+        encoded("application/gzip", plain()),
+    ];
+    scene.hold_against(bad).await;
+}
+
+#[tokio::test]
+async fn a_bad_message_published_past_the_exchange_becomes_a_dead_letter_too() {
+    let scene = Scene::open().await;
+    let bad = |body: &str, site: &Site| Bad { message: site.message_to_queue(body), reason: "not_json" };
+    let bad = vec![bad("{", &scene.site), bad("}", &scene.site)];
+    scene.hold_against(bad).await;
+}

@@ -1,0 +1,49 @@
+//! Bodies over the limit.
+
+use super::{Bad, MARKER, Scene, event_with_data};
+use crate::support::wait_until;
+
+const LIMIT: usize = 256 * 1024;
+const MIB: usize = 1024 * 1024;
+
+/// A valid event of exactly so many bytes, were it not for its size.
+fn event_of(bytes: usize) -> String {
+    let around = event_with_data("evt_large", "\"\"").len();
+    let text = MARKER.repeat(bytes / MARKER.len() + 1);
+    event_with_data("evt_large", &format!("\"{}\"", &text[..bytes - around]))
+}
+
+#[tokio::test]
+async fn an_event_as_large_as_allowed_arrives() {
+    let mut scene = Scene::open().await;
+    let largest = event_of(LIMIT);
+    scene.publish(&scene.site.message(&largest)).await;
+    scene.good.push("evt_large".to_owned());
+    scene.all_good_arrive().await;
+    assert!(scene.receiver.requests()[0].verify(&scene.webhook.secret).is_genuine());
+    scene.ends_unharmed().await;
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_becomes_a_dead_letter() {
+    let scene = Scene::open().await;
+    let bodies = [event_of(LIMIT + 1), event_of(MIB), event_of(8 * MIB), " ".repeat(LIMIT + 1)];
+    let bad = bodies.map(|body| Bad { message: scene.site.message(body), reason: "too_large" });
+    scene.hold_against(bad.into()).await;
+}
+
+#[tokio::test]
+async fn memory_is_back_at_its_level_after_the_largest_body_that_a_broker_takes() {
+    let mut scene = Scene::open().await;
+    scene.publish_good(100).await;
+    scene.all_good_arrive().await;
+    let before = scene.worker.memory_kib();
+    let body = event_of(128 * MIB);
+    scene.publish(&scene.site.message(&body)).await;
+    scene.publish_good(100).await;
+    scene.all_good_arrive().await;
+    let letters = scene.site.wait_for_dead_letters(1).await;
+    assert!(letters.iter().map(|letter| &letter.body).eq([body.as_bytes()]), "not the dead letter");
+    wait_until("memory is back at its level", async || scene.worker.memory_kib() < before + 48 * 1024).await;
+    scene.ends_unharmed().await;
+}

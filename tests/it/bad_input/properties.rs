@@ -1,0 +1,107 @@
+//! Message properties that mean nothing to us.
+
+use super::{Scene, valid};
+use crate::support::raw_amqp::RawAmqp;
+use crate::support::{Message, Table};
+
+/// Messages whose body is a valid event, each with something unusual about it.
+async fn all_arrive(mut scene: Scene, unusual: impl IntoIterator<Item = Box<dyn Fn(Message) -> Message>>) {
+    for (index, change) in unusual.into_iter().enumerate() {
+        let id = format!("evt_{index}");
+        scene.publish_good(10).await;
+        scene.publish(&change(scene.site.message(valid(&id).to_string()))).await;
+        scene.good.push(id);
+    }
+    scene.publish_good(100).await;
+    scene.all_good_arrive().await;
+    scene.ends_unharmed().await;
+}
+
+#[tokio::test]
+async fn what_the_body_is_called_does_not_matter() {
+    let named = |name: &'static [u8]| -> Box<dyn Fn(Message) -> Message> {
+        Box::new(move |message| Message { content_type: Some(name.to_vec()), ..message })
+    };
+    let names: [&[u8]; 5] =
+        [b"text/plain", b"application/msgpack", b"", b"application/json; charset=utf-16", "é".as_bytes()];
+    all_arrive(Scene::open().await, names.map(named)).await;
+}
+
+#[tokio::test]
+async fn an_encoding_that_changes_nothing_is_none() {
+    let encoded = |name: &'static [u8]| -> Box<dyn Fn(Message) -> Message> {
+        Box::new(move |message| Message { content_encoding: Some(name.to_vec()), ..message })
+    };
+    let names: [&[u8]; 3] = [b"", b"identity", b"utf-8"];
+    all_arrive(Scene::open().await, names.map(encoded)).await;
+}
+
+#[tokio::test]
+async fn priority_time_expiration_and_delivery_mode_do_not_matter() {
+    let changes: [Box<dyn Fn(Message) -> Message>; 7] = [
+        Box::new(|message| Message { priority: Some(255), ..message }),
+        Box::new(|message| Message { expiration: Some(b"600000".to_vec()), ..message }),
+        Box::new(|message| Message { timestamp: Some(1 << 40), ..message }),
+        Box::new(|message| Message { timestamp: Some(u64::MAX), ..message }),
+        Box::new(|message| Message { delivery_mode: Some(1), ..message }),
+        Box::new(|message| Message { delivery_mode: None, ..message }),
+        Box::new(|message| Message { correlation_id: Some("a\0b\u{2028}c".into()), ..message }),
+    ];
+    all_arrive(Scene::open().await, changes).await;
+}
+
+#[tokio::test]
+async fn a_message_without_any_time_of_use_is_dated_now() {
+    let mut scene = Scene::open().await;
+    let message = scene.site.message(super::event_with("occurred_at", None));
+    scene.publish(&Message { timestamp: Some(1 << 40), ..message }).await;
+    let request = scene.receiver.next().await;
+    let timestamp = request.json()["timestamp"].as_str().expect("a text").to_owned();
+    assert!(timestamp.starts_with("20"), "{timestamp} is not of this century");
+    scene.good.push(request.event_id().to_owned());
+    scene.ends_unharmed().await;
+}
+
+#[tokio::test]
+async fn nobody_who_asks_for_a_reply_gets_one() {
+    let mut scene = Scene::open().await;
+    let mut asker = RawAmqp::connect(scene.site.amqp_url()).await.unwrap();
+    let queue = asker.declare_own_queue().await.unwrap();
+    let message = scene.site.message(valid("evt_asks").to_string());
+    let correlation_id = Some(b"7".to_vec());
+    scene.publish(&Message { reply_to: Some(queue.clone().into_bytes()), correlation_id, ..message }).await;
+    scene.good.push("evt_asks".to_owned());
+    scene.publish_good(100).await;
+    scene.all_good_arrive().await;
+    assert_eq!(asker.depth(&queue).await.unwrap(), 0);
+    scene.ends_unharmed().await;
+}
+
+#[tokio::test]
+async fn headers_of_every_kind_do_not_matter() {
+    let entry = |kind: u8, value: &[u8]| Table([&[1, kind, kind], value].concat());
+    let kinds: [(u8, &[u8]); 17] = [
+        (b't', &[7]),
+        (b'b', &[0xFF]),
+        (b'B', &[0xFF]),
+        (b's', &[0xFF; 2]),
+        (b'u', &[0xFF; 2]),
+        (b'I', &[0xFF; 4]),
+        (b'i', &[0xFF; 4]),
+        (b'l', &[0xFF; 8]),
+        (b'f', &[0x40; 4]),
+        (b'd', &[0x40; 8]),
+        (b'D', &[0xFF; 5]),
+        (b'T', &[0xFF; 8]),
+        (b'S', &[0, 0, 0, 1, 0xFF]),
+        (b'x', &[0, 0, 0, 1, 0xFF]),
+        (b'A', &[0, 0, 0, 2, b't', 1]),
+        (b'F', &[0, 0, 0, 0]),
+        (b'V', &[]),
+    ];
+    let changes = kinds.map(|(kind, value)| -> Box<dyn Fn(Message) -> Message> {
+        let table = entry(kind, value);
+        Box::new(move |message| Message { headers: Some(table.clone()), ..message })
+    });
+    all_arrive(Scene::open().await, changes).await;
+}

@@ -1,0 +1,180 @@
+//! Settings and servers that cannot be used stop the start with one line, or are waited for; no secret is ever shown.
+
+use std::time::{Duration, Instant};
+
+use super::{ACCOUNT, assert_fails};
+use crate::support::replica::ATTACHED;
+use crate::support::*;
+
+/// Stands for a secret that was put where it does not belong.
+const SECRET: &str = "hunter2";
+
+#[tokio::test]
+async fn a_setting_that_cannot_be_used_is_named_and_its_value_not_shown() {
+    let settings = [
+        ("DATABASE_URL", "hunter2"),
+        ("DATABASE_URL", "mysql://user:hunter2@localhost/db"),
+        ("DATABASE_URL", "postgres://user:hunter2@localhost:port/db"),
+        ("DATABASE_URL", "postgres://user:hunter2@localhost/db?sslmode=hunter2"),
+        ("AMQP_URL", "http://user:hunter2@localhost"),
+        ("AMQP_URL", "amqp://user:hunter2@localhost:port"),
+        ("AMQP_URL", "amqp://user:hunter2@localhost/?heartbeat=hunter2"),
+        ("PENR_WEBHOOKS__SECURITY__ENCRYPTION_KEYS", "hunter2"),
+        ("PENR_WEBHOOKS__SECURITY__ENCRYPTION_KEYS", "k1:hunter2"),
+        ("PENR_WEBHOOKS__API__JWT_SECRET", "hunter2"),
+        ("PENR_WEBHOOKS__RETRY__SCHEDULE", "hunter2"),
+        ("PENR_WEBHOOKS__RETRY__SCHEDULE", r#"["hunter2"]"#),
+        ("PENR_WEBHOOKS__RETRY__JITTER", "0.9"),
+        ("PENR_WEBHOOKS__SENDER__TIMEOUT", "hunter2"),
+        ("PENR_WEBHOOKS__SENDER__ALLOW_NETWORKS", r#"["hunter2"]"#),
+        ("PENR_WEBHOOKS__SENDER__ALLOW_NETWORKS", r#"["0.0.0.0/0"]"#),
+        ("PENR_WEBHOOKS__SENDER__REQUIRE_HTTPS", "hunter2"),
+        ("PENR_WEBHOOKS__WORKER__PREFETCH", "hunter2"),
+        ("PENR_WEBHOOKS__WORKER__PREFETCH", "0"),
+        ("PENR_WEBHOOKS__WORKER__PREFETCH", "70000"),
+        ("PENR_WEBHOOKS__WORKER__MAX_IN_FLIGHT", "-1"),
+        ("PENR_WEBHOOKS__WORKER__LEASE", "1s"),
+        ("PENR_WEBHOOKS__SHUTDOWN__GRACE", ""),
+        ("PENR_WEBHOOKS__OPS__LISTEN", "hunter2"),
+        ("PENR_WEBHOOKS__LOG__FORMAT", "hunter2"),
+        ("PENR_WEBHOOKS__QUEUE__WORKER_QUEUE", "amq.hunter2"),
+        ("PENR_WEBHOOKS__WORKER__PREFETCHES", "hunter2"),
+        ("PENR_WEBHOOKS__DATABASE__URL", "postgres://user:hunter2@localhost/db"),
+    ];
+    let site = Site::new().await;
+    for (variable, value) in settings {
+        let replica = site.launch(&["worker"]).env(variable, value).start();
+        let (code, line) = ended(replica).await;
+        assert_eq!(code, Some(2), "{variable}={value}: {line}");
+        assert!(line.starts_with("error: ") && line.lines().count() == 1, "{variable}={value}: {line}");
+        assert!(line.contains(variable), "{variable}={value}: {line}");
+        assert!(!line.contains(SECRET), "{variable}={value}: {line}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_settings_is_named_with_what_is_wrong_in_it() {
+    let files = [
+        ("[worker]\nprefetches = 5\n", "worker.prefetches"),
+        ("[worker]\nprefetch = \"hunter2\"\n", "worker.prefetch"),
+        ("[retry]\nschedule = [\"hunter2\"]\n", "retry.schedule"),
+        ("[database]\nurl = \"hunter2\n", "line 2"),
+        ("[event_types.\"Bad Type\"]\nname = \"hunter2\"\n", "Bad Type"),
+    ];
+    let site = Site::new().await;
+    let path = site.folder().join("settings.toml");
+    for (text, named) in files {
+        std::fs::write(&path, text).unwrap();
+        let replica = site.launch(&["worker"]).env("PENR_WEBHOOKS_CONFIG", path.to_str().unwrap()).start();
+        let (code, line) = ended(replica).await;
+        assert_eq!(code, Some(2), "{line}");
+        assert!(line.contains(named) && line.contains("settings.toml"), "{line}");
+        assert!(line.lines().count() == 1 && !line.contains(SECRET), "{line}");
+    }
+    let replica = site.launch(&["worker"]).env("PENR_WEBHOOKS_CONFIG", "/nowhere/settings.toml").start();
+    let (code, line) = ended(replica).await;
+    assert_eq!((code, line.lines().count()), (Some(2), 1));
+    assert!(line.contains("PENR_WEBHOOKS_CONFIG") && line.contains("/nowhere/settings.toml"), "{line}");
+}
+
+#[tokio::test]
+async fn a_setting_that_a_command_needs_and_does_not_have_is_named() {
+    let site = Site::new().await;
+    let create = ["webhooks", "create", "--account", ACCOUNT, "--name", "n", "--url", "https://hooks.example.com"];
+    let create = [&create[..], &["--events", "site.connected"]].concat();
+    let publish = ["publish", "--account", ACCOUNT, "--type", "site.connected"];
+    let keys = "PENR_WEBHOOKS__SECURITY__ENCRYPTION_KEYS";
+    let needs: [(&[&str], &[&str]); 5] = [
+        (&["worker"], &["DATABASE_URL", "AMQP_URL", keys]),
+        (&["run"], &["DATABASE_URL", "AMQP_URL", keys]),
+        (&["migrate"], &["DATABASE_URL"]),
+        (&create, &["DATABASE_URL", keys]),
+        (&publish, &["AMQP_URL"]),
+    ];
+    for (command, needed) in needs {
+        for variable in needed {
+            let (code, line) = ended(site.launch(command).remove_env(variable).start()).await;
+            assert_eq!((code, line.lines().count()), (Some(2), 1), "{command:?}: {line}");
+            assert!(line.contains(variable) && line.contains("is not set"), "{command:?}: {line}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_command_says_that_the_database_is_not_there() {
+    let site = Site::new().await;
+    let password = url::Url::parse(site.database_url()).unwrap().password().unwrap_or("no password").to_owned();
+    let proxy = Proxy::to(site.postgres_address()).await;
+    let site = site.postgres_through(&proxy.addr());
+    let list = ["webhooks", "list", "--account", ACCOUNT];
+    assert_eq!(site.cli(&list).await.code, 0);
+    proxy.refuse(true).await;
+    let refused = site.cli(&list).await;
+    assert_fails(&refused, 1, &["the database is not available"]);
+    proxy.refuse(false).await;
+    proxy.pause();
+    let mute = site.cli(&list).await;
+    assert_fails(&mute, 1, &["the database is not available"]);
+    assert!(![refused.stderr, mute.stderr].concat().contains(&password));
+}
+
+#[tokio::test]
+async fn a_command_says_that_the_database_was_never_migrated() {
+    let site = Site::new().await;
+    let sql = site.sql().await;
+    sql.batch_execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public").await.unwrap();
+    let output = site.cli(&["webhooks", "list", "--account", ACCOUNT]).await;
+    assert_fails(&output, 1, &["penr-webhooks migrate"]);
+}
+
+#[tokio::test]
+async fn a_worker_waits_for_a_database_that_is_not_there_yet() {
+    let site = Site::new().await;
+    let proxy = Proxy::to(site.postgres_address()).await;
+    proxy.refuse(true).await;
+    let site = site.postgres_through(&proxy.addr());
+    let mut worker = site.launch(&["worker"]).start();
+    worker.wait_for_log("waiting for the database").await;
+    proxy.refuse(false).await;
+    worker.wait_for_log(ATTACHED).await;
+    worker.terminate();
+    assert!(worker.wait().await.success());
+}
+
+#[tokio::test]
+async fn a_worker_waits_for_a_broker_that_is_not_there_yet() {
+    let site = Site::new().await;
+    let proxy = Proxy::to(site.amqp_address()).await;
+    proxy.refuse(true).await;
+    let site = site.amqp_through(&proxy.addr());
+    let mut worker = site.launch(&["worker"]).start();
+    worker.wait_for_log("the broker is not available").await;
+    proxy.refuse(false).await;
+    worker.wait_for_log(ATTACHED).await;
+    worker.terminate();
+    assert!(worker.wait().await.success());
+}
+
+#[tokio::test]
+async fn a_worker_that_waits_for_its_servers_can_be_stopped() {
+    let site = Site::new().await;
+    let proxy = Proxy::to("127.0.0.1:1").await;
+    proxy.refuse(true).await;
+    for (site, says) in [
+        (site.postgres_through(&proxy.addr()), "waiting for the database"),
+        (Site::new().await.amqp_through(&proxy.addr()), "the broker is not available"),
+    ] {
+        let mut worker = site.launch(&["worker"]).start();
+        worker.wait_for_log(says).await;
+        worker.terminate();
+        assert!(worker.wait().await.success());
+    }
+}
+
+/// The exit code and all that a process said which was to end at once. A loaded machine gets more than our second.
+async fn ended(mut replica: Replica) -> (Option<i32>, String) {
+    let started = Instant::now();
+    let status = replica.wait().await;
+    assert!(started.elapsed() < Duration::from_secs(10), "a process that cannot start must say so at once");
+    (status.code(), replica.log())
+}
