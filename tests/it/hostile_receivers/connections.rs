@@ -1,0 +1,174 @@
+//! Connections that break, are reused, or say something nobody asked for.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::stage::{MARK, Row, Stage};
+use crate::support::{Authority, ClosedPort, Gate, PATIENCE, Receiver, Reply, Site, Webhook, within};
+
+/// Speaks first, and has no ear for what the client says.
+pub struct Greeter {
+    address: SocketAddr,
+    accepting: JoinHandle<()>,
+}
+
+impl Greeter {
+    pub async fn start(greeting: Reply) -> Self {
+        Self::serve(move |stream| greet(stream, greeting.clone())).await
+    }
+
+    /// Leaves before anything is said.
+    pub async fn leaving() -> Self {
+        Self::serve(async |stream: TcpStream| drop(stream)).await
+    }
+
+    /// Leaves with a reset.
+    pub async fn resetting() -> Self {
+        Self::serve(async |stream: TcpStream| drop(stream.set_zero_linger())).await
+    }
+
+    async fn serve<F: Future<Output = ()> + Send + 'static>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("it is bound");
+        let accepting = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.spawn(serve(stream));
+            }
+        });
+        Self { address, accepting }
+    }
+
+    pub fn url(&self, scheme: &str) -> String {
+        format!("{scheme}://{}/hook", self.address)
+    }
+}
+
+impl Drop for Greeter {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+async fn greet(mut stream: TcpStream, greeting: Reply) {
+    if greeting.say(&mut stream).await.is_ok() {
+        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_fails_is_told_from_an_answer_that_fails() {
+    let stage = Stage::open(Site::new().await).await;
+    let closed = ClosedPort::new();
+    let resetting = Greeter::resetting().await;
+    let leaving = Greeter::leaving().await;
+    let banner = Greeter::start(Reply::raw(format!("SSH-2.0-{MARK}\r\n"))).await;
+    let early = Greeter::start(Reply::body(299, MARK)).await;
+    stage
+        .play(vec![
+            Row::nowhere("a closed port", closed.url(), "connect"),
+            Row::nowhere("a reset at once", resetting.url("http"), "protocol or connect"),
+            Row::nowhere("a close at once", leaving.url("http"), "protocol"),
+            Row::nowhere("a banner before the request", banner.url("http"), "protocol or connect"),
+            // Nobody can tell whether it came before or after.
+            Row::nowhere("an answer before the request", early.url("http"), "ok 299 or protocol or connect"),
+        ])
+        .await;
+    drop((closed, resetting, leaving, banner, early));
+    stage.close().await;
+}
+
+/// Two events one after the other to one receiver; the verdicts of both, and the second's snippet.
+async fn two_events(stage: &Stage, receiver: &Receiver, between: impl AsyncFnOnce()) -> [String; 3] {
+    let site = &stage.site;
+    let webhook: Webhook =
+        site.create_webhook(&receiver.address().to_string(), &receiver.url(), &["content.created"]).await;
+    site.publish(&webhook.account, "content.created", 1.into()).await;
+    let first = site.wait_for_attempts(&webhook, 1).await.remove(0);
+    between().await;
+    site.publish(&webhook.account, "content.created", 2.into()).await;
+    let second = site.wait_for_attempts(&webhook, 2).await.remove(1);
+    [first.verdict(), second.verdict(), second.snippet.unwrap_or_default()]
+}
+
+#[tokio::test]
+async fn a_connection_that_is_closed_while_idle_costs_no_attempt() {
+    let stage = Stage::open(Site::new().await.set("sender.idle_timeout", "60s")).await;
+    let receiver = Receiver::start().await;
+    receiver.always(Reply::body(200, "own"));
+    let [first, second, _] = two_events(&stage, &receiver, async || receiver.cut()).await;
+    assert_eq!([first, second], ["ok 200", "ok 200"]);
+    assert_eq!(receiver.connections(), 2);
+
+    let kept = Receiver::start().await;
+    two_events(&stage, &kept, async || {}).await;
+    assert_eq!(kept.connections(), 1, "one that stays open is used again");
+}
+
+#[tokio::test]
+async fn an_answer_to_no_request_is_never_taken_for_the_next_ones() {
+    let stage = Stage::open(Site::new().await.set("sender.idle_timeout", "60s")).await;
+    let pushed = format!("HTTP/1.1 299 Scripted\r\nContent-Length: 17\r\n\r\n{MARK}");
+    let head = |line: &str| format!("HTTP/1.1 200 Scripted\r\n{line}\r\n\r\n");
+    let first = [
+        ("behind an empty answer", Reply::raw(head("Content-Length: 0") + &pushed)),
+        ("behind a body", Reply::raw(head("Content-Length: 2") + "ok" + &pushed)),
+        ("behind the last chunk", Reply::raw(head("Transfer-Encoding: chunked") + "2\r\nok\r\n0\r\n\r\n" + &pushed)),
+        (
+            "behind a body that is longer than the cap",
+            Reply::raw(head("Content-Length: 9000") + &"x".repeat(9000) + &pushed),
+        ),
+        ("as the body of a 204", Reply::raw(format!("HTTP/1.1 204 Scripted\r\n\r\n{pushed}"))),
+        ("a little later", Reply::endless(head("Content-Length: 0"), pushed.as_str(), Duration::from_millis(50))),
+        ("in part", Reply::raw(head("Content-Length: 0") + "HTTP/1.1 299 Scr").then_hang()),
+    ];
+    for (name, reply) in first {
+        let receiver = Receiver::start().await;
+        receiver.script([reply]);
+        receiver.always(Reply::body(200, "own"));
+        let [_, second, snippet] = two_events(&stage, &receiver, async || {}).await;
+        assert_eq!([second.as_str(), &snippet], ["ok 200", "own"], "{name}");
+        assert_eq!(receiver.connections(), 2, "{name}: the connection cannot be trusted any more");
+    }
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_handshake_that_nobody_waits_for_any_more_is_given_up_all_the_same() {
+    let authority = Authority::new();
+    let (stage, receiver) = trusted(&authority).await;
+    let front = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("https://{}/hook", front.local_addr().expect("it is bound"));
+    let webhook = stage.site.create_webhook("acc_1", &url, &["content.created"]).await;
+    let gate = Gate::default();
+    receiver.script([Reply::status(200).held_by(&gate)]);
+
+    stage.site.publish("acc_1", "content.created", 1.into()).await;
+    let (mut first, _) = within("the first connection", PATIENCE, front.accept()).await.expect("a connection");
+    let target = receiver.address();
+    let forwarding = tokio::spawn(async move {
+        let mut behind = TcpStream::connect(target).await?;
+        copy_bidirectional(&mut first, &mut behind).await
+    });
+    receiver.wait_for(1).await;
+    stage.site.publish("acc_1", "content.created", 2.into()).await;
+    let (mut second, _) = within("the second connection", PATIENCE, front.accept()).await.expect("a connection");
+    second.read_u8().await.expect("the beginning of a handshake");
+    // The second request takes the first one's connection, and its own is left to itself.
+    gate.open();
+    let attempts = stage.site.wait_for_attempts(&webhook, 2).await;
+    assert!(attempts.iter().all(|attempt| attempt.verdict() == "ok 200"));
+    let _ = within("the second connection is given up", PATIENCE, second.read_to_end(&mut Vec::new())).await;
+    forwarding.abort();
+}
+
+async fn trusted(authority: &Authority) -> (Stage, Receiver) {
+    let receiver = Receiver::start_tls(authority.identity().server_config()).await;
+    let site = Site::new().await.set("sender.idle_timeout", "60s");
+    let file = authority.trust_file(site.folder());
+    (Stage::open(site.env("SSL_CERT_FILE", file.to_str().expect("a path of ASCII"))).await, receiver)
+}

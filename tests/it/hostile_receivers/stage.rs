@@ -1,0 +1,141 @@
+//! Receivers that misbehave once, and what a worker must be like afterwards.
+//!
+//! A row is a receiver that answers its first request as told and every later one with 200. All rows of a table share
+//! one event and one worker, so each also shows that the others do not disturb it.
+
+use futures_util::StreamExt;
+use futures_util::stream;
+
+use crate::support::{LoggedAttempt, Receiver, Replica, Reply, Site, Webhook, eventually, wait_until};
+
+/// Stands wherever a receiver can put text, and must never stand in an operator's log.
+pub const MARK: &str = "receiver-was-here";
+
+/// What `Reply` writes into its status lines.
+const SCRIPTED: &str = "Scripted";
+
+const ACCOUNT: &str = "acc_hostile";
+const RETRIES_AT_ONCE: &str = r#"["50ms", "50ms", "50ms", "50ms", "50ms", "1h"]"#;
+const MEMORY_SLACK_KIB: u64 = 96 * 1024;
+const PEAK_SLACK_KIB: u64 = 256 * 1024;
+const FILES_SLACK: usize = 16;
+
+/// A receiver's first answer, and what the log says of it: `ok 200`, `http_status 503`, `timeout`, `tls or protocol` …
+pub struct Row {
+    name: String,
+    verdict: &'static str,
+    url: String,
+    receiver: Option<Receiver>,
+}
+
+impl Row {
+    pub async fn new(name: impl ToString, reply: Reply, verdict: &'static str) -> Self {
+        let receiver = Receiver::start().await;
+        receiver.script([reply]);
+        Self::at(name, receiver, verdict)
+    }
+
+    pub fn at(name: impl ToString, receiver: Receiver, verdict: &'static str) -> Self {
+        Self { name: name.to_string(), verdict, url: receiver.url(), receiver: Some(receiver) }
+    }
+
+    pub fn nowhere(name: impl ToString, url: String, verdict: &'static str) -> Self {
+        Self { name: name.to_string(), verdict, url, receiver: None }
+    }
+}
+
+/// Rows of one kind.
+pub async fn rows<N: ToString>(table: impl IntoIterator<Item = (N, Reply, &'static str)>) -> Vec<Row> {
+    let rows = table.into_iter().map(|(name, reply, verdict)| Row::new(name, reply, verdict));
+    stream::iter(rows).buffered(1).collect().await
+}
+
+/// A row after its turn.
+pub struct Played {
+    pub name: String,
+    pub webhook: Webhook,
+    pub receiver: Option<Receiver>,
+    pub attempts: Vec<LoggedAttempt>,
+    verdict: &'static str,
+}
+
+impl Played {
+    pub fn snippet(&self) -> &str {
+        self.attempts[0].snippet.as_deref().unwrap_or_default()
+    }
+
+    fn complaint(&self) -> Option<String> {
+        let got = self.attempts[0].verdict();
+        let as_expected = self.verdict.split(" or ").any(|verdict| verdict == got);
+        (!as_expected).then(|| format!("{}: {got}, not {}", self.name, self.verdict))
+    }
+}
+
+/// A worker that has made its first delivery, and what it needed for that.
+pub struct Stage {
+    // Dropped first: its log lies in the site's folder.
+    pub worker: Replica,
+    pub site: Site,
+    memory_kib: u64,
+    files: usize,
+}
+
+impl Stage {
+    pub async fn open(site: Site) -> Self {
+        let site = site.set("retry.schedule", RETRIES_AT_ONCE).set("sender.idle_timeout", "500ms");
+        let worker = site.worker().await;
+        let receiver = Receiver::start().await;
+        let webhook = site.create_webhook("acc_warm_up", &receiver.url(), &["content.created"]).await;
+        site.publish("acc_warm_up", "content.created", "first".into()).await;
+        site.wait_for_attempts(&webhook, 1).await;
+        let (memory_kib, files) = (worker.memory_kib(), worker.open_files());
+        Self { site, worker, memory_kib, files }
+    }
+
+    /// Sends one event to all rows and holds the log against them. Whoever fails must be called again.
+    pub async fn play(&self, rows: Vec<Row>) -> Vec<Played> {
+        let cast = stream::iter(rows.into_iter().map(|row| self.cast(row))).buffered(4);
+        let cast: Vec<(Row, Webhook)> = cast.collect().await;
+        self.site.publish(ACCOUNT, "content.created", MARK.into()).await;
+        let mut played = Vec::new();
+        for (row, webhook) in cast {
+            let attempts = self.settled(&row, &webhook).await;
+            played.push(Played { name: row.name, verdict: row.verdict, webhook, receiver: row.receiver, attempts });
+        }
+        let complaints: Vec<String> = played.iter().filter_map(Played::complaint).collect();
+        assert!(complaints.is_empty(), "\n{}", complaints.join("\n"));
+        played
+    }
+
+    async fn cast(&self, row: Row) -> (Row, Webhook) {
+        let webhook = self.site.create_webhook(ACCOUNT, &row.url, &["content.created"]).await;
+        (row, webhook)
+    }
+
+    async fn settled(&self, row: &Row, webhook: &Webhook) -> Vec<LoggedAttempt> {
+        eventually(&format!("{:?} comes to its end", row.name), async || {
+            let attempts = self.site.attempts(webhook).await;
+            let last = attempts.last()?;
+            let retried = row.receiver.is_none() && attempts.len() > 1;
+            (last.error.is_none() || retried).then_some(attempts)
+        })
+        .await
+    }
+
+    /// The worker is alive, at its level, and has said nothing that a receiver told it.
+    pub async fn close(mut self) {
+        assert!(self.worker.is_running());
+        let files = self.files + FILES_SLACK;
+        wait_until("open files are back at their level", async || self.worker.open_files() <= files).await;
+        let memory = self.memory_kib + MEMORY_SLACK_KIB;
+        wait_until("memory is back at its level", async || self.worker.memory_kib() <= memory).await;
+        let peak = self.worker.peak_memory_kib();
+        assert!(peak <= self.memory_kib + PEAK_SLACK_KIB, "{peak} KiB at its peak, {} before", self.memory_kib);
+        let log = self.worker.log();
+        for line in log.lines() {
+            // A panic, too, is no JSON.
+            assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{line}");
+            assert!(!line.contains(MARK) && !line.contains(SCRIPTED), "{line}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Nothing is sent to a receiver whose certificate does not hold, and the customer is told that it was TLS.
+
+use super::connections::Greeter;
+use super::stage::{MARK, Row, Stage, rows};
+use crate::support::{Authority, Flaw, Receiver, Reply, Site};
+
+async fn trusting(authority: &Authority) -> Stage {
+    let site = Site::new().await;
+    let file = authority.trust_file(site.folder());
+    Stage::open(site.env("SSL_CERT_FILE", file.to_str().expect("a path of ASCII"))).await
+}
+
+async fn row(name: &str, config: rustls::ServerConfig, verdict: &'static str) -> (Row, Receiver) {
+    let receiver = Receiver::start_tls(config).await;
+    (Row::nowhere(name, receiver.url(), verdict), receiver)
+}
+
+#[tokio::test]
+async fn a_certificate_that_does_not_hold_is_a_tls_failure_and_gets_nothing() {
+    let authority = Authority::new();
+    let stage = trusting(&authority).await;
+    let (flaw, tls) = (|flaw| authority.flawed_identity(flaw).server_config(), "tls");
+    let mut h2_only = authority.identity().server_config();
+    h2_only.alpn_protocols = vec![b"h2".to_vec()];
+    let (rows, receivers): (Vec<Row>, Vec<Receiver>) = [
+        row("expired", flaw(Flaw::Expired), tls).await,
+        row("not yet valid", flaw(Flaw::NotYetValid), tls).await,
+        row("for another host", flaw(Flaw::WrongHost), tls).await,
+        row("signed by itself", flaw(Flaw::SelfSigned), tls).await,
+        row("signed by an unknown authority", Authority::new().identity().server_config(), tls).await,
+        row("HTTP/2 alone", h2_only, tls).await,
+    ]
+    .into_iter()
+    .unzip();
+    stage.play(rows).await;
+    for receiver in &receivers {
+        assert_eq!(receiver.count(), 0, "{}", receiver.url());
+        assert!(receiver.failed_handshakes() >= 2, "{} was tried again", receiver.url());
+    }
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_holds_is_trusted_whatever_else_the_server_is_like() {
+    let authority = Authority::new();
+    let stage = trusting(&authority).await;
+    let good = Receiver::start_tls(authority.identity().server_config()).await;
+    let mut long = authority.identity();
+    let copies = 1_000_000 / long.chain[0].len();
+    long.chain.extend(vec![long.chain[0].clone(); copies]);
+    let asking = authority.identity().server_config_for_clients_of(&Authority::new());
+    let (long, _long) = row("a chain of 1 MB", long.server_config(), "tls").await;
+    // The refusal comes after the handshake, and may be lost when the connection is reset behind it.
+    let (asking, _asking) = row("a client certificate demanded", asking, "tls or protocol").await;
+    let mut table = rows([("no TLS", Reply::status(200), "ok 200")]).await;
+    table.extend([Row::at("good", good, "ok 200"), long, asking]);
+    stage.play(table).await;
+    stage.close().await;
+}
+
+#[tokio::test]
+async fn http_and_https_taken_for_each_other_fail_without_an_answer() {
+    let authority = Authority::new();
+    let stage = trusting(&authority).await;
+    let secure = Receiver::start_tls(authority.identity().server_config()).await;
+    let leaving = Greeter::leaving().await;
+    let plain = Greeter::start(Reply::body(400, MARK)).await;
+    stage
+        .play(vec![
+            Row::nowhere("https at an http server", plain.url("https"), "tls"),
+            Row::nowhere("http at an https server", secure.url().replacen("https:", "http:", 1), "protocol"),
+            Row::nowhere("a close within the handshake", leaving.url("https"), "tls or connect"),
+        ])
+        .await;
+    assert_eq!(secure.count(), 0);
+    stage.close().await;
+}
