@@ -21,6 +21,7 @@ async fn an_event_that_nobody_asked_for_is_done_at_once() {
     }
     scene.publish_good(100).await;
     scene.all_good_arrive().await;
+    wait_until("all is recorded", async || scene.site.count("SELECT count(*) FROM attempts").await == 100).await;
     assert_eq!(scene.site.count("SELECT count(*) FROM events").await, 100, "what nobody asked for is not stored");
     scene.ends_unharmed().await;
 }
