@@ -196,10 +196,11 @@ impl Consumer {
             if !self.hand_on(attachment, delivery).await {
                 continue;
             }
-            match self.next_mode(attachment, &consumer, mode, suspicious).await {
-                Ok(None) => {}
-                Ok(Some(fresh)) => consumer = fresh,
-                Err(error) => return End::Lost(Some(error)),
+            if let Some(prefetch) = mode.after(suspicious, self.prefetch) {
+                match self.replace(attachment, consumer, prefetch).await {
+                    Ok(fresh) => consumer = fresh,
+                    Err(error) => return End::Lost(Some(error)),
+                }
             }
         }
     }
@@ -214,29 +215,48 @@ impl Consumer {
         }
     }
 
-    /// Enters isolation for a suspicious message and leaves it after enough good ones; a consumer with the new
-    /// prefetch replaces the old one on the same channel, so that nothing in hand is returned.
-    async fn next_mode(
+    /// Changes the prefetch by a new consumer on the same channel. What the old one still holds is handed on: nobody
+    /// else would ever settle it.
+    async fn replace(
         &self,
-        attachment: &Attachment,
-        consumer: &lapin::Consumer,
-        mode: &mut Mode,
-        suspicious: bool,
-    ) -> lapin::Result<Option<lapin::Consumer>> {
-        let (next, prefetch) = match mode {
-            Mode::Normal if suspicious => (Mode::Isolated { left: ISOLATED_MESSAGES }, 1),
-            Mode::Normal => return Ok(None),
-            Mode::Isolated { left } if *left > 0 => {
-                *left -= 1;
-                return Ok(None);
-            }
-            Mode::Isolated { .. } => (Mode::Normal, self.prefetch),
-        };
+        attachment: &Arc<Attachment>,
+        mut old: lapin::Consumer,
+        prefetch: u16,
+    ) -> lapin::Result<lapin::Consumer> {
         tracing::info!(prefetch, "changing how many messages are taken at a time");
-        *mode = next;
-        let channel = &attachment.channel;
-        channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
-        consume(channel, &self.queue.worker_queue, prefetch).await.map(Some)
+        attachment.channel.basic_cancel(old.tag(), BasicCancelOptions::default()).await?;
+        while let Some(delivery) = old.next().await {
+            if !self.hand_on(attachment, delivery?).await {
+                break;
+            }
+        }
+        consume(&attachment.channel, &self.queue.worker_queue, prefetch).await
+    }
+}
+
+impl Mode {
+    /// The prefetch to change to after a message: isolation begins with a suspicious one and ends after enough others.
+    fn after(&mut self, suspicious: bool, normal: u16) -> Option<u16> {
+        let isolated = Self::Isolated { left: ISOLATED_MESSAGES };
+        match self {
+            Self::Normal if !suspicious => None,
+            Self::Normal => {
+                *self = isolated;
+                Some(1)
+            }
+            Self::Isolated { .. } if suspicious => {
+                *self = isolated;
+                None
+            }
+            Self::Isolated { left: 0 } => {
+                *self = Self::Normal;
+                Some(normal)
+            }
+            Self::Isolated { left } => {
+                *left -= 1;
+                None
+            }
+        }
     }
 }
 
