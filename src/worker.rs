@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -129,13 +129,14 @@ impl Parts {
             lease: settings.worker.lease,
             stop: stop.clone(),
         };
+        let part = Part { stop };
         Ok(Self {
-            consumer: tokio::spawn(consumer.run()),
-            intake: tokio::spawn(intake.run(incoming)),
-            due: tokio::spawn(due.run()),
-            upkeep: tokio::spawn(upkeep::run(store, settings.retention.clone(), stop.clone())),
-            notices: tokio::spawn(notices.run()),
-            recorder: tokio::spawn(recorder.run(reported)),
+            consumer: part.spawn(consumer.run()),
+            intake: part.spawn(intake.run(incoming)),
+            due: part.spawn(due.run()),
+            upkeep: part.spawn(upkeep::run(store, settings.retention.clone(), stop.clone())),
+            notices: part.spawn(notices.run()),
+            recorder: part.spawn(recorder.run(reported)),
             attempts,
             abandon,
             give_up,
@@ -144,32 +145,31 @@ impl Parts {
     }
 
     async fn until_stopped(mut self, stop: &CancellationToken, grace: Duration) -> anyhow::Result<()> {
-        let ended = tokio::select! {
-            () = stop.cancelled() => None,
-            ended = &mut self.consumer => Some(ended),
-        };
-        stop.cancel();
+        stop.cancelled().await;
         let deadlines = Deadlines::within(grace);
         tracing::info!(in_flight = self.attempts.under_way.len(), "stopping");
+        let mut ended = Vec::new();
         for task in [&mut self.intake, &mut self.due, &mut self.upkeep, &mut self.notices] {
-            if timeout_at(deadlines.attempts, &mut *task).await.is_err() {
+            ended.push(timeout_at(deadlines.attempts, &mut *task).await);
+            if ended.last().is_some_and(Result::is_err) {
                 task.abort();
                 // Until it has really ended it holds what reports to the recorder.
                 let _ = task.await;
             }
         }
         self.finish_attempts(deadlines.attempts).await;
-        self.finish_recording(deadlines.recording).await;
+        ended.push(Ok(self.finish_recording(deadlines.recording).await));
         self.settled.cancel();
-        let consumed = match ended {
-            Some(ended) => ended,
-            None => match timeout_at(deadlines.end, self.consumer).await {
-                Ok(ended) => ended,
-                Err(_) => return Ok(()),
-            },
-        };
+        let consumed = timeout_at(deadlines.end, self.consumer).await;
+        for panicked in ended.into_iter().flatten() {
+            panicked.context("a part of the worker panicked")?;
+        }
         tracing::info!("stopped");
-        Ok(consumed.context("the consumer panicked")??)
+        match consumed {
+            Ok(consumed) => Ok(consumed.context("the consumer panicked")??),
+            // The broker did not say goodbye in time; everything was settled before.
+            Err(_) => Ok(()),
+        }
     }
 
     async fn finish_attempts(&mut self, deadline: Instant) {
@@ -184,17 +184,34 @@ impl Parts {
     }
 
     /// The recorder ends by itself once nobody can report any more.
-    async fn finish_recording(&mut self, deadline: Instant) {
+    async fn finish_recording(&mut self, deadline: Instant) -> Result<(), JoinError> {
         let (unheard, _) = mpsc::channel(1);
         match Arc::get_mut(&mut self.attempts) {
             Some(attempts) => attempts.reports = unheard,
             None => tracing::error!("a task still holds the attempts"),
         }
-        if timeout_at(deadline, &mut self.recorder).await.is_err() {
-            tracing::warn!("not every result could be recorded; those events will be delivered again");
-            self.give_up.cancel();
-            let _ = (&mut self.recorder).await;
+        if let Ok(ended) = timeout_at(deadline, &mut self.recorder).await {
+            return ended;
         }
+        tracing::warn!("not every result could be recorded; those events will be delivered again");
+        self.give_up.cancel();
+        (&mut self.recorder).await
+    }
+}
+
+/// Starts tasks without which the others are worth nothing: when one ends, all stop.
+struct Part<'a> {
+    stop: &'a CancellationToken,
+}
+
+impl Part<'_> {
+    fn spawn<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> JoinHandle<T> {
+        let stop = self.stop.clone().drop_guard();
+        tokio::spawn(async move {
+            let ended = task.await;
+            drop(stop);
+            ended
+        })
     }
 }
 

@@ -28,6 +28,7 @@ impl Due {
         while self.stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
             let Some(room) = self.stop.run_until_cancelled(self.room()).await else { return };
             let asked = room.num_permits();
+            let looked_up = Instant::now();
             // Not cut short by a stop: what was claimed must be started or given back.
             let claimed = match self.store.claim_due(&self.keyring, asked, self.worker.lease).await {
                 Ok(claimed) => claimed,
@@ -43,7 +44,7 @@ impl Due {
                 all if all == asked => Duration::ZERO,
                 _ => self.worker.poll_interval,
             };
-            self.start(claimed, room);
+            self.start(claimed, room, looked_up);
         }
     }
 
@@ -58,8 +59,7 @@ impl Due {
         one
     }
 
-    fn start(&self, claimed: Vec<Claimed>, mut room: OwnedSemaphorePermit) {
-        let looked_up = Instant::now();
+    fn start(&self, claimed: Vec<Claimed>, mut room: OwnedSemaphorePermit, looked_up: Instant) {
         for Claimed { delivery, claim } in claimed {
             let place = room.split(1).expect("no more is claimed than there is room for");
             self.attempts.start(Turn { delivery, origin: Origin::Claim(claim), looked_up }, place);

@@ -58,10 +58,10 @@ impl Intake {
             return;
         }
         let looked_up = Instant::now();
-        let mut matches = self.match_webhooks(&events).await;
-        for (index, taken) in events.into_iter().enumerate().rev() {
-            let first = matches.partition_point(|found| found.index < index);
-            self.deliver_event(taken, matches.split_off(first), looked_up).await;
+        let mut matches = self.match_webhooks(&events).await.into_iter().peekable();
+        for (index, taken) in events.into_iter().enumerate() {
+            let owed = std::iter::from_fn(|| matches.next_if(|found| found.index == index)).collect();
+            self.deliver_event(taken, owed, looked_up).await;
         }
     }
 

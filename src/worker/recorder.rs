@@ -22,6 +22,9 @@ pub(super) enum Report {
     Released(DeliveryId, i64),
 }
 
+/// Event bodies written by one transaction.
+const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
+
 pub(super) struct Recorder {
     store: Store,
     health: Health,
@@ -73,13 +76,14 @@ impl Recorder {
     /// Writes all of it, split where the database refuses a part, and returns the messages that are done by it.
     async fn record(&self, results: Results) -> Vec<Settled> {
         let mut done = Vec::new();
-        let mut parts = vec![results];
+        let mut parts = by_weight(results);
         while let Some((mut finished, mut shares)) = parts.pop() {
             match self.until_answered(&finished).await {
                 Ok(()) => done.extend(shares.into_iter().flatten().filter_map(Share::recorded)),
-                Err(refused) if finished.len() == 1 => {
-                    parts.extend(reduced(finished.remove(0), &refused).map(|less| (vec![less], shares)));
-                }
+                Err(refused) if finished.len() == 1 => match reduced(finished.remove(0), &refused) {
+                    Some(less) => parts.push((vec![less], shares)),
+                    None => done.extend(shares.into_iter().flatten().filter_map(Share::unrecorded)),
+                },
                 Err(_) => {
                     let half = finished.len() / 2;
                     parts.push((finished.split_off(half), shares.split_off(half)));
@@ -102,14 +106,41 @@ impl Recorder {
                     tracing::warn!(error = error_chain(&error), held, "cannot record, holding the results");
                 }
             }
-            tokio::time::sleep(reconnect.wait()).await;
-            // The commit may have happened without its answer.
-            if self.store.is_recorded(finished).await.unwrap_or(false) {
+            if self.was_recorded(finished, &mut reconnect).await {
                 finished.iter().for_each(|finished| finished.delivery.row.mark_stored());
                 return Ok(());
             }
         }
     }
+
+    /// The commit may have happened without its answer: nothing is repeated before that is known.
+    async fn was_recorded(&self, finished: &[Finished], reconnect: &mut Reconnect) -> bool {
+        loop {
+            tokio::time::sleep(reconnect.wait()).await;
+            match self.store.is_recorded(finished).await {
+                Ok(recorded) => return recorded,
+                Err(error) => tracing::debug!(error = error_chain(&error), "cannot ask what was recorded"),
+            }
+        }
+    }
+}
+
+/// Splits results so that each part's event bodies fit into one transaction that ends in time.
+fn by_weight((finished, shares): Results) -> Vec<Results> {
+    let mut parts = vec![Results::default()];
+    let mut bytes = 0;
+    for (finished, share) in finished.into_iter().zip(shares) {
+        let row = &finished.delivery.row;
+        bytes += if row.is_stored() { 0 } else { row.event.body.len() };
+        if bytes > MAX_BATCH_BYTES {
+            bytes = row.event.body.len();
+            parts.push(Results::default());
+        }
+        parts.last_mut().expect("it begins with one").extend([(finished, share)]);
+    }
+    // The last is taken first.
+    parts.reverse();
+    parts
 }
 
 /// What is left of a result that the database refuses: first its snippet goes, then its attempt. `None` when nothing is

@@ -41,6 +41,18 @@ impl Share {
     }
 }
 
+impl Share {
+    /// When its delivery can never be recorded: the broker hands the message out again, and gives it up in the end.
+    pub(super) fn unrecorded(mut self) -> Option<Settled> {
+        self.0.take().and_then(incomplete)
+    }
+}
+
+fn incomplete(message: Arc<Message>) -> Option<Settled> {
+    message.incomplete.store(true, Ordering::Relaxed);
+    Arc::into_inner(message).map(Message::settled)
+}
+
 impl Message {
     fn settled(self) -> Settled {
         let verdict = if self.incomplete.into_inner() { Verdict::Returned } else { Verdict::Done };
@@ -51,12 +63,10 @@ impl Message {
 impl Drop for Share {
     fn drop(&mut self) {
         let Some(message) = self.0.take() else { return };
-        message.incomplete.store(true, Ordering::Relaxed);
         let reports = message.reports.upgrade();
-        let last = Arc::into_inner(message);
-        if let (Some(message), Some(reports)) = (last, reports) {
+        if let (Some(returned), Some(reports)) = (incomplete(message), reports) {
             // Without room the message comes back all the same, when its channel closes.
-            let _ = reports.try_send(Report::Settled(message.settled()));
+            let _ = reports.try_send(Report::Settled(returned));
         }
     }
 }
