@@ -93,7 +93,8 @@ impl Store {
         let (mut config, tls) = tls::read_url(settings.url.expose()).map_err(StoreError::Address)?;
         // The server gives up first, so that an abandoned statement holds no locks.
         let server_side = settings.statement_timeout.mul_f64(0.8).as_millis();
-        config.options(format!("-c statement_timeout={server_side} -c timezone=UTC"));
+        let theirs = config.get_options().unwrap_or_default();
+        config.options(format!("{theirs} -c statement_timeout={server_side} -c timezone=UTC"));
         config.application_name("penr-webhooks");
         config.connect_timeout(settings.connect_timeout);
         config.tcp_user_timeout(settings.statement_timeout);

@@ -61,15 +61,17 @@ fn observe(batch: &[Finished]) -> BTreeMap<Uuid, Observed<'_>> {
         let webhook = &finished.delivery.webhook;
         match step {
             Step::RepeatIn(_) => continue,
-            Step::Succeeded => observed.insert(webhook.id.0, Observed { succeeded: true, ..Observed::default() }),
+            Step::Succeeded => {
+                let seen = observed.entry(webhook.id.0).or_default();
+                *seen = Observed { succeeded: true, gone: seen.gone, ..Observed::default() };
+            }
             Step::RetryIn(_) | Step::Exhausted | Step::Disable => {
                 let seen = observed.entry(webhook.id.0).or_default();
                 seen.failures += 1;
                 seen.last_error = attempt.outcome.error();
-                seen.gone = seen.gone.or((*step == Step::Disable).then_some(webhook.activation));
-                None
+                seen.gone = seen.gone.max((*step == Step::Disable).then_some(webhook.activation));
             }
-        };
+        }
     }
     observed
 }
@@ -81,14 +83,15 @@ const UPDATE: &str = "
     ), before AS (
         SELECT w.*, s.succeeded, s.failures AS new_failures, s.last_error AS new_error, s.gone
         FROM webhooks w JOIN seen s ON s.id = w.id
-        WHERE w.active AND (s.failures > 0 OR w.consecutive_failures > 0)
+        WHERE w.active AND (s.failures > 0 OR s.gone IS NOT NULL OR w.consecutive_failures > 0)
         ORDER BY w.id FOR UPDATE OF w
     ), counted AS (
         SELECT *,
             CASE WHEN succeeded THEN 0 ELSE consecutive_failures END + new_failures AS failures,
             CASE WHEN NOT succeeded THEN coalesce(failing_since, now()) WHEN new_failures > 0 THEN now() END AS since,
             CASE WHEN NOT succeeded THEN failing_noticed_at END AS noticed_at,
-            coalesce(new_error, CASE WHEN NOT succeeded THEN last_error END) AS error
+            coalesce(new_error, CASE WHEN NOT succeeded THEN last_error END, CASE WHEN gone IS NOT NULL THEN 'http_status' END)
+                AS error
         FROM before
     ), decided AS (
         SELECT *,

@@ -18,7 +18,10 @@ impl Store {
         if !column::<bool>(&locked, "locked") {
             return Ok(Vec::new());
         }
+        // Whoever waits for the parent table's lock makes everyone else wait: rather try again later.
+        session.batch_execute("SET statement_timeout = 0; SET lock_timeout = '2s'").await?;
         session.execute("SELECT make_partitions($1)", &[&DAYS_AHEAD]).await?;
+        session.batch_execute("SET lock_timeout = 0").await?;
         let mut dropped = Vec::new();
         for (table, retention) in [("events", events), ("attempts", attempts)] {
             let days = i32::try_from(retention.as_secs() / DAY).unwrap_or(i32::MAX);
@@ -28,11 +31,15 @@ impl Store {
                 let pending: bool = column(&row, "detach_pending");
                 let how = if pending { "FINALIZE" } else { "CONCURRENTLY" };
                 session.batch_execute(&format!("ALTER TABLE {table} DETACH PARTITION {partition} {how}")).await?;
-                session.batch_execute(&format!("DROP TABLE {partition}")).await?;
-                dropped.push(partition);
             }
         }
-        session.execute(FORGET_CLOSED, &[]).await?;
+        // Also what an earlier run detached and did not come to drop.
+        for row in session.query(DETACHED, &[]).await? {
+            let partition: String = column(&row, "partition");
+            session.batch_execute(&format!("DROP TABLE {partition}")).await?;
+            dropped.push(partition);
+        }
+        while session.execute(FORGET_CLOSED, &[]).await? > 0 {}
         Ok(dropped)
     }
 }
@@ -47,8 +54,16 @@ const EXPIRED: &str = "
           SELECT FROM pending_deliveries p WHERE p.event_day = to_date(right(c.relname, 8), 'YYYYMMDD')))
     ORDER BY c.relname";
 
-/// A closed delivery whose event is gone cannot be recovered.
+const DETACHED: &str = "
+    SELECT quote_ident(c.relname) AS partition FROM pg_class c
+    WHERE c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'events'::regclass)
+      AND c.relkind = 'r' AND NOT c.relispartition AND c.relname ~ '^(events|attempts)_[0-9]{8}$'
+      AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid)";
+
+/// A closed delivery whose event is gone cannot be recovered. A few at a time, to hold no lock for long.
 const FORGET_CLOSED: &str = "
-    DELETE FROM closed_deliveries WHERE event_day < (
-        SELECT min(to_date(right(c.relname, 8), 'YYYYMMDD'))
-        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'events'::regclass)";
+    DELETE FROM closed_deliveries WHERE id IN (
+        SELECT id FROM closed_deliveries WHERE event_day < (
+            SELECT min(to_date(right(c.relname, 8), 'YYYYMMDD'))
+            FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'events'::regclass)
+        LIMIT 10000)";

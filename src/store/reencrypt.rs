@@ -14,6 +14,8 @@ pub struct Reencrypted {
     pub seen: u64,
     /// How many envelopes are under the newest key now and were not before.
     pub moved: u64,
+    /// How many envelopes changed or went between being read and being moved: another pass finds them.
+    pub raced: u64,
     /// Webhooks with a secret that no key opens.
     pub unreadable: Vec<WebhookId>,
     /// Where the next page begins; `None` after the last one.
@@ -49,7 +51,10 @@ impl Store {
                 match keyring.open(old, owner) {
                     Ok(secret) => {
                         let new = keyring.seal(&secret, owner, rand::random());
-                        done.moved += self.execute(update, &[&id.0, &old, &new]).await?;
+                        match self.execute(update, &[&id.0, &old, &new]).await? {
+                            0 => done.raced += 1,
+                            _ => done.moved += 1,
+                        }
                     }
                     Err(_) => done.unreadable.push(id),
                 }

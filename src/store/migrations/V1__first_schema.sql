@@ -74,7 +74,7 @@ CREATE TABLE pending_deliveries (
     -- The fencing token: raised by every claim and every result.
     claim         bigint NOT NULL DEFAULT 0,
     created_at    timestamptz NOT NULL DEFAULT now()
-) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0);
 CREATE INDEX pending_deliveries_due ON pending_deliveries (due_at);
 CREATE INDEX pending_deliveries_by_event_day ON pending_deliveries (event_day);
 
