@@ -38,6 +38,12 @@ impl SecretText {
     }
 }
 
+impl From<&str> for SecretText {
+    fn from(text: &str) -> Self {
+        Self::new(text.to_owned())
+    }
+}
+
 impl fmt::Debug for SecretText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("[secret]")
@@ -64,7 +70,10 @@ impl SigningSecret {
 
     pub fn from_random(random: [u8; 32]) -> Self {
         let random = Zeroizing::new(random);
-        Self(SecretText::new(format!("{}{}", Self::PREFIX, STANDARD.encode(random))))
+        let mut text = String::with_capacity(64);
+        text.push_str(Self::PREFIX);
+        STANDARD.encode_string(random, &mut text);
+        Self(SecretText::new(text))
     }
 
     pub fn parse(text: &str) -> Result<Self, NotASigningSecret> {

@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode};
 use serde_json::json;
 
 use super::{Failure, Outcome};
-use crate::secret::SigningSecret;
+use crate::secret::{SecretText, SigningSecret};
 use crate::signature;
 use crate::text::printable;
 
@@ -25,7 +25,7 @@ pub(super) struct Arguments {
     port: u16,
     /// The webhook's secret
     #[arg(long, env = "PENR_WEBHOOKS_LISTEN_SECRET", hide_env_values = true)]
-    secret: String,
+    secret: SecretText,
     /// What to answer; the last of several is repeated
     #[arg(long, value_delimiter = ',', default_value = "200", value_parser = status)]
     status: Vec<StatusCode>,
@@ -43,7 +43,7 @@ struct Receiver {
 }
 
 pub(super) async fn run(arguments: Arguments, json: bool) -> Outcome {
-    let secret = SigningSecret::parse(&arguments.secret).map_err(|error| Failure::Usage(error.to_string()))?;
+    let secret = SigningSecret::parse(arguments.secret.expose()).map_err(|error| Failure::Usage(error.to_string()))?;
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", arguments.port)).await;
     let listener = listener.map_err(|error| anyhow::anyhow!("port {} cannot be used: {error}", arguments.port))?;
     println!("listening on http://{}", listener.local_addr()?);

@@ -24,7 +24,7 @@ pub(super) struct Arguments {
     #[arg(long, default_value = "{}")]
     data: String,
     /// The event's id; a fresh one unless given
-    #[arg(long, conflicts_with = "count")]
+    #[arg(long)]
     id: Option<String>,
     /// How many events to publish, each with an id of its own
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
@@ -33,6 +33,9 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: Arguments, settings: &Settings, json: bool) -> Outcome {
     settings.amqp_url()?;
+    if arguments.id.is_some() && arguments.count > 1 {
+        return Err(Failure::Usage("--id names one event, so --count cannot be more than 1".to_owned()));
+    }
     let data = read_data(&arguments.data)?;
     let first = message(&arguments, &data, arguments.id.clone().unwrap_or_else(fresh_id));
     // A worker would make a dead letter of it.

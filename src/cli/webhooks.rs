@@ -215,14 +215,20 @@ async fn log(store: &Store, id: WebhookId, limit: u32, json: bool) -> Outcome {
 async fn reencrypt(store: &Store, settings: &Settings, json: bool) -> Outcome {
     let keyring = settings.keyring()?;
     let progress = output::progress(store.count_webhooks().await?);
-    let (mut moved, mut unreadable, mut after) = (0, Vec::new(), None);
+    let (mut moved, mut raced, mut unreadable, mut after) = (0, 0, Vec::new(), None);
     loop {
         let page = store.reencrypt_page(keyring, after, PAGE).await?;
         moved += page.moved;
+        raced += page.raced;
         unreadable.extend(page.unreadable);
         progress.inc(page.seen);
-        let Some(next) = page.next else { break };
-        after = Some(next);
+        after = page.next;
+        if after.is_none() && std::mem::take(&mut raced) == 0 {
+            break;
+        }
+        if after.is_none() {
+            unreadable.clear();
+        }
     }
     progress.finish_and_clear();
     if json {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use serde::de::DeserializeOwned;
 use toml::{Table, Value};
+use zeroize::Zeroize as _;
 
 use super::ConfigError;
 
@@ -56,21 +57,33 @@ fn setting_of(
     value: String,
     read_secret_file: impl Fn(&str) -> std::io::Result<String>,
 ) -> Result<Option<(String, String)>, ConfigError> {
-    let dotted = |name: &str| name.to_lowercase().replace("__", ".");
-    let setting = match ALIASES.iter().find(|(alias, _)| *alias == variable) {
-        Some((_, setting)) => (*setting).to_owned(),
-        None => match variable.strip_prefix(PREFIX) {
-            Some(name) => dotted(name),
-            None => return Ok(None),
-        },
-    };
-    match setting.strip_suffix(&FILE_SUFFIX.to_lowercase()) {
-        Some(plain) => {
-            let text = read_secret_file(&value)
-                .map_err(|error| ConfigError::new(variable, format!("names a file that cannot be read: {error}")))?;
-            Ok(Some((plain.to_owned(), text.trim_end().to_owned())))
+    let plain = variable.strip_suffix(FILE_SUFFIX);
+    let name = plain.unwrap_or(variable);
+    let alias = ALIASES.iter().find(|(alias, _)| *alias == name).map(|(_, setting)| (*setting).to_owned());
+    let ours = || Some(name.strip_prefix(PREFIX)?.to_lowercase().replace("__", "."));
+    let Some(setting) = alias.or_else(ours) else { return Ok(None) };
+    if plain.is_none() {
+        return Ok(Some((setting, value)));
+    }
+    let text = read_secret_file(&value)
+        .map_err(|error| ConfigError::new(variable, format!("names a file that cannot be read: {error}")))?;
+    Ok(Some((setting, text.trim_end().to_owned())))
+}
+
+impl Drop for Layers {
+    fn drop(&mut self) {
+        wipe(&mut self.table);
+    }
+}
+
+/// Secrets were read from here into types that wipe themselves.
+fn wipe(table: &mut Table) {
+    for (_, value) in table.iter_mut() {
+        match value {
+            Value::String(text) => text.zeroize(),
+            Value::Table(table) => wipe(table),
+            _ => {}
         }
-        None => Ok(Some((setting, value))),
     }
 }
 

@@ -44,6 +44,9 @@ fn an_operator_adds_an_event_type_after_the_seven() {
 fn a_secret_may_come_from_a_file() {
     let settings = load(None, &[("PENR_WEBHOOKS__SECURITY__ENCRYPTION_KEYS_FILE", "/keys")]).unwrap();
     assert_eq!(settings.keyring().unwrap().newest_key_id(), "k1");
+    assert!(
+        load(None, &[("DATABASE_URL_FILE", "/none")]).unwrap_err().to_string().starts_with("DATABASE_URL_FILE names")
+    );
     let digits = "1".repeat(40);
     assert_eq!(load(None, &[("PENR_WEBHOOKS__API__JWT_SECRET", &digits)]).unwrap().api.jwt_secrets.len(), 1);
 }
