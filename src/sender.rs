@@ -151,17 +151,13 @@ fn unix_seconds() -> i64 {
 
 /// Looks at the types in the error's chain: its texts may hold what the receiver sent.
 fn classify(error: &reqwest::Error) -> AttemptError {
-    if let Some(resolve) = ResolveError::within(error) {
-        return match resolve {
-            ResolveError::Blocked => AttemptError::BlockedAddress,
-            ResolveError::Failed(_) | ResolveError::Timeout => AttemptError::Dns,
-        };
+    if let Some(known) = causes(error).find_map(by_cause) {
+        return known;
     }
-    if error.is_timeout() {
-        return AttemptError::Timeout;
-    }
-    match causes(error).find_map(by_cause) {
-        Some(known) => known,
+    match ResolveError::within(error) {
+        Some(ResolveError::Blocked) => AttemptError::BlockedAddress,
+        Some(ResolveError::Failed(_) | ResolveError::Timeout) => AttemptError::Dns,
+        None if error.is_timeout() => AttemptError::Timeout,
         None if error.is_connect() => AttemptError::Connect,
         None => AttemptError::Protocol,
     }
