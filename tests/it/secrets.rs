@@ -1,5 +1,8 @@
 //! Secrets sign what they should and show nowhere.
 
+use penr_webhooks::event::AccountId;
+use penr_webhooks::secret::{Keyring, Owner, SigningSecret};
+use penr_webhooks::webhook::WebhookId;
 use serde_json::json;
 
 use crate::support::settings::encryption_key;
@@ -128,24 +131,28 @@ async fn reencrypting_leaves_what_no_key_opens_and_says_so() {
 }
 
 #[tokio::test]
-async fn reencrypting_does_not_undo_a_regeneration_under_way() {
+async fn reencrypting_does_not_undo_a_regeneration_under_way_and_moves_that_too() {
     let (old, new) = (encryption_key("k1"), encryption_key("k2"));
     let site = Site::new().await.set("security.encryption_keys", &old);
     let webhook = site.create_webhook("acc_1", "https://example.com/", &[TYPE]).await;
+    let regenerated = SigningSecret::from_random([7; 32]);
+    let account_id = AccountId::parse("acc_1").unwrap();
+    let owner = Owner { account_id: &account_id, webhook_id: WebhookId::parse(&webhook.id).unwrap() };
+    let envelope = Keyring::parse(&old).unwrap().seal(&regenerated, owner, [7; 24]);
     let site = site.set("security.encryption_keys", &format!("{new},{old}"));
     // Its page is read, its row is held: the update waits, and finds another envelope then.
     let hold = site.another_sql().await;
     hold.batch_execute("BEGIN; SELECT 1 FROM webhooks FOR UPDATE").await.unwrap();
     let mut reencrypt = site.launch(&["webhooks", "reencrypt", "--json"]).start();
     wait_until("the update waits", async || {
-        site.count("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'UPDATE%'")
-            .await
-            > 0
+        site.count("SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE NOT l.granted AND a.datname = current_database()").await > 0
     })
     .await;
-    hold.batch_execute("UPDATE webhooks SET secret = '\\x00'; COMMIT").await.unwrap();
+    hold.execute("UPDATE webhooks SET secret = $1", &[&envelope]).await.unwrap();
+    hold.batch_execute("COMMIT").await.unwrap();
     assert!(reencrypt.wait().await.success());
-    assert_eq!(site.count("SELECT count(*) FROM webhooks WHERE secret = '\\x00'").await, 1, "{}", webhook.id);
+    let site = site.set("security.encryption_keys", &new);
+    assert_eq!(site.json(&["webhooks", "secret", &webhook.id]).await["secret"], regenerated.expose());
 }
 
 #[tokio::test]
