@@ -123,3 +123,37 @@ const UPDATE: &str = "
         'reason', reason, 'since', to_char(since, 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), 'last_error', error,
         'occurred_at', to_char(now(), 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'))::text
     FROM (SELECT gen_random_uuid() AS id, * FROM said) AS notice";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::{Answer, Attempt, Outcome};
+
+    fn answered(webhook: u128, activation: i32, status: u16, step: Step) -> Finished {
+        let outcome = Outcome::Answered(Answer { status, snippet: None, retry_after: None });
+        let (id, started) = (Uuid::nil(), std::time::Instant::now());
+        let attempt = Attempt { id, outcome, duration: Duration::ZERO, started };
+        Finished::example(webhook, activation, b"{}", Ending::Attempted(attempt, step))
+    }
+
+    #[test]
+    fn failures_count_from_the_last_success_on() {
+        let retry = Step::RetryIn(Duration::ZERO);
+        let batch = [
+            answered(1, 1, 500, retry),
+            answered(1, 1, 200, Step::Succeeded),
+            answered(1, 1, 503, retry),
+            answered(2, 1, 500, Step::Exhausted),
+            answered(3, 1, 500, Step::RepeatIn(Duration::ZERO)),
+        ];
+        let seen: Vec<_> = observe(&batch).into_iter().map(|(id, s)| (id.as_u128(), s.succeeded, s.failures)).collect();
+        assert_eq!(seen, [(1, true, 1), (2, false, 1)]);
+    }
+
+    #[test]
+    fn a_receiver_that_is_gone_stays_gone_whatever_else_the_batch_holds() {
+        let gone = |activation| answered(1, activation, 410, Step::Disable);
+        let batch = [gone(4), gone(5), answered(1, 5, 200, Step::Succeeded)];
+        assert_eq!(observe(&batch)[&Uuid::from_u128(1)].gone, Some(5));
+    }
+}

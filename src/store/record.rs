@@ -69,6 +69,32 @@ impl Finished {
     }
 }
 
+#[cfg(test)]
+impl Finished {
+    /// A turn of an event with this body, owed to the webhook with this number.
+    pub(crate) fn example(webhook: u128, activation: i32, body: &'static [u8], ending: Ending) -> Self {
+        use crate::delivery::{DeliveryId, EventRow, Trigger};
+        use crate::event::{AccountId, Event, EventId, EventType};
+        use crate::webhook::{Snapshot, SnapshotState, WebhookId};
+
+        let id = WebhookId(Uuid::from_u128(webhook));
+        let event = Event {
+            id: EventId::parse("evt_1").unwrap(),
+            event_type: EventType::parse("content.created").unwrap(),
+            account_id: AccountId::parse("acc_1").unwrap(),
+            body: body.into(),
+        };
+        let delivery = Delivery {
+            id: DeliveryId::of(id, &event.id),
+            row: EventRow::new(event, Date::default(), Uuid::nil()).into(),
+            webhook: Snapshot { id, activation, state: SnapshotState::Off }.into(),
+            trigger: Trigger::Event,
+            attempt: 1,
+        };
+        Self { delivery, claim: None, ending }
+    }
+}
+
 impl Store {
     /// Writes a batch: events not stored yet, log rows, and what is pending or closed now. A result whose claim is no
     /// longer the newest adds its log row, and nothing else to its delivery.

@@ -161,3 +161,19 @@ fn reduced(mut finished: Finished, refused: &StoreError) -> Option<Finished> {
     tracing::error!(%delivery_id, error, "the database refuses to close a delivery");
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_split_before_its_bodies_outgrow_a_transaction() {
+        let body = |bytes: usize| &*vec![b'x'; bytes].leak();
+        let bodies = [1, MAX_BATCH_BYTES - 1, 1, MAX_BATCH_BYTES + 1, 1];
+        let end = || Ending::NotAttempted(ClosedReason::Cancelled);
+        let results: Results = bodies.iter().map(|bytes| (Finished::example(1, 1, body(*bytes), end()), None)).unzip();
+        let taken_in_order = by_weight(results).into_iter().rev();
+        let parts: Vec<usize> = taken_in_order.map(|(finished, _)| finished.len()).collect();
+        assert_eq!(parts, [2, 1, 1, 1]);
+    }
+}

@@ -99,3 +99,22 @@ async fn headers_that_outgrow_a_frame_when_redelivered_kill_their_message_only()
     scene.worker = scene.site.launch(&["worker"]).start();
     only_it_died(scene, 30, &large).await;
 }
+
+#[tokio::test]
+async fn a_suspicious_message_strands_none_of_those_taken_with_it() {
+    let mut scene = Scene::open().await;
+    scene.worker.pause();
+    let suspicious = Table::default().long_long("x-delivery-count", 21);
+    scene.publish(&Message { headers: Some(suspicious), ..event(&scene) }).await;
+    scene.good.push("evt_poison".to_owned());
+    // More than fit between the consumer and the intake.
+    scene.publish_good(490).await;
+    scene.worker.resume();
+    scene.all_good_arrive().await;
+    scene.worker.wait_for_log("changing how many messages are taken at a time").await;
+    scene.worker.terminate();
+    scene.worker.wait().await;
+    // What was stranded would have gone back.
+    let worker_queue = scene.site.worker_queue().to_owned();
+    assert_eq!(scene.site.queue_depth(&worker_queue).await, 0);
+}

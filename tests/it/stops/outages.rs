@@ -175,3 +175,18 @@ async fn while_more_results_wait_to_be_recorded_than_there_is_room_for() {
     let _next = site.worker().await;
     wait_until("nothing is owed any more", async || site.count(pending).await == 0).await;
 }
+
+#[tokio::test]
+async fn a_worker_of_which_a_part_died_ends_and_says_so() {
+    let (site, receiver) = (Site::new().await.set("retry.schedule", r#"["1h"]"#), Receiver::start().await);
+    receiver.always(Reply::status(500));
+    let mut worker = site.worker().await;
+    let webhook = webhook_at(&site, &receiver).await;
+    publish(&site, 1).await;
+    site.wait_for_attempts(&webhook, 1).await;
+    // No version of ours writes this: whoever reads it cannot go on.
+    let spoil = "UPDATE pending_deliveries SET trigger = 'nonsense', due_at = now()";
+    site.sql().await.execute(spoil, &[]).await.unwrap();
+    assert_eq!(worker.wait().await.code(), Some(1));
+    assert!(worker.log().contains("a part of the worker panicked"), "{}", worker.log());
+}

@@ -116,6 +116,10 @@ impl Table {
         self.entry(key.as_ref(), b'S', Writer::default().long(value.as_ref()))
     }
 
+    pub fn long_long(self, key: impl AsRef<[u8]>, value: u64) -> Self {
+        self.entry(key.as_ref(), b'l', Writer::default().u64(value))
+    }
+
     pub fn table(self, key: impl AsRef<[u8]>, value: &Table) -> Self {
         self.entry(key.as_ref(), b'F', Writer::default().long(&value.0))
     }
