@@ -8,8 +8,9 @@ use tokio::net::TcpListener;
 
 use super::{MAX_ADDRESSES, ResolveError, Resolver, ResolverSettings};
 use crate::address::AddressPolicy;
-use name_server::{NameServer, Reply};
+use name_server::{NameServer, Says};
 
+#[path = "../../../tests/it/support/name_server.rs"]
 mod name_server;
 
 const HOST: &str = "hooks.example.com";
@@ -34,7 +35,7 @@ fn ips(texts: &[&str]) -> Vec<IpAddr> {
 
 #[tokio::test]
 async fn a_public_name_gives_its_addresses_of_both_families() {
-    let server = NameServer::start(|_, _| Reply::addresses(&[PUBLIC, PUBLIC_V6])).await;
+    let server = NameServer::start(|_, _| Says::addresses(&[PUBLIC, PUBLIC_V6])).await;
     let found = resolver(&server).addresses(HOST).await.expect("public addresses");
     assert_eq!(found, ips(&[PUBLIC, PUBLIC_V6]));
     assert_eq!(server.names(), [format!("{HOST}.")], "asked for the absolute name alone");
@@ -42,14 +43,14 @@ async fn a_public_name_gives_its_addresses_of_both_families() {
 
 #[tokio::test]
 async fn a_name_with_an_underscore_resolves() {
-    let server = NameServer::start(|_, _| Reply::addresses(&[PUBLIC])).await;
+    let server = NameServer::start(|_, _| Says::addresses(&[PUBLIC])).await;
     resolver(&server).addresses("my_hooks.example.com").await.expect("a public address");
 }
 
 #[tokio::test]
 async fn one_refused_answer_refuses_the_whole_name() {
     for refused in ["10.0.0.1", "127.0.0.1", "169.254.169.254", "fd00::1", "::1", "::ffff:8.8.8.8", "64:ff9b::a00:1"] {
-        let server = NameServer::start(move |_, _| Reply::addresses(&[PUBLIC, PUBLIC_V6, refused])).await;
+        let server = NameServer::start(move |_, _| Says::addresses(&[PUBLIC, PUBLIC_V6, refused])).await;
         let error = resolver(&server).addresses(HOST).await.expect_err(refused);
         assert!(matches!(error, ResolveError::Blocked), "{refused}: {error:?}");
         assert!(!format!("{error} {error:?}").contains(refused));
@@ -61,7 +62,7 @@ async fn a_refused_address_is_found_behind_the_ones_that_are_used() {
     let many: Vec<String> = (1..=30).map(|last| format!("93.184.216.{last}")).collect();
     let reply = move |refused: &[&str]| {
         let all: Vec<&str> = many.iter().map(String::as_str).chain(refused.iter().copied()).collect();
-        Reply::addresses(&all)
+        Says::addresses(&all)
     };
     let server =
         NameServer::start(move |name, _| reply(if name.starts_with("bad") { &["10.0.0.1"] } else { &[] })).await;
@@ -73,7 +74,7 @@ async fn a_refused_address_is_found_behind_the_ones_that_are_used() {
 #[tokio::test]
 async fn a_name_that_is_rebound_to_a_private_address_is_refused_from_then_on() {
     let server =
-        NameServer::start(|_, asked| Reply::addresses(if asked == 0 { &[PUBLIC] } else { &["127.0.0.1"] }).with_ttl(0))
+        NameServer::start(|_, asked| Says::addresses(if asked == 0 { &[PUBLIC] } else { &["127.0.0.1"] }).with_ttl(0))
             .await;
     let resolver = resolver(&server);
     assert_eq!(resolver.addresses(HOST).await.expect("public at first"), ips(&[PUBLIC]));
@@ -84,7 +85,7 @@ async fn a_name_that_is_rebound_to_a_private_address_is_refused_from_then_on() {
 
 #[tokio::test]
 async fn an_answer_is_asked_for_once_while_it_lives() {
-    let server = NameServer::start(|_, _| Reply::addresses(&[PUBLIC, PUBLIC_V6]).with_ttl(60)).await;
+    let server = NameServer::start(|_, _| Says::addresses(&[PUBLIC, PUBLIC_V6]).with_ttl(60)).await;
     let resolver = resolver(&server);
     for _ in 0..5 {
         resolver.addresses(HOST).await.expect("public addresses");
@@ -95,7 +96,7 @@ async fn an_answer_is_asked_for_once_while_it_lives() {
 #[tokio::test]
 async fn an_alias_of_a_private_name_is_refused() {
     let server = NameServer::start(|name, _| {
-        if name.starts_with("hooks") { Reply::alias("db.example.net.") } else { Reply::addresses(&["10.0.0.1"]) }
+        if name.starts_with("hooks") { Says::alias("db.example.net.") } else { Says::addresses(&["10.0.0.1"]) }
     })
     .await;
     assert!(matches!(resolver(&server).addresses(HOST).await, Err(ResolveError::Blocked)));
@@ -103,7 +104,7 @@ async fn an_alias_of_a_private_name_is_refused() {
 
 #[tokio::test]
 async fn a_name_without_an_address_fails() {
-    for reply in [Reply::no_such_name(), Reply::addresses(&[]), Reply::refused()] {
+    for reply in [Says::no_such_name(), Says::addresses(&[]), Says::refused()] {
         let server = NameServer::start(move |_, _| reply.clone()).await;
         let error = resolver(&server).addresses(HOST).await.expect_err("no address");
         assert!(matches!(error, ResolveError::Failed(_)), "{error:?}");
@@ -112,7 +113,7 @@ async fn a_name_without_an_address_fails() {
 
 #[tokio::test]
 async fn a_name_server_that_never_answers_ends_in_a_timeout() {
-    let server = NameServer::start(|_, _| Reply::silence()).await;
+    let server = NameServer::start(|_, _| Says::silence()).await;
     let resolver = resolver_with(&server, within(Duration::from_millis(300)), AddressPolicy::default());
     let started = Instant::now();
     assert!(matches!(resolver.addresses(HOST).await, Err(ResolveError::Timeout)));
@@ -121,20 +122,19 @@ async fn a_name_server_that_never_answers_ends_in_a_timeout() {
 
 #[tokio::test]
 async fn a_family_that_is_never_answered_leaves_the_other_usable() {
-    let server = NameServer::start(|_, _| Reply::addresses(&[PUBLIC]).silent_for_ipv6()).await;
+    let server = NameServer::start(|_, _| Says::addresses(&[PUBLIC]).silent_for_ipv6()).await;
     let resolver = resolver_with(&server, within(Duration::from_millis(900)), AddressPolicy::default());
     assert_eq!(resolver.addresses(HOST).await.expect("the IPv4 address"), ips(&[PUBLIC]));
 }
 
 #[tokio::test]
 async fn a_lookup_beyond_the_limit_waits_for_its_turn() {
-    let server =
-        NameServer::start(
-            |name, _| {
-                if name.starts_with("slow") { Reply::silence() } else { Reply::addresses(&[PUBLIC]) }
-            },
-        )
-        .await;
+    let server = NameServer::start(
+        |name, _| {
+            if name.starts_with("slow") { Says::silence() } else { Says::addresses(&[PUBLIC]) }
+        },
+    )
+    .await;
     let settings = ResolverSettings { max_lookups: 1, ..within(Duration::from_millis(900)) };
     let resolver = resolver_with(&server, settings, AddressPolicy::default());
     let slow = async { (resolver.addresses("slow.example.com").await, Instant::now()) };
@@ -164,7 +164,7 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 
 #[tokio::test]
 async fn a_refused_name_is_recognised_in_the_error_of_a_failed_request() {
-    let server = NameServer::start(|_, _| Reply::addresses(&[PUBLIC, "10.11.12.13"])).await;
+    let server = NameServer::start(|_, _| Says::addresses(&[PUBLIC, "10.11.12.13"])).await;
     let request = client(resolver(&server)).post(format!("http://{HOST}:8080/")).send();
     let error = request.await.expect_err("refused").without_url();
     assert!(matches!(ResolveError::within(&error), Some(ResolveError::Blocked)), "{error:?}");
@@ -174,7 +174,7 @@ async fn a_refused_name_is_recognised_in_the_error_of_a_failed_request() {
 
 #[tokio::test]
 async fn a_timeout_is_recognised_in_the_error_of_a_failed_request() {
-    let server = NameServer::start(|_, _| Reply::silence()).await;
+    let server = NameServer::start(|_, _| Says::silence()).await;
     let resolver = resolver_with(&server, within(Duration::from_millis(200)), AddressPolicy::default());
     let error = client(resolver).post(format!("http://{HOST}/")).send().await.expect_err("no answer");
     assert!(matches!(ResolveError::within(&error), Some(ResolveError::Timeout)), "{error:?}");
@@ -186,7 +186,7 @@ async fn a_request_goes_to_a_vetted_address_at_the_port_of_the_url() {
     let port = receiver.local_addr().expect("bound").port();
     let answering = tokio::spawn(answer_once(receiver));
 
-    let server = NameServer::start(|_, _| Reply::addresses(&["127.0.0.1"])).await;
+    let server = NameServer::start(|_, _| Says::addresses(&["127.0.0.1"])).await;
     let allowed = AddressPolicy::new(vec!["127.0.0.0/8".parse().expect("a network")], Vec::new());
     let client = client(resolver_with(&server, ResolverSettings::default(), allowed));
     let response = client.post(format!("http://{HOST}:{port}/")).send().await.expect("an answer");
