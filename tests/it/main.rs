@@ -16,3 +16,4 @@ mod never_inside;
 mod retries;
 mod secrets;
 mod stops;
+mod survives_kills;

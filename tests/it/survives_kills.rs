@@ -1,0 +1,203 @@
+//! A worker that is killed or frozen at any stage loses nothing, and sends again only what it could not have known.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::support::*;
+
+const ATTEMPTS: &str = "SELECT count(*) FROM attempts";
+const PENDING: &str = "SELECT count(*) FROM pending_deliveries";
+
+/// Waits until somebody waits for a lock in the site's database.
+async fn wait_for_a_locked_out(ledger: &Ledger) {
+    let waiting = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+                   WHERE NOT l.granted AND d.datname = current_database()";
+    wait_until("somebody waits for the lock", async || ledger.count(waiting).await > 0).await;
+}
+
+#[tokio::test]
+async fn a_worker_killed_while_it_looks_up_webhooks_has_sent_nothing() {
+    let ledger = Ledger::open(Site::new().await).await;
+    let worker = ledger.site.worker().await;
+    let locker = ledger.site.another_sql().await;
+    locker.batch_execute("BEGIN; LOCK TABLE webhooks").await.unwrap();
+    ledger.publish(20).await;
+    wait_for_a_locked_out(&ledger).await;
+    worker.kill9();
+    locker.batch_execute("ROLLBACK").await.unwrap();
+    let next = ledger.site.worker().await;
+    ledger.close(vec![next]).await.assert_sound(0);
+}
+
+#[tokio::test]
+async fn a_worker_killed_before_the_answer_came_sends_the_same_id_again_with_a_fresh_timestamp() {
+    let ledger = Ledger::open(Site::new().await).await;
+    ledger.receiver.script([Reply::silence()]);
+    let worker = ledger.site.worker().await;
+    let event = ledger.publish(1).await.remove(0);
+    let first = ledger.receiver.next().await;
+    worker.kill9();
+    wait_until("the next second has begun", async || unix_seconds() > first.timestamp()).await;
+    let next = ledger.site.worker().await;
+    let second = ledger.receiver.next().await;
+    assert_eq!((first.event_id(), second.event_id()), (&*event, &*event));
+    assert_eq!((first.attempt(), second.attempt(), &first.body), (1, 1, &second.body));
+    assert!(first.timestamp() < second.timestamp());
+    let report = ledger.close(vec![next]).await;
+    report.assert_sound(1);
+    assert_eq!(report.duplicated.len(), 1);
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().expect("it is later than 1970").as_secs()
+}
+
+#[tokio::test]
+async fn a_worker_killed_after_the_commit_and_before_its_ack_arrives_sends_nothing_again() {
+    let site = Site::new().await;
+    let proxy = Proxy::to(site.amqp_address()).await;
+    let ledger = Ledger::open(site).await;
+    let gate = Gate::default();
+    ledger.receiver.always(Reply::status(200).held_by(&gate));
+    let through = ledger.site.amqp_url().replace(&ledger.site.amqp_address(), &proxy.addr());
+    let worker = ledger.site.launch(&["worker"]).env("AMQP_URL", &through).start_worker().await;
+    ledger.publish(20).await;
+    ledger.receiver.wait_for(20).await;
+    proxy.pause_to_server();
+    gate.open();
+    ledger.wait_for_count(ATTEMPTS, 20).await;
+    worker.kill9();
+    // With it goes the ack, if the worker came to write it.
+    proxy.cut().await;
+    let next = ledger.site.worker().await;
+    ledger.close(vec![next]).await.assert_sound(0);
+}
+
+#[tokio::test]
+async fn a_retry_of_a_killed_worker_is_made_by_another() {
+    let site = Site::new().await.set("retry.schedule", r#"["1s"]"#);
+    let ledger = Ledger::open(site).await;
+    ledger.receiver.script([Reply::status(503)]);
+    let worker = ledger.site.worker().await;
+    ledger.publish(1).await;
+    ledger.wait_for_count(PENDING, 1).await;
+    worker.kill9();
+    let next = ledger.site.worker().await;
+    let requests = ledger.receiver.wait_for(2).await;
+    assert_eq!(requests[1].attempt(), 2);
+    ledger.close(vec![next]).await.assert_sound(0);
+}
+
+#[tokio::test]
+async fn a_claim_of_a_killed_worker_is_due_again_when_its_lease_ends() {
+    let site = short_leases(Site::new().await).set("retry.schedule", r#"["10ms", "1h"]"#);
+    let ledger = Ledger::open(site).await;
+    ledger.receiver.script([Reply::status(503), Reply::silence()]);
+    let worker = ledger.site.worker().await;
+    ledger.publish(1).await;
+    ledger.receiver.wait_for(2).await;
+    worker.kill9();
+    let next = ledger.site.worker().await;
+    let requests = ledger.receiver.wait_for(3).await;
+    assert_eq!(requests[2].attempt(), 2);
+    ledger.close(vec![next]).await.assert_sound(1);
+}
+
+/// Attempts of a second, leases of two.
+fn short_leases(site: Site) -> Site {
+    site.set("sender.timeout", "1s").set("sender.body_timeout", "0s").set("worker.lease", "2s")
+}
+
+/// A worker is frozen in its second attempt, which fails; another makes that attempt when the lease has ended, with this
+/// result; then the first goes on.
+async fn a_frozen_worker_goes_on_after(status: u16) -> (Ledger, Vec<Replica>, [Option<String>; 2]) {
+    let site = short_leases(Site::new().await).set("retry.schedule", r#"["10ms", "1h", "1h"]"#);
+    let ledger = Ledger::open(site).await;
+    let gate = Gate::default();
+    ledger.receiver.script([Reply::status(503), Reply::status(503).held_by(&gate), Reply::status(status)]);
+    let frozen = ledger.site.worker().await;
+    ledger.publish(1).await;
+    ledger.receiver.wait_for(2).await;
+    frozen.pause();
+    let other = ledger.site.worker().await;
+    ledger.wait_for_count(ATTEMPTS, 2).await;
+    let before = pending_row(&ledger).await;
+    gate.open();
+    frozen.resume();
+    ledger.wait_for_count(ATTEMPTS, 3).await;
+    let after = pending_row(&ledger).await;
+    (ledger, vec![frozen, other], [before, after])
+}
+
+async fn pending_row(ledger: &Ledger) -> Option<String> {
+    let row = ledger.site.sql().await.query_opt("SELECT p::text FROM pending_deliveries p", &[]).await;
+    row.unwrap().map(|row| row.get(0))
+}
+
+#[tokio::test]
+async fn a_worker_frozen_longer_than_its_lease_does_not_bring_back_what_succeeded() {
+    let (ledger, workers, rows) = a_frozen_worker_goes_on_after(200).await;
+    assert_eq!(rows, [None, None]);
+    ledger.close(workers).await.assert_sound(1);
+}
+
+#[tokio::test]
+async fn a_worker_frozen_longer_than_its_lease_does_not_overwrite_a_newer_failure() {
+    let (ledger, workers, [before, after]) = a_frozen_worker_goes_on_after(500).await;
+    assert!(before.is_some());
+    assert_eq!(before, after);
+    ledger.site.sql().await.batch_execute("UPDATE pending_deliveries SET due_at = now()").await.unwrap();
+    ledger.close(workers).await.assert_sound(1);
+}
+
+#[tokio::test]
+async fn four_workers_make_each_of_500_due_attempts_once() {
+    let site = Site::new().await.set("retry.schedule", r#"["1h", "1h"]"#);
+    let ledger = Ledger::open(site).await;
+    ledger.receiver.script(vec![Reply::status(503); 500]);
+    let mut workers = vec![ledger.site.worker().await];
+    ledger.publish(500).await;
+    ledger.wait_for_count(PENDING, 500).await;
+    for _ in 1..4 {
+        workers.push(ledger.site.worker().await);
+    }
+    ledger.site.sql().await.batch_execute("UPDATE pending_deliveries SET due_at = now()").await.unwrap();
+    ledger.wait_until_done().await;
+    assert_eq!((ledger.receiver.count(), ledger.count(ATTEMPTS).await), (1000, 1000));
+    ledger.close(workers).await.assert_sound(0);
+}
+
+#[tokio::test]
+async fn two_workers_killed_over_and_over_under_load_lose_nothing() {
+    const PREFETCH: usize = 50;
+    let schedule = format!("[{}]", ["\"200ms\""; 30].join(","));
+    let site = short_leases(Site::new().await).set("retry.schedule", &schedule);
+    let ledger = Ledger::open(site.set("worker.prefetch", &PREFETCH.to_string())).await;
+    ledger.receiver.answer(|_| Reply::status(if rand::random_ratio(1, 10) { 503 } else { 200 }));
+    let mut workers = vec![ledger.site.worker().await, ledger.site.worker().await];
+    let end = Instant::now() + Duration::from_secs(10);
+    let publish = async {
+        while Instant::now() < end {
+            let second_half = tokio::time::sleep(Duration::from_millis(500));
+            ledger.publish(25).await;
+            second_half.await;
+        }
+    };
+    let kill = async {
+        let mut kills = 0;
+        while Instant::now() < end {
+            tokio::time::sleep(Duration::from_millis(rand::random_range(200..800))).await;
+            workers[kills % 2].kill9();
+            workers[kills % 2] = ledger.site.launch(&["worker"]).start();
+            kills += 1;
+        }
+        kills
+    };
+    let ((), kills) = tokio::join!(publish, kill);
+    for worker in &mut workers {
+        worker.wait_for_log("consumer attached").await;
+    }
+    let report = ledger.close(workers).await;
+    println!("{kills} kills; lost, duplicated, unexpected, unverified: {:?}", report.counts());
+    assert!(kills >= 10, "{kills} kills");
+    report.assert_sound(kills * PREFETCH);
+}
