@@ -16,4 +16,5 @@ mod never_inside;
 mod retries;
 mod secrets;
 mod stops;
+mod survives_broker;
 mod survives_kills;

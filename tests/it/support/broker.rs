@@ -164,6 +164,21 @@ impl Site {
         depth
     }
 
+    /// Takes the oldest message that is ready in the worker queue for good, and says how often it was handed out before.
+    pub async fn take_delivery_count(&self) -> Option<u64> {
+        let mut amqp = self.amqp().await.expect("RabbitMQ takes the connection");
+        let taken = amqp.take(self.worker_queue()).await.expect("the queue exists");
+        self.keep(amqp).await;
+        taken.map(|taken| taken.content.headers.number("x-delivery-count").unwrap_or(0))
+    }
+
+    /// Deletes the worker queue with all that is in it.
+    pub async fn delete_worker_queue(&self) {
+        let mut amqp = self.amqp().await.expect("RabbitMQ takes the connection");
+        amqp.delete_queue(self.worker_queue()).await.expect("the broker answers");
+        self.keep(amqp).await;
+    }
+
     /// Collects the notices published from now on.
     pub async fn notices(&self) -> Notices {
         let mut amqp = RawAmqp::connect(self.amqp_url()).await.expect("RabbitMQ takes the connection");

@@ -132,13 +132,26 @@ impl Table {
 
     /// The text of a top-level entry, if it is a long string.
     pub fn text(&self, key: &str) -> Option<String> {
+        let (kind, value) = self.find(key)?;
+        (kind == b'S').then(|| String::from_utf8_lossy(value).into_owned())
+    }
+
+    /// The number of a top-level entry, if it is a whole one and not negative.
+    pub fn number(&self, key: &str) -> Option<u64> {
+        let (kind, value) = self.find(key)?;
+        let whole = b"bBsuIilL".contains(&kind);
+        whole.then(|| value.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
+    }
+
+    /// A top-level entry's kind and bytes.
+    fn find(&self, key: &str) -> Option<(u8, &[u8])> {
         let mut reader = Reader(&self.0);
         while !reader.is_empty() {
             let name = reader.short();
             let kind = reader.byte();
             let value = read_value(&mut reader, kind);
-            if name == key.as_bytes() && kind == b'S' {
-                return Some(String::from_utf8_lossy(value).into_owned());
+            if name == key.as_bytes() {
+                return Some((kind, value));
             }
         }
         None

@@ -1,0 +1,115 @@
+//! Whatever happens to the broker or the way to it, the worker attaches again and loses nothing that was confirmed.
+
+use crate::support::*;
+
+const ATTACHED: &str = "consumer attached";
+
+/// Those of a worker whose every answer is held back: more are in hand than in flight.
+const IN_HAND: usize = 20;
+const IN_FLIGHT: usize = 5;
+
+/// A ledger whose worker takes its messages through a proxy, with a heartbeat of a second.
+async fn behind_a_proxy() -> (Ledger, Proxy, Replica) {
+    let site = Site::new().await.set("amqp.heartbeat", "1s").set("worker.max_in_flight", &IN_FLIGHT.to_string());
+    let proxy = Proxy::to(site.amqp_address()).await;
+    let ledger = Ledger::open(site).await;
+    let through = ledger.site.amqp_url().replace(&ledger.site.amqp_address(), &proxy.addr());
+    let worker = ledger.site.launch(&["worker"]).env("AMQP_URL", &through).start_worker().await;
+    (ledger, proxy, worker)
+}
+
+/// Publishes more than the worker can have in flight; their answers are held until the gate opens.
+async fn held_in_flight(ledger: &Ledger) -> Gate {
+    let gate = Gate::default();
+    ledger.receiver.always(Reply::status(200).held_by(&gate));
+    let before = ledger.receiver.count();
+    ledger.publish(IN_HAND).await;
+    ledger.receiver.wait_for(before + IN_FLIGHT).await;
+    gate
+}
+
+#[tokio::test]
+async fn what_waits_behind_a_cut_connection_is_sent_once() {
+    let (ledger, proxy, mut worker) = behind_a_proxy().await;
+    let gate = held_in_flight(&ledger).await;
+    proxy.cut().await;
+    worker.wait_for_log_times(ATTACHED, 2).await;
+    gate.open();
+    // What was in flight may be looked up again before it is recorded.
+    ledger.close(vec![worker]).await.assert_sound(IN_FLIGHT);
+}
+
+#[tokio::test]
+async fn what_waits_behind_a_reset_connection_is_sent_once() {
+    let (ledger, proxy, mut worker) = behind_a_proxy().await;
+    let gate = held_in_flight(&ledger).await;
+    proxy.reset().await;
+    worker.wait_for_log_times(ATTACHED, 2).await;
+    gate.open();
+    ledger.close(vec![worker]).await.assert_sound(IN_FLIGHT);
+}
+
+#[tokio::test]
+async fn a_broker_that_has_fallen_silent_is_given_up_after_two_heartbeats() {
+    let (ledger, proxy, mut worker) = behind_a_proxy().await;
+    let gate = held_in_flight(&ledger).await;
+    proxy.pause();
+    worker.wait_for_log("lost the broker").await;
+    gate.open();
+    proxy.cut().await;
+    proxy.resume();
+    worker.wait_for_log_times(ATTACHED, 2).await;
+    ledger.close(vec![worker]).await.assert_sound(IN_FLIGHT);
+}
+
+#[tokio::test]
+async fn a_connection_cut_in_the_middle_of_a_frame_delivers_no_half_event() {
+    let (ledger, proxy, mut worker) = behind_a_proxy().await;
+    proxy.trickle(7, std::time::Duration::from_millis(1));
+    ledger.publish(50).await;
+    ledger.receiver.wait_for(1).await;
+    proxy.cut().await;
+    proxy.trickle(16 * 1024, std::time::Duration::ZERO);
+    worker.wait_for_log_times(ATTACHED, 2).await;
+    let report = ledger.close(vec![worker]).await;
+    report.assert_sound(50);
+}
+
+#[tokio::test]
+async fn a_queue_deleted_under_the_consumer_is_declared_again() {
+    let ledger = Ledger::open(Site::new().await).await;
+    let mut worker = ledger.site.worker().await;
+    ledger.publish(5).await;
+    ledger.wait_until_done().await;
+    ledger.site.delete_worker_queue().await;
+    worker.wait_for_log_times(ATTACHED, 2).await;
+    ledger.publish(5).await;
+    ledger.close(vec![worker]).await.assert_sound(0);
+}
+
+/// One test for three faults: a broker of one's own takes ten seconds to start.
+#[tokio::test]
+async fn a_broker_that_closes_all_connections_restarts_or_is_killed_loses_nothing_confirmed() {
+    let servers = PrivateServers::start().await;
+    let site = Site::on(&servers).await.set("worker.max_in_flight", &IN_FLIGHT.to_string());
+    // The answers may be held for as long as a broker starts.
+    let ledger = Ledger::open(site.set("sender.timeout", "60s").set("worker.lease", "10m")).await;
+    let mut worker = ledger.site.worker().await;
+    let gate = held_in_flight(&ledger).await;
+    servers.ctl(&["close_all_connections", "a test"]).await;
+    worker.wait_for_log_times(ATTACHED, 2).await;
+    gate.open();
+    ledger.wait_until_done().await;
+    let gate = held_in_flight(&ledger).await;
+    // In good order before it is killed: RabbitMQ may lose a queue declared shortly before.
+    servers.restart("rabbitmq").await;
+    worker.wait_for_log_times(ATTACHED, 3).await;
+    gate.open();
+    ledger.wait_until_done().await;
+    let gate = held_in_flight(&ledger).await;
+    servers.kill("rabbitmq").await;
+    servers.restart("rabbitmq").await;
+    worker.wait_for_log_times(ATTACHED, 4).await;
+    gate.open();
+    ledger.close(vec![worker]).await.assert_sound(3 * IN_FLIGHT);
+}
