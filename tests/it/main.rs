@@ -18,3 +18,4 @@ mod secrets;
 mod stops;
 mod survives_broker;
 mod survives_kills;
+mod survives_postgres;

@@ -1,0 +1,210 @@
+//! Whatever happens to Postgres, results in hand are held and recorded once, nothing is sent twice for it, and the
+//! broker's messages rest meanwhile.
+
+use crate::support::*;
+
+const ATTEMPTS: &str = "SELECT count(*) FROM attempts";
+const CANNOT_RECORD: &str = "cannot record, holding the results";
+const CANNOT_LOOK_UP: &str = "cannot look up webhooks, waiting";
+
+/// Statements end after this long; long enough for a test to act within one.
+fn impatient(site: Site) -> Site {
+    site.set("database.statement_timeout", "2s").set("database.connect_timeout", "1s")
+}
+
+/// A ledger whose worker reaches Postgres through a proxy.
+async fn behind_a_proxy() -> (Ledger, Proxy, Replica) {
+    let ledger = Ledger::open(impatient(Site::new().await)).await;
+    let proxy = Proxy::to(ledger.site.postgres_address()).await;
+    let through = ledger.site.database_url().replace(&ledger.site.postgres_address(), &proxy.addr());
+    let worker = ledger.site.launch(&["worker"]).env("DATABASE_URL", &through).start_worker().await;
+    (ledger, proxy, worker)
+}
+
+/// Publishes events whose answers are held until the gate opens.
+async fn held_in_flight(ledger: &Ledger, count: usize) -> Gate {
+    let gate = Gate::default();
+    ledger.receiver.always(Reply::status(200).held_by(&gate));
+    let before = ledger.receiver.count();
+    ledger.publish(count).await;
+    ledger.receiver.wait_for(before + count).await;
+    gate
+}
+
+/// Whether the worker kept all it had been handed.
+fn stayed_attached(worker: &Replica) -> bool {
+    worker.log().matches("consumer attached").count() == 1
+}
+
+#[tokio::test]
+async fn a_worker_started_without_postgres_begins_when_it_comes() {
+    let ledger = Ledger::open(impatient(Site::new().await)).await;
+    ledger.site.worker().await.kill9();
+    let proxy = Proxy::to(ledger.site.postgres_address()).await;
+    proxy.refuse(true).await;
+    let through = ledger.site.database_url().replace(&ledger.site.postgres_address(), &proxy.addr());
+    let mut worker = ledger.site.launch(&["worker"]).env("DATABASE_URL", &through).start();
+    ledger.publish(5).await;
+    worker.wait_for_log_times("waiting for the database", 2).await;
+    proxy.refuse(false).await;
+    ledger.close(vec![worker]).await.assert_sound(0);
+}
+
+#[tokio::test]
+async fn a_postgres_restarted_and_a_postgres_killed_double_and_lose_nothing() {
+    let servers = PrivateServers::start().await;
+    let site = impatient(Site::on(&servers).await);
+    // The answers may be held for as long as a server starts.
+    let ledger = Ledger::open(site.set("sender.timeout", "60s").set("worker.lease", "10m")).await;
+    let worker = ledger.site.worker().await;
+    let gate = held_in_flight(&ledger, 20).await;
+    servers.restart("postgres").await;
+    gate.open();
+    ledger.wait_until_done().await;
+    let gate = held_in_flight(&ledger, 20).await;
+    servers.kill("postgres").await;
+    gate.open();
+    ledger.publish(20).await;
+    servers.restart("postgres").await;
+    ledger.wait_until_done().await;
+    assert!(stayed_attached(&worker));
+    assert_eq!(ledger.count(ATTEMPTS).await, 60);
+    ledger.close(vec![worker]).await.assert_sound(0);
+}
+
+#[tokio::test]
+async fn results_in_hand_when_postgres_goes_are_recorded_when_it_is_back() {
+    let (ledger, proxy, mut worker) = behind_a_proxy().await;
+    let gate = held_in_flight(&ledger, 20).await;
+    proxy.refuse(true).await;
+    proxy.cut().await;
+    gate.open();
+    worker.wait_for_log(CANNOT_RECORD).await;
+    ledger.publish(20).await;
+    proxy.refuse(false).await;
+    ledger.wait_until_done().await;
+    assert!(stayed_attached(&worker));
+    assert_eq!(ledger.count(ATTEMPTS).await, 40);
+    ledger.close(vec![worker]).await.assert_sound(0);
+}
+
+#[tokio::test]
+async fn a_postgres_that_swallows_everything_is_waited_for_without_spinning() {
+    let (ledger, proxy, mut worker) = behind_a_proxy().await;
+    let gate = held_in_flight(&ledger, 5).await;
+    proxy.pause();
+    gate.open();
+    ledger.publish(5).await;
+    worker.wait_for_log(CANNOT_RECORD).await;
+    worker.wait_for_log_times(CANNOT_LOOK_UP, 2).await;
+    let asked = worker.log().matches(CANNOT_LOOK_UP).count();
+    assert!(asked < 10, "{asked} questions within a few seconds");
+    proxy.cut().await;
+    proxy.resume();
+    ledger.wait_until_done().await;
+    assert!(stayed_attached(&worker));
+    assert_eq!(ledger.count(ATTEMPTS).await, 10);
+    ledger.close(vec![worker]).await.assert_sound(0);
+}
+
+#[tokio::test]
+async fn the_broker_hands_a_message_out_once_while_postgres_is_away() {
+    let (ledger, proxy, mut worker) = behind_a_proxy().await;
+    proxy.refuse(true).await;
+    proxy.cut().await;
+    ledger.publish(1).await;
+    worker.wait_for_log_times(CANNOT_LOOK_UP, 4).await;
+    worker.kill9();
+    let handed_out = eventually("the message is back", async || ledger.site.take_delivery_count().await).await;
+    assert_eq!(handed_out, 1, "once, and then the worker was killed");
+    assert_eq!(ledger.receiver.count(), 0);
+}
+
+#[tokio::test]
+async fn a_slow_commit_sends_nothing_twice() {
+    let ledger = Ledger::open(impatient(Site::new().await)).await;
+    let mut worker = ledger.site.worker().await;
+    let locker = ledger.site.another_sql().await;
+    locker.batch_execute("BEGIN; LOCK TABLE attempts").await.unwrap();
+    ledger.publish(20).await;
+    ledger.receiver.wait_for(20).await;
+    worker.wait_for_log(CANNOT_RECORD).await;
+    locker.batch_execute("ROLLBACK").await.unwrap();
+    ledger.wait_until_done().await;
+    assert!(stayed_attached(&worker));
+    assert_eq!(ledger.count(ATTEMPTS).await, 20);
+    ledger.close(vec![worker]).await.assert_sound(0);
+}
+
+/// Has every commit with attempts wait for whoever holds the advisory lock 1.
+const WAIT_AT_COMMIT: &str = "
+    CREATE FUNCTION wait_at_commit() RETURNS trigger LANGUAGE plpgsql AS
+        'BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END';
+    CREATE CONSTRAINT TRIGGER wait_at_commit AFTER INSERT ON attempts DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION wait_at_commit();
+    SELECT pg_advisory_lock(1);";
+
+#[tokio::test]
+async fn a_commit_whose_answer_is_lost_is_not_repeated() {
+    let (ledger, proxy, mut worker) = behind_a_proxy().await;
+    let gatekeeper = ledger.site.another_sql().await;
+    gatekeeper.batch_execute(WAIT_AT_COMMIT).await.unwrap();
+    ledger.publish(1).await;
+    let waiting = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+                   WHERE l.locktype = 'advisory' AND NOT l.granted AND d.datname = current_database()";
+    ledger.wait_for_count(waiting, 1).await;
+    proxy.pause_to_client();
+    gatekeeper.batch_execute("SELECT pg_advisory_unlock(1)").await.unwrap();
+    ledger.wait_for_count(ATTEMPTS, 1).await;
+    worker.wait_for_log(CANNOT_RECORD).await;
+    proxy.cut().await;
+    proxy.resume();
+    // The recorder comes to it after the first.
+    ledger.publish(1).await;
+    ledger.wait_for_count(ATTEMPTS, 2).await;
+    ledger.wait_until_done().await;
+    assert_eq!(ledger.count("SELECT count(*) FROM events").await, 2);
+    ledger.close(vec![worker]).await.assert_sound(0);
+}
+
+/// Has Postgres refuse the attempts for which the condition holds.
+async fn refuse_attempts_where(ledger: &Ledger, condition: &str) {
+    let refuse = format!(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN IF {condition} THEN RAISE EXCEPTION 'refused by a test'; END IF; RETURN NEW; END $$;
+         CREATE TRIGGER refuse BEFORE INSERT ON attempts FOR EACH ROW EXECUTE FUNCTION refuse();"
+    );
+    ledger.site.sql().await.batch_execute(&refuse).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_row_that_postgres_refuses_is_closed_and_holds_up_no_other() {
+    let ledger = Ledger::open(Site::new().await).await;
+    let worker = ledger.site.worker().await;
+    refuse_attempts_where(&ledger, "NEW.event_id = 'evt_refused'").await;
+    // All at once, so that they share transactions.
+    let gate = Gate::default();
+    ledger.receiver.always(Reply::status(200).held_by(&gate));
+    ledger.publish(25).await;
+    ledger.publish_as("evt_refused").await;
+    ledger.publish(24).await;
+    ledger.receiver.wait_for(50).await;
+    gate.open();
+    ledger.wait_until_done().await;
+    assert_eq!(ledger.count(ATTEMPTS).await, 49);
+    assert_eq!(ledger.count("SELECT count(*) FROM closed_deliveries WHERE reason = 'unrecordable'").await, 1);
+    ledger.close(vec![worker]).await.assert_sound(0);
+}
+
+#[tokio::test]
+async fn an_answer_that_postgres_refuses_is_recorded_without_its_snippet() {
+    let ledger = Ledger::open(Site::new().await).await;
+    let worker = ledger.site.worker().await;
+    refuse_attempts_where(&ledger, "NEW.response_snippet LIKE '%spoilt%'").await;
+    ledger.receiver.script([Reply::body(200, "fine"), Reply::body(200, "spoilt"), Reply::body(200, "fine")]);
+    ledger.publish(3).await;
+    ledger.wait_until_done().await;
+    assert_eq!(ledger.count("SELECT count(*) FROM attempts WHERE response_snippet = 'fine'").await, 2);
+    assert_eq!(ledger.count("SELECT count(*) FROM attempts WHERE response_snippet IS NULL").await, 1);
+    ledger.close(vec![worker]).await.assert_sound(0);
+}
