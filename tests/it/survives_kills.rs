@@ -52,6 +52,22 @@ fn unix_seconds() -> u64 {
 }
 
 #[tokio::test]
+async fn a_worker_killed_before_its_answers_are_recorded_has_acked_nothing() {
+    let ledger = Ledger::open(Site::new().await).await;
+    let worker = ledger.site.worker().await;
+    let locker = ledger.site.another_sql().await;
+    locker.batch_execute("BEGIN; LOCK TABLE attempts").await.unwrap();
+    ledger.publish(20).await;
+    ledger.receiver.wait_for(20).await;
+    wait_for_a_locked_out(&ledger).await;
+    worker.kill9();
+    locker.batch_execute("ROLLBACK").await.unwrap();
+    let next = ledger.site.worker().await;
+    ledger.receiver.wait_for(40).await;
+    ledger.close(vec![next]).await.assert_sound(20);
+}
+
+#[tokio::test]
 async fn a_worker_killed_after_the_commit_and_before_its_ack_arrives_sends_nothing_again() {
     let site = Site::new().await;
     let proxy = Proxy::to(site.amqp_address()).await;
