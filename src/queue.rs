@@ -7,17 +7,20 @@ use anyhow::Context as _;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::types::ShortString;
 use lapin::uri::AMQPUri;
-use lapin::{Connection, ConnectionProperties, ErrorKind};
+use lapin::{BasicProperties, Connection, ConnectionProperties, ErrorKind};
 
 use crate::config::Amqp;
+use crate::event::Properties;
 
 mod acks;
 mod consumer;
+mod dead_letters;
 mod publisher;
 mod topology;
 
 pub use acks::{Acknowledger, Settled, Verdict};
 pub use consumer::{Consumer, Incoming, Receipt};
+pub use dead_letters::{DeadLetter, DeadLetters, Headers, discard_unreadable};
 pub use publisher::{PublishError, Publisher};
 
 /// What to do about a broker that did not do what we asked.
@@ -32,6 +35,9 @@ pub enum QueueError {
     /// A queue or exchange exists with other arguments. We never delete what holds messages.
     #[error("{0}; delete it if it may go, or choose other names under [queue]")]
     Mismatch(String),
+    /// Nobody has declared it yet.
+    #[error("the queue {0} does not exist: a worker declares it when it starts")]
+    NoQueue(String),
     /// The address in the settings cannot be used at all.
     #[error("AMQP_URL cannot be used")]
     Address(#[source] anyhow::Error),
@@ -95,6 +101,16 @@ fn address(settings: &Amqp) -> Result<AMQPUri, QueueError> {
     // The parser's own error may repeat a part of the address, and with it the password.
     let form = || anyhow::anyhow!("it has the form amqp://user:password@host:port/virtual-host");
     settings.url.expose().parse().map_err(|_| QueueError::Address(form()))
+}
+
+/// What the event parser wants to know besides the body.
+fn properties(amqp: &BasicProperties) -> Properties {
+    let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
+    Properties {
+        message_id: text(amqp.message_id()),
+        timestamp: *amqp.timestamp(),
+        content_encoding: text(amqp.content_encoding()),
+    }
 }
 
 fn name(text: &str) -> ShortString {

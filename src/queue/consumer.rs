@@ -16,7 +16,7 @@ use lapin::{Channel, Connection};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{QueueError, connect, name, topology};
+use super::{QueueError, connect, name, properties, topology};
 use crate::config::{Amqp, Queue};
 use crate::event::{Catalogue, Properties};
 use crate::reconnect::Reconnect;
@@ -276,13 +276,8 @@ fn incoming(attachment: &Arc<Attachment>, delivery: Delivery) -> Incoming {
     let headers = delivery.properties.headers().as_ref();
     let died = headers.is_some_and(|table| table.contains_key("x-death"));
     let redelivered = delivery.redelivered || died || delivery_count(&delivery) > 0;
-    let text = |value: &Option<ShortString>| value.as_ref().map(ToString::to_string);
     Incoming {
-        properties: Properties {
-            message_id: text(delivery.properties.message_id()),
-            timestamp: *delivery.properties.timestamp(),
-            content_encoding: text(delivery.properties.content_encoding()),
-        },
+        properties: properties(&delivery.properties),
         redelivered,
         receipt: Receipt { attachment: attachment.clone(), tag: delivery.delivery_tag },
         body: delivery.data,

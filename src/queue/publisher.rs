@@ -7,6 +7,7 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ErrorKind, PublisherConfirm};
 
+use super::dead_letters::{DeadLetter, Headers, properties_again};
 use super::{QueueError, connect, name};
 use crate::config::{Amqp, Queue};
 
@@ -38,6 +39,10 @@ impl From<lapin::Error> for PublishError {
     }
 }
 
+pub(super) fn persistent() -> BasicProperties {
+    BasicProperties::default().with_delivery_mode(PERSISTENT)
+}
+
 /// A connection that publishes.
 pub struct Publisher {
     connection: Connection,
@@ -67,11 +72,28 @@ impl Publisher {
         message_id: &str,
         body: &[u8],
     ) -> Result<Unconfirmed, PublishError> {
+        let properties = persistent().with_content_type(name("application/json")).with_message_id(name(message_id));
+        self.publish(exchange, routing_key, properties, body).await
+    }
+
+    /// Sends a dead letter to one queue and to nobody who listens at an exchange.
+    pub async fn send_again(
+        &self,
+        queue: &str,
+        letter: &DeadLetter,
+        headers: Headers,
+    ) -> Result<Unconfirmed, PublishError> {
+        self.publish("", queue, properties_again(&letter.amqp, headers), &letter.body).await
+    }
+
+    async fn publish(
+        &self,
+        exchange: &str,
+        routing_key: &str,
+        properties: BasicProperties,
+        body: &[u8],
+    ) -> Result<Unconfirmed, PublishError> {
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let properties = BasicProperties::default()
-            .with_delivery_mode(PERSISTENT)
-            .with_content_type(name("application/json"))
-            .with_message_id(name(message_id));
         let send = self.channel.basic_publish(name(exchange), name(routing_key), options, body, properties);
         // A broker in alarm stops reading: the send would wait as long as the alarm lasts.
         let sent = tokio::time::timeout(self.confirm_timeout, send).await;
