@@ -12,6 +12,7 @@ use crate::queue::QueueError;
 use crate::store::{Store, StoreError};
 use crate::webhook::WebhookRefusal;
 
+mod dead_letters;
 mod listen;
 mod log;
 mod migrate;
@@ -46,6 +47,9 @@ enum Command {
     Publish(publish::Arguments),
     /// Run a receiver for development that verifies both signatures
     Listen(listen::Arguments),
+    /// Look at the broker messages that were no events, send them again or remove them
+    #[command(subcommand)]
+    DeadLetters(dead_letters::Command),
 }
 
 /// Why a command did not do what it was asked.
@@ -131,6 +135,7 @@ async fn execute(cli: Cli, settings: Settings) -> Outcome {
         Command::Webhooks(command) => webhooks::run(command, &settings, json).await,
         Command::Publish(arguments) => publish::run(arguments, &settings, json).await,
         Command::Listen(arguments) => listen::run(arguments, json).await,
+        Command::DeadLetters(command) => dead_letters::run(command, &settings, json).await,
     }
 }
 

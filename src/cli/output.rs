@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::Outcome;
+use super::dead_letters::Row;
 use crate::store::LogRow;
 use crate::text::printable;
 use crate::webhook::Webhook;
@@ -60,6 +61,27 @@ pub(super) fn log(rows: &[LogRow]) {
         ]);
     }
     println!("{table}");
+}
+
+pub(super) fn dead_letters(rows: &[Row]) {
+    let mut table = table(["TIME", "REASON", "ID", "TYPE", "SIZE"]);
+    let shown = |text: Option<&str>| Cell::new(printable(text.unwrap_or_default(), 200));
+    for row in rows {
+        table.add_row([
+            Cell::new(row.time.map_or_else(String::new, short)),
+            shown(Some(&row.reason)),
+            shown(row.id.as_deref()),
+            shown(row.event_type.as_deref()),
+            Cell::new(row.size.map_or_else(String::new, |bytes| format!("{bytes} B"))),
+        ]);
+    }
+    println!("{table}");
+    for row in rows {
+        let name = printable(row.id.as_deref().unwrap_or_default(), 200);
+        if let Some(payload) = &row.payload {
+            println!("{name}: {}", printable(payload, usize::MAX));
+        }
+    }
 }
 
 /// A bar on a terminal, for work long enough to be watched.

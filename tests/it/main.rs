@@ -9,6 +9,7 @@ mod architecture;
 mod bad_input;
 mod command_line;
 mod courtesy;
+mod dead_letters;
 mod delivers;
 mod hostile_receivers;
 mod migrates;

@@ -1,0 +1,318 @@
+//! Whatever became a dead letter can be listed with its reason, sent again and removed, and looking at it loses nothing.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::support::broker::new_event_id;
+use crate::support::*;
+
+const ACCOUNT: &str = "acc_42";
+const TYPE: &str = "content.published";
+const NEW_TYPE: &str = "content.archived";
+/// Stands in every payload.
+const MARKER: &str = "payload-marker-51c7";
+
+/// A site whose queues are declared, and on which no worker runs.
+async fn site() -> Site {
+    let site = Site::new().await;
+    end(site.worker().await).await;
+    site
+}
+
+async fn end(mut worker: Replica) {
+    worker.terminate();
+    worker.wait().await;
+}
+
+/// A worker's settings that know one more type.
+fn extended(site: &Site) -> Launch {
+    let file = site.folder().join("extended.toml");
+    let text = format!("[event_types.\"{NEW_TYPE}\"]\nname = \"Archived\"\ndescription = \"When it is archived\"\n");
+    std::fs::write(&file, text).unwrap();
+    site.launch(&["worker"]).env("PENR_WEBHOOKS_CONFIG", file.to_str().unwrap())
+}
+
+impl Site {
+    /// Straight into the dead queue, as if it had died.
+    async fn bury(&self, message: Message) {
+        let message = Message { exchange: String::new(), routing_key: self.dead_queue().into(), ..message };
+        assert_eq!(self.publish_raw(&message).await, Fate::Confirmed);
+    }
+
+    /// An event of a type that is not in the catalogue.
+    async fn bury_unknown(&self, id: &str) {
+        self.bury(self.event(id, ACCOUNT, NEW_TYPE, &json!(MARKER))).await;
+    }
+
+    async fn bury_unreadable(&self, id: &str) {
+        let message = self.event(id, ACCOUNT, TYPE, &json!(MARKER));
+        self.bury(Message { message_id: Some(b"evt\xff".to_vec()), ..message }).await;
+    }
+
+    /// Waits until that many lie there unheld.
+    async fn wait_for_dead(&self, count: u32) {
+        let what = format!("{count} dead letters lie in their queue");
+        wait_until(&what, async || self.queue_depth(self.dead_queue()).await == count).await;
+    }
+
+    async fn dead(&self, arguments: &[&str]) -> Output {
+        self.cli(&[&["dead-letters"], arguments].concat()).await
+    }
+
+    async fn listed(&self) -> Vec<Value> {
+        let list = self.json(&["dead-letters", "list", "--limit", "1000"]).await;
+        list["data"].as_array().expect("a list").clone()
+    }
+
+    async fn ids(&self) -> Vec<String> {
+        self.listed().await.iter().map(|row| row["id"].as_str().expect("an id").to_owned()).collect()
+    }
+}
+
+/// Exactly one line on stderr that says so. Log lines, which are JSON here, do not count.
+#[track_caller]
+fn assert_fails(output: &Output, said: &str) {
+    let lines: Vec<&str> = output.stderr.lines().filter(|line| !line.starts_with('{')).collect();
+    let [line] = &lines[..] else { panic!("not one line on stderr: {output:?}") };
+    assert!(line.starts_with("error: ") && line.contains(said), "no {said:?} in {line}");
+    assert_eq!(output.code, 1, "{line}");
+}
+
+#[tokio::test]
+async fn the_list_has_each_ones_reason_time_id_type_and_size_in_order() {
+    let site = Site::new().await.set("log.filter", "trace");
+    let worker = site.worker().await;
+    let unknown = site.event("evt_unknown", ACCOUNT, NEW_TYPE, &json!(MARKER)).body;
+    let named = Message { message_id: Some(b"msg_1".to_vec()), ..site.message(MARKER) };
+    let bad = [site.message("{\"id\""), site.message(&unknown), named, site.message("")];
+    for (count, message) in (1..).zip(&bad) {
+        assert_eq!(site.publish_raw(message).await, Fate::Confirmed);
+        site.wait_for_dead(count).await;
+    }
+    end(worker).await;
+    let given_up = site.event("evt_given_up", ACCOUNT, TYPE, &json!(MARKER));
+    site.bury(given_up).await;
+    for _ in 0..25 {
+        assert_eq!(site.listed().await.len(), 5, "looking lost one");
+    }
+    let rows = site.listed().await;
+    let all = |field: &str| rows.iter().map(|row| row[field].clone()).collect::<Vec<_>>();
+    assert_eq!(all("reason"), ["not_json", "unknown_type", "not_json", "empty", "unknown"]);
+    assert_eq!(all("type"), ["content.created", NEW_TYPE, "content.created", "content.created", TYPE]);
+    assert_eq!(all("id")[1..3], ["evt_unknown", "msg_1"]);
+    assert!(all("id")[0].as_str().unwrap().starts_with("body-"), "{rows:?}");
+    assert_eq!(all("size")[..4], [5, unknown.len(), MARKER.len(), 0].map(|size| json!(size)));
+    for time in &all("time")[..4] {
+        let time: Timestamp = time.as_str().unwrap().parse().expect("RFC 3339");
+        assert!(time <= Timestamp::now());
+    }
+    let limited = site.json(&["dead-letters", "list", "--limit", "1"]).await;
+    assert_eq!(limited, json!({"data": [rows[0]]}));
+}
+
+#[tokio::test]
+async fn an_event_that_the_broker_gave_up_has_the_brokers_reason() {
+    let site = Site::new().await.set("queue.delivery_limit", "2");
+    let receiver = Receiver::start().await;
+    receiver.always(Reply::silence());
+    site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
+    let mut worker = site.worker().await;
+    let id = site.publish(ACCOUNT, TYPE, json!(MARKER)).await;
+    for _ in 0..5 {
+        receiver.next().await;
+        worker.kill9();
+        worker.wait().await;
+        worker = site.worker().await;
+        if site.queue_depth(site.dead_queue()).await == 1 {
+            break;
+        }
+    }
+    end(worker).await;
+    let rows = site.listed().await;
+    assert_eq!([&rows[0]["id"], &rows[0]["reason"]], [&json!(id), &json!("delivery_limit")]);
+}
+
+#[tokio::test]
+async fn payloads_are_printed_only_when_asked_for() {
+    let site = site().await.set("log.filter", "trace");
+    site.bury_unknown("evt_1").await;
+    site.bury(site.message(format!("{MARKER}\u{1b}[31m\u{202e}"))).await;
+    for command in [&["list"][..], &["list", "--json"], &["requeue", "nobody"], &["discard", "nobody"]] {
+        let output = site.dead(command).await;
+        assert!(!output.stdout.contains(MARKER) && !output.stderr.contains(MARKER), "{command:?}: {output:?}");
+    }
+    let rows = site.json(&["dead-letters", "list", "--show"]).await;
+    assert_eq!(rows["data"][1]["payload"], json!(format!("{MARKER}\u{1b}[31m\u{202e}")));
+    let table = site.dead(&["list", "--show"]).await.stdout;
+    assert!(table.contains(MARKER) && table.contains(r"\u{202e}") && !table.contains('\u{1b}'), "{table}");
+    for fact in ["evt_1", "unknown_type", NEW_TYPE, "not_json"] {
+        assert!(table.contains(fact), "no {fact} in:\n{table}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_larger_catalogue_makes_an_event_is_delivered_after_a_requeue() {
+    let site = Site::new().await;
+    let worker = site.worker().await;
+    let headers = Some(Table::default().long_string("traceparent", "00-1"));
+    let event = site.event("evt_new", ACCOUNT, NEW_TYPE, &json!(MARKER));
+    let event = Message { exchange: String::new(), routing_key: site.worker_queue().into(), headers, ..event };
+    assert_eq!(site.publish_raw(&event).await, Fate::Confirmed);
+    site.wait_for_dead(1).await;
+    end(worker).await;
+    let receiver = Receiver::start().await;
+    let worker = extended(&site).start_worker().await;
+    let webhook = site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
+    let subscribe = format!("UPDATE webhooks SET event_types = ARRAY['{NEW_TYPE}'] WHERE id::text = '{}'", webhook.id);
+    site.sql().await.batch_execute(&subscribe).await.unwrap();
+    assert_eq!(site.json(&["dead-letters", "requeue", "evt_new"]).await, json!({"requeued": 1}));
+    let request = receiver.next().await;
+    assert_eq!((request.event_id(), &request.json()["data"]), ("evt_new", &json!(MARKER)));
+    site.wait_for_dead(0).await;
+    end(worker).await;
+}
+
+#[tokio::test]
+async fn a_requeued_message_keeps_what_its_publisher_wrote_and_drops_its_death() {
+    let site = Site::new().await;
+    let worker = site.worker().await;
+    let headers = Some(Table::default().long_string("traceparent", "00-1"));
+    let message = Message { headers, message_id: Some(b"msg_1".to_vec()), timestamp: Some(7), ..site.message("no") };
+    assert_eq!(site.publish_raw(&message).await, Fate::Confirmed);
+    site.wait_for_dead(1).await;
+    end(worker).await;
+    site.listed().await;
+    assert_eq!(site.json(&["dead-letters", "requeue", "--all"]).await, json!({"requeued": 1}));
+    let mut amqp = raw_amqp::RawAmqp::connect(site.amqp_url()).await.unwrap();
+    let taken = amqp.take(site.worker_queue()).await.unwrap().expect("it is in the worker queue");
+    assert_eq!(taken.content.headers.text("traceparent").as_deref(), Some("00-1"));
+    assert!(!format!("{:?}", taken.content.headers).contains("death"), "{:?}", taken.content.headers);
+    assert_eq!((taken.content.message_id, taken.content.body), (Some(b"msg_1".to_vec()), b"no".to_vec()));
+}
+
+#[tokio::test]
+async fn only_those_of_the_given_reason_are_requeued() {
+    let site = site().await;
+    for id in ["evt_1", "evt_2"] {
+        site.bury_unknown(id).await;
+        site.bury(Message { message_id: Some(b"msg".to_vec()), ..site.message("no") }).await;
+    }
+    assert_eq!(site.json(&["dead-letters", "requeue", "--reason", "unknown_type"]).await, json!({"requeued": 2}));
+    site.wait_for_dead(2).await;
+    assert_eq!(site.ids().await, ["msg", "msg"]);
+    assert_eq!(site.queue_depth(site.worker_queue()).await, 2);
+}
+
+#[tokio::test]
+async fn a_message_that_is_still_no_event_comes_back_exactly_once() {
+    let site = Site::new().await;
+    let worker = site.worker().await;
+    let ids: Vec<String> = (0..600).map(|_| new_event_id()).collect();
+    for id in &ids {
+        site.bury_unknown(id).await;
+    }
+    assert_eq!(site.json(&["dead-letters", "requeue", "--all"]).await, json!({"requeued": 600}));
+    site.wait_for_dead(600).await;
+    assert_eq!(worker.log().matches("becomes a dead letter").count(), 600);
+    assert_eq!(site.ids().await.into_iter().collect::<BTreeSet<_>>(), ids.into_iter().collect());
+    end(worker).await;
+}
+
+#[tokio::test]
+async fn an_interrupted_requeue_loses_nothing() {
+    let site = site().await;
+    let ids: BTreeSet<String> = (0..3000).map(|_| new_event_id()).collect();
+    let messages = ids.iter().map(|id| {
+        let event = site.event(id, ACCOUNT, TYPE, &json!(MARKER));
+        Message { exchange: String::new(), routing_key: site.dead_queue().into(), ..event }
+    });
+    let mut amqp = raw_amqp::RawAmqp::connect(site.amqp_url()).await.unwrap();
+    amqp.publish_burst(messages).await.unwrap();
+    let mut interrupted = 0;
+    for moved in [300, 1000, 1700] {
+        let mut requeue = site.launch(&["dead-letters", "requeue", "--all"]).start();
+        wait_until("some were requeued", async || site.queue_depth(site.worker_queue()).await >= moved).await;
+        interrupted += u32::from(requeue.is_running());
+        requeue.kill9();
+        requeue.wait().await;
+    }
+    assert_eq!(interrupted, 3, "it was too fast to be interrupted");
+    let mut arrived = BTreeSet::new();
+    // What the killed ones held comes back when the broker has seen their connections go.
+    wait_until("all have arrived and none is left", async || {
+        site.dead(&["requeue", "--all"]).await;
+        while let Some(taken) = amqp.take(site.worker_queue()).await.unwrap() {
+            let event: Value = serde_json::from_slice(&taken.content.body).unwrap();
+            arrived.insert(event["id"].as_str().unwrap().to_owned());
+        }
+        arrived == ids && site.queue_depth(site.dead_queue()).await == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn discard_removes_the_one_it_is_told() {
+    let site = site().await;
+    for id in ["evt_1", "evt_2", "evt_3"] {
+        site.bury_unknown(id).await;
+    }
+    assert_eq!(site.json(&["dead-letters", "discard", "evt_2"]).await, json!({"discarded": 1}));
+    site.wait_for_dead(2).await;
+    assert_eq!(site.ids().await, ["evt_1", "evt_3"]);
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_said_in_one_line() {
+    let site = site().await;
+    assert_eq!(site.dead(&["list"]).await.stdout, "there are no dead letters\n");
+    assert_fails(&site.dead(&["requeue", "--all"]).await, "there are no dead letters");
+    site.bury_unknown("evt_1").await;
+    assert_fails(&site.dead(&["requeue", "evt_2"]).await, "there is no dead letter evt_2");
+    assert_fails(&site.dead(&["requeue", "--reason", "too_deep"]).await, "too_deep");
+    assert_fails(&site.dead(&["discard", "evt_2"]).await, "there is no dead letter evt_2");
+    assert_fails(&site.dead(&["discard", "--unreadable"]).await, "there is no dead letter that cannot be read");
+    for usage in [&["requeue"][..], &["discard"], &["requeue", "--all", "evt_1"], &["list", "--limit", "0"]] {
+        assert_eq!(site.dead(usage).await.code, 2, "{usage:?}");
+    }
+    site.wait_for_dead(1).await;
+    let unborn = Site::new().await;
+    assert_fails(&unborn.dead(&["list"]).await, "does not exist: a worker declares it");
+}
+
+#[tokio::test]
+async fn one_that_cannot_be_read_is_reported_after_those_before_it() {
+    let site = site().await;
+    site.bury_unknown("evt_1").await;
+    site.bury_unreadable("evt_poison").await;
+    site.bury_unknown("evt_2").await;
+    for command in [&["list", "--json"][..], &["list"]] {
+        site.wait_for_dead(3).await;
+        let output = site.dead(command).await;
+        assert_fails(&output, "dead-letters discard --unreadable");
+        assert!(output.stdout.contains("evt_1") && output.stdout.contains("unreadable"), "{output:?}");
+    }
+    site.wait_for_dead(3).await;
+    let requeued = site.dead(&["requeue", "--all", "--json"]).await;
+    assert_fails(&requeued, "dead-letters discard --unreadable");
+    assert_eq!(requeued.stdout, "{\"requeued\":1}\n");
+    site.wait_for_dead(2).await;
+    assert_eq!(site.queue_depth(site.worker_queue()).await, 1);
+}
+
+#[tokio::test]
+async fn discarding_the_unreadable_removes_exactly_one() {
+    let site = site().await;
+    for round in 0..3 {
+        site.bury_unknown(&format!("evt_{round}")).await;
+        site.bury_unreadable(&format!("evt_poison_{round}")).await;
+    }
+    site.bury_unknown("evt_last").await;
+    for left in [6, 5, 4] {
+        assert_eq!(site.json(&["dead-letters", "discard", "--unreadable"]).await, json!({"discarded": 1}));
+        site.wait_for_dead(left).await;
+    }
+    assert_eq!(site.ids().await, ["evt_0", "evt_1", "evt_2", "evt_last"]);
+    assert_fails(&site.dead(&["discard", "--unreadable"]).await, "there is no dead letter that cannot be read");
+}
