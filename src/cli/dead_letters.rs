@@ -311,6 +311,7 @@ impl<'a> Pass<'a> {
                 return Err(error);
             }
         }
+        letters.settled().await;
         letters.close().await?;
         Ok(unreadable)
     }
