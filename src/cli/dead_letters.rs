@@ -15,8 +15,8 @@ use crate::event::EventParser;
 use crate::queue::{DeadLetter, DeadLetters, Headers, PublishError, Publisher, QueueError, discard_unreadable};
 use crate::text::printable;
 
-/// Messages in hand at a time, and about how many bytes.
-const BATCH: usize = 256;
+/// Messages in hand at a time, fewer than a quorum queue takes removals in a row, and about how many bytes.
+const BATCH: usize = 24;
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
 
 #[derive(Debug, Subcommand)]
@@ -311,7 +311,6 @@ impl<'a> Pass<'a> {
                 return Err(error);
             }
         }
-        letters.settled().await;
         letters.close().await?;
         Ok(unreadable)
     }
