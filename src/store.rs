@@ -3,7 +3,6 @@
 //! No connection is held longer than one statement or one short transaction, and each of those is bounded in time on
 //! both sides. All times in the database are Postgres's own; callers hand over durations.
 
-use std::future::Future;
 use std::time::Duration;
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts};
@@ -12,6 +11,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
 use crate::config::Database;
+use crate::event::AccountId;
 
 mod claim;
 mod health;
@@ -162,7 +162,7 @@ impl Connection {
     ) -> Result<T, StoreError> {
         let bound = self.bound;
         let object = self.object.as_mut().expect("taken only when it did not answer");
-        if let Ok(done) = in_time(bound, work(object)).await {
+        if let Ok(done) = tokio::time::timeout(bound, work(object)).await {
             return Ok(done?);
         }
         self.object.take().map(Object::take);
@@ -170,8 +170,9 @@ impl Connection {
     }
 }
 
-async fn in_time<T>(bound: Duration, work: impl Future<Output = T>) -> Result<T, tokio::time::error::Elapsed> {
-    tokio::time::timeout(bound, work).await
+/// The account that a row belongs to.
+fn account(row: &Row) -> AccountId {
+    AccountId::parse(column(row, "account_id")).expect("only valid account ids are stored")
 }
 
 /// A column whose type the schema fixes.

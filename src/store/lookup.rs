@@ -7,7 +7,7 @@ use jiff::civil::Date;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::{Store, StoreError, column};
+use super::{Store, StoreError, account, column};
 use crate::delivery::DeliveryId;
 use crate::event::{AccountId, EventType};
 use crate::secret::{Keyring, Owner};
@@ -104,9 +104,4 @@ fn secrets(row: &Row, keyring: &Keyring, webhook_id: WebhookId) -> Result<Secret
         current: keyring.open(column(row, "secret"), owner)?,
         previous: previous.map(|envelope| keyring.open(envelope, owner)).transpose()?,
     })
-}
-
-/// Only valid account ids are ever written.
-fn account(row: &Row) -> AccountId {
-    AccountId::parse(column(row, "account_id")).expect("only valid account ids are stored")
 }

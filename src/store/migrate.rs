@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use refinery::error::Kind;
 
-use super::{Store, StoreError, in_time};
+use super::{Store, StoreError};
 
 /// Any number, as long as nothing else in the database uses it as an advisory lock.
 const LOCK: i64 = 0x7065_6e72_7768_6b73;
@@ -20,7 +20,7 @@ mod embedded {
 impl Store {
     /// Applies what is missing and returns the names of what was applied. One replica works, the others wait for it.
     pub async fn migrate(&self) -> Result<Vec<String>, StoreError> {
-        let migration = in_time(BOUND, self.migrate_alone()).await;
+        let migration = tokio::time::timeout(BOUND, self.migrate_alone()).await;
         let late = || StoreError::Unavailable(anyhow::anyhow!("another migration did not end within 5 minutes"));
         migration.map_err(|_| late())?
     }

@@ -2,8 +2,7 @@
 
 use uuid::Uuid;
 
-use super::{Store, StoreError, column};
-use crate::event::AccountId;
+use super::{Store, StoreError, account, column};
 use crate::secret::{Keyring, Owner};
 use crate::webhook::WebhookId;
 
@@ -41,7 +40,7 @@ impl Store {
         let mut done = Reencrypted::default();
         for row in &rows {
             let id = WebhookId(column(row, "id"));
-            let account_id = AccountId::parse(column(row, "account_id")).expect("only valid account ids are stored");
+            let account_id = account(row);
             let owner = Owner { account_id: &account_id, webhook_id: id };
             for (column_name, update) in [("secret", MOVE_SECRET), ("previous_secret", MOVE_PREVIOUS_SECRET)] {
                 let Some(old) = column::<Option<&[u8]>>(row, column_name) else { continue };

@@ -2,7 +2,7 @@
 
 use tokio_postgres::Row;
 
-use super::{Store, StoreError, column};
+use super::{Store, StoreError, account, column};
 use crate::event::{AccountId, EventType};
 use crate::secret::{Keyring, OpenError, Owner, SigningSecret};
 use crate::webhook::{Subscriptions, Webhook, WebhookId, WebhookName, WebhookUrl};
@@ -126,7 +126,7 @@ fn webhook(row: &Row) -> Webhook {
     let url: String = column(row, "url");
     Webhook {
         id: WebhookId(column(row, "id")),
-        account_id: AccountId::parse(column(row, "account_id")).expect("only valid account ids are stored"),
+        account_id: account(row),
         name: column(row, "name"),
         warnings: crate::webhook::url_warnings(&url),
         url,
