@@ -102,6 +102,8 @@ pub struct Worker {
     #[serde(with = "duration")]
     pub lease: Duration,
     #[serde(with = "duration")]
+    pub give_back_after: Duration,
+    #[serde(with = "duration")]
     pub poll_interval: Duration,
     #[serde(with = "duration")]
     pub poll_interval_max: Duration,

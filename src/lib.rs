@@ -45,6 +45,7 @@ pub mod text;
 pub mod webhook;
 
 // Edges.
+pub mod metrics;
 pub mod queue;
 pub mod reconnect;
 pub mod sender;
@@ -54,6 +55,11 @@ pub mod store;
 pub mod cli;
 pub mod ops;
 pub mod worker;
+
+/// A duration as logs give it.
+pub fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
 
 /// An error and its causes in one line.
 pub fn error_chain(error: &dyn std::error::Error) -> String {

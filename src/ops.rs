@@ -1,4 +1,4 @@
-//! Answers the platform's probes on an address of its own: `/livez` and `/readyz`.
+//! Answers the platform on an address of its own: `/livez`, `/readyz` and `/metrics`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,33 +7,37 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::metrics::{self, Metrics};
 use crate::store::Store;
 
-/// A probe that waits longer is no better than a failed one.
-const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// A database that has not answered for so long is not ready; nor does a probe wait longer for it.
+const RECENTLY: Duration = Duration::from_secs(2);
 
 /// What a worker needs to be ready.
 #[derive(Clone)]
-pub struct Readiness {
+pub struct Health {
     /// Whether its consumer is attached.
     pub attached: watch::Receiver<bool>,
     pub store: Store,
+    pub metrics: Metrics,
 }
 
 /// Serves until the handle is dropped.
-pub async fn serve(listen: SocketAddr, readiness: Readiness) -> anyhow::Result<AbortOnDropHandle<()>> {
+pub async fn serve(listen: SocketAddr, health: Health) -> anyhow::Result<AbortOnDropHandle<()>> {
     let listener = TcpListener::bind(listen).await.with_context(|| format!("ops.listen: {listen} cannot be used"))?;
     tracing::info!(address = %listener.local_addr()?, "operations address");
     let router = Router::new()
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
-        .with_state(Arc::new(readiness));
+        .route("/metrics", get(render))
+        .with_state(Arc::new(health));
     let server = async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!(%error, "the operations address is not served any more");
@@ -42,11 +46,15 @@ pub async fn serve(listen: SocketAddr, readiness: Readiness) -> anyhow::Result<A
     Ok(AbortOnDropHandle::new(tokio::spawn(server)))
 }
 
-async fn readyz(State(readiness): State<Arc<Readiness>>) -> (StatusCode, String) {
-    let attached = *readiness.attached.borrow();
-    let answered = tokio::time::timeout(PING_TIMEOUT, readiness.store.ping()).await;
-    let database = matches!(answered, Ok(Ok(())));
+/// A database that answers but does not take our results is not ready either.
+async fn readyz(State(health): State<Arc<Health>>) -> (StatusCode, String) {
+    let attached = *health.attached.borrow();
+    let database = health.metrics.database_waiting.get() == 0 && health.store.answers_within(RECENTLY).await;
     let word = |ready: bool| if ready { "ready" } else { "not ready" };
     let status = if attached && database { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, format!("consumer: {}\ndatabase: {}\n", word(attached), word(database)))
+}
+
+async fn render(State(health): State<Arc<Health>>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], health.metrics.render())
 }

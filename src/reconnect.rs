@@ -1,8 +1,8 @@
-//! How long to wait before connecting again: exponentially longer, with jitter, never giving up.
+//! How long to wait before trying again: exponentially longer, with jitter, never giving up.
 //!
 //! The only user of `backoff`, whose upstream rests (RUSTSEC-2025-0012): replacing it means this file.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backoff::backoff::Backoff as _;
 use backoff::{ExponentialBackoff, ExponentialBackoffBuilder};
@@ -36,6 +36,40 @@ impl Reconnect {
     }
 }
 
+/// Has an operator told once that something is away, however often it is tried, and once more for every new reason.
+#[derive(Debug, Default)]
+pub struct Outage {
+    told: Option<Told>,
+}
+
+#[derive(Debug)]
+struct Told {
+    since: Instant,
+    reason: String,
+}
+
+impl Outage {
+    /// After a failure. Whether its reason is news.
+    pub fn is_news(&mut self, reason: &str) -> bool {
+        match &mut self.told {
+            Some(told) if told.reason == reason => false,
+            Some(told) => {
+                told.reason = reason.to_owned();
+                true
+            }
+            None => {
+                self.told = Some(Told { since: Instant::now(), reason: reason.to_owned() });
+                true
+            }
+        }
+    }
+
+    /// After a success. How long it was away, if it was.
+    pub fn end(&mut self) -> Option<Duration> {
+        self.told.take().map(|told| told.since.elapsed())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,5 +83,15 @@ mod tests {
         assert!(waits[20..].iter().all(|wait| *wait >= Duration::from_secs(5)));
         reconnect.reset();
         assert!(reconnect.wait() <= Duration::from_millis(150));
+    }
+
+    #[test]
+    fn an_outage_is_told_once_for_every_reason_until_it_ends() {
+        let mut outage = Outage::default();
+        let news = ["refused", "refused", "no answer", "no answer"].map(|reason| outage.is_news(reason));
+        assert_eq!(news, [true, false, true, false]);
+        assert!(outage.end().is_some());
+        assert!(outage.end().is_none());
+        assert!(outage.is_news("no answer"));
     }
 }

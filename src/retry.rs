@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::delivery::{AttemptError, Outcome};
+use crate::delivery::{AttemptError, ClosedReason, Outcome};
 
 /// The HTTP status with which a receiver says that it is gone for good (RFC 9110, 15.5.11).
 const GONE: u16 = 410;
@@ -32,6 +32,17 @@ pub enum Step {
     Exhausted,
     /// The receiver asked never to be called again.
     Disable,
+}
+
+impl Step {
+    /// Why the delivery is over without a success, if it is.
+    pub fn closes(self) -> Option<ClosedReason> {
+        match self {
+            Self::Exhausted => Some(ClosedReason::Exhausted),
+            Self::Disable => Some(ClosedReason::Disabled),
+            Self::Succeeded | Self::RetryIn(_) | Self::RepeatIn(_) => None,
+        }
+    }
 }
 
 impl RetryPolicy {

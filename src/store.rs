@@ -3,7 +3,8 @@
 //! No connection is held longer than one statement or one short transaction, and each of those is bounded in time on
 //! both sides. All times in the database are Postgres's own; callers hand over durations.
 
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts};
 use tokio_postgres::error::SqlState;
@@ -25,7 +26,7 @@ mod reencrypt;
 mod tls;
 mod webhooks;
 
-pub use claim::Claimed;
+pub use claim::{Backlog, Claimed};
 pub use log::LogRow;
 pub use lookup::Lookup;
 pub use notices::Notice;
@@ -78,10 +79,14 @@ impl From<PoolError> for StoreError {
     }
 }
 
+/// When a statement last succeeded.
+type Answered = Arc<Mutex<Option<Instant>>>;
+
 /// The database, with a pool of connections.
 #[derive(Clone)]
 pub struct Store {
     pool: Pool,
+    answered: Answered,
     statement_timeout: Duration,
     config: tokio_postgres::Config,
     tls: tls::Tls,
@@ -107,12 +112,20 @@ impl Store {
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| StoreError::Address(error.into()))?;
-        Ok(Self { pool, statement_timeout: settings.statement_timeout, config, tls })
+        let answered = Answered::default();
+        Ok(Self { pool, answered, statement_timeout: settings.statement_timeout, config, tls })
     }
 
     /// Asks Postgres for an answer, to know that it is there.
     pub async fn ping(&self) -> Result<(), StoreError> {
         self.query("SELECT 1", &[]).await.map(drop)
+    }
+
+    /// Whether Postgres has answered anything within this time, or does so when asked.
+    pub async fn answers_within(&self, recently: Duration) -> bool {
+        let last = *self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        last.is_some_and(|last| last.elapsed() <= recently)
+            || matches!(tokio::time::timeout(recently, self.ping()).await, Ok(Ok(())))
     }
 
     async fn query(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, StoreError> {
@@ -129,7 +142,7 @@ impl Store {
 
     async fn connection(&self) -> Result<Connection, StoreError> {
         let object = self.pool.get().await?;
-        Ok(Connection { object: Some(object), bound: self.statement_timeout })
+        Ok(Connection { object: Some(object), bound: self.statement_timeout, answered: self.answered.clone() })
     }
 
     /// A connection outside the pool, for what needs a session of its own.
@@ -149,6 +162,7 @@ impl Store {
 struct Connection {
     object: Option<Object>,
     bound: Duration,
+    answered: Answered,
 }
 
 impl Connection {
@@ -163,6 +177,9 @@ impl Connection {
         let bound = self.bound;
         let object = self.object.as_mut().expect("taken only when it did not answer");
         if let Ok(done) = tokio::time::timeout(bound, work(object)).await {
+            if done.is_ok() {
+                *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            }
             return Ok(done?);
         }
         self.object.take().map(Object::take);

@@ -15,49 +15,55 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Settings;
-use crate::error_chain;
-use crate::ops::{self, Readiness};
-use crate::queue::{Consumer, Incoming};
-use crate::reconnect::Reconnect;
+use crate::metrics::Metrics;
+use crate::ops;
+use crate::queue::{Acknowledger, Consumer, Incoming};
 use crate::sender::Sender;
 use crate::store::Store;
 
 mod attempts;
+mod backlog;
 mod due;
 mod intake;
 mod notices;
 mod recorder;
 mod share;
+mod stalls;
 mod upkeep;
 
 use attempts::Attempts;
 use recorder::Recorder;
+use stalls::Stalls;
 
 /// Runs until `stop`, then ends within `shutdown.grace`: what is in flight is finished and recorded, the rest given
 /// back. Errors only for what waiting cannot cure.
 pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
     let store = Store::new(&settings.database)?;
-    let attached = watch::Sender::new(false);
-    let readiness = Readiness { attached: attached.subscribe(), store: store.clone() };
-    let _ops = ops::serve(settings.ops_listen, readiness).await?;
-    if !wait_for_schema(&store, &stop).await {
+    let (attached, metrics) = (watch::Sender::new(false), Metrics::default());
+    let health = ops::Health { attached: attached.subscribe(), store: store.clone(), metrics: metrics.clone() };
+    let _ops = ops::serve(settings.ops_listen, health).await?;
+    let stalls = Stalls::new(metrics.clone());
+    if stop.run_until_cancelled(wait_for_schema(&store, &stalls)).await.is_none() {
         return Ok(());
     }
-    let parts = Parts::start(&settings, store, attached, &stop)?;
+    let parts = Parts::start(&settings, Shared { store, metrics, stalls, attached }, &stop)?;
     parts.until_stopped(&stop, settings.shutdown_grace).await
 }
 
-/// Whether the database is there and migrated; `false` if we were stopped before.
-async fn wait_for_schema(store: &Store, stop: &CancellationToken) -> bool {
-    let mut reconnect = Reconnect::default();
-    loop {
-        let Some(checked) = stop.run_until_cancelled(store.check_schema()).await else { return false };
-        let Err(error) = checked else { return true };
-        tracing::warn!(error = error_chain(&error), "waiting for the database");
-        if stop.run_until_cancelled(tokio::time::sleep(reconnect.wait())).await.is_none() {
-            return false;
-        }
+/// Until the database is there and migrated.
+async fn wait_for_schema(store: &Store, stalls: &Stalls) {
+    let mut stall = None;
+    while let Err(error) = store.check_schema().await {
+        stalls.wait(&mut stall, "the worker cannot start yet", &error).await;
     }
+}
+
+/// What several parts use.
+struct Shared {
+    store: Store,
+    metrics: Metrics,
+    stalls: Stalls,
+    attached: watch::Sender<bool>,
 }
 
 /// The tasks of a running worker, each owned here.
@@ -65,7 +71,9 @@ struct Parts {
     consumer: JoinHandle<Result<(), crate::queue::QueueError>>,
     intake: JoinHandle<()>,
     due: JoinHandle<()>,
+    backlog: JoinHandle<()>,
     upkeep: JoinHandle<()>,
+    patience: JoinHandle<()>,
     notices: JoinHandle<()>,
     recorder: JoinHandle<()>,
     attempts: Arc<Attempts>,
@@ -80,13 +88,13 @@ struct Parts {
 impl Parts {
     fn start(
         settings: &Settings,
-        store: Store,
-        attached: watch::Sender<bool>,
+        Shared { store, metrics, stalls, attached }: Shared,
         stop: &CancellationToken,
     ) -> anyhow::Result<Self> {
         let keyring = Arc::new(settings.keyring()?.clone());
         let worker = settings.worker.clone();
         let (abandon, give_up, settled) = Default::default();
+        let (hold_off, held_off) = watch::channel(false);
         let (messages, incoming) = mpsc::channel::<Incoming>(worker.batch);
         // An attempt that finds no room here keeps its room in flight: a stuck database stops the intake.
         let (reports, reported) = mpsc::channel(2 * worker.max_in_flight + worker.batch);
@@ -97,6 +105,8 @@ impl Parts {
             retry: settings.retry.clone(),
             lookup_lifetime: worker.lookup_lifetime,
             room: Arc::new(Semaphore::new(worker.max_in_flight)),
+            stalls: stalls.clone(),
+            metrics: metrics.clone(),
             under_way: TaskTracker::new(),
             abandon: CancellationToken::clone(&abandon),
             reports,
@@ -108,6 +118,8 @@ impl Parts {
             prefetch: worker.prefetch,
             messages,
             attached,
+            metrics: metrics.clone(),
+            hold_off: held_off,
             stop: stop.clone(),
             settled: CancellationToken::clone(&settled),
         };
@@ -116,12 +128,28 @@ impl Parts {
             store: store.clone(),
             keyring: keyring.clone(),
             attempts: attempts.clone(),
+            stalls: stalls.clone(),
+            metrics: metrics.clone(),
             batch: worker.batch,
             stop: stop.clone(),
         };
-        let due = due::Due { store: store.clone(), keyring, attempts: attempts.clone(), worker, stop: stop.clone() };
-        let batch = settings.worker.batch;
-        let recorder = Recorder::new(store.clone(), settings.health.clone(), batch, CancellationToken::clone(&give_up));
+        let due = due::Due {
+            store: store.clone(),
+            keyring,
+            attempts: attempts.clone(),
+            stalls: stalls.clone(),
+            worker: worker.clone(),
+            stop: stop.clone(),
+        };
+        let recorder = Recorder {
+            store: store.clone(),
+            health: settings.health.clone(),
+            stalls: stalls.clone(),
+            metrics: metrics.clone(),
+            batch: worker.batch,
+            give_up: CancellationToken::clone(&give_up),
+            acknowledger: Acknowledger::default(),
+        };
         let notices = notices::Notices {
             store: store.clone(),
             amqp: settings.amqp.clone(),
@@ -134,7 +162,9 @@ impl Parts {
             consumer: part.spawn(consumer.run()),
             intake: part.spawn(intake.run(incoming)),
             due: part.spawn(due.run()),
+            backlog: part.spawn(backlog::run(store.clone(), metrics, stop.clone())),
             upkeep: part.spawn(upkeep::run(store, settings.retention.clone(), stop.clone())),
+            patience: part.spawn(stalls.watch(worker.give_back_after, hold_off, stop.clone())),
             notices: part.spawn(notices.run()),
             recorder: part.spawn(recorder.run(reported)),
             attempts,
@@ -149,7 +179,8 @@ impl Parts {
         let deadlines = Deadlines::within(grace);
         tracing::info!(in_flight = self.attempts.under_way.len(), "stopping");
         let mut ended = Vec::new();
-        for task in [&mut self.intake, &mut self.due, &mut self.upkeep, &mut self.notices] {
+        let Self { intake, due, backlog, upkeep, patience, notices, .. } = &mut self;
+        for task in [intake, due, backlog, upkeep, patience, notices] {
             ended.push(timeout_at(deadlines.attempts, &mut *task).await);
             if ended.last().is_some_and(Result::is_err) {
                 task.abort();

@@ -122,6 +122,7 @@ impl Check<'_> {
         // A lease that ends during its attempt would have the attempt made twice.
         let shortest = 2 * (raw.sender.timeout + raw.sender.body_timeout);
         self.lasting("worker.lease", raw.worker.lease, shortest..=DAY)?;
+        self.lasting("worker.give_back_after", raw.worker.give_back_after, seconds(1)..=DAY)?;
         self.lasting("health.notice_after", raw.health.notice_after, Duration::ZERO..=30 * DAY)?;
         self.lasting("health.disable_after", raw.health.disable_after, Duration::ZERO..=365 * DAY)?;
         self.lasting("retention.attempts", raw.retention.attempts, DAY..=3650 * DAY)?;

@@ -19,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 use super::{QueueError, connect, name, properties, topology};
 use crate::config::{Amqp, Queue};
 use crate::event::{Catalogue, Properties};
-use crate::reconnect::Reconnect;
+use crate::metrics::Metrics;
+use crate::millis;
+use crate::reconnect::{Outage, Reconnect};
 
 /// Good messages in a row after which the poison is behind us.
 const ISOLATED_MESSAGES: u32 = 100;
@@ -73,73 +75,76 @@ pub struct Consumer {
     pub messages: mpsc::Sender<Incoming>,
     /// Whether a consumer is attached.
     pub attached: watch::Sender<bool>,
+    pub metrics: Metrics,
+    /// While true, nothing is taken and what was handed out goes back: nobody could work on it.
+    pub hold_off: watch::Receiver<bool>,
     /// Take no more messages.
     pub stop: CancellationToken,
     /// Everything taken is settled: the channel may close.
     pub settled: CancellationToken,
 }
 
+#[derive(Default)]
 enum Mode {
+    #[default]
     Normal,
     /// One message at a time, until so many more were good.
-    Isolated {
-        left: u32,
-    },
+    Isolated { left: u32 },
 }
 
 enum End {
     Stopped,
+    HeldOff,
     Lost(Option<lapin::Error>),
 }
 
 impl Consumer {
     /// Runs until it is stopped and everything is settled. Errors only for what no new connection can cure.
     pub async fn run(self) -> Result<(), QueueError> {
-        let mut reconnect = Reconnect::default();
-        let mut mode = Mode::Normal;
+        let mut supervisor = Supervisor::default();
         while !self.stop.is_cancelled() {
-            let error = match self.attach_and_pump(&mut mode, &mut reconnect).await {
-                Ok(()) => return Ok(()),
-                Err(error @ (QueueError::Mismatch(_) | QueueError::Address(_))) => return Err(error),
-                Err(error) => error,
-            };
-            let unreadable = matches!(error, QueueError::Unreadable(_));
-            if unreadable {
-                mode = Mode::Isolated { left: ISOLATED_MESSAGES };
+            let mut hold_off = self.hold_off.clone();
+            if self.stop.run_until_cancelled(hold_off.wait_for(|held| !held)).await.is_none() {
+                break;
             }
-            let wait = if unreadable { ISOLATED_WAIT } else { reconnect.wait() };
-            let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-            tracing::warn!(error = crate::error_chain(&error), wait_ms, "lost the broker, connecting again");
-            tokio::select! {
-                () = self.stop.cancelled() => {}
-                () = tokio::time::sleep(wait) => {}
+            match self.attach_and_pump(&mut supervisor).await {
+                Ok(End::Stopped) => break,
+                Ok(_) => {}
+                Err(error @ (QueueError::Mismatch(_) | QueueError::Address(_))) => return Err(error),
+                Err(error) => {
+                    self.metrics.consumer_losses.inc();
+                    let wait = supervisor.wait_after(&error);
+                    self.stop.run_until_cancelled(tokio::time::sleep(wait)).await;
+                }
             }
         }
         Ok(())
     }
 
-    /// One life of the connection. `Ok` only when we stopped.
-    async fn attach_and_pump(&self, mode: &mut Mode, reconnect: &mut Reconnect) -> Result<(), QueueError> {
-        let attached = tokio::select! {
-            () = self.stop.cancelled() => return Ok(()),
-            attached = self.attach(mode) => attached,
+    /// One life of the connection. `Ok` when we ended it.
+    async fn attach_and_pump(&self, supervisor: &mut Supervisor) -> Result<End, QueueError> {
+        let Some(attached) = self.stop.run_until_cancelled(self.attach(&supervisor.mode)).await else {
+            return Ok(End::Stopped);
         };
         let (connection, attachment, consumer) = attached?;
-        let isolated = matches!(mode, Mode::Isolated { .. });
-        tracing::info!(queue = self.queue.worker_queue, isolated, "consumer attached");
-        self.attached.send_replace(true);
-        let end = self.pump(&attachment, consumer, mode, reconnect).await;
-        self.attached.send_replace(false);
+        supervisor.attached(&self.queue.worker_queue);
+        self.set_attached(true);
+        let end = self.pump(&attachment, consumer, supervisor).await;
+        self.set_attached(false);
         match end {
-            End::Stopped => {
-                self.settled.cancelled().await;
+            End::Stopped | End::HeldOff => {
+                if matches!(end, End::Stopped) {
+                    self.settled.cancelled().await;
+                } else {
+                    tracing::warn!("what the broker handed out has waited too long for the database and goes back");
+                }
                 let bye = async {
                     // Everything unsettled goes back to the queue; acks sent before are processed first.
                     attachment.channel.close(200, name("stopped")).await.ok();
                     connection.close(200, name("stopped")).await.ok();
                 };
                 tokio::time::timeout(CLOSE_TIMEOUT, bye).await.ok();
-                Ok(())
+                Ok(end)
             }
             End::Lost(error) => {
                 // What is left of the connection must not keep messages from others.
@@ -147,6 +152,11 @@ impl Consumer {
                 Err(error.map_or_else(cancelled, QueueError::from))
             }
         }
+    }
+
+    fn set_attached(&self, attached: bool) {
+        self.attached.send_replace(attached);
+        self.metrics.consumer_attached.set(attached.into());
     }
 
     async fn attach(&self, mode: &Mode) -> Result<(Connection, Arc<Attachment>, lapin::Consumer), QueueError> {
@@ -172,8 +182,7 @@ impl Consumer {
         &self,
         attachment: &Arc<Attachment>,
         mut consumer: lapin::Consumer,
-        mode: &mut Mode,
-        reconnect: &mut Reconnect,
+        supervisor: &mut Supervisor,
     ) -> End {
         loop {
             let next = tokio::select! {
@@ -184,6 +193,7 @@ impl Consumer {
                     tokio::time::timeout(CLOSE_TIMEOUT, cancel).await.ok();
                     return End::Stopped;
                 }
+                () = until_held_off(self.hold_off.clone()) => return End::HeldOff,
                 next = consumer.next() => next,
             };
             let delivery = match next {
@@ -191,12 +201,12 @@ impl Consumer {
                 Some(Err(error)) => return End::Lost(Some(error)),
                 None => return End::Lost(None),
             };
-            reconnect.reset();
+            supervisor.reconnect.reset();
             let suspicious = delivery_count(&delivery) > SUSPICIOUS_DELIVERIES;
             if !self.hand_on(attachment, delivery).await {
                 continue;
             }
-            if let Some(prefetch) = mode.after(suspicious, self.prefetch) {
+            if let Some(prefetch) = supervisor.mode.after(suspicious, self.prefetch) {
                 match self.replace(attachment, consumer, prefetch).await {
                     Ok(fresh) => consumer = fresh,
                     Err(error) => return End::Lost(Some(error)),
@@ -205,12 +215,13 @@ impl Consumer {
         }
     }
 
-    /// Whether somebody took it; otherwise we are stopping and it goes back with the channel.
+    /// Whether somebody took it; otherwise it goes back with the channel.
     async fn hand_on(&self, attachment: &Arc<Attachment>, delivery: Delivery) -> bool {
         let incoming = incoming(attachment, delivery);
         tokio::select! {
             biased;
             () = self.stop.cancelled() => false,
+            () = until_held_off(self.hold_off.clone()) => false,
             sent = self.messages.send(incoming) => sent.is_ok(),
         }
     }
@@ -231,6 +242,41 @@ impl Consumer {
             }
         }
         consume(&attachment.channel, &self.queue.worker_queue, prefetch).await
+    }
+}
+
+/// What outlives a connection.
+#[derive(Default)]
+struct Supervisor {
+    mode: Mode,
+    reconnect: Reconnect,
+    outage: Outage,
+}
+
+impl Supervisor {
+    fn attached(&mut self, queue: &str) {
+        let isolated = matches!(self.mode, Mode::Isolated { .. });
+        let away_ms = self.outage.end().map(millis);
+        tracing::info!(queue, isolated, away_ms, "consumer attached");
+    }
+
+    /// A message that cannot be read ends many connections in a row: only the first is worth a line.
+    fn wait_after(&mut self, error: &QueueError) -> Duration {
+        let reason = crate::error_chain(error);
+        let unreadable = matches!(error, QueueError::Unreadable(_));
+        let news = self.outage.is_news(&reason) && !(unreadable && matches!(self.mode, Mode::Isolated { .. }));
+        if unreadable {
+            self.mode = Mode::Isolated { left: ISOLATED_MESSAGES };
+        }
+        let wait = if unreadable { ISOLATED_WAIT } else { self.reconnect.wait() };
+        let wait_ms = millis(wait);
+        const LOST: &str = "lost the broker, connecting again";
+        if news {
+            tracing::warn!(error = reason, wait_ms, "{LOST}");
+        } else {
+            tracing::debug!(error = reason, wait_ms, "{LOST}");
+        }
+        wait
     }
 }
 
@@ -257,6 +303,13 @@ impl Mode {
                 None
             }
         }
+    }
+}
+
+async fn until_held_off(mut hold_off: watch::Receiver<bool>) {
+    if hold_off.wait_for(|held| *held).await.is_err() {
+        // Nobody is left to say so.
+        std::future::pending().await
     }
 }
 

@@ -21,6 +21,15 @@ pub struct Claimed {
     pub claim: i64,
 }
 
+/// What waits in the database.
+#[derive(Debug)]
+pub struct Backlog {
+    /// Deliveries; above 10,000 the planner's estimate.
+    pub pending: i64,
+    /// How late the longest-waiting due delivery is.
+    pub due_lag: Duration,
+}
+
 impl Store {
     /// Claims up to `limit` due deliveries, oldest first. Another worker may claim them again after `lease`.
     pub async fn claim_due(
@@ -32,6 +41,14 @@ impl Store {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = self.query(CLAIM_DUE, &[&limit, &lease.as_secs_f64()]).await?;
         Ok(rows.iter().map(|row| claimed(row, keyring)).collect())
+    }
+
+    /// What waits, without counting further than is cheap.
+    pub async fn backlog(&self) -> Result<Backlog, StoreError> {
+        let rows = self.query(BACKLOG, &[]).await?;
+        let row = rows.first().expect("it asks for one row");
+        let due_lag: f64 = column(row, "due_lag");
+        Ok(Backlog { pending: column(row, "pending"), due_lag: Duration::from_secs_f64(due_lag.max(0.0)) })
     }
 
     /// Gives claims back unattempted: they are due at once.
@@ -59,6 +76,13 @@ const CLAIM_DUE: &str = concat!(
     JOIN events e ON e.day = c.event_day AND e.key = c.event_key
     LEFT JOIN webhooks w ON w.id = c.owed_to"
 );
+
+const BACKLOG: &str = "
+    SELECT CASE WHEN few.count <= 10000 THEN few.count ELSE greatest(c.reltuples::bigint, few.count) END AS pending,
+           coalesce(extract(epoch FROM now() - (
+               SELECT min(due_at) FROM pending_deliveries WHERE due_at <= now())), 0)::float8 AS due_lag
+    FROM (SELECT count(*) FROM (SELECT FROM pending_deliveries LIMIT 10001) AS p) AS few,
+         pg_class c WHERE c.oid = 'pending_deliveries'::regclass";
 
 const RELEASE: &str = "
     UPDATE pending_deliveries p SET due_at = now(), claim = p.claim + 1

@@ -41,10 +41,8 @@ impl Finished {
 
     fn closed(&self) -> Option<ClosedReason> {
         match &self.ending {
-            Ending::Attempted(_, Step::Exhausted) => Some(ClosedReason::Exhausted),
-            Ending::Attempted(_, Step::Disable) => Some(ClosedReason::Disabled),
+            Ending::Attempted(_, step) => step.closes(),
             Ending::NotAttempted(reason) => Some(*reason),
-            Ending::Attempted(..) => None,
         }
     }
 

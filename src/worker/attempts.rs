@@ -9,9 +9,10 @@ use tokio_util::task::TaskTracker;
 
 use super::recorder::Report;
 use super::share::Share;
+use super::stalls::Stalls;
 use crate::delivery::{Attempt, ClosedReason, Delivery};
-use crate::error_chain;
-use crate::reconnect::Reconnect;
+use crate::metrics::{Metrics, Outcome, Reason};
+use crate::millis;
 use crate::retry::{RetryPolicy, Step};
 use crate::secret::Keyring;
 use crate::sender::Sender;
@@ -26,6 +27,8 @@ pub(super) struct Attempts {
     pub(super) lookup_lifetime: Duration,
     /// One permit per request in flight.
     pub(super) room: Arc<Semaphore>,
+    pub(super) stalls: Stalls,
+    pub(super) metrics: Metrics,
     pub(super) under_way: TaskTracker,
     pub(super) abandon: CancellationToken,
     pub(super) reports: mpsc::Sender<Report>,
@@ -50,6 +53,7 @@ impl Attempts {
     pub(super) fn start(self: &Arc<Self>, turn: Turn, room: OwnedSemaphorePermit) {
         let attempts = self.clone();
         self.under_way.spawn(async move {
+            let _counted = attempts.metrics.count_in_flight();
             let given_back = turn.give_back();
             let taken = attempts.abandon.run_until_cancelled(attempts.take(turn)).await;
             if let (None, Some(given_back)) = (taken, given_back) {
@@ -62,6 +66,7 @@ impl Attempts {
 
     /// Reports a delivery that ends without an attempt.
     pub(super) async fn close(&self, turn: Turn, reason: ClosedReason) {
+        self.metrics.closed.get_or_create(&Reason { reason: reason.as_str() }).inc();
         tracing::info!(
             webhook_id = %turn.delivery.webhook.id,
             delivery_id = %turn.delivery.id.0,
@@ -87,22 +92,31 @@ impl Attempts {
         }
         let attempt = self.sender.attempt(&turn.delivery).await;
         let step = self.retry.next_step(turn.delivery.attempt, &attempt.outcome, rand::random());
+        self.count(&attempt, step);
         log(&turn.delivery, &attempt, step);
         self.report(Some(turn.finished(Ending::Attempted(attempt, step)))).await;
     }
 
     /// Without the database nothing could be recorded either, so it waits.
     async fn look_up_again(&self, turn: &mut Turn) {
-        let mut reconnect = Reconnect::default();
+        let mut stall = None;
         let now = loop {
             match self.store.snapshot(&self.keyring, turn.delivery.webhook.id).await {
                 Ok(now) => break now,
-                Err(error) => tracing::warn!(error = error_chain(&error), "cannot look up a webhook"),
+                Err(error) => self.stalls.wait(&mut stall, "cannot look up a webhook, waiting", &error).await,
             }
-            tokio::time::sleep(reconnect.wait()).await;
         };
         let owed = &turn.delivery.webhook;
         turn.delivery.webhook = Arc::new(owed.as_of(now));
+    }
+
+    fn count(&self, attempt: &Attempt, step: Step) {
+        let outcome = attempt.outcome.error().unwrap_or("success");
+        self.metrics.attempts.get_or_create(&Outcome { outcome }).inc();
+        self.metrics.attempt_duration.observe(attempt.duration.as_secs_f64());
+        if let Some(reason) = step.closes() {
+            self.metrics.closed.get_or_create(&Reason { reason: reason.as_str() }).inc();
+        }
     }
 
     pub(super) async fn report(&self, report: Option<Report>) {
@@ -154,8 +168,4 @@ fn log(delivery: &Delivery, attempt: &Attempt, step: Step) {
         retry_in_ms = retry_in_ms.map(millis),
         "attempt"
     );
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -7,9 +7,8 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::attempts::{Attempts, Origin, Turn};
+use super::stalls::Stalls;
 use crate::config::Worker;
-use crate::error_chain;
-use crate::reconnect::Reconnect;
 use crate::secret::Keyring;
 use crate::store::{Claimed, Store};
 
@@ -17,6 +16,7 @@ pub(super) struct Due {
     pub(super) store: Store,
     pub(super) keyring: Arc<Keyring>,
     pub(super) attempts: Arc<Attempts>,
+    pub(super) stalls: Stalls,
     pub(super) worker: Worker,
     pub(super) stop: CancellationToken,
 }
@@ -24,7 +24,7 @@ pub(super) struct Due {
 impl Due {
     pub(super) async fn run(self) {
         let mut wait = self.worker.poll_interval;
-        let mut reconnect = Reconnect::default();
+        let mut stall = None;
         while self.stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
             let Some(room) = self.stop.run_until_cancelled(self.room()).await else { return };
             let asked = room.num_permits();
@@ -33,12 +33,14 @@ impl Due {
             let claimed = match self.store.claim_due(&self.keyring, asked, self.worker.lease).await {
                 Ok(claimed) => claimed,
                 Err(error) => {
-                    tracing::warn!(error = error_chain(&error), "cannot ask for due deliveries");
-                    wait = reconnect.wait();
+                    drop(room);
+                    let waited = self.stalls.wait(&mut stall, "cannot ask for due deliveries", &error);
+                    self.stop.run_until_cancelled(waited).await;
+                    wait = Duration::ZERO;
                     continue;
                 }
             };
-            reconnect.reset();
+            stall = None;
             wait = match claimed.len() {
                 0 => (wait.max(self.worker.poll_interval) * 2).min(self.worker.poll_interval_max),
                 all if all == asked => Duration::ZERO,

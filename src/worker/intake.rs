@@ -11,11 +11,11 @@ use uuid::Uuid;
 use super::attempts::{Attempts, Origin, Turn};
 use super::recorder::Report;
 use super::share::Share;
+use super::stalls::Stalls;
 use crate::delivery::{ClosedReason, Delivery, DeliveryId, EventRow, Trigger};
-use crate::error_chain;
 use crate::event::{Event, EventParser};
+use crate::metrics::{Metrics, Reason};
 use crate::queue::{Incoming, Receipt, Settled, Verdict};
-use crate::reconnect::Reconnect;
 use crate::secret::Keyring;
 use crate::store::{Lookup, Store, StoreError};
 use crate::webhook::SnapshotState;
@@ -25,6 +25,8 @@ pub(super) struct Intake {
     pub(super) store: Store,
     pub(super) keyring: Arc<Keyring>,
     pub(super) attempts: Arc<Attempts>,
+    pub(super) stalls: Stalls,
+    pub(super) metrics: Metrics,
     pub(super) batch: usize,
     pub(super) stop: CancellationToken,
 }
@@ -69,9 +71,13 @@ impl Intake {
     async fn parse(&self, message: Incoming) -> Option<Taken> {
         let Incoming { body, properties, redelivered, receipt } = message;
         match self.parser.parse(&body, &properties, jiff::Timestamp::now()) {
-            Ok(event) => Some(Taken { event, redelivered, receipt }),
+            Ok(event) => {
+                self.metrics.events.inc();
+                Some(Taken { event, redelivered, receipt })
+            }
             Err(malformed) => {
                 let (reason, bytes) = (malformed.reason(), body.len());
+                self.metrics.dead_letters.get_or_create(&Reason { reason }).inc();
                 tracing::warn!(reason, bytes, "a message is no event and becomes a dead letter: {malformed}");
                 self.attempts.report(Some(settled(receipt, Verdict::Dead))).await;
                 None
@@ -81,13 +87,12 @@ impl Intake {
 
     /// Asks again until the database answers: intake stands still meanwhile, and with it the broker's hand-out.
     async fn match_webhooks(&self, events: &[Taken]) -> Vec<Lookup> {
-        let mut reconnect = Reconnect::default();
+        let mut stall = None;
         loop {
             match self.try_match(events).await {
                 Ok(matches) => return matches,
-                Err(error) => tracing::warn!(error = error_chain(&error), "cannot look up webhooks, waiting"),
+                Err(error) => self.stalls.wait(&mut stall, "cannot look up webhooks, waiting", &error).await,
             }
-            tokio::time::sleep(reconnect.wait()).await;
         }
     }
 

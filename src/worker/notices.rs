@@ -5,10 +5,10 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Amqp, Queue};
-use crate::error_chain;
 use crate::queue::{PublishError, Publisher};
-use crate::reconnect::Reconnect;
-use crate::store::{Notice, Store};
+use crate::reconnect::{Outage, Reconnect};
+use crate::store::{Notice, Store, StoreError};
+use crate::{error_chain, millis};
 
 /// Notices are rare and may be seconds late.
 const EVERY: Duration = Duration::from_secs(1);
@@ -25,18 +25,27 @@ pub(super) struct Notices {
 impl Notices {
     pub(super) async fn run(self) {
         let mut publisher = None;
-        let mut reconnect = Reconnect::default();
+        let (mut reconnect, mut outage) = (Reconnect::default(), Outage::default());
         let mut wait = EVERY;
         while self.stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
             let Some(sent) = self.stop.run_until_cancelled(self.send_unsent(&mut publisher)).await else { break };
             wait = match sent {
                 Ok(()) => {
                     reconnect.reset();
+                    if let Some(after) = outage.end() {
+                        tracing::info!(after_ms = millis(after), "notices are sent again");
+                    }
                     EVERY
                 }
                 Err(error) => {
                     publisher = None;
-                    tracing::warn!(error = error_chain(error.as_ref()), "cannot send notices, trying again");
+                    let reason = error_chain(error.as_ref());
+                    // Of a database that is away the other parts tell.
+                    if !error.is::<StoreError>() && outage.is_news(&reason) {
+                        tracing::warn!(error = reason, "cannot send notices, trying again");
+                    } else {
+                        tracing::debug!(error = reason, "cannot send notices, trying again");
+                    }
                     reconnect.wait().max(EVERY)
                 }
             };

@@ -1,14 +1,17 @@
 //! Writes results in batches, then acks. The order is the promise: what is acked is recorded.
 
+use std::time::Instant;
+
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::share::Share;
+use super::stalls::{Stall, Stalls};
 use crate::config::Health;
 use crate::delivery::{ClosedReason, DeliveryId, Outcome};
 use crate::error_chain;
+use crate::metrics::Metrics;
 use crate::queue::{Acknowledger, Settled};
-use crate::reconnect::Reconnect;
 use crate::store::{Ending, Finished, Store, StoreError};
 
 /// What the rest of the worker tells the recorder.
@@ -26,21 +29,19 @@ pub(super) enum Report {
 const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
 
 pub(super) struct Recorder {
-    store: Store,
-    health: Health,
-    batch: usize,
-    give_up: CancellationToken,
-    acknowledger: Acknowledger,
+    pub(super) store: Store,
+    pub(super) health: Health,
+    pub(super) stalls: Stalls,
+    pub(super) metrics: Metrics,
+    pub(super) batch: usize,
+    pub(super) give_up: CancellationToken,
+    pub(super) acknowledger: Acknowledger,
 }
 
 /// Results of a batch whose shares lie beside them.
 type Results = (Vec<Finished>, Vec<Option<Share>>);
 
 impl Recorder {
-    pub(super) fn new(store: Store, health: Health, batch: usize, give_up: CancellationToken) -> Self {
-        Self { store, health, batch, give_up, acknowledger: Acknowledger::default() }
-    }
-
     /// Runs until nobody can report any more, or until told to give up.
     pub(super) async fn run(mut self, mut reports: mpsc::Receiver<Report>) {
         let mut in_hand = Vec::with_capacity(self.batch);
@@ -96,17 +97,19 @@ impl Recorder {
 
     /// Holds the results until the database has taken or refused them.
     async fn until_answered(&self, finished: &[Finished]) -> Result<(), StoreError> {
-        let mut reconnect = Reconnect::default();
+        let mut stall = None;
         loop {
+            let began = Instant::now();
             match self.store.record(finished, &self.health).await {
-                Ok(()) => return Ok(()),
-                Err(error @ StoreError::Refused(_)) => return Err(error),
-                Err(error) => {
-                    let held = finished.len();
-                    tracing::warn!(error = error_chain(&error), held, "cannot record, holding the results");
+                Ok(()) => {
+                    self.metrics.record_duration.observe(began.elapsed().as_secs_f64());
+                    self.metrics.recorded.inc_by(finished.len() as u64);
+                    return Ok(());
                 }
+                Err(error @ StoreError::Refused(_)) => return Err(error),
+                Err(error) => self.stalls.wait(&mut stall, "cannot record, holding the results", &error).await,
             }
-            if self.was_recorded(finished, &mut reconnect).await {
+            if self.was_recorded(finished, &mut stall).await {
                 finished.iter().for_each(|finished| finished.delivery.row.mark_stored());
                 return Ok(());
             }
@@ -114,12 +117,11 @@ impl Recorder {
     }
 
     /// The commit may have happened without its answer: nothing is repeated before that is known.
-    async fn was_recorded(&self, finished: &[Finished], reconnect: &mut Reconnect) -> bool {
+    async fn was_recorded(&self, finished: &[Finished], stall: &mut Option<Stall>) -> bool {
         loop {
-            tokio::time::sleep(reconnect.wait()).await;
             match self.store.is_recorded(finished).await {
                 Ok(recorded) => return recorded,
-                Err(error) => tracing::debug!(error = error_chain(&error), "cannot ask what was recorded"),
+                Err(error) => self.stalls.wait(stall, "cannot ask what was recorded", &error).await,
             }
         }
     }

@@ -14,7 +14,11 @@ fn impatient(site: Site) -> Site {
 
 /// A ledger whose worker reaches Postgres through a proxy.
 async fn behind_a_proxy() -> (Ledger, Proxy, Replica) {
-    let ledger = Ledger::open(impatient(Site::new().await)).await;
+    ledger_behind_a_proxy(impatient(Site::new().await)).await
+}
+
+async fn ledger_behind_a_proxy(site: Site) -> (Ledger, Proxy, Replica) {
+    let ledger = Ledger::open(site).await;
     let proxy = Proxy::to(ledger.site.postgres_address()).await;
     let through = ledger.site.database_url().replace(&ledger.site.postgres_address(), &proxy.addr());
     let worker = ledger.site.launch(&["worker"]).env("DATABASE_URL", &through).start_worker().await;
@@ -45,7 +49,7 @@ async fn a_worker_started_without_postgres_begins_when_it_comes() {
     let through = ledger.site.database_url().replace(&ledger.site.postgres_address(), &proxy.addr());
     let mut worker = ledger.site.launch(&["worker"]).env("DATABASE_URL", &through).start();
     ledger.publish(5).await;
-    worker.wait_for_log_times("waiting for the database", 2).await;
+    worker.wait_for_log_times("the worker cannot start yet", 2).await;
     proxy.refuse(false).await;
     ledger.close(vec![worker]).await.assert_sound(0);
 }
@@ -118,6 +122,50 @@ async fn the_broker_hands_a_message_out_once_while_postgres_is_away() {
     let handed_out = eventually("the message is back", async || ledger.site.take_delivery_count().await).await;
     assert_eq!(handed_out, 1, "once, and then the worker was killed");
     assert_eq!(ledger.receiver.count(), 0);
+}
+
+#[tokio::test]
+async fn what_waits_too_long_for_postgres_goes_back_and_nothing_is_taken_before_results_are_recorded() {
+    let site = impatient(Site::new().await).set("worker.give_back_after", "1s");
+    let (ledger, proxy, mut worker) = ledger_behind_a_proxy(site).await;
+    let gate = held_in_flight(&ledger, 5).await;
+    proxy.refuse(true).await;
+    proxy.cut().await;
+    gate.open();
+    ledger.publish(5).await;
+    worker.wait_for_log("goes back").await;
+    let site = &ledger.site;
+    wait_until("the broker has it all", async || site.queue_depth(site.worker_queue()).await == 10).await;
+    let so_far = worker.log().matches(CANNOT_LOOK_UP).count();
+    worker.wait_for_log_times(CANNOT_LOOK_UP, so_far + 2).await;
+    assert!(stayed_attached(&worker), "it took messages it could not work on");
+    proxy.refuse(false).await;
+    ledger.wait_until_done().await;
+    worker.wait_for_log_times("consumer attached", 2).await;
+    assert_eq!((ledger.count(ATTEMPTS).await, ledger.receiver.count()), (10, 10));
+    ledger.close(vec![worker]).await.assert_sound(0);
+}
+
+#[tokio::test]
+async fn an_outage_of_postgres_is_one_line_when_it_begins_and_one_when_it_is_over() {
+    let (ledger, proxy, mut worker) = behind_a_proxy().await;
+    let gate = held_in_flight(&ledger, 5).await;
+    proxy.refuse(true).await;
+    proxy.cut().await;
+    gate.open();
+    ledger.publish(5).await;
+    worker.wait_for_log(CANNOT_RECORD).await;
+    worker.wait_for_log_times(CANNOT_LOOK_UP, 3).await;
+    worker.wait_for_log("cannot send notices").await;
+    proxy.refuse(false).await;
+    ledger.wait_until_done().await;
+    worker.wait_for_log("the database takes what waited").await;
+    let told = worker.log_lines().into_iter().filter(|line| line["level"] != "DEBUG" && line["message"] != "attempt");
+    let told: Vec<_> = told.map(|line| line["message"].as_str().unwrap_or_default().to_owned()).collect();
+    let outage = ["waiting for the database", "the database takes what waited"];
+    assert_eq!(told.iter().filter(|line| outage.contains(&&***line)).collect::<Vec<_>>(), outage);
+    assert!(!told.iter().any(|line| line.starts_with("cannot")), "{told:?}");
+    ledger.close(vec![worker]).await.assert_sound(0);
 }
 
 #[tokio::test]

@@ -1,0 +1,144 @@
+//! What an operator can measure, in the words of the log. Rendered as OpenMetrics 1.0 text.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Of `Metrics::render`'s text.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// One process's counts. Cheap to clone; all clones count together.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Broker messages that were events.
+    pub events: Counter,
+    /// Broker messages that were none, by reason.
+    pub dead_letters: Family<Reason, Counter>,
+    /// HTTP requests by what came of them: `success` or an error of the webhook log.
+    pub attempts: Family<Outcome, Counter>,
+    /// Seconds from an attempt's start to its verdict.
+    pub attempt_duration: Histogram,
+    /// Requests in flight now.
+    pub in_flight: Gauge,
+    /// Deliveries that ended without a success, by reason.
+    pub closed: Family<Reason, Counter>,
+    /// Results written to the database.
+    pub recorded: Counter,
+    /// Seconds of one transaction that wrote results.
+    pub record_duration: Histogram,
+    /// 1 while this process takes events.
+    pub consumer_attached: Gauge,
+    /// How often the broker, its channel or its consumer was lost.
+    pub consumer_losses: Counter,
+    /// 1 while something waits for the database.
+    pub database_waiting: Gauge,
+    /// Deliveries waiting in the database, as its planner estimates; the same on every worker.
+    pub pending: Gauge,
+    /// Seconds that the longest-waiting due delivery is late; the same on every worker.
+    pub due_lag: Gauge<f64, std::sync::atomic::AtomicU64>,
+    registry: std::sync::Arc<Registry>,
+}
+
+/// Counts as in flight until it is dropped.
+pub struct InFlight(Gauge);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Reason {
+    pub reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Outcome {
+    pub outcome: &'static str,
+}
+
+const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut metrics = Self {
+            events: Counter::default(),
+            dead_letters: Family::default(),
+            attempts: Family::default(),
+            attempt_duration: Histogram::new(SECONDS),
+            in_flight: Gauge::default(),
+            closed: Family::default(),
+            recorded: Counter::default(),
+            record_duration: Histogram::new(SECONDS),
+            consumer_attached: Gauge::default(),
+            consumer_losses: Counter::default(),
+            database_waiting: Gauge::default(),
+            pending: Gauge::default(),
+            due_lag: Gauge::default(),
+            registry: std::sync::Arc::default(),
+        };
+        metrics.registry = metrics.register().into();
+        metrics
+    }
+}
+
+impl Metrics {
+    fn register(&self) -> Registry {
+        let mut all = Registry::with_prefix("penr_webhooks");
+        all.register("build", "This program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
+        all.register("events", "Broker messages that were events", self.events.clone());
+        all.register("dead_letters", "Broker messages that were no events", self.dead_letters.clone());
+        all.register("attempts", "HTTP requests by what came of them", self.attempts.clone());
+        let duration = self.attempt_duration.clone();
+        all.register_with_unit("attempt_duration", "From an attempt's start to its verdict", Unit::Seconds, duration);
+        all.register("in_flight", "Requests in flight", self.in_flight.clone());
+        all.register("closed", "Deliveries that ended without a success", self.closed.clone());
+        all.register("recorded", "Results written to the database", self.recorded.clone());
+        let duration = self.record_duration.clone();
+        all.register_with_unit("record_duration", "One transaction that wrote results", Unit::Seconds, duration);
+        all.register("consumer_attached", "1 while this process takes events", self.consumer_attached.clone());
+        all.register("consumer_losses", "Losses of the broker, a channel or a consumer", self.consumer_losses.clone());
+        all.register("database_waiting", "1 while something waits for the database", self.database_waiting.clone());
+        all.register("pending", "Deliveries waiting in the database, estimated", self.pending.clone());
+        let lag = self.due_lag.clone();
+        all.register_with_unit("due_lag", "Lateness of the longest-waiting due delivery", Unit::Seconds, lag);
+        all
+    }
+
+    pub fn count_in_flight(&self) -> InFlight {
+        self.in_flight.inc();
+        InFlight(self.in_flight.clone())
+    }
+
+    /// All of it as text of the type [`CONTENT_TYPE`].
+    pub fn render(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("writing to memory does not fail");
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_rendered_under_one_prefix() {
+        let metrics = Metrics::default();
+        metrics.attempts.get_or_create(&Outcome { outcome: "timeout" }).inc();
+        metrics.consumer_attached.set(1);
+        metrics.attempt_duration.observe(0.003);
+        let text = metrics.render();
+        assert!(text.contains("penr_webhooks_attempts_total{outcome=\"timeout\"} 1\n"), "{text}");
+        assert!(text.contains("penr_webhooks_consumer_attached 1\n"), "{text}");
+        assert!(text.contains("penr_webhooks_attempt_duration_seconds_count 1\n"), "{text}");
+        let names = text.lines().filter(|line| !line.starts_with('#'));
+        assert!(names.into_iter().all(|line| line.starts_with("penr_webhooks_")), "{text}");
+    }
+}
