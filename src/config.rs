@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::address::AddressPolicy;
 use crate::event::{Catalogue, EventParser};
+use crate::lanes::Limits;
 use crate::retry::RetryPolicy;
 use crate::secret::{Keyring, SecretText};
 use crate::webhook::UrlPolicy;
@@ -96,6 +97,15 @@ pub struct Sender {
 pub struct Worker {
     pub prefetch: u16,
     pub max_in_flight: usize,
+    /// 0 means no limit.
+    pub max_in_flight_per_webhook: usize,
+    #[serde(with = "duration")]
+    pub park_after: Duration,
+    pub probe_after: u32,
+    #[serde(with = "duration")]
+    pub probe_interval: Duration,
+    #[serde(with = "duration")]
+    pub probe_interval_max: Duration,
     pub batch: usize,
     #[serde(with = "duration")]
     pub lookup_lifetime: Duration,
@@ -107,6 +117,22 @@ pub struct Worker {
     pub poll_interval: Duration,
     #[serde(with = "duration")]
     pub poll_interval_max: Duration,
+}
+
+impl Worker {
+    /// What the lanes share.
+    pub fn limits(&self) -> Limits {
+        let most = |limit| if limit == 0 { usize::MAX } else { limit };
+        Limits {
+            in_flight: self.max_in_flight,
+            per_webhook: most(self.max_in_flight_per_webhook),
+            waiting: self.prefetch.into(),
+            park_after: self.park_after,
+            probe_after: self.probe_after,
+            probe_interval: self.probe_interval,
+            probe_interval_max: self.probe_interval_max,
+        }
+    }
 }
 
 /// `[health]`

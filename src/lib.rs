@@ -38,6 +38,7 @@ pub mod address;
 pub mod config;
 pub mod delivery;
 pub mod event;
+pub mod lanes;
 pub mod retry;
 pub mod secret;
 pub mod signature;

@@ -27,6 +27,8 @@ pub struct Metrics {
     pub in_flight: Gauge,
     /// Deliveries that ended without a success, by reason.
     pub closed: Family<Reason, Counter>,
+    /// Fresh deliveries put into the database because their receiver could not take them soon.
+    pub parked: Counter,
     /// Results written to the database.
     pub recorded: Counter,
     /// Seconds of one transaction that wrote results.
@@ -39,7 +41,7 @@ pub struct Metrics {
     pub database_waiting: Gauge,
     /// Deliveries waiting in the database, as its planner estimates; the same on every worker.
     pub pending: Gauge,
-    /// Seconds that the longest-waiting due delivery is late; the same on every worker.
+    /// Seconds that the longest-waiting due delivery was late when all webhooks' were last looked at.
     pub due_lag: Gauge<f64, std::sync::atomic::AtomicU64>,
     registry: std::sync::Arc<Registry>,
 }
@@ -74,6 +76,7 @@ impl Default for Metrics {
             attempt_duration: Histogram::new(SECONDS),
             in_flight: Gauge::default(),
             closed: Family::default(),
+            parked: Counter::default(),
             recorded: Counter::default(),
             record_duration: Histogram::new(SECONDS),
             consumer_attached: Gauge::default(),
@@ -99,6 +102,7 @@ impl Metrics {
         all.register_with_unit("attempt_duration", "From an attempt's start to its verdict", Unit::Seconds, duration);
         all.register("in_flight", "Requests in flight", self.in_flight.clone());
         all.register("closed", "Deliveries that ended without a success", self.closed.clone());
+        all.register("parked", "Fresh deliveries put into the database for their receiver's sake", self.parked.clone());
         all.register("recorded", "Results written to the database", self.recorded.clone());
         let duration = self.record_duration.clone();
         all.register_with_unit("record_duration", "One transaction that wrote results", Unit::Seconds, duration);

@@ -26,7 +26,7 @@ mod reencrypt;
 mod tls;
 mod webhooks;
 
-pub use claim::{Backlog, Claimed};
+pub use claim::{Claimed, WaitingWebhook};
 pub use log::LogRow;
 pub use lookup::Lookup;
 pub use notices::Notice;

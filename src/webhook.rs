@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
+use crate::delivery::ClosedReason;
 use crate::event::{AccountId, Catalogue, EventType};
 use crate::secret::{OpenError, SigningSecret};
 
@@ -14,7 +15,7 @@ mod url;
 pub use url::{UrlPolicy, UrlRefusal, UrlWarning, WebhookUrl};
 
 /// Names a webhook.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct WebhookId(pub Uuid);
 
@@ -138,6 +139,17 @@ pub enum SnapshotState {
     Disabled,
     /// Switched off by its owner, or deleted.
     Off,
+}
+
+impl SnapshotState {
+    /// Why its deliveries are closed without an attempt, if they are.
+    pub fn closes(&self) -> Option<ClosedReason> {
+        match self {
+            Self::Active { .. } => None,
+            Self::Disabled => Some(ClosedReason::Disabled),
+            Self::Off => Some(ClosedReason::Cancelled),
+        }
+    }
 }
 
 /// What a request is signed with.

@@ -4,17 +4,18 @@
 //! ones are claimed from Postgres. Both share the room for requests in flight. One recorder writes all results and owns
 //! all acks.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Settings;
+use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 use crate::ops;
 use crate::queue::{Acknowledger, Consumer, Incoming};
@@ -26,6 +27,7 @@ mod backlog;
 mod due;
 mod intake;
 mod notices;
+mod pulse;
 mod recorder;
 mod share;
 mod stalls;
@@ -71,6 +73,7 @@ struct Parts {
     consumer: JoinHandle<Result<(), crate::queue::QueueError>>,
     intake: JoinHandle<()>,
     due: JoinHandle<()>,
+    pulse: JoinHandle<()>,
     backlog: JoinHandle<()>,
     upkeep: JoinHandle<()>,
     patience: JoinHandle<()>,
@@ -104,7 +107,8 @@ impl Parts {
             keyring: keyring.clone(),
             retry: settings.retry.clone(),
             lookup_lifetime: worker.lookup_lifetime,
-            room: Arc::new(Semaphore::new(worker.max_in_flight)),
+            lanes: Mutex::new(Lanes::new(worker.limits())),
+            ended: Notify::new(),
             stalls: stalls.clone(),
             metrics: metrics.clone(),
             under_way: TaskTracker::new(),
@@ -138,6 +142,7 @@ impl Parts {
             keyring,
             attempts: attempts.clone(),
             stalls: stalls.clone(),
+            metrics: metrics.clone(),
             worker: worker.clone(),
             stop: stop.clone(),
         };
@@ -162,6 +167,7 @@ impl Parts {
             consumer: part.spawn(consumer.run()),
             intake: part.spawn(intake.run(incoming)),
             due: part.spawn(due.run()),
+            pulse: part.spawn(pulse::run(attempts.clone(), stop.clone())),
             backlog: part.spawn(backlog::run(store.clone(), metrics, stop.clone())),
             upkeep: part.spawn(upkeep::run(store, settings.retention.clone(), stop.clone())),
             patience: part.spawn(stalls.watch(worker.give_back_after, hold_off, stop.clone())),
@@ -179,8 +185,10 @@ impl Parts {
         let deadlines = Deadlines::within(grace);
         tracing::info!(in_flight = self.attempts.under_way.len(), "stopping");
         let mut ended = Vec::new();
-        let Self { intake, due, backlog, upkeep, patience, notices, .. } = &mut self;
-        for task in [intake, due, backlog, upkeep, patience, notices] {
+        // What waits in the lanes now is not started any more.
+        self.attempts.give_back_waiting();
+        let Self { intake, due, pulse, backlog, upkeep, patience, notices, .. } = &mut self;
+        for task in [intake, due, pulse, backlog, upkeep, patience, notices] {
             ended.push(timeout_at(deadlines.attempts, &mut *task).await);
             if ended.last().is_some_and(Result::is_err) {
                 task.abort();
@@ -188,6 +196,8 @@ impl Parts {
                 let _ = task.await;
             }
         }
+        // And what came into them meanwhile.
+        self.attempts.give_back_waiting();
         self.finish_attempts(deadlines.attempts).await;
         ended.push(Ok(self.finish_recording(deadlines.recording).await));
         self.settled.cancel();

@@ -96,6 +96,8 @@ impl Check<'_> {
         self.within("sender.max_dns_lookups", raw.sender.max_dns_lookups, 1..=10_000)?;
         self.within("worker.prefetch", raw.worker.prefetch, 1..=u16::MAX)?;
         self.within("worker.max_in_flight", raw.worker.max_in_flight, 1..=100_000)?;
+        self.within("worker.max_in_flight_per_webhook", raw.worker.max_in_flight_per_webhook, 0..=100_000)?;
+        self.within("worker.probe_after", raw.worker.probe_after, 1..=1_000_000)?;
         self.within("worker.batch", raw.worker.batch, 1..=10_000)?;
         self.within("health.notice_attempts", raw.health.notice_attempts, 1..=10_000)?;
         self.within("health.disable_attempts", raw.health.disable_attempts, 1..=1_000_000)
@@ -122,6 +124,10 @@ impl Check<'_> {
         // A lease that ends during its attempt would have the attempt made twice.
         let shortest = 2 * (raw.sender.timeout + raw.sender.body_timeout);
         self.lasting("worker.lease", raw.worker.lease, shortest..=DAY)?;
+        self.lasting("worker.park_after", raw.worker.park_after, millis(1)..=seconds(60))?;
+        self.lasting("worker.probe_interval", raw.worker.probe_interval, millis(1)..=seconds(3600))?;
+        let widest = raw.worker.probe_interval..=DAY;
+        self.lasting("worker.probe_interval_max", raw.worker.probe_interval_max, widest)?;
         self.lasting("worker.give_back_after", raw.worker.give_back_after, seconds(1)..=DAY)?;
         self.lasting("health.notice_after", raw.health.notice_after, Duration::ZERO..=30 * DAY)?;
         self.lasting("health.disable_after", raw.health.disable_after, Duration::ZERO..=365 * DAY)?;

@@ -21,34 +21,44 @@ pub struct Claimed {
     pub claim: i64,
 }
 
-/// What waits in the database.
-#[derive(Debug)]
-pub struct Backlog {
-    /// Deliveries; above 10,000 the planner's estimate.
-    pub pending: i64,
-    /// How late the longest-waiting due delivery is.
-    pub due_lag: Duration,
+/// A webhook with pending deliveries.
+#[derive(Debug, Clone, Copy)]
+pub struct WaitingWebhook {
+    pub id: WebhookId,
+    /// How late its first delivery is, if one is due.
+    pub late: Option<Duration>,
 }
 
 impl Store {
-    /// Claims up to `limit` due deliveries, oldest first. Another worker may claim them again after `lease`.
+    /// The next `limit` webhooks after one that have pending deliveries, in the order of their ids.
+    pub async fn waiting_webhooks(&self, after: WebhookId, limit: usize) -> Result<Vec<WaitingWebhook>, StoreError> {
+        let limit = i32::try_from(limit).unwrap_or(i32::MAX);
+        let rows = self.query(WAITING_WEBHOOKS, &[&after.0, &limit]).await?;
+        let waiting = |row| {
+            let late: Option<f64> = column(row, "late");
+            WaitingWebhook { id: WebhookId(column(row, "webhook_id")), late: late.map(Duration::from_secs_f64) }
+        };
+        Ok(rows.iter().map(waiting).collect())
+    }
+
+    /// Claims due deliveries, of each webhook as many as there is room for, oldest first. Another worker may claim them
+    /// again after `lease`.
     pub async fn claim_due(
         &self,
         keyring: &Keyring,
-        limit: usize,
+        rooms: &[(WebhookId, usize)],
         lease: Duration,
     ) -> Result<Vec<Claimed>, StoreError> {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = self.query(CLAIM_DUE, &[&limit, &lease.as_secs_f64()]).await?;
+        let webhooks: Vec<Uuid> = rooms.iter().map(|(webhook, _)| webhook.0).collect();
+        let rooms: Vec<i64> = rooms.iter().map(|(_, room)| i64::try_from(*room).unwrap_or(i64::MAX)).collect();
+        let rows = self.query(CLAIM_DUE, &[&webhooks, &rooms, &lease.as_secs_f64()]).await?;
         Ok(rows.iter().map(|row| claimed(row, keyring)).collect())
     }
 
-    /// What waits, without counting further than is cheap.
-    pub async fn backlog(&self) -> Result<Backlog, StoreError> {
-        let rows = self.query(BACKLOG, &[]).await?;
-        let row = rows.first().expect("it asks for one row");
-        let due_lag: f64 = column(row, "due_lag");
-        Ok(Backlog { pending: column(row, "pending"), due_lag: Duration::from_secs_f64(due_lag.max(0.0)) })
+    /// Deliveries that are pending; above 10,000 the planner's estimate.
+    pub async fn count_pending(&self) -> Result<i64, StoreError> {
+        let rows = self.query(COUNT_PENDING, &[]).await?;
+        Ok(rows.first().map_or(0, |row| column(row, "pending")))
     }
 
     /// Gives claims back unattempted: they are due at once.
@@ -59,12 +69,27 @@ impl Store {
     }
 }
 
+/// Goes from one webhook to the next in the index and reads one row of each.
+const WAITING_WEBHOOKS: &str = "
+    WITH RECURSIVE heads (webhook_id, due_at, number) AS (
+        (SELECT webhook_id, due_at, 1 FROM pending_deliveries WHERE webhook_id > $1
+         ORDER BY webhook_id, due_at LIMIT 1)
+        UNION ALL
+        SELECT next.webhook_id, next.due_at, h.number + 1 FROM heads h CROSS JOIN LATERAL (
+            SELECT webhook_id, due_at FROM pending_deliveries p WHERE p.webhook_id > h.webhook_id
+            ORDER BY p.webhook_id, p.due_at LIMIT 1) AS next
+        WHERE h.number < $2
+    )
+    SELECT webhook_id, CASE WHEN due_at <= now() THEN extract(epoch FROM now() - due_at)::float8 END AS late
+    FROM heads";
+
 const CLAIM_DUE: &str = concat!(
     "WITH due AS (
-        SELECT id FROM pending_deliveries WHERE due_at <= now()
-        ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
+        SELECT head.id FROM unnest($1::uuid[], $2::bigint[]) AS w (id, room) CROSS JOIN LATERAL (
+            SELECT id FROM pending_deliveries p WHERE p.webhook_id = w.id AND p.due_at <= now()
+            ORDER BY p.due_at LIMIT w.room FOR UPDATE SKIP LOCKED) AS head
     ), claimed AS (
-        UPDATE pending_deliveries p SET due_at = now() + make_interval(secs => $2), claim = p.claim + 1
+        UPDATE pending_deliveries p SET due_at = now() + make_interval(secs => $3), claim = p.claim + 1
         FROM due WHERE p.id = due.id
         RETURNING p.id, p.claim, p.webhook_id AS owed_to, p.activation AS owed_since, p.event_day, p.event_key,
                   p.trigger, p.attempts_made
@@ -77,10 +102,8 @@ const CLAIM_DUE: &str = concat!(
     LEFT JOIN webhooks w ON w.id = c.owed_to"
 );
 
-const BACKLOG: &str = "
-    SELECT CASE WHEN few.count <= 10000 THEN few.count ELSE greatest(c.reltuples::bigint, few.count) END AS pending,
-           coalesce(extract(epoch FROM now() - (
-               SELECT min(due_at) FROM pending_deliveries WHERE due_at <= now())), 0)::float8 AS due_lag
+const COUNT_PENDING: &str = "
+    SELECT CASE WHEN few.count <= 10000 THEN few.count ELSE greatest(c.reltuples::bigint, few.count) END AS pending
     FROM (SELECT count(*) FROM (SELECT FROM pending_deliveries LIMIT 10001) AS p) AS few,
          pg_class c WHERE c.oid = 'pending_deliveries'::regclass";
 

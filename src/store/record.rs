@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{Params, Store, StoreError, column, health};
 use crate::config::Health;
-use crate::delivery::{Attempt, ClosedReason, Delivery};
+use crate::delivery::{Attempt, ClosedReason, Delivery, Trigger};
 use crate::retry::Step;
 
 /// A delivery's turn that is over.
@@ -28,6 +28,8 @@ pub struct Finished {
 pub enum Ending {
     Attempted(Attempt, Step),
     NotAttempted(ClosedReason),
+    /// It is to be claimed when its receiver has room.
+    Parked,
 }
 
 impl Finished {
@@ -35,6 +37,7 @@ impl Finished {
     fn wait(&self) -> Option<Duration> {
         match &self.ending {
             Ending::Attempted(_, Step::RetryIn(wait) | Step::RepeatIn(wait)) => Some(*wait),
+            Ending::Parked => Some(Duration::ZERO),
             _ => None,
         }
     }
@@ -43,6 +46,7 @@ impl Finished {
         match &self.ending {
             Ending::Attempted(_, step) => step.closes(),
             Ending::NotAttempted(reason) => Some(*reason),
+            Ending::Parked => None,
         }
     }
 
@@ -53,7 +57,9 @@ impl Finished {
     /// Attempts that count; one that failed through our own fault does not.
     fn attempts_made(&self) -> i32 {
         let made = match &self.ending {
-            Ending::Attempted(_, Step::RepeatIn(_)) | Ending::NotAttempted(_) => self.delivery.attempt - 1,
+            Ending::Attempted(_, Step::RepeatIn(_)) | Ending::NotAttempted(_) | Ending::Parked => {
+                self.delivery.attempt - 1
+            }
             Ending::Attempted(..) => self.delivery.attempt,
         };
         i32::try_from(made).unwrap_or(i32::MAX)
@@ -62,7 +68,15 @@ impl Finished {
     fn attempt(&self) -> Option<&Attempt> {
         match &self.ending {
             Ending::Attempted(attempt, _) => Some(attempt),
-            Ending::NotAttempted(_) => None,
+            Ending::NotAttempted(_) | Ending::Parked => None,
+        }
+    }
+
+    /// Why its next attempt will be made.
+    fn next_trigger(&self) -> Trigger {
+        match &self.ending {
+            Ending::Parked => self.delivery.trigger,
+            Ending::Attempted(..) | Ending::NotAttempted(_) => Trigger::Retry,
         }
     }
 }
@@ -231,6 +245,7 @@ async fn insert_pending(transaction: &Transaction<'_>, batch: &[Finished]) -> Re
             &collect(&rows, |f| f.delivery.row.day),
             &collect(&rows, |f| f.delivery.row.key),
             &collect(&rows, Finished::attempts_made),
+            &collect(&rows, |f| f.next_trigger().as_str()),
             &collect(&rows, |f| f.wait().unwrap_or_default().as_secs_f64()),
         ],
     )
@@ -240,9 +255,9 @@ async fn insert_pending(transaction: &Transaction<'_>, batch: &[Finished]) -> Re
 /// The id is the pair of webhook and event: a duplicate event finds its delivery pending already.
 const INSERT_PENDING: &str = "
     INSERT INTO pending_deliveries (id, webhook_id, activation, event_day, event_key, attempts_made, trigger, due_at)
-    SELECT id, webhook_id, activation, event_day, event_key, attempts_made, 'retry', now() + make_interval(secs => wait)
-    FROM unnest($1::uuid[], $2::uuid[], $3::integer[], $4::date[], $5::uuid[], $6::integer[], $7::float8[])
-        AS p (id, webhook_id, activation, event_day, event_key, attempts_made, wait)
+    SELECT id, webhook_id, activation, event_day, event_key, attempts_made, trigger, now() + make_interval(secs => wait)
+    FROM unnest($1::uuid[], $2::uuid[], $3::integer[], $4::date[], $5::uuid[], $6::integer[], $7::text[], $8::float8[])
+        AS p (id, webhook_id, activation, event_day, event_key, attempts_made, trigger, wait)
     ON CONFLICT DO NOTHING";
 
 async fn update_pending(transaction: &Transaction<'_>, batch: &[Finished]) -> Result<(), tokio_postgres::Error> {

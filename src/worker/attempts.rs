@@ -1,9 +1,9 @@
 //! Runs attempts side by side, as many as there is room for, and reports what came of each.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -11,13 +11,13 @@ use super::recorder::Report;
 use super::share::Share;
 use super::stalls::Stalls;
 use crate::delivery::{Attempt, ClosedReason, Delivery};
+use crate::lanes::{Lanes, Offer, Start, Verdict};
 use crate::metrics::{Metrics, Outcome, Reason};
 use crate::millis;
 use crate::retry::{RetryPolicy, Step};
 use crate::secret::Keyring;
 use crate::sender::Sender;
 use crate::store::{Ending, Finished, Store};
-use crate::webhook::SnapshotState;
 
 pub(super) struct Attempts {
     pub(super) sender: Sender,
@@ -25,8 +25,9 @@ pub(super) struct Attempts {
     pub(super) keyring: Arc<Keyring>,
     pub(super) retry: RetryPolicy,
     pub(super) lookup_lifetime: Duration,
-    /// One permit per request in flight.
-    pub(super) room: Arc<Semaphore>,
+    pub(super) lanes: Mutex<Lanes<Turn>>,
+    /// A turn has ended: there may be room for one that found none.
+    pub(super) ended: Notify,
     pub(super) stalls: Stalls,
     pub(super) metrics: Metrics,
     pub(super) under_way: TaskTracker,
@@ -49,19 +50,94 @@ pub(super) enum Origin {
 }
 
 impl Attempts {
-    /// Starts a turn; its room is free again when the result is reported.
-    pub(super) fn start(self: &Arc<Self>, turn: Turn, room: OwnedSemaphorePermit) {
+    /// Starts a fresh turn, or has it wait in its lane or in the database. Waits itself only while this machine is what
+    /// limits, or for a moment.
+    pub(super) async fn offer(self: &Arc<Self>, mut turn: Turn) {
+        loop {
+            let offered = self.lanes().offer(turn.delivery.webhook.id, turn, Instant::now());
+            match offered {
+                Offer::Start(start) => return self.start(start),
+                Offer::Waits => return,
+                Offer::Park(turn) => return self.park(turn).await,
+                Offer::Full(back, at_most) => {
+                    turn = back;
+                    let _ = tokio::time::timeout(at_most, self.ended.notified()).await;
+                }
+            }
+        }
+    }
+
+    /// Starts claimed turns as soon as there is room, which there was when they were claimed.
+    pub(super) fn claimed(self: &Arc<Self>, turns: impl Iterator<Item = Turn>) {
+        let now = Instant::now();
+        let mut lanes = self.lanes();
+        for turn in turns {
+            lanes.claimed(turn.delivery.webhook.id, turn, now);
+        }
+        while let Some(start) = lanes.next(now) {
+            self.start(start);
+        }
+    }
+
+    /// Gives back what has not been started.
+    pub(super) fn give_back_waiting(&self) {
+        let waiting = self.lanes().drain();
+        waiting.iter().filter_map(Turn::give_back).for_each(|report| self.try_report(report));
+    }
+
+    pub(super) fn lanes(&self) -> MutexGuard<'_, Lanes<Turn>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(self: &Arc<Self>, start: Start<Turn>) {
         let attempts = self.clone();
         self.under_way.spawn(async move {
-            let _counted = attempts.metrics.count_in_flight();
-            let given_back = turn.give_back();
-            let taken = attempts.abandon.run_until_cancelled(attempts.take(turn)).await;
-            if let (None, Some(given_back)) = (taken, given_back) {
-                // A recorder that is stuck makes no room, and the stop waits for us. Without it the lease ends later.
-                let _ = attempts.reports.try_send(given_back);
+            let mut next = Some(start);
+            while let Some(Start { webhook, turn, kind }) = next {
+                let verdict = attempts.take_unless_abandoned(turn).await;
+                let now = Instant::now();
+                let turned_away = attempts.lanes().ended(webhook, kind, verdict, now);
+                for turn in turned_away {
+                    attempts.turn_away(turn).await;
+                }
+                next = attempts.start_others(now);
+                attempts.ended.notify_one();
             }
-            drop(room);
         });
+    }
+
+    /// Starts what there is room for now, but for one turn: its caller has nothing else to do.
+    fn start_others(self: &Arc<Self>, now: Instant) -> Option<Start<Turn>> {
+        let mut lanes = self.lanes();
+        let first = lanes.next(now)?;
+        while let Some(other) = lanes.next(now) {
+            self.start(other);
+        }
+        Some(first)
+    }
+
+    async fn take_unless_abandoned(&self, turn: Turn) -> Verdict {
+        let _counted = self.metrics.count_in_flight();
+        let given_back = turn.give_back();
+        let taken = self.abandon.run_until_cancelled(self.take(turn)).await;
+        if let (None, Some(given_back)) = (taken, given_back) {
+            self.try_report(given_back);
+        }
+        taken.unwrap_or(Verdict::Nothing)
+    }
+
+    /// Its receiver is to be probed: a fresh delivery joins the due ones, a due one stays among them.
+    async fn turn_away(&self, turn: Turn) {
+        match turn.give_back() {
+            Some(report) => self.report(report).await,
+            None => self.park(turn).await,
+        }
+    }
+
+    async fn park(&self, turn: Turn) {
+        tracing::debug!(delivery_id = %turn.delivery.id.0, "parked");
+        self.metrics.parked.inc();
+        self.report(turn.finished(Ending::Parked)).await;
     }
 
     /// Reports a delivery that ends without an attempt.
@@ -73,28 +149,29 @@ impl Attempts {
             reason = reason.as_str(),
             "closed a delivery"
         );
-        self.report(Some(turn.finished(Ending::NotAttempted(reason)))).await;
+        self.report(turn.finished(Ending::NotAttempted(reason))).await;
     }
 
     /// The path of one delivery: current webhook, attempt, step, report.
-    async fn take(&self, mut turn: Turn) {
+    async fn take(&self, mut turn: Turn) -> Verdict {
         if matches!(&turn.origin, Origin::Message(share) if !share.is_usable()) {
             // The broker hands the message to somebody else.
-            return;
+            return Verdict::Nothing;
         }
         if turn.looked_up.elapsed() > self.lookup_lifetime {
             self.look_up_again(&mut turn).await;
         }
-        match turn.delivery.webhook.state {
-            SnapshotState::Active { .. } => {}
-            SnapshotState::Disabled => return self.close(turn, ClosedReason::Disabled).await,
-            SnapshotState::Off => return self.close(turn, ClosedReason::Cancelled).await,
+        if let Some(reason) = turn.delivery.webhook.state.closes() {
+            self.close(turn, reason).await;
+            return Verdict::Nothing;
         }
         let attempt = self.sender.attempt(&turn.delivery).await;
         let step = self.retry.next_step(turn.delivery.attempt, &attempt.outcome, rand::random());
         self.count(&attempt, step);
         log(&turn.delivery, &attempt, step);
-        self.report(Some(turn.finished(Ending::Attempted(attempt, step)))).await;
+        let verdict = verdict(step);
+        self.report(turn.finished(Ending::Attempted(attempt, step))).await;
+        verdict
     }
 
     /// Without the database nothing could be recorded either, so it waits.
@@ -119,11 +196,24 @@ impl Attempts {
         }
     }
 
-    pub(super) async fn report(&self, report: Option<Report>) {
-        if let Some(report) = report {
-            // The recorder ends after all attempts, except when it gives up.
-            let _ = self.reports.send(report).await;
-        }
+    pub(super) async fn report(&self, report: Report) {
+        // The recorder ends after all attempts, except when it gives up.
+        let _ = self.reports.send(report).await;
+    }
+
+    /// For what is given back: a recorder that is stuck makes no room, and a stop waits for us. Without it the lease
+    /// ends later.
+    fn try_report(&self, report: Report) {
+        let _ = self.reports.try_send(report);
+    }
+}
+
+/// What a step says about the receiver.
+fn verdict(step: Step) -> Verdict {
+    match step {
+        Step::Succeeded => Verdict::Succeeded,
+        Step::RetryIn(_) | Step::Exhausted | Step::Disable => Verdict::Failed,
+        Step::RepeatIn(_) => Verdict::Nothing,
     }
 }
 

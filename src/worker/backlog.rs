@@ -12,11 +12,8 @@ const EVERY: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(store: Store, metrics: Metrics, stop: CancellationToken) {
     loop {
-        match stop.run_until_cancelled(store.backlog()).await {
-            Some(Ok(backlog)) => {
-                metrics.pending.set(backlog.pending);
-                metrics.due_lag.set(backlog.due_lag.as_secs_f64());
-            }
+        match stop.run_until_cancelled(store.count_pending()).await {
+            Some(Ok(pending)) => drop(metrics.pending.set(pending)),
             Some(Err(error)) => tracing::debug!(error = error_chain(&error), "cannot measure the backlog"),
             None => return,
         }

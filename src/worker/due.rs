@@ -1,39 +1,50 @@
-//! Takes deliveries whose time has come, no more than there is room for.
+//! Claims deliveries whose time has come, of each webhook no more than its lane has room for.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::attempts::{Attempts, Origin, Turn};
 use super::stalls::Stalls;
 use crate::config::Worker;
+use crate::metrics::Metrics;
 use crate::secret::Keyring;
-use crate::store::{Claimed, Store};
+use crate::store::{Claimed, Store, StoreError};
+use crate::webhook::WebhookId;
+
+/// Webhooks looked at by one query, so that ten thousand that are down cost the database no long one.
+const WEBHOOKS: usize = 256;
+/// Between claims while there is more: what was claimed is under way meanwhile.
+const MORE: Duration = Duration::from_millis(5);
 
 pub(super) struct Due {
     pub(super) store: Store,
     pub(super) keyring: Arc<Keyring>,
     pub(super) attempts: Arc<Attempts>,
     pub(super) stalls: Stalls,
+    pub(super) metrics: Metrics,
     pub(super) worker: Worker,
     pub(super) stop: CancellationToken,
 }
 
+/// A walk over all webhooks with pending deliveries, a part at a time.
+#[derive(Default)]
+struct Round {
+    after: WebhookId,
+    claimed: usize,
+    late: Duration,
+}
+
 impl Due {
     pub(super) async fn run(self) {
-        let mut wait = self.worker.poll_interval;
-        let mut stall = None;
+        let (mut wait, mut stall, mut round) = (self.worker.poll_interval, None, Round::default());
         while self.stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
-            let Some(room) = self.stop.run_until_cancelled(self.room()).await else { return };
-            let asked = room.num_permits();
-            let looked_up = Instant::now();
             // Not cut short by a stop: what was claimed must be started or given back.
-            let claimed = match self.store.claim_due(&self.keyring, asked, self.worker.lease).await {
-                Ok(claimed) => claimed,
+            wait = match self.claim_some(&mut round).await {
+                Ok(true) => self.wait_after(std::mem::take(&mut round), wait),
+                Ok(false) => MORE,
                 Err(error) => {
-                    drop(room);
                     let waited = self.stalls.wait(&mut stall, "cannot ask for due deliveries", &error);
                     self.stop.run_until_cancelled(waited).await;
                     wait = Duration::ZERO;
@@ -41,30 +52,46 @@ impl Due {
                 }
             };
             stall = None;
-            wait = match claimed.len() {
-                0 => (wait.max(self.worker.poll_interval) * 2).min(self.worker.poll_interval_max),
-                all if all == asked => Duration::ZERO,
-                _ => self.worker.poll_interval,
-            };
-            self.start(claimed, room, looked_up);
         }
     }
 
-    /// At least one place, waiting in line with the intake, and what else is free.
-    async fn room(&self) -> OwnedSemaphorePermit {
-        let room = &self.attempts.room;
-        let mut one = room.clone().acquire_owned().await.expect("the room is never closed");
-        let more = room.available_permits().min(self.worker.batch - 1);
-        if let Ok(more) = room.clone().try_acquire_many_owned(u32::try_from(more).unwrap_or(u32::MAX)) {
-            one.merge(more);
+    /// At once after finding some, slower and slower after finding none.
+    fn wait_after(&self, round: Round, before: Duration) -> Duration {
+        self.metrics.due_lag.set(round.late.as_secs_f64());
+        match round.claimed {
+            0 => (before.max(self.worker.poll_interval) * 2).min(self.worker.poll_interval_max),
+            _ => MORE,
         }
-        one
     }
 
-    fn start(&self, claimed: Vec<Claimed>, mut room: OwnedSemaphorePermit, looked_up: Instant) {
-        for Claimed { delivery, claim } in claimed {
-            let place = room.split(1).expect("no more is claimed than there is room for");
-            self.attempts.start(Turn { delivery, origin: Origin::Claim(claim), looked_up }, place);
+    /// Whether the round is over.
+    async fn claim_some(&self, round: &mut Round) -> Result<bool, StoreError> {
+        let waiting = self.store.waiting_webhooks(round.after, WEBHOOKS).await?;
+        let late = waiting.iter().filter_map(|webhook| webhook.late).max();
+        round.late = round.late.max(late.unwrap_or_default());
+        let rooms = self.rooms(waiting.iter().filter(|webhook| webhook.late.is_some()).map(|webhook| webhook.id));
+        if !rooms.is_empty() {
+            let looked_up = Instant::now();
+            let claimed = self.store.claim_due(&self.keyring, &rooms, self.worker.lease).await?;
+            round.claimed += claimed.len();
+            self.attempts.claimed(claimed.into_iter().map(|claimed| turn(claimed, looked_up)));
         }
+        round.after = waiting.last().map_or(round.after, |webhook| webhook.id);
+        Ok(waiting.len() < WEBHOOKS)
     }
+
+    fn rooms(&self, webhooks: impl Iterator<Item = WebhookId>) -> Vec<(WebhookId, usize)> {
+        let (lanes, now) = (self.attempts.lanes(), Instant::now());
+        let mut left = self.worker.batch;
+        let room = |webhook| {
+            let room = lanes.room(webhook, now).min(left);
+            left -= room;
+            (room > 0).then_some((webhook, room))
+        };
+        webhooks.filter_map(room).collect()
+    }
+}
+
+fn turn(Claimed { delivery, claim }: Claimed, looked_up: Instant) -> Turn {
+    Turn { delivery, origin: Origin::Claim(claim), looked_up }
 }

@@ -12,13 +12,12 @@ use super::attempts::{Attempts, Origin, Turn};
 use super::recorder::Report;
 use super::share::Share;
 use super::stalls::Stalls;
-use crate::delivery::{ClosedReason, Delivery, DeliveryId, EventRow, Trigger};
+use crate::delivery::{Delivery, DeliveryId, EventRow, Trigger};
 use crate::event::{Event, EventParser};
 use crate::metrics::{Metrics, Reason};
 use crate::queue::{Incoming, Receipt, Settled, Verdict};
 use crate::secret::Keyring;
 use crate::store::{Lookup, Store, StoreError};
-use crate::webhook::SnapshotState;
 
 pub(super) struct Intake {
     pub(super) parser: EventParser,
@@ -79,7 +78,7 @@ impl Intake {
                 let (reason, bytes) = (malformed.reason(), body.len());
                 self.metrics.dead_letters.get_or_create(&Reason { reason }).inc();
                 tracing::warn!(reason, bytes, "a message is no event and becomes a dead letter: {malformed}");
-                self.attempts.report(Some(settled(receipt, Verdict::Dead))).await;
+                self.attempts.report(settled(receipt, Verdict::Dead)).await;
                 None
             }
         }
@@ -114,7 +113,7 @@ impl Intake {
 
     async fn deliver_event(&self, taken: Taken, matches: Vec<Lookup>, looked_up: Instant) {
         let Some(first) = matches.first() else {
-            return self.attempts.report(Some(settled(taken.receipt, Verdict::Done))).await;
+            return self.attempts.report(settled(taken.receipt, Verdict::Done)).await;
         };
         let row = Arc::new(EventRow::new(taken.event, first.day, Uuid::now_v7()));
         // Held until every webhook has its own, so that the message is not done too early.
@@ -123,15 +122,13 @@ impl Intake {
             let id = DeliveryId::of(webhook.id, &row.event.id);
             let delivery = Delivery { id, row: row.clone(), webhook, trigger: Trigger::Event, attempt: 1 };
             let turn = Turn { delivery, origin: Origin::Message(share.another()), looked_up };
-            if matches!(turn.delivery.webhook.state, SnapshotState::Disabled) {
-                self.attempts.close(turn, ClosedReason::Disabled).await;
-            } else {
-                let room = self.attempts.room.clone().acquire_owned().await.expect("the room is never closed");
-                self.attempts.start(turn, room);
+            match turn.delivery.webhook.state.closes() {
+                Some(reason) => self.attempts.close(turn, reason).await,
+                None => self.attempts.offer(turn).await,
             }
         }
         if let Some(settled) = share.recorded() {
-            self.attempts.report(Some(Report::Settled(settled))).await;
+            self.attempts.report(Report::Settled(settled)).await;
         }
     }
 }

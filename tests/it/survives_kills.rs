@@ -167,7 +167,7 @@ async fn a_worker_frozen_longer_than_its_lease_does_not_overwrite_a_newer_failur
 
 #[tokio::test]
 async fn four_workers_make_each_of_500_due_attempts_once() {
-    let site = Site::new().await.set("retry.schedule", r#"["1h", "1h"]"#);
+    let site = Site::new().await.set("retry.schedule", r#"["1h", "1h"]"#).set("worker.probe_after", "1000");
     let ledger = Ledger::open(site).await;
     ledger.receiver.script(vec![Reply::status(503); 500]);
     let mut workers = vec![ledger.site.worker().await];

@@ -30,7 +30,7 @@ fn invitations(target: &str) -> Vec<Reply> {
 
 #[tokio::test]
 async fn a_receiver_cannot_send_a_request_elsewhere() {
-    let site = Site::new().await.set("retry.schedule", r#"["20ms", "1h"]"#);
+    let site = Site::new().await.set("retry.schedule", r#"["20ms", "1h"]"#).set("worker.probe_after", "1000");
     let (beside, inside) = (Canary::beside().await, Canary::inside().await);
     let receiver = Receiver::start().await;
     let replies: Vec<Reply> = invitations(&beside.url()).into_iter().chain(invitations(&inside.url())).collect();

@@ -51,13 +51,13 @@ async fn failures_in_flight_are_recorded_with_their_retries() {
 
 #[tokio::test]
 async fn events_taken_but_not_started_go_back_and_are_delivered_by_the_next_worker() {
-    let site = Site::new().await.set("worker.max_in_flight", "5").set("worker.prefetch", "100");
+    let site = Site::new().await.set("worker.max_in_flight", "15").set("worker.park_after", "60s");
     let (receiver, gate) = (Receiver::start().await, Gate::default());
     receiver.always(Reply::status(200).held_by(&gate));
     webhook_at(&site, &receiver).await;
     let mut worker = site.worker().await;
     let events = publish(&site, 60).await;
-    receiver.wait_for(5).await;
+    receiver.wait_for(4).await;
     worker.terminate();
     worker.wait_for_log("stopping").await;
     gate.open();

@@ -156,7 +156,7 @@ async fn wait_for_a_locked_out(site: &Site) {
 #[tokio::test]
 async fn while_more_results_wait_to_be_recorded_than_there_is_room_for() {
     let site = site().await.set("retry.schedule", r#"["1h", "1h"]"#).set("database.statement_timeout", LONG);
-    let site = site.set("worker.max_in_flight", "2").set("worker.batch", "1");
+    let site = site.set("worker.max_in_flight", "6").set("worker.batch", "1").set("worker.probe_after", "1000");
     let site = site.set("sender.timeout", "1s").set("sender.body_timeout", "0s").set("worker.lease", "2s");
     let receiver = Receiver::start().await;
     receiver.script(vec![Reply::status(503); 20]);
@@ -168,8 +168,8 @@ async fn while_more_results_wait_to_be_recorded_than_there_is_room_for() {
     let locker = site.another_sql().await;
     locker.batch_execute("BEGIN; LOCK TABLE attempts").await.unwrap();
     site.sql().await.batch_execute("UPDATE pending_deliveries SET due_at = now()").await.unwrap();
-    // One with the recorder, five before it, two that find no room there.
-    receiver.wait_for(20 + 8).await;
+    // One with the recorder, 13 before it, two that find no room there: the webhook's share of six.
+    receiver.wait_for(20 + 16).await;
     stops_within_its_grace(&mut worker).await;
     locker.batch_execute("ROLLBACK").await.unwrap();
     let _next = site.worker().await;

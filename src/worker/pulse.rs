@@ -1,0 +1,30 @@
+//! Feels whether this machine is what limits: then a timer is late.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::attempts::Attempts;
+
+const BEAT: Duration = Duration::from_millis(10);
+/// Timers are exact to a millisecond; what waits longer than that has waited for a processor.
+const LATE: Duration = Duration::from_millis(3);
+/// Beats between looking for lanes without work.
+const FORGET_EVERY: u32 = 1000;
+
+pub(super) async fn run(attempts: Arc<Attempts>, stop: CancellationToken) {
+    let mut beats: u32 = 0;
+    loop {
+        let expected = Instant::now() + BEAT;
+        if stop.run_until_cancelled(tokio::time::sleep(BEAT)).await.is_none() {
+            return;
+        }
+        let (now, mut lanes) = (Instant::now(), attempts.lanes());
+        lanes.set_busy(now - expected > LATE, now);
+        beats = beats.wrapping_add(1);
+        if beats.is_multiple_of(FORGET_EVERY) {
+            lanes.forget_idle(now);
+        }
+    }
+}
