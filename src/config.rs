@@ -31,6 +31,7 @@ pub struct Settings {
     pub sender: Sender,
     pub worker: Worker,
     pub health: Health,
+    pub recover: Recover,
     pub retention: Retention,
     /// From the signal to the exit.
     pub shutdown_grace: Duration,
@@ -118,6 +119,13 @@ pub struct Health {
     pub disable_attempts: i32,
     #[serde(with = "duration")]
     pub disable_after: Duration,
+}
+
+/// `[recover]`
+#[derive(Debug, Clone, Deserialize)]
+pub struct Recover {
+    /// Deliveries a second to one webhook.
+    pub rate: u32,
 }
 
 /// `[retention]`
@@ -226,6 +234,7 @@ struct Raw {
     sender: RawSender,
     worker: Worker,
     health: Health,
+    recover: Recover,
     retention: Retention,
     shutdown: RawShutdown,
     ops: RawListen,

@@ -14,6 +14,7 @@ mod delivers;
 mod hostile_receivers;
 mod migrates;
 mod never_inside;
+mod recovers;
 mod retries;
 mod secrets;
 mod stops;
