@@ -32,6 +32,7 @@ pub struct Settings {
     pub sender: Sender,
     pub worker: Worker,
     pub health: Health,
+    pub recover: Recover,
     pub retention: Retention,
     /// From the signal to the exit.
     pub shutdown_grace: Duration,
@@ -148,6 +149,13 @@ pub struct Health {
     pub disable_after: Duration,
 }
 
+/// `[recover]`
+#[derive(Debug, Clone, Deserialize)]
+pub struct Recover {
+    /// Deliveries a second to one webhook.
+    pub rate: u32,
+}
+
 /// `[retention]`
 #[derive(Debug, Clone, Deserialize)]
 pub struct Retention {
@@ -254,6 +262,7 @@ struct Raw {
     sender: RawSender,
     worker: Worker,
     health: Health,
+    recover: Recover,
     retention: Retention,
     shutdown: RawShutdown,
     ops: RawListen,

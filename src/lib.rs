@@ -14,7 +14,8 @@
 //! [`worker`] wires it. [`event`] reads a broker message, [`store`] answers who is owed what, [`sender`] makes the
 //! attempt, [`retry`] decides what follows, the recorder writes it down and acks. An event's first attempts run straight
 //! from its broker message; what failed waits as a row of `pending_deliveries`, which any worker claims when its time
-//! has come. A delivery is named by its webhook and its event, so whatever comes twice is recognised.
+//! has come. A delivery is named by its webhook and its event, so whatever comes twice is recognised. What ends without a
+//! success stays as a row of `closed_deliveries`, from which resending and recovering move it back to pending.
 //!
 //! # Invariants
 //!

@@ -22,6 +22,7 @@ mod migrate;
 mod notices;
 mod partitions;
 mod record;
+mod recover;
 mod reencrypt;
 mod tls;
 mod webhooks;
@@ -31,6 +32,7 @@ pub use log::LogRow;
 pub use lookup::Lookup;
 pub use notices::Notice;
 pub use record::{Ending, Finished};
+pub use recover::{Closed, RecoverError, Since};
 pub use reencrypt::Reencrypted;
 pub use webhooks::{NewWebhook, WebhookChange};
 
@@ -65,7 +67,7 @@ impl From<tokio_postgres::Error> for StoreError {
         match &refusal.code().code()[..2] {
             // Data exceptions, integrity violations, and what a trigger raises.
             "22" | "23" | "P0" => Self::Refused(cause),
-            _ if refusal.code() == &SqlState::UNDEFINED_TABLE => {
+            _ if [SqlState::UNDEFINED_TABLE, SqlState::UNDEFINED_COLUMN].contains(refusal.code()) => {
                 Self::Unavailable(cause.context("run `penr-webhooks migrate` first"))
             }
             _ => Self::Unavailable(cause),

@@ -10,6 +10,8 @@ use crate::secret::SigningSecret;
 use crate::store::{NewWebhook, Store, WebhookChange};
 use crate::webhook::{Subscriptions, Webhook, WebhookId, WebhookName, WebhookRefusal, WebhookUrl};
 
+mod recover;
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Register a webhook and print it with its secret
@@ -61,6 +63,10 @@ pub(super) enum Command {
         #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
     },
+    /// Send one delivery again, with its whole retry schedule
+    Resend(recover::Resend),
+    /// Send closed deliveries again, at a bounded rate; safe to interrupt and to repeat
+    Recover(recover::Recover),
     /// Encrypt all secrets with the newest key; safe to interrupt and to repeat
     Reencrypt,
 }
@@ -95,6 +101,8 @@ pub(super) async fn run(command: Command, settings: &Settings, json: bool) -> Ou
         Command::Delete { id } => delete(&store, id, json).await,
         Command::Secret { id, regenerate } => secret(&store, settings, id, regenerate, json).await,
         Command::Log { id, limit } => log(&store, id, limit, json).await,
+        Command::Resend(arguments) => recover::resend(&store, arguments, json).await,
+        Command::Recover(arguments) => recover::recover(&store, arguments, settings.recover.rate, json).await,
         Command::Reencrypt => reencrypt(&store, settings, json).await,
     }
 }

@@ -48,6 +48,7 @@ pub(super) fn settings(raw: Raw, layers: &Layers) -> Result<Settings, ConfigErro
         queue: raw.queue,
         worker: raw.worker,
         health: raw.health,
+        recover: raw.recover,
         retention: raw.retention,
         shutdown_grace: raw.shutdown.grace,
         ops_listen: raw.ops.listen,
@@ -100,7 +101,8 @@ impl Check<'_> {
         self.within("worker.probe_after", raw.worker.probe_after, 1..=1_000_000)?;
         self.within("worker.batch", raw.worker.batch, 1..=10_000)?;
         self.within("health.notice_attempts", raw.health.notice_attempts, 1..=10_000)?;
-        self.within("health.disable_attempts", raw.health.disable_attempts, 1..=1_000_000)
+        self.within("health.disable_attempts", raw.health.disable_attempts, 1..=1_000_000)?;
+        self.within("recover.rate", raw.recover.rate, 1..=100_000)
     }
 
     fn durations(&self, raw: &Raw) -> Result<(), ConfigError> {

@@ -16,6 +16,7 @@ use lapin::{Channel, Connection};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::dead_letters::REQUEUED;
 use super::{QueueError, connect, name, properties, topology};
 use crate::config::{Amqp, Queue};
 use crate::event::{Catalogue, Properties};
@@ -327,8 +328,8 @@ fn cancelled() -> QueueError {
 
 fn incoming(attachment: &Arc<Attachment>, delivery: Delivery) -> Incoming {
     let headers = delivery.properties.headers().as_ref();
-    let died = headers.is_some_and(|table| table.contains_key("x-death"));
-    let redelivered = delivery.redelivered || died || delivery_count(&delivery) > 0;
+    let lived = headers.is_some_and(|table| table.contains_key("x-death") || table.contains_key(REQUEUED));
+    let redelivered = delivery.redelivered || lived || delivery_count(&delivery) > 0;
     Incoming {
         properties: properties(&delivery.properties),
         redelivered,

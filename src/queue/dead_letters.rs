@@ -196,9 +196,12 @@ async fn put_back(amqp: &Amqp, queue: &Queue, letter: &DeadLetter) -> Result<(),
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Headers {
     All,
-    /// All but the broker's account of how it died: its next life starts at none.
+    /// All but the broker's account of how it died: its next life starts at none. It carries `x-requeued`.
     WithoutDeath,
 }
+
+/// Says that a message may have been worked on in an earlier life, which nothing else does any more.
+pub(super) const REQUEUED: &str = "x-requeued";
 
 /// What the broker wrote when the message died, or while it was handed out.
 fn is_of_death(header: &str) -> bool {
@@ -232,13 +235,15 @@ pub(super) fn properties_again(amqp: &BasicProperties, keep: Headers) -> BasicPr
         kind with_type
         app_id with_app_id
     );
-    let Some(headers) = amqp.headers() else { return again };
     let mut kept = FieldTable::default();
-    for (key, value) in headers.inner() {
+    for (key, value) in amqp.headers().iter().flat_map(FieldTable::inner) {
         let goes = matches!(key.as_str(), "CC" | "BCC") || (keep == Headers::WithoutDeath && is_of_death(key.as_str()));
         if !goes {
             kept.insert(key.clone(), value.clone());
         }
+    }
+    if keep == Headers::WithoutDeath {
+        kept.insert(REQUEUED.into(), AMQPValue::Boolean(true));
     }
     again.with_headers(kept)
 }
@@ -314,7 +319,7 @@ mod tests {
             .with_headers(headers);
         let again = properties_again(&died, Headers::WithoutDeath);
         let kept: Vec<_> = again.headers().as_ref().unwrap().inner().keys().map(|key| key.as_str()).collect();
-        assert_eq!(kept, ["traceparent"]);
+        assert_eq!(kept, ["traceparent", REQUEUED]);
         assert_eq!((again.message_id(), again.timestamp()), (&Some(name("evt_1")), &Some(7)));
         assert_eq!((again.user_id(), again.delivery_mode()), (&None, &Some(2)));
     }

@@ -79,7 +79,7 @@ const LOOKUP: &str = concat!(
 const SNAPSHOT: &str = concat!("SELECT ", snapshot_columns!(), " FROM webhooks w WHERE w.id = $1");
 
 const ALREADY_TAKEN: &str = "
-    SELECT delivery_id AS id FROM attempts WHERE delivery_id = ANY ($1) AND trigger IN ('event', 'retry')
+    SELECT delivery_id AS id FROM attempts WHERE delivery_id = ANY ($1) AND trigger <> 'test'
     UNION SELECT id FROM pending_deliveries WHERE id = ANY ($1)
     UNION SELECT id FROM closed_deliveries WHERE id = ANY ($1)";
 

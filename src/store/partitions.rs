@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::migrate::DAYS_AHEAD;
 use super::{Store, StoreError, column};
 
-/// Any number but the migration's.
-const LOCK: i64 = 0x7065_6e72_7061_7274;
+/// Any number but the migration's. Held shared by whoever makes use of old events.
+pub(super) const LOCK: i64 = 0x7065_6e72_7061_7274;
 const DAY: u64 = 24 * 60 * 60;
 
 impl Store {

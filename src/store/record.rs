@@ -285,15 +285,19 @@ const UPDATE_PENDING: &str = "
     FROM unnest($1::uuid[], $2::bigint[], $3::integer[], $4::float8[]) AS r (id, claim, attempts_made, wait)
     WHERE p.id = r.id AND p.claim = r.claim";
 
-/// Whoever succeeded, the delivery is done: also one that a duplicate event finds pending.
+/// Whoever succeeded, the delivery is done: also one that a duplicate event or a late result finds pending or closed.
 async fn delete_succeeded(transaction: &Transaction<'_>, batch: &[Finished]) -> Result<(), tokio_postgres::Error> {
     let rows: Vec<&Finished> = batch.iter().filter(|f| f.succeeded()).collect();
     if rows.is_empty() {
         return Ok(());
     }
     let ids = collect(&rows, |f| f.delivery.id.0);
-    execute(transaction, "DELETE FROM pending_deliveries WHERE id = ANY ($1)", &[&ids]).await
+    execute(transaction, DELETE_SUCCEEDED, &[&ids]).await
 }
+
+const DELETE_SUCCEEDED: &str = "
+    WITH closed AS (DELETE FROM closed_deliveries WHERE id = ANY ($1))
+    DELETE FROM pending_deliveries WHERE id = ANY ($1)";
 
 async fn close(transaction: &Transaction<'_>, batch: &[Finished]) -> Result<(), tokio_postgres::Error> {
     let rows: Vec<&Finished> = batch.iter().filter(|f| f.closed().is_some()).collect();
@@ -316,6 +320,7 @@ async fn close(transaction: &Transaction<'_>, batch: &[Finished]) -> Result<(), 
     .await
 }
 
+/// An event that came twice may close its delivery twice, even in one batch: the latest closing stands.
 const CLOSE: &str = "
     WITH given AS (
         SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::date[], $5::uuid[], $6::text[], $7::integer[])
@@ -324,7 +329,9 @@ const CLOSE: &str = "
         DELETE FROM pending_deliveries p USING given g WHERE p.id = g.id AND p.claim = g.claim RETURNING p.id
     )
     INSERT INTO closed_deliveries (id, webhook_id, event_day, event_key, reason, attempts_made)
-    SELECT g.id, g.webhook_id, g.event_day, g.event_key, g.reason, g.attempts_made FROM given g
+    SELECT DISTINCT ON (g.id) g.id, g.webhook_id, g.event_day, g.event_key, g.reason, g.attempts_made FROM given g
     WHERE g.id IN (SELECT id FROM removed)
        OR (g.claim IS NULL AND NOT EXISTS (SELECT FROM pending_deliveries p WHERE p.id = g.id))
-    ON CONFLICT DO NOTHING";
+    ORDER BY g.id, g.attempts_made DESC
+    ON CONFLICT (id) DO UPDATE SET event_day = excluded.event_day, event_key = excluded.event_key,
+        reason = excluded.reason, attempts_made = excluded.attempts_made, closed_at = excluded.closed_at";

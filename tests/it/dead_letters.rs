@@ -316,3 +316,20 @@ async fn discarding_the_unreadable_removes_exactly_one() {
     assert_eq!(site.ids().await, ["evt_0", "evt_1", "evt_2", "evt_last"]);
     assert_fails(&site.dead(&["discard", "--unreadable"]).await, "there is no dead letter that cannot be read");
 }
+
+#[tokio::test]
+async fn an_event_that_was_delivered_before_it_died_is_not_delivered_again_after_a_requeue() {
+    let site = Site::new().await;
+    let receiver = Receiver::start().await;
+    let worker = site.worker().await;
+    let webhook = site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
+    let id = site.publish(ACCOUNT, TYPE, json!(MARKER)).await;
+    site.wait_for_attempts(&webhook, 1).await;
+    // As if its ack had been lost until the broker gave it up.
+    site.bury(site.event(&id, ACCOUNT, TYPE, &json!(MARKER))).await;
+    assert_eq!(site.json(&["dead-letters", "requeue", &id]).await, json!({"requeued": 1}));
+    let later = site.publish(ACCOUNT, TYPE, json!(MARKER)).await;
+    assert_eq!([receiver.next().await.event_id(), receiver.next().await.event_id()], [&id, &later]);
+    end(worker).await;
+    assert_eq!((receiver.count(), site.queue_depth(site.worker_queue()).await), (2, 0));
+}

@@ -15,6 +15,7 @@ mod health;
 mod hostile_receivers;
 mod migrates;
 mod never_inside;
+mod recovers;
 mod retries;
 mod secrets;
 mod stops;

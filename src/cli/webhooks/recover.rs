@@ -1,0 +1,117 @@
+//! Sends deliveries again: one, or all that were closed. Safe to interrupt and to repeat.
+
+use std::time::Duration;
+
+use anyhow::anyhow;
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::{id, unknown};
+use crate::cli::{Failure, Outcome, output};
+use crate::delivery::DeliveryId;
+use crate::store::{Closed, RecoverError, Since, Store};
+use crate::webhook::WebhookId;
+
+/// Further back than anything is kept.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Resend {
+    #[arg(value_parser = id)]
+    id: WebhookId,
+    /// As `webhooks log --json` shows it
+    #[arg(value_parser = delivery_id)]
+    delivery_id: DeliveryId,
+}
+
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Recover {
+    #[arg(value_parser = id)]
+    id: WebhookId,
+    /// Those closed at this time or later: 2026-11-23T10:00:00Z, or so long ago: 2h
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    since: Since,
+    /// Only count them
+    #[arg(long)]
+    dry_run: bool,
+}
+
+pub(super) async fn resend(store: &Store, Resend { id, delivery_id }: Resend, json: bool) -> Outcome {
+    store.resend(id, delivery_id).await.map_err(|refused| failure(id, refused))?;
+    if json {
+        return output::json(&json!({ "resent": delivery_id.0 }));
+    }
+    println!("resending {}: its next attempt is due now", delivery_id.0);
+    Ok(())
+}
+
+pub(super) async fn recover(store: &Store, Recover { id, since, dry_run }: Recover, rate: u32, json: bool) -> Outcome {
+    let closed = store.closed(id, since).await.map_err(|refused| failure(id, refused))?;
+    if dry_run {
+        return report("would recover", closed.recoverable, &closed, json);
+    }
+    let progress = output::progress(closed.recoverable);
+    let mut recovering = 0;
+    let recovered = store.recover(id, &closed, rate, |count| {
+        recovering += count;
+        progress.inc(count);
+    });
+    let recovered = recovered.await;
+    progress.finish_and_clear();
+    match recovered {
+        Ok(()) => report("recovering", recovering, &closed, json),
+        Err(refused) if recovering == 0 => Err(failure(id, refused)),
+        Err(refused) => {
+            let so_far = format!("only {recovering} of {} are recovering", closed.recoverable);
+            Err(match failure(id, refused) {
+                Failure::Failed(error) => Failure::Failed(error.context(so_far)),
+                usage @ Failure::Usage(_) => usage,
+            })
+        }
+    }
+}
+
+fn report(done: &str, count: u64, closed: &Closed, json: bool) -> Outcome {
+    if json {
+        return output::json(&json!({ "recovering": count, "not_recoverable": closed.dropped }));
+    }
+    println!("{done} {}", deliveries(count));
+    if closed.dropped > 0 {
+        println!("not recoverable, for retention has dropped the events: {}", deliveries(closed.dropped));
+    }
+    Ok(())
+}
+
+fn deliveries(count: u64) -> String {
+    match count {
+        1 => "1 delivery".to_owned(),
+        count => format!("{count} deliveries"),
+    }
+}
+
+fn failure(id: WebhookId, refused: RecoverError) -> Failure {
+    let switch_on = format!("switch it on first: webhooks update {id} --active true");
+    Failure::Failed(match refused {
+        RecoverError::Store(error) => return error.into(),
+        RecoverError::UnknownWebhook => return unknown(id),
+        RecoverError::Off => anyhow!("webhook {id} is switched off; {switch_on}"),
+        RecoverError::Disabled(reason) => anyhow!("webhook {id} was disabled ({reason}); {switch_on}"),
+        RecoverError::UnknownDelivery => anyhow!("webhook {id} has no such delivery"),
+        RecoverError::EventDropped => anyhow!("the delivery's event is no longer kept (retention.events)"),
+    })
+}
+
+/// For clap.
+fn delivery_id(text: &str) -> Result<DeliveryId, String> {
+    let id = text.parse().map(DeliveryId);
+    id.map_err(|_| "a delivery's id is a UUID, as `webhooks log --json` shows it".to_owned())
+}
+
+/// For clap.
+fn since(text: &str) -> Result<Since, String> {
+    let time = || text.parse::<Timestamp>().ok().map(Since::Time);
+    let ago = || humantime::parse_duration(text).ok().filter(|ago| *ago <= LONGEST).map(Since::Ago);
+    time()
+        .or_else(ago)
+        .ok_or_else(|| "give a time such as 2026-11-23T10:00:00Z, or how long ago, such as 2h".to_owned())
+}

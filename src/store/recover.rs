@@ -1,0 +1,274 @@
+//! Takes deliveries back to the beginning of their schedule, one (resend) or all that were closed (recover).
+//!
+//! A delivery is moved, never copied, in one transaction that holds its webhook's row: repeated, interrupted or done by
+//! two at once, nothing is doubled and nothing is lost. Switching the webhook off comes before or after, never between.
+
+use std::time::Duration;
+
+use deadpool_postgres::{Object, Transaction};
+use jiff::Timestamp;
+use jiff::civil::Date;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::{Params, Store, StoreError, column, partitions};
+use crate::delivery::DeliveryId;
+use crate::webhook::WebhookId;
+
+/// Deliveries moved by one transaction, short enough that the webhook's own results do not wait for long.
+const BATCH: i64 = 500;
+/// Closed deliveries that somebody else holds are asked for again, so often and after so long.
+const TRIES: u32 = 100;
+const HELD_WAIT: Duration = Duration::from_millis(200);
+
+/// Why a delivery stays what it is.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    #[error("there is no such webhook")]
+    UnknownWebhook,
+    #[error("the webhook is switched off")]
+    Off,
+    /// With the reason for which we disabled it.
+    #[error("the webhook was disabled: {0}")]
+    Disabled(String),
+    #[error("the webhook has no such delivery")]
+    UnknownDelivery,
+    #[error("the delivery's event is no longer kept")]
+    EventDropped,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// From when on closed deliveries are recovered.
+#[derive(Debug, Clone, Copy)]
+pub enum Since {
+    Time(Timestamp),
+    /// So long ago, by Postgres's clock.
+    Ago(Duration),
+}
+
+/// A webhook's deliveries that were closed in a span of time.
+#[derive(Debug, Clone, Copy)]
+pub struct Closed {
+    pub since: Timestamp,
+    /// What is closed later is not part of it: a recovered delivery that fails at once is recovered once.
+    pub until: Timestamp,
+    pub recoverable: u64,
+    /// Those whose event retention has dropped.
+    pub dropped: u64,
+}
+
+impl Store {
+    /// Makes a delivery, whether it is pending, closed or succeeded, due now with its whole schedule before it. The
+    /// result of an attempt under way no longer decides about it, unless that is a success.
+    pub async fn resend(&self, webhook: WebhookId, delivery: DeliveryId) -> Result<(), RecoverError> {
+        let mut connection = self.connection().await?;
+        let work = async |client: &mut Object| {
+            let transaction = client.transaction().await?;
+            if let Err(refused) = lock_active(&transaction, webhook).await? {
+                return Ok(Err(refused));
+            }
+            let found = query(&transaction, FIND, &[&webhook.0, &delivery.0]).await?;
+            let Some(event) = found.first() else { return Ok(Err(RecoverError::UnknownDelivery)) };
+            if !column::<bool>(event, "kept") {
+                return Ok(Err(RecoverError::EventDropped));
+            }
+            let (day, key): (Date, Uuid) = (column(event, "event_day"), column(event, "event_key"));
+            query(&transaction, RESEND, &[&webhook.0, &delivery.0, &day, &key]).await?;
+            // Last, so that it finds also what was closed while the row above was waited for.
+            query(&transaction, FORGET_CLOSED, &[&delivery.0]).await?;
+            transaction.commit().await?;
+            Ok(Ok(()))
+        };
+        connection.bounded(work).await?
+    }
+
+    /// Counts what `recover` would take. Refused as that would be.
+    pub async fn closed(&self, webhook: WebhookId, since: Since) -> Result<Closed, RecoverError> {
+        let state = self.query(STATE, &[&webhook.0]).await?;
+        active(state.first())?;
+        let (time, ago) = match since {
+            Since::Time(time) => (Some(time), None),
+            Since::Ago(ago) => (None, Some(ago.as_secs_f64())),
+        };
+        Ok(closed(&self.query(COUNT, &[&webhook.0, &time, &ago, &None::<Timestamp>]).await?))
+    }
+
+    /// Takes them all back, due one after the other at `rate` a second after what was recovered before. Tells how many
+    /// after each batch; those are recovered, whatever becomes of the rest.
+    pub async fn recover(
+        &self,
+        webhook: WebhookId,
+        span: &Closed,
+        rate: u32,
+        mut recovered: impl FnMut(u64),
+    ) -> Result<(), RecoverError> {
+        for _ in 0..TRIES {
+            loop {
+                match self.recover_batch(webhook, span, rate).await? {
+                    0 => break,
+                    count => recovered(count),
+                }
+            }
+            let (since, ago) = (Some(span.since), None::<f64>);
+            let left = closed(&self.query(COUNT, &[&webhook.0, &since, &ago, &Some(span.until)]).await?);
+            if left.recoverable == 0 {
+                return Ok(());
+            }
+            tokio::time::sleep(HELD_WAIT).await;
+        }
+        let held = anyhow::anyhow!("some closed deliveries are held by somebody else: try again");
+        Err(StoreError::Unavailable(held).into())
+    }
+
+    async fn recover_batch(&self, webhook: WebhookId, span: &Closed, rate: u32) -> Result<u64, RecoverError> {
+        let mut connection = self.connection().await?;
+        let work = async |client: &mut Object| {
+            let transaction = client.transaction().await?;
+            if let Err(refused) = lock_active(&transaction, webhook).await? {
+                return Ok(Err(refused));
+            }
+            let params: Params<'_> = &[&webhook.0, &span.since, &span.until, &BATCH, &f64::from(rate)];
+            let rows = query(&transaction, RECOVER, params).await?;
+            transaction.commit().await?;
+            Ok(Ok(rows.first().map_or(0, |row| count(row, "recovered"))))
+        };
+        connection.bounded(work).await?
+    }
+}
+
+/// Holds an active webhook's row, and retention off the events, until the transaction ends.
+async fn lock_active(
+    transaction: &Transaction<'_>,
+    webhook: WebhookId,
+) -> Result<Result<(), RecoverError>, tokio_postgres::Error> {
+    query(transaction, "SELECT pg_advisory_xact_lock_shared($1)", &[&partitions::LOCK]).await?;
+    Ok(active(query(transaction, LOCK, &[&webhook.0]).await?.first()))
+}
+
+fn active(state: Option<&Row>) -> Result<(), RecoverError> {
+    let row = state.ok_or(RecoverError::UnknownWebhook)?;
+    let disabled: Option<String> = column(row, "disabled_reason");
+    match disabled {
+        _ if column(row, "active") => Ok(()),
+        Some(reason) => Err(RecoverError::Disabled(reason)),
+        None => Err(RecoverError::Off),
+    }
+}
+
+fn closed(rows: &[Row]) -> Closed {
+    let row = rows.first().expect("a count is one row");
+    let (since, until) = (column(row, "since"), column(row, "until"));
+    Closed { since, until, recoverable: count(row, "recoverable"), dropped: count(row, "dropped") }
+}
+
+fn count(row: &Row, name: &str) -> u64 {
+    u64::try_from(column::<i64>(row, name)).expect("counts are not negative")
+}
+
+async fn query(
+    transaction: &Transaction<'_>,
+    sql: &str,
+    params: Params<'_>,
+) -> Result<Vec<Row>, tokio_postgres::Error> {
+    let statement = transaction.prepare_cached(sql).await?;
+    transaction.query(&statement, params).await
+}
+
+/// Events go with their whole partition.
+macro_rules! event_is_kept {
+    () => {
+        "event_day IN (
+            SELECT to_date(right(k.relname, 8), 'YYYYMMDD') FROM pg_inherits i JOIN pg_class k ON k.oid = i.inhrelid
+            WHERE i.inhparent = 'events'::regclass AND NOT i.inhdetachpending)"
+    };
+}
+
+/// Into `pending_deliveries p`. The claim is above all the delivery ever had, also those of rows that are gone: no old
+/// result is taken for a new one.
+macro_rules! pending_again {
+    ($due_at:literal, $from:literal) => {
+        concat!(
+            "INSERT INTO pending_deliveries AS p
+                 (id, webhook_id, activation, event_day, event_key, attempts_made, trigger, due_at, claim)
+             SELECT d.id, w.id, w.activation, d.event_day, d.event_key, 0, 'resend', ",
+            $due_at,
+            ", (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
+             FROM ",
+            $from,
+            " ON CONFLICT (id) DO UPDATE
+             SET activation = excluded.activation, event_day = excluded.event_day, event_key = excluded.event_key,
+                 attempts_made = 0, trigger = 'resend', due_at = excluded.due_at,
+                 claim = greatest(p.claim + 1, excluded.claim)"
+        )
+    };
+}
+
+const STATE: &str = "SELECT active, disabled_reason FROM webhooks WHERE id = $1";
+const LOCK: &str = "SELECT active, disabled_reason FROM webhooks WHERE id = $1 FOR NO KEY UPDATE";
+
+/// An event that came twice may be stored twice. A test's event is not stored.
+const FIND: &str = concat!(
+    "SELECT event_day, event_key, ",
+    event_is_kept!(),
+    " AS kept
+    FROM (
+        SELECT event_day, event_key FROM pending_deliveries WHERE webhook_id = $1 AND id = $2
+        UNION ALL SELECT event_day, event_key FROM closed_deliveries WHERE webhook_id = $1 AND id = $2
+        UNION ALL SELECT event_day, event_key FROM attempts
+                  WHERE webhook_id = $1 AND delivery_id = $2 AND trigger <> 'test'
+    ) AS found
+    ORDER BY kept DESC, event_day DESC LIMIT 1"
+);
+
+const RESEND: &str = pending_again!(
+    "statement_timestamp()",
+    "(SELECT $2::uuid AS id, $3::date AS event_day, $4::uuid AS event_key) AS d JOIN webhooks w ON w.id = $1"
+);
+
+const FORGET_CLOSED: &str = "DELETE FROM closed_deliveries WHERE id = $1";
+
+const COUNT: &str = concat!(
+    "SELECT span.since, span.until,
+        count(c.kept) FILTER (WHERE c.kept) AS recoverable, count(c.kept) FILTER (WHERE NOT c.kept) AS dropped
+    FROM (
+        SELECT coalesce($2::timestamptz, now() - make_interval(secs => $3::float8)) AS since,
+               coalesce($4::timestamptz, now()) AS until
+    ) AS span
+    LEFT JOIN LATERAL (
+        SELECT ",
+    event_is_kept!(),
+    " AS kept FROM closed_deliveries
+        WHERE webhook_id = $1 AND closed_at BETWEEN span.since AND span.until
+    ) AS c ON true
+    GROUP BY span.since, span.until"
+);
+
+/// Skips what a result is about to remove, whose transaction may be waiting for our lock. One that is pending already,
+/// for its event came twice, keeps its place, unless it would be cancelled there.
+const RECOVER: &str = concat!(
+    "WITH chosen AS (
+        SELECT id FROM closed_deliveries WHERE webhook_id = $1 AND closed_at BETWEEN $2 AND $3 AND ",
+    event_is_kept!(),
+    " ORDER BY closed_at, id LIMIT $4 FOR UPDATE SKIP LOCKED
+    ), taken AS (
+        DELETE FROM closed_deliveries c USING chosen WHERE c.id = chosen.id
+        RETURNING c.id, c.webhook_id, c.event_day, c.event_key, c.closed_at
+    ), spread AS (
+        SELECT *, row_number() OVER (ORDER BY closed_at, id) - 1 AS place FROM taken
+    ), pending AS (",
+    pending_again!(
+        "greatest(w.recovering_until, statement_timestamp()) + make_interval(secs => d.place / $5::float8)",
+        "spread d JOIN webhooks w ON w.id = d.webhook_id"
+    ),
+    " WHERE p.activation < excluded.activation
+    ), counted AS (
+        SELECT count(*) AS recovered FROM taken
+    ), continued AS (
+        UPDATE webhooks
+        SET recovering_until = greatest(recovering_until, statement_timestamp())
+                               + make_interval(secs => recovered / $5::float8)
+        FROM counted WHERE id = $1 AND recovered > 0
+    )
+    SELECT recovered FROM counted"
+);

@@ -1,0 +1,166 @@
+//! Recovering may be killed, doubled or crossed by anything: nothing is doubled and nothing is lost.
+
+use tokio_postgres::Client;
+
+use super::many::Quiet;
+use super::*;
+
+const MANY: i64 = 5000;
+/// Three batches of them.
+const SOME: i64 = 1500;
+/// What a test holds to have others wait.
+const LOCK: &str = "SELECT pg_advisory_lock(4711)";
+/// What retention holds while it drops events, and every batch needs first.
+const RETENTION: &str = "SELECT pg_advisory_lock(x'70656e7270617274'::bigint)";
+const WAITING: &str = "SELECT count(*) FROM pg_locks WHERE NOT granted
+    AND (database IS NULL OR database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+    AND pid IN (SELECT pid FROM pg_stat_activity WHERE datname = current_database())";
+
+/// Many closed deliveries. Whoever recovers them stands still in the transaction after `SOME`, until the client
+/// unlocks.
+async fn standing_still() -> (Quiet, Client) {
+    let quiet = Quiet::new().await;
+    quiet.close(MANY as i32, "exhausted", "1 minute").await;
+    let stand = format!(
+        "CREATE FUNCTION stand() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF (SELECT count(*) FROM pending_deliveries) = {SOME} THEN PERFORM pg_advisory_xact_lock(4711); END IF;
+             RETURN NULL;
+         END $$;
+         CREATE TRIGGER stand AFTER INSERT ON pending_deliveries FOR EACH STATEMENT EXECUTE FUNCTION stand()"
+    );
+    quiet.execute(&stand).await;
+    let holder = quiet.site.another_sql().await;
+    holder.batch_execute(LOCK).await.unwrap();
+    (quiet, holder)
+}
+
+async fn unlock(holder: &Client) {
+    holder.batch_execute("SELECT pg_advisory_unlock_all()").await.unwrap();
+}
+
+async fn wait_for_waiting(quiet: &Quiet, count: i64) {
+    wait_until(&format!("{count} wait for a lock"), async || quiet.site.count(WAITING).await == count).await;
+}
+
+fn started(quiet: &Quiet) -> Replica {
+    quiet.site.launch(&quiet.recover(&["--since", "2h", "--json"])).start()
+}
+
+fn recovering(replica: &Replica) -> i64 {
+    let said: serde_json::Value = serde_json::from_str(&replica.stdout()).unwrap();
+    said["recovering"].as_i64().unwrap()
+}
+
+/// Each of them is pending, once.
+async fn assert_all_pending(quiet: &Quiet) {
+    quiet.assert_counts(MANY, 0).await;
+    let known = format!("{PENDING} p JOIN events e ON e.key = p.id");
+    assert_eq!(quiet.site.count(&known).await, MANY);
+    quiet.assert_spread(MANY, 100).await;
+}
+
+#[tokio::test]
+async fn a_recovery_that_is_killed_and_run_again_recovers_all_once() {
+    let (quiet, holder) = standing_still().await;
+    let mut killed = started(&quiet);
+    wait_for_waiting(&quiet, 1).await;
+    killed.kill9();
+    killed.wait().await;
+    unlock(&holder).await;
+    // Postgres finds out when it answers: either way the transaction is whole.
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'penr-webhooks'";
+    wait_until("its session has ended", async || quiet.site.count(waits).await == 0).await;
+    let pending = quiet.site.count(PENDING).await;
+    assert!((SOME - 500..=SOME).contains(&pending), "{pending}");
+    quiet.assert_counts(pending, MANY - pending).await;
+    assert_eq!(quiet.recovered("2h").await, MANY - pending);
+    assert_all_pending(&quiet).await;
+}
+
+#[tokio::test]
+async fn two_recoveries_at_once_recover_all_once_at_one_rate() {
+    let quiet = Quiet::new().await;
+    quiet.close(MANY as i32, "exhausted", "1 minute").await;
+    let holder = quiet.site.another_sql().await;
+    holder.batch_execute("BEGIN; SELECT FROM webhooks FOR UPDATE").await.unwrap();
+    let mut both = [started(&quiet), started(&quiet)];
+    wait_for_waiting(&quiet, 2).await;
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    for replica in &mut both {
+        assert!(replica.wait().await.success(), "{}", replica.log());
+    }
+    assert_eq!(both.iter().map(recovering).sum::<i64>(), MANY);
+    assert!(both.iter().all(|replica| recovering(replica) > 0), "one came after the other");
+    assert_all_pending(&quiet).await;
+}
+
+#[tokio::test]
+async fn a_webhook_switched_off_during_its_recovery_is_not_called() {
+    let (quiet, holder) = standing_still().await;
+    let receiver = Receiver::start().await;
+    quiet.execute(&format!("UPDATE webhooks SET url = '{}'", receiver.url())).await;
+    let mut recovery = started(&quiet);
+    wait_for_waiting(&quiet, 1).await;
+    let update = ["webhooks", "update", &quiet.webhook.id, "--active", "false"];
+    let mut switch_off = quiet.site.launch(&update).start();
+    wait_for_waiting(&quiet, 2).await;
+    // The next batch does not overtake.
+    let retention = quiet.site.another_sql().await;
+    let (locked, ()) = tokio::join!(retention.batch_execute(RETENTION), async {
+        wait_for_waiting(&quiet, 3).await;
+        unlock(&holder).await;
+    });
+    locked.unwrap();
+    assert!(switch_off.wait().await.success());
+    unlock(&retention).await;
+    assert_eq!(recovery.wait().await.code(), Some(1));
+    let said = format!("error: only {SOME} of {MANY} are recovering: webhook {} is switched off", quiet.webhook.id);
+    assert!(recovery.log().contains(&said), "{}", recovery.log());
+    quiet.assert_counts(SOME, MANY - SOME).await;
+
+    quiet.execute("DROP TRIGGER stand ON pending_deliveries; UPDATE pending_deliveries SET due_at = now()").await;
+    let mut worker = quiet.site.worker().await;
+    wait_until("all are closed again", async || quiet.site.count(CLOSED).await == MANY).await;
+    worker.terminate();
+    worker.wait().await;
+    assert_eq!((receiver.count(), quiet.site.count(PENDING).await), (0, 0));
+    quiet.site.json(&["webhooks", "update", &quiet.webhook.id, "--active", "true"]).await;
+    assert_eq!(quiet.recovered("2h").await, MANY);
+    quiet.assert_counts(MANY, 0).await;
+}
+
+#[tokio::test]
+async fn a_closed_delivery_that_somebody_holds_is_recovered_once_it_is_let_go() {
+    let quiet = Quiet::new().await;
+    quiet.close(600, "exhausted", "1 minute").await;
+    let holder = quiet.site.another_sql().await;
+    holder.batch_execute("BEGIN; SELECT FROM closed_deliveries LIMIT 1 FOR UPDATE").await.unwrap();
+    let mut recovery = started(&quiet);
+    wait_until("the others are pending", async || quiet.site.count(PENDING).await == 599).await;
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    assert!(recovery.wait().await.success());
+    assert_eq!(recovering(&recovery), 600);
+    quiet.assert_counts(600, 0).await;
+}
+
+#[tokio::test]
+async fn what_retention_drops_meanwhile_is_not_recovered() {
+    let quiet = Quiet::new().await;
+    quiet.close(2, "exhausted", "1 minute").await;
+    quiet
+        .execute(
+            "CREATE TABLE events_20200101 PARTITION OF events FOR VALUES FROM ('2020-01-01') TO ('2020-01-02');
+             WITH c AS (UPDATE closed_deliveries SET event_day = '2020-01-01' RETURNING event_key)
+             UPDATE events SET day = '2020-01-01' FROM c WHERE key = event_key",
+        )
+        .await;
+    let retention = quiet.site.another_sql().await;
+    retention.batch_execute(RETENTION).await.unwrap();
+    let mut recovery = started(&quiet);
+    wait_for_waiting(&quiet, 1).await;
+    retention.batch_execute("ALTER TABLE events DETACH PARTITION events_20200101 CONCURRENTLY").await.unwrap();
+    unlock(&retention).await;
+    assert!(recovery.wait().await.success());
+    assert_eq!(recovering(&recovery), 0);
+    quiet.assert_counts(0, 2).await;
+}
