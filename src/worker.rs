@@ -37,13 +37,14 @@ use recorder::Recorder;
 /// back. Errors only for what waiting cannot cure.
 pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
     let store = Store::new(&settings.database)?;
+    let sender = Sender::new(&settings.sender)?;
     let attached = watch::Sender::new(false);
     let readiness = Readiness { attached: attached.subscribe(), store: store.clone() };
     let _ops = ops::serve(settings.ops_listen, readiness).await?;
     if !wait_for_schema(&store, &stop).await {
         return Ok(());
     }
-    let parts = Parts::start(&settings, store, attached, &stop)?;
+    let parts = Parts::start(&settings, store, sender, attached, &stop)?;
     parts.until_stopped(&stop, settings.shutdown_grace).await
 }
 
@@ -81,6 +82,7 @@ impl Parts {
     fn start(
         settings: &Settings,
         store: Store,
+        sender: Sender,
         attached: watch::Sender<bool>,
         stop: &CancellationToken,
     ) -> anyhow::Result<Self> {
@@ -91,7 +93,7 @@ impl Parts {
         // An attempt that finds no room here keeps its room in flight: a stuck database stops the intake.
         let (reports, reported) = mpsc::channel(2 * worker.max_in_flight + worker.batch);
         let attempts = Arc::new(Attempts {
-            sender: Sender::new(&settings.sender)?,
+            sender,
             store: store.clone(),
             keyring: keyring.clone(),
             retry: settings.retry.clone(),
