@@ -15,6 +15,7 @@ use crate::event::AccountId;
 
 mod claim;
 mod health;
+mod inspect;
 mod log;
 mod lookup;
 mod migrate;
@@ -26,8 +27,10 @@ mod tls;
 mod webhooks;
 
 pub use claim::Claimed;
+pub use inspect::{SecretCheck, Server};
 pub use log::LogRow;
 pub use lookup::Lookup;
+pub use migrate::Schema;
 pub use notices::Notice;
 pub use record::{Ending, Finished};
 pub use reencrypt::Reencrypted;
