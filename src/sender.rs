@@ -131,6 +131,22 @@ impl From<reqwest::Error> for SetupError {
     }
 }
 
+/// Looks a name up as an attempt does, and returns how long the answer took. That the policy refuses the answer is no
+/// error: there was one.
+pub async fn look_up(settings: &config::Sender, host: &str) -> anyhow::Result<Duration> {
+    let resolver = resolver(settings)?;
+    let asked = Instant::now();
+    match resolver.addresses(host).await {
+        Ok(_) | Err(ResolveError::Blocked) => Ok(asked.elapsed()),
+        Err(ResolveError::Failed(error)) if error.is_no_records_found() => {
+            Err(anyhow::anyhow!("the name servers know no address of it"))
+        }
+        // Its sources say the same again.
+        Err(ResolveError::Failed(error)) => Err(anyhow::anyhow!("{error}")),
+        Err(error @ ResolveError::Timeout) => Err(error.into()),
+    }
+}
+
 fn resolver(settings: &config::Sender) -> Result<Resolver, SetupError> {
     let lookups = ResolverSettings {
         timeout: settings.dns_timeout.min(settings.timeout),
