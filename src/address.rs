@@ -35,6 +35,12 @@ impl AddressPolicy {
         self.allows(ip) || is_public(ip)
     }
 
+    /// What the operator allows beyond public addresses.
+    #[must_use]
+    pub fn allowed(&self) -> &[IpNet] {
+        &self.allow
+    }
+
     fn denies(&self, ip: IpAddr) -> bool {
         // The kernel connects a mapped address to the IPv4 host inside it.
         let host = ip.to_canonical();

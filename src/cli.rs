@@ -13,6 +13,7 @@ use crate::store::{Store, StoreError};
 use crate::webhook::WebhookRefusal;
 
 mod dead_letters;
+mod doctor;
 mod listen;
 mod log;
 mod migrate;
@@ -50,6 +51,8 @@ enum Command {
     /// Look at the broker messages that were no events, send them again or remove them
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
+    /// Check settings, servers, network and machine, and say what to do; changes nothing
+    Doctor,
 }
 
 /// Why a command did not do what it was asked.
@@ -121,7 +124,10 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),
     };
-    match runtime.block_on(execute(cli, settings)) {
+    let outcome = runtime.block_on(execute(cli, settings));
+    // The system's lookup of a server's name cannot be interrupted: nobody waits for one that was given up.
+    runtime.shutdown_background();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => fail(&failure),
     }
@@ -136,6 +142,7 @@ async fn execute(cli: Cli, settings: Settings) -> Outcome {
         Command::Publish(arguments) => publish::run(arguments, &settings, json).await,
         Command::Listen(arguments) => listen::run(arguments, json).await,
         Command::DeadLetters(command) => dead_letters::run(command, &settings, json).await,
+        Command::Doctor => doctor::run(&settings, json).await,
     }
 }
 
@@ -151,12 +158,14 @@ async fn worker(settings: Settings) -> Outcome {
     Ok(crate::worker::run(settings, stop).await?)
 }
 
+/// Names the file that lies over the defaults.
+const CONFIG_FILE: &str = "PENR_WEBHOOKS_CONFIG";
+
 fn load_settings() -> Result<Settings, ConfigError> {
-    const FILE: &str = "PENR_WEBHOOKS_CONFIG";
-    let file = match std::env::var(FILE) {
+    let file = match std::env::var(CONFIG_FILE) {
         Ok(path) => {
             let text = std::fs::read_to_string(&path).map_err(|error| {
-                ConfigError::new(FILE, format!("names a file that cannot be read: {path}: {error}"))
+                ConfigError::new(CONFIG_FILE, format!("names a file that cannot be read: {path}: {error}"))
             })?;
             Some(ConfigFile { path, text })
         }

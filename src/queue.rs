@@ -15,12 +15,15 @@ use crate::event::Properties;
 mod acks;
 mod consumer;
 mod dead_letters;
+mod greeting;
+mod inspect;
 mod publisher;
 mod topology;
 
 pub use acks::{Acknowledger, Settled, Verdict};
 pub use consumer::{Consumer, Incoming, Receipt};
 pub use dead_letters::{DeadLetter, DeadLetters, Headers, discard_unreadable};
+pub use inspect::{Broker, Depth, Topology};
 pub use publisher::{PublishError, Publisher};
 
 /// What to do about a broker that did not do what we asked.
@@ -64,6 +67,11 @@ impl QueueError {
             _ => error.into(),
         }
     }
+}
+
+fn is_missing(error: &lapin::Error) -> bool {
+    let missing = AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND);
+    matches!(error.kind(), ErrorKind::ProtocolError(amqp) if amqp.kind() == &missing)
 }
 
 fn is_mismatch(kind: &AMQPErrorKind) -> bool {

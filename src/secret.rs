@@ -170,6 +170,17 @@ impl Keyring {
         envelope_key_id(envelope) == Some(self.newest_key_id())
     }
 
+    /// Whether an envelope, or only its beginning, names a key that we have.
+    pub fn check_key(&self, envelope: &[u8]) -> Result<(), OpenError> {
+        self.key_of(envelope).map(drop)
+    }
+
+    fn key_of(&self, envelope: &[u8]) -> Result<&Key, OpenError> {
+        let id = envelope_key_id(envelope).ok_or(OpenError::Damaged)?;
+        let key = self.0.iter().find(|key| key.id == id);
+        key.ok_or_else(|| OpenError::UnknownKey(id.to_owned()))
+    }
+
     /// Encrypts a secret for its owner. `nonce` must be random and fresh.
     pub fn seal(&self, secret: &SigningSecret, owner: Owner<'_>, nonce: [u8; NONCE_BYTES]) -> Vec<u8> {
         let key = &self.0[0];
@@ -183,10 +194,8 @@ impl Keyring {
 
     /// Decrypts an envelope that [`Keyring::seal`] made for the same owner with a key we still have.
     pub fn open(&self, envelope: &[u8], owner: Owner<'_>) -> Result<SigningSecret, OpenError> {
-        let id = envelope_key_id(envelope).ok_or(OpenError::Damaged)?;
-        let key = self.0.iter().find(|key| key.id == id);
-        let key = key.ok_or_else(|| OpenError::UnknownKey(id.to_owned()))?;
-        let (header, rest) = envelope.split_at(2 + id.len());
+        let key = self.key_of(envelope)?;
+        let (header, rest) = envelope.split_at(2 + key.id.len());
         let (nonce, ciphertext) = rest.split_first_chunk::<NONCE_BYTES>().ok_or(OpenError::Damaged)?;
         let payload = Payload { msg: ciphertext, aad: &owner.associated_data(header) };
         let opened = key.cipher.decrypt(&XNonce::from(*nonce), payload).map(Zeroizing::new);

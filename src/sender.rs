@@ -29,10 +29,14 @@ const STANDARD_ID: HeaderName = HeaderName::from_static("webhook-id");
 const STANDARD_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const STANDARD_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 
-/// What keeps a process from sending at all, such as missing CA certificates.
+/// What keeps a process from sending at all.
 #[derive(Debug, thiserror::Error)]
-#[error("the HTTP client cannot be set up")]
-pub struct SetupError(#[source] anyhow::Error);
+pub enum SetupError {
+    #[error("there are no CA certificates: install them (ca-certificates), or have SSL_CERT_FILE name a file of them")]
+    Certificates(#[source] reqwest::Error),
+    #[error("the HTTP client cannot be set up")]
+    Client(#[source] anyhow::Error),
+}
 
 /// Sends attempts, sharing connections between them.
 #[derive(Debug, Clone)]
@@ -45,19 +49,9 @@ pub struct Sender {
 
 impl Sender {
     pub fn new(settings: &config::Sender) -> Result<Self, SetupError> {
-        let setup = |error: anyhow::Error| SetupError(error);
-        let lookups = ResolverSettings {
-            timeout: settings.dns_timeout.min(settings.timeout),
-            max_lookups: settings.max_dns_lookups,
-            ..ResolverSettings::default()
-        };
-        let resolver = match &settings.dns_servers[..] {
-            [] => Resolver::system(lookups, settings.urls.addresses.clone()),
-            servers => Resolver::with_name_servers(servers, lookups, settings.urls.addresses.clone()),
-        };
         let client = Client::builder()
             .user_agent(USER_AGENT)
-            .dns_resolver(resolver.map_err(|error| setup(error.into()))?)
+            .dns_resolver(resolver(settings)?)
             .no_proxy()
             .redirect(redirect::Policy::none())
             .retry(retry::never())
@@ -69,7 +63,7 @@ impl Sender {
             // An attempt that is given a pooled connection meanwhile leaves the one it began to a task of the pool's.
             .connect_timeout(settings.timeout)
             .build()
-            .map_err(|error| setup(error.into()))?;
+            .map_err(SetupError::from)?;
         let limits = answer::Limits { timeout: settings.body_timeout, max_bytes: settings.max_body_bytes };
         Ok(Self { client, urls: settings.urls.clone(), timeout: settings.timeout, limits })
     }
@@ -127,6 +121,43 @@ impl Sender {
         let snippet = answer::snippet(response, self.limits).await;
         Answer { status, snippet, retry_after }
     }
+}
+
+impl From<reqwest::Error> for SetupError {
+    fn from(error: reqwest::Error) -> Self {
+        // All that TLS needs from outside are the certificates to trust.
+        let untrusting = causes(&error).any(|cause| cause.is::<rustls::Error>());
+        if untrusting { Self::Certificates(error) } else { Self::Client(error.into()) }
+    }
+}
+
+/// Looks a name up as an attempt does, and returns how long the answer took. That the policy refuses the answer is no
+/// error: there was one.
+pub async fn look_up(settings: &config::Sender, host: &str) -> anyhow::Result<Duration> {
+    let resolver = resolver(settings)?;
+    let asked = Instant::now();
+    match resolver.addresses(host).await {
+        Ok(_) | Err(ResolveError::Blocked) => Ok(asked.elapsed()),
+        Err(ResolveError::Failed(error)) if error.is_no_records_found() => {
+            Err(anyhow::anyhow!("the name servers know no address of it"))
+        }
+        // Its sources say the same again.
+        Err(ResolveError::Failed(error)) => Err(anyhow::anyhow!("{error}")),
+        Err(error @ ResolveError::Timeout) => Err(error.into()),
+    }
+}
+
+fn resolver(settings: &config::Sender) -> Result<Resolver, SetupError> {
+    let lookups = ResolverSettings {
+        timeout: settings.dns_timeout.min(settings.timeout),
+        max_lookups: settings.max_dns_lookups,
+        ..ResolverSettings::default()
+    };
+    let resolver = match &settings.dns_servers[..] {
+        [] => Resolver::system(lookups, settings.urls.addresses.clone()),
+        servers => Resolver::with_name_servers(servers, lookups, settings.urls.addresses.clone()),
+    };
+    resolver.map_err(|error| SetupError::Client(error.into()))
 }
 
 fn headers(event: &Event, secrets: &Secrets, attempt: u32, timestamp: i64) -> HeaderMap {

@@ -16,6 +16,7 @@ use crate::event::AccountId;
 
 mod claim;
 mod health;
+mod inspect;
 mod log;
 mod lookup;
 mod migrate;
@@ -28,8 +29,10 @@ mod tls;
 mod webhooks;
 
 pub use claim::{Claimed, WaitingWebhook};
+pub use inspect::{SecretCheck, Server};
 pub use log::LogRow;
 pub use lookup::Lookup;
+pub use migrate::Schema;
 pub use notices::Notice;
 pub use record::{Ending, Finished};
 pub use recover::{Closed, RecoverError, Since};

@@ -41,6 +41,7 @@ use stalls::Stalls;
 /// back. Errors only for what waiting cannot cure.
 pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
     let store = Store::new(&settings.database)?;
+    let sender = Sender::new(&settings.sender)?;
     let (attached, metrics) = (watch::Sender::new(false), Metrics::default());
     let health = ops::Health { attached: attached.subscribe(), store: store.clone(), metrics: metrics.clone() };
     let _ops = ops::serve(settings.ops_listen, health).await?;
@@ -48,7 +49,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     if stop.run_until_cancelled(wait_for_schema(&store, &stalls)).await.is_none() {
         return Ok(());
     }
-    let parts = Parts::start(&settings, Shared { store, metrics, stalls, attached }, &stop)?;
+    let parts = Parts::start(&settings, Shared { store, sender, metrics, stalls, attached }, &stop)?;
     parts.until_stopped(&stop, settings.shutdown_grace).await
 }
 
@@ -63,6 +64,7 @@ async fn wait_for_schema(store: &Store, stalls: &Stalls) {
 /// What several parts use.
 struct Shared {
     store: Store,
+    sender: Sender,
     metrics: Metrics,
     stalls: Stalls,
     attached: watch::Sender<bool>,
@@ -91,10 +93,9 @@ struct Parts {
 impl Parts {
     fn start(
         settings: &Settings,
-        Shared { store, metrics, stalls, attached }: Shared,
+        Shared { store, sender, metrics, stalls, attached }: Shared,
         stop: &CancellationToken,
     ) -> anyhow::Result<Self> {
-        let keyring = Arc::new(settings.keyring()?.clone());
         let worker = settings.worker.clone();
         let (abandon, give_up, settled) = Default::default();
         let (hold_off, held_off) = watch::channel(false);
@@ -102,9 +103,9 @@ impl Parts {
         // An attempt that finds no room here keeps its room in flight: a stuck database stops the intake.
         let (reports, reported) = mpsc::channel(2 * worker.max_in_flight + worker.batch);
         let attempts = Arc::new(Attempts {
-            sender: Sender::new(&settings.sender)?,
+            sender,
             store: store.clone(),
-            keyring: keyring.clone(),
+            keyring: settings.keyring()?.clone(),
             retry: settings.retry.clone(),
             lookup_lifetime: worker.lookup_lifetime,
             lanes: Mutex::new(Lanes::new(worker.limits())),
@@ -129,23 +130,11 @@ impl Parts {
         };
         let intake = intake::Intake {
             parser: settings.events.clone(),
-            store: store.clone(),
-            keyring: keyring.clone(),
             attempts: attempts.clone(),
-            stalls: stalls.clone(),
-            metrics: metrics.clone(),
             batch: worker.batch,
             stop: stop.clone(),
         };
-        let due = due::Due {
-            store: store.clone(),
-            keyring,
-            attempts: attempts.clone(),
-            stalls: stalls.clone(),
-            metrics: metrics.clone(),
-            worker: worker.clone(),
-            stop: stop.clone(),
-        };
+        let due = due::Due { attempts: attempts.clone(), worker: worker.clone(), stop: stop.clone() };
         let recorder = Recorder {
             store: store.clone(),
             health: settings.health.clone(),

@@ -46,7 +46,12 @@ pub(super) async fn run(arguments: Arguments, json: bool) -> Outcome {
     let secret = SigningSecret::parse(arguments.secret.expose()).map_err(|error| Failure::Usage(error.to_string()))?;
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", arguments.port)).await;
     let listener = listener.map_err(|error| anyhow::anyhow!("port {} cannot be used: {error}", arguments.port))?;
-    println!("listening on http://{}", listener.local_addr()?);
+    let url = format!("http://{}", listener.local_addr()?);
+    if json {
+        println!("{}", json!({ "listening": url }));
+    } else {
+        println!("listening on {url}");
+    }
     let receiver =
         Receiver { secret, statuses: arguments.status, delay: arguments.delay, answered: AtomicUsize::new(0), json };
     let router = Router::new()
@@ -73,8 +78,8 @@ async fn receive(State(receiver): State<Arc<Receiver>>, headers: HeaderMap, body
 impl Receiver {
     fn print(&self, headers: &HeaderMap, body: &[u8], status: StatusCode) {
         let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
-        let shown = |name| printable(header(name).unwrap_or("-"), 128);
-        let (event_type, id, attempt) = (shown("x-webhook-event"), shown("webhook-id"), shown("x-webhook-attempt"));
+        let given = |name| header(name).map(|text| printable(text, 128));
+        let (event_type, id, attempt) = (given("x-webhook-event"), given("webhook-id"), given("x-webhook-attempt"));
         let ours = verdict(header("x-webhook-signature"), |text| signature::verify_body(&self.secret, body, text));
         let timestamp = header("webhook-timestamp").and_then(|text| text.parse().ok());
         let standard = verdict(header("webhook-signature"), |text| {
@@ -84,11 +89,13 @@ impl Receiver {
         let (status, bytes) = (status.as_u16(), body.len());
         if self.json {
             let line = json!({
-                "event_type": event_type, "event_id": id, "attempt": attempt.parse::<u32>().ok(),
+                "event_type": event_type, "event_id": id, "attempt": attempt.and_then(|text| text.parse::<u32>().ok()),
                 "x_webhook_signature": ours, "webhook_signature": standard, "status": status, "body_bytes": bytes,
             });
             println!("{line}");
         } else {
+            let [event_type, id, attempt] =
+                [event_type, id, attempt].map(|text| text.unwrap_or_else(|| "-".to_owned()));
             println!(
                 "{event_type:18} {id}  attempt {attempt}  X-Webhook-Signature {ours}, Webhook-Signature {standard}  \
                  {bytes} bytes  answered {status}"

@@ -10,11 +10,10 @@ use anyhow::Context as _;
 use futures_util::{Stream, StreamExt as _};
 use lapin::message::BasicGetMessage;
 use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions};
-use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Connection, ErrorKind, Event};
+use lapin::{BasicProperties, Channel, Connection, Event};
 
-use super::{PublishError, Publisher, QueueError, connect, name, properties};
+use super::{PublishError, Publisher, QueueError, connect, is_missing, name, properties};
 use crate::config::{Amqp, Queue};
 use crate::event::Properties;
 
@@ -71,7 +70,9 @@ impl DeadLetters {
         let declare = self.channel.queue_declare(name(&self.queue), options, FieldTable::default());
         match bounded(self.timeout, declare).await {
             Ok(queue) => Ok(queue.message_count()),
-            Err(QueueError::Unavailable(error)) if is_missing(&error) => Err(QueueError::NoQueue(self.queue.clone())),
+            Err(QueueError::Unavailable(error)) if error.downcast_ref().is_some_and(is_missing) => {
+                Err(QueueError::NoQueue(self.queue.clone()))
+            }
             Err(error) => Err(error),
         }
     }
@@ -279,11 +280,6 @@ fn last_death(headers: &FieldTable) -> Option<&FieldTable> {
         },
         _ => None,
     }
-}
-
-fn is_missing(error: &anyhow::Error) -> bool {
-    let kind = error.downcast_ref::<lapin::Error>().map(lapin::Error::kind);
-    matches!(kind, Some(ErrorKind::ProtocolError(amqp)) if amqp.kind() == &AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
 }
 
 async fn failure(events: &mut (impl Stream<Item = Event> + Unpin)) -> lapin::Error {

@@ -4,11 +4,10 @@ use std::time::Duration;
 
 use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, ErrorKind, PublisherConfirm};
+use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
 
 use super::dead_letters::{DeadLetter, Headers, properties_again};
-use super::{QueueError, connect, name};
+use super::{QueueError, connect, is_missing, name};
 use crate::config::{Amqp, Queue};
 
 const PERSISTENT: u8 = 2;
@@ -30,12 +29,7 @@ pub enum PublishError {
 
 impl From<lapin::Error> for PublishError {
     fn from(error: lapin::Error) -> Self {
-        match error.kind() {
-            ErrorKind::ProtocolError(amqp) if amqp.kind() == &AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND) => {
-                Self::NoExchange
-            }
-            _ => Self::Queue(error.into()),
-        }
+        if is_missing(&error) { Self::NoExchange } else { Self::Queue(error.into()) }
     }
 }
 

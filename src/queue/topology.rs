@@ -9,16 +9,30 @@ use crate::config::Queue;
 use crate::event::Catalogue;
 
 pub(super) async fn declare(channel: &Channel, queue: &Queue, catalogue: &Catalogue) -> lapin::Result<()> {
-    exchange(channel, &queue.events_exchange, ExchangeKind::Topic).await?;
-    exchange(channel, &queue.notices_exchange, ExchangeKind::Topic).await?;
-    exchange(channel, &queue.dead_exchange, ExchangeKind::Fanout).await?;
-    declare_queue(channel, &queue.dead_queue, dead_arguments(queue)).await?;
+    for (exchange, kind) in exchanges(queue) {
+        declare_exchange(channel, exchange, kind).await?;
+    }
+    for (queue, arguments) in queues(queue) {
+        declare_queue(channel, queue, arguments).await?;
+    }
     bind(channel, &queue.dead_queue, &queue.dead_exchange, "").await?;
-    declare_queue(channel, &queue.worker_queue, worker_arguments(queue)).await?;
     for event_type in catalogue.types() {
         bind(channel, &queue.worker_queue, &queue.events_exchange, event_type.as_str()).await?;
     }
     Ok(())
+}
+
+pub(super) fn exchanges(queue: &Queue) -> [(&str, ExchangeKind); 3] {
+    [
+        (&queue.events_exchange, ExchangeKind::Topic),
+        (&queue.notices_exchange, ExchangeKind::Topic),
+        (&queue.dead_exchange, ExchangeKind::Fanout),
+    ]
+}
+
+/// What dies finds its queue before anything can die.
+pub(super) fn queues(queue: &Queue) -> [(&str, FieldTable); 2] {
+    [(&queue.dead_queue, dead_arguments(queue)), (&queue.worker_queue, worker_arguments(queue))]
 }
 
 fn worker_arguments(queue: &Queue) -> FieldTable {
@@ -45,12 +59,12 @@ fn quorum(delivery_limit: i64) -> FieldTable {
     arguments
 }
 
-async fn exchange(channel: &Channel, exchange: &str, kind: ExchangeKind) -> lapin::Result<()> {
+pub(super) async fn declare_exchange(channel: &Channel, exchange: &str, kind: ExchangeKind) -> lapin::Result<()> {
     let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     channel.exchange_declare(name(exchange), kind, options, FieldTable::default()).await
 }
 
-async fn declare_queue(channel: &Channel, queue: &str, arguments: FieldTable) -> lapin::Result<()> {
+pub(super) async fn declare_queue(channel: &Channel, queue: &str, arguments: FieldTable) -> lapin::Result<()> {
     let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     channel.queue_declare(name(queue), options, arguments).await.map(drop)
 }

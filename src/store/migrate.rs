@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use refinery::error::Kind;
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, column};
 
 /// Any number, as long as nothing else in the database uses it as an advisory lock.
 const LOCK: i64 = 0x7065_6e72_7768_6b73;
@@ -17,6 +17,15 @@ pub(super) const DAYS_AHEAD: i32 = 7;
 
 mod embedded {
     refinery::embed_migrations!("src/store/migrations");
+}
+
+/// The version of the database's schema against the one this program was built for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schema {
+    Missing,
+    Older { version: i32, ours: i32 },
+    Current { version: i32 },
+    Newer { version: i32, ours: i32 },
 }
 
 impl Store {
@@ -45,13 +54,33 @@ impl Store {
 
     /// Fails while the schema is older than a worker can use.
     pub async fn check_schema(&self) -> Result<(), StoreError> {
-        let rows = self.query("SELECT max(version)::integer AS version FROM refinery_schema_history", &[]).await?;
-        let version: Option<i32> = rows.first().and_then(|row| super::column(row, "version"));
-        if version.is_some_and(|version| version >= OLDEST) {
-            return Ok(());
+        let problem = match self.schema().await? {
+            Schema::Missing => "it has no schema yet",
+            Schema::Older { version, .. } if version < OLDEST => "its schema is older than this program can use",
+            Schema::Older { .. } | Schema::Current { .. } | Schema::Newer { .. } => return Ok(()),
+        };
+        Err(StoreError::Unavailable(anyhow::anyhow!("{problem}; run `penr-webhooks migrate` first")))
+    }
+
+    /// The schema's version beside this program's.
+    pub async fn schema(&self) -> Result<Schema, StoreError> {
+        let ours = embedded::migrations::runner().get_migrations().iter().map(|m| m.version()).max();
+        let ours = ours.expect("there is a first migration");
+        if !self.has_history().await? {
+            return Ok(Schema::Missing);
         }
-        Err(StoreError::Unavailable(anyhow::anyhow!(
-            "its schema is older than this program; run `penr-webhooks migrate` first"
-        )))
+        let rows = self.query("SELECT max(version)::integer AS version FROM refinery_schema_history", &[]).await?;
+        let version: Option<i32> = rows.first().and_then(|row| column(row, "version"));
+        Ok(match version {
+            None => Schema::Missing,
+            Some(version) if version < ours => Schema::Older { version, ours },
+            Some(version) if version > ours => Schema::Newer { version, ours },
+            Some(version) => Schema::Current { version },
+        })
+    }
+
+    async fn has_history(&self) -> Result<bool, StoreError> {
+        let rows = self.query("SELECT to_regclass('refinery_schema_history') IS NOT NULL AS made", &[]).await?;
+        Ok(rows.first().is_some_and(|row| column(row, "made")))
     }
 }

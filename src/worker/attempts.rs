@@ -22,7 +22,7 @@ use crate::store::{Ending, Finished, Store};
 pub(super) struct Attempts {
     pub(super) sender: Sender,
     pub(super) store: Store,
-    pub(super) keyring: Arc<Keyring>,
+    pub(super) keyring: Keyring,
     pub(super) retry: RetryPolicy,
     pub(super) lookup_lifetime: Duration,
     pub(super) lanes: Mutex<Lanes<Turn>>,

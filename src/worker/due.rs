@@ -6,11 +6,8 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::attempts::{Attempts, Origin, Turn};
-use super::stalls::Stalls;
 use crate::config::Worker;
-use crate::metrics::Metrics;
-use crate::secret::Keyring;
-use crate::store::{Claimed, Store, StoreError};
+use crate::store::{Claimed, StoreError};
 use crate::webhook::WebhookId;
 
 /// Webhooks looked at by one query, so that ten thousand that are down cost the database no long one.
@@ -19,11 +16,7 @@ const WEBHOOKS: usize = 256;
 const MORE: Duration = Duration::from_millis(5);
 
 pub(super) struct Due {
-    pub(super) store: Store,
-    pub(super) keyring: Arc<Keyring>,
     pub(super) attempts: Arc<Attempts>,
-    pub(super) stalls: Stalls,
-    pub(super) metrics: Metrics,
     pub(super) worker: Worker,
     pub(super) stop: CancellationToken,
 }
@@ -45,7 +38,7 @@ impl Due {
                 Ok(true) => self.wait_after(std::mem::take(&mut round), wait),
                 Ok(false) => MORE,
                 Err(error) => {
-                    let waited = self.stalls.wait(&mut stall, "cannot ask for due deliveries", &error);
+                    let waited = self.attempts.stalls.wait(&mut stall, "cannot ask for due deliveries", &error);
                     self.stop.run_until_cancelled(waited).await;
                     wait = Duration::ZERO;
                     continue;
@@ -57,7 +50,7 @@ impl Due {
 
     /// At once after finding some, slower and slower after finding none.
     fn wait_after(&self, round: Round, before: Duration) -> Duration {
-        self.metrics.due_lag.set(round.late.as_secs_f64());
+        self.attempts.metrics.due_lag.set(round.late.as_secs_f64());
         match round.claimed {
             0 => (before.max(self.worker.poll_interval) * 2).min(self.worker.poll_interval_max),
             _ => MORE,
@@ -66,13 +59,13 @@ impl Due {
 
     /// Whether the round is over.
     async fn claim_some(&self, round: &mut Round) -> Result<bool, StoreError> {
-        let waiting = self.store.waiting_webhooks(round.after, WEBHOOKS).await?;
+        let waiting = self.attempts.store.waiting_webhooks(round.after, WEBHOOKS).await?;
         let late = waiting.iter().filter_map(|webhook| webhook.late).max();
         round.late = round.late.max(late.unwrap_or_default());
         let rooms = self.rooms(waiting.iter().filter(|webhook| webhook.late.is_some()).map(|webhook| webhook.id));
         if !rooms.is_empty() {
             let looked_up = Instant::now();
-            let claimed = self.store.claim_due(&self.keyring, &rooms, self.worker.lease).await?;
+            let claimed = self.attempts.store.claim_due(&self.attempts.keyring, &rooms, self.worker.lease).await?;
             round.claimed += claimed.len();
             self.attempts.claimed(claimed.into_iter().map(|claimed| turn(claimed, looked_up)));
         }

@@ -11,21 +11,15 @@ use uuid::Uuid;
 use super::attempts::{Attempts, Origin, Turn};
 use super::recorder::Report;
 use super::share::Share;
-use super::stalls::Stalls;
 use crate::delivery::{Delivery, DeliveryId, EventRow, Trigger};
 use crate::event::{Event, EventParser};
-use crate::metrics::{Metrics, Reason};
+use crate::metrics::Reason;
 use crate::queue::{Incoming, Receipt, Settled, Verdict};
-use crate::secret::Keyring;
-use crate::store::{Lookup, Store, StoreError};
+use crate::store::{Lookup, StoreError};
 
 pub(super) struct Intake {
     pub(super) parser: EventParser,
-    pub(super) store: Store,
-    pub(super) keyring: Arc<Keyring>,
     pub(super) attempts: Arc<Attempts>,
-    pub(super) stalls: Stalls,
-    pub(super) metrics: Metrics,
     pub(super) batch: usize,
     pub(super) stop: CancellationToken,
 }
@@ -71,12 +65,12 @@ impl Intake {
         let Incoming { body, properties, redelivered, receipt } = message;
         match self.parser.parse(&body, &properties, jiff::Timestamp::now()) {
             Ok(event) => {
-                self.metrics.events.inc();
+                self.attempts.metrics.events.inc();
                 Some(Taken { event, redelivered, receipt })
             }
             Err(malformed) => {
                 let (reason, bytes) = (malformed.reason(), body.len());
-                self.metrics.dead_letters.get_or_create(&Reason { reason }).inc();
+                self.attempts.metrics.dead_letters.get_or_create(&Reason { reason }).inc();
                 tracing::warn!(reason, bytes, "a message is no event and becomes a dead letter: {malformed}");
                 self.attempts.report(settled(receipt, Verdict::Dead)).await;
                 None
@@ -90,7 +84,7 @@ impl Intake {
         loop {
             match self.try_match(events).await {
                 Ok(matches) => return matches,
-                Err(error) => self.stalls.wait(&mut stall, "cannot look up webhooks, waiting", &error).await,
+                Err(error) => self.attempts.stalls.wait(&mut stall, "cannot look up webhooks, waiting", &error).await,
             }
         }
     }
@@ -98,13 +92,13 @@ impl Intake {
     /// Who is owed what, in the events' order, without what redelivered messages had done before.
     async fn try_match(&self, events: &[Taken]) -> Result<Vec<Lookup>, StoreError> {
         let wanted: Vec<_> = events.iter().map(|taken| (&taken.event.account_id, &taken.event.event_type)).collect();
-        let mut matches = self.store.lookup(&self.keyring, &wanted).await?;
+        let mut matches = self.attempts.store.lookup(&self.attempts.keyring, &wanted).await?;
         let delivery = |found: &Lookup| DeliveryId::of(found.webhook.id, &events[found.index].event.id);
         let doubtful = matches.iter().filter(|found| events[found.index].redelivered);
         let doubtful: Vec<DeliveryId> = doubtful.map(delivery).collect();
         let taken = match doubtful.is_empty() {
             true => HashSet::new(),
-            false => self.store.already_taken(&doubtful).await?,
+            false => self.attempts.store.already_taken(&doubtful).await?,
         };
         matches.retain(|found| !(events[found.index].redelivered && taken.contains(&delivery(found))));
         matches.sort_by_key(|found| found.index);

@@ -11,6 +11,7 @@ mod command_line;
 mod courtesy;
 mod dead_letters;
 mod delivers;
+mod doctor;
 mod health;
 mod hostile_receivers;
 mod migrates;

@@ -57,6 +57,21 @@ async fn listen_prints_a_line_for_people_about_each_request() {
 }
 
 #[tokio::test]
+async fn listen_prints_nothing_but_json_for_programs_and_null_for_what_is_missing() {
+    let site = Site::new().await;
+    let listener = Listener::start(&site, SECRET, &["--json"]).await;
+    ask(&listener.address, "POST", "/", &[], b"{}").await;
+    listener.lines(1).await;
+    let output = listener.process.stdout();
+    let lines: Vec<Value> = output.lines().map(|line| serde_json::from_str(line).expect(line)).collect();
+    assert_eq!(lines[0], json!({"listening": format!("http://{}", listener.address)}));
+    for field in ["event_type", "event_id", "attempt"] {
+        assert_eq!(lines[1].get(field), Some(&Value::Null), "{field}");
+    }
+    assert_eq!([&lines[1]["x_webhook_signature"], &lines[1]["body_bytes"]], [&json!("missing"), &json!(2)]);
+}
+
+#[tokio::test]
 async fn listen_answers_its_statuses_in_turn_and_repeats_the_last() {
     let site = Site::new().await;
     let listener = Listener::start(&site, SECRET, &["--status", "500,503,200"]).await;
@@ -104,7 +119,7 @@ impl Listener {
         let address = eventually("it listens", async || {
             let output = process.stdout();
             let (_, rest) = output.lines().next()?.split_once("http://")?;
-            Some(rest.to_owned())
+            Some(rest.trim_end_matches("\"}").to_owned())
         })
         .await;
         Self { process, address }

@@ -101,6 +101,20 @@ async fn a_setting_that_a_command_needs_and_does_not_have_is_named() {
 }
 
 #[tokio::test]
+async fn a_worker_without_ca_certificates_says_so_before_it_waits_for_servers() {
+    let site = Site::new().await.without_certificates();
+    let proxy = Proxy::to(site.postgres_address()).await;
+    proxy.refuse(true).await;
+    let site = site.postgres_through(&proxy.addr());
+    let mut worker = site.launch(&["worker"]).start();
+    assert_eq!(worker.wait().await.code(), Some(1));
+    let log = worker.log();
+    let errors: Vec<&str> = log.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert!(matches!(errors[..], [line] if line.contains("there are no CA certificates")), "{log}");
+    assert!(!log.contains("waiting for the database"), "{log}");
+}
+
+#[tokio::test]
 async fn a_command_says_that_the_database_is_not_there() {
     let site = Site::new().await;
     let password = url::Url::parse(site.database_url()).unwrap().password().unwrap_or("no password").to_owned();

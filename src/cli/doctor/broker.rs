@@ -1,0 +1,113 @@
+//! RabbitMQ: the server, what is declared there, and whether a message comes through.
+
+use super::{Check, Deadline, millis};
+use crate::config::{Queue, Settings};
+use crate::queue::{Broker, Depth, Topology};
+
+/// The first with `x-dead-letter-strategy`.
+const OLDEST_BROKER: (u32, u32) = (3, 10);
+
+const OF_TOPOLOGY: [&str; 3] = ["topology", "worker_queue", "dead_letters"];
+
+pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check> {
+    let dependent = [&OF_TOPOLOGY[..], &["round_trip"]].concat();
+    if let Err(missing) = settings.amqp_url() {
+        return Check::skipped(&[&["broker"], &dependent[..]].concat(), &missing.to_string());
+    }
+    let broker = match deadline.answer(Broker::connect(&settings.amqp)).await {
+        Ok(broker) => broker,
+        Err(error) => {
+            let check = Check::fails("broker", error, "is it up, and is AMQP_URL right?");
+            return [vec![check], Check::skipped(&dependent, "the broker does not answer")].concat();
+        }
+    };
+    let mut checks = vec![version(&broker)];
+    checks.extend(topology(&broker, &settings.queue, deadline).await);
+    // Last: a broker in alarm reads nothing more from a connection that publishes.
+    checks.push(round_trip(&broker, &settings.queue, deadline).await);
+    if let Err(error) = deadline.answer(broker.close()).await {
+        tracing::debug!(error, "the broker did not say goodbye");
+    }
+    checks
+}
+
+fn version(broker: &Broker) -> Check {
+    let encrypted = if broker.encrypted { "with TLS" } else { "without TLS" };
+    let detail = format!("RabbitMQ {} answers in {}, {encrypted}", broker.version, millis(broker.latency));
+    match release(&broker.version) {
+        Some(release) if release >= OLDEST_BROKER => Check::ok("broker", detail),
+        Some(_) => Check::fails("broker", detail, "use version 3.10 or newer"),
+        None => Check::warns("broker", detail, "make sure that it is RabbitMQ 3.10 or newer"),
+    }
+}
+
+fn release(version: &str) -> Option<(u32, u32)> {
+    let mut parts = version.split('.').map(|part| part.parse().ok());
+    Some((parts.next()??, parts.next()??))
+}
+
+async fn topology(broker: &Broker, queue: &Queue, deadline: Deadline) -> Vec<Check> {
+    match deadline.answer(broker.topology(queue)).await {
+        Ok(found) => vec![declared(&found), worker_queue(&found), dead_letters(&found)],
+        Err(error) => {
+            let check = Check::fails("topology", error, "may this user configure what [queue] names?");
+            [vec![check], Check::skipped(&OF_TOPOLOGY[1..], "the topology cannot be read")].concat()
+        }
+    }
+}
+
+fn declared(found: &Topology) -> Check {
+    let Topology { missing, different, .. } = found;
+    if !different.is_empty() {
+        let advice = "delete it if it may go, or choose other names under [queue]: workers do not start";
+        return Check::fails("topology", different.join("; "), advice);
+    }
+    if !missing.is_empty() {
+        let detail = format!("not declared yet: {}", missing.join(", "));
+        return Check::warns("topology", detail, "the first worker declares it");
+    }
+    Check::ok("topology", "exchanges and queues are as a worker declares them")
+}
+
+fn worker_queue(found: &Topology) -> Check {
+    let Some(Depth { messages, consumers }) = found.worker_queue else {
+        return Check::warns("worker_queue", "not declared yet", "the first worker declares it");
+    };
+    let detail = format!("{messages} events wait, {consumers} workers consume");
+    match consumers {
+        0 => Check::warns("worker_queue", detail, "start a worker"),
+        _ => Check::ok("worker_queue", detail),
+    }
+}
+
+fn dead_letters(found: &Topology) -> Check {
+    match found.dead_queue {
+        None => Check::warns("dead_letters", "not declared yet", "the first worker declares it"),
+        Some(Depth { messages: 0, .. }) => Check::ok("dead_letters", "none"),
+        Some(Depth { messages, .. }) => {
+            Check::warns("dead_letters", format!("{messages} wait"), "see `penr-webhooks dead-letters list`")
+        }
+    }
+}
+
+async fn round_trip(broker: &Broker, queue: &Queue, deadline: Deadline) -> Check {
+    match deadline.answer(broker.round_trip(queue)).await {
+        Ok(took) => Check::ok("round_trip", format!("published, confirmed and consumed in {}", millis(took))),
+        Err(error) => {
+            Check::fails("round_trip", error, "look at permissions, and for alarms: `rabbitmq-diagnostics alarms`")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_compare_by_number() {
+        assert!(release("3.9.29").unwrap() < OLDEST_BROKER);
+        assert!(release("3.10.8").unwrap() >= OLDEST_BROKER);
+        assert!(release("4.2.0-rc.1").unwrap() >= OLDEST_BROKER);
+        assert_eq!(release("unknown"), None);
+    }
+}

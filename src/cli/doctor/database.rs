@@ -1,0 +1,182 @@
+//! Postgres: the server, the schema, and whether the stored secrets can be used.
+
+use jiff::SignedDuration;
+
+use super::{Check, Deadline, Status, millis};
+use crate::config::Settings;
+use crate::error_chain;
+use crate::store::{Schema, SecretCheck, Server, Store};
+
+const OLDEST_SERVER: i32 = 140_000;
+
+/// Signatures carry this machine's time, and receivers usually allow five minutes.
+const MAX_CLOCK_DIFFERENCE: SignedDuration = SignedDuration::from_secs(5);
+
+/// Workers make partitions every hour.
+const ENOUGH_PARTITION_DAYS: i32 = 3;
+
+const OF_SERVER: [&str; 6] = ["durability", "connections", "clock", "schema", "partitions", "secrets"];
+
+pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check> {
+    let unusable = |check| [vec![check], Check::skipped(&OF_SERVER, "the database does not answer")].concat();
+    if let Err(missing) = settings.database_url() {
+        return Check::skipped(&[&["database"][..], &OF_SERVER].concat(), &missing.to_string());
+    }
+    let store = match Store::new(&settings.database) {
+        Ok(store) => store,
+        Err(error) => return unusable(Check::fails("database", error_chain(&error), "correct it")),
+    };
+    let server = match deadline.answer(store.server()).await {
+        Ok(server) => server,
+        Err(error) => return unusable(Check::fails("database", error, "is it up, and is DATABASE_URL right?")),
+    };
+    let mut checks =
+        vec![version(&server), durability(&server), connections(&server, settings.database.pool_size), clock(&server)];
+    checks.extend(tables(&store, settings, deadline).await);
+    checks
+}
+
+async fn tables(store: &Store, settings: &Settings, deadline: Deadline) -> Vec<Check> {
+    let migrate = "run `penr-webhooks migrate`";
+    let schema = match deadline.answer(store.schema()).await {
+        Ok(Schema::Current { version }) => Check::ok("schema", format!("version {version}, as this program needs it")),
+        Ok(Schema::Newer { version, ours }) => {
+            Check::ok("schema", format!("version {version}, newer than this program's {ours}, which it serves too"))
+        }
+        Ok(Schema::Older { version, ours }) => {
+            Check::fails("schema", format!("version {version}, this program needs {ours}"), migrate)
+        }
+        Ok(Schema::Missing) => Check::fails("schema", "there is none", migrate),
+        Err(error) => Check::fails("schema", error, "make it readable for this role"),
+    };
+    if schema.status == Status::Fails {
+        return [vec![schema], Check::skipped(&["partitions", "secrets"], "the schema is not the one needed")].concat();
+    }
+    let (partitions, secrets) = tokio::join!(partitions(store, deadline), secrets(store, settings, deadline));
+    vec![schema, partitions, secrets]
+}
+
+fn version(server: &Server) -> Check {
+    let encrypted = if server.encrypted { "with TLS" } else { "without TLS" };
+    let (version, latency) = (&server.version, millis(server.latency));
+    let detail = format!("PostgreSQL {version} answers in {latency}, {encrypted}");
+    match server {
+        server if server.version_number < OLDEST_SERVER => Check::fails("database", detail, "use version 14 or newer"),
+        server if server.read_only => {
+            Check::fails("database", format!("{detail}, and is read-only"), "have DATABASE_URL name the primary")
+        }
+        _ => Check::ok("database", detail),
+    }
+}
+
+fn durability(server: &Server) -> Check {
+    if server.unsafe_settings.is_empty() {
+        return Check::ok("durability", "what was recorded survives a crash");
+    }
+    let off = server.unsafe_settings.join(", ");
+    Check::warns("durability", format!("{off} off: a crash may lose what was recorded"), "switch it on")
+}
+
+fn connections(server: &Server, pool_size: usize) -> Check {
+    let (used, room) = (server.connections_used, server.connections);
+    let detail = format!("{used} of {room} in use, a worker takes up to {pool_size}");
+    if usize::try_from(room - used).unwrap_or(0) < pool_size {
+        return Check::warns("connections", detail, "raise max_connections, or lower database.pool_size");
+    }
+    Check::ok("connections", detail)
+}
+
+fn clock(server: &Server) -> Check {
+    let (difference, ahead) = (server.clock_ahead.abs(), server.clock_ahead.is_positive());
+    let detail = match (difference > SignedDuration::from_millis(100), ahead) {
+        (false, _) => "this machine's and the database's agree".to_owned(),
+        (true, true) => format!("the database's is {} s ahead of this machine's", difference.as_secs()),
+        (true, false) => format!("the database's is {} s behind this machine's", difference.as_secs()),
+    };
+    if difference > MAX_CLOCK_DIFFERENCE {
+        let advice = "synchronise both: receivers refuse signatures whose time is wrong";
+        return Check::warns("clock", detail, advice);
+    }
+    Check::ok("clock", detail)
+}
+
+async fn partitions(store: &Store, deadline: Deadline) -> Check {
+    let advice = "run `penr-webhooks migrate`; a running worker makes them every hour";
+    match deadline.answer(store.partition_days()).await {
+        Err(error) => Check::fails("partitions", error, "make the tables readable for this role"),
+        Ok(0) => Check::fails("partitions", "today's are missing: nothing can be recorded", advice),
+        Ok(days @ ..ENOUGH_PARTITION_DAYS) => {
+            Check::warns("partitions", format!("made for today and {} days ahead only", days - 1), advice)
+        }
+        Ok(days) => Check::ok("partitions", format!("made for today and {} days ahead", days - 1)),
+    }
+}
+
+async fn secrets(store: &Store, settings: &Settings, deadline: Deadline) -> Check {
+    let keyring = match settings.keyring() {
+        Ok(keyring) => keyring,
+        Err(missing) => return Check::skipped(&["secrets"], &missing.to_string()).remove(0),
+    };
+    match deadline.answer(store.check_secrets(keyring)).await {
+        Err(error) => Check::fails("secrets", error, "make the table webhooks readable for this role"),
+        Ok(found) => opened(&found),
+    }
+}
+
+fn opened(found: &SecretCheck) -> Check {
+    let needed = |(id, count): &(String, u64)| format!("{count} webhooks need the key `{id}`, which is not configured");
+    let mut problems: Vec<String> = found.unknown_keys.iter().map(needed).collect();
+    if found.damaged > 0 {
+        let damaged = format!("the secrets of {} webhooks do not decrypt with the key of their id", found.damaged);
+        problems.push(damaged);
+    }
+    let SecretCheck { webhooks, opened, .. } = found;
+    if !problems.is_empty() {
+        let advice = "bring the keys back in security.encryption_keys; until then those deliveries wait";
+        return Check::fails("secrets", format!("{} ({webhooks} webhooks in all)", problems.join("; ")), advice);
+    }
+    Check::ok("secrets", format!("the keys of all {webhooks} webhooks are configured, the newest {opened} were opened"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn healthy() -> Server {
+        Server {
+            version: "14.5".into(),
+            version_number: 140_005,
+            latency: Duration::from_millis(1),
+            encrypted: true,
+            read_only: false,
+            unsafe_settings: Vec::new(),
+            connections: 97,
+            connections_used: 5,
+            clock_ahead: SignedDuration::ZERO,
+        }
+    }
+
+    #[test]
+    fn an_old_server_fails() {
+        assert_eq!(version(&healthy()).status, Status::Ok);
+        let old = Server { version: "13.21".into(), version_number: 130_021, ..healthy() };
+        assert_eq!(version(&old).status, Status::Fails);
+    }
+
+    #[test]
+    fn clocks_more_than_five_seconds_apart_are_warned_about() {
+        let apart = |seconds| clock(&Server { clock_ahead: SignedDuration::from_secs(seconds), ..healthy() });
+        assert_eq!([apart(0).status, apart(5).status, apart(-5).status], [Status::Ok; 3]);
+        assert_eq!([apart(6).status, apart(-6).status], [Status::Warns; 2]);
+        assert!(apart(6).detail.contains("6 s ahead") && apart(-6).detail.contains("6 s behind"));
+    }
+
+    #[test]
+    fn a_pool_that_finds_no_room_is_warned_about() {
+        assert_eq!(connections(&healthy(), 92).status, Status::Ok);
+        assert_eq!(connections(&healthy(), 93).status, Status::Warns);
+        assert_eq!(connections(&Server { connections_used: 120, ..healthy() }, 2).status, Status::Warns);
+    }
+}

@@ -1,0 +1,162 @@
+//! Looks at the broker and at what is declared there, and leaves nothing behind.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use futures_util::StreamExt as _;
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions,
+    ExchangeDeclareOptions, QueueDeclareOptions,
+};
+use lapin::types::FieldTable;
+use lapin::uri::AMQPScheme;
+use lapin::{BasicProperties, Channel, Connection, ExchangeKind};
+use uuid::Uuid;
+
+use super::{QueueError, address, connect, greeting, is_missing, name, topology};
+use crate::config::{Amqp, Queue};
+
+const CONSUMER: &str = "doctor";
+
+/// A connection that only looks.
+pub struct Broker {
+    connection: Connection,
+    pub version: String,
+    /// One question and its answer.
+    pub latency: Duration,
+    pub encrypted: bool,
+}
+
+/// What of the topology is declared, and how.
+#[derive(Debug, Default)]
+pub struct Topology {
+    /// Exchanges and queues that nobody has declared yet.
+    pub missing: Vec<String>,
+    /// The broker's words about those that are not as we would declare them.
+    pub different: Vec<String>,
+    pub worker_queue: Option<Depth>,
+    pub dead_queue: Option<Depth>,
+}
+
+/// A queue's content, without what consumers hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Depth {
+    pub messages: u32,
+    pub consumers: u32,
+}
+
+impl Broker {
+    pub async fn connect(amqp: &Amqp) -> Result<Self, QueueError> {
+        let uri = address(amqp)?;
+        let greeted = tokio::time::timeout(amqp.connect_timeout, greeting::version(&uri)).await;
+        let greeted = greeted.context("no answer while connecting").map_err(QueueError::Unavailable)?;
+        let version = greeted.map_err(|error| QueueError::Unavailable(error.into()))?;
+        let connection = connect(amqp, "doctor").await?;
+        let asked = Instant::now();
+        close(&connection.create_channel().await?).await?;
+        Ok(Self { connection, version, latency: asked.elapsed(), encrypted: uri.scheme == AMQPScheme::AMQPS })
+    }
+
+    /// Compares what is declared with what a worker would declare. Only what exists is declared again, which changes
+    /// nothing.
+    pub async fn topology(&self, queue: &Queue) -> Result<Topology, QueueError> {
+        let mut found = Topology::default();
+        for (exchange, kind) in topology::exchanges(queue) {
+            if !self.has_exchange(exchange, kind.clone()).await? {
+                found.missing.push(exchange.to_owned());
+                continue;
+            }
+            let channel = self.channel().await?;
+            let declared = topology::declare_exchange(&channel, exchange, kind).await;
+            found.note(declared, &channel).await?;
+        }
+        for (queue, arguments) in topology::queues(queue) {
+            if self.depth(queue).await?.is_none() {
+                found.missing.push(queue.to_owned());
+                continue;
+            }
+            let channel = self.channel().await?;
+            let declared = topology::declare_queue(&channel, queue, arguments).await;
+            found.note(declared, &channel).await?;
+        }
+        found.worker_queue = self.depth(&queue.worker_queue).await?;
+        found.dead_queue = self.depth(&queue.dead_queue).await?;
+        Ok(found)
+    }
+
+    /// Publishes a message to a queue of our own, which goes with the connection, and takes it out again.
+    pub async fn round_trip(&self, queue: &Queue) -> Result<Duration, QueueError> {
+        // A name that the permissions of our own queues are likely to cover.
+        let own = name(&format!("{}.doctor.{}", queue.worker_queue, Uuid::new_v4()));
+        let channel = self.channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(own.clone(), options, FieldTable::default()).await?;
+        let consume = BasicConsumeOptions::default();
+        let mut messages = channel.basic_consume(own.clone(), name(CONSUMER), consume, FieldTable::default()).await?;
+        let started = Instant::now();
+        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+        let properties = BasicProperties::default();
+        channel.basic_publish(name(""), own.clone(), options, b"doctor", properties).await?.await?;
+        let ended = || QueueError::Unavailable(anyhow::anyhow!("it ended the consumer"));
+        messages.next().await.ok_or_else(ended)??.acker.ack(BasicAckOptions::default()).await?;
+        let took = started.elapsed();
+        // With its last consumer goes the queue.
+        channel.basic_cancel(name(CONSUMER), BasicCancelOptions::default()).await?;
+        close(&channel).await?;
+        Ok(took)
+    }
+
+    /// Closes politely, so that the broker does not log a lost connection.
+    pub async fn close(self) -> Result<(), QueueError> {
+        Ok(self.connection.close(200, name("done")).await?)
+    }
+
+    /// One for each question: the broker closes it after saying no.
+    async fn channel(&self) -> Result<Channel, QueueError> {
+        Ok(self.connection.create_channel().await?)
+    }
+
+    async fn has_exchange(&self, exchange: &str, kind: ExchangeKind) -> Result<bool, QueueError> {
+        let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+        let channel = self.channel().await?;
+        let declared = channel.exchange_declare(name(exchange), kind, options, FieldTable::default()).await;
+        Ok(existing(declared, &channel).await?.is_some())
+    }
+
+    async fn depth(&self, queue: &str) -> Result<Option<Depth>, QueueError> {
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let channel = self.channel().await?;
+        let declared = channel.queue_declare(name(queue), options, FieldTable::default()).await;
+        let depth = |queue: lapin::Queue| Depth { messages: queue.message_count(), consumers: queue.consumer_count() };
+        Ok(existing(declared, &channel).await?.map(depth))
+    }
+}
+
+impl Topology {
+    async fn note(&mut self, declared: lapin::Result<()>, channel: &Channel) -> Result<(), QueueError> {
+        match declared.map_err(QueueError::declaring) {
+            Ok(()) => close(channel).await,
+            Err(QueueError::Mismatch(difference)) => {
+                self.different.push(difference);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+async fn existing<T>(declared: lapin::Result<T>, channel: &Channel) -> Result<Option<T>, QueueError> {
+    match declared {
+        Ok(there) => {
+            close(channel).await?;
+            Ok(Some(there))
+        }
+        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn close(channel: &Channel) -> Result<(), QueueError> {
+    Ok(channel.close(200, name("done")).await?)
+}

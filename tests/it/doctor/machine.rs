@@ -1,0 +1,37 @@
+//! What is wrong with the machine: no names, no certificates, too few files.
+
+use super::*;
+
+#[tokio::test]
+async fn a_closed_name_server_is_warned_about() {
+    let names = NameServer::start(|_, _| Says::silence()).await;
+    let site = Site::new().await.set("sender.dns_servers", &format!(r#"["{}"]"#, names.address()));
+    drop(names);
+    let report = site.doctor().await;
+    report.assert("dns", "warns", &["example.com", "sender.dns_servers"]);
+    assert_eq!(report.code, 0);
+}
+
+#[tokio::test]
+async fn a_name_server_that_knows_no_public_address_answers_all_the_same() {
+    let names = NameServer::start(|_, _| Says::addresses(&["10.0.0.1"])).await;
+    let site = Site::new().await.set("sender.dns_servers", &format!(r#"["{}"]"#, names.address()));
+    site.doctor().await.assert("dns", "ok", &[]);
+    assert_eq!(names.names(), ["example.com."]);
+}
+
+#[tokio::test]
+async fn no_ca_certificates_is_a_failure() {
+    let report = Site::new().await.without_certificates().doctor().await;
+    report.assert("certificates", "fails", &["there are no CA certificates", "SSL_CERT_FILE"]);
+    assert_eq!(report.code, 1);
+}
+
+#[tokio::test]
+async fn too_few_open_files_are_warned_about() {
+    let site = Site::new().await;
+    let doctor = site.launch(&["doctor", "--json"]).under(&["prlimit", "--nofile=500"]).start();
+    let report = Report::of(doctor).await;
+    report.assert("open_files", "warns", &["500 allowed here", "LimitNOFILE"]);
+    assert_eq!(report.code, 0);
+}
