@@ -152,6 +152,10 @@ async fn worker(settings: Settings) -> Outcome {
     settings.amqp_url()?;
     crate::queue::check_address(&settings.amqp)?;
     settings.keyring()?;
+    // Every connection is one: the usual soft limit is for programs that have few.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
     let stop = CancellationToken::new();
     signals::stop_on_signal(stop.clone())?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "worker starts");

@@ -1,5 +1,8 @@
 //! Starts the command line with room for what hostile broker messages do to a stack.
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 

@@ -34,7 +34,7 @@ mod stalls;
 mod upkeep;
 
 use attempts::Attempts;
-use recorder::Recorder;
+use recorder::{Recorder, Writer};
 use stalls::Stalls;
 
 /// Runs until `stop`, then ends within `shutdown.grace`: what is in flight is finished and recorded, the rest given
@@ -136,10 +136,12 @@ impl Parts {
         };
         let due = due::Due { attempts: attempts.clone(), worker: worker.clone(), stop: stop.clone() };
         let recorder = Recorder {
-            store: store.clone(),
-            health: settings.health.clone(),
-            stalls: stalls.clone(),
-            metrics: metrics.clone(),
+            writer: Writer {
+                store: store.clone(),
+                health: settings.health.clone(),
+                stalls: stalls.clone(),
+                metrics: metrics.clone(),
+            },
             batch: worker.batch,
             give_up: CancellationToken::clone(&give_up),
             acknowledger: Acknowledger::default(),

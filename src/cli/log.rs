@@ -1,7 +1,7 @@
 //! Logs to stderr without ever waiting for it. Other crates are heard from WARN on only: at lower levels the database
 //! driver and the HTTP and AMQP clients log what they send and receive.
 
-use std::io::{IsTerminal as _, stderr};
+use std::io::{BufWriter, IsTerminal as _, stderr};
 
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::{EnvFilter, LevelFilter, Targets};
@@ -15,8 +15,9 @@ const BUFFERED_LINES: usize = 32 * 1024;
 
 /// Logs until the guard is dropped, which writes out what is left.
 pub(super) fn start(settings: &Log) -> WorkerGuard {
+    // Buffered: the writer's thread flushes whenever it has caught up, one system call for all lines since.
     let (writer, guard) =
-        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(BUFFERED_LINES).finish(stderr());
+        NonBlockingBuilder::default().lossy(true).buffered_lines_limit(BUFFERED_LINES).finish(BufWriter::new(stderr()));
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(stderr().is_terminal());
     let layer = match settings.format {
         LogFormat::Text => layer.with_target(false).boxed(),

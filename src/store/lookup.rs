@@ -13,14 +13,13 @@ use crate::event::{AccountId, EventType};
 use crate::secret::{Keyring, Owner};
 use crate::webhook::{Secrets, Snapshot, SnapshotState, WebhookId};
 
-/// One event's webhook, as one query saw it.
+/// What one query saw.
 #[derive(Debug)]
 pub struct Lookup {
-    /// Which of the asked-for pairs it answers.
-    pub index: usize,
-    pub webhook: Arc<Snapshot>,
-    /// Today, by Postgres's clock.
-    pub day: Date,
+    /// The webhooks of each asked-for pair, in the order of the pairs.
+    pub webhooks: Vec<Vec<Arc<Snapshot>>>,
+    /// Today, by Postgres's clock; `None` if nobody is owed anything.
+    pub day: Option<Date>,
 }
 
 /// What every reader of a webhook for an attempt selects.
@@ -34,23 +33,19 @@ macro_rules! snapshot_columns {
 pub(super) use snapshot_columns;
 
 impl Store {
-    /// Matches events to webhooks: exactly this account and this type, active or disabled by us.
-    pub async fn lookup(
-        &self,
-        keyring: &Keyring,
-        wanted: &[(&AccountId, &EventType)],
-    ) -> Result<Vec<Lookup>, StoreError> {
+    /// Finds the webhooks of exactly this account that subscribe to exactly this type, active or disabled by us.
+    pub async fn lookup(&self, keyring: &Keyring, wanted: &[(&AccountId, &EventType)]) -> Result<Lookup, StoreError> {
         let accounts: Vec<&str> = wanted.iter().map(|(account, _)| account.as_str()).collect();
         let types: Vec<&str> = wanted.iter().map(|(_, event_type)| event_type.as_str()).collect();
         let rows = self.query(LOOKUP, &[&accounts, &types]).await?;
-        let mut snapshots = HashMap::new();
-        let lookup = |row: &Row| {
+        let (mut snapshots, mut webhooks) = (HashMap::new(), vec![Vec::new(); wanted.len()]);
+        for row in &rows {
             let id: Uuid = column(row, "webhook_id");
             let webhook = snapshots.entry(id).or_insert_with(|| Arc::new(snapshot(row, keyring)));
             let index = usize::try_from(column::<i64>(row, "position") - 1).expect("positions count from 1");
-            Lookup { index, webhook: webhook.clone(), day: column(row, "day") }
-        };
-        Ok(rows.iter().map(lookup).collect())
+            webhooks[index].push(webhook.clone());
+        }
+        Ok(Lookup { webhooks, day: rows.first().map(|row| column(row, "day")) })
     }
 
     /// A webhook as it is now, for a delivery that waited. A deleted webhook is `None`.

@@ -2,7 +2,7 @@
 //!
 //! A batch is written wholly or not at all, and writing it twice is found out by its attempt ids.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use deadpool_postgres::Transaction;
@@ -169,7 +169,8 @@ fn collect<'a, T>(rows: &[&'a Finished], value: impl Fn(&'a Finished) -> T) -> V
 
 async fn insert_events(transaction: &Transaction<'_>, batch: &[Finished]) -> Result<(), tokio_postgres::Error> {
     let missing = batch.iter().map(|f| &f.delivery.row).filter(|row| !row.is_stored());
-    let rows: HashMap<Uuid, _> = missing.map(|row| (row.key, row)).collect();
+    // In one order, so that two transactions cannot wait for each other.
+    let rows: BTreeMap<Uuid, _> = missing.map(|row| (row.key, row)).collect();
     if rows.is_empty() {
         return Ok(());
     }

@@ -1,9 +1,10 @@
 //! Takes whatever events are in hand, matches them to webhooks with one query, and starts their deliveries.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use jiff::civil::Date;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -15,13 +16,20 @@ use crate::delivery::{Delivery, DeliveryId, EventRow, Trigger};
 use crate::event::{Event, EventParser};
 use crate::metrics::Reason;
 use crate::queue::{Incoming, Receipt, Settled, Verdict};
-use crate::store::{Lookup, StoreError};
+use crate::store::StoreError;
+use crate::webhook::Snapshot;
 
 pub(super) struct Intake {
     pub(super) parser: EventParser,
     pub(super) attempts: Arc<Attempts>,
     pub(super) batch: usize,
     pub(super) stop: CancellationToken,
+}
+
+/// The webhooks that events are owed to, in the events' order.
+struct Owed {
+    webhooks: Vec<Vec<Arc<Snapshot>>>,
+    day: Option<Date>,
 }
 
 /// An event and the broker message it came in.
@@ -53,10 +61,12 @@ impl Intake {
             return;
         }
         let looked_up = Instant::now();
-        let mut matches = self.match_webhooks(&events).await.into_iter().peekable();
-        for (index, taken) in events.into_iter().enumerate() {
-            let owed = std::iter::from_fn(|| matches.next_if(|found| found.index == index)).collect();
-            self.deliver_event(taken, owed, looked_up).await;
+        let Owed { webhooks, day } = self.match_webhooks(&events).await;
+        for (taken, webhooks) in events.into_iter().zip(webhooks) {
+            match day {
+                Some(day) if !webhooks.is_empty() => self.deliver_event(taken, day, webhooks, looked_up).await,
+                _ => self.attempts.report(settled(taken.receipt, Verdict::Done)).await,
+            }
         }
     }
 
@@ -79,40 +89,52 @@ impl Intake {
     }
 
     /// Asks again until the database answers: intake stands still meanwhile, and with it the broker's hand-out.
-    async fn match_webhooks(&self, events: &[Taken]) -> Vec<Lookup> {
+    async fn match_webhooks(&self, events: &[Taken]) -> Owed {
         let mut stall = None;
         loop {
             match self.try_match(events).await {
-                Ok(matches) => return matches,
+                Ok(owed) => return owed,
                 Err(error) => self.attempts.stalls.wait(&mut stall, "cannot look up webhooks, waiting", &error).await,
             }
         }
     }
 
-    /// Who is owed what, in the events' order, without what redelivered messages had done before.
-    async fn try_match(&self, events: &[Taken]) -> Result<Vec<Lookup>, StoreError> {
-        let wanted: Vec<_> = events.iter().map(|taken| (&taken.event.account_id, &taken.event.event_type)).collect();
-        let mut matches = self.attempts.store.lookup(&self.attempts.keyring, &wanted).await?;
-        let delivery = |found: &Lookup| DeliveryId::of(found.webhook.id, &events[found.index].event.id);
-        let doubtful = matches.iter().filter(|found| events[found.index].redelivered);
-        let doubtful: Vec<DeliveryId> = doubtful.map(delivery).collect();
-        let taken = match doubtful.is_empty() {
-            true => HashSet::new(),
-            false => self.attempts.store.already_taken(&doubtful).await?,
-        };
-        matches.retain(|found| !(events[found.index].redelivered && taken.contains(&delivery(found))));
-        matches.sort_by_key(|found| found.index);
-        Ok(matches)
+    /// Who is owed what, without what redelivered messages had done before.
+    async fn try_match(&self, events: &[Taken]) -> Result<Owed, StoreError> {
+        let (mut pairs, mut known, mut pair_of) = (Vec::new(), HashMap::new(), Vec::with_capacity(events.len()));
+        for Taken { event, .. } in events {
+            let pair = (&event.account_id, &event.event_type);
+            pair_of.push(*known.entry(pair).or_insert_with(|| {
+                pairs.push(pair);
+                pairs.len() - 1
+            }));
+        }
+        let found = self.attempts.store.lookup(&self.attempts.keyring, &pairs).await?;
+        let mut webhooks: Vec<_> = pair_of.iter().map(|pair| found.webhooks[*pair].clone()).collect();
+        self.leave_out_done(events, &mut webhooks).await?;
+        Ok(Owed { webhooks, day: found.day })
     }
 
-    async fn deliver_event(&self, taken: Taken, matches: Vec<Lookup>, looked_up: Instant) {
-        let Some(first) = matches.first() else {
-            return self.attempts.report(settled(taken.receipt, Verdict::Done)).await;
-        };
-        let row = Arc::new(EventRow::new(taken.event, first.day, Uuid::now_v7()));
+    async fn leave_out_done(&self, events: &[Taken], owed: &mut [Vec<Arc<Snapshot>>]) -> Result<(), StoreError> {
+        let redelivered = || events.iter().zip(0..).filter(|(taken, _)| taken.redelivered);
+        let delivery = |webhook: &Snapshot, taken: &Taken| DeliveryId::of(webhook.id, &taken.event.id);
+        let doubtful = |(taken, index): (_, usize)| owed[index].iter().map(move |webhook| delivery(webhook, taken));
+        let doubtful: Vec<DeliveryId> = redelivered().flat_map(doubtful).collect();
+        if doubtful.is_empty() {
+            return Ok(());
+        }
+        let done = self.attempts.store.already_taken(&doubtful).await?;
+        for (taken, index) in redelivered() {
+            owed[index].retain(|webhook| !done.contains(&delivery(webhook, taken)));
+        }
+        Ok(())
+    }
+
+    async fn deliver_event(&self, taken: Taken, day: Date, webhooks: Vec<Arc<Snapshot>>, looked_up: Instant) {
+        let row = Arc::new(EventRow::new(taken.event, day, Uuid::now_v7()));
         // Held until every webhook has its own, so that the message is not done too early.
         let share = Share::of(taken.receipt, &self.attempts.reports);
-        for Lookup { webhook, .. } in matches {
+        for webhook in webhooks {
             let id = DeliveryId::of(webhook.id, &row.event.id);
             let delivery = Delivery { id, row: row.clone(), webhook, trigger: Trigger::Event, attempt: 1 };
             let turn = Turn { delivery, origin: Origin::Message(share.another()), looked_up };

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -28,14 +30,21 @@ pub(super) enum Report {
 /// Event bodies written by one transaction.
 const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
 
+/// Transactions at a time.
+const WRITERS: usize = 2;
+
 pub(super) struct Recorder {
+    pub(super) writer: Writer,
+    pub(super) batch: usize,
+    pub(super) give_up: CancellationToken,
+    pub(super) acknowledger: Acknowledger,
+}
+
+pub(super) struct Writer {
     pub(super) store: Store,
     pub(super) health: Health,
     pub(super) stalls: Stalls,
     pub(super) metrics: Metrics,
-    pub(super) batch: usize,
-    pub(super) give_up: CancellationToken,
-    pub(super) acknowledger: Acknowledger,
 }
 
 /// Results of a batch whose shares lie beside them.
@@ -44,17 +53,32 @@ type Results = (Vec<Finished>, Vec<Option<Share>>);
 impl Recorder {
     /// Runs until nobody can report any more, or until told to give up.
     pub(super) async fn run(mut self, mut reports: mpsc::Receiver<Report>) {
-        let mut in_hand = Vec::with_capacity(self.batch);
         let give_up = self.give_up.clone();
-        let record = async {
-            while reports.recv_many(&mut in_hand, self.batch).await > 0 {
-                self.handle(in_hand.drain(..)).await;
-            }
-        };
-        give_up.run_until_cancelled(record).await;
+        give_up.run_until_cancelled(self.record_all(&mut reports)).await;
     }
 
-    async fn handle(&mut self, reports: impl Iterator<Item = Report>) {
+    /// While one transaction commits the next one is written.
+    async fn record_all(&mut self, reports: &mut mpsc::Receiver<Report>) {
+        let Self { writer, batch, acknowledger, .. } = self;
+        let (mut in_hand, mut written, mut ended) = (Vec::with_capacity(*batch), FuturesUnordered::new(), false);
+        while !ended || !written.is_empty() {
+            tokio::select! {
+                // Record before ack: repeating an attempt is harmless, losing one is not.
+                Some(settled) = written.next() => acknowledger.settle(settled).await,
+                received = reports.recv_many(&mut in_hand, *batch), if !ended && written.len() < WRITERS => {
+                    ended = received == 0;
+                    if !ended {
+                        written.push(writer.write(std::mem::take(&mut in_hand)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Writer {
+    /// Returns the messages that are done by it.
+    async fn write(&self, reports: Vec<Report>) -> Vec<Settled> {
         let (mut results, mut settled, mut released) = (Results::default(), Vec::new(), Vec::new());
         for report in reports {
             match report {
@@ -66,12 +90,11 @@ impl Recorder {
         if !results.0.is_empty() {
             settled.extend(self.record(results).await);
         }
-        // Record before ack: repeating an attempt is harmless, losing one is not.
-        self.acknowledger.settle(settled).await;
         if !released.is_empty() {
             // Without it the lease ends later.
             let _ = self.store.release(&released).await;
         }
+        settled
     }
 
     /// Writes all of it, split where the database refuses a part, and returns the messages that are done by it.

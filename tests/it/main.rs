@@ -12,6 +12,7 @@ mod courtesy;
 mod dead_letters;
 mod delivers;
 mod doctor;
+mod fairness;
 mod health;
 mod hostile_receivers;
 mod migrates;
