@@ -4,18 +4,19 @@
 //! # The path of one delivery
 //!
 //! ```text
-//!  penr.events ─▶ penr.webhooks ─▶ intake ─ micro-batch ─▶ one lookup query ─▶ attempts ─▶ sender ─▶ step (pure)
-//!                                  parse                   event × webhook     in flight    POST         │
-//!       malformed ─▶ penr.webhooks.dead                                            ▲                     ▼
-//!                                                                                  │     recorder: one transaction
-//!                        due deliveries in Postgres, claimed with a lease ─────────┘     per batch, then ack
+//!  penr.events ─▶ penr.webhooks ─▶ intake ─ micro-batch ─▶ one lookup query ─▶ lanes ─▶ sender ─▶ step (pure)
+//!                                  parse                   account × type     per webhook  POST       │
+//!       malformed ─▶ penr.webhooks.dead                                           ▲ │ no room: park    ▼
+//!                                                                                 │ └──────▶ recorder: one transaction
+//!                       due deliveries in Postgres, claimed with a lease ─────────┘          per batch, then ack
 //! ```
 //!
-//! [`worker`] wires it. [`event`] reads a broker message, [`store`] answers who is owed what, [`sender`] makes the
-//! attempt, [`retry`] decides what follows, the recorder writes it down and acks. An event's first attempts run straight
-//! from its broker message; what failed waits as a row of `pending_deliveries`, which any worker claims when its time
-//! has come. A delivery is named by its webhook and its event, so whatever comes twice is recognised. What ends without a
-//! success stays as a row of `closed_deliveries`, from which resending and recovering move it back to pending.
+//! [`worker`] wires it. [`event`] reads a broker message, [`store`] answers who is owed what, [`lanes`] share the requests
+//! in flight between webhooks, [`sender`] makes the attempt, [`retry`] decides what follows, the recorder writes it down
+//! and acks. An event's first attempts run straight from its broker message; what failed, and what its own receiver keeps
+//! waiting, is a row of `pending_deliveries`, which any worker claims when its time has come and its lane has room. A
+//! delivery is named by its webhook and its event, so whatever comes twice is recognised. What ends without a success
+//! stays as a row of `closed_deliveries`, from which resending and recovering move it back to pending.
 //!
 //! # Invariants
 //!
