@@ -18,5 +18,7 @@ mod retries;
 mod secrets;
 mod stops;
 mod survives_broker;
+mod survives_dns;
 mod survives_kills;
 mod survives_postgres;
+mod survives_scarcity;
