@@ -9,6 +9,7 @@ pub mod cli;
 pub mod http;
 pub mod ledger;
 pub mod level;
+pub mod load;
 pub mod name_server;
 pub mod nowhere;
 pub mod private;
