@@ -16,6 +16,7 @@ mod migrates;
 mod never_inside;
 mod retries;
 mod secrets;
+mod soak;
 mod stops;
 mod survives_broker;
 mod survives_dns;

@@ -60,15 +60,13 @@ impl Ledger {
         self.note(id);
     }
 
-    /// Publishes an event, once more whenever the broker does not confirm it, and returns how often it did not.
-    pub async fn publish_until_confirmed(&self) -> usize {
-        let (id, mut unconfirmed) = (new_event_id(), 0);
+    /// Publishes an event, once more under the same id whenever the broker does not confirm it.
+    pub async fn publish_until_confirmed(&self) {
+        let id = new_event_id();
         while !matches!(self.site.try_publish(&self.event(&id)).await, Ok(Fate::Confirmed)) {
-            unconfirmed += 1;
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         self.note(&id);
-        unconfirmed
     }
 
     fn event(&self, id: &str) -> Message {
