@@ -1,11 +1,12 @@
 # Servers: those named by DATABASE_URL and AMQP_URL when both are set, else private ones that end with the target.
 
-.PHONY: help demo run test bench check clean toolchain
+.PHONY: help demo run test soak bench check clean toolchain
 
 help:
 	@echo "make demo    show an event's whole way, with checks"
 	@echo "make run     everything on this machine until Ctrl-C: servers, worker, a receiver"
 	@echo "make test    all tests; ARGS='--test it NAME' picks some"
+	@echo "make soak    minutes of faults under load; PENR_SOAK_SECONDS=30 shortens them, ARGS=NAME picks some"
 	@echo "make bench   events per second through one worker"
 	@echo "make check   formatting, lints, documentation"
 	@echo "make clean   stop all private servers, remove what was built"
@@ -19,6 +20,9 @@ run:
 # Not --all-targets: that would run the benches.
 test: toolchain
 	scripts/with-services test cargo test $(ARGS)
+
+soak: toolchain
+	scripts/with-services soak cargo test --test it soak::$(ARGS) -- --ignored --nocapture --test-threads 1
 
 bench: toolchain
 	scripts/with-services bench cargo bench --bench throughput

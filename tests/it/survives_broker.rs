@@ -1,5 +1,8 @@
 //! Whatever happens to the broker or the way to it, the worker attaches again and loses nothing that was confirmed.
 
+mod access;
+mod alarms;
+
 use crate::support::*;
 
 const ATTACHED: &str = "consumer attached";
@@ -113,4 +116,40 @@ async fn a_broker_that_closes_all_connections_restarts_or_is_killed_loses_nothin
     worker.wait_for_log_times(ATTACHED, 4).await;
     gate.open();
     ledger.close(vec![worker]).await.assert_sound(3 * IN_FLIGHT);
+    assert_eq!(servers.protocol_errors().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_channel_closed_because_its_acks_were_late_is_opened_again() {
+    let servers = PrivateServers::start().await;
+    let short =
+        "application:set_env(rabbit, consumer_timeout, 1000), application:set_env(rabbit, channel_tick_interval, 500).";
+    servers.ctl(&["eval", short]).await;
+    let site = Site::on(&servers).await.set("worker.max_in_flight", &IN_FLIGHT.to_string());
+    let ledger = Ledger::open(site.set("sender.timeout", "60s").set("worker.lease", "10m")).await;
+    let mut worker = ledger.site.worker().await;
+    let gate = held_in_flight(&ledger).await;
+    worker.wait_for_log("PRECONDITION_FAILED").await;
+    worker.wait_for_log_times(ATTACHED, 2).await;
+    gate.open();
+    ledger.close(vec![worker]).await.assert_sound(IN_FLIGHT);
+}
+
+#[tokio::test]
+async fn connections_lost_over_and_over_leave_nothing_open() {
+    const TIMES: usize = 30;
+    let site = Site::new().await;
+    let (broker, postgres) = (Proxy::to(site.amqp_address()).await, Proxy::to(site.postgres_address()).await);
+    let ledger = Ledger::open(site).await;
+    let amqp_url = ledger.site.amqp_url().replace(&ledger.site.amqp_address(), &broker.addr());
+    let database_url = ledger.site.database_url().replace(&ledger.site.postgres_address(), &postgres.addr());
+    let launch = ledger.site.launch(&["worker"]).env("AMQP_URL", &amqp_url).env("DATABASE_URL", &database_url);
+    let mut worker = launch.start_worker().await;
+    for times in 1..=TIMES {
+        ledger.publish(1).await;
+        ledger.wait_until_done().await;
+        tokio::join!(broker.cut(), postgres.reset());
+        worker.wait_for_log_times(ATTACHED, times + 1).await;
+    }
+    ledger.close(vec![worker]).await.assert_sound(0);
 }

@@ -119,7 +119,7 @@ async fn a_claim_of_a_killed_worker_is_due_again_when_its_lease_ends() {
 }
 
 /// Attempts of a second, leases of two.
-fn short_leases(site: Site) -> Site {
+pub fn short_leases(site: Site) -> Site {
     site.set("sender.timeout", "1s").set("sender.body_timeout", "0s").set("worker.lease", "2s")
 }
 
@@ -182,38 +182,36 @@ async fn four_workers_make_each_of_500_due_attempts_once() {
     ledger.close(workers).await.assert_sound(0);
 }
 
+/// What a worker that is killed can have had in hand.
+pub const PREFETCH: usize = 50;
+
 #[tokio::test]
 async fn two_workers_killed_over_and_over_under_load_lose_nothing() {
-    const PREFETCH: usize = 50;
-    let schedule = format!("[{}]", ["\"200ms\""; 30].join(","));
-    let site = short_leases(Site::new().await).set("retry.schedule", &schedule);
-    let ledger = Ledger::open(site.set("worker.prefetch", &PREFETCH.to_string())).await;
-    ledger.receiver.answer(|_| Reply::status(if rand::random_ratio(1, 10) { 503 } else { 200 }));
+    let ledger = Ledger::under_load(short_leases(Site::new().await), PREFETCH).await;
+    let (kills, workers) = kill_over_and_over(&ledger, Instant::now() + Duration::from_secs(10)).await;
+    assert!(kills >= 5, "{kills} kills");
+    ledger.close(workers).await.assert_sound(kills * PREFETCH);
+}
+
+/// Publishes, and kills one of two workers after the other 200 to 800 ms after it is found at work, until that time. Returns how often, and the workers.
+pub async fn kill_over_and_over(ledger: &Ledger, end: Instant) -> (usize, Vec<Replica>) {
     let mut workers = vec![ledger.site.worker().await, ledger.site.worker().await];
-    let end = Instant::now() + Duration::from_secs(10);
-    let publish = async {
-        while Instant::now() < end {
-            let second_half = tokio::time::sleep(Duration::from_millis(500));
-            ledger.publish(25).await;
-            second_half.await;
-        }
-    };
     let kill = async {
         let mut kills = 0;
         while Instant::now() < end {
+            let worker = &mut workers[kills % 2];
+            // A slow machine would kill none but those that have not begun.
+            worker.wait_for_log(replica::ATTACHED).await;
             tokio::time::sleep(Duration::from_millis(rand::random_range(200..800))).await;
-            workers[kills % 2].kill9();
-            workers[kills % 2] = ledger.site.launch(&["worker"]).start();
+            worker.kill9();
+            *worker = ledger.site.launch(&["worker"]).start();
             kills += 1;
         }
         kills
     };
-    let ((), kills) = tokio::join!(publish, kill);
+    let (kills, ()) = tokio::join!(kill, ledger.publish_until(end));
     for worker in &mut workers {
-        worker.wait_for_log("consumer attached").await;
+        worker.wait_for_log(replica::ATTACHED).await;
     }
-    let report = ledger.close(workers).await;
-    println!("{kills} kills; lost, duplicated, unexpected, unverified: {:?}", report.counts());
-    assert!(kills >= 10, "{kills} kills");
-    report.assert_sound(kills * PREFETCH);
+    (kills, workers)
 }

@@ -1,6 +1,9 @@
 //! Whatever happens to Postgres, results in hand are held and recorded once, nothing is sent twice for it, and the
 //! broker's messages rest meanwhile.
 
+mod connections;
+mod refusals;
+
 use crate::support::*;
 
 const ATTEMPTS: &str = "SELECT count(*) FROM attempts";
@@ -33,6 +36,13 @@ async fn held_in_flight(ledger: &Ledger, count: usize) -> Gate {
     ledger.publish(count).await;
     ledger.receiver.wait_for(before + count).await;
     gate
+}
+
+/// Waits until so many sessions wait for a lock in the ledger's database.
+async fn wait_for_locked_out(ledger: &Ledger, count: i64) {
+    let waiting = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+                   WHERE NOT l.granted AND d.datname = current_database()";
+    ledger.wait_for_count(waiting, count).await;
 }
 
 /// Whether the worker kept all it had been handed.

@@ -51,6 +51,15 @@ async fn what_is_no_json_object_becomes_a_dead_letter() {
 }
 
 #[tokio::test]
+async fn one_malformed_body_among_a_thousand_good_events_is_the_only_dead_letter() {
+    let mut scene = Scene::open().await;
+    scene.worker.pause();
+    scene.publish_good(800).await;
+    let message = scene.site.message("{");
+    scene.hold_against(vec![Bad { message, reason: "not_json" }]).await;
+}
+
+#[tokio::test]
 async fn an_event_without_one_of_its_fields_becomes_a_dead_letter() {
     let missing = |field| ("missing_field", event_with(field, None));
     hold_against(vec![

@@ -56,6 +56,18 @@ async fn the_usual_delivery_limit_spares_the_neighbours_too() {
 }
 
 #[tokio::test]
+async fn one_unreadable_message_among_a_thousand_good_ones_is_the_only_dead_letter() {
+    let mut scene = Scene::open().await;
+    let poison = Message { message_id: Some(b"evt\xff".to_vec()), ..event(&scene) };
+    scene.worker.pause();
+    scene.publish_good(500).await;
+    scene.publish(&poison).await;
+    scene.publish_good(500).await;
+    scene.worker.resume();
+    only_it_died(scene, 100, &poison).await;
+}
+
+#[tokio::test]
 async fn a_content_type_that_is_not_utf_8_kills_its_message_only() {
     let scene = scene(30).await;
     let poison = Message { content_type: Some(b"\xc3\x28".to_vec()), ..event(&scene) };

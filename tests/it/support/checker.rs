@@ -44,6 +44,8 @@ pub struct Report {
     pub unexpected: Vec<String>,
     /// A signature that is not right.
     pub unverified: Vec<String>,
+    /// The same attempt of the same delivery, answered and written down once more.
+    pub recorded_twice: Vec<String>,
 }
 
 impl Books {
@@ -117,7 +119,11 @@ impl Report {
         for request in &book.requests {
             *unwritten.entry((request.event_id(), request.attempt())).or_default() += 1;
         }
+        let mut written = HashSet::new();
         for line in book.log.iter().filter(|line| line.answered) {
+            if !written.insert((&line.event_id, line.attempt)) {
+                self.recorded_twice.push(book.about(&line.event_id));
+            }
             match unwritten.get_mut(&(line.event_id.as_str(), line.attempt)) {
                 Some(count) if *count > 0 => *count -= 1,
                 _ => self.unexpected.push(format!("{} in the log", book.about(&line.event_id))),
@@ -128,6 +134,16 @@ impl Report {
     /// The four counts in this order: lost, duplicated, unexpected, unverified.
     pub fn counts(&self) -> [usize; 4] {
         [&self.lost, &self.duplicated, &self.unexpected, &self.unverified].map(Vec::len)
+    }
+
+    /// In one line.
+    pub fn summary(&self) -> String {
+        let [lost, duplicated, unexpected, unverified] = self.counts();
+        let twice = self.recorded_twice.len();
+        format!(
+            "lost {lost}, duplicated {duplicated} (recorded twice {twice}), unexpected {unexpected}, \
+             unverified {unverified}, dead letters 0"
+        )
     }
 
     /// Nothing lost, unexpected or unverified, and no more duplicates than the test's crashes explain.

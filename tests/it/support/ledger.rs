@@ -1,16 +1,19 @@
 //! One webhook's books over a fault: everything published for it, held at the end against everything that came of it.
 
 use std::sync::Mutex;
+use std::time::Duration;
 
 use serde_json::json;
 use tokio_postgres::Client;
 
+use super::broker::new_event_id;
 use super::checker::{Books, Published, Report, check};
 use super::cli::Webhook;
+use super::raw_amqp::{Fate, Message};
 use super::receiver::Receiver;
 use super::replica::Replica;
 use super::site::Site;
-use super::wait::wait_until;
+use super::wait::{eventually, wait_until};
 
 const ACCOUNT: &str = "acc_1";
 const TYPE: &str = "content.created";
@@ -26,9 +29,16 @@ pub struct Ledger {
 impl Ledger {
     /// A webhook at a receiver that answers 200 until told otherwise.
     pub async fn open(site: Site) -> Self {
+        // What stays open afterwards is not just resting.
+        let site = site.set("sender.idle_timeout", "500ms");
         let receiver = Receiver::start().await;
         let webhook = site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
         Self { site, receiver, webhook, published: Mutex::default(), sql: tokio::sync::Mutex::default() }
+    }
+
+    /// How many events were published and confirmed so far.
+    pub fn published(&self) -> usize {
+        self.published.lock().unwrap().len()
     }
 
     /// Publishes so many events, confirmed, and returns their ids.
@@ -38,11 +48,29 @@ impl Ledger {
         ids
     }
 
+    /// As `publish`, with so many bytes of data in each.
+    pub async fn publish_large(&self, count: usize, bytes: usize) {
+        let ids = self.site.publish_many(count, ACCOUNT, TYPE, "x".repeat(bytes).into()).await;
+        ids.iter().for_each(|id| self.note(id));
+    }
+
     /// Publishes an event under this id, confirmed.
     pub async fn publish_as(&self, id: &str) {
-        let event = self.site.event(id, ACCOUNT, TYPE, &json!({}));
-        self.site.publish_raw(&event).await;
+        self.site.publish_raw(&self.event(id)).await;
         self.note(id);
+    }
+
+    /// Publishes an event, once more under the same id whenever the broker does not confirm it.
+    pub async fn publish_until_confirmed(&self) {
+        let id = new_event_id();
+        while !matches!(self.site.try_publish(&self.event(&id)).await, Ok(Fate::Confirmed)) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        self.note(&id);
+    }
+
+    fn event(&self, id: &str) -> Message {
+        self.site.event(id, ACCOUNT, TYPE, &json!({}))
     }
 
     fn note(&self, id: &str) {
@@ -64,19 +92,31 @@ impl Ledger {
         wait_until(&format!("{query:?} gives {count}"), async || self.count(query).await == count).await;
     }
 
+    /// Waits until the number has grown to this one: as long as there is progress there is patience.
+    pub async fn wait_for_growth(&self, query: &str, count: usize) {
+        let (count, mut seen) = (i64::try_from(count).unwrap(), -1);
+        while seen < count {
+            let more = async || Some(self.count(query).await).filter(|now| *now > seen);
+            seen = eventually(&format!("{query:?} gives more than {seen} of {count}"), more).await;
+        }
+    }
+
     /// Waits until every event has ended: with a success, or closed where an operator sees it.
     pub async fn wait_until_done(&self) {
-        let owed = self.published.lock().unwrap().len();
+        let owed = self.published();
         let done = "SELECT count(*) FROM (SELECT delivery_id FROM attempts WHERE error IS NULL
                     UNION SELECT id FROM closed_deliveries) d";
-        self.wait_for_count(done, i64::try_from(owed).unwrap()).await;
+        self.wait_for_growth(done, owed).await;
         self.wait_for_count("SELECT count(*) FROM pending_deliveries", 0).await;
     }
 
     /// Lets a fresh worker take whatever the others left, stops everybody, and reads the books: the queue must be
-    /// empty, and nothing may have become a dead letter.
+    /// empty, nothing may have become a dead letter, and nobody may hold more than it did at its start.
     pub async fn close(self, workers: Vec<Replica>) -> Report {
         self.wait_until_done().await;
+        for worker in &workers {
+            worker.wait_for_its_level().await;
+        }
         stop(workers).await;
         let last = self.site.worker().await;
         // What is returned stands before it in the queue.

@@ -60,6 +60,15 @@ impl PrivateServers {
         services(&[&["ctl", &self.instance.0], arguments].concat()).await
     }
 
+    /// What the broker's log has on clients that broke the protocol, or made the broker break.
+    pub async fn protocol_errors(&self) -> Vec<String> {
+        const ERRORS: [&str; 6] =
+            ["precondition_failed", "channel_error", "internal_error", "unexpected_frame", "frame_error", "crash"];
+        let log = services(&["log", "rabbitmq", &self.instance.0]).await;
+        let errors = log.lines().filter(|line| ERRORS.iter().any(|error| line.contains(error)));
+        errors.map(str::to_owned).collect()
+    }
+
     /// What `psql` prints, on the database that sites are not in.
     pub async fn psql(&self, arguments: &[&str]) -> String {
         services(&[&["psql", &self.instance.0], arguments].concat()).await

@@ -7,6 +7,8 @@ use std::process::{ExitStatus, Stdio};
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
+use super::http;
+use super::level::Level;
 use super::servers::unique_name;
 use super::settings::Settings;
 use super::wait::{PATIENCE, eventually, within};
@@ -72,13 +74,14 @@ impl Launch {
         command.stdin(Stdio::null()).stdout(File::create(log.with_extension("out")).expect("as above"));
         command.stderr(if self.log_blocked { Stdio::piped() } else { log_file.into() });
         let child = command.spawn().unwrap_or_else(|error| panic!("{} does not start: {error}", self.command[0]));
-        Replica { child, log }
+        Replica { child, log, level: None }
     }
 
     /// Starts it and waits until it takes messages.
     pub async fn start_worker(self) -> Replica {
         let mut replica = self.start();
         replica.wait_for_log(ATTACHED).await;
+        replica.level = Some(Level::of(&replica));
         replica
     }
 }
@@ -86,6 +89,7 @@ impl Launch {
 pub struct Replica {
     child: Child,
     log: PathBuf,
+    level: Option<Level>,
 }
 
 impl Replica {
@@ -167,6 +171,19 @@ impl Replica {
             Some(value.as_str().map_or_else(|| value.to_string(), str::to_owned))
         })
         .await
+    }
+
+    /// Whether it tells its platform that it is ready.
+    pub async fn is_ready(&mut self) -> bool {
+        let address = self.logged("operations address", "address").await;
+        http::get(&address, "/readyz").await.status == 200
+    }
+
+    /// Waits until memory and open files are about where they were when it had just attached, if it was waited for.
+    pub async fn wait_for_its_level(&self) {
+        if let Some(level) = self.level {
+            level.wait_for_return(self).await;
+        }
     }
 
     /// Resident memory.

@@ -1,0 +1,29 @@
+//! A ledger under load: events at a steady rate, a receiver that often fails, retries at once.
+
+use std::time::{Duration, Instant};
+
+use super::ledger::Ledger;
+use super::reply::Reply;
+use super::site::Site;
+
+const EVENTS_PER_SECOND: u32 = 100;
+
+impl Ledger {
+    /// One request in ten fails. No worker has more than `prefetch` messages in hand.
+    pub async fn under_load(site: Site, prefetch: usize) -> Self {
+        let schedule = format!("[{}]", ["\"200ms\""; 30].join(","));
+        let site = site.set("retry.schedule", &schedule).set("worker.prefetch", &prefetch.to_string());
+        let ledger = Self::open(site).await;
+        ledger.receiver.answer(|_| Reply::status(if rand::random_ratio(1, 10) { 503 } else { 200 }));
+        ledger
+    }
+
+    /// Publishes until that time, each event until it is confirmed.
+    pub async fn publish_until(&self, end: Instant) {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1) / EVENTS_PER_SECOND);
+        while Instant::now() < end {
+            ticks.tick().await;
+            self.publish_until_confirmed().await;
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Too few connections: whoever gets none waits for one, and nothing is sent twice for it.
+
+use super::{ATTEMPTS, CANNOT_RECORD, held_in_flight, impatient, stayed_attached, wait_for_locked_out};
+use crate::support::*;
+
+/// Superusers are let in beyond every limit: the worker needs a role of its own.
+const A_ROLE: &str = "
+    CREATE ROLE few LOGIN PASSWORD 'few' CONNECTION LIMIT 1 IN ROLE pg_read_all_data, pg_write_all_data";
+
+async fn limit(ledger: &Ledger, connections: usize) {
+    let limit = format!("ALTER ROLE few CONNECTION LIMIT {connections}");
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'few'";
+    ledger.site.sql().await.batch_execute(&format!("{limit}; {end}")).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_postgres_with_too_many_clients_is_waited_for() {
+    let servers = PrivateServers::start().await;
+    let ledger = Ledger::open(impatient(Site::on(&servers).await)).await;
+    ledger.site.sql().await.batch_execute(A_ROLE).await.unwrap();
+    let mut url = url::Url::parse(ledger.site.database_url()).unwrap();
+    url.set_username("few").unwrap();
+    url.set_password(Some("few")).unwrap();
+    let mut worker = ledger.site.launch(&["worker"]).env("DATABASE_URL", url.as_str()).start_worker().await;
+    // The one it gets goes from hand to hand.
+    ledger.publish(50).await;
+    ledger.wait_until_done().await;
+    let gate = held_in_flight(&ledger, 20).await;
+    limit(&ledger, 0).await;
+    gate.open();
+    worker.wait_for_log(CANNOT_RECORD).await;
+    assert!(worker.log().contains("53300"), "{}", worker.log());
+    assert!(!worker.is_ready().await);
+    limit(&ledger, 2).await;
+    ledger.wait_until_done().await;
+    assert!(stayed_attached(&worker));
+    assert_eq!(ledger.count(ATTEMPTS).await, 70);
+    ledger.close(vec![worker]).await.assert_sound(0);
+}
+
+#[tokio::test]
+async fn results_wait_while_other_questions_have_all_connections() {
+    let site = Site::new().await.set("database.pool_size", "2").set("database.connect_timeout", "1s");
+    let ledger = Ledger::open(site).await;
+    let mut worker = ledger.site.worker().await;
+    let gate = held_in_flight(&ledger, 20).await;
+    let locker = ledger.site.another_sql().await;
+    // The lookup and the question for what is due have one each.
+    locker.batch_execute("BEGIN; LOCK TABLE webhooks, pending_deliveries").await.unwrap();
+    ledger.publish(5).await;
+    wait_for_locked_out(&ledger, 2).await;
+    gate.open();
+    worker.wait_for_log(CANNOT_RECORD).await;
+    locker.batch_execute("ROLLBACK").await.unwrap();
+    ledger.wait_until_done().await;
+    assert!(stayed_attached(&worker));
+    assert_eq!(ledger.count(ATTEMPTS).await, 25);
+    ledger.close(vec![worker]).await.assert_sound(0);
+}

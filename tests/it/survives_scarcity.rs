@@ -1,0 +1,48 @@
+//! Whatever runs short on the worker's own machine, it slows down and lives on.
+
+use crate::support::*;
+
+#[tokio::test]
+async fn a_worker_without_file_descriptors_blames_no_receiver_and_recovers() {
+    let site = Site::new().await.set("retry.schedule", r#"["1h"]"#).set("retry.internal_delay", "200ms");
+    let ledger = Ledger::open(site.set("sender.timeout", "60s").set("worker.lease", "10m")).await;
+    let gate = Gate::default();
+    ledger.receiver.always(Reply::status(200).held_by(&gate));
+    let worker = ledger.site.launch(&["worker"]).under(&["prlimit", "--nofile=64"]).start_worker().await;
+    ledger.publish(200).await;
+    ledger.wait_for_count("SELECT sign(count(*))::bigint FROM attempts WHERE error = 'internal'", 1).await;
+    gate.open();
+    ledger.wait_until_done().await;
+    assert!(ledger.receiver.requests().iter().all(|request| request.attempt() == 1), "it cost a delivery an attempt");
+    ledger.close(vec![worker]).await.assert_sound(0);
+}
+
+#[tokio::test]
+async fn a_worker_whose_log_nobody_reads_delivers_and_stops_all_the_same() {
+    let ledger = Ledger::open(Site::new().await).await;
+    ledger.site.worker().await.kill9();
+    // More lines than a pipe and the writer's own buffer hold.
+    let worker = ledger.site.launch(&["worker"]).set("log.filter", "trace").with_blocked_log().start();
+    ledger.publish(3_000).await;
+    ledger.close(vec![worker]).await.assert_sound(0);
+}
+
+#[tokio::test]
+async fn memory_is_bounded_by_what_may_be_in_hand_however_many_large_events_wait() {
+    const EVENTS: usize = 400;
+    const DATA_BYTES: usize = 100 * 1024;
+    const GROWTH_KIB: u64 = 48 * 1024;
+    let site = Site::new().await.set("retry.schedule", r#"["1h", "1h"]"#).set("worker.batch", "10");
+    let ledger = Ledger::open(site.set("worker.prefetch", "20").set("worker.max_in_flight", "20")).await;
+    ledger.receiver.always(Reply::status(503));
+    let worker = ledger.site.worker().await;
+    let before = worker.memory_kib();
+    ledger.publish_large(EVENTS, DATA_BYTES).await;
+    ledger.wait_for_count("SELECT count(*) FROM pending_deliveries", EVENTS as i64).await;
+    // And once more from the database.
+    ledger.receiver.always(Reply::status(200));
+    ledger.site.sql().await.batch_execute("UPDATE pending_deliveries SET due_at = now()").await.unwrap();
+    ledger.wait_until_done().await;
+    let peak = worker.peak_memory_kib();
+    assert!(peak < before + GROWTH_KIB, "{peak} KiB at the peak, {before} KiB before");
+}
