@@ -15,7 +15,7 @@ use crate::webhook::WebhookId;
 
 /// The window that a busy machine leaves a lane at least.
 const LEAST_WINDOW: usize = 4;
-/// A window is twice as wide for every such time that the machine has not been busy.
+/// A window is twice as wide for every such time since it was last closed: one whose requests take long costs little.
 const REOPEN_EVERY: Duration = Duration::from_millis(128);
 /// Lanes looked at for the next turn: enough not to miss one, few enough to be quick.
 const LOOKED_AT: usize = 64;
@@ -87,14 +87,13 @@ pub struct Lanes<T> {
     in_flight: usize,
     waiting: usize,
     busy: bool,
-    last_busy: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Lane<T> {
     in_flight: usize,
-    /// What a busy machine leaves it.
-    window: usize,
+    /// What a busy machine left it, and when.
+    closed: Option<(usize, Instant)>,
     /// What a receiver gets that has just recovered.
     recovery: usize,
     fresh: VecDeque<(Instant, T)>,
@@ -102,8 +101,6 @@ struct Lane<T> {
     due_was_last: bool,
     /// It stands among the ready.
     listed: bool,
-    /// It had more work than room since its last attempt ended.
-    limited: bool,
     failures: u32,
     last_ended: Instant,
     probe: Option<Probe>,
@@ -119,15 +116,12 @@ struct Probe {
 impl<T> Lanes<T> {
     pub fn new(limits: Limits) -> Self {
         let (lanes, ready) = (HashMap::new(), VecDeque::new());
-        Self { limits, lanes, ready, in_flight: 0, waiting: 0, busy: false, last_busy: None }
+        Self { limits, lanes, ready, in_flight: 0, waiting: 0, busy: false }
     }
 
     /// While this machine is what limits, lanes take less.
-    pub fn set_busy(&mut self, busy: bool, now: Instant) {
+    pub fn set_busy(&mut self, busy: bool) {
         self.busy = busy;
-        if busy {
-            self.last_busy = Some(now);
-        }
     }
 
     /// A turn that came straight from its broker message.
@@ -135,14 +129,13 @@ impl<T> Lanes<T> {
         let room = self.room(webhook, now);
         let waiting_limit = (self.limits.waiting.saturating_sub(self.waiting) / 2).max(1);
         let full = self.waiting >= self.limits.waiting;
-        let lane = self.lanes.entry(webhook).or_insert_with(|| Lane::new(self.limits.in_flight, now));
+        let lane = self.lanes.entry(webhook).or_insert_with(|| Lane::new(now));
         if room > 0 && lane.waiting() == 0 {
             return Offer::Start(self.start(webhook, turn, now));
         }
         if lane.probe.is_some() {
             return Offer::Park(turn);
         }
-        lane.limited = true;
         if !full && lane.waiting() < waiting_limit {
             lane.fresh.push_back((now, turn));
             self.waiting += 1;
@@ -170,8 +163,7 @@ impl<T> Lanes<T> {
             Some(probe) if probe.out || now < probe.next || lane.in_flight > 0 => 0,
             Some(_) => share.min(1),
             None => {
-                let window = self.last_busy.map_or(usize::MAX, |busy| reopened(lane.window, now - busy));
-                let most = share.min(self.limits.per_webhook).min(window).min(lane.recovery);
+                let most = share.min(self.limits.per_webhook).min(lane.window(now)).min(lane.recovery);
                 most.saturating_sub(lane.in_flight)
             }
         }
@@ -179,9 +171,8 @@ impl<T> Lanes<T> {
 
     /// A due delivery that was claimed; it may have to wait a moment.
     pub fn claimed(&mut self, webhook: WebhookId, turn: T, now: Instant) {
-        let lane = self.lanes.entry(webhook).or_insert_with(|| Lane::new(self.limits.in_flight, now));
+        let lane = self.lanes.entry(webhook).or_insert_with(|| Lane::new(now));
         lane.due.push_back(turn);
-        lane.limited = true;
         self.waiting += 1;
         self.list(webhook);
     }
@@ -251,26 +242,26 @@ impl<T> Lanes<T> {
     }
 }
 
-fn reopened(window: usize, idle: Duration) -> usize {
-    let doublings = idle.as_millis() / REOPEN_EVERY.as_millis();
-    window.saturating_mul(1 << doublings.min(20))
-}
-
 impl<T> Lane<T> {
-    fn new(window: usize, now: Instant) -> Self {
+    fn new(now: Instant) -> Self {
         Self {
             in_flight: 0,
-            window,
+            closed: None,
             recovery: usize::MAX,
             fresh: VecDeque::new(),
             due: VecDeque::new(),
             due_was_last: false,
             listed: false,
-            limited: false,
             failures: 0,
             last_ended: now,
             probe: None,
         }
+    }
+
+    fn window(&self, now: Instant) -> usize {
+        let Some((window, at)) = self.closed else { return usize::MAX };
+        let doublings = (now - at).as_millis() / REOPEN_EVERY.as_millis();
+        window.saturating_mul(1 << doublings.min(20))
     }
 
     fn waiting(&self) -> usize {
@@ -302,7 +293,9 @@ impl<T> Lane<T> {
             Verdict::Succeeded => {
                 self.failures = 0;
                 self.recovery = if self.probe.take().is_some() { 2 } else { self.recovery.saturating_mul(2) };
-                self.open_or_close(limits, busy);
+                if busy {
+                    self.close(now);
+                }
                 return false;
             }
             Verdict::Failed => self.failures = self.failures.saturating_add(1),
@@ -323,14 +316,8 @@ impl<T> Lane<T> {
         }
     }
 
-    fn open_or_close(&mut self, limits: &Limits, busy: bool) {
-        let still_limited = self.waiting() > 0;
-        let limited = std::mem::replace(&mut self.limited, still_limited);
-        if busy {
-            let used = self.window.min(self.in_flight + 1);
-            self.window = (used - used.div_ceil(8)).max(LEAST_WINDOW);
-        } else if limited {
-            self.window = (self.window + self.window.div_ceil(16)).min(limits.in_flight);
-        }
+    fn close(&mut self, now: Instant) {
+        let used = self.window(now).min(self.in_flight + 1);
+        self.closed = Some(((used - used.div_ceil(8)).max(LEAST_WINDOW), now));
     }
 }

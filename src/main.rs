@@ -1,7 +1,7 @@
 //! Starts the command line with room for what hostile broker messages do to a stack.
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};

@@ -101,7 +101,7 @@ impl Parts {
         let (hold_off, held_off) = watch::channel(false);
         let (messages, incoming) = mpsc::channel::<Incoming>(worker.batch);
         // An attempt that finds no room here keeps its room in flight: a stuck database stops the intake.
-        let (reports, reported) = mpsc::channel(2 * worker.max_in_flight + worker.batch);
+        let (reports, reported) = mpsc::channel(worker.max_in_flight + worker.batch);
         let attempts = Arc::new(Attempts {
             sender,
             store: store.clone(),

@@ -11,13 +11,14 @@ use super::recorder::Report;
 use super::share::Share;
 use super::stalls::Stalls;
 use crate::delivery::{Attempt, ClosedReason, Delivery};
-use crate::lanes::{Lanes, Offer, Start, Verdict};
+use crate::lanes::{Kind, Lanes, Offer, Start, Verdict};
 use crate::metrics::{Metrics, Outcome, Reason};
 use crate::millis;
 use crate::retry::{RetryPolicy, Step};
 use crate::secret::Keyring;
 use crate::sender::Sender;
 use crate::store::{Ending, Finished, Store};
+use crate::webhook::WebhookId;
 
 pub(super) struct Attempts {
     pub(super) sender: Sender,
@@ -74,6 +75,13 @@ impl Attempts {
         for turn in turns {
             lanes.claimed(turn.delivery.webhook.id, turn, now);
         }
+        drop(lanes);
+        self.start_waiting(now);
+    }
+
+    /// Starts what there is room for.
+    pub(super) fn start_waiting(self: &Arc<Self>, now: Instant) {
+        let mut lanes = self.lanes();
         while let Some(start) = lanes.next(now) {
             self.start(start);
         }
@@ -94,25 +102,20 @@ impl Attempts {
         self.under_way.spawn(async move {
             let mut next = Some(start);
             while let Some(Start { webhook, turn, kind }) = next {
+                let place = Place { attempts: &attempts, webhook, kind, left: false };
                 let verdict = attempts.take_unless_abandoned(turn).await;
-                let now = Instant::now();
-                let turned_away = attempts.lanes().ended(webhook, kind, verdict, now);
-                for turn in turned_away {
+                for turn in place.leave(verdict) {
                     attempts.turn_away(turn).await;
                 }
-                next = attempts.start_others(now);
-                attempts.ended.notify_one();
+                next = attempts.start_others(Instant::now());
             }
         });
     }
 
     /// Starts what there is room for now, but for one turn: its caller has nothing else to do.
     fn start_others(self: &Arc<Self>, now: Instant) -> Option<Start<Turn>> {
-        let mut lanes = self.lanes();
-        let first = lanes.next(now)?;
-        while let Some(other) = lanes.next(now) {
-            self.start(other);
-        }
+        let first = self.lanes().next(now)?;
+        self.start_waiting(now);
         Some(first)
     }
 
@@ -205,6 +208,36 @@ impl Attempts {
     /// ends later.
     fn try_report(&self, report: Report) {
         let _ = self.reports.try_send(report);
+    }
+}
+
+/// A turn's place in its lane, free again also if the attempt panics.
+struct Place<'a> {
+    attempts: &'a Attempts,
+    webhook: WebhookId,
+    kind: Kind,
+    left: bool,
+}
+
+impl Place<'_> {
+    /// Returns what is turned away because of the verdict.
+    fn leave(mut self, verdict: Verdict) -> Vec<Turn> {
+        self.left = true;
+        self.end(verdict)
+    }
+
+    fn end(&self, verdict: Verdict) -> Vec<Turn> {
+        let turned_away = self.attempts.lanes().ended(self.webhook, self.kind, verdict, Instant::now());
+        self.attempts.ended.notify_one();
+        turned_away
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if !self.left {
+            self.end(Verdict::Nothing);
+        }
     }
 }
 

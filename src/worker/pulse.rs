@@ -1,4 +1,4 @@
-//! Feels whether this machine is what limits: then a timer is late.
+//! Feels whether this machine is what limits: then a timer is late. Starts what may start when it no longer is.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,11 +20,13 @@ pub(super) async fn run(attempts: Arc<Attempts>, stop: CancellationToken) {
         if stop.run_until_cancelled(tokio::time::sleep(BEAT)).await.is_none() {
             return;
         }
-        let (now, mut lanes) = (Instant::now(), attempts.lanes());
-        lanes.set_busy(now - expected > LATE, now);
+        let now = Instant::now();
+        attempts.lanes().set_busy(now - expected > LATE);
+        // Lanes reopen with time: what waits must not wait for somebody else's end.
+        attempts.start_waiting(now);
         beats = beats.wrapping_add(1);
         if beats.is_multiple_of(FORGET_EVERY) {
-            lanes.forget_idle(now);
+            attempts.lanes().forget_idle(now);
         }
     }
 }

@@ -40,8 +40,8 @@ impl Stalls {
     /// succeeds.
     pub(super) async fn wait(&self, stall: &mut Option<Stall>, part: &'static str, error: &StoreError) {
         let error = error_chain(error);
-        tracing::debug!(error, "{part}");
         let stall = stall.get_or_insert_with(|| self.begin(&error));
+        tracing::debug!(error, "{part}");
         tokio::time::sleep(stall.reconnect.wait()).await;
     }
 

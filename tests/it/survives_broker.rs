@@ -125,7 +125,7 @@ async fn a_channel_closed_because_its_acks_were_late_is_opened_again() {
     let short =
         "application:set_env(rabbit, consumer_timeout, 1000), application:set_env(rabbit, channel_tick_interval, 500).";
     servers.ctl(&["eval", short]).await;
-    let site = Site::on(&servers).await.set("worker.max_in_flight", &IN_FLIGHT.to_string());
+    let site = Site::on(&servers).await.set("worker.max_in_flight", &(3 * IN_FLIGHT).to_string());
     let ledger = Ledger::open(site.set("sender.timeout", "60s").set("worker.lease", "10m")).await;
     let mut worker = ledger.site.worker().await;
     let gate = held_in_flight(&ledger).await;

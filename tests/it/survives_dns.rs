@@ -21,6 +21,7 @@ async fn name_servers_that_are_down_for_a_while_delay_only_those_behind_names() 
     let site = Site::new().await.set("sender.dns_servers", &format!("[\"{}\"]", names.address()));
     let site =
         site.set("sender.dns_timeout", "200ms").set("worker.max_in_flight", "5").set("retry.schedule", &schedule);
+    let site = site.set("worker.probe_after", "1000");
     let ledger = Ledger::open(site).await;
     let receiver = Receiver::start().await;
     let url = format!("http://hooks.example.com:{}/hook", receiver.address().port());

@@ -23,7 +23,7 @@ async fn only_the_culprit_dies(mut scene: Scene, limit: usize, poison: Message) 
 
 /// Waits until the poison is gone and the good events have arrived.
 async fn only_it_died(mut scene: Scene, limit: usize, poison: &Message) {
-    for attached in (20..limit).step_by(20) {
+    for attached in (5..limit).step_by(5) {
         scene.worker.wait_for_log_times(ATTACHED, attached).await;
     }
     let letters = scene.site.wait_for_dead_letters(1).await;
@@ -57,14 +57,14 @@ async fn the_usual_delivery_limit_spares_the_neighbours_too() {
 
 #[tokio::test]
 async fn one_unreadable_message_among_a_thousand_good_ones_is_the_only_dead_letter() {
-    let mut scene = Scene::open().await;
+    let mut scene = scene(30).await;
     let poison = Message { message_id: Some(b"evt\xff".to_vec()), ..event(&scene) };
     scene.worker.pause();
     scene.publish_good(500).await;
     scene.publish(&poison).await;
     scene.publish_good(500).await;
     scene.worker.resume();
-    only_it_died(scene, 100, &poison).await;
+    only_it_died(scene, 30, &poison).await;
 }
 
 #[tokio::test]

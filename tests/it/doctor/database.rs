@@ -37,12 +37,16 @@ async fn an_older_schema_fails_and_a_newer_one_serves() {
     let site = Site::new().await;
     let sql = site.sql().await;
     let newest = site.count("SELECT max(version)::bigint FROM refinery_schema_history").await;
-    sql.batch_execute("UPDATE refinery_schema_history SET version = version - 1").await.unwrap();
+    sql.batch_execute(
+        "DELETE FROM refinery_schema_history WHERE version = (SELECT max(version) FROM refinery_schema_history)",
+    )
+    .await
+    .unwrap();
     let report = site.doctor().await;
     let versions = format!("version {}, this program needs {newest}", newest - 1);
     report.assert("schema", "fails", &[&versions, "penr-webhooks migrate"]);
     assert_eq!(report.code, 1);
-    sql.batch_execute("UPDATE refinery_schema_history SET version = version + 2").await.unwrap();
+    sql.batch_execute("UPDATE refinery_schema_history SET version = version + 100").await.unwrap();
     let report = site.doctor().await;
     report.assert("schema", "ok", &["newer"]);
     report.assert("secrets", "ok", &[]);

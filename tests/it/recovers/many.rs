@@ -209,8 +209,9 @@ async fn a_worker_serves_the_first_schema_and_recovering_asks_for_the_newest() {
     let receiver = Receiver::start().await;
     let quiet = Quiet::on(Site::new().await, &receiver.url()).await;
     quiet.close(1, "exhausted", "1 minute").await;
-    let first =
-        "ALTER TABLE webhooks DROP COLUMN recovering_until; DELETE FROM refinery_schema_history WHERE version > 1";
+    let first = "ALTER TABLE webhooks DROP COLUMN recovering_until;
+        DROP INDEX pending_deliveries_by_webhook; CREATE INDEX pending_deliveries_due ON pending_deliveries (due_at);
+        DELETE FROM refinery_schema_history WHERE version > 1";
     quiet.execute(first).await;
     let _worker = quiet.site.worker().await;
     quiet.site.publish(ACCOUNT, TYPE, json!({})).await;

@@ -168,8 +168,8 @@ async fn while_more_results_wait_to_be_recorded_than_there_is_room_for() {
     let locker = site.another_sql().await;
     locker.batch_execute("BEGIN; LOCK TABLE attempts").await.unwrap();
     site.sql().await.batch_execute("UPDATE pending_deliveries SET due_at = now()").await.unwrap();
-    // One with the recorder, 13 before it, two that find no room there: the webhook's share of six.
-    receiver.wait_for(20 + 16).await;
+    // One with each of two writers, seven before them, two that find no room there: the webhook's share of six.
+    receiver.wait_for(20 + 11).await;
     stops_within_its_grace(&mut worker).await;
     locker.batch_execute("ROLLBACK").await.unwrap();
     let _next = site.worker().await;
