@@ -6,7 +6,7 @@ help:
 	@echo "make demo    show an event's whole way, with checks"
 	@echo "make run     everything on this machine until Ctrl-C: servers, worker, a receiver"
 	@echo "make test    all tests; ARGS='--test it NAME' picks some"
-	@echo "make bench   events per second through one worker"
+	@echo "make bench   deliveries per second through one worker; BENCH=latency and others measure more"
 	@echo "make check   formatting, lints, documentation"
 	@echo "make clean   stop all private servers, remove what was built"
 
@@ -21,7 +21,7 @@ test: toolchain
 	scripts/with-services test cargo test $(ARGS)
 
 bench: toolchain
-	scripts/with-services bench cargo bench --bench throughput
+	scripts/with-services bench cargo bench --bench $(or $(BENCH),throughput) -- $(ARGS)
 
 check: toolchain
 	cargo fmt --check
