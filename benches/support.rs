@@ -16,7 +16,7 @@ pub use drain::drain;
 pub use load::{Load, OpenLoop};
 pub use processes::{Cpu, Worker, cpu_of};
 pub use receiver::{Receiver, WEBHOOK_HOSTS, host};
-pub use report::{Figures, Report, latencies};
+pub use report::{Figures, Report, latencies, quantile};
 pub use site::{Site, Webhooks, url};
 
 /// The one event type that all benchmarks publish.

@@ -62,22 +62,25 @@ impl Receiver {
 
     /// Until so many have arrived; an error once nothing arrives any more.
     pub async fn wait_for(&mut self, count: u64) -> anyhow::Result<()> {
-        let arrived = self.wait_at_most(count, PATIENCE).await?;
-        anyhow::ensure!(arrived >= count, "only {arrived} of {count} deliveries arrived");
-        Ok(())
-    }
-
-    /// Until so many have arrived, or nothing for so long. Returns how many arrived.
-    pub async fn wait_at_most(&mut self, count: u64, patience: Duration) -> anyhow::Result<u64> {
         let (mut arrived, mut since) = (self.count().await?, Instant::now());
-        while arrived < count && since.elapsed() < patience {
+        while arrived < count {
+            anyhow::ensure!(since.elapsed() < PATIENCE, "only {arrived} of {count} deliveries arrived");
             tokio::time::sleep(POLL).await;
             let before = std::mem::replace(&mut arrived, self.count().await?);
             if arrived > before {
                 since = Instant::now();
             }
         }
-        Ok(arrived)
+        Ok(())
+    }
+
+    /// Until so many have arrived, but no longer than this.
+    pub async fn wait_at_most(&mut self, count: u64, longest: Duration) -> anyhow::Result<()> {
+        let started = Instant::now();
+        while self.count().await? < count && started.elapsed() < longest {
+            tokio::time::sleep(POLL).await;
+        }
+        Ok(())
     }
 
     /// Every arrival, the event's number and the time, and forgets them.

@@ -105,8 +105,9 @@ pub fn latencies(scheduled: &HashMap<u64, u64>, arrived: &HashMap<u64, u64>) -> 
     ])
 }
 
+/// The value below which this share of all lies, roughly.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a length is an index")]
-fn quantile(mut values: Vec<f64>, share: f64) -> f64 {
+pub fn quantile(mut values: Vec<f64>, share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let last = number(values.len().saturating_sub(1) as u64);
     values.get((last * share).round() as usize).copied().unwrap_or(f64::NAN)
