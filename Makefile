@@ -6,8 +6,12 @@ help:
 	@echo "make demo    show an event's whole way, with checks"
 	@echo "make run     everything on this machine until Ctrl-C: servers, worker, a receiver"
 	@echo "make test    all tests; ARGS='--test it NAME' picks some"
+<<<<<<< HEAD
 	@echo "make soak    minutes of faults under load; PENR_SOAK_SECONDS=30 shortens them, ARGS=NAME picks some"
 	@echo "make bench   events per second through one worker"
+=======
+	@echo "make bench   deliveries per second through one worker; BENCH=latency and others measure more"
+>>>>>>> bench
 	@echo "make check   formatting, lints, documentation"
 	@echo "make clean   stop all private servers, remove what was built"
 
@@ -25,7 +29,7 @@ soak: toolchain
 	scripts/with-services soak cargo test --test it soak::$(ARGS) -- --ignored --nocapture --test-threads 1
 
 bench: toolchain
-	scripts/with-services bench cargo bench --bench throughput
+	scripts/with-services bench cargo bench --bench $(or $(BENCH),throughput) -- $(ARGS)
 
 check: toolchain
 	cargo fmt --check

@@ -1,172 +1,147 @@
-//! Drains preloaded events through one worker: deliveries per second, where the CPU went, and memory.
-//!
-//! `make bench`, or `cargo bench --bench throughput -- [EVENTS]` with DATABASE_URL and AMQP_URL set. The receiver runs in
-//! this process, broker and database beside it: compare runs on one quiet machine, not absolute numbers.
+//! How fast preloaded events are delivered, beside what the same machine can send at all: the raw ceiling is the same
+//! HTTP client in a bare loop, with the same bodies, headers and signatures to the same receiver.
 
-#![allow(clippy::unwrap_used, reason = "a benchmark stops at the first surprise")]
-
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use penr_webhooks::secret::SigningSecret;
+use penr_webhooks::signature::{body_signature, standard_signature};
+use reqwest::Client;
+use tokio::task::JoinSet;
 
-const EVENT_BYTES: usize = 1024;
-const PATIENCE: Duration = Duration::from_secs(300);
+mod support;
 
-fn main() {
-    let events = std::env::args().filter_map(|argument| argument.parse().ok()).next().unwrap_or(20_000);
-    tokio::runtime::Runtime::new().unwrap().block_on(drain(events));
+use support::{Figures, Load, Report, Site, TYPE, Webhooks, cpu_of, drain, number, url};
+
+#[derive(clap::Parser)]
+struct Options {
+    /// Events of 1 KiB; the other cases have fewer
+    #[arg(long, default_value_t = 100_000)]
+    events: u64,
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    #[arg(long, default_value_t = 100)]
+    accounts: usize,
+    /// Seconds that the ceiling is measured, at each concurrency
+    #[arg(long, default_value_t = 3)]
+    ceiling_seconds: u64,
 }
 
-async fn drain(events: u64) {
-    let (url, received) = receiver().await;
-    cli(&["migrate"]);
-    let webhook = cli(&["webhooks", "create", "--account", "bench", "--name", "b", "--url", &url, "--events", TYPE]);
-    declare_topology();
-    let data = format!("{{\"filler\":\"{}\"}}", "x".repeat(EVENT_BYTES - 150));
-    cli(&["publish", "--account", "bench", "--type", TYPE, "--data", &data, "--count", &events.to_string()]);
-    let others = Others::find();
-    let before = others.cpu();
-    let worker = Worker(command(&["worker"]).stderr(Stdio::null()).spawn().unwrap());
-    wait_for(&received, 1).await;
-    let started = Instant::now();
-    wait_for(&received, events).await;
-    let took = started.elapsed();
-    let (cpu, memory) = (cpu_of(worker.0.id()), status(worker.0.id(), "VmHWM:"));
-    println!(
-        "{events} events of {EVENT_BYTES} bytes in {took:.2?}: {:.0} deliveries/s",
-        events as f64 / took.as_secs_f64()
-    );
-    println!("CPU per delivery: worker {:.0} µs{}", per(cpu, events), others.since(&before, events));
-    println!("worker memory at its highest: {} MiB", memory / 1024);
-    drop(worker);
-    let id = webhook["id"].as_str().unwrap();
-    cli(&["webhooks", "delete", id]);
+const CONCURRENCIES: [usize; 3] = [32, 64, 128];
+
+fn main() -> anyhow::Result<()> {
+    support::main(run)
 }
 
-const TYPE: &str = "content.published";
-
-fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_penr-webhooks"));
-    command.args(arguments);
-    command.env("PENR_WEBHOOKS__SENDER__ALLOW_NETWORKS", r#"["127.0.0.1/32"]"#);
-    command.env("PENR_WEBHOOKS__QUEUE__EVENTS_EXCHANGE", "bench.events");
-    command.env("PENR_WEBHOOKS__QUEUE__WORKER_QUEUE", "bench.webhooks");
-    command
-}
-
-fn cli(arguments: &[&str]) -> Value {
-    let output = command(arguments).arg("--json").stderr(Stdio::inherit()).output().unwrap();
-    assert!(output.status.success(), "{arguments:?} failed");
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
-/// A worker declares the queue; nothing is published before.
-fn declare_topology() {
-    let worker = Worker(command(&["worker"]).stderr(Stdio::null()).spawn().unwrap());
-    let deadline = Instant::now() + PATIENCE;
-    let publish = ["publish", "--account", "nobody", "--type", TYPE];
-    while !command(&publish).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success() {
-        assert!(Instant::now() < deadline, "the worker did not come up");
-    }
-    drop(worker);
-}
-
-struct Worker(Child);
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
-        let _ = self.0.wait();
-    }
-}
-
-async fn wait_for(received: &AtomicU64, count: u64) {
-    let deadline = Instant::now() + PATIENCE;
-    while received.load(Ordering::Relaxed) < count {
-        assert!(Instant::now() < deadline, "received {} of {count}", received.load(Ordering::Relaxed));
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-}
-
-/// Answers 200 to every request, as cheaply as it can.
-async fn receiver() -> (String, Arc<AtomicU64>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/", listener.local_addr().unwrap());
-    let received = Arc::new(AtomicU64::new(0));
-    let counter = received.clone();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(serve(stream, counter.clone()));
-        }
-    });
-    (url, received)
-}
-
-async fn serve(mut stream: TcpStream, received: Arc<AtomicU64>) {
-    let mut buffer = Vec::with_capacity(8192);
-    while stream.read_buf(&mut buffer).await.is_ok_and(|read| read > 0) {
-        while let Some(length) = request_length(&buffer) {
-            buffer.drain(..length);
-            received.fetch_add(1, Ordering::Relaxed);
-            if stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.is_err() {
-                return;
-            }
+async fn run(options: Options) -> anyhow::Result<()> {
+    let mut site = Site::open().await?;
+    let mut report = Report::new("throughput");
+    let one = Site::healthy(options.accounts);
+    let five = Webhooks { per_account: 5, ..one };
+    let cases = [
+        ("1 KiB", one, 1024, options.events),
+        ("1 KiB, 5 webhooks each", five, 1024, options.events / 5),
+        ("16 KiB", one, 16 * 1024, options.events / 5),
+    ];
+    for _ in 0..options.runs {
+        for (name, webhooks, bytes, events) in cases {
+            site.empty().await?;
+            site.register(&webhooks).await?;
+            let load = Load::new(&webhooks, bytes);
+            let raw = ceiling(&site, load, &options).await?;
+            let figures = drain(&mut site, load, events, webhooks.per_account as u64, (1, &[])).await?;
+            let share = figures.get("deliveries/s") / raw.get("ceiling/s");
+            report.add(name, raw.and([("of ceiling", share)]).and(figures));
         }
     }
+    site.empty().await?;
+    report.finish("From the arrival of the first tenth to that of the ninth; one worker, quorum queue, fsync on.")
 }
 
-/// Of the first request, if all of it is there.
-fn request_length(buffer: &[u8]) -> Option<usize> {
-    let head = buffer.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
-    let text = std::str::from_utf8(&buffer[..head]).unwrap();
-    let length = text.lines().find_map(|line| line.strip_prefix("Content-Length: ")).unwrap();
-    let length = head + length.parse::<usize>().unwrap();
-    (buffer.len() >= length).then_some(length)
+/// The best of a few concurrencies.
+async fn ceiling(site: &Site, load: Load, options: &Options) -> anyhow::Result<Figures> {
+    let body = load.sent_body(&site.settings)?;
+    let urls: Vec<String> = (0..options.accounts).map(|webhook| url(webhook, site.receiver.port, "/ok")).collect();
+    let mut best = Figures::default();
+    for concurrency in CONCURRENCIES {
+        let raw = Raw { client: client()?, urls: urls.clone(), body: body.clone() };
+        let figures = raw.measure(concurrency, Duration::from_secs(options.ceiling_seconds)).await?;
+        if figures.get("ceiling/s") > best.get("ceiling/s") || best.get("ceiling/s").is_nan() {
+            best = figures;
+        }
+    }
+    Ok(best)
 }
 
-/// Broker and database, where they run on this machine.
-struct Others(Vec<(&'static str, Vec<u32>)>);
+/// As the worker's sender builds it.
+fn client() -> reqwest::Result<Client> {
+    Client::builder()
+        .user_agent("penr-webhooks/bench")
+        .no_proxy()
+        .http1_only()
+        .http1_title_case_headers()
+        .pool_max_idle_per_host(64)
+        .build()
+}
 
-impl Others {
-    fn find() -> Self {
-        let named = |name: &str| {
-            let output = Command::new("pgrep").arg(name).output();
-            let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-            text.lines().filter_map(|line| line.parse().ok()).collect()
-        };
-        Self(vec![("RabbitMQ", named("beam")), ("PostgreSQL", named("postgres"))])
+struct Raw {
+    client: Client,
+    urls: Vec<String>,
+    body: bytes::Bytes,
+}
+
+impl Raw {
+    async fn measure(self, concurrency: usize, measured: Duration) -> anyhow::Result<Figures> {
+        let (raw, sent, stop) = (Arc::new(self), Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let mut loops = JoinSet::new();
+        for number in 0..concurrency {
+            loops.spawn(raw.clone().send_on(number, concurrency, sent.clone(), stop.clone()));
+        }
+        tokio::time::sleep(measured / 4).await;
+        let cpu = || cpu_of(std::process::id());
+        let (from, started, spent) = (sent.load(Ordering::Relaxed), Instant::now(), cpu());
+        tokio::time::sleep(measured).await;
+        let count = number(sent.load(Ordering::Relaxed) - from);
+        let (took, spent) = (started.elapsed().as_secs_f64(), cpu() - spent);
+        stop.store(true, Ordering::Relaxed);
+        while let Some(ended) = loops.join_next().await {
+            ended??;
+        }
+        Ok(Figures::from([("ceiling/s", count / took), ("ceiling µs", spent * 1e6 / count)]))
     }
 
-    fn cpu(&self) -> Vec<f64> {
-        self.0.iter().map(|(_, processes)| processes.iter().map(|process| cpu_of(*process)).sum()).collect()
+    async fn send_on(
+        self: Arc<Self>,
+        first: usize,
+        step: usize,
+        sent: Arc<AtomicU64>,
+        stop: Arc<AtomicBool>,
+    ) -> anyhow::Result<()> {
+        let secret = SigningSecret::from_random(rand::random());
+        let mut url = first;
+        while !stop.load(Ordering::Relaxed) {
+            self.post(&self.urls[url % self.urls.len()], url, &secret).await?;
+            sent.fetch_add(1, Ordering::Relaxed);
+            url += step;
+        }
+        Ok(())
     }
 
-    fn since(&self, before: &[f64], events: u64) -> String {
-        // New sessions of the database belong to the worker.
-        let now = Self::find();
-        let spent = now.cpu().into_iter().zip(before).map(|(now, before)| per(now - before, events));
-        self.0.iter().zip(spent).map(|((name, _), spent)| format!(", {name} {spent:.0} µs")).collect()
+    async fn post(&self, url: &str, event: usize, secret: &SigningSecret) -> anyhow::Result<()> {
+        let (id, timestamp) = (format!("raw{event}"), jiff::Timestamp::now().as_second());
+        let request = self
+            .client
+            .post(url)
+            .header("content-type", "application/json")
+            .header("x-webhook-signature", body_signature(secret, &self.body))
+            .header("x-webhook-event", TYPE)
+            .header("x-webhook-attempt", 1)
+            .header("webhook-id", &id)
+            .header("webhook-timestamp", timestamp)
+            .header("webhook-signature", standard_signature(&[secret], &id, timestamp, &self.body))
+            .body(self.body.clone());
+        request.send().await?.error_for_status()?.bytes().await?;
+        Ok(())
     }
-}
-
-fn per(seconds: f64, events: u64) -> f64 {
-    seconds * 1e6 / events as f64
-}
-
-/// User and system time of a process, in seconds (proc(5): fields 14 and 15 of stat, in ticks of 10 ms).
-fn cpu_of(process: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-    fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0
-}
-
-fn status(process: u32, field: &str) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or_default();
-    line.trim().trim_end_matches(" kB").parse().unwrap_or_default()
 }

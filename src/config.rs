@@ -127,7 +127,8 @@ impl Worker {
         Limits {
             in_flight: self.max_in_flight,
             per_webhook: most(self.max_in_flight_per_webhook),
-            waiting: self.prefetch.into(),
+            // The rest is with the recorder.
+            in_hand: (usize::from(self.prefetch) * 3).div_ceil(4),
             park_after: self.park_after,
             probe_after: self.probe_after,
             probe_interval: self.probe_interval,

@@ -1,11 +1,12 @@
 //! Shares the requests in flight between webhooks, so that no receiver can slow another. Pure: the caller brings the
 //! clock, and says when the machine is busy.
 //!
-//! Every webhook with work has a lane. Room is given by dynamic thresholds (Choudhury and Hahne, *Dynamic Queue Length
-//! Thresholds for Shared-Memory Packet Switches*, 1998): a lane may have as many requests in flight as half of what is
-//! free, so that greedy lanes get equal shares and there is always room for one more. Within that a lane has a window,
-//! like TCP's, that closes while this machine is what limits and opens again when it is not: requests that only wait for
-//! a processor delay all others. A receiver whose attempts all fail is probed: one attempt at a time, further and further
+//! Every webhook with work has a lane. One half of the room is divided equally between the lanes that have had work
+//! lately, and nobody else gets it; of the other half a lane takes as much as half of what is free (dynamic thresholds:
+//! Choudhury and Hahne, *Dynamic Queue Length Thresholds for Shared-Memory Packet Switches*, 1998). A lane has a window,
+//! like TCP's, that closes while this machine is what limits: requests that only wait for a processor delay all others.
+//! What is in hand is divided likewise: fresh turns beyond their lane's share are parked when they have waited long for
+//! their own receiver, or will. A receiver whose attempts all fail is probed: one attempt at a time, further and further
 //! apart, until one succeeds.
 
 use std::collections::{HashMap, VecDeque};
@@ -19,6 +20,8 @@ const LEAST_WINDOW: usize = 4;
 const REOPEN_EVERY: Duration = Duration::from_millis(128);
 /// Lanes looked at for the next turn: enough not to miss one, few enough to be quick.
 const LOOKED_AT: usize = 64;
+/// A lane without work for longer is not counted when the room is divided.
+const PERIOD: Duration = Duration::from_secs(1);
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 
 #[cfg(test)]
@@ -30,8 +33,8 @@ pub struct Limits {
     /// Requests in flight, of all webhooks and of one.
     pub in_flight: usize,
     pub per_webhook: usize,
-    /// Turns that wait for room here.
-    pub waiting: usize,
+    /// Fresh turns, waiting or in flight.
+    pub in_hand: usize,
     /// A fresh turn waits no longer than this behind a receiver that is the cause of it.
     pub park_after: Duration,
     /// Failures in a row after which a receiver is probed.
@@ -50,20 +53,26 @@ pub enum Offer<T> {
     Waits,
     /// Its receiver cannot take it soon: it is to wait in the database.
     Park(T),
-    /// There is no room to wait: to be offered again when a turn has ended, at the latest after this time.
-    Full(T, Duration),
 }
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Start<T> {
-    pub webhook: WebhookId,
+    pub place: Place,
     pub turn: T,
-    pub kind: Kind,
+}
+
+/// What a turn in flight occupies until it has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    webhook: WebhookId,
+    kind: Kind,
+    fresh: bool,
+    began: Instant,
 }
 
 /// Whether an attempt tests a receiver that has failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+enum Kind {
     Usual,
     Probe,
 }
@@ -85,13 +94,21 @@ pub struct Lanes<T> {
     /// Lanes with waiting turns, each once, in the order in which they are looked at.
     ready: VecDeque<WebhookId>,
     in_flight: usize,
-    waiting: usize,
+    /// Fresh turns, waiting or in flight.
+    in_hand: usize,
     busy: bool,
+    /// Lanes that have had work in this period and in the one before.
+    active: [usize; 2],
+    period: u64,
+    period_began: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Lane<T> {
     in_flight: usize,
+    in_hand: usize,
+    /// The last period in which it had work.
+    period: u64,
     /// What a busy machine left it, and when.
     closed: Option<(usize, Instant)>,
     /// What a receiver gets that has just recovered.
@@ -103,6 +120,8 @@ struct Lane<T> {
     listed: bool,
     failures: u32,
     last_ended: Instant,
+    /// Its last attempt took long.
+    slow: bool,
     probe: Option<Probe>,
 }
 
@@ -115,65 +134,65 @@ struct Probe {
 
 impl<T> Lanes<T> {
     pub fn new(limits: Limits) -> Self {
-        let (lanes, ready) = (HashMap::new(), VecDeque::new());
-        Self { limits, lanes, ready, in_flight: 0, waiting: 0, busy: false }
+        Self {
+            limits,
+            lanes: HashMap::new(),
+            ready: VecDeque::new(),
+            in_flight: 0,
+            in_hand: 0,
+            busy: false,
+            active: [0; 2],
+            period: 1,
+            period_began: None,
+        }
     }
 
-    /// While this machine is what limits, lanes take less.
-    pub fn set_busy(&mut self, busy: bool) {
-        self.busy = busy;
+    /// Whether a fresh turn may be offered.
+    pub fn takes_more(&self) -> bool {
+        self.in_hand < self.limits.in_hand
     }
 
     /// A turn that came straight from its broker message.
     pub fn offer(&mut self, webhook: WebhookId, turn: T, now: Instant) -> Offer<T> {
-        let room = self.room(webhook, now);
-        let waiting_limit = (self.limits.waiting.saturating_sub(self.waiting) / 2).max(1);
-        let full = self.waiting >= self.limits.waiting;
-        let lane = self.lanes.entry(webhook).or_insert_with(|| Lane::new(now));
+        let (room, share, park_after) = (self.room(webhook, now), self.share_in_hand(), self.limits.park_after);
+        let lane = self.lane(webhook, now);
         if room > 0 && lane.waiting() == 0 {
-            return Offer::Start(self.start(webhook, turn, now));
+            lane.in_hand += 1;
+            self.in_hand += 1;
+            return Offer::Start(self.start(webhook, turn, true, now));
         }
-        if lane.probe.is_some() {
+        if lane.probe.is_some() || (lane.in_hand >= share && lane.is_slow(park_after, now)) {
             return Offer::Park(turn);
         }
-        if !full && lane.waiting() < waiting_limit {
-            lane.fresh.push_back((now, turn));
-            self.waiting += 1;
-            self.list(webhook);
-            return Offer::Waits;
-        }
-        match lane.fresh.front().map(|(since, _)| now - *since) {
-            Some(waited) if waited >= self.limits.park_after => {
-                let slow = now - lane.last_ended >= self.limits.park_after;
-                if slow || !self.busy { Offer::Park(turn) } else { Offer::Full(turn, self.limits.park_after) }
-            }
-            Some(waited) => Offer::Full(turn, self.limits.park_after - waited),
-            None => Offer::Full(turn, self.limits.park_after),
-        }
+        lane.fresh.push_back((now, turn));
+        lane.in_hand += 1;
+        self.in_hand += 1;
+        self.list(webhook);
+        Offer::Waits
     }
 
     /// How many due deliveries of a webhook may be claimed.
     pub fn room(&self, webhook: WebhookId, now: Instant) -> usize {
+        let half = self.limits.in_flight.div_ceil(2);
+        let common = half.saturating_sub(self.in_flight) / 2;
+        let share = (half / self.active()).max(1).max(common);
         let free = self.limits.in_flight.saturating_sub(self.in_flight);
-        let share = if free > 0 { (free / 2).max(1) } else { 0 };
         let Some(lane) = self.lanes.get(&webhook) else {
-            return share.min(self.limits.per_webhook);
+            return share.min(self.limits.per_webhook).min(free);
         };
         match &lane.probe {
             Some(probe) if probe.out || now < probe.next || lane.in_flight > 0 => 0,
-            Some(_) => share.min(1),
+            Some(_) => free.min(1),
             None => {
                 let most = share.min(self.limits.per_webhook).min(lane.window(now)).min(lane.recovery);
-                most.saturating_sub(lane.in_flight)
+                most.saturating_sub(lane.in_flight).min(free)
             }
         }
     }
 
     /// A due delivery that was claimed; it may have to wait a moment.
     pub fn claimed(&mut self, webhook: WebhookId, turn: T, now: Instant) {
-        let lane = self.lanes.entry(webhook).or_insert_with(|| Lane::new(now));
-        lane.due.push_back(turn);
-        self.waiting += 1;
+        self.lane(webhook, now).due.push_back(turn);
         self.list(webhook);
     }
 
@@ -182,34 +201,68 @@ impl<T> Lanes<T> {
         for _ in 0..self.ready.len().min(LOOKED_AT) {
             let webhook = self.ready.pop_front()?;
             let room = self.room(webhook, now);
-            let lane = self.lanes.get_mut(&webhook).expect("a lane with waiting turns stays");
+            let lane = self.lane(webhook, now);
             lane.listed = false;
             if room == 0 {
                 self.list(webhook);
                 continue;
             }
-            // One whose turns were turned away has none.
-            let Some(turn) = lane.pop() else { continue };
-            self.waiting -= 1;
+            // One whose turns were parked has none.
+            let Some((turn, fresh)) = lane.pop() else { continue };
             if lane.waiting() > 0 {
                 self.list(webhook);
             }
-            return Some(self.start(webhook, turn, now));
+            return Some(self.start(webhook, turn, fresh, now));
         }
         None
     }
 
     /// A started turn has ended. Returns what waited in a lane whose receiver is to be probed from now on.
-    pub fn ended(&mut self, webhook: WebhookId, kind: Kind, verdict: Verdict, now: Instant) -> Vec<T> {
+    pub fn ended(&mut self, place: Place, verdict: Verdict, now: Instant) -> Vec<T> {
+        let Place { webhook, kind, fresh, began } = place;
         self.in_flight -= 1;
-        let (limits, busy) = (&self.limits, self.busy);
+        self.in_hand -= usize::from(fresh);
         let lane = self.lanes.get_mut(&webhook).expect("a lane with turns in flight stays");
         lane.in_flight -= 1;
+        lane.in_hand -= usize::from(fresh);
         lane.last_ended = now;
-        let begun = lane.learn(kind, verdict, limits, busy, now);
-        let turned_away = if begun { lane.drain() } else { Vec::new() };
-        self.waiting -= turned_away.len();
-        turned_away
+        // What takes long on a busy machine may be the machine's fault.
+        let long = self.limits.park_after * if self.busy { 4 } else { 1 };
+        lane.slow = verdict != Verdict::Nothing && now - began >= long;
+        let begun = lane.learn(kind, verdict, &self.limits, self.busy, now);
+        if begun { self.empty(webhook) } else { Vec::new() }
+    }
+
+    /// Has the lanes know whether this machine is what limits, and returns the fresh turns to be parked: those that have
+    /// waited long in a lane with more than its share in hand, whose own receiver is the cause.
+    pub fn beat(&mut self, busy: bool, now: Instant) -> Vec<T> {
+        self.busy = busy;
+        self.begin_period(now);
+        let (half, share) = (self.limits.in_hand / 2, self.share_in_hand());
+        let mut parked = Vec::new();
+        for index in 0..self.ready.len() {
+            if self.in_hand <= half {
+                break;
+            }
+            let webhook = self.ready[index];
+            let lane = self.lanes.get_mut(&webhook).expect("a lane with waiting turns stays");
+            if busy && now - lane.last_ended < self.limits.park_after {
+                continue;
+            }
+            let waited_long = |(since, _): &(Instant, T)| now - *since >= self.limits.park_after;
+            while lane.in_hand > share && lane.fresh.front().is_some_and(waited_long) {
+                parked.extend(lane.fresh.pop_front().map(|(_, turn)| turn));
+                lane.in_hand -= 1;
+                self.in_hand -= 1;
+            }
+        }
+        parked
+    }
+
+    /// Everything that waits, to be given back.
+    pub fn drain(&mut self) -> Vec<T> {
+        let all: Vec<WebhookId> = self.lanes.keys().copied().collect();
+        all.into_iter().flat_map(|webhook| self.empty(webhook)).collect()
     }
 
     /// Forgets lanes that have had no work for long.
@@ -218,20 +271,50 @@ impl<T> Lanes<T> {
         self.lanes.retain(|_, lane| lane.listed || lane.in_flight > 0 || now - lane.last_ended < long);
     }
 
-    /// Everything that waits, to be given back.
-    pub fn drain(&mut self) -> Vec<T> {
-        self.waiting = 0;
-        self.lanes.values_mut().flat_map(Lane::drain).collect()
+    fn empty(&mut self, webhook: WebhookId) -> Vec<T> {
+        let lane = self.lanes.get_mut(&webhook).expect("only known lanes are emptied");
+        self.in_hand -= lane.fresh.len();
+        lane.in_hand -= lane.fresh.len();
+        lane.drain()
     }
 
-    fn start(&mut self, webhook: WebhookId, turn: T, now: Instant) -> Start<T> {
+    fn start(&mut self, webhook: WebhookId, turn: T, fresh: bool, now: Instant) -> Start<T> {
         self.in_flight += 1;
         let lane = self.lanes.get_mut(&webhook).expect("its caller has looked at it");
         lane.in_flight += 1;
-        let Some(probe) = &mut lane.probe else { return Start { webhook, turn, kind: Kind::Usual } };
-        probe.out = true;
-        probe.next = now + probe.interval;
-        Start { webhook, turn, kind: Kind::Probe }
+        let kind = lane.begin(now);
+        Start { place: Place { webhook, kind, fresh, began: now }, turn }
+    }
+
+    /// The webhook's lane, which has work now.
+    fn lane(&mut self, webhook: WebhookId, now: Instant) -> &mut Lane<T> {
+        let lane = self.lanes.entry(webhook).or_insert_with(|| Lane::new(now));
+        if lane.period != self.period {
+            lane.period = self.period;
+            self.active[0] += 1;
+        }
+        lane
+    }
+
+    /// Fresh turns that every lane may have in hand.
+    fn share_in_hand(&self) -> usize {
+        (self.limits.in_hand / 2 / self.active()).max(1)
+    }
+
+    fn active(&self) -> usize {
+        self.active[0].max(self.active[1]).max(1)
+    }
+
+    fn begin_period(&mut self, now: Instant) {
+        if now - *self.period_began.get_or_insert(now) < PERIOD {
+            return;
+        }
+        self.period_began = Some(now);
+        self.period += 1;
+        let period = self.period;
+        let at_work = self.lanes.values_mut().filter(|lane| lane.in_flight + lane.waiting() > 0);
+        let still = at_work.map(|lane| lane.period = period).count();
+        self.active = [still, self.active[0]];
     }
 
     fn list(&mut self, webhook: WebhookId) {
@@ -246,6 +329,8 @@ impl<T> Lane<T> {
     fn new(now: Instant) -> Self {
         Self {
             in_flight: 0,
+            in_hand: 0,
+            period: 0,
             closed: None,
             recovery: usize::MAX,
             fresh: VecDeque::new(),
@@ -254,6 +339,7 @@ impl<T> Lane<T> {
             listed: false,
             failures: 0,
             last_ended: now,
+            slow: false,
             probe: None,
         }
     }
@@ -264,16 +350,28 @@ impl<T> Lane<T> {
         window.saturating_mul(1 << doublings.min(20))
     }
 
+    /// Whether what waits here waits long, for its own receiver.
+    fn is_slow(&self, long: Duration, now: Instant) -> bool {
+        self.slow || (self.in_flight > 0 && now - self.last_ended >= long)
+    }
+
     fn waiting(&self) -> usize {
         self.fresh.len() + self.due.len()
     }
 
-    /// Fresh and due turns alternate.
-    fn pop(&mut self) -> Option<T> {
+    /// The next turn, and whether it is a fresh one: fresh and due turns alternate.
+    fn pop(&mut self) -> Option<(T, bool)> {
         let due_first = !self.due_was_last || self.fresh.is_empty();
         let due = if due_first { self.due.pop_front() } else { None };
         self.due_was_last = due.is_some();
-        due.or_else(|| self.fresh.pop_front().map(|(_, turn)| turn))
+        due.map(|turn| (turn, false)).or_else(|| self.fresh.pop_front().map(|(_, turn)| (turn, true)))
+    }
+
+    fn begin(&mut self, now: Instant) -> Kind {
+        let Some(probe) = &mut self.probe else { return Kind::Usual };
+        probe.out = true;
+        probe.next = now + probe.interval;
+        Kind::Probe
     }
 
     fn drain(&mut self) -> Vec<T> {

@@ -109,7 +109,7 @@ impl Parts {
             retry: settings.retry.clone(),
             lookup_lifetime: worker.lookup_lifetime,
             lanes: Mutex::new(Lanes::new(worker.limits())),
-            ended: Notify::new(),
+            room: Notify::new(),
             stalls: stalls.clone(),
             metrics: metrics.clone(),
             under_way: TaskTracker::new(),

@@ -7,7 +7,7 @@ fn limits() -> Limits {
     Limits {
         in_flight: 300,
         per_webhook: usize::MAX,
-        waiting: 100,
+        in_hand: 2000,
         park_after,
         probe_after: 3,
         probe_interval: interval,
@@ -24,96 +24,132 @@ fn fill(lanes: &mut Lanes<u32>, id: u128, now: Instant) -> usize {
     (0..1000).take_while(|turn| matches!(lanes.offer(webhook(id), *turn, now), Offer::Start(_))).count()
 }
 
+fn end(lanes: &mut Lanes<u32>, id: u128, kind: Kind, verdict: Verdict, now: Instant) -> Vec<u32> {
+    lanes.ended(Place { webhook: webhook(id), kind, fresh: true, began: now }, verdict, now)
+}
+
 fn succeed(lanes: &mut Lanes<u32>, id: u128, now: Instant) {
-    assert!(lanes.ended(webhook(id), Kind::Usual, Verdict::Succeeded, now).is_empty());
+    assert!(end(lanes, id, Kind::Usual, Verdict::Succeeded, now).is_empty());
 }
 
-/// Has a lane's receiver keep up with more than enough work.
-fn widen(lanes: &mut Lanes<u32>, id: u128, now: Instant) {
-    for _ in 0..2000 {
-        while let Offer::Start(_) | Offer::Waits = lanes.offer(webhook(id), 0, now) {}
-        succeed_one(lanes, id, now);
-        while lanes.next(now).is_some() {}
-    }
+fn in_flight(lanes: &Lanes<u32>, id: u128) -> usize {
+    lanes.lanes[&webhook(id)].in_flight
 }
 
-fn succeed_one(lanes: &mut Lanes<u32>, id: u128, now: Instant) {
-    if lanes.lanes[&webhook(id)].in_flight > 0 {
-        succeed(lanes, id, now);
-    }
-}
-
-#[test]
-fn a_lane_alone_gets_a_third_and_leaves_room_for_others() {
-    let (mut lanes, now) = (Lanes::new(limits()), Instant::now());
-    assert_eq!(fill(&mut lanes, 1, now), 100);
-    assert_eq!(fill(&mut lanes, 2, now), 67);
-}
-
-#[test]
-fn greedy_lanes_get_equal_shares_and_never_everything() {
-    let (mut lanes, now) = (Lanes::new(limits()), Instant::now());
-    for _ in 0..3000 {
-        for id in 0..20 {
-            let _ = lanes.offer(webhook(id), 0, now);
-            succeed_one(&mut lanes, id, now);
+/// Has receivers keep up with more than enough work.
+fn work(lanes: &mut Lanes<u32>, ids: std::ops::Range<u128>, now: Instant) {
+    for _ in 0..1000 {
+        for id in ids.clone() {
+            while lanes.lanes.get(&webhook(id)).is_none_or(|lane| lane.waiting() == 0) {
+                let _ = lanes.offer(webhook(id), 0, now);
+            }
+            if in_flight(lanes, id) > 0 {
+                succeed(lanes, id, now);
+            }
             while lanes.next(now).is_some() {}
         }
     }
-    let shares: Vec<_> = (0..20).map(|id| lanes.lanes[&webhook(id)].in_flight).collect();
+}
+
+#[test]
+fn a_lane_alone_gets_one_half_and_leaves_the_other() {
+    let (mut lanes, now) = (Lanes::new(limits()), Instant::now());
+    assert_eq!(fill(&mut lanes, 1, now), 150);
+    assert_eq!(fill(&mut lanes, 2, now), 75);
+}
+
+#[test]
+fn greedy_lanes_get_equal_shares_and_leave_room_for_another() {
+    let (mut lanes, now) = (Lanes::new(limits()), Instant::now());
+    work(&mut lanes, 0..20, now);
+    let shares: Vec<_> = (0..20).map(|id| in_flight(&lanes, id)).collect();
     let (least, most) = (shares.iter().min().unwrap(), shares.iter().max().unwrap());
-    assert!(most - least <= 3, "{shares:?}");
-    assert!(lanes.in_flight < 300, "{}", lanes.in_flight);
+    assert!(most - least <= 2, "{shares:?}");
+    assert!(lanes.in_flight <= 200, "{}", lanes.in_flight);
     assert!(matches!(lanes.offer(webhook(99), 0, now), Offer::Start(_)));
 }
 
 #[test]
 fn a_busy_machine_closes_the_lanes_whose_requests_end_all_the_time_and_time_opens_them_again() {
     let (mut lanes, now) = (Lanes::new(limits()), Instant::now());
-    widen(&mut lanes, 1, now);
-    assert_eq!(lanes.lanes[&webhook(1)].in_flight, 100);
-    lanes.set_busy(true);
-    widen(&mut lanes, 1, now);
-    assert_eq!(lanes.lanes[&webhook(1)].in_flight, LEAST_WINDOW);
+    work(&mut lanes, 1..2, now);
+    assert_eq!(in_flight(&lanes, 1), 150);
+    lanes.beat(true, now);
+    work(&mut lanes, 1..2, now);
+    assert_eq!(in_flight(&lanes, 1), LEAST_WINDOW);
     assert_eq!(lanes.room(webhook(1), now), 0);
     assert_eq!(lanes.room(webhook(1), now + REOPEN_EVERY), LEAST_WINDOW);
-    assert_eq!(lanes.room(webhook(1), now + 10 * REOPEN_EVERY), 148 - LEAST_WINDOW);
+    assert_eq!(lanes.room(webhook(1), now + 10 * REOPEN_EVERY), 150 - LEAST_WINDOW);
 }
 
-#[test]
-fn nothing_waits_long_behind_a_receiver_that_does_not_answer() {
-    let (mut lanes, start) = (Lanes::new(limits()), Instant::now());
-    fill(&mut lanes, 1, start);
-    let mut waiting = 1;
-    while let Offer::Waits = lanes.offer(webhook(1), 0, start) {
-        waiting += 1;
+/// Has one receiver that does not answer take what it can.
+fn hoard(lanes: &mut Lanes<u32>, id: u128, now: Instant) {
+    while lanes.takes_more() {
+        let _ = lanes.offer(webhook(id), 0, now);
     }
-    assert!(waiting < 60, "{waiting} waiting: others find no room");
-    let Offer::Full(_, wait) = lanes.offer(webhook(1), 7, start) else { panic!("its head is young") };
-    assert_eq!(wait, limits().park_after);
-    assert_eq!(lanes.offer(webhook(1), 7, start + wait), Offer::Park(7));
-    assert!(matches!(lanes.offer(webhook(2), 8, start + wait), Offer::Start(_)));
 }
 
 #[test]
-fn what_a_busy_machine_has_no_time_for_stays_with_the_broker() {
-    let (mut lanes, start) = (Lanes::new(limits()), Instant::now());
-    fill(&mut lanes, 1, start);
-    while let Offer::Waits = lanes.offer(webhook(1), 0, start) {}
+fn what_waits_long_for_its_own_receiver_is_parked_down_to_its_share() {
+    let (mut lanes, start) = (Lanes::new(Limits { in_flight: 60, in_hand: 100, ..limits() }), Instant::now());
+    assert!(matches!(lanes.offer(webhook(2), 0, start), Offer::Start(_)));
+    hoard(&mut lanes, 1, start);
+    assert!(lanes.beat(false, start).is_empty(), "it has not waited yet");
+    let parked = lanes.beat(false, start + limits().park_after).len();
+    assert_eq!(lanes.in_hand, 26, "{parked} parked");
+    assert!(lanes.takes_more());
+    assert!(lanes.beat(false, start + limits().park_after).is_empty());
+}
+
+#[test]
+fn what_a_busy_machine_has_no_time_for_is_not_parked() {
+    let (mut lanes, start) = (Lanes::new(Limits { in_flight: 60, in_hand: 100, ..limits() }), Instant::now());
+    hoard(&mut lanes, 1, start);
     let later = start + Duration::from_secs(1);
-    lanes.set_busy(true);
     succeed(&mut lanes, 1, later);
-    assert!(matches!(lanes.offer(webhook(1), 7, later), Offer::Full(7, _)));
+    assert!(lanes.beat(true, later).is_empty());
+    assert!(!lanes.beat(true, later + limits().park_after).is_empty(), "nothing has ended for long");
+}
+
+#[test]
+fn many_slow_receivers_leave_the_others_their_share() {
+    let (mut lanes, mut now) = (Lanes::new(Limits { in_flight: 500, in_hand: 750, ..limits() }), Instant::now());
+    let mut slow = VecDeque::new();
+    for beat in 0..1000 {
+        now += Duration::from_millis(10);
+        let slow_events = (0..100).filter(|id| (id + beat) % 4 == 0);
+        for id in slow_events {
+            if lanes.takes_more()
+                && let Offer::Start(start) = lanes.offer(webhook(id), 0, now)
+            {
+                slow.push_back((now, start.place));
+            }
+        }
+        while let Some((_, place)) = slow.pop_front_if(|(began, _)| now - *began >= Duration::from_secs(4)) {
+            let _ = lanes.ended(place, Verdict::Succeeded, now);
+        }
+        let _ = lanes.beat(beat % 2 == 0, now);
+        while let Some(start) = lanes.next(now) {
+            slow.push_back((now, start.place));
+        }
+        if beat < 50 {
+            continue;
+        }
+        for id in 100..200 {
+            assert!(lanes.takes_more(), "{} in hand at beat {beat}", lanes.in_hand);
+            let Offer::Start(start) = lanes.offer(webhook(id), 0, now) else { panic!("{id} waits at beat {beat}") };
+            assert!(lanes.ended(start.place, Verdict::Succeeded, now).is_empty());
+        }
+    }
 }
 
 /// Ends a lane's turns in flight as failures and returns what is turned away.
 fn fail_all(lanes: &mut Lanes<u32>, id: u128, now: Instant) -> Vec<u32> {
-    let in_flight = lanes.lanes[&webhook(id)].in_flight;
-    (0..in_flight).flat_map(|_| lanes.ended(webhook(id), Kind::Usual, Verdict::Failed, now)).collect()
+    (0..in_flight(lanes, id)).flat_map(|_| end(lanes, id, Kind::Usual, Verdict::Failed, now)).collect()
 }
 
 fn probe(lanes: &mut Lanes<u32>, now: Instant) -> bool {
-    matches!(lanes.offer(webhook(1), 9, now), Offer::Start(Start { kind: Kind::Probe, .. }))
+    matches!(lanes.offer(webhook(1), 9, now), Offer::Start(Start { place: Place { kind: Kind::Probe, .. }, .. }))
 }
 
 #[test]
@@ -133,7 +169,7 @@ fn a_receiver_that_only_fails_is_probed_further_and_further_apart() {
         }
         assert!(!probe(&mut lanes, now), "one at a time");
         apart.push((now - begun).as_secs());
-        lanes.ended(webhook(1), Kind::Probe, Verdict::Failed, now);
+        end(&mut lanes, 1, Kind::Probe, Verdict::Failed, now);
     }
     assert_eq!(apart, [1, 2, 4, 8, 8]);
 }
@@ -145,7 +181,7 @@ fn a_receiver_that_recovers_gets_twice_as_much_after_every_success() {
     fail_all(&mut lanes, 1, start);
     let now = start + Duration::from_secs(1);
     assert!(probe(&mut lanes, now));
-    lanes.ended(webhook(1), Kind::Probe, Verdict::Succeeded, now);
+    end(&mut lanes, 1, Kind::Probe, Verdict::Succeeded, now);
     assert_eq!(lanes.room(webhook(1), now), 2);
     assert_eq!(fill(&mut lanes, 1, now), 2);
     succeed(&mut lanes, 1, now);
@@ -157,7 +193,7 @@ fn our_own_failure_says_nothing_about_a_receiver() {
     let (mut lanes, now) = (Lanes::new(limits()), Instant::now());
     for _ in 0..10 {
         let Offer::Start(start) = lanes.offer(webhook(1), 0, now) else { panic!("it is not failing") };
-        lanes.ended(start.webhook, start.kind, Verdict::Nothing, now);
+        lanes.ended(start.place, Verdict::Nothing, now);
     }
     assert_eq!(lanes.room(webhook(1), now), 150);
 }
@@ -173,9 +209,10 @@ fn due_and_fresh_turns_alternate() {
         lanes.claimed(webhook(1), turn, now);
     }
     let mut order = Vec::new();
-    for _ in 0..5 {
-        succeed(&mut lanes, 1, now);
-        order.push(lanes.next(now).unwrap().turn);
+    succeed(&mut lanes, 1, now);
+    while let Some(start) = lanes.next(now) {
+        order.push(start.turn);
+        assert!(lanes.ended(start.place, Verdict::Succeeded, now).is_empty());
     }
     assert_eq!(order, [11, 1, 12, 2, 13]);
 }
@@ -185,24 +222,25 @@ proptest! {
     fn whatever_happens_limits_hold_and_every_turn_ends(
         steps in proptest::collection::vec((0..8_u128, 0..4_u8, any::<bool>()), 1..400),
     ) {
-        let (mut lanes, mut now) = (Lanes::new(Limits { in_flight: 20, waiting: 10, ..limits() }), Instant::now());
+        let (mut lanes, mut now) = (Lanes::new(Limits { in_flight: 20, in_hand: 30, ..limits() }), Instant::now());
         let (mut offered, mut over, mut out) = (0, 0, Vec::new());
         for (id, step, busy) in steps {
             now += Duration::from_millis(40);
-            lanes.set_busy(busy);
+            over += lanes.beat(busy, now).len();
             match step {
-                0 | 1 => match lanes.offer(webhook(id), 0, now) {
+                0 | 1 if lanes.takes_more() => match lanes.offer(webhook(id), 0, now) {
                     Offer::Start(start) => { offered += 1; out.push(start) }
                     Offer::Waits => offered += 1,
-                    Offer::Park(_) | Offer::Full(..) => {}
+                    Offer::Park(_) => {}
                 },
+                0 | 1 => {}
                 2 => if lanes.room(webhook(id), now) > 0 {
                     offered += 1;
                     lanes.claimed(webhook(id), 0, now);
                 },
                 _ => if let Some(start) = out.pop() {
                     let verdict = if busy { Verdict::Failed } else { Verdict::Succeeded };
-                    over += 1 + lanes.ended(start.webhook, start.kind, verdict, now).len();
+                    over += 1 + lanes.ended(start.place, verdict, now).len();
                 },
             }
             while let Some(start) = lanes.next(now) {
@@ -210,7 +248,8 @@ proptest! {
             }
             prop_assert!(out.len() <= 20);
             prop_assert_eq!(out.len(), lanes.in_flight);
-            prop_assert_eq!(lanes.waiting, lanes.lanes.values().map(Lane::waiting).sum::<usize>());
+            prop_assert!(lanes.in_hand <= 30);
+            prop_assert_eq!(lanes.in_hand, lanes.lanes.values().map(|lane| lane.in_hand).sum::<usize>());
         }
         over += out.len() + lanes.drain().len();
         prop_assert_eq!(over, offered);

@@ -11,14 +11,13 @@ use super::recorder::Report;
 use super::share::Share;
 use super::stalls::Stalls;
 use crate::delivery::{Attempt, ClosedReason, Delivery};
-use crate::lanes::{Kind, Lanes, Offer, Start, Verdict};
+use crate::lanes::{Lanes, Offer, Place, Start, Verdict};
 use crate::metrics::{Metrics, Outcome, Reason};
 use crate::millis;
 use crate::retry::{RetryPolicy, Step};
 use crate::secret::Keyring;
 use crate::sender::Sender;
 use crate::store::{Ending, Finished, Store};
-use crate::webhook::WebhookId;
 
 pub(super) struct Attempts {
     pub(super) sender: Sender,
@@ -27,8 +26,8 @@ pub(super) struct Attempts {
     pub(super) retry: RetryPolicy,
     pub(super) lookup_lifetime: Duration,
     pub(super) lanes: Mutex<Lanes<Turn>>,
-    /// A turn has ended: there may be room for one that found none.
-    pub(super) ended: Notify,
+    /// There may be room for a turn that found none.
+    pub(super) room: Notify,
     pub(super) stalls: Stalls,
     pub(super) metrics: Metrics,
     pub(super) under_way: TaskTracker,
@@ -51,21 +50,27 @@ pub(super) enum Origin {
 }
 
 impl Attempts {
-    /// Starts a fresh turn, or has it wait in its lane or in the database. Waits itself only while this machine is what
-    /// limits, or for a moment.
-    pub(super) async fn offer(self: &Arc<Self>, mut turn: Turn) {
-        loop {
-            let offered = self.lanes().offer(turn.delivery.webhook.id, turn, Instant::now());
-            match offered {
-                Offer::Start(start) => return self.start(start),
-                Offer::Waits => return,
-                Offer::Park(turn) => return self.park(turn).await,
-                Offer::Full(back, at_most) => {
-                    turn = back;
-                    let _ = tokio::time::timeout(at_most, self.ended.notified()).await;
-                }
-            }
+    /// Starts a fresh turn, or has it wait in its lane or in the database. Waits itself while there is enough in hand.
+    pub(super) async fn offer(self: &Arc<Self>, turn: Turn) {
+        while !self.lanes().takes_more() {
+            self.room.notified().await;
         }
+        let offered = self.lanes().offer(turn.delivery.webhook.id, turn, Instant::now());
+        match offered {
+            Offer::Start(start) => self.start(start),
+            Offer::Waits => {}
+            Offer::Park(turn) => self.park(turn).await,
+        }
+    }
+
+    /// Has the lanes know how busy this machine is, parks what waits for its own receiver, starts what may start.
+    pub(super) async fn beat(self: &Arc<Self>, busy: bool) {
+        let parked = self.lanes().beat(busy, Instant::now());
+        for turn in parked {
+            self.room.notify_one();
+            self.park(turn).await;
+        }
+        self.start_waiting(Instant::now());
     }
 
     /// Starts claimed turns as soon as there is room, which there was when they were claimed.
@@ -101,10 +106,10 @@ impl Attempts {
         let attempts = self.clone();
         self.under_way.spawn(async move {
             let mut next = Some(start);
-            while let Some(Start { webhook, turn, kind }) = next {
-                let place = Place { attempts: &attempts, webhook, kind, left: false };
+            while let Some(Start { place, turn }) = next {
+                let occupied = Occupied { attempts: &attempts, place, left: false };
                 let verdict = attempts.take_unless_abandoned(turn).await;
-                for turn in place.leave(verdict) {
+                for turn in occupied.leave(verdict) {
                     attempts.turn_away(turn).await;
                 }
                 next = attempts.start_others(Instant::now());
@@ -212,14 +217,13 @@ impl Attempts {
 }
 
 /// A turn's place in its lane, free again also if the attempt panics.
-struct Place<'a> {
+struct Occupied<'a> {
     attempts: &'a Attempts,
-    webhook: WebhookId,
-    kind: Kind,
+    place: Place,
     left: bool,
 }
 
-impl Place<'_> {
+impl Occupied<'_> {
     /// Returns what is turned away because of the verdict.
     fn leave(mut self, verdict: Verdict) -> Vec<Turn> {
         self.left = true;
@@ -227,13 +231,13 @@ impl Place<'_> {
     }
 
     fn end(&self, verdict: Verdict) -> Vec<Turn> {
-        let turned_away = self.attempts.lanes().ended(self.webhook, self.kind, verdict, Instant::now());
-        self.attempts.ended.notify_one();
+        let turned_away = self.attempts.lanes().ended(self.place, verdict, Instant::now());
+        self.attempts.room.notify_one();
         turned_away
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Occupied<'_> {
     fn drop(&mut self) {
         if !self.left {
             self.end(Verdict::Nothing);

@@ -1,4 +1,5 @@
-//! Feels whether this machine is what limits: then a timer is late. Starts what may start when it no longer is.
+//! Feels whether this machine is what limits: then a timer is late. What waits must not wait for somebody else's end, so
+//! every beat looks for what may be started or parked.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,9 +22,9 @@ pub(super) async fn run(attempts: Arc<Attempts>, stop: CancellationToken) {
             return;
         }
         let now = Instant::now();
-        attempts.lanes().set_busy(now - expected > LATE);
-        // Lanes reopen with time: what waits must not wait for somebody else's end.
-        attempts.start_waiting(now);
+        if stop.run_until_cancelled(attempts.beat(now - expected > LATE)).await.is_none() {
+            return;
+        }
         beats = beats.wrapping_add(1);
         if beats.is_multiple_of(FORGET_EVERY) {
             attempts.lanes().forget_idle(now);

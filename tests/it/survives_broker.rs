@@ -7,14 +7,14 @@ use crate::support::*;
 
 const ATTACHED: &str = "consumer attached";
 
-/// Those of a worker whose every answer is held back: more are in hand than in flight. One webhook gets a third of what
+/// Those of a worker whose every answer is held back: more are in hand than in flight. One webhook gets half of what
 /// may be in flight.
 const IN_HAND: usize = 20;
 const IN_FLIGHT: usize = 4;
 
 /// A ledger whose worker takes its messages through a proxy, with a heartbeat of a second.
 async fn behind_a_proxy() -> (Ledger, Proxy, Replica) {
-    let site = Site::new().await.set("amqp.heartbeat", "1s").set("worker.max_in_flight", &(3 * IN_FLIGHT).to_string());
+    let site = Site::new().await.set("amqp.heartbeat", "1s").set("worker.max_in_flight", &(2 * IN_FLIGHT).to_string());
     let proxy = Proxy::to(site.amqp_address()).await;
     let ledger = Ledger::open(site).await;
     let through = ledger.site.amqp_url().replace(&ledger.site.amqp_address(), &proxy.addr());
@@ -95,7 +95,7 @@ async fn a_queue_deleted_under_the_consumer_is_declared_again() {
 #[tokio::test]
 async fn a_broker_that_closes_all_connections_restarts_or_is_killed_loses_nothing_confirmed() {
     let servers = PrivateServers::start().await;
-    let site = Site::on(&servers).await.set("worker.max_in_flight", &(3 * IN_FLIGHT).to_string());
+    let site = Site::on(&servers).await.set("worker.max_in_flight", &(2 * IN_FLIGHT).to_string());
     // The answers may be held for as long as a broker starts.
     let ledger = Ledger::open(site.set("sender.timeout", "60s").set("worker.lease", "10m")).await;
     let mut worker = ledger.site.worker().await;
@@ -115,7 +115,7 @@ async fn a_broker_that_closes_all_connections_restarts_or_is_killed_loses_nothin
     servers.restart("rabbitmq").await;
     worker.wait_for_log_times(ATTACHED, 4).await;
     gate.open();
-    ledger.close(vec![worker]).await.assert_sound(3 * IN_FLIGHT);
+    ledger.close(vec![worker]).await.assert_sound(2 * IN_FLIGHT);
     assert_eq!(servers.protocol_errors().await, [""; 0]);
 }
 
@@ -125,7 +125,7 @@ async fn a_channel_closed_because_its_acks_were_late_is_opened_again() {
     let short =
         "application:set_env(rabbit, consumer_timeout, 1000), application:set_env(rabbit, channel_tick_interval, 500).";
     servers.ctl(&["eval", short]).await;
-    let site = Site::on(&servers).await.set("worker.max_in_flight", &(3 * IN_FLIGHT).to_string());
+    let site = Site::on(&servers).await.set("worker.max_in_flight", &(2 * IN_FLIGHT).to_string());
     let ledger = Ledger::open(site.set("sender.timeout", "60s").set("worker.lease", "10m")).await;
     let mut worker = ledger.site.worker().await;
     let gate = held_in_flight(&ledger).await;

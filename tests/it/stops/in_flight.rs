@@ -51,7 +51,7 @@ async fn failures_in_flight_are_recorded_with_their_retries() {
 
 #[tokio::test]
 async fn events_taken_but_not_started_go_back_and_are_delivered_by_the_next_worker() {
-    let site = Site::new().await.set("worker.max_in_flight", "15").set("worker.park_after", "60s");
+    let site = Site::new().await.set("worker.max_in_flight", "8").set("worker.park_after", "60s");
     let (receiver, gate) = (Receiver::start().await, Gate::default());
     receiver.always(Reply::status(200).held_by(&gate));
     webhook_at(&site, &receiver).await;

@@ -156,7 +156,7 @@ async fn wait_for_a_locked_out(site: &Site) {
 #[tokio::test]
 async fn while_more_results_wait_to_be_recorded_than_there_is_room_for() {
     let site = site().await.set("retry.schedule", r#"["1h", "1h"]"#).set("database.statement_timeout", LONG);
-    let site = site.set("worker.max_in_flight", "6").set("worker.batch", "1").set("worker.probe_after", "1000");
+    let site = site.set("worker.max_in_flight", "4").set("worker.batch", "1").set("worker.probe_after", "1000");
     let site = site.set("sender.timeout", "1s").set("sender.body_timeout", "0s").set("worker.lease", "2s");
     let receiver = Receiver::start().await;
     receiver.script(vec![Reply::status(503); 20]);
@@ -168,8 +168,8 @@ async fn while_more_results_wait_to_be_recorded_than_there_is_room_for() {
     let locker = site.another_sql().await;
     locker.batch_execute("BEGIN; LOCK TABLE attempts").await.unwrap();
     site.sql().await.batch_execute("UPDATE pending_deliveries SET due_at = now()").await.unwrap();
-    // One with each of two writers, seven before them, two that find no room there: the webhook's share of six.
-    receiver.wait_for(20 + 11).await;
+    // One with each of two writers, five before them, two that find no room there: the webhook's share of four.
+    receiver.wait_for(20 + 9).await;
     stops_within_its_grace(&mut worker).await;
     locker.batch_execute("ROLLBACK").await.unwrap();
     let _next = site.worker().await;

@@ -1,0 +1,75 @@
+//! Whether a delivery costs more when there is more of everything: registered webhooks, rows of the log, and due retries
+//! of other webhooks.
+
+mod support;
+
+use support::{Load, Report, Site, Webhooks, drain};
+
+#[derive(clap::Parser)]
+struct Options {
+    #[arg(long, default_value_t = 20_000)]
+    events: u64,
+    /// Registered, in the largest case
+    #[arg(long, default_value_t = 100_000)]
+    webhooks: usize,
+    /// In the webhook log
+    #[arg(long, default_value_t = 500_000)]
+    log_rows: i64,
+    /// Due, of webhooks that never answer
+    #[arg(long, default_value_t = 200_000)]
+    retries: i64,
+    #[arg(long, default_value_t = 1)]
+    runs: usize,
+}
+
+/// What is there beside the events that are drained.
+struct Case {
+    name: String,
+    webhooks: usize,
+    log_rows: i64,
+    retries: i64,
+}
+
+const USUAL_WEBHOOKS: usize = 1_000;
+
+fn main() -> anyhow::Result<()> {
+    support::main(run)
+}
+
+async fn run(options: Options) -> anyhow::Result<()> {
+    let mut site = Site::open().await?;
+    let mut report = Report::new("growth");
+    for _ in 0..options.runs {
+        for case in cases(&options) {
+            site.empty().await?;
+            let webhooks = Site::healthy(case.webhooks);
+            fill(&site, &webhooks, &case).await?;
+            let figures = drain(&mut site, Load::new(&webhooks, 1024), options.events, 1, (1, &[])).await?;
+            report.add(&case.name, figures);
+        }
+    }
+    site.empty().await?;
+    report.finish("The second case is what the third and later ones are to be compared with.")
+}
+
+fn cases(options: &Options) -> [Case; 5] {
+    let usual = |name| Case { name, webhooks: USUAL_WEBHOOKS, log_rows: 0, retries: 0 };
+    [
+        Case { webhooks: 1, ..usual("1 webhook".to_owned()) },
+        usual(format!("{USUAL_WEBHOOKS} webhooks")),
+        Case { webhooks: options.webhooks, ..usual(format!("{} webhooks", options.webhooks)) },
+        Case { log_rows: options.log_rows, ..usual(format!("{} log rows", options.log_rows)) },
+        Case { retries: options.retries, ..usual(format!("{} due retries", options.retries)) },
+    ]
+}
+
+async fn fill(site: &Site, webhooks: &Webhooks, case: &Case) -> anyhow::Result<()> {
+    let ids = site.register(webhooks).await?;
+    site.database.log(&ids, case.log_rows).await?;
+    if case.retries > 0 {
+        let others = Webhooks { name: "x", accounts: 100, per_account: 1, path: "/never", first_host: 100 };
+        let others = site.register(&others).await?;
+        site.database.owe(&others, case.retries).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,129 @@
+//! Publishes events: as many as fit beforehand, or on a schedule that waits for nobody.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use penr_webhooks::config::Settings;
+use penr_webhooks::event::Properties;
+use penr_webhooks::queue::Publisher;
+use tokio::runtime::Handle;
+use tokio::task::{JoinHandle, JoinSet};
+
+use super::{TYPE, Webhooks, now};
+
+/// Messages on their way to the broker at a time.
+const UNCONFIRMED: usize = 512;
+const FILLER: u8 = b'x';
+
+/// Events of some accounts in turn, numbered from 0. Their ids begin with the name of the accounts' webhooks.
+#[derive(Debug, Clone, Copy)]
+pub struct Load {
+    name: &'static str,
+    accounts: usize,
+    bytes: usize,
+}
+
+impl Load {
+    /// For every account of these webhooks, with events of so many bytes.
+    pub fn new(webhooks: &Webhooks, bytes: usize) -> Self {
+        Self { name: webhooks.name, accounts: webhooks.accounts, bytes }
+    }
+
+    pub fn message(&self, event: u64) -> (String, String) {
+        let id = format!("{}{event}", self.name);
+        let account = event % self.accounts as u64;
+        let mut body = format!(
+            r#"{{"id":"{id}","type":"{TYPE}","account_id":"{}{account}","occurred_at":"2026-11-23T10:00:00Z","data":{{"f":""#,
+            self.name
+        );
+        let end = "\"}}";
+        let filler = self.bytes.saturating_sub(body.len() + end.len());
+        body.extend(std::iter::repeat_n(char::from(FILLER), filler));
+        body.push_str(end);
+        (id, body)
+    }
+
+    /// What a receiver is sent of such an event.
+    pub fn sent_body(&self, settings: &Settings) -> anyhow::Result<bytes::Bytes> {
+        let (_, body) = self.message(0);
+        Ok(settings.events.parse(body.as_bytes(), &Properties::default(), jiff::Timestamp::now())?.body)
+    }
+
+    /// Publishes these events, all of them confirmed when it returns.
+    pub async fn publish(&self, settings: &Settings, events: Range<u64>) -> anyhow::Result<()> {
+        let publisher = Publisher::connect(&settings.amqp, &settings.queue).await?;
+        let mut unconfirmed = FuturesUnordered::new();
+        for event in events {
+            let (id, body) = self.message(event);
+            let sent = publisher.send(&settings.queue.events_exchange, TYPE, &id, body.as_bytes()).await?;
+            unconfirmed.push(sent.confirmed());
+            if unconfirmed.len() >= UNCONFIRMED {
+                unconfirmed.next().await.transpose()?;
+            }
+        }
+        while let Some(confirmed) = unconfirmed.next().await {
+            confirmed?;
+        }
+        publisher.close().await;
+        Ok(())
+    }
+
+    /// Begins to publish so many events a second.
+    pub fn on_schedule(self, settings: &Settings, per_second: u64, seconds: u64) -> OpenLoop {
+        let (settings, handle) = (settings.clone(), Handle::current());
+        let spacing = 1_000_000_000 / per_second.max(1);
+        let count = per_second * seconds;
+        // A thread of its own: timers of the runtime are coarser than the latencies to be measured.
+        OpenLoop(tokio::task::spawn_blocking(move || self.keep_schedule(&settings, &handle, spacing, count)))
+    }
+
+    fn keep_schedule(self, settings: &Settings, handle: &Handle, spacing: u64, count: u64) -> anyhow::Result<Schedule> {
+        let publisher = handle.block_on(Publisher::connect(&settings.amqp, &settings.queue))?;
+        let (mut confirms, started, first) = (JoinSet::new(), Instant::now(), now());
+        for event in 0..count {
+            let due = Duration::from_nanos(event * spacing);
+            std::thread::sleep(due.saturating_sub(started.elapsed()));
+            let (id, body) = self.message(event);
+            let exchange = &settings.queue.events_exchange;
+            let sent = handle.block_on(publisher.send(exchange, TYPE, &id, body.as_bytes()))?;
+            confirms.spawn_on(sent.confirmed(), handle);
+            while let Some(confirmed) = confirms.try_join_next() {
+                confirmed??;
+            }
+        }
+        while let Some(confirmed) = handle.block_on(confirms.join_next()) {
+            confirmed??;
+        }
+        handle.block_on(publisher.close());
+        Ok(Schedule { first, spacing, count })
+    }
+}
+
+/// Events that are being published on schedule.
+pub struct OpenLoop(JoinHandle<anyhow::Result<Schedule>>);
+
+/// When events were due to be published, by the clock of [`now`].
+#[derive(Debug, Clone, Copy)]
+pub struct Schedule {
+    pub first: u64,
+    spacing: u64,
+    pub count: u64,
+}
+
+impl OpenLoop {
+    pub async fn published(self) -> anyhow::Result<Schedule> {
+        self.0.await?
+    }
+}
+
+impl Schedule {
+    /// Every event's time but those of the first seconds, which warm up.
+    pub fn after(&self, warm_up: Duration) -> HashMap<u64, u64> {
+        let due = |event: u64| (event, self.first + event * self.spacing);
+        let warm = |(_, time): &(u64, u64)| u128::from(time - self.first) >= warm_up.as_nanos();
+        (0..self.count).map(due).filter(warm).collect()
+    }
+}
