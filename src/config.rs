@@ -124,11 +124,12 @@ impl Worker {
     /// What the lanes share.
     pub fn limits(&self) -> Limits {
         let most = |limit| if limit == 0 { usize::MAX } else { limit };
+        // The rest is with the recorder.
+        let in_hand = (usize::from(self.prefetch) * 3).div_ceil(4);
         Limits {
-            in_flight: self.max_in_flight,
+            in_flight: self.max_in_flight.min(in_hand),
             per_webhook: most(self.max_in_flight_per_webhook),
-            // The rest is with the recorder.
-            in_hand: (usize::from(self.prefetch) * 3).div_ceil(4),
+            in_hand,
             park_after: self.park_after,
             probe_after: self.probe_after,
             probe_interval: self.probe_interval,

@@ -115,7 +115,7 @@ async fn a_broker_that_closes_all_connections_restarts_or_is_killed_loses_nothin
     servers.restart("rabbitmq").await;
     worker.wait_for_log_times(ATTACHED, 4).await;
     gate.open();
-    ledger.close(vec![worker]).await.assert_sound(2 * IN_FLIGHT);
+    ledger.close(vec![worker]).await.assert_sound(3 * IN_FLIGHT);
     assert_eq!(servers.protocol_errors().await, [""; 0]);
 }
 
