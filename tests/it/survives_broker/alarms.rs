@@ -24,7 +24,9 @@ async fn depth(servers: &PrivateServers, queue: &str) -> usize {
 #[tokio::test]
 async fn a_broker_in_alarm_is_drained_and_a_publish_ends_in_time() {
     let servers = PrivateServers::start().await;
-    let ledger = Ledger::open(Site::on(&servers).await.set("queue.confirm_timeout", "1s")).await;
+    // A worker is held up for as long as another starts.
+    let site = Site::on(&servers).await.set("amqp.heartbeat", "120s").set("queue.confirm_timeout", "1s");
+    let ledger = Ledger::open(site).await;
     let mut workers = vec![ledger.site.worker().await];
     for (alarm, all_clear) in ALARMS {
         workers[0].pause();
