@@ -223,7 +223,7 @@ async fn a_message_that_is_still_no_event_comes_back_exactly_once() {
 #[tokio::test]
 async fn an_interrupted_requeue_loses_nothing() {
     let site = site().await;
-    let ids: BTreeSet<String> = (0..3000).map(|_| new_event_id()).collect();
+    let ids: BTreeSet<String> = (0..1500).map(|_| new_event_id()).collect();
     let messages = ids.iter().map(|id| {
         let event = site.event(id, ACCOUNT, TYPE, &json!(MARKER));
         Message { exchange: String::new(), routing_key: site.dead_queue().into(), ..event }
@@ -231,7 +231,7 @@ async fn an_interrupted_requeue_loses_nothing() {
     let mut amqp = raw_amqp::RawAmqp::connect(site.amqp_url()).await.unwrap();
     amqp.publish_burst(messages).await.unwrap();
     let mut interrupted = 0;
-    for moved in [300, 1000, 1700] {
+    for moved in [150, 500, 850] {
         let mut requeue = site.launch(&["dead-letters", "requeue", "--all"]).start();
         wait_until("some were requeued", async || site.queue_depth(site.worker_queue()).await >= moved).await;
         interrupted += u32::from(requeue.is_running());
