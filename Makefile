@@ -6,12 +6,8 @@ help:
 	@echo "make demo    show an event's whole way, with checks"
 	@echo "make run     everything on this machine until Ctrl-C: servers, worker, a receiver"
 	@echo "make test    all tests; ARGS='--test it NAME' picks some"
-<<<<<<< HEAD
 	@echo "make soak    minutes of faults under load; PENR_SOAK_SECONDS=30 shortens them, ARGS=NAME picks some"
-	@echo "make bench   events per second through one worker"
-=======
 	@echo "make bench   deliveries per second through one worker; BENCH=latency and others measure more"
->>>>>>> bench
 	@echo "make check   formatting, lints, documentation"
 	@echo "make clean   stop all private servers, remove what was built"
 
