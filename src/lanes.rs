@@ -97,6 +97,7 @@ pub struct Lanes<T> {
     /// Fresh turns, waiting or in flight.
     in_hand: usize,
     busy: bool,
+    last_busy: Option<Instant>,
     /// Lanes that have had work in this period and in the one before.
     active: [usize; 2],
     period: u64,
@@ -141,6 +142,7 @@ impl<T> Lanes<T> {
             in_flight: 0,
             in_hand: 0,
             busy: false,
+            last_busy: None,
             active: [0; 2],
             period: 1,
             period_began: None,
@@ -171,8 +173,21 @@ impl<T> Lanes<T> {
         Offer::Waits
     }
 
-    /// How many due deliveries of a webhook may be claimed.
-    pub fn room(&self, webhook: WebhookId, now: Instant) -> usize {
+    /// How many due deliveries of a webhook may be claimed: what there is room for, and as many again to follow. Where fresh
+    /// turns take all the room, some to take turns with them.
+    pub fn claimable(&self, webhook: WebhookId, now: Instant) -> usize {
+        let room = self.room(webhook, now);
+        let Some(lane) = self.lanes.get(&webhook) else { return 2 * room };
+        let turns = match lane.probe {
+            Some(_) => room,
+            None if room == 0 && !lane.fresh.is_empty() => (lane.in_flight / 2).max(1),
+            None => 2 * room,
+        };
+        turns.saturating_sub(lane.due.len())
+    }
+
+    /// How many requests a webhook may have in flight besides those that are.
+    fn room(&self, webhook: WebhookId, now: Instant) -> usize {
         let half = self.limits.in_flight.div_ceil(2);
         let common = half.saturating_sub(self.in_flight) / 2;
         let share = (half / self.active()).max(1).max(common);
@@ -180,6 +195,13 @@ impl<T> Lanes<T> {
         let Some(lane) = self.lanes.get(&webhook) else {
             return share.min(self.limits.per_webhook).min(free);
         };
+        // The last quarter is for receivers not known to be slow.
+        let kept = if lane.probe.is_some() || lane.is_slow(self.limits.park_after, now) {
+            self.limits.in_flight / 4
+        } else {
+            0
+        };
+        let free = free.saturating_sub(kept);
         match &lane.probe {
             Some(probe) if probe.out || now < probe.next || lane.in_flight > 0 => 0,
             Some(_) => free.min(1),
@@ -217,17 +239,17 @@ impl<T> Lanes<T> {
         None
     }
 
-    /// A started turn has ended. Returns what waited in a lane whose receiver is to be probed from now on.
+    /// A started turn has ended. Returns what waited in a lane whose receiver is to be probed.
     pub fn ended(&mut self, place: Place, verdict: Verdict, now: Instant) -> Vec<T> {
         let Place { webhook, kind, fresh, began } = place;
+        // What takes long on a busy machine may be the machine's fault.
+        let long = self.limits.park_after * if self.was_busy(now) { 4 } else { 1 };
         self.in_flight -= 1;
         self.in_hand -= usize::from(fresh);
         let lane = self.lanes.get_mut(&webhook).expect("a lane with turns in flight stays");
         lane.in_flight -= 1;
         lane.in_hand -= usize::from(fresh);
         lane.last_ended = now;
-        // What takes long on a busy machine may be the machine's fault.
-        let long = self.limits.park_after * if self.busy { 4 } else { 1 };
         lane.slow = verdict != Verdict::Nothing && now - began >= long;
         let begun = lane.learn(kind, verdict, &self.limits, self.busy, now);
         if begun { self.empty(webhook) } else { Vec::new() }
@@ -237,6 +259,10 @@ impl<T> Lanes<T> {
     /// waited long in a lane with more than its share in hand, whose own receiver is the cause.
     pub fn beat(&mut self, busy: bool, now: Instant) -> Vec<T> {
         self.busy = busy;
+        if busy {
+            self.last_busy = Some(now);
+        }
+        let was_busy = self.was_busy(now);
         self.begin_period(now);
         let (half, share) = (self.limits.in_hand / 2, self.share_in_hand());
         let mut parked = Vec::new();
@@ -246,11 +272,12 @@ impl<T> Lanes<T> {
             }
             let webhook = self.ready[index];
             let lane = self.lanes.get_mut(&webhook).expect("a lane with waiting turns stays");
-            if busy && now - lane.last_ended < self.limits.park_after {
+            if was_busy && now - lane.last_ended < self.limits.park_after {
                 continue;
             }
             let waited_long = |(since, _): &(Instant, T)| now - *since >= self.limits.park_after;
-            while lane.in_hand > share && lane.fresh.front().is_some_and(waited_long) {
+            let slow = lane.is_slow(self.limits.park_after, now);
+            while (slow || lane.in_hand > share) && lane.fresh.front().is_some_and(waited_long) {
                 parked.extend(lane.fresh.pop_front().map(|(_, turn)| turn));
                 lane.in_hand -= 1;
                 self.in_hand -= 1;
@@ -294,6 +321,11 @@ impl<T> Lanes<T> {
             self.active[0] += 1;
         }
         lane
+    }
+
+    /// Whether the machine was busy lately: one beat says little.
+    fn was_busy(&self, now: Instant) -> bool {
+        self.last_busy.is_some_and(|last| now - last < PERIOD)
     }
 
     /// Fresh turns that every lane may have in hand.
@@ -379,7 +411,7 @@ impl<T> Lane<T> {
         self.due.drain(..).chain(fresh).collect()
     }
 
-    /// Whether probing begins.
+    /// Whether it is probed from now on, or still.
     fn learn(&mut self, kind: Kind, verdict: Verdict, limits: &Limits, busy: bool, now: Instant) -> bool {
         if kind == Kind::Probe
             && let Some(probe) = &mut self.probe
@@ -402,7 +434,7 @@ impl<T> Lane<T> {
             Some(probe) if kind == Kind::Probe => {
                 probe.interval = (probe.interval * 2).min(limits.probe_interval_max);
                 probe.next = now + probe.interval;
-                false
+                true
             }
             Some(_) => false,
             None if self.failures >= limits.probe_after => {

@@ -83,6 +83,8 @@ const WAITING_WEBHOOKS: &str = "
     SELECT webhook_id, CASE WHEN due_at <= now() THEN extract(epoch FROM now() - due_at)::float8 END AS late
     FROM heads";
 
+/// An array and limits, where joins would do, keep the planner from reading whole tables: it cannot know how few are
+/// claimed.
 const CLAIM_DUE: &str = concat!(
     "WITH due AS (
         SELECT head.id FROM unnest($1::uuid[], $2::bigint[]) AS w (id, room) CROSS JOIN LATERAL (
@@ -90,7 +92,7 @@ const CLAIM_DUE: &str = concat!(
             ORDER BY p.due_at LIMIT w.room FOR UPDATE SKIP LOCKED) AS head
     ), claimed AS (
         UPDATE pending_deliveries p SET due_at = now() + make_interval(secs => $3), claim = p.claim + 1
-        FROM due WHERE p.id = due.id
+        WHERE p.id = ANY (ARRAY(SELECT id FROM due))
         RETURNING p.id, p.claim, p.webhook_id AS owed_to, p.activation AS owed_since, p.event_day, p.event_key,
                   p.trigger, p.attempts_made
     )
@@ -98,8 +100,8 @@ const CLAIM_DUE: &str = concat!(
     snapshot_columns!(),
     "
     FROM claimed c
-    JOIN events e ON e.day = c.event_day AND e.key = c.event_key
-    LEFT JOIN webhooks w ON w.id = c.owed_to"
+    CROSS JOIN LATERAL (SELECT * FROM events e WHERE e.day = c.event_day AND e.key = c.event_key LIMIT 1) e
+    LEFT JOIN LATERAL (SELECT * FROM webhooks w WHERE w.id = c.owed_to LIMIT 1) w ON true"
 );
 
 const COUNT_PENDING: &str = "

@@ -110,7 +110,7 @@ impl Attempts {
                 let occupied = Occupied { attempts: &attempts, place, left: false };
                 let verdict = attempts.take_unless_abandoned(turn).await;
                 for turn in occupied.leave(verdict) {
-                    attempts.turn_away(turn).await;
+                    attempts.abandon.run_until_cancelled(attempts.turn_away(turn)).await;
                 }
                 next = attempts.start_others(Instant::now());
             }

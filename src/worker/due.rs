@@ -77,7 +77,7 @@ impl Due {
         let (lanes, now) = (self.attempts.lanes(), Instant::now());
         let mut left = self.worker.batch;
         let room = |webhook| {
-            let room = lanes.room(webhook, now).min(left);
+            let room = lanes.claimable(webhook, now).min(left);
             left -= room;
             (room > 0).then_some((webhook, room))
         };
