@@ -102,7 +102,8 @@ async fn eight_workers_make_each_of_10_000_due_attempts_once() {
     const EVENTS: usize = 10_000;
     // A busy machine answers late: no attempt may time out, and no lease end, for that.
     let site = Site::new().await.set("sender.timeout", "60s").set("worker.lease", "10m");
-    let ledger = Ledger::open(site.set("retry.schedule", r#"["1h", "1h"]"#)).await;
+    let site = site.set("retry.schedule", r#"["1h", "1h"]"#).set("worker.probe_after", "1000000");
+    let ledger = Ledger::open(site).await;
     ledger.receiver.always(Reply::status(503));
     let mut workers = vec![ledger.site.worker().await];
     ledger.publish(EVENTS).await;
