@@ -130,7 +130,6 @@ struct Lane<T> {
 struct Probe {
     next: Instant,
     interval: Duration,
-    out: bool,
 }
 
 impl<T> Lanes<T> {
@@ -203,7 +202,7 @@ impl<T> Lanes<T> {
         };
         let free = free.saturating_sub(kept);
         match &lane.probe {
-            Some(probe) if probe.out || now < probe.next || lane.in_flight > 0 => 0,
+            Some(probe) if now < probe.next || lane.in_flight > 0 => 0,
             Some(_) => free.min(1),
             None => {
                 let most = share.min(self.limits.per_webhook).min(lane.window(now)).min(lane.recovery);
@@ -292,12 +291,6 @@ impl<T> Lanes<T> {
         all.into_iter().flat_map(|webhook| self.empty(webhook)).collect()
     }
 
-    /// Forgets lanes that have had no work for long.
-    pub fn forget_idle(&mut self, now: Instant) {
-        let long = FORGET_AFTER.max(2 * self.limits.probe_interval_max);
-        self.lanes.retain(|_, lane| lane.listed || lane.in_flight > 0 || now - lane.last_ended < long);
-    }
-
     fn empty(&mut self, webhook: WebhookId) -> Vec<T> {
         let lane = self.lanes.get_mut(&webhook).expect("only known lanes are emptied");
         self.in_hand -= lane.fresh.len();
@@ -337,6 +330,7 @@ impl<T> Lanes<T> {
         self.active[0].max(self.active[1]).max(1)
     }
 
+    /// Counts the lanes that still have work, and forgets those that have had none for long.
     fn begin_period(&mut self, now: Instant) {
         if now - *self.period_began.get_or_insert(now) < PERIOD {
             return;
@@ -344,6 +338,8 @@ impl<T> Lanes<T> {
         self.period_began = Some(now);
         self.period += 1;
         let period = self.period;
+        let long = FORGET_AFTER.max(2 * self.limits.probe_interval_max);
+        self.lanes.retain(|_, lane| lane.listed || lane.in_flight > 0 || now - lane.last_ended < long);
         let at_work = self.lanes.values_mut().filter(|lane| lane.in_flight + lane.waiting() > 0);
         let still = at_work.map(|lane| lane.period = period).count();
         self.active = [still, self.active[0]];
@@ -401,7 +397,6 @@ impl<T> Lane<T> {
 
     fn begin(&mut self, now: Instant) -> Kind {
         let Some(probe) = &mut self.probe else { return Kind::Usual };
-        probe.out = true;
         probe.next = now + probe.interval;
         Kind::Probe
     }
@@ -413,11 +408,6 @@ impl<T> Lane<T> {
 
     /// Whether it is probed from now on, or still.
     fn learn(&mut self, kind: Kind, verdict: Verdict, limits: &Limits, busy: bool, now: Instant) -> bool {
-        if kind == Kind::Probe
-            && let Some(probe) = &mut self.probe
-        {
-            probe.out = false;
-        }
         match verdict {
             Verdict::Nothing => return false,
             Verdict::Succeeded => {
@@ -439,7 +429,7 @@ impl<T> Lane<T> {
             Some(_) => false,
             None if self.failures >= limits.probe_after => {
                 let interval = limits.probe_interval;
-                self.probe = Some(Probe { next: now + interval, interval, out: false });
+                self.probe = Some(Probe { next: now + interval, interval });
                 true
             }
             None => false,

@@ -85,7 +85,7 @@ impl Attempts {
     }
 
     /// Starts what there is room for.
-    pub(super) fn start_waiting(self: &Arc<Self>, now: Instant) {
+    fn start_waiting(self: &Arc<Self>, now: Instant) {
         let mut lanes = self.lanes();
         while let Some(start) = lanes.next(now) {
             self.start(start);

@@ -11,23 +11,16 @@ use super::attempts::Attempts;
 const BEAT: Duration = Duration::from_millis(10);
 /// Timers are exact to a millisecond; what waits longer than that has waited for a processor.
 const LATE: Duration = Duration::from_millis(3);
-/// Beats between looking for lanes without work.
-const FORGET_EVERY: u32 = 1000;
 
 pub(super) async fn run(attempts: Arc<Attempts>, stop: CancellationToken) {
-    let mut beats: u32 = 0;
     loop {
         let expected = Instant::now() + BEAT;
         if stop.run_until_cancelled(tokio::time::sleep(BEAT)).await.is_none() {
             return;
         }
-        let now = Instant::now();
-        if stop.run_until_cancelled(attempts.beat(now - expected > LATE)).await.is_none() {
+        let busy = Instant::now() - expected > LATE;
+        if stop.run_until_cancelled(attempts.beat(busy)).await.is_none() {
             return;
-        }
-        beats = beats.wrapping_add(1);
-        if beats.is_multiple_of(FORGET_EVERY) {
-            attempts.lanes().forget_idle(now);
         }
     }
 }
