@@ -11,7 +11,6 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::metrics::{self, Metrics};
@@ -23,8 +22,6 @@ const RECENTLY: Duration = Duration::from_secs(2);
 /// What a worker needs to be ready.
 #[derive(Clone)]
 pub struct Health {
-    /// Whether its consumer is attached.
-    pub attached: watch::Receiver<bool>,
     pub store: Store,
     pub metrics: Metrics,
 }
@@ -48,7 +45,7 @@ pub async fn serve(listen: SocketAddr, health: Health) -> anyhow::Result<AbortOn
 
 /// A database that answers but does not take our results is not ready either.
 async fn readyz(State(health): State<Arc<Health>>) -> (StatusCode, String) {
-    let attached = *health.attached.borrow();
+    let attached = health.metrics.consumer_attached.get() == 1;
     let database = health.metrics.database_waiting.get() == 0 && health.store.answers_within(RECENTLY).await;
     let word = |ready: bool| if ready { "ready" } else { "not ready" };
     let status = if attached && database { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -42,14 +42,14 @@ use stalls::Stalls;
 pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
     let store = Store::new(&settings.database)?;
     let sender = Sender::new(&settings.sender)?;
-    let (attached, metrics) = (watch::Sender::new(false), Metrics::default());
-    let health = ops::Health { attached: attached.subscribe(), store: store.clone(), metrics: metrics.clone() };
+    let metrics = Metrics::default();
+    let health = ops::Health { store: store.clone(), metrics: metrics.clone() };
     let _ops = ops::serve(settings.ops_listen, health).await?;
     let stalls = Stalls::new(metrics.clone());
     if stop.run_until_cancelled(wait_for_schema(&store, &stalls)).await.is_none() {
         return Ok(());
     }
-    let parts = Parts::start(&settings, Shared { store, sender, metrics, stalls, attached }, &stop)?;
+    let parts = Parts::start(&settings, Shared { store, sender, metrics, stalls }, &stop)?;
     parts.until_stopped(&stop, settings.shutdown_grace).await
 }
 
@@ -67,7 +67,6 @@ struct Shared {
     sender: Sender,
     metrics: Metrics,
     stalls: Stalls,
-    attached: watch::Sender<bool>,
 }
 
 /// The tasks of a running worker, each owned here.
@@ -93,7 +92,7 @@ struct Parts {
 impl Parts {
     fn start(
         settings: &Settings,
-        Shared { store, sender, metrics, stalls, attached }: Shared,
+        Shared { store, sender, metrics, stalls }: Shared,
         stop: &CancellationToken,
     ) -> anyhow::Result<Self> {
         let worker = settings.worker.clone();
@@ -122,7 +121,6 @@ impl Parts {
             catalogue: settings.events.catalogue.clone(),
             prefetch: worker.prefetch,
             messages,
-            attached,
             metrics: metrics.clone(),
             hold_off: held_off,
             stop: stop.clone(),

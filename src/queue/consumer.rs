@@ -74,8 +74,6 @@ pub struct Consumer {
     pub prefetch: u16,
     /// Where messages go, in order.
     pub messages: mpsc::Sender<Incoming>,
-    /// Whether a consumer is attached.
-    pub attached: watch::Sender<bool>,
     pub metrics: Metrics,
     /// While true, nothing is taken and what was handed out goes back: nobody could work on it.
     pub hold_off: watch::Receiver<bool>,
@@ -129,9 +127,9 @@ impl Consumer {
         };
         let (connection, attachment, consumer) = attached?;
         supervisor.attached(&self.queue.worker_queue);
-        self.set_attached(true);
+        self.metrics.consumer_attached.set(1);
         let end = self.pump(&attachment, consumer, supervisor).await;
-        self.set_attached(false);
+        self.metrics.consumer_attached.set(0);
         match end {
             End::Stopped | End::HeldOff => {
                 if matches!(end, End::Stopped) {
@@ -153,11 +151,6 @@ impl Consumer {
                 Err(error.map_or_else(cancelled, QueueError::from))
             }
         }
-    }
-
-    fn set_attached(&self, attached: bool) {
-        self.attached.send_replace(attached);
-        self.metrics.consumer_attached.set(attached.into());
     }
 
     async fn attach(&self, mode: &Mode) -> Result<(Connection, Arc<Attachment>, lapin::Consumer), QueueError> {
@@ -185,6 +178,7 @@ impl Consumer {
         mut consumer: lapin::Consumer,
         supervisor: &mut Supervisor,
     ) -> End {
+        let mut hold_off = self.hold_off.clone();
         loop {
             let next = tokio::select! {
                 biased;
@@ -194,7 +188,7 @@ impl Consumer {
                     tokio::time::timeout(CLOSE_TIMEOUT, cancel).await.ok();
                     return End::Stopped;
                 }
-                () = until_held_off(self.hold_off.clone()) => return End::HeldOff,
+                () = until_held_off(&mut hold_off) => return End::HeldOff,
                 next = consumer.next() => next,
             };
             let delivery = match next {
@@ -204,7 +198,7 @@ impl Consumer {
             };
             supervisor.reconnect.reset();
             let suspicious = delivery_count(&delivery) > SUSPICIOUS_DELIVERIES;
-            if !self.hand_on(attachment, delivery).await {
+            if !self.hand_on(attachment, delivery, &mut hold_off).await {
                 continue;
             }
             if let Some(prefetch) = supervisor.mode.after(suspicious, self.prefetch) {
@@ -217,12 +211,17 @@ impl Consumer {
     }
 
     /// Whether somebody took it; otherwise it goes back with the channel.
-    async fn hand_on(&self, attachment: &Arc<Attachment>, delivery: Delivery) -> bool {
+    async fn hand_on(
+        &self,
+        attachment: &Arc<Attachment>,
+        delivery: Delivery,
+        hold_off: &mut watch::Receiver<bool>,
+    ) -> bool {
         let incoming = incoming(attachment, delivery);
         tokio::select! {
             biased;
             () = self.stop.cancelled() => false,
-            () = until_held_off(self.hold_off.clone()) => false,
+            () = until_held_off(hold_off) => false,
             sent = self.messages.send(incoming) => sent.is_ok(),
         }
     }
@@ -237,8 +236,9 @@ impl Consumer {
     ) -> lapin::Result<lapin::Consumer> {
         tracing::info!(prefetch, "changing how many messages are taken at a time");
         attachment.channel.basic_cancel(old.tag(), BasicCancelOptions::default()).await?;
+        let mut hold_off = self.hold_off.clone();
         while let Some(delivery) = old.next().await {
-            if !self.hand_on(attachment, delivery?).await {
+            if !self.hand_on(attachment, delivery?, &mut hold_off).await {
                 break;
             }
         }
@@ -307,7 +307,7 @@ impl Mode {
     }
 }
 
-async fn until_held_off(mut hold_off: watch::Receiver<bool>) {
+async fn until_held_off(hold_off: &mut watch::Receiver<bool>) {
     if hold_off.wait_for(|held| *held).await.is_err() {
         // Nobody is left to say so.
         std::future::pending().await
