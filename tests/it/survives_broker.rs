@@ -17,7 +17,7 @@ async fn behind_a_proxy() -> (Ledger, Proxy, Replica) {
     let site = Site::new().await.set("amqp.heartbeat", "1s").set("worker.max_in_flight", &(2 * IN_FLIGHT).to_string());
     let proxy = Proxy::to(site.amqp_address()).await;
     let ledger = Ledger::open(site).await;
-    let through = ledger.site.amqp_url().replace(&ledger.site.amqp_address(), &proxy.addr());
+    let through = ledger.site.amqp_url_through(&proxy.addr());
     let worker = ledger.site.launch(&["worker"]).env("AMQP_URL", &through).start_worker().await;
     (ledger, proxy, worker)
 }
@@ -141,8 +141,8 @@ async fn connections_lost_over_and_over_leave_nothing_open() {
     let site = Site::new().await;
     let (broker, postgres) = (Proxy::to(site.amqp_address()).await, Proxy::to(site.postgres_address()).await);
     let ledger = Ledger::open(site).await;
-    let amqp_url = ledger.site.amqp_url().replace(&ledger.site.amqp_address(), &broker.addr());
-    let database_url = ledger.site.database_url().replace(&ledger.site.postgres_address(), &postgres.addr());
+    let amqp_url = ledger.site.amqp_url_through(&broker.addr());
+    let database_url = ledger.site.database_url_through(&postgres.addr());
     let launch = ledger.site.launch(&["worker"]).env("AMQP_URL", &amqp_url).env("DATABASE_URL", &database_url);
     let mut worker = launch.start_worker().await;
     for times in 1..=TIMES {

@@ -7,13 +7,6 @@ use crate::support::*;
 const ATTEMPTS: &str = "SELECT count(*) FROM attempts";
 const PENDING: &str = "SELECT count(*) FROM pending_deliveries";
 
-/// Waits until somebody waits for a lock in the site's database.
-async fn wait_for_a_locked_out(ledger: &Ledger) {
-    let waiting = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
-                   WHERE NOT l.granted AND d.datname = current_database()";
-    wait_until("somebody waits for the lock", async || ledger.count(waiting).await > 0).await;
-}
-
 #[tokio::test]
 async fn a_worker_killed_while_it_looks_up_webhooks_has_sent_nothing() {
     let ledger = Ledger::open(Site::new().await).await;
@@ -21,7 +14,7 @@ async fn a_worker_killed_while_it_looks_up_webhooks_has_sent_nothing() {
     let locker = ledger.site.another_sql().await;
     locker.batch_execute("BEGIN; LOCK TABLE webhooks").await.unwrap();
     ledger.publish(20).await;
-    wait_for_a_locked_out(&ledger).await;
+    ledger.site.wait_for_a_locked_out().await;
     worker.kill9();
     locker.batch_execute("ROLLBACK").await.unwrap();
     let next = ledger.site.worker().await;
@@ -59,7 +52,7 @@ async fn a_worker_killed_before_its_answers_are_recorded_has_acked_nothing() {
     locker.batch_execute("BEGIN; LOCK TABLE attempts").await.unwrap();
     ledger.publish(20).await;
     ledger.receiver.wait_for(20).await;
-    wait_for_a_locked_out(&ledger).await;
+    ledger.site.wait_for_a_locked_out().await;
     worker.kill9();
     locker.batch_execute("ROLLBACK").await.unwrap();
     let next = ledger.site.worker().await;
@@ -74,7 +67,7 @@ async fn a_worker_killed_after_the_commit_and_before_its_ack_arrives_sends_nothi
     let ledger = Ledger::open(site).await;
     let gate = Gate::default();
     ledger.receiver.always(Reply::status(200).held_by(&gate));
-    let through = ledger.site.amqp_url().replace(&ledger.site.amqp_address(), &proxy.addr());
+    let through = ledger.site.amqp_url_through(&proxy.addr());
     let worker = ledger.site.launch(&["worker"]).env("AMQP_URL", &through).start_worker().await;
     ledger.publish(20).await;
     ledger.receiver.wait_for(20).await;

@@ -23,7 +23,7 @@ async fn behind_a_proxy() -> (Ledger, Proxy, Replica) {
 async fn ledger_behind_a_proxy(site: Site) -> (Ledger, Proxy, Replica) {
     let ledger = Ledger::open(site).await;
     let proxy = Proxy::to(ledger.site.postgres_address()).await;
-    let through = ledger.site.database_url().replace(&ledger.site.postgres_address(), &proxy.addr());
+    let through = ledger.site.database_url_through(&proxy.addr());
     let worker = ledger.site.launch(&["worker"]).env("DATABASE_URL", &through).start_worker().await;
     (ledger, proxy, worker)
 }
@@ -56,7 +56,7 @@ async fn a_worker_started_without_postgres_begins_when_it_comes() {
     ledger.site.worker().await.kill9();
     let proxy = Proxy::to(ledger.site.postgres_address()).await;
     proxy.refuse(true).await;
-    let through = ledger.site.database_url().replace(&ledger.site.postgres_address(), &proxy.addr());
+    let through = ledger.site.database_url_through(&proxy.addr());
     let mut worker = ledger.site.launch(&["worker"]).env("DATABASE_URL", &through).start();
     ledger.publish(5).await;
     worker.wait_for_log_times("the worker cannot start yet", 2).await;

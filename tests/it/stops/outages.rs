@@ -96,7 +96,7 @@ async fn while_the_lookup_of_webhooks_is_locked() {
     let locker = site.another_sql().await;
     locker.batch_execute("BEGIN; LOCK TABLE webhooks").await.unwrap();
     let event = publish(&site, 1).await;
-    wait_for_a_locked_out(&site).await;
+    site.wait_for_a_locked_out().await;
     stops_within_its_grace(&mut worker).await;
     assert_eq!(receiver.count(), 0);
     locker.batch_execute("ROLLBACK").await.unwrap();
@@ -115,7 +115,7 @@ async fn while_nothing_can_be_recorded() {
     locker.batch_execute("BEGIN; LOCK TABLE attempts").await.unwrap();
     let event = publish(&site, 1).await;
     receiver.wait_for(1).await;
-    wait_for_a_locked_out(&site).await;
+    site.wait_for_a_locked_out().await;
     stops_within_its_grace(&mut worker).await;
     locker.batch_execute("ROLLBACK").await.unwrap();
     let _next = site.worker().await;
@@ -144,13 +144,6 @@ async fn while_the_database_is_away_with_results_in_hand() {
     let _next = site.worker().await;
     receiver.wait_for(2).await;
     assert_eq!(ids(&receiver), [event[0].clone(), event[0].clone()]);
-}
-
-/// Waits until somebody waits for a lock in the site's database.
-async fn wait_for_a_locked_out(site: &Site) {
-    let waiting = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
-                   WHERE NOT l.granted AND d.datname = current_database()";
-    wait_until("somebody waits for the lock", async || site.count(waiting).await > 0).await;
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use super::raw_amqp::RawAmqp;
 use super::replica::{Launch, Replica};
 use super::servers::{Servers, connect, unique_name};
 use super::settings::Settings;
+use super::wait::wait_until;
 
 pub struct Site {
     servers: Arc<Servers>,
@@ -83,13 +84,13 @@ impl Site {
 
     /// Processes started from here on reach RabbitMQ through `address` (a proxy's); the test itself does not.
     pub fn amqp_through(self, address: &str) -> Self {
-        let url = rerouted(self.servers.amqp_url(), address);
+        let url = self.amqp_url_through(address);
         self.env("AMQP_URL", &url)
     }
 
     /// Processes started from here on reach Postgres through `address` (a proxy's); the test itself does not.
     pub fn postgres_through(self, address: &str) -> Self {
-        let url = rerouted(&self.database_url, address);
+        let url = self.database_url_through(address);
         self.env("DATABASE_URL", &url)
     }
 
@@ -117,6 +118,16 @@ impl Site {
         self.servers.amqp_url()
     }
 
+    /// RabbitMQ's URL, but through `address` (a proxy's): for one process among others.
+    pub fn amqp_url_through(&self, address: &str) -> String {
+        rerouted(self.servers.amqp_url(), address)
+    }
+
+    /// The database's URL, likewise.
+    pub fn database_url_through(&self, address: &str) -> String {
+        rerouted(&self.database_url, address)
+    }
+
     /// `host:port` of Postgres, for a proxy.
     pub fn postgres_address(&self) -> String {
         address_of(&self.database_url, 5432)
@@ -135,6 +146,13 @@ impl Site {
     /// One more connection, for locks that must stand while others work.
     pub async fn another_sql(&self) -> Client {
         connect(&self.database_url).await
+    }
+
+    /// Waits until somebody waits for a lock on a table of this database.
+    pub async fn wait_for_a_locked_out(&self) {
+        let waiting = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+                       WHERE NOT l.granted AND d.datname = current_database()";
+        wait_until("somebody waits for the lock", async || self.count(waiting).await > 0).await;
     }
 
     /// One number from the database.
