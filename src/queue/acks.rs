@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap};
 use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
 
-use super::consumer::Receipt;
+use super::consumer::{Attachment, Receipt};
 
 /// A broker message whose fate is decided.
 #[derive(Debug)]
@@ -25,48 +25,65 @@ pub enum Verdict {
     Returned,
 }
 
-/// Sends acks for all channels the consumer has had.
+/// Done messages that wait for a group at most, lest they fill the consumer's prefetch.
+const MAX_HELD: usize = 256;
+
+/// Sends acks for all channels the consumer has had. A message that is done before an older one waits a little for a
+/// group that covers it: acks of their own cost the broker more than delivering does.
 #[derive(Debug, Default)]
 pub struct Acknowledger {
-    tags: HashMap<u64, Tags>,
+    channels: HashMap<u64, Ledger>,
+}
+
+#[derive(Debug)]
+struct Ledger {
+    channel: Channel,
+    tags: Tags,
 }
 
 impl Acknowledger {
     /// Settles messages. What belongs to a channel that is gone is forgotten: the broker hands it out again.
     pub async fn settle(&mut self, settled: Vec<Settled>) {
-        let mut channels: HashMap<u64, (Channel, Vec<(u64, Verdict)>)> = HashMap::new();
+        let mut by_channel: HashMap<u64, Vec<(u64, Verdict)>> = HashMap::new();
         for Settled { receipt, verdict } in settled {
+            let Attachment { number, channel } = &*receipt.attachment;
             if !receipt.is_usable() {
-                self.tags.remove(&receipt.attachment.number);
+                self.channels.remove(number);
                 continue;
             }
-            let channel = || (receipt.attachment.channel.clone(), Vec::new());
-            let (_, tags) = channels.entry(receipt.attachment.number).or_insert_with(channel);
-            tags.push((receipt.tag, verdict));
+            self.channels.entry(*number).or_insert_with(|| Ledger { channel: channel.clone(), tags: Tags::default() });
+            by_channel.entry(*number).or_default().push((receipt.tag, verdict));
         }
-        for (number, (channel, settled)) in channels {
-            let acks = self.tags.entry(number).or_default().settle(&settled);
-            if let Err(error) = send(&channel, &acks, &settled).await {
-                // The consumer sees the same and attaches again.
-                tracing::debug!(%error, "acks were not sent");
-                self.tags.remove(&number);
-            }
+        for (number, settled) in by_channel {
+            let Some(ledger) = self.channels.get_mut(&number) else { continue };
+            let acks = ledger.tags.settle(&settled);
+            self.send(number, acks).await;
         }
     }
-}
 
-async fn send(channel: &Channel, acks: &Acks, settled: &[(u64, Verdict)]) -> lapin::Result<()> {
-    for (tag, verdict) in settled.iter().filter(|(_, verdict)| *verdict != Verdict::Done) {
-        let requeue = *verdict == Verdict::Returned;
-        channel.basic_nack(*tag, BasicNackOptions { requeue, multiple: false }).await?;
+    /// Whether something waits for its group.
+    pub fn holds_any(&self) -> bool {
+        self.channels.values().any(|ledger| ledger.tags.holds_any())
     }
-    if let Some(tag) = acks.up_to {
-        channel.basic_ack(tag, BasicAckOptions { multiple: true }).await?;
+
+    /// To be called now and then while something waits: acks alone what waited since the last time.
+    pub async fn settle_held(&mut self) {
+        let numbers: Vec<u64> = self.channels.keys().copied().collect();
+        for number in numbers {
+            let Some(ledger) = self.channels.get_mut(&number) else { continue };
+            let acks = ledger.tags.settle_held();
+            self.send(number, acks).await;
+        }
     }
-    for tag in &acks.single {
-        channel.basic_ack(*tag, BasicAckOptions { multiple: false }).await?;
+
+    async fn send(&mut self, number: u64, acks: Acks) {
+        let Some(ledger) = self.channels.get(&number) else { return };
+        if let Err(error) = acks.send(&ledger.channel).await {
+            // The consumer sees the same and attaches again.
+            tracing::debug!(%error, "acks were not sent");
+            self.channels.remove(&number);
+        }
     }
-    Ok(())
 }
 
 /// Which delivery tags of one channel are settled. The broker counts them from 1 without gaps.
@@ -76,11 +93,16 @@ struct Tags {
     low: u64,
     /// Settled tags above `low + 1`.
     above: BTreeSet<u64>,
+    /// Those of them that are done but not acked yet, and have been so for longer.
+    held: BTreeSet<u64>,
+    newly_held: BTreeSet<u64>,
 }
 
-/// The acks that say the same as one per message.
+/// Frames that settle messages.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Acks {
+    /// Not done; `true` has the broker hand it out again.
+    nacks: Vec<(u64, bool)>,
     /// Acknowledges everything up to this tag that is not settled yet.
     up_to: Option<u64>,
     single: Vec<u64>,
@@ -88,15 +110,52 @@ struct Acks {
 
 impl Tags {
     fn settle(&mut self, settled: &[(u64, Verdict)]) -> Acks {
-        self.above.extend(settled.iter().map(|(tag, _)| tag));
+        let (mut nacks, mut done) = (Vec::new(), std::mem::take(&mut self.newly_held));
+        for (tag, verdict) in settled {
+            self.above.insert(*tag);
+            match verdict {
+                Verdict::Done => drop(done.insert(*tag)),
+                Verdict::Dead => nacks.push((*tag, false)),
+                Verdict::Returned => nacks.push((*tag, true)),
+            }
+        }
         while self.above.remove(&(self.low + 1)) {
             self.low += 1;
         }
-        let done = settled.iter().filter(|(_, verdict)| *verdict == Verdict::Done).map(|(tag, _)| *tag);
-        let (prefix, mut single): (Vec<u64>, Vec<u64>) = done.partition(|tag| *tag <= self.low);
-        single.sort_unstable();
+        self.newly_held = done.split_off(&(self.low + 1));
+        let held = self.held.split_off(&(self.low + 1));
+        let covered = std::mem::replace(&mut self.held, held);
         // The broker refuses a tag that is settled already, so the group ends with one that is being settled now.
-        Acks { up_to: prefix.into_iter().max(), single }
+        let up_to = done.last().max(covered.last()).copied();
+        let single = match self.held.len() + self.newly_held.len() > MAX_HELD {
+            true => [&mut self.held, &mut self.newly_held].into_iter().flat_map(std::mem::take).collect(),
+            false => Vec::new(),
+        };
+        Acks { nacks, up_to, single }
+    }
+
+    fn settle_held(&mut self) -> Acks {
+        let longer = std::mem::replace(&mut self.held, std::mem::take(&mut self.newly_held));
+        Acks { single: longer.into_iter().collect(), ..Acks::default() }
+    }
+
+    fn holds_any(&self) -> bool {
+        !(self.held.is_empty() && self.newly_held.is_empty())
+    }
+}
+
+impl Acks {
+    async fn send(self, channel: &Channel) -> lapin::Result<()> {
+        for (tag, requeue) in self.nacks {
+            channel.basic_nack(tag, BasicNackOptions { requeue, multiple: false }).await?;
+        }
+        if let Some(tag) = self.up_to {
+            channel.basic_ack(tag, BasicAckOptions { multiple: true }).await?;
+        }
+        for tag in self.single {
+            channel.basic_ack(tag, BasicAckOptions { multiple: false }).await?;
+        }
+        Ok(())
     }
 }
 
@@ -118,8 +177,8 @@ mod tests {
             Self { outstanding: tags.collect(), acked: BTreeSet::new() }
         }
 
-        fn take(&mut self, acks: &Acks, settled: &[(u64, Verdict)]) {
-            for (tag, _) in settled.iter().filter(|(_, verdict)| *verdict != Verdict::Done) {
+        fn take(&mut self, acks: &Acks) {
+            for (tag, _) in &acks.nacks {
                 assert!(self.outstanding.remove(tag), "unknown delivery tag {tag}");
             }
             if let Some(up_to) = acks.up_to {
@@ -136,28 +195,54 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_message_is_settled_as_decided_and_when_decided(
-            order in Just((1..=60_u64).collect::<Vec<_>>()).prop_shuffle(),
-            dead in proptest::collection::btree_set(1..=60_u64, 0..10),
-            batch in 1..20_usize,
+        fn every_message_is_settled_as_decided_and_not_before(
+            order in Just((1..=400_u64).collect::<Vec<_>>()).prop_shuffle(),
+            dead in proptest::collection::btree_set(1..=400_u64, 0..10),
+            batch in 1..300_usize,
+            rounds in 1..5_usize,
         ) {
-            let (mut broker, mut tags) = (Broker::deliver(1..=60), Tags::default());
+            let (mut broker, mut tags) = (Broker::deliver(1..=400), Tags::default());
             let mut decided = BTreeSet::new();
-            for tags_at_once in order.chunks(batch) {
+            for (round, tags_at_once) in order.chunks(batch).enumerate() {
                 let verdict = |tag: &u64| if dead.contains(tag) { Verdict::Dead } else { Verdict::Done };
                 let settled: Vec<_> = tags_at_once.iter().map(|tag| (*tag, verdict(tag))).collect();
-                broker.take(&tags.settle(&settled), &settled);
+                broker.take(&tags.settle(&settled));
                 decided.extend(tags_at_once.iter().filter(|tag| !dead.contains(tag)));
-                prop_assert_eq!(&broker.acked, &decided);
+                if round % rounds == 0 {
+                    broker.take(&tags.settle_held());
+                }
+                prop_assert!(broker.acked.is_subset(&decided));
+                prop_assert!(decided.len() - broker.acked.len() <= MAX_HELD);
+                prop_assert_eq!(tags.holds_any(), broker.acked != decided);
             }
             prop_assert!(broker.outstanding.is_empty());
-            prop_assert!(tags.above.is_empty());
+            prop_assert!(tags.above.is_empty() && !tags.holds_any());
         }
+    }
+
+    fn done(tags: &[u64]) -> Vec<(u64, Verdict)> {
+        tags.iter().map(|tag| (*tag, Verdict::Done)).collect()
     }
 
     #[test]
     fn messages_settled_in_order_take_one_frame() {
-        let acks = Tags::default().settle(&[1, 2, 3, 4].map(|tag| (tag, Verdict::Done)));
-        assert_eq!(acks, Acks { up_to: Some(4), single: vec![] });
+        let acks = Tags::default().settle(&done(&[1, 2, 3, 4]));
+        assert_eq!(acks, Acks { up_to: Some(4), ..Acks::default() });
+    }
+
+    #[test]
+    fn a_message_done_early_is_acked_with_the_older_one_it_waited_for() {
+        let mut tags = Tags::default();
+        assert_eq!(tags.settle(&done(&[2, 3])), Acks::default());
+        assert_eq!(tags.settle(&done(&[1])), Acks { up_to: Some(3), ..Acks::default() });
+    }
+
+    #[test]
+    fn a_message_behind_a_slow_one_is_acked_alone_in_the_end() {
+        let mut tags = Tags::default();
+        assert_eq!(tags.settle(&done(&[2])), Acks::default());
+        assert_eq!(tags.settle_held(), Acks::default());
+        assert_eq!(tags.settle_held(), Acks { single: vec![2], ..Acks::default() });
+        assert_eq!(tags.settle(&done(&[1])), Acks { up_to: Some(1), ..Acks::default() });
     }
 }

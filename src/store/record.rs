@@ -183,9 +183,11 @@ async fn insert_events(transaction: &Transaction<'_>, batch: &[Finished]) -> Res
     execute(transaction, INSERT_EVENTS, &[&days, &keys, &accounts, &ids, &types, &bodies]).await
 }
 
+/// In the select list, where row by row is taken: in FROM all bodies would be copied beforehand, to disk if they are many.
 const INSERT_EVENTS: &str = "
     INSERT INTO events (day, key, account_id, event_id, event_type, body)
-    SELECT * FROM unnest($1::date[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::bytea[])
+    SELECT unnest($1::date[]), unnest($2::uuid[]), unnest($3::text[]), unnest($4::text[]), unnest($5::text[]),
+           unnest($6::bytea[])
     ON CONFLICT DO NOTHING";
 
 async fn insert_attempts(transaction: &Transaction<'_>, batch: &[Finished]) -> Result<(), tokio_postgres::Error> {

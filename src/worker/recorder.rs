@@ -1,10 +1,11 @@
 //! Writes results in batches, then acks. The order is the promise: what is acked is recorded.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::share::Share;
@@ -32,6 +33,9 @@ const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
 
 /// Transactions at a time.
 const WRITERS: usize = 2;
+
+/// Between acks of messages that older ones keep from being acked with them.
+const ACKS_APART: Duration = Duration::from_millis(10);
 
 pub(super) struct Recorder {
     pub(super) writer: Writer,
@@ -61,10 +65,13 @@ impl Recorder {
     async fn record_all(&mut self, reports: &mut mpsc::Receiver<Report>) {
         let Self { writer, batch, acknowledger, .. } = self;
         let (mut in_hand, mut written, mut ended) = (Vec::with_capacity(*batch), FuturesUnordered::new(), false);
-        while !ended || !written.is_empty() {
+        let mut regularly = tokio::time::interval(ACKS_APART);
+        regularly.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !ended || !written.is_empty() || acknowledger.holds_any() {
             tokio::select! {
                 // Record before ack: repeating an attempt is harmless, losing one is not.
                 Some(settled) = written.next() => acknowledger.settle(settled).await,
+                _ = regularly.tick(), if acknowledger.holds_any() => acknowledger.settle_held().await,
                 received = reports.recv_many(&mut in_hand, *batch), if !ended && written.len() < WRITERS => {
                     ended = received == 0;
                     if !ended {
