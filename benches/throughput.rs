@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use penr_webhooks::secret::SigningSecret;
-use penr_webhooks::signature::{body_signature, standard_signature};
+use penr_webhooks::signature::{SigningKey, body_signature, standard_signature};
 use reqwest::Client;
 use tokio::task::JoinSet;
 
@@ -118,28 +118,28 @@ impl Raw {
         sent: Arc<AtomicU64>,
         stop: Arc<AtomicBool>,
     ) -> anyhow::Result<()> {
-        let secret = SigningSecret::from_random(rand::random());
+        let key = SigningKey::from(&SigningSecret::from_random(rand::random()));
         let mut url = first;
         while !stop.load(Ordering::Relaxed) {
-            self.post(&self.urls[url % self.urls.len()], url, &secret).await?;
+            self.post(&self.urls[url % self.urls.len()], url, &key).await?;
             sent.fetch_add(1, Ordering::Relaxed);
             url += step;
         }
         Ok(())
     }
 
-    async fn post(&self, url: &str, event: usize, secret: &SigningSecret) -> anyhow::Result<()> {
+    async fn post(&self, url: &str, event: usize, key: &SigningKey) -> anyhow::Result<()> {
         let (id, timestamp) = (format!("raw{event}"), jiff::Timestamp::now().as_second());
         let request = self
             .client
             .post(url)
             .header("content-type", "application/json")
-            .header("x-webhook-signature", body_signature(secret, &self.body))
+            .header("x-webhook-signature", body_signature(key, &self.body))
             .header("x-webhook-event", TYPE)
             .header("x-webhook-attempt", 1)
             .header("webhook-id", &id)
             .header("webhook-timestamp", timestamp)
-            .header("webhook-signature", standard_signature(&[secret], &id, timestamp, &self.body))
+            .header("webhook-signature", standard_signature(&[key], &id, timestamp, &self.body))
             .body(self.body.clone());
         request.send().await?.error_for_status()?.bytes().await?;
         Ok(())

@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use crate::delivery::ClosedReason;
 use crate::event::{AccountId, Catalogue, EventType};
-use crate::secret::{OpenError, SigningSecret};
+use crate::secret::OpenError;
+use crate::signature::SigningKey;
 
 mod url;
 
@@ -133,7 +134,7 @@ pub enum SnapshotState {
     Active {
         /// As it was saved; it is checked again at every attempt.
         url: String,
-        secrets: Result<Secrets, OpenError>,
+        secrets: Result<Box<Secrets>, OpenError>,
     },
     /// Switched off by us: its deliveries are closed at once, so that they can be recovered.
     Disabled,
@@ -155,9 +156,9 @@ impl SnapshotState {
 /// What a request is signed with.
 #[derive(Debug, Clone)]
 pub struct Secrets {
-    pub current: SigningSecret,
+    pub current: SigningKey,
     /// Still valid for a while after a regeneration.
-    pub previous: Option<SigningSecret>,
+    pub previous: Option<SigningKey>,
 }
 
 /// What the owner of a saved URL should know about it, in sentences.

@@ -11,6 +11,7 @@ use super::{Store, StoreError, account, column};
 use crate::delivery::DeliveryId;
 use crate::event::{AccountId, EventType};
 use crate::secret::{Keyring, Owner};
+use crate::signature::SigningKey;
 use crate::webhook::{Secrets, Snapshot, SnapshotState, WebhookId};
 
 /// What one query saw.
@@ -91,12 +92,10 @@ pub(super) fn snapshot(row: &Row, keyring: &Keyring) -> Snapshot {
     Snapshot { id, activation: column(row, "activation"), state }
 }
 
-fn secrets(row: &Row, keyring: &Keyring, webhook_id: WebhookId) -> Result<Secrets, crate::secret::OpenError> {
+fn secrets(row: &Row, keyring: &Keyring, webhook_id: WebhookId) -> Result<Box<Secrets>, crate::secret::OpenError> {
     let account_id = account(row);
     let owner = Owner { account_id: &account_id, webhook_id };
+    let open = |envelope: &[u8]| keyring.open(envelope, owner).map(|secret| SigningKey::from(&secret));
     let previous: Option<&[u8]> = column(row, "previous_secret");
-    Ok(Secrets {
-        current: keyring.open(column(row, "secret"), owner)?,
-        previous: previous.map(|envelope| keyring.open(envelope, owner)).transpose()?,
-    })
+    Ok(Secrets { current: open(column(row, "secret"))?, previous: previous.map(open).transpose()? }.into())
 }
