@@ -7,7 +7,7 @@ mod isolation;
 mod limits;
 mod log;
 mod page;
-mod schemathesis;
+pub mod schemathesis;
 mod test_sends;
 mod tokens;
 mod unavailable;
