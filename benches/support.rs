@@ -14,7 +14,7 @@ mod site;
 
 pub use drain::drain;
 pub use load::{Load, OpenLoop};
-pub use processes::{Cpu, Worker, cpu_of};
+pub use processes::{Api, Cpu, Worker, cpu_of};
 pub use receiver::{Receiver, WEBHOOK_HOSTS, host};
 pub use report::{Figures, Report, latencies, quantile};
 pub use site::{Site, Webhooks, url};

@@ -6,7 +6,8 @@ use std::process::{Child, Command, Stdio};
 use super::Figures;
 
 /// What every process of ours is told, this one included.
-pub const SETTINGS: [(&str, &str); 6] = [
+pub const SETTINGS: [(&str, &str); 7] = [
+    ("PENR_WEBHOOKS__API__JWT_SECRET", "what the tokens of benchmarks are signed with"),
     ("PENR_WEBHOOKS__SENDER__ALLOW_NETWORKS", r#"["127.0.1.0/24"]"#),
     ("PENR_WEBHOOKS__QUEUE__EVENTS_EXCHANGE", "bench.events"),
     ("PENR_WEBHOOKS__QUEUE__WORKER_QUEUE", "bench.webhooks"),
@@ -46,9 +47,32 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        Command::new("kill").arg(self.process().to_string()).status().ok();
-        self.0.wait().ok();
+        stop(&mut self.0);
     }
+}
+
+/// A running API, stopped when dropped.
+pub struct Api(Child);
+
+impl Api {
+    /// With no limit that a benchmark would meet.
+    pub fn start(address: &str) -> anyhow::Result<Self> {
+        let limits = ["REQUESTS_PER_SECOND", "REQUESTS_BURST"].map(|name| format!("PENR_WEBHOOKS__API__{name}"));
+        let limits = limits.iter().map(|name| (name.as_str(), "100000"));
+        let settings = limits.chain([("PENR_WEBHOOKS__API__LISTEN", address)]);
+        Ok(Self(command(&["api"]).envs(settings).spawn()?))
+    }
+}
+
+impl Drop for Api {
+    fn drop(&mut self) {
+        stop(&mut self.0);
+    }
+}
+
+fn stop(process: &mut Child) {
+    Command::new("kill").arg(process.id().to_string()).status().ok();
+    process.wait().ok();
 }
 
 /// Seconds of processor time since their start. Servers that are not of this project's private instances count nothing.
