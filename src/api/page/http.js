@@ -1,97 +1,118 @@
-// @ts-check
 // Speaks with the API: one request, one answer or one Problem. A refused token is renewed once, never in a loop.
 import * as token from './token.js';
+import { put } from './dom.js';
 
 const TIMEOUT_MS = 20_000;
+const SLOWEST_POLL_MS = 10_000;
 
 /** What went wrong, in words for the reader. */
 export class Problem extends Error {
-  /** @param {number} status 0 when no answer came @param {any} body @param {Headers} [headers] */
-  constructor(status, body, headers) {
-    super(body?.detail || body?.title || `The service answered ${status}.`);
-    this.status = status;
-    this.name = String(body?.type ?? '').split(':').pop() || 'unknown';
-    /** @type {{field: string, reason: string}[]} */
-    this.errors = Array.isArray(body?.errors) ? body.errors : [];
-    this.requestId = body?.request_id ?? headers?.get('x-request-id') ?? null;
-    this.retryAfter = Number(headers?.get('retry-after')) || 0;
-  }
-
-  /** Trying again later may help. */
-  get passes() {
-    return this.status === 0 || this.status === 429 || this.status >= 500;
-  }
+	/** `status` is 0 when no answer came. */
+	constructor(status, body, headers) {
+		super(body?.detail || body?.title || `The service answered ${status}.`);
+		this.status = status;
+		this.errors = Array.isArray(body?.errors) ? body.errors : [];
+		this.retryAfter = Number(headers?.get('retry-after')) || 0;
+		const id = body?.request_id ?? headers?.get('x-request-id');
+		if (status >= 500 && id) this.message += ` (request ${id})`;
+		/** Trying again later may help. */
+		this.passes = status === 0 || status === 429 || status >= 500;
+	}
 }
 
-const signedOut = new Set();
-/** @param {() => void} listener called when there is no token that the API takes */
-export const onSignedOut = (listener) => signedOut.add(listener);
+let signedOut = () => {};
+/** Calls `listener` when there is no token that the API takes. */
+export const onSignedOut = (listener) => { signedOut = listener; };
 
-/**
- * @param {string} method
- * @param {string} path below /v1
- * @param {{body?: object, etag?: string | null, signal?: AbortSignal}} [options]
- * @returns {Promise<{data: any, etag: string | null}>}
- */
+/** `path` is below /v1; gives `data` and `etag`. */
 export async function ask(method, path, options = {}) {
-  let used = token.current();
-  let answer = used ? await send(method, path, options, used) : null;
-  if (!answer || answer.status === 401) {
-    const renewed = token.current() !== used || (await token.renew());
-    used = token.current();
-    if (renewed && used) answer = await send(method, path, options, used);
-  }
-  if (options.signal?.aborted) throw options.signal.reason;
-  if (!answer || answer.status === 401) {
-    // Only the token that was refused is forgotten: a newer one may have come meanwhile.
-    if (token.current() === used) {
-      token.forget();
-      for (const listener of signedOut) listener();
-    }
-    throw new Problem(401, { type: 'urn:penr-webhooks:problem:unauthorized', title: 'Your session has ended.' });
-  }
-  return read(answer);
+	let used = token.current();
+	let answer = used && await send(method, path, options, used);
+	if (!answer || answer.status === 401) {
+		const renewed = token.current() !== used || await token.renew();
+		used = token.current();
+		if (renewed && used) answer = await send(method, path, options, used);
+	}
+	options.signal?.throwIfAborted();
+	if (!answer || answer.status === 401) {
+		// A newer one may have come meanwhile.
+		if (token.current() === used) {
+			token.forget();
+			signedOut();
+		}
+		throw new Problem(401, { title: 'Your session has ended.' });
+	}
+	const data = await answer.json().catch(() => null);
+	if (!answer.ok) throw new Problem(answer.status, data, answer.headers);
+	return { data, etag: answer.headers.get('etag') };
 }
 
-/** @param {string} method @param {string} path @param {{body?: object, etag?: string | null, signal?: AbortSignal}} options @param {string} bearer */
+export const get = async (path, signal) => (await ask('GET', path, { signal })).data;
+
 async function send(method, path, { body, etag, signal }, bearer) {
-  /** @type {Record<string, string>} */
-  const headers = { Authorization: `Bearer ${bearer}`, Accept: 'application/json' };
-  if (body) headers['Content-Type'] = 'application/json';
-  if (etag) headers['If-Match'] = etag;
-  const timeout = AbortSignal.timeout(TIMEOUT_MS);
-  try {
-    return await fetch(`/v1${path}`, {
-      method, headers, body: body && JSON.stringify(body), cache: 'no-store', credentials: 'omit', redirect: 'error',
-      referrerPolicy: 'no-referrer', signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
-    });
-  } catch (error) {
-    if (signal?.aborted) throw error;
-    const changes = method !== 'GET' ? ' It may have been carried out all the same: look before you try again.' : '';
-    throw new Problem(0, { title: 'The service could not be reached.' + changes });
-  }
+	const headers = { Authorization: `Bearer ${bearer}` };
+	if (body) headers['Content-Type'] = 'application/json';
+	if (etag) headers['If-Match'] = etag;
+	const timeout = AbortSignal.timeout(TIMEOUT_MS);
+	try {
+		return await fetch(`/v1${path}`, {
+			method, headers, body: body && JSON.stringify(body), cache: 'no-store', credentials: 'omit', redirect: 'error',
+			signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
+		});
+	} catch (error) {
+		signal?.throwIfAborted();
+		const look = method === 'GET' ? '' : ' It may have been carried out all the same: look before you try again.';
+		throw new Problem(0, { title: `The service could not be reached.${look}` });
+	}
 }
 
-/** @param {Response} answer */
-async function read(answer) {
-  const text = await answer.text().catch(() => '');
-  let data = null;
-  try {
-    data = text ? JSON.parse(text) : null;
-  } catch { /* A proxy's page; the status says enough. */ }
-  if (!answer.ok) throw new Problem(answer.status, data, answer.headers);
-  return { data, etag: answer.headers.get('etag') };
-}
-
-export const get = (/** @type {string} */ path, /** @type {AbortSignal} */ signal) => ask('GET', path, { signal });
-
-/** @param {string} id */
 export const webhookPath = (id) => `/webhooks/${encodeURIComponent(id)}`;
 
-/** @type {any[] | null} */
-let types = null;
-/** The catalogue of event types, fetched once. @param {AbortSignal} signal @returns {Promise<{type: string, name: string, description: string}[]>} */
-export async function eventTypes(signal) {
-  types ??= (await get('/event-types', signal)).data.data;
-  return types ?? [];
+let types;
+/** The catalogue of event types, fetched once. */
+export const eventTypes = async (signal) => (types ??= (await get('/event-types', signal)).data);
+
+const outage = document.getElementById('outage');
+
+function sayOutage(text) {
+	if (outage.textContent !== text) put(outage, text);
+	outage.hidden = !text;
+}
+
+/**
+ * Runs `work` now, and again `ms` after it has ended while the page is visible; with 0 ms until it has succeeded once.
+ * A problem that passes is said and waited out; every other one ends it. Returns how to ask at once.
+ */
+export function poll(ms, signal, work, failed) {
+	let timer = 0, failures = 0, running = false, over = false;
+	const run = async () => {
+		clearTimeout(timer);
+		if (running || over || signal.aborted || document.hidden) return;
+		running = true;
+		let wait = ms;
+		try {
+			await work();
+			if (failures) sayOutage('');
+			failures = 0;
+			over = !ms;
+		} catch (problem) {
+			if (signal.aborted) return;
+			over = !problem.passes;
+			if (over) return failed(problem);
+			failures += 1;
+			sayOutage(problem.status === 429 ? 'Too many requests at the moment; going on shortly.'
+				: 'The service is not available right now. What you see may be out of date; trying again by itself.');
+			wait = Math.max(Math.min(500 * 2 ** failures, SLOWEST_POLL_MS), Math.min(problem.retryAfter, 60) * 1000);
+		} finally {
+			running = false;
+		}
+		if (!over && !signal.aborted) timer = setTimeout(run, wait);
+	};
+	document.addEventListener('visibilitychange', run, { signal });
+	signal.addEventListener('abort', () => {
+		clearTimeout(timer);
+		if (failures) sayOutage('');
+	});
+	run();
+	return run;
 }

@@ -1,87 +1,70 @@
 // What the owner of a webhook changes: its fields, its secret, its existence.
-import { ask, eventTypes, get, webhookPath } from './http.js';
-import { busy, button, confirm, empty, h, notice, put, say, saying, skeleton, words } from './dom.js';
+import { ask, eventTypes, get, poll, webhookPath } from './http.js';
+import { broken, button, confirm, h, notice, put, say, section, skeleton } from './dom.js';
 import { local, time } from './words.js';
-import { webhookFields } from './form.js';
+import { webhookFields, webhookForm } from './form.js';
 import { secretBox, snippets } from './secret.js';
-import { poll } from './poll.js';
 
 const OVERLAP_HOURS = 24;
-const FIELDS = { name: 'Name', url: 'URL', events: 'Events' };
+const LABELS = { name: 'Name', url: 'URL', events: 'Events' };
 
 export function settingsTab(body, { id, signal, show }) {
-  put(body, skeleton(6));
-  const once = new AbortController();
-  signal.addEventListener('abort', () => once.abort());
-  poll(1000, once.signal, async () => {
-    const [types, loaded] = await Promise.all([eventTypes(signal), ask('GET', webhookPath(id), { signal })]);
-    once.abort();
-    put(body, section('Edit', editor(types, loaded)), section('Signing secret', secret()), section('Verify requests', snippets()), section('Delete', removal()));
-  }, (problem) => put(body, empty('The settings could not be loaded', h('p', {}, words(problem)))));
+	const path = webhookPath(id);
+	put(body, skeleton(6));
+	poll(0, signal, async () => {
+		const types = await eventTypes(signal);
+		const edit = h('div');
+		edit.append(editor(edit, types, await ask('GET', path, { signal })));
+		put(body, section('Edit', edit), section('Signing secret', secret()), section('Verify requests', snippets()), section('Delete', removal()));
+	}, (problem) => put(body, broken('The settings', problem, () => settingsTab(body, { id, signal, show }))));
 
-  /** Saves only over the version that the reader has seen. */
-  function editor(types, { data, etag }) {
-    const fields = webhookFields(types, data);
-    const save = h('button', { type: 'submit', class: 'button primary' }, 'Save');
-    const send = () => busy(save, () => saying(async () => {
-      try {
-        const saved = await ask('PATCH', webhookPath(id), { body: fields.values(), etag });
-        ({ data, etag } = saved);
-        fields.clear();
-        show(data);
-        say('Saved.');
-      } catch (problem) {
-        if (problem.status === 401) throw problem;
-        if (problem.status === 412) return stale();
-        fields.show(problem);
-      }
-    }));
-    async function stale() {
-      const now = await ask('GET', webhookPath(id), { signal });
-      const changed = Object.keys(FIELDS).filter((field) => String(now.data[field]) !== String(data[field]));
-      const anyway = button('Save mine anyway', () => { etag = now.etag; return send(); }, '');
-      const theirs = button('Discard mine, load theirs', () => { put(form, ...editor(types, now).childNodes); show(now.data); }, 'primary');
-      put(fields.problem, notice('warn', h('strong', {}, 'Not saved: this webhook was changed meanwhile'),
-        h('p', {}, 'Somebody saved it, perhaps you in another tab, after you opened this form. Nothing of yours was written.'),
-        h('ul', {}, changed.map((field) => h('li', {}, `${FIELDS[field]} is now: `, h('bdi', {}, [now.data[field]].flat().join(', ')))),
-          now.data.active !== data.active && h('li', {}, now.data.active ? 'It was switched on.' : 'It was switched off.')),
-        h('div', { class: 'actions' }, anyway, theirs)));
-      theirs.focus();
-    }
-    const form = h('form', { novalidate: true, submit: (event) => { event.preventDefault(); send(); } },
-      fields.element, h('div', { class: 'actions' }, save));
-    return form;
-  }
+	/** Saves only over the version that the reader has seen. */
+	function editor(place, types, { data, etag }) {
+		const fields = webhookFields(types, data);
+		const form = webhookForm(fields, null, async () => {
+			({ data, etag } = await ask('PATCH', path, { body: fields.values(), etag }));
+			fields.clear();
+			show(data);
+			say('Saved.');
+		}, async (problem) => {
+			if (problem.status !== 412) return false;
+			const now = await ask('GET', path, { signal });
+			const changes = Object.keys(LABELS).filter((key) => String(now.data[key]) !== String(data[key]));
+			const theirs = button('Discard mine, load theirs', () => { put(place, editor(place, types, now)); show(now.data); }, '.primary');
+			put(fields.problem, notice('', 'Not saved: this webhook was changed meanwhile',
+				h('p', 'Somebody saved it after you had opened this form, perhaps you in another tab. Nothing of yours was written.'),
+				h('ul', changes.map((key) => h('li', `${LABELS[key]} is now: `, h('bdi', [now.data[key]].flat().join(', ')))),
+					now.data.active !== data.active && h('li', now.data.active ? 'It was switched on.' : 'It was switched off.')),
+				h('.actions', button('Save mine anyway', () => { etag = now.etag; return form.send(); }), theirs)));
+			theirs.focus();
+			return true;
+		});
+		return form.element;
+	}
 
-  function secret() {
-    const told = h('p', { class: 'hint', role: 'status' }, 'Treat it like a password: whoever has it can forge our requests.');
-    const read = async () => (await get(`${webhookPath(id)}/secret`, signal)).data.secret;
-    const box = secretBox(read, signal);
-    const regenerate = button('Regenerate', () => saying(async () => {
-      const until = local(new Date(Date.now() + OVERLAP_HOURS * 3600_000).toISOString());
-      const yes = await confirm('Regenerate the signing secret?', [
-        'A new secret signs every request from now on.',
-        `The old one stays valid in Webhook-Signature for ${OVERLAP_HOURS} hours, until ${until}: until then that header carries both signatures, and code that checks it keeps working. Put the new secret into your receiver before that.`,
-        'X-Webhook-Signature has room for one signature only: code that checks that one fails until it has the new secret. What fails is tried again.',
-      ], 'Regenerate');
-      if (!yes) return;
-      const { data } = await ask('POST', `${webhookPath(id)}/secret/regenerate`);
-      box.dispatchEvent(new Event('hide'));
-      put(told, 'Regenerated. The old secret stays valid in Webhook-Signature until ', time(data.previous_valid_until), '.');
-      say('There is a new secret: reveal or copy it, and put it into your receiver.');
-    }), '');
-    return h('div', {}, box, told, h('div', { class: 'actions start' }, regenerate));
-  }
+	function secret() {
+		const told = h('p.hint', { role: 'status' }, 'Treat it like a password: whoever has it can forge our requests.');
+		const box = secretBox(async () => (await get(`${path}/secret`, signal)).secret, signal);
+		return h('div', box, told, h('.actions.start', button('Regenerate', async () => {
+			const until = local(new Date(Date.now() + OVERLAP_HOURS * 3600_000));
+			if (!await confirm('Regenerate the signing secret?', [
+				'A new secret signs every request from now on.',
+				`In Webhook-Signature the old one stays valid for ${OVERLAP_HOURS} hours, until ${until}: that header carries both signatures until then. Put the new secret into your receiver before.`,
+				'X-Webhook-Signature holds the new signature only: receivers that check that header refuse our requests until they have the new secret. What they refuse is tried again.',
+			], 'Regenerate')) return;
+			const { data } = await ask('POST', `${path}/secret/regenerate`);
+			box.dispatchEvent(new Event('hide'));
+			put(told, 'Regenerated. In Webhook-Signature the old secret stays valid until ', time(data.previous_valid_until), '.');
+			say('There is a new secret: put it into your receiver.');
+		})));
+	}
 
-  const removal = () => h('div', {},
-    h('p', { class: 'muted' }, 'Nothing more is sent, and what is waiting is cancelled. To pause it only, switch it off instead.'),
-    h('div', { class: 'actions start' }, button('Delete webhook', () => saying(async () => {
-      const yes = await confirm('Delete this webhook?', ['Its log, its secret and all that waits for delivery are lost. This cannot be undone.'], 'Delete');
-      if (!yes) return;
-      await ask('DELETE', webhookPath(id));
-      say('The webhook was deleted.');
-      location.hash = '#/webhooks';
-    }), 'danger')));
+	const removal = () => h('div',
+		h('p.muted', 'Nothing more is sent, and what is waiting is cancelled. To pause it only, switch it off instead.'),
+		h('.actions.start', button('Delete webhook', async () => {
+			if (!await confirm('Delete this webhook?', ['Its log, its secret and all that waits for delivery are lost. This cannot be undone.'], 'Delete')) return;
+			await ask('DELETE', path);
+			say('The webhook was deleted.');
+			location.hash = '#/webhooks';
+		}, '.danger')));
 }
-
-const section = (title, content) => h('section', { class: 'card', 'aria-label': title }, h('h2', {}, title), content);

@@ -1,81 +1,79 @@
 // @ts-check
 // Keeps the bearer token: it arrives in the fragment, which is erased at once, lives in memory only, and is renewed by the
-// page that frames this one. This file imports nothing, so that no other file can delay the erasing.
+// page that frames this one. Imports nothing, so that nothing can delay the erasing.
 
 const RENEW_SECONDS_BEFORE = 60;
 const HOST_ANSWERS_WITHIN_MS = 8000;
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
-/** @type {string | null} */
-let token = null;
+let token = '';
 /** @type {Promise<boolean> | null} */
 let asking = null;
-/** @type {ReturnType<typeof setTimeout> | undefined} */
-let renewal;
+let renewal = 0;
 /** @type {Set<() => void>} */
 const listeners = new Set();
 
 const meta = /** @type {HTMLMetaElement | null} */ (document.querySelector('meta[name=host-origins]'));
 const hosts = (meta?.content ?? '').split(/\s+/).filter(Boolean);
-export const hasHost = window.parent !== window && hosts.length > 0;
+export const hasHost = parent !== window && hosts.length > 0;
 
 export const current = () => token;
 /** @param {() => void} listener called for every new token */
 export const onToken = (listener) => listeners.add(listener);
 
 export function forget() {
-  token = null;
-  clearTimeout(renewal);
+	token = '';
+	clearTimeout(renewal);
 }
 
 /** Takes the token out of the address, if there is one. */
 export function takeFromAddress() {
-  const given = /^#token=([^&]*)/.exec(location.hash);
-  if (!given) return false;
-  history.replaceState(null, '', location.pathname + location.search + '#/webhooks');
-  adopt(given[1]);
-  return token !== null;
+	const given = /^#token=([^&]*)/.exec(location.hash);
+	if (!given) return;
+	history.replaceState(null, '', location.pathname + location.search + '#/webhooks');
+	adopt(given[1]);
 }
 
 /** Asks the framing page for a new token; whether one came. All who ask meanwhile share the answer. */
 export function renew() {
-  if (!hasHost) return Promise.resolve(false);
-  asking ??= new Promise((resolve) => {
-    const done = (/** @type {boolean} */ came) => {
-      clearTimeout(timer);
-      listeners.delete(heard);
-      asking = null;
-      resolve(came);
-    };
-    const heard = () => done(true);
-    const timer = setTimeout(() => done(false), HOST_ANSWERS_WITHIN_MS);
-    listeners.add(heard);
-    for (const host of hosts) window.parent.postMessage({ type: 'penr-webhooks:token-needed' }, host);
-  });
-  return asking;
+	if (!hasHost) return Promise.resolve(false);
+	asking ??= new Promise((resolve) => {
+		const done = (/** @type {boolean} */ came) => {
+			clearTimeout(timer);
+			listeners.delete(heard);
+			asking = null;
+			resolve(came);
+		};
+		const heard = () => done(true);
+		const timer = setTimeout(done, HOST_ANSWERS_WITHIN_MS, false);
+		listeners.add(heard);
+		for (const host of hosts) parent.postMessage({ type: 'penr-webhooks:token-needed' }, host);
+	});
+	return asking;
 }
 
 /** @param {string} given */
 function adopt(given) {
-  if (!given) return;
-  token = given;
-  clearTimeout(renewal);
-  const seconds = expiry(given) - Date.now() / 1000 - RENEW_SECONDS_BEFORE;
-  if (hasHost && seconds > 0) renewal = setTimeout(renew, Math.min(seconds * 1000, 2 ** 31 - 1));
-  for (const listener of [...listeners]) listener();
+	if (!given) return;
+	token = given;
+	clearTimeout(renewal);
+	const ms = (expiry(given) - RENEW_SECONDS_BEFORE) * 1000 - Date.now();
+	if (hasHost && ms > 0) renewal = setTimeout(renew, Math.min(ms, LONGEST_TIMER_MS));
+	for (const listener of [...listeners]) listener();
 }
 
 /** @param {string} jwt */
 function expiry(jwt) {
-  try {
-    return Number(JSON.parse(atob(jwt.split('.')[1].replace(/-/g, '+').replace(/_/g, '/'))).exp);
-  } catch {
-    return NaN;
-  }
+	try {
+		return JSON.parse(atob(jwt.split('.')[1].replace(/-/g, '+').replace(/_/g, '/'))).exp;
+	} catch {
+		return NaN;
+	}
 }
 
 addEventListener('message', ({ source, origin, data }) => {
-  if (source !== window.parent || !hosts.includes(origin) || !hasHost) return;
-  if (data?.type === 'penr-webhooks:token' && typeof data.token === 'string') adopt(data.token);
+	if (!hasHost || source !== parent || !hosts.includes(origin)) return;
+	if (data?.type === 'penr-webhooks:token' && typeof data.token === 'string') adopt(data.token);
 });
 
 takeFromAddress();
