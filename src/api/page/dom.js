@@ -117,7 +117,6 @@ export const skeleton = (lines) => h('.card.skeleton', { role: 'status' }, h('sp
 
 /** What stands in place of content. */
 export const empty = (title, ...children) => h('.card.empty', h(document.querySelector('h1') ? 'h2' : 'h1', { tabindex: -1 }, title), children);
-export const broken = (what, problem, again) => empty(`${what} could not be loaded`, h('p', problem.message), button('Try again', again));
 
 export const link = (label, href, kind = '') => h(`a.button${kind}`, { href }, label);
 export const crumb = () => h('a.crumb', { href: '#/webhooks' }, icon('back'), 'Webhooks');

@@ -1,6 +1,6 @@
 // The fields of a webhook, with the API's reasons beside the field they belong to; and a new webhook.
 import { ask, eventTypes, poll } from './http.js';
-import { act, broken, crumb, h, icon, link, notice, put, section, skeleton, submit } from './dom.js';
+import { act, crumb, h, icon, link, notice, put, section, skeleton, submit } from './dom.js';
 import { sentence } from './list.js';
 import { secretBox, snippets } from './secret.js';
 
@@ -101,11 +101,11 @@ export function createView(main, signal) {
 	document.title = 'Create Webhook';
 	const body = h('.card', skeleton(6));
 	put(main, crumb(), h('h1', { tabindex: -1 }, 'Create Webhook'), body);
-	poll(0, signal, async () => {
+	poll(body, 0, signal, async () => {
 		const fields = webhookFields(await eventTypes(signal), { name: '', url: '', events: [] });
 		const save = async () => created((await ask('POST', '/webhooks', { body: fields.values() })).data);
 		put(body, webhookForm(fields, link('Cancel', '#/webhooks'), save).element);
-	}, (problem) => put(body, broken('The form', problem, () => createView(main, signal))));
+	});
 
 	function created({ id, name, secret }) {
 		if (signal.aborted) return;

@@ -1,6 +1,6 @@
 // Speaks with the API: one request, one answer or one Problem. A refused token is renewed once, never in a loop.
 import * as token from './token.js';
-import { put } from './dom.js';
+import { button, empty, h, put } from './dom.js';
 
 const TIMEOUT_MS = 20_000;
 const SLOWEST_POLL_MS = 10_000;
@@ -72,6 +72,10 @@ let types;
 /** The catalogue of event types, fetched once. */
 export const eventTypes = async (signal) => (types ??= (await get('/event-types', signal)).data);
 
+export const broken = (problem, again) => (problem.status === 404
+	? empty('This webhook does not exist', h('p', 'It was deleted, or it belongs to another account.'), h('a.button', { href: '#/webhooks' }, 'All webhooks'))
+	: empty('This could not be loaded', h('p', problem.message), button('Try again', again)));
+
 const outage = document.getElementById('outage');
 
 function sayOutage(text) {
@@ -81,10 +85,11 @@ function sayOutage(text) {
 
 /**
  * Runs `work` now, and again `ms` after it has ended while the page is visible; with 0 ms until it has succeeded once.
- * A problem that passes is said and waited out; every other one ends it. Returns how to ask at once.
+ * A problem that passes is said and waited out; every other one ends it and stands in `place`. Returns how to ask at once.
  */
-export function poll(ms, signal, work, failed) {
+export function poll(place, ms, signal, work) {
 	let timer = 0, failures = 0, running = false, over = false;
+	const again = () => { over = false; run(); };
 	const run = async () => {
 		clearTimeout(timer);
 		if (running || over || signal.aborted || document.hidden) return;
@@ -98,7 +103,7 @@ export function poll(ms, signal, work, failed) {
 		} catch (problem) {
 			if (signal.aborted) return;
 			over = !problem.passes;
-			if (over) return failed(problem);
+			if (over) return put(place, broken(problem, again));
 			failures += 1;
 			sayOutage(problem.status === 429 ? 'Too many requests at the moment; going on shortly.'
 				: 'The service is not available right now. What you see may be out of date; trying again by itself.');

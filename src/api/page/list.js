@@ -1,6 +1,6 @@
 // All webhooks of the account, kept up to date while the list is open.
 import { ask, get, poll, webhookPath } from './http.js';
-import { broken, button, empty, h, icon, link, notice, put, say, skeleton, toggle } from './dom.js';
+import { button, empty, h, icon, link, notice, put, say, skeleton, toggle } from './dom.js';
 import { ago, count, local, number, outcome, trouble } from './words.js';
 
 const EVERY_MS = 5000;
@@ -15,7 +15,7 @@ export function listView(main, signal) {
 			h('div', h('h1', { tabindex: -1 }, 'Webhooks'), h('p.muted', 'Get a signed POST request when something happens in your account.')),
 			link([icon('plus'), 'Create Webhook'], '#/webhooks/new', '.primary')), body);
 	let rows = new Map();
-	const refresh = poll(EVERY_MS, signal, async () => {
+	const refresh = poll(body, EVERY_MS, signal, async () => {
 		const webhooks = await all(signal);
 		const before = rows;
 		rows = new Map(webhooks.map((webhook) => {
@@ -28,7 +28,7 @@ export function listView(main, signal) {
 		if (!order.length) put(body, nothing());
 		else if (!list) put(body, columns(), h('ul.card.webhooks', { 'aria-label': 'Webhooks' }, order));
 		else if (order.length !== list.children.length || order.some((row, i) => list.children[i] !== row)) put(list, order);
-	}, (problem) => put(body, broken('The webhooks', problem, () => listView(main, signal))));
+	});
 }
 
 /** Keeps the reader's place on the keyboard. */
@@ -69,7 +69,7 @@ function webhookRow(webhook, signal, refresh) {
 				warnings.map((text) => h('.warn', icon('warning'), h('span', sentence(text))))),
 			h('.events', h('span.label', 'Events'), chips(events)),
 			cell('Last delivery', h('span.last', outcome(status), at && h('small.muted', ago(at)))),
-			cell('Waiting', h(waiting ? 'span.waiting' : 'span.muted', number(waiting), waiting >= MANY && ' or more')),
+			cell('Waiting', h(waiting ? 'span.waiting' : 'span.muted', number(waiting), waiting >= MANY && '+')),
 			cell('Active', toggle(active, `Active: ${name}`, async (on, own) => {
 				const { data } = await ask('PATCH', webhookPath(id), { body: { active: on } });
 				own.ariaChecked = data.active;

@@ -1,6 +1,6 @@
 // The webhook's log: newest first, growing by itself; each row opens to its delivery's whole story.
 import { ask, eventTypes, get, poll, webhookPath } from './http.js';
-import { block, broken, button, empty, h, icon, link, put, say, skeleton } from './dom.js';
+import { block, button, empty, h, icon, link, put, say, skeleton } from './dom.js';
 import { count, failure, ms, outcome, time } from './words.js';
 import { chart } from './chart.js';
 
@@ -9,7 +9,7 @@ const PAGE = 10;
 const TRIGGERS = { event: 'First attempt', retry: 'Retry', test: 'Test', resend: 'Resent' };
 
 export function logsTab(body, { id, signal }) {
-	const path = `${webhookPath(id)}/deliveries`;
+	const webhook = webhookPath(id), path = `${webhook}/deliveries`;
 	const option = (value, text) => h('option', { value }, text);
 	const status = h('select', { 'aria-label': 'Status', change: restart }, option('', 'All statuses'), option('success', 'Success'), option('failed', 'Failed'));
 	const type = h('select', { 'aria-label': 'Event type', change: restart }, option('', 'All event types'));
@@ -18,7 +18,7 @@ export function logsTab(body, { id, signal }) {
 	const area = h('div');
 	const news = h('p.hidden', { role: 'status' });
 	const more = button('Load more', loadMore);
-	put(body, chart(id, signal), h('.filters', h('h2', 'Webhook Logs'), status, type), news, area, h('.actions.middle', more));
+	put(body, chart(webhook, signal), h('.filters', h('h2', 'Webhook Logs'), status, type), news, area, h('.actions.middle', more));
 
 	let cursor, known, filtering;
 	signal.addEventListener('abort', () => filtering.abort());
@@ -30,7 +30,7 @@ export function logsTab(body, { id, signal }) {
 		known = null;
 		put(area, skeleton(5));
 		more.hidden = true;
-		poll(EVERY_MS, filtering.signal, newest, (problem) => put(area, broken('The log', problem, restart)));
+		poll(area, EVERY_MS, filtering.signal, newest);
 	}
 
 	/** A page of the log from a cursor on; nothing if the filters have changed meanwhile. */

@@ -23,66 +23,43 @@ export function secretBox(read, signal) {
 	return h('.secret-box', { hide: () => show() }, value, reveal, copyButton(read, 'Copy secret'));
 }
 
-// Webhook-Signature, since it holds the time, and for a day after a regeneration a signature of either secret.
 const CODE = {
 	'Node.js': `const crypto = require('node:crypto');
 
-// rawBody: the bytes as they came, before any JSON parser
-function verify(secret, headers, rawBody) {
-  const id = headers['webhook-id'], time = headers['webhook-timestamp'];
-  if (!(Math.abs(Date.now() / 1000 - time) < 300)) return false;
-  const expected = 'v1,' + crypto.createHmac('sha256', Buffer.from(secret.slice(6), 'base64'))
-    .update(id + '.' + time + '.').update(rawBody).digest('base64');
-  return String(headers['webhook-signature']).split(' ').some((one) =>
-    one.length === expected.length && crypto.timingSafeEqual(Buffer.from(one), Buffer.from(expected)));
+// rawBody: the bytes as they came; signature: X-Webhook-Signature
+function verify(secret, rawBody, signature) {
+  const expected = crypto.createHmac('sha256', secret).update(rawBody).digest();
+  const given = Buffer.from(signature ?? '', 'hex');
+  return given.length === expected.length && crypto.timingSafeEqual(given, expected);
 }`,
-	Python: `import base64, hashlib, hmac, time
+	Python: `import hashlib, hmac
 
-# raw_body: the bytes as they came; headers: as your framework has them, in any case
-def verify(secret, headers, raw_body):
-    sent = headers["Webhook-Timestamp"]
-    if abs(time.time() - int(sent)) > 300:
-        return False
-    signed = f"{headers['Webhook-Id']}.{sent}.".encode() + raw_body
-    mac = hmac.new(base64.b64decode(secret[6:]), signed, hashlib.sha256)
-    expected = b"v1," + base64.b64encode(mac.digest())
-    given = headers["Webhook-Signature"].encode().split(b" ")
-    return any(hmac.compare_digest(one, expected) for one in given)`,
-	Go: `// imports: crypto/hmac crypto/sha256 encoding/base64 net/http strconv strings time
-func verify(secret string, header http.Header, rawBody []byte) bool {
-	sent := header.Get("Webhook-Timestamp")
-	seconds, err := strconv.ParseInt(sent, 10, 64)
-	if err != nil || time.Since(time.Unix(seconds, 0)).Abs() > 5*time.Minute {
-		return false
-	}
-	key, _ := base64.StdEncoding.DecodeString(strings.TrimPrefix(secret, "whsec_"))
-	mac := hmac.New(sha256.New, key)
-	mac.Write([]byte(header.Get("Webhook-Id") + "." + sent + "."))
+# raw_body: the bytes as they came; signature: X-Webhook-Signature
+def verify(secret: str, raw_body: bytes, signature: str) -> bool:
+    expected = hmac.new(secret.encode(), raw_body, hashlib.sha256).hexdigest()
+    return hmac.compare_digest(expected.encode(), signature.encode())`,
+	Go: `import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+)
+
+// rawBody: the bytes as they came; signature: X-Webhook-Signature
+func verify(secret string, rawBody []byte, signature string) bool {
+	mac := hmac.New(sha256.New, []byte(secret))
 	mac.Write(rawBody)
-	expected := "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
-	for _, one := range strings.Fields(header.Get("Webhook-Signature")) {
-		if hmac.Equal([]byte(one), []byte(expected)) {
-			return true
-		}
-	}
-	return false
+	given, err := hex.DecodeString(signature)
+	return err == nil && hmac.Equal(given, mac.Sum(nil))
 }`,
-	PHP: `// $rawBody = file_get_contents('php://input');
-function verify(string $secret, string $rawBody): bool {
-    ['HTTP_WEBHOOK_ID' => $id, 'HTTP_WEBHOOK_TIMESTAMP' => $time, 'HTTP_WEBHOOK_SIGNATURE' => $given] = $_SERVER;
-    if (abs(time() - (int) $time) > 300) return false;
-    $mac = hash_hmac('sha256', "$id.$time.$rawBody", base64_decode(substr($secret, 6)), true);
-    $equal = fn($one) => hash_equals('v1,' . base64_encode($mac), $one);
-    return array_filter(explode(' ', $given), $equal) !== [];
+	PHP: `// file_get_contents('php://input'), $_SERVER['HTTP_X_WEBHOOK_SIGNATURE']
+function verify(string $secret, string $rawBody, string $signature): bool {
+    return hash_equals(hash_hmac('sha256', $rawBody, $secret), $signature);
 }`,
 	Ruby: `require "openssl"
 
-# request: Rack's, as Rails and Sinatra have it
-def verify(secret, request)
-  id, time, given = %w[ID TIMESTAMP SIGNATURE].map { |name| request.get_header("HTTP_WEBHOOK_#{name}") }
-  return false if (Time.now.to_i - time.to_i).abs > 300
-  mac = OpenSSL::HMAC.digest("SHA256", secret[6..].unpack1("m"), "#{id}.#{time}.#{request.body.read}")
-  given.split.any? { |one| OpenSSL.secure_compare(one, "v1," + [mac].pack("m0")) }
+# request.body.read, request.get_header("HTTP_X_WEBHOOK_SIGNATURE")
+def verify(secret, raw_body, signature)
+  OpenSSL.secure_compare(OpenSSL::HMAC.hexdigest("SHA256", secret, raw_body), signature)
 end`,
 };
 
@@ -94,5 +71,5 @@ export function snippets() {
 		h('fieldset.segments', h('legend.hidden', 'Language'), Object.keys(CODE).map((name) => h('label',
 			h('input', { type: 'radio', name: 'language', checked: name === 'Node.js', change: () => choose(name) }), h('span', name)))),
 		area,
-		h('p.hint', 'Prefer a simpler header? ', h('code', 'X-Webhook-Signature'), ' is the hex HMAC-SHA256 of the raw body; its key is the whole secret as shown.'));
+		h('p.hint', h('code', 'Webhook-Signature'), ' follows standardwebhooks.com, whose libraries check the time of sending too.'));
 }

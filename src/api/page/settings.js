@@ -1,6 +1,6 @@
 // What the owner of a webhook changes: its fields, its secret, its existence.
 import { ask, eventTypes, get, poll, webhookPath } from './http.js';
-import { broken, button, confirm, h, notice, put, say, section, skeleton } from './dom.js';
+import { button, confirm, h, notice, put, say, section, skeleton } from './dom.js';
 import { local, time } from './words.js';
 import { webhookFields, webhookForm } from './form.js';
 import { secretBox, snippets } from './secret.js';
@@ -11,12 +11,12 @@ const LABELS = { name: 'Name', url: 'URL', events: 'Events' };
 export function settingsTab(body, { id, signal, show }) {
 	const path = webhookPath(id);
 	put(body, skeleton(6));
-	poll(0, signal, async () => {
+	poll(body, 0, signal, async () => {
 		const types = await eventTypes(signal);
 		const edit = h('div');
 		edit.append(editor(edit, types, await ask('GET', path, { signal })));
 		put(body, section('Edit', edit), section('Signing secret', secret()), section('Verify requests', snippets()), section('Delete', removal()));
-	}, (problem) => put(body, broken('The settings', problem, () => settingsTab(body, { id, signal, show }))));
+	});
 
 	/** Saves only over the version that the reader has seen. */
 	function editor(place, types, { data, etag }) {

@@ -1,12 +1,12 @@
 // Sends a test and shows at once what went out and what came back.
 import { ask, eventTypes, poll, webhookPath } from './http.js';
-import { act, block, broken, button, h, notice, put, section, skeleton, submit } from './dom.js';
+import { act, block, button, h, notice, put, section, skeleton, submit } from './dom.js';
 import { failure, ms, outcome, time } from './words.js';
 import { snippet } from './logs.js';
 
 export function testTab(body, tab) {
 	put(body, skeleton(3));
-	poll(0, tab.signal, async () => put(body, tester(await eventTypes(tab.signal), tab)), (problem) => put(body, broken('The test', problem, () => testTab(body, tab))));
+	poll(body, 0, tab.signal, async () => put(body, tester(await eventTypes(tab.signal), tab)));
 }
 
 function tester(types, { id, signal, webhook, onChange, show }) {

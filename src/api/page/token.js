@@ -1,24 +1,19 @@
-// @ts-check
 // Keeps the bearer token: it arrives in the fragment, which is erased at once, lives in memory only, and is renewed by the
 // page that frames this one. Imports nothing, so that nothing can delay the erasing.
 
 const RENEW_SECONDS_BEFORE = 60;
 const HOST_ANSWERS_WITHIN_MS = 8000;
-const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
 let token = '';
-/** @type {Promise<boolean> | null} */
 let asking = null;
 let renewal = 0;
-/** @type {Set<() => void>} */
 const listeners = new Set();
 
-const meta = /** @type {HTMLMetaElement | null} */ (document.querySelector('meta[name=host-origins]'));
-const hosts = (meta?.content ?? '').split(/\s+/).filter(Boolean);
+const hosts = document.querySelector('meta[name=host-origins]').content.split(' ').filter(Boolean);
 export const hasHost = parent !== window && hosts.length > 0;
 
 export const current = () => token;
-/** @param {() => void} listener called for every new token */
+/** Calls `listener` for every new token. */
 export const onToken = (listener) => listeners.add(listener);
 
 export function forget() {
@@ -38,7 +33,7 @@ export function takeFromAddress() {
 export function renew() {
 	if (!hasHost) return Promise.resolve(false);
 	asking ??= new Promise((resolve) => {
-		const done = (/** @type {boolean} */ came) => {
+		const done = (came) => {
 			clearTimeout(timer);
 			listeners.delete(heard);
 			asking = null;
@@ -52,17 +47,15 @@ export function renew() {
 	return asking;
 }
 
-/** @param {string} given */
 function adopt(given) {
 	if (!given) return;
 	token = given;
 	clearTimeout(renewal);
 	const ms = (expiry(given) - RENEW_SECONDS_BEFORE) * 1000 - Date.now();
-	if (hasHost && ms > 0) renewal = setTimeout(renew, Math.min(ms, LONGEST_TIMER_MS));
+	if (hasHost && ms > 0) renewal = setTimeout(renew, Math.min(ms, 86_400_000));
 	for (const listener of [...listeners]) listener();
 }
 
-/** @param {string} jwt */
 function expiry(jwt) {
 	try {
 		return JSON.parse(atob(jwt.split('.')[1].replace(/-/g, '+').replace(/_/g, '/'))).exp;

@@ -1,6 +1,6 @@
 // One webhook: its name, its state and its trouble, above its log, its test and its settings.
 import { ask, get, poll, webhookPath } from './http.js';
-import { broken, crumb, empty, h, link, put, say, skeleton, toggle } from './dom.js';
+import { crumb, h, put, say, skeleton, toggle } from './dom.js';
 import { outcome } from './words.js';
 import { banner, switched } from './list.js';
 import { logsTab } from './logs.js';
@@ -17,13 +17,7 @@ export function webhookView(main, id, tab, signal) {
 	put(main, crumb(), head, trouble, h('nav.tabs', { 'aria-label': 'Webhook' }, links), body);
 	let webhook, open, changed;
 
-	const refresh = poll(EVERY_MS, signal, async () => show(await get(webhookPath(id), signal)), (problem) => {
-		open?.abort();
-		put(main, crumb());
-		main.append(problem.status === 404
-			? empty('This webhook does not exist', h('p', 'It was deleted, or it belongs to another account.'), link('All webhooks', '#/webhooks'))
-			: broken('The webhook', problem, () => webhookView(main, id, tab, signal)));
-	});
+	const refresh = poll(main, EVERY_MS, signal, async () => show(await get(webhookPath(id), signal)));
 
 	function show(now) {
 		const first = !webhook;

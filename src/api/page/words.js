@@ -34,34 +34,31 @@ export const outcome = (status, text = { success: 'Success', failed: 'Failed' }[
 	h(`span.outcome.${status ?? 'none'}`, icon(status ?? 'none'), h('span', text));
 
 const ERRORS = {
-	blocked_address: ['The host leads to an address that may not be called.', 'Use a host that is reachable from the public internet.'],
-	invalid_url: ['The URL is not accepted any more.', 'Save a URL that is accepted in the settings.'],
-	dns: ['The host name could not be resolved.', 'Check the spelling of the host in the URL, and its DNS records.'],
-	connect: ['No connection could be made.', 'Check that the server runs, that its port is open, and that no firewall keeps us out.'],
-	tls: ['No secure connection could be made.', 'Check that the certificate is valid today, covers this host, and is sent with its intermediate certificates.'],
+	blocked_address: ['The host leads to an address that may not be called.', 'Use one that is reachable from the public internet.'],
+	invalid_url: ['The URL is not accepted any more.', 'Save another one in the settings.'],
+	dns: ['The host name could not be resolved.', 'Check its spelling in the URL, and its DNS records.'],
+	connect: ['No connection could be made.', 'Check that the server runs, its port is open, and no firewall keeps us out.'],
+	tls: ['No secure connection could be made.', 'Check that the certificate is valid today, covers this host, and comes with its intermediate certificates.'],
 	timeout: ['No answer came in time.', 'Answer with a 2xx status first and do the work afterwards.'],
 	protocol: ['The answer was not valid HTTP.', 'Check that an HTTP server, and nothing else, listens at this port.'],
 	internal: ['Something failed on our side.', 'There is nothing for you to do: it costs no attempt and will be repeated.'],
 };
 
 /** What an attempt's error means and what to do, as two sentences. */
-export function failure({ error, http_status: code }) {
-	if (!error) return null;
-	if (error !== 'http_status') return ERRORS[error] ?? [`It failed (${error}).`, 'Look at the log of the receiver for this time.'];
-	return [`The receiver answered ${code} instead of a 2xx status.`, ADVICE[code] ?? ADVICE[Math.floor(code / 100)] ?? 'Answer with 200 to 299 once the event is accepted.'];
-}
+export const failure = ({ error, http_status: code }) => error && (ERRORS[error] ?? [`The receiver answered ${code} instead of a 2xx status.`,
+	ADVICE[code] ?? ADVICE[Math.floor(code / 100)] ?? 'Answer with 200 to 299 once the event is accepted.']);
 
 const LOGIN = 'The receiver, or a firewall before it, refused us. Let us in without a login and verify the signature instead.';
-const BODY = 'The receiver did not like the request. Often a signature check reads the parsed body instead of the raw bytes.';
 const ADVICE = {
 	3: 'Redirects are not followed: save the final address as the URL of this webhook.',
 	5: 'The receiver failed: look at its own log for this time.',
-	400: BODY, 401: LOGIN, 403: LOGIN,
+	400: 'Often the receiver verifies the parsed body instead of the raw bytes.',
+	401: LOGIN,
+	403: LOGIN,
 	404: 'There is nothing at this path: check the URL.',
-	405: 'This path takes no POST requests: check the URL, or the routes of the receiver.',
-	410: '410 says that this receiver wants nothing any more; a delivery answered so disables the webhook.',
+	405: 'This path takes no POST requests: check the URL.',
+	410: 'It says that it wants nothing any more. A delivery answered so disables the webhook.',
 	413: 'The receiver takes no bodies of this size: raise its limit.',
-	422: BODY,
 	429: 'The receiver wants fewer requests: raise its limit, or answer with Retry-After.',
 };
 
