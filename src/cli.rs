@@ -3,11 +3,11 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tokio_util::sync::CancellationToken;
 
 use crate::config::{ConfigError, ConfigFile, Settings};
 use crate::error_chain;
 use crate::event::AccountId;
+use crate::ops::Role;
 use crate::queue::QueueError;
 use crate::store::{Store, StoreError};
 use crate::webhook::WebhookRefusal;
@@ -19,7 +19,9 @@ mod log;
 mod migrate;
 mod output;
 mod publish;
+mod roles;
 mod signals;
+mod token;
 mod webhooks;
 
 /// Delivers penr.ai's webhooks: events from RabbitMQ become signed POSTs and log rows.
@@ -39,6 +41,8 @@ enum Command {
     Migrate,
     /// Consume events and deliver them until SIGTERM or SIGINT
     Worker,
+    /// Serve the HTTP API and the page at /settings/webhooks until SIGTERM or SIGINT
+    Api,
     /// All roles in one process
     Run,
     /// Register and manage webhooks
@@ -46,6 +50,8 @@ enum Command {
     Webhooks(webhooks::Command),
     /// Publish events as penr.ai's services do: persistent, confirmed, mandatory
     Publish(publish::Arguments),
+    /// Make a bearer token for the API
+    Token(token::Arguments),
     /// Run a receiver for development that verifies both signatures
     Listen(listen::Arguments),
     /// Look at the broker messages that were no events, send them again or remove them
@@ -137,29 +143,16 @@ async fn execute(cli: Cli, settings: Settings) -> Outcome {
     let json = cli.json;
     match cli.command {
         Command::Migrate => migrate::run(&settings, json).await,
-        Command::Worker | Command::Run => worker(settings).await,
+        Command::Worker => roles::run(settings, Role::Worker).await,
+        Command::Api => roles::run(settings, Role::Api).await,
+        Command::Run => roles::run(settings, Role::Both).await,
+        Command::Token(arguments) => token::run(&arguments, &settings, json),
         Command::Webhooks(command) => webhooks::run(command, &settings, json).await,
         Command::Publish(arguments) => publish::run(arguments, &settings, json).await,
         Command::Listen(arguments) => listen::run(arguments, json).await,
         Command::DeadLetters(command) => dead_letters::run(command, &settings, json).await,
         Command::Doctor => doctor::run(&settings, json).await,
     }
-}
-
-async fn worker(settings: Settings) -> Outcome {
-    // All that can be known to be wrong without a connection stops the start.
-    store(&settings)?;
-    settings.amqp_url()?;
-    crate::queue::check_address(&settings.amqp)?;
-    settings.keyring()?;
-    // Every connection is one: the usual soft limit is for programs that have few.
-    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-        tracing::warn!(%error, "cannot raise the limit of open files");
-    }
-    let stop = CancellationToken::new();
-    signals::stop_on_signal(stop.clone())?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), "worker starts");
-    Ok(crate::worker::run(settings, stop).await?)
 }
 
 /// Names the file that lies over the defaults.

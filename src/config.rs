@@ -4,6 +4,7 @@
 //! checked before anything connects, and no error repeats a value that could be a secret.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -14,6 +15,7 @@ use crate::event::{Catalogue, EventParser};
 use crate::lanes::Limits;
 use crate::retry::RetryPolicy;
 use crate::secret::{Keyring, SecretText};
+use crate::token::Tokens;
 use crate::webhook::UrlPolicy;
 
 mod check;
@@ -171,8 +173,29 @@ pub struct Retention {
 #[derive(Debug, Clone)]
 pub struct Api {
     pub listen: SocketAddr,
-    /// The first signs, all verify. Empty unless set.
-    pub jwt_secrets: Vec<SecretText>,
+    /// `None` unless its secret was set; only some commands need it.
+    pub tokens: Option<Tokens>,
+    pub limits: ApiLimits,
+    /// What one request may ask of the database, in time.
+    pub database_timeout: Duration,
+    pub cors_origins: Vec<String>,
+    pub frame_ancestors: Vec<String>,
+}
+
+/// What a caller of the API may use.
+#[derive(Debug, Clone, Deserialize)]
+pub struct ApiLimits {
+    /// Of one account.
+    pub max_webhooks: u32,
+    pub requests_per_second: NonZeroU32,
+    pub requests_burst: NonZeroU32,
+    pub tests_per_minute: NonZeroU32,
+    pub max_body_bytes: usize,
+    pub max_connections: usize,
+    #[serde(with = "duration")]
+    pub header_timeout: Duration,
+    #[serde(with = "duration")]
+    pub request_timeout: Duration,
 }
 
 /// `[log]`
@@ -242,6 +265,16 @@ impl Settings {
         self.keyring.as_ref().ok_or_else(|| {
             let example = "is not set; give id:base64-of-32-bytes, for example \"k1:$(openssl rand -base64 32)\"";
             ConfigError::new("PENR_WEBHOOKS__SECURITY__ENCRYPTION_KEYS", example)
+        })
+    }
+}
+
+impl Settings {
+    /// What the API's tokens are made and checked with, for a command that needs it.
+    pub fn tokens(&self) -> Result<&Tokens, ConfigError> {
+        self.api.tokens.as_ref().ok_or_else(|| {
+            let example = "is not set; give at least 32 bytes, for example \"$(openssl rand -base64 32)\"";
+            ConfigError::new("PENR_WEBHOOKS__API__JWT_SECRET", example)
         })
     }
 }
@@ -324,6 +357,14 @@ struct RawListen {
 struct RawApi {
     listen: SocketAddr,
     jwt_secret: SecretText,
+    jwt_issuer: String,
+    jwt_audience: String,
+    #[serde(flatten)]
+    limits: ApiLimits,
+    #[serde(with = "duration")]
+    database_timeout: Duration,
+    cors_origins: Vec<String>,
+    frame_ancestors: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]

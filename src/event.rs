@@ -46,6 +46,16 @@ impl EventId {
     }
 }
 
+impl Event {
+    /// An event that never happened, for its owner to see what one looks like. `unique` must be fresh.
+    pub fn test(event_type: &EventType, account_id: &AccountId, unique: u128, now: Timestamp) -> Self {
+        let id = EventId::parse(&format!("evt_test_{unique:032x}")).expect("letters, digits and _");
+        let data = r#"{"test":true,"message":"This event was sent to test the webhook; nothing happened."}"#;
+        let body = body_to_send(&id, event_type, &format!("{now:.3}"), data);
+        Self { id, event_type: event_type.clone(), account_id: account_id.clone(), body }
+    }
+}
+
 /// One of the catalogue's types, such as `content.published`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventType(Arc<str>);
@@ -202,7 +212,7 @@ impl EventParser {
         let id = event_id(envelope.id, properties)?;
         let occurred_at = occurred_at(envelope.occurred_at, properties, now)?;
         let data = envelope.data.ok_or(Malformed::Missing("data"))?;
-        let body = body_to_send(&id, event_type, &occurred_at, data);
+        let body = body_to_send(&id, event_type, &occurred_at, data.get());
         Ok(Event { id, event_type: event_type.clone(), account_id, body })
     }
 
@@ -339,8 +349,7 @@ fn text(name: &'static str, value: Option<&RawValue>) -> Result<String, Malforme
 }
 
 /// Every part but `data` consists of characters that JSON does not escape.
-fn body_to_send(id: &EventId, event_type: &EventType, occurred_at: &str, data: &RawValue) -> Bytes {
-    let data = data.get();
+fn body_to_send(id: &EventId, event_type: &EventType, occurred_at: &str, data: &str) -> Bytes {
     format!(r#"{{"id":"{id}","type":"{event_type}","timestamp":"{occurred_at}","data":{data}}}"#).into()
 }
 

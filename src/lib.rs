@@ -45,6 +45,7 @@ pub mod retry;
 pub mod secret;
 pub mod signature;
 pub mod text;
+pub mod token;
 pub mod webhook;
 
 // Edges.
@@ -55,8 +56,10 @@ pub mod sender;
 pub mod store;
 
 // Services.
+pub mod api;
 pub mod cli;
 pub mod ops;
+pub mod test_send;
 pub mod worker;
 
 /// A duration as logs give it.

@@ -43,6 +43,10 @@ pub struct Metrics {
     pub pending: Gauge,
     /// Seconds that the longest-waiting due delivery was late when all webhooks' were last looked at.
     pub due_lag: Gauge<f64, std::sync::atomic::AtomicU64>,
+    /// The API's answers.
+    pub api_requests: Family<ApiRequest, Counter>,
+    /// Seconds from a request's head to its answer's.
+    pub api_request_duration: Family<ApiRoute, Histogram>,
     registry: std::sync::Arc<Registry>,
 }
 
@@ -65,6 +69,19 @@ pub struct Outcome {
     pub outcome: &'static str,
 }
 
+/// `route` is its template, `status` such as `2xx`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ApiRequest {
+    pub method: &'static str,
+    pub route: String,
+    pub status: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ApiRoute {
+    pub route: String,
+}
+
 const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
 
 impl Default for Metrics {
@@ -84,6 +101,8 @@ impl Default for Metrics {
             database_waiting: Gauge::default(),
             pending: Gauge::default(),
             due_lag: Gauge::default(),
+            api_requests: Family::default(),
+            api_request_duration: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             registry: std::sync::Arc::default(),
         };
         metrics.registry = metrics.register().into();
@@ -112,6 +131,9 @@ impl Metrics {
         all.register("pending", "Deliveries waiting in the database, estimated", self.pending.clone());
         let lag = self.due_lag.clone();
         all.register_with_unit("due_lag", "Lateness of the longest-waiting due delivery", Unit::Seconds, lag);
+        all.register("api_requests", "The API's answers", self.api_requests.clone());
+        let duration = self.api_request_duration.clone();
+        all.register_with_unit("api_request_duration", "From a request to its answer", Unit::Seconds, duration);
         all
     }
 

@@ -19,11 +19,20 @@ use crate::store::Store;
 /// A database that has not answered for so long is not ready; nor does a probe wait longer for it.
 const RECENTLY: Duration = Duration::from_secs(2);
 
-/// What a worker needs to be ready.
+/// What a process needs to be ready.
 #[derive(Clone)]
 pub struct Health {
     pub store: Store,
     pub metrics: Metrics,
+    pub role: Role,
+}
+
+/// What a process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Worker,
+    Api,
+    Both,
 }
 
 /// Serves until the handle is dropped.
@@ -45,11 +54,15 @@ pub async fn serve(listen: SocketAddr, health: Health) -> anyhow::Result<AbortOn
 
 /// A database that answers but does not take our results is not ready either.
 async fn readyz(State(health): State<Arc<Health>>) -> (StatusCode, String) {
-    let attached = health.metrics.consumer_attached.get() == 1;
+    let attached = health.role == Role::Api || health.metrics.consumer_attached.get() == 1;
     let database = health.metrics.database_waiting.get() == 0 && health.store.answers_within(RECENTLY).await;
     let word = |ready: bool| if ready { "ready" } else { "not ready" };
     let status = if attached && database { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, format!("consumer: {}\ndatabase: {}\n", word(attached), word(database)))
+    let consumer = match health.role {
+        Role::Api => String::new(),
+        Role::Worker | Role::Both => format!("consumer: {}\n", word(attached)),
+    };
+    (status, format!("{consumer}database: {}\n", word(database)))
 }
 
 async fn render(State(health): State<Arc<Health>>) -> impl IntoResponse {

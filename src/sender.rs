@@ -6,7 +6,7 @@
 use std::error::Error;
 use std::time::{Duration, Instant, SystemTime};
 
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use reqwest::{Client, Response, redirect, retry};
 use uuid::Uuid;
 
@@ -18,10 +18,13 @@ use crate::webhook::{Secrets, SnapshotState, UrlPolicy, UrlRefusal, WebhookUrl};
 
 mod answer;
 mod resolver;
+mod sent;
 
 use resolver::{ResolveError, Resolver, ResolverSettings};
 
-const USER_AGENT: &str = concat!("penr-webhooks/", env!("CARGO_PKG_VERSION"));
+pub use sent::SentRequest;
+
+const OUR_NAME: &str = concat!("penr-webhooks/", env!("CARGO_PKG_VERSION"));
 const SIGNATURE: HeaderName = HeaderName::from_static("x-webhook-signature");
 const EVENT: HeaderName = HeaderName::from_static("x-webhook-event");
 const ATTEMPT: HeaderName = HeaderName::from_static("x-webhook-attempt");
@@ -50,7 +53,6 @@ pub struct Sender {
 impl Sender {
     pub fn new(settings: &config::Sender) -> Result<Self, SetupError> {
         let client = Client::builder()
-            .user_agent(USER_AGENT)
             .dns_resolver(resolver(settings)?)
             .no_proxy()
             .redirect(redirect::Policy::none())
@@ -72,8 +74,25 @@ impl Sender {
     /// for the answer's body together.
     pub async fn attempt(&self, delivery: &Delivery) -> Attempt {
         let started = Instant::now();
-        let answered = match self.request(delivery) {
-            Ok(request) => self.send(request).await,
+        self.send(self.request(delivery), started).await
+    }
+
+    /// The same, and the request as the receiver gets it. It is there even if the receiver's address is refused, unless
+    /// it cannot be signed.
+    pub async fn attempt_shown(&self, delivery: &Delivery) -> (Attempt, Option<SentRequest>) {
+        let started = Instant::now();
+        let request = self.request(delivery);
+        let sent = match &request {
+            Ok(request) => Some(SentRequest::of(request.headers(), Some(request.url()), delivery.event())),
+            // What is refused for its URL was never addressed to anybody.
+            Err(_) => self.headers(delivery).ok().map(|headers| SentRequest::of(&headers, None, delivery.event())),
+        };
+        (self.send(request, started).await, sent)
+    }
+
+    async fn send(&self, request: Result<reqwest::Request, AttemptError>, started: Instant) -> Attempt {
+        let answered = match request {
+            Ok(request) => self.execute(request).await,
             Err(error) => Err(error),
         };
         let duration = started.elapsed();
@@ -84,8 +103,8 @@ impl Sender {
         Attempt { id: Uuid::now_v7(), outcome, duration, started }
     }
 
-    fn request(&self, delivery: &Delivery) -> Result<reqwest::Request, AttemptError> {
-        let SnapshotState::Active { url, secrets } = &delivery.webhook.state else {
+    fn headers(&self, delivery: &Delivery) -> Result<HeaderMap, AttemptError> {
+        let SnapshotState::Active { secrets, .. } = &delivery.webhook.state else {
             return Err(AttemptError::Internal);
         };
         let secrets = secrets.as_ref().map_err(|error| {
@@ -93,20 +112,23 @@ impl Sender {
             tracing::error!(webhook_id = %delivery.webhook.id, %error, "a secret cannot be decrypted");
             AttemptError::Internal
         })?;
+        Ok(headers(delivery.event(), secrets, delivery.attempt, unix_seconds()))
+    }
+
+    fn request(&self, delivery: &Delivery) -> Result<reqwest::Request, AttemptError> {
+        let SnapshotState::Active { url, .. } = &delivery.webhook.state else {
+            return Err(AttemptError::Internal);
+        };
+        let headers = self.headers(delivery)?;
         let url = WebhookUrl::parse(url, &self.urls).map_err(|refusal| match refusal {
             UrlRefusal::Blocked => AttemptError::BlockedAddress,
             _ => AttemptError::InvalidUrl,
         })?;
-        let event = delivery.event();
-        let request = self
-            .client
-            .post(url.url().clone())
-            .headers(headers(event, secrets, delivery.attempt, unix_seconds()))
-            .body(event.body.clone());
+        let request = self.client.post(url.url().clone()).headers(headers).body(delivery.event().body.clone());
         request.build().map_err(|_| AttemptError::InvalidUrl)
     }
 
-    async fn send(&self, request: reqwest::Request) -> Result<Response, AttemptError> {
+    async fn execute(&self, request: reqwest::Request) -> Result<Response, AttemptError> {
         match tokio::time::timeout(self.timeout, self.client.execute(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(classify(&error)),
@@ -167,6 +189,8 @@ fn headers(event: &Event, secrets: &Secrets, attempt: u32, timestamp: i64) -> He
     let plain = |text: &str| HeaderValue::from_str(text).expect("ids, types, hex and base64 are printable ASCII");
     HeaderMap::from_iter([
         (CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (ACCEPT, HeaderValue::from_static("*/*")),
+        (USER_AGENT, HeaderValue::from_static(OUR_NAME)),
         (SIGNATURE, plain(&signature::body_signature(current, &event.body))),
         (EVENT, plain(event.event_type.as_str())),
         (ATTEMPT, attempt.into()),

@@ -25,19 +25,21 @@ mod partitions;
 mod record;
 mod recover;
 mod reencrypt;
+mod stats;
 mod tls;
 mod webhooks;
 
 pub use claim::{Claimed, WaitingWebhook};
 pub use inspect::{SecretCheck, Server};
-pub use log::LogRow;
+pub use log::{LogFilter, LogPage, LogRow, LogStatus};
 pub use lookup::Lookup;
 pub use migrate::Schema;
 pub use notices::Notice;
 pub use record::{Ending, Finished};
-pub use recover::{Closed, RecoverError, Since};
+pub use recover::{Closed, RecoverError, Recovery, Since, YEARS};
 pub use reencrypt::Reencrypted;
-pub use webhooks::{NewWebhook, WebhookChange};
+pub use stats::{Bucket, Window};
+pub use webhooks::{Activity, Changed, Created, NewWebhook, Place, WebhookChange};
 
 type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 
@@ -81,6 +83,25 @@ impl From<tokio_postgres::Error> for StoreError {
 impl From<PoolError> for StoreError {
     fn from(error: PoolError) -> Self {
         Self::Unavailable(error.into())
+    }
+}
+
+/// Whose rows a statement sees. Part of the statement itself, so that no check before it can be forgotten.
+#[derive(Debug, Clone, Copy)]
+pub enum Scope<'a> {
+    /// Those of one account: another's do not exist.
+    Account(&'a AccountId),
+    /// All, for operators and workers.
+    Everyone,
+}
+
+impl Scope<'_> {
+    /// As `$n::text`: null sees all.
+    fn account(&self) -> Option<&str> {
+        match self {
+            Self::Account(account) => Some(account.as_str()),
+            Self::Everyone => None,
+        }
     }
 }
 
@@ -195,6 +216,11 @@ impl Connection {
 /// The account that a row belongs to.
 fn account(row: &Row) -> AccountId {
     AccountId::parse(column(row, "account_id")).expect("only valid account ids are stored")
+}
+
+/// A count, which is never negative.
+fn count(row: &Row, name: &str) -> u64 {
+    u64::try_from(column::<i64>(row, name)).expect("counts are not negative")
 }
 
 /// A column whose type the schema fixes.

@@ -4,6 +4,7 @@ use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::delivery::ClosedReason;
@@ -88,8 +89,9 @@ pub enum WebhookRefusal {
 }
 
 /// A webhook as its customer sees it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Webhook {
+    #[schema(value_type = Uuid)]
     pub id: WebhookId,
     #[serde(skip)]
     pub account_id: AccountId,
@@ -100,12 +102,18 @@ pub struct Webhook {
     /// Why we switched it off; `None` while it is on or if its owner did.
     pub disabled_reason: Option<String>,
     #[serde(serialize_with = "optional_rfc3339")]
+    #[schema(value_type = Option<String>, format = DateTime)]
     pub failing_since: Option<Timestamp>,
     pub warnings: Vec<String>,
     #[serde(serialize_with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
     #[serde(serialize_with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
+    /// Changes with what the customer can change, and with nothing else.
+    #[serde(skip)]
+    pub etag: String,
 }
 
 /// What one lookup saw of a webhook: enough to call it, or the reason not to.

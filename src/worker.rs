@@ -17,7 +17,6 @@ use tokio_util::task::TaskTracker;
 use crate::config::Settings;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
-use crate::ops;
 use crate::queue::{Acknowledger, Consumer, Incoming};
 use crate::sender::Sender;
 use crate::store::Store;
@@ -39,12 +38,8 @@ use stalls::Stalls;
 
 /// Runs until `stop`, then ends within `shutdown.grace`: what is in flight is finished and recorded, the rest given
 /// back. Errors only for what waiting cannot cure.
-pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
-    let store = Store::new(&settings.database)?;
+pub async fn run(settings: Settings, store: Store, metrics: Metrics, stop: CancellationToken) -> anyhow::Result<()> {
     let sender = Sender::new(&settings.sender)?;
-    let metrics = Metrics::default();
-    let health = ops::Health { store: store.clone(), metrics: metrics.clone() };
-    let _ops = ops::serve(settings.ops_listen, health).await?;
     let stalls = Stalls::new(metrics.clone());
     if stop.run_until_cancelled(wait_for_schema(&store, &stalls)).await.is_none() {
         return Ok(());

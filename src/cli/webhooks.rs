@@ -7,10 +7,11 @@ use super::{Failure, Outcome, account, output, store};
 use crate::config::Settings;
 use crate::event::AccountId;
 use crate::secret::SigningSecret;
-use crate::store::{NewWebhook, Store, WebhookChange};
+use crate::store::{Changed, LogFilter, NewWebhook, Scope, Store, WebhookChange};
 use crate::webhook::{Subscriptions, Webhook, WebhookId, WebhookName, WebhookRefusal, WebhookUrl};
 
 mod recover;
+mod test;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -56,6 +57,8 @@ pub(super) enum Command {
         #[arg(long)]
         regenerate: bool,
     },
+    /// Send a test event now, as a real one would be sent
+    Test(test::Test),
     /// Show the newest attempts
     Log {
         #[arg(value_parser = id)]
@@ -101,6 +104,7 @@ pub(super) async fn run(command: Command, settings: &Settings, json: bool) -> Ou
         Command::Delete { id } => delete(&store, id, json).await,
         Command::Secret { id, regenerate } => secret(&store, settings, id, regenerate, json).await,
         Command::Log { id, limit } => log(&store, id, limit, json).await,
+        Command::Test(arguments) => test::send(&store, settings, arguments, json).await,
         Command::Resend(arguments) => recover::resend(&store, arguments, json).await,
         Command::Recover(arguments) => recover::recover(&store, arguments, settings.recover.rate, json).await,
         Command::Reencrypt => reencrypt(&store, settings, json).await,
@@ -146,7 +150,7 @@ async fn create(store: &Store, settings: &Settings, account: &AccountId, new: &R
 }
 
 async fn list(store: &Store, account: &AccountId, json: bool) -> Outcome {
-    let webhooks = store.list_webhooks(account).await?;
+    let webhooks = store.list_webhooks(account, None, u32::MAX).await?;
     if json {
         return output::json(&json!({ "data": webhooks }));
     }
@@ -170,13 +174,16 @@ async fn update(store: &Store, settings: &Settings, id: WebhookId, change: &Chan
         url: change.url.as_ref().map(url).transpose()?,
         events: change.events.as_ref().map(events).transpose()?,
         active: change.active,
+        only_if: None,
     };
-    let webhook = store.update_webhook(id, &change).await?.ok_or_else(|| unknown(id))?;
-    show(&webhook, json)
+    match store.update_webhook(Scope::Everyone, id, &change).await? {
+        Changed::Webhook(webhook) => show(&webhook, json),
+        Changed::Unknown | Changed::Stale => Err(unknown(id)),
+    }
 }
 
 async fn delete(store: &Store, id: WebhookId, json: bool) -> Outcome {
-    if !store.delete_webhook(id).await? {
+    if !store.delete_webhook(Scope::Everyone, id).await? {
         return Err(unknown(id));
     }
     if json {
@@ -191,10 +198,7 @@ async fn secret(store: &Store, settings: &Settings, id: WebhookId, regenerate: b
     let webhook = find(store, id).await?;
     let secret = if regenerate {
         let secret = SigningSecret::from_random(rand::random());
-        let replaced = store.replace_secret(keyring, &webhook, &secret).await?;
-        if !replaced {
-            return Err(unknown(id));
-        }
+        store.replace_secret(keyring, &webhook, &secret).await?.ok_or_else(|| unknown(id))?;
         secret
     } else {
         let secret = store.secret(keyring, &webhook).await?.ok_or_else(|| unknown(id))?;
@@ -209,7 +213,7 @@ async fn secret(store: &Store, settings: &Settings, id: WebhookId, regenerate: b
 
 /// A deleted webhook's log can be read as long as it is kept.
 async fn log(store: &Store, id: WebhookId, limit: u32, json: bool) -> Outcome {
-    let rows = store.log(id, limit).await?;
+    let rows = store.log(Scope::Everyone, id, &LogFilter::default(), limit).await?.rows;
     if rows.is_empty() {
         find(store, id).await?;
     }
@@ -254,7 +258,7 @@ async fn reencrypt(store: &Store, settings: &Settings, json: bool) -> Outcome {
 }
 
 async fn find(store: &Store, id: WebhookId) -> Result<Webhook, Failure> {
-    store.find_webhook(id).await?.ok_or_else(|| unknown(id))
+    store.find_webhook(Scope::Everyone, id).await?.ok_or_else(|| unknown(id))
 }
 
 fn unknown(id: WebhookId) -> Failure {

@@ -8,6 +8,7 @@ use super::{Api, ConfigError, Raw, RawEventType, Sender, Settings};
 use crate::event::{Catalogue, CatalogueEntry, EventType};
 use crate::retry::RetryPolicy;
 use crate::secret::{Keyring, SecretText};
+use crate::token::Tokens;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const MIB: usize = 1024 * 1024;
@@ -23,7 +24,9 @@ pub(super) fn settings(raw: Raw, layers: &Layers) -> Result<Settings, ConfigErro
     check.filter(&raw)?;
     let catalogue = check.catalogue(&raw)?;
     let keyring = check.keyring(&raw.security.encryption_keys)?;
-    let jwt_secrets = check.jwt_secrets(&raw.api.jwt_secret)?;
+    let tokens = check.tokens(&raw)?;
+    check.origins("api.cors_origins", &raw.api.cors_origins)?;
+    check.origins("api.frame_ancestors", &raw.api.frame_ancestors)?;
     Ok(Settings {
         events: raw.event_parser(catalogue),
         retry: RetryPolicy {
@@ -52,7 +55,14 @@ pub(super) fn settings(raw: Raw, layers: &Layers) -> Result<Settings, ConfigErro
         retention: raw.retention,
         shutdown_grace: raw.shutdown.grace,
         ops_listen: raw.ops.listen,
-        api: Api { listen: raw.api.listen, jwt_secrets },
+        api: Api {
+            listen: raw.api.listen,
+            tokens,
+            limits: raw.api.limits,
+            database_timeout: raw.api.database_timeout,
+            cors_origins: raw.api.cors_origins,
+            frame_ancestors: raw.api.frame_ancestors,
+        },
         keyring,
         log: raw.log,
     })
@@ -102,7 +112,14 @@ impl Check<'_> {
         self.within("worker.batch", raw.worker.batch, 1..=10_000)?;
         self.within("health.notice_attempts", raw.health.notice_attempts, 1..=10_000)?;
         self.within("health.disable_attempts", raw.health.disable_attempts, 1..=1_000_000)?;
-        self.within("recover.rate", raw.recover.rate, 1..=100_000)
+        self.within("recover.rate", raw.recover.rate, 1..=100_000)?;
+        let api = &raw.api.limits;
+        self.within("api.max_webhooks", api.max_webhooks, 1..=100_000)?;
+        self.within("api.requests_per_second", api.requests_per_second.get(), 1..=1_000_000)?;
+        self.within("api.requests_burst", api.requests_burst.get(), 1..=1_000_000)?;
+        self.within("api.tests_per_minute", api.tests_per_minute.get(), 1..=1_000_000)?;
+        self.within("api.max_body_bytes", api.max_body_bytes, 4096..=MIB)?;
+        self.within("api.max_connections", api.max_connections, 1..=100_000)
     }
 
     fn durations(&self, raw: &Raw) -> Result<(), ConfigError> {
@@ -135,6 +152,9 @@ impl Check<'_> {
         self.lasting("health.disable_after", raw.health.disable_after, Duration::ZERO..=365 * DAY)?;
         self.lasting("retention.attempts", raw.retention.attempts, DAY..=3650 * DAY)?;
         self.lasting("retention.events", raw.retention.events, DAY..=3650 * DAY)?;
+        self.lasting("api.header_timeout", raw.api.limits.header_timeout, millis(100)..=seconds(300))?;
+        self.lasting("api.request_timeout", raw.api.limits.request_timeout, millis(100)..=seconds(300))?;
+        self.lasting("api.database_timeout", raw.api.database_timeout, millis(10)..=seconds(60))?;
         self.lasting("shutdown.grace", raw.shutdown.grace, Duration::ZERO..=seconds(3600))
     }
 
@@ -219,14 +239,29 @@ impl Check<'_> {
         }
     }
 
-    fn jwt_secrets(&self, text: &SecretText) -> Result<Vec<SecretText>, ConfigError> {
+    fn tokens(&self, raw: &Raw) -> Result<Option<Tokens>, ConfigError> {
         let secret = |part: &str| match part.len() {
             32.. => Ok(SecretText::new(part.to_owned())),
             _ => self.refuse("api.jwt_secret", "must have at least 32 bytes in each of its comma-separated secrets"),
         };
-        match text.expose() {
-            "" => Ok(Vec::new()),
-            text => text.split(',').map(secret).collect(),
+        let text = raw.api.jwt_secret.expose();
+        if text.is_empty() {
+            return Ok(None);
+        }
+        let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+        let secrets = text.split(',').map(secret).collect::<Result<_, _>>()?;
+        Ok(Some(Tokens { secrets, issuer: given(&raw.api.jwt_issuer), audience: given(&raw.api.jwt_audience) }))
+    }
+
+    /// An origin as a browser writes it, so that comparing texts is enough.
+    fn origins(&self, setting: &str, origins: &[String]) -> Result<(), ConfigError> {
+        let is_origin = |text: &String| {
+            let url = url::Url::parse(text).ok().filter(|url| ["http", "https"].contains(&url.scheme()));
+            url.is_some_and(|url| url.origin().ascii_serialization() == *text)
+        };
+        match origins.iter().all(is_origin) {
+            true => Ok(()),
+            false => self.refuse(setting, "must list origins such as https://app.example.com, without a path"),
         }
     }
 }

@@ -7,7 +7,7 @@ use jiff::civil::Date;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::{Store, StoreError, account, column};
+use super::{Scope, Store, StoreError, account, column};
 use crate::delivery::DeliveryId;
 use crate::event::{AccountId, EventType};
 use crate::secret::{Keyring, Owner};
@@ -49,8 +49,13 @@ impl Store {
     }
 
     /// A webhook as it is now, for a delivery that waited. A deleted webhook is `None`.
-    pub async fn snapshot(&self, keyring: &Keyring, id: WebhookId) -> Result<Option<Snapshot>, StoreError> {
-        let rows = self.query(SNAPSHOT, &[&id.0]).await?;
+    pub async fn snapshot(
+        &self,
+        keyring: &Keyring,
+        scope: Scope<'_>,
+        id: WebhookId,
+    ) -> Result<Option<Snapshot>, StoreError> {
+        let rows = self.query(SNAPSHOT, &[&id.0, &scope.account()]).await?;
         Ok(rows.first().map(|row| snapshot(row, keyring)))
     }
 
@@ -71,7 +76,11 @@ const LOOKUP: &str = concat!(
     WHERE w.active OR w.disabled_reason IS NOT NULL"
 );
 
-const SNAPSHOT: &str = concat!("SELECT ", snapshot_columns!(), " FROM webhooks w WHERE w.id = $1");
+const SNAPSHOT: &str = concat!(
+    "SELECT ",
+    snapshot_columns!(),
+    " FROM webhooks w WHERE w.id = $1 AND w.account_id = coalesce($2::text, w.account_id)"
+);
 
 const ALREADY_TAKEN: &str = "
     SELECT delivery_id AS id FROM attempts WHERE delivery_id = ANY ($1) AND trigger <> 'test'

@@ -3,6 +3,7 @@
 //! A delivery is moved, never copied, in one transaction that holds its webhook's row: repeated, interrupted or done by
 //! two at once, nothing is doubled and nothing is lost. Switching the webhook off comes before or after, never between.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use deadpool_postgres::{Object, Transaction};
@@ -11,7 +12,7 @@ use jiff::civil::Date;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::{Params, Store, StoreError, column, partitions};
+use super::{Params, Scope, Store, StoreError, column, count, partitions};
 use crate::delivery::DeliveryId;
 use crate::webhook::WebhookId;
 
@@ -58,14 +59,24 @@ pub struct Closed {
     pub dropped: u64,
 }
 
+/// A span that somebody asked to have recovered.
+#[derive(Debug, Clone, Copy)]
+pub struct Recovery {
+    pub webhook: WebhookId,
+    pub span: Closed,
+}
+
+/// Years of a time that Postgres keeps and RFC 3339 writes.
+pub const YEARS: RangeInclusive<i16> = 1970..=9999;
+
 impl Store {
     /// Makes a delivery, whether it is pending, closed or succeeded, due now with its whole schedule before it. The
     /// result of an attempt under way no longer decides about it, unless that is a success.
-    pub async fn resend(&self, webhook: WebhookId, delivery: DeliveryId) -> Result<(), RecoverError> {
+    pub async fn resend(&self, scope: Scope<'_>, webhook: WebhookId, delivery: DeliveryId) -> Result<(), RecoverError> {
         let mut connection = self.connection().await?;
         let work = async |client: &mut Object| {
             let transaction = client.transaction().await?;
-            if let Err(refused) = lock_active(&transaction, webhook).await? {
+            if let Err(refused) = lock_active(&transaction, scope, webhook).await? {
                 return Ok(Err(refused));
             }
             let found = query(&transaction, FIND, &[&webhook.0, &delivery.0]).await?;
@@ -84,8 +95,8 @@ impl Store {
     }
 
     /// Counts what `recover` would take. Refused as that would be.
-    pub async fn closed(&self, webhook: WebhookId, since: Since) -> Result<Closed, RecoverError> {
-        let state = self.query(STATE, &[&webhook.0]).await?;
+    pub async fn closed(&self, scope: Scope<'_>, webhook: WebhookId, since: Since) -> Result<Closed, RecoverError> {
+        let state = self.query(STATE, &[&webhook.0, &scope.account()]).await?;
         active(state.first())?;
         let (time, ago) = match since {
             Since::Time(time) => (Some(time), None),
@@ -121,11 +132,35 @@ impl Store {
         Err(StoreError::Unavailable(held).into())
     }
 
+    /// Notes down that a span is to be recovered, for whoever carries it out. A second wish for the same webhook widens
+    /// the first.
+    pub async fn ask_to_recover(&self, scope: Scope<'_>, webhook: WebhookId, span: &Closed) -> Result<(), StoreError> {
+        self.execute(ASK, &[&webhook.0, &scope.account(), &span.since, &span.until]).await.map(drop)
+    }
+
+    /// The recoveries that were asked for and are not done.
+    pub async fn recoveries(&self) -> Result<Vec<Recovery>, StoreError> {
+        let rows = self.query("SELECT webhook_id, since, until FROM recoveries ORDER BY until LIMIT 100", &[]).await?;
+        let recovery = |row| Recovery {
+            webhook: WebhookId(column(row, "webhook_id")),
+            span: Closed { since: column(row, "since"), until: column(row, "until"), recoverable: 0, dropped: 0 },
+        };
+        Ok(rows.iter().map(recovery).collect())
+    }
+
+    /// Ends a recovery, unless it was widened meanwhile.
+    pub async fn forget_recovery(&self, done: &Recovery) -> Result<(), StoreError> {
+        let forget = "DELETE FROM recoveries WHERE webhook_id = $1 AND since = $2 AND until = $3";
+        self.execute(forget, &[&done.webhook.0, &done.span.since, &done.span.until]).await.map(drop)
+    }
+
     async fn recover_batch(&self, webhook: WebhookId, span: &Closed, rate: u32) -> Result<u64, RecoverError> {
+        // Whoever asks was told of `span` for this webhook.
+        let scope = Scope::Everyone;
         let mut connection = self.connection().await?;
         let work = async |client: &mut Object| {
             let transaction = client.transaction().await?;
-            if let Err(refused) = lock_active(&transaction, webhook).await? {
+            if let Err(refused) = lock_active(&transaction, scope, webhook).await? {
                 return Ok(Err(refused));
             }
             let params: Params<'_> = &[&webhook.0, &span.since, &span.until, &BATCH, &f64::from(rate)];
@@ -140,10 +175,11 @@ impl Store {
 /// Holds an active webhook's row, and retention off the events, until the transaction ends.
 async fn lock_active(
     transaction: &Transaction<'_>,
+    scope: Scope<'_>,
     webhook: WebhookId,
 ) -> Result<Result<(), RecoverError>, tokio_postgres::Error> {
     query(transaction, "SELECT pg_advisory_xact_lock_shared($1)", &[&partitions::LOCK]).await?;
-    Ok(active(query(transaction, LOCK, &[&webhook.0]).await?.first()))
+    Ok(active(query(transaction, LOCK, &[&webhook.0, &scope.account()]).await?.first()))
 }
 
 fn active(state: Option<&Row>) -> Result<(), RecoverError> {
@@ -160,10 +196,6 @@ fn closed(rows: &[Row]) -> Closed {
     let row = rows.first().expect("a count is one row");
     let (since, until) = (column(row, "since"), column(row, "until"));
     Closed { since, until, recoverable: count(row, "recoverable"), dropped: count(row, "dropped") }
-}
-
-fn count(row: &Row, name: &str) -> u64 {
-    u64::try_from(column::<i64>(row, name)).expect("counts are not negative")
 }
 
 async fn query(
@@ -204,8 +236,20 @@ macro_rules! pending_again {
     };
 }
 
-const STATE: &str = "SELECT active, disabled_reason FROM webhooks WHERE id = $1";
-const LOCK: &str = "SELECT active, disabled_reason FROM webhooks WHERE id = $1 FOR NO KEY UPDATE";
+const ASK: &str = "
+    INSERT INTO recoveries (webhook_id, since, until)
+    SELECT id, $3, $4 FROM webhooks WHERE id = $1 AND account_id = coalesce($2::text, account_id)
+    ON CONFLICT (webhook_id) DO UPDATE
+    SET since = least(recoveries.since, excluded.since), until = greatest(recoveries.until, excluded.until)";
+
+macro_rules! state {
+    () => {
+        "SELECT active, disabled_reason FROM webhooks WHERE id = $1 AND account_id = coalesce($2::text, account_id)"
+    };
+}
+
+const STATE: &str = state!();
+const LOCK: &str = concat!(state!(), " FOR NO KEY UPDATE");
 
 /// An event that came twice may be stored twice. A test's event is not stored.
 const FIND: &str = concat!(

@@ -1,8 +1,14 @@
 //! Keeps what customers registered.
 
+use std::collections::HashMap;
+
 use tokio_postgres::Row;
 
-use super::{Store, StoreError, account, column};
+use deadpool_postgres::Object;
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use super::{Params, Scope, Store, StoreError, account, column, count};
 use crate::event::{AccountId, EventType};
 use crate::secret::{Keyring, OpenError, Owner, SigningSecret};
 use crate::webhook::{Subscriptions, Webhook, WebhookId, WebhookName, WebhookUrl};
@@ -25,42 +31,145 @@ pub struct WebhookChange {
     pub url: Option<WebhookUrl>,
     pub events: Option<Subscriptions>,
     pub active: Option<bool>,
+    /// One of these entity tags must be the webhook's, if there are any.
+    pub only_if: Option<Vec<String>>,
 }
 
-const COLUMNS: &str = "id, account_id, name, url, event_types, active, disabled_reason, failing_since, created_at, \
-                       updated_at";
+/// What became of a registration.
+#[derive(Debug)]
+pub enum Created {
+    Webhook(Webhook),
+    /// The account has as many as it may have.
+    TooMany,
+}
+
+/// What became of a change.
+#[derive(Debug)]
+pub enum Changed {
+    Webhook(Webhook),
+    Unknown,
+    /// Somebody else changed it before.
+    Stale,
+}
+
+/// Where a row stands in a list that is ordered by time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub time: Timestamp,
+    pub id: Uuid,
+}
+
+/// What a webhook has been doing.
+#[derive(Debug, Clone)]
+pub struct Activity {
+    /// The newest attempt: when, and whether it succeeded.
+    pub last_attempt: Option<(Timestamp, bool)>,
+    /// Pending deliveries; 1,000 stands for more too.
+    pub waiting: u64,
+}
+
+/// The customer's fields alone.
+macro_rules! etag {
+    () => {
+        "encode(sha256(convert_to(json_build_array(name, url, event_types, active)::text, 'UTF8')), 'hex')"
+    };
+}
+
+const COLUMNS: &str = concat!(
+    "id, account_id, name, url, event_types, active, disabled_reason, failing_since, created_at, updated_at, ",
+    etag!(),
+    " AS etag"
+);
 
 impl Store {
     /// Registers a webhook, active from its first lookup on.
     pub async fn create_webhook(&self, keyring: &Keyring, new: &NewWebhook<'_>) -> Result<Webhook, StoreError> {
+        match self.create_webhook_within(keyring, new, u32::MAX).await? {
+            Created::Webhook(webhook) => Ok(webhook),
+            Created::TooMany => Err(StoreError::Refused(anyhow::anyhow!("nobody has so many webhooks"))),
+        }
+    }
+
+    /// The same, unless the account then had more than `most`, however many register at once.
+    pub async fn create_webhook_within(
+        &self,
+        keyring: &Keyring,
+        new: &NewWebhook<'_>,
+        most: u32,
+    ) -> Result<Created, StoreError> {
         let owner = Owner { account_id: new.account_id, webhook_id: new.id };
         let envelope = keyring.seal(new.secret, owner, rand::random());
         let sql = format!(
             "INSERT INTO webhooks (id, account_id, name, url, event_types, secret)
-             VALUES ($1, $2, $3, $4, $5, $6) RETURNING {COLUMNS}"
+             SELECT $1, $2, $3, $4, $5, $6
+             WHERE (SELECT count(*) FROM webhooks WHERE account_id = $2) < $7 RETURNING {COLUMNS}"
         );
         let account = new.account_id.as_str();
         let types = names(new.events.types());
-        let params: super::Params<'_> =
-            &[&new.id.0, &account, &new.name.as_str(), &new.url.as_str(), &types, &envelope];
-        let rows = self.query(&sql, params).await?;
-        Ok(webhook(rows.first().expect("INSERT returns its row")))
+        let most = i64::from(most);
+        let params: Params<'_> =
+            &[&new.id.0, &account, &new.name.as_str(), &new.url.as_str(), &types, &envelope, &most];
+        let mut connection = self.connection().await?;
+        let work = async |client: &mut Object| {
+            let transaction = client.transaction().await?;
+            // Registrations of one account come one after the other: each sees those before it.
+            let lock = transaction.prepare_cached("SELECT pg_advisory_xact_lock(hashtextextended($1, 1))").await?;
+            transaction.query(&lock, &[&account]).await?;
+            let insert = transaction.prepare_cached(&sql).await?;
+            let rows = transaction.query(&insert, params).await?;
+            transaction.commit().await?;
+            Ok(rows)
+        };
+        let rows = connection.bounded(work).await?;
+        Ok(rows.first().map_or(Created::TooMany, |row| Created::Webhook(webhook(row))))
     }
 
-    /// An account's webhooks, oldest first.
-    pub async fn list_webhooks(&self, account_id: &AccountId) -> Result<Vec<Webhook>, StoreError> {
-        let sql = format!("SELECT {COLUMNS} FROM webhooks WHERE account_id = $1 ORDER BY created_at, id");
-        let rows = self.query(&sql, &[&account_id.as_str()]).await?;
+    /// An account's webhooks after a place, oldest first.
+    pub async fn list_webhooks(
+        &self,
+        account_id: &AccountId,
+        after: Option<Place>,
+        limit: u32,
+    ) -> Result<Vec<Webhook>, StoreError> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM webhooks
+             WHERE account_id = $1 AND (created_at, id) > (coalesce($2::timestamptz, '-infinity'), coalesce($3::uuid, {NIL}))
+             ORDER BY created_at, id LIMIT $4"
+        );
+        let (time, id) = after.map(|place| (place.time, place.id)).unzip();
+        let rows = self.query(&sql, &[&account_id.as_str(), &time, &id, &i64::from(limit)]).await?;
         Ok(rows.iter().map(webhook).collect())
     }
 
-    pub async fn find_webhook(&self, id: WebhookId) -> Result<Option<Webhook>, StoreError> {
-        let sql = format!("SELECT {COLUMNS} FROM webhooks WHERE id = $1");
-        Ok(self.query(&sql, &[&id.0]).await?.first().map(webhook))
+    pub async fn find_webhook(&self, scope: Scope<'_>, id: WebhookId) -> Result<Option<Webhook>, StoreError> {
+        let sql =
+            format!("SELECT {COLUMNS} FROM webhooks WHERE id = $1 AND account_id = coalesce($2::text, account_id)");
+        Ok(self.query(&sql, &[&id.0, &scope.account()]).await?.first().map(webhook))
     }
 
-    /// Switching off cancels what is owed; switching on forgets why it was off. `None` if there is no such webhook.
-    pub async fn update_webhook(&self, id: WebhookId, change: &WebhookChange) -> Result<Option<Webhook>, StoreError> {
+    /// What an account's webhooks, asked for by their ids, have been doing.
+    pub async fn activity(
+        &self,
+        account: &AccountId,
+        ids: &[WebhookId],
+    ) -> Result<HashMap<WebhookId, Activity>, StoreError> {
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+        let rows = self.query(ACTIVITY, &[&account.as_str(), &ids]).await?;
+        let activity = |row| {
+            let time: Option<Timestamp> = column(row, "created_at");
+            let last_attempt = time.map(|time| (time, column(row, "succeeded")));
+            (WebhookId(column(row, "id")), Activity { last_attempt, waiting: count(row, "waiting") })
+        };
+        Ok(rows.iter().map(activity).collect())
+    }
+
+    /// Switching off cancels what is owed; switching on forgets why it was off.
+    pub async fn update_webhook(
+        &self,
+        scope: Scope<'_>,
+        id: WebhookId,
+        change: &WebhookChange,
+    ) -> Result<Changed, StoreError> {
         let sql = format!(
             "UPDATE webhooks SET
                  name = coalesce($2, name),
@@ -74,18 +183,24 @@ impl Store {
                  last_error = CASE WHEN $5 AND NOT active THEN NULL ELSE last_error END,
                  failing_noticed_at = CASE WHEN $5 AND NOT active THEN NULL ELSE failing_noticed_at END,
                  updated_at = now()
-             WHERE id = $1 RETURNING {COLUMNS}"
+             WHERE id = $1 AND account_id = coalesce($6::text, account_id)
+                 AND ($7::text[] IS NULL OR {} = ANY ($7)) RETURNING {COLUMNS}",
+            etag!()
         );
         let name = change.name.as_ref().map(WebhookName::as_str);
         let url = change.url.as_ref().map(WebhookUrl::as_str);
         let types = change.events.as_ref().map(|events| names(events.types()));
-        let rows = self.query(&sql, &[&id.0, &name, &url, &types, &change.active]).await?;
-        Ok(rows.first().map(webhook))
+        let params: Params<'_> = &[&id.0, &name, &url, &types, &change.active, &scope.account(), &change.only_if];
+        if let Some(row) = self.query(&sql, params).await?.first() {
+            return Ok(Changed::Webhook(webhook(row)));
+        }
+        Ok(self.find_webhook(scope, id).await?.map_or(Changed::Unknown, |_| Changed::Stale))
     }
 
     /// Whether there was such a webhook. Its log stays until retention ends it.
-    pub async fn delete_webhook(&self, id: WebhookId) -> Result<bool, StoreError> {
-        Ok(self.execute("DELETE FROM webhooks WHERE id = $1", &[&id.0]).await? > 0)
+    pub async fn delete_webhook(&self, scope: Scope<'_>, id: WebhookId) -> Result<bool, StoreError> {
+        let sql = "DELETE FROM webhooks WHERE id = $1 AND account_id = coalesce($2::text, account_id)";
+        Ok(self.execute(sql, &[&id.0, &scope.account()]).await? > 0)
     }
 
     /// The secret that signs now. The outer `None` means that there is no such webhook.
@@ -94,29 +209,47 @@ impl Store {
         keyring: &Keyring,
         webhook: &Webhook,
     ) -> Result<Option<Result<SigningSecret, OpenError>>, StoreError> {
-        let rows = self.query("SELECT secret FROM webhooks WHERE id = $1", &[&webhook.id.0]).await?;
+        let sql = "SELECT secret FROM webhooks WHERE id = $1 AND account_id = $2";
+        let rows = self.query(sql, &[&webhook.id.0, &webhook.account_id.as_str()]).await?;
         let owner = Owner { account_id: &webhook.account_id, webhook_id: webhook.id };
         Ok(rows.first().map(|row| keyring.open(column(row, "secret"), owner)))
     }
 
     /// Makes a new secret the one that signs; the one before it stays valid beside it for 24 h, older ones do not.
-    /// Whether there was such a webhook.
+    /// Returns until when; `None` if there is no such webhook.
     pub async fn replace_secret(
         &self,
         keyring: &Keyring,
         webhook: &Webhook,
         secret: &SigningSecret,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<Timestamp>, StoreError> {
         let owner = Owner { account_id: &webhook.account_id, webhook_id: webhook.id };
         let envelope = keyring.seal(secret, owner, rand::random());
-        Ok(self.execute(REPLACE_SECRET, &[&webhook.id.0, &envelope]).await? > 0)
+        let params: Params<'_> = &[&webhook.id.0, &envelope, &webhook.account_id.as_str()];
+        Ok(self.query(REPLACE_SECRET, params).await?.first().map(|row| column(row, "previous_secret_until")))
     }
 }
 
 const REPLACE_SECRET: &str = "
     UPDATE webhooks
     SET previous_secret = secret, previous_secret_until = now() + interval '24 hours', secret = $2, updated_at = now()
-    WHERE id = $1";
+    WHERE id = $1 AND account_id = $3 RETURNING previous_secret_until";
+
+const NIL: &str = "'00000000-0000-0000-0000-000000000000'";
+
+/// Each webhook's newest attempt stands first in the index; of a long queue only its beginning is counted.
+const ACTIVITY: &str = "
+    SELECT w.id, newest.created_at, newest.error IS NULL AS succeeded, queue.waiting
+    FROM webhooks w
+    LEFT JOIN LATERAL (
+        SELECT a.created_at, a.error FROM attempts a WHERE a.webhook_id = w.id
+        ORDER BY a.created_at DESC, a.id DESC LIMIT 1
+    ) AS newest ON true
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS waiting FROM (
+            SELECT FROM pending_deliveries p WHERE p.webhook_id = w.id LIMIT 1000) AS beginning
+    ) AS queue
+    WHERE w.id = ANY ($2) AND w.account_id = $1";
 
 fn names(types: &[EventType]) -> Vec<&str> {
     types.iter().map(EventType::as_str).collect()
@@ -136,5 +269,6 @@ fn webhook(row: &Row) -> Webhook {
         failing_since: column(row, "failing_since"),
         created_at: column(row, "created_at"),
         updated_at: column(row, "updated_at"),
+        etag: column(row, "etag"),
     }
 }

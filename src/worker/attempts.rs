@@ -17,7 +17,7 @@ use crate::millis;
 use crate::retry::{RetryPolicy, Step};
 use crate::secret::Keyring;
 use crate::sender::Sender;
-use crate::store::{Ending, Finished, Store};
+use crate::store::{Ending, Finished, Scope, Store};
 
 pub(super) struct Attempts {
     pub(super) sender: Sender,
@@ -186,7 +186,7 @@ impl Attempts {
     async fn look_up_again(&self, turn: &mut Turn) {
         let mut stall = None;
         let now = loop {
-            match self.store.snapshot(&self.keyring, turn.delivery.webhook.id).await {
+            match self.store.snapshot(&self.keyring, Scope::Everyone, turn.delivery.webhook.id).await {
                 Ok(now) => break now,
                 Err(error) => self.stalls.wait(&mut stall, "cannot look up a webhook, waiting", &error).await,
             }

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{id, unknown};
 use crate::cli::{Failure, Outcome, output};
 use crate::delivery::DeliveryId;
-use crate::store::{Closed, RecoverError, Since, Store};
+use crate::store::{Closed, RecoverError, Scope, Since, Store};
 use crate::webhook::WebhookId;
 
 /// Further back than anything is kept.
@@ -37,7 +37,7 @@ pub(in crate::cli) struct Recover {
 }
 
 pub(super) async fn resend(store: &Store, Resend { id, delivery_id }: Resend, json: bool) -> Outcome {
-    store.resend(id, delivery_id).await.map_err(|refused| failure(id, refused))?;
+    store.resend(Scope::Everyone, id, delivery_id).await.map_err(|refused| failure(id, refused))?;
     if json {
         return output::json(&json!({ "resent": delivery_id.0 }));
     }
@@ -46,7 +46,7 @@ pub(super) async fn resend(store: &Store, Resend { id, delivery_id }: Resend, js
 }
 
 pub(super) async fn recover(store: &Store, Recover { id, since, dry_run }: Recover, rate: u32, json: bool) -> Outcome {
-    let closed = store.closed(id, since).await.map_err(|refused| failure(id, refused))?;
+    let closed = store.closed(Scope::Everyone, id, since).await.map_err(|refused| failure(id, refused))?;
     if dry_run {
         return report("would recover", closed.recoverable, &closed, json);
     }

@@ -1,0 +1,145 @@
+//! The HTTP API by which customers keep their webhooks, and the page that uses it.
+//!
+//! Every request is answered: in bounded time, with the account's own rows and nobody else's, and with a problem document
+//! if it could not be done. A stop lets those under way be answered.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::{HeaderValue, Method, header};
+use axum::middleware;
+use axum::response::IntoResponse as _;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use crate::config::{self, Settings};
+use crate::event::Catalogue;
+use crate::metrics::Metrics;
+use crate::secret::Keyring;
+use crate::sender::Sender;
+use crate::store::{Store, StoreError};
+use crate::token::Tokens;
+use crate::webhook::UrlPolicy;
+
+mod auth;
+mod body;
+mod cursor;
+mod deliveries;
+mod event_types;
+mod exchange;
+mod limits;
+mod openapi;
+mod page;
+mod problem;
+mod query;
+mod recoveries;
+mod secrets;
+mod server;
+mod stats;
+mod test_sends;
+mod webhooks;
+
+use limits::Limits;
+use problem::Problem;
+use query::Parameters;
+use recoveries::Recoveries;
+
+pub use openapi::document as openapi;
+
+/// What the routes share.
+struct Api {
+    settings: config::Api,
+    tokens: Tokens,
+    store: Store,
+    keyring: Keyring,
+    sender: Sender,
+    urls: UrlPolicy,
+    catalogue: Catalogue,
+    metrics: Metrics,
+    limits: Limits,
+    parameters: Parameters,
+    recoveries: Recoveries,
+    /// A test send asks the database twice and the receiver once.
+    test_timeout: Duration,
+}
+
+/// Serves until `stop`, then ends within `shutdown.grace`: what is being answered is answered.
+pub async fn run(settings: Settings, metrics: Metrics, stop: CancellationToken) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(settings.api.listen).await;
+    let listener =
+        listener.map_err(|error| anyhow::anyhow!("api.listen: {} cannot be used: {error}", settings.api.listen))?;
+    let api = Arc::new(Api::new(&settings, metrics)?);
+    tracing::info!(address = %listener.local_addr()?, "API address");
+    let recovering = recoveries::run(api.clone(), stop.clone());
+    let serving = server::serve(listener, router(api), &settings.api.limits, settings.shutdown_grace, stop);
+    tokio::join!(recovering, serving);
+    Ok(())
+}
+
+impl Api {
+    fn new(settings: &Settings, metrics: Metrics) -> anyhow::Result<Self> {
+        let bound = settings.api.database_timeout;
+        // Connections of its own, so that nobody waits behind a worker for longer than a request may take.
+        let database =
+            config::Database { connect_timeout: bound, statement_timeout: bound, ..settings.database.clone() };
+        let sending = settings.sender.timeout + settings.sender.body_timeout;
+        Ok(Self {
+            tokens: settings.tokens()?.clone(),
+            store: Store::new(&database)?,
+            keyring: settings.keyring()?.clone(),
+            sender: Sender::new(&settings.sender)?,
+            urls: settings.sender.urls.clone(),
+            catalogue: settings.events.catalogue.clone(),
+            metrics,
+            limits: Limits::new(&settings.api.limits),
+            parameters: Parameters::described_by(&openapi()),
+            recoveries: Recoveries::new(settings.recover.rate),
+            test_timeout: settings.api.limits.request_timeout.max(sending + 3 * bound),
+            settings: settings.api.clone(),
+        })
+    }
+
+    /// Asks the database, for as long as one request may.
+    async fn ask<T, E: From<StoreError> + Into<Problem>>(
+        &self,
+        question: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Problem> {
+        match tokio::time::timeout(self.settings.database_timeout, question).await {
+            Ok(answer) => answer.map_err(Into::into),
+            Err(_) => Err(Problem::unavailable()),
+        }
+    }
+}
+
+fn router(api: Arc<Api>) -> Router {
+    let (routes, document) = openapi::routes().split_for_parts();
+    let router = routes
+        .merge(openapi::serve(&document))
+        .merge(page::routes(&api.settings.frame_ancestors))
+        .fallback(exchange::nothing_here)
+        .method_not_allowed_fallback(async || Problem::method_not_allowed())
+        // Bodies are read in one place, which has the limit.
+        .layer(DefaultBodyLimit::disable())
+        .layer(CatchPanicLayer::custom(|_| Problem::internal().into_response()))
+        .layer(middleware::from_fn_with_state(api.clone(), exchange::observe));
+    let router = match &api.settings.cors_origins[..] {
+        [] => router,
+        origins => router.layer(cors(origins)),
+    };
+    router.with_state(api)
+}
+
+fn cors(origins: &[String]) -> CorsLayer {
+    let origins = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, header::IF_MATCH, exchange::REQUEST_ID])
+        .expose_headers([header::ETAG, header::RETRY_AFTER, exchange::REQUEST_ID])
+        .max_age(Duration::from_secs(3600))
+}

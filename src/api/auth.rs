@@ -1,0 +1,59 @@
+//! Knows whose request it is. Every route that takes a [`Caller`] is for the holders of a token, within their limits,
+//! and takes the query parameters that its description names and no others.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRequestParts, MatchedPath};
+use axum::http::header;
+use axum::http::request::Parts;
+use jiff::Timestamp;
+
+use super::Api;
+use super::problem::Problem;
+use super::query::Query;
+use crate::event::AccountId;
+use crate::store::Scope;
+
+/// The account whose token a request bears, and what it asks for in its query.
+pub(super) struct Caller {
+    pub(super) account: AccountId,
+    pub(super) query: Query,
+}
+
+impl Caller {
+    pub(super) fn scope(&self) -> Scope<'_> {
+        Scope::Account(&self.account)
+    }
+}
+
+/// Left on the response for the access log.
+#[derive(Debug, Clone)]
+pub(super) struct AccountSeen(pub(super) Arc<std::sync::OnceLock<AccountId>>);
+
+impl FromRequestParts<Arc<Api>> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
+        let account = api.tokens.verify(bearer(parts)?, Timestamp::now().as_second())?;
+        if let Some(seen) = parts.extensions.get::<AccountSeen>() {
+            let _ = seen.0.set(account.clone());
+        }
+        api.limits.request(&account)?;
+        let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+        let query = Query::read(parts.uri.query().unwrap_or_default(), api.parameters.of(&parts.method, route))?;
+        Ok(Self { account, query })
+    }
+}
+
+/// The token of the one Authorization header (RFC 6750, section 2.1): neither a query nor a cookie is looked at.
+fn bearer(parts: &Parts) -> Result<&str, Problem> {
+    let mut given = parts.headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (given.next(), given.next()) else { return Err(Problem::no_token()) };
+    let text = value.to_str().map_err(|_| Problem::no_token())?;
+    let (scheme, token) = text.split_once(' ').ok_or_else(Problem::no_token)?;
+    let token = token.trim_start_matches(' ');
+    match scheme.eq_ignore_ascii_case("Bearer") && !token.is_empty() {
+        true => Ok(token),
+        false => Err(Problem::no_token()),
+    }
+}

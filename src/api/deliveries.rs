@@ -1,0 +1,140 @@
+//! Shows a webhook's log and sends again what it missed.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::Api;
+use super::auth::Caller;
+use super::body::{Json, Text};
+use super::cursor::Cursors;
+use super::openapi::{BodyProblems, Document, WebhookProblems};
+use super::problem::{FieldError, Problem};
+use super::query::{DeliveryPath, WebhookPath, canonical};
+use super::webhooks::find;
+use crate::delivery::DeliveryId;
+use crate::event::EventType;
+use crate::store::{LogFilter, LogRow, LogStatus, RecoverError, Since};
+
+const PAGE: u32 = 10;
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Log {
+    data: Vec<LogRow>,
+    /// Where the log goes on. A filtered page may hold few rows, even none, and still go on.
+    next_cursor: Option<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Resent {
+    delivery_id: Uuid,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Span {
+    /// What ended without a success at this time or later is sent again.
+    #[schema(value_type = String, format = DateTime)]
+    since: Text,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Recovering {
+    recovering: u64,
+}
+
+/// A webhook's attempts, newest first
+#[utoipa::path(get, path = "/v1/webhooks/{id}/deliveries", tag = "log",
+    params(
+        ("id" = Uuid, Path),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 100, description = "10 if it is left out"),
+        ("status" = Option<String>, Query, pattern = "^(success|failed)$"),
+        ("event_type" = Option<String>, Query),
+        ("delivery_id" = Option<Uuid>, Query),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+    ),
+    responses((status = 200, body = Log), WebhookProblems))]
+pub(super) async fn list(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    WebhookPath(id): WebhookPath,
+) -> Result<Document<Log>, Problem> {
+    let query = &caller.query;
+    let limit = query.limit(PAGE)?;
+    let list = id.to_string();
+    let cursors = Cursors { secrets: &api.tokens.secrets, account: &caller.account, list: &list };
+    let event_type = query
+        .text("event_type")
+        .map(|text| EventType::parse(text).ok_or_else(|| Problem::malformed("event_type", "is no event type")));
+    let delivery = query.text("delivery_id").map(|text| {
+        canonical(text).map(DeliveryId).ok_or_else(|| Problem::malformed("delivery_id", "must be a UUID in lower case"))
+    });
+    let filter = LogFilter {
+        status: query.choice("status", &[("success", LogStatus::Success), ("failed", LogStatus::Failed)])?,
+        event_type: event_type.transpose()?,
+        delivery: delivery.transpose()?,
+        before: query.text("cursor").map(|cursor| cursors.read(cursor)).transpose()?,
+    };
+    find(&api, &caller, id).await?;
+    let page = api.ask(api.store.log(caller.scope(), id, &filter, limit)).await?;
+    Ok(Document(Log { data: page.rows, next_cursor: page.next.map(|place| cursors.write(place)) }))
+}
+
+/// Send one delivery again now, with its whole schedule
+#[utoipa::path(post, path = "/v1/webhooks/{id}/deliveries/{delivery_id}/resend", tag = "log",
+    params(("id" = Uuid, Path), ("delivery_id" = Uuid, Path)),
+    responses(
+        (status = 202, body = Resent, description = "It is due now"),
+        (status = 409, description = "The webhook is not active, or the event is no longer kept", body = super::problem::Document, content_type = "application/problem+json"),
+        WebhookProblems,
+    ))]
+pub(super) async fn resend(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    DeliveryPath(id, delivery): DeliveryPath,
+) -> Result<(StatusCode, Document<Resent>), Problem> {
+    api.ask(api.store.resend(caller.scope(), id, delivery)).await?;
+    Ok((StatusCode::ACCEPTED, Document(Resent { delivery_id: delivery.0 })))
+}
+
+/// Send everything again that ended without a success, at a bounded rate
+#[utoipa::path(post, path = "/v1/webhooks/{id}/recover", tag = "log", request_body = Span,
+    params(("id" = Uuid, Path)),
+    responses(
+        (status = 202, body = Recovering, description = "So many will be sent"),
+        (status = 409, description = "The webhook is not active", body = super::problem::Document, content_type = "application/problem+json"),
+        WebhookProblems, BodyProblems,
+    ))]
+pub(super) async fn recover(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    WebhookPath(id): WebhookPath,
+    Json(span): Json<Span>,
+) -> Result<(StatusCode, Document<Recovering>), Problem> {
+    let since = rfc3339(&span.since.0).ok_or_else(|| {
+        let reason = "must be a time such as 2026-11-23T10:00:00Z".to_owned();
+        Problem::invalid(vec![FieldError { field: "since".into(), reason }])
+    })?;
+    let question = async {
+        let closed = api.store.closed(caller.scope(), id, Since::Time(since)).await?;
+        if closed.recoverable > 0 {
+            api.store.ask_to_recover(caller.scope(), id, &closed).await?;
+        }
+        Ok::<_, RecoverError>(closed.recoverable)
+    };
+    let recovering = api.ask(question).await?;
+    api.recoveries.notify();
+    Ok((StatusCode::ACCEPTED, Document(Recovering { recovering })))
+}
+
+/// What RFC 3339 and Postgres can both say.
+fn rfc3339(text: &str) -> Option<Timestamp> {
+    let time: Timestamp = text.parse().ok()?;
+    let years = crate::store::YEARS;
+    years.contains(&time.to_zoned(jiff::tz::TimeZone::UTC).year()).then_some(time)
+}

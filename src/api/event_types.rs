@@ -1,0 +1,34 @@
+//! Lists what a webhook can subscribe to.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Api;
+use super::auth::Caller;
+use super::openapi::{Document, Problems};
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct EventTypeRow {
+    r#type: String,
+    name: String,
+    description: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct EventTypes {
+    data: Vec<EventTypeRow>,
+}
+
+/// The event types, as they are shown to customers
+#[utoipa::path(get, path = "/v1/event-types", tag = "event types", responses((status = 200, body = EventTypes), Problems))]
+pub(super) async fn list(State(api): State<Arc<Api>>, _: Caller) -> Document<EventTypes> {
+    let row = |entry: &crate::event::CatalogueEntry| EventTypeRow {
+        r#type: entry.event_type.to_string(),
+        name: entry.name.clone(),
+        description: entry.description.clone(),
+    };
+    Document(EventTypes { data: api.catalogue.entries().iter().map(row).collect() })
+}

@@ -1,0 +1,121 @@
+//! Serves the page Settings > Webhooks: static files, compiled in, that load nothing from elsewhere.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use sha2::{Digest, Sha256};
+
+use super::Api;
+
+const PATH: &str = "/settings/webhooks";
+const PAGE: &str = include_str!("page/index.html");
+/// Stands in the page; the origins that may hand it its token are filled in.
+const HOST_ORIGINS: &str = r#"<meta name="host-origins" content="">"#;
+
+macro_rules! files {
+    ($($name:literal)*) => { [$(($name, include_str!(concat!("page/", $name)))),*] };
+}
+
+/// What the page consists of besides itself.
+const FILES: [(&str, &str); 14] = files![
+    "page.css" "token.js" "page.js" "http.js" "dom.js" "words.js" "list.js" "form.js" "secret.js" "webhook.js" "logs.js"
+    "chart.js" "test.js" "settings.js"
+];
+
+pub(super) fn routes(frame_ancestors: &[String]) -> Router<Arc<Api>> {
+    let page = Page::new(frame_ancestors);
+    let mut routes = Router::new().route(PATH, get(async move || page.clone()));
+    for (name, text) in FILES {
+        let file = File::new(name, text);
+        routes = routes.route(&format!("{PATH}/{name}"), get(async move |headers: HeaderMap| file.answer(&headers)));
+    }
+    routes
+}
+
+/// Only its own files, and in no frame but those that the settings name.
+fn content_security_policy(frame_ancestors: &[String]) -> String {
+    let ancestors = if frame_ancestors.is_empty() { "'none'".to_owned() } else { frame_ancestors.join(" ") };
+    format!(
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+         base-uri 'none'; form-action 'self'; frame-ancestors {ancestors}"
+    )
+}
+
+#[derive(Clone)]
+struct Page {
+    html: Bytes,
+    headers: HeaderMap,
+}
+
+impl Page {
+    fn new(frame_ancestors: &[String]) -> Self {
+        // Origins are checked to be such, and hold nothing that HTML would read as more than text.
+        let origins = HOST_ORIGINS.replace("\"\"", &format!("\"{}\"", frame_ancestors.join(" ")));
+        let html = Bytes::from(PAGE.replace(HOST_ORIGINS, &origins));
+        let mut headers = common("text/html; charset=utf-8");
+        let policy = content_security_policy(frame_ancestors);
+        let policy = HeaderValue::from_str(&policy).expect("origins are plain ASCII");
+        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
+        // What it shows must not come back with the back button.
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if frame_ancestors.is_empty() {
+            headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+        }
+        Self { html, headers }
+    }
+}
+
+impl IntoResponse for Page {
+    fn into_response(self) -> Response {
+        (self.headers, self.html).into_response()
+    }
+}
+
+#[derive(Clone)]
+struct File {
+    body: Bytes,
+    headers: HeaderMap,
+}
+
+impl File {
+    fn new(name: &str, text: &'static str) -> Self {
+        let kind = match name.rsplit_once('.') {
+            Some((_, "css")) => "text/css; charset=utf-8",
+            Some((_, "js")) => "text/javascript; charset=utf-8",
+            Some((_, "svg")) => "image/svg+xml",
+            _ => "text/plain; charset=utf-8",
+        };
+        let mut headers = common(kind);
+        let tag = format!("\"{}\"", hex::encode(&Sha256::digest(text)[..16]));
+        headers.insert(header::ETAG, HeaderValue::from_str(&tag).expect("hex is ASCII"));
+        // Kept, but asked about each time: a new version is there at once.
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        Self { body: Bytes::from_static(text.as_bytes()), headers }
+    }
+
+    fn answer(&self, asked: &HeaderMap) -> Response {
+        let known = asked.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let own = &self.headers[header::ETAG];
+        let fresh = known.split(',').any(|tag| tag.trim().trim_start_matches("W/").as_bytes() == own.as_bytes());
+        match fresh {
+            true => (StatusCode::NOT_MODIFIED, self.headers.clone()).into_response(),
+            false => (self.headers.clone(), self.body.clone()).into_response(),
+        }
+    }
+}
+
+fn common(content_type: &'static str) -> HeaderMap {
+    let permissions = HeaderName::from_static("permissions-policy");
+    let opener = HeaderName::from_static("cross-origin-opener-policy");
+    let resource = HeaderName::from_static("cross-origin-resource-policy");
+    HeaderMap::from_iter([
+        (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
+        (opener, HeaderValue::from_static("same-origin")),
+        (resource, HeaderValue::from_static("same-origin")),
+        (permissions, HeaderValue::from_static("camera=(), geolocation=(), microphone=(), payment=(), usb=()")),
+    ])
+}

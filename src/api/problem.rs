@@ -1,0 +1,261 @@
+//! Says what went wrong, in the one shape all errors of the API have: RFC 9457 problem details.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::error_chain;
+use crate::secret::OpenError;
+use crate::store::{RecoverError, StoreError};
+use crate::token::TokenRefusal;
+
+const CONTENT_TYPE: &str = "application/problem+json";
+/// When to try again what the database could not answer, in seconds.
+const RETRY_AFTER: u64 = 2;
+
+/// A request that was not done, and why. Never repeats a token, a secret or anything of the database's.
+#[derive(Debug, Clone)]
+pub(super) struct Problem {
+    kind: Kind,
+    detail: String,
+    errors: Vec<FieldError>,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+/// What is wrong with one field.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(super) struct FieldError {
+    pub(super) field: String,
+    pub(super) reason: String,
+}
+
+/// The document of a problem.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct Document<'a> {
+    /// `urn:penr-webhooks:problem:` and the kind of problem: `unauthorized`, `not-found`, `method-not-allowed`,
+    /// `malformed-request`, `unsupported-media-type`, `payload-too-large`, `uri-too-long`, `headers-too-large`,
+    /// `invalid-fields`, `precondition-failed`, `inactive-webhook`, `event-dropped`, `too-many-webhooks`, `rate-limited`, `unavailable`, `timeout` or
+    /// `internal`.
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    request_id: &'a str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schema(required = false)]
+    errors: &'a [FieldError],
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Unauthorized,
+    NotFound,
+    MethodNotAllowed,
+    MalformedRequest,
+    UnsupportedMediaType,
+    PayloadTooLarge,
+    UriTooLong,
+    HeadersTooLarge,
+    InvalidFields,
+    PreconditionFailed,
+    InactiveWebhook,
+    EventDropped,
+    TooManyWebhooks,
+    RateLimited,
+    Unavailable,
+    Timeout,
+    Internal,
+}
+
+impl Kind {
+    fn parts(self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized", "A valid token is needed"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "There is nothing here"),
+            Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed"),
+            Self::MalformedRequest => (StatusCode::BAD_REQUEST, "malformed-request", "The request cannot be read"),
+            Self::UnsupportedMediaType => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "The body must be plain JSON")
+            }
+            Self::PayloadTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "payload-too-large", "The body is too large"),
+            Self::UriTooLong => (StatusCode::URI_TOO_LONG, "uri-too-long", "The address is too long"),
+            Self::HeadersTooLarge => {
+                (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "headers-too-large", "The headers are too large")
+            }
+            Self::InvalidFields => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "invalid-fields", "Some fields cannot be accepted")
+            }
+            Self::PreconditionFailed => {
+                (StatusCode::PRECONDITION_FAILED, "precondition-failed", "Somebody else changed it before")
+            }
+            Self::InactiveWebhook => (StatusCode::CONFLICT, "inactive-webhook", "The webhook is not active"),
+            Self::EventDropped => (StatusCode::CONFLICT, "event-dropped", "The event is no longer kept"),
+            Self::TooManyWebhooks => (StatusCode::CONFLICT, "too-many-webhooks", "There are too many webhooks"),
+            Self::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "rate-limited", "Too many requests"),
+            Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Not available for the moment"),
+            Self::Timeout => (StatusCode::SERVICE_UNAVAILABLE, "timeout", "It took too long"),
+            Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong on our side"),
+        }
+    }
+}
+
+impl Problem {
+    fn new(kind: Kind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into(), errors: Vec::new(), header: None }
+    }
+
+    fn with(self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
+        Self { header: Some((name, value.into())), ..self }
+    }
+
+    /// RFC 6750, section 3: nothing more than the scheme where no token was given.
+    pub(super) fn no_token() -> Self {
+        Self::new(Kind::Unauthorized, "give the token as one header: Authorization: Bearer …")
+            .with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+    }
+
+    pub(super) fn not_found() -> Self {
+        Self::new(Kind::NotFound, "there is nothing at this address, or it is not yours")
+    }
+
+    pub(super) fn method_not_allowed() -> Self {
+        Self::new(Kind::MethodNotAllowed, "the Allow header names the methods that are allowed here")
+    }
+
+    pub(super) fn malformed(field: &str, reason: impl Into<String>) -> Self {
+        let errors = vec![FieldError { field: field.to_owned(), reason: reason.into() }];
+        Self { errors, ..Self::new(Kind::MalformedRequest, "the request cannot be read; see errors") }
+    }
+
+    pub(super) fn media_type() -> Self {
+        Self::new(Kind::UnsupportedMediaType, "send Content-Type: application/json in UTF-8, not compressed")
+    }
+
+    pub(super) fn too_large(bytes: usize) -> Self {
+        Self::new(Kind::PayloadTooLarge, format!("the body may have at most {bytes} bytes"))
+    }
+
+    pub(super) fn uri_too_long(bytes: usize) -> Self {
+        Self::new(Kind::UriTooLong, format!("path and query may have at most {bytes} bytes"))
+    }
+
+    pub(super) fn headers_too_large(bytes: usize) -> Self {
+        Self::new(Kind::HeadersTooLarge, format!("all headers together may have at most {bytes} bytes"))
+    }
+
+    pub(super) fn invalid(errors: Vec<FieldError>) -> Self {
+        Self { errors, ..Self::new(Kind::InvalidFields, "some fields cannot be accepted; see errors") }
+    }
+
+    pub(super) fn stale() -> Self {
+        Self::new(Kind::PreconditionFailed, "the webhook is not as If-Match says; read it again")
+    }
+
+    pub(super) fn inactive(disabled_reason: Option<&str>) -> Self {
+        let why = match disabled_reason {
+            Some(reason) => format!("we disabled the webhook ({reason}); switch it on first"),
+            None => "the webhook is switched off; switch it on first".to_owned(),
+        };
+        Self::new(Kind::InactiveWebhook, why)
+    }
+
+    pub(super) fn too_many_webhooks(most: u32) -> Self {
+        Self::new(Kind::TooManyWebhooks, format!("an account may have at most {most} webhooks"))
+    }
+
+    pub(super) fn rate_limited(wait: Duration) -> Self {
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        Self::new(Kind::RateLimited, "slow down, and try again when Retry-After says")
+            .with(header::RETRY_AFTER, seconds.max(1))
+    }
+
+    pub(super) fn unavailable() -> Self {
+        Self::new(Kind::Unavailable, "the service cannot answer just now; try again")
+            .with(header::RETRY_AFTER, RETRY_AFTER)
+    }
+
+    pub(super) fn timeout() -> Self {
+        Self::new(Kind::Timeout, "the request did not arrive, or could not be answered, in time")
+            .with(header::RETRY_AFTER, RETRY_AFTER)
+    }
+
+    pub(super) fn internal() -> Self {
+        Self::new(Kind::Internal, "the service's operators can find the cause by the request id")
+    }
+
+    /// The document, once it is known which request it answers.
+    pub(super) fn render(&self, request_id: &str) -> Response {
+        let (status, name, title) = self.kind.parts();
+        let document = Document {
+            r#type: format!("urn:penr-webhooks:problem:{name}"),
+            title,
+            status: status.as_u16(),
+            detail: &self.detail,
+            request_id,
+            errors: &self.errors,
+        };
+        let body = serde_json::to_vec(&document).expect("a problem is plain JSON");
+        let mut response = (status, [(header::CONTENT_TYPE, CONTENT_TYPE)], Body::from(body)).into_response();
+        if let Some((name, value)) = &self.header {
+            response.headers_mut().insert(name, value.clone());
+        }
+        response
+    }
+}
+
+/// The document is made where the request's id is known.
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.kind.parts().0.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<TokenRefusal> for Problem {
+    fn from(refusal: TokenRefusal) -> Self {
+        Self::new(Kind::Unauthorized, refusal.to_string())
+            .with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""))
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match &error {
+            StoreError::Unavailable(_) => {
+                tracing::debug!(error = error_chain(&error), "the database did not answer a request");
+                Self::unavailable()
+            }
+            StoreError::Refused(_) | StoreError::Schema(_) | StoreError::Address(_) => {
+                tracing::error!(error = error_chain(&error), "the database refused a request");
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl From<RecoverError> for Problem {
+    fn from(error: RecoverError) -> Self {
+        match error {
+            RecoverError::Store(error) => error.into(),
+            RecoverError::UnknownWebhook | RecoverError::UnknownDelivery => Self::not_found(),
+            RecoverError::Off => Self::inactive(None),
+            RecoverError::Disabled(reason) => Self::inactive(Some(&reason)),
+            RecoverError::EventDropped => {
+                Self::new(Kind::EventDropped, "the delivery's event is no longer kept; it cannot be sent again")
+            }
+        }
+    }
+}
+
+impl From<OpenError> for Problem {
+    fn from(error: OpenError) -> Self {
+        tracing::error!(%error, "a secret cannot be decrypted");
+        Self::internal()
+    }
+}

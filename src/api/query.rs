@@ -1,0 +1,128 @@
+//! Reads a request's query and ids strictly: what is unknown, doubled or cannot be read is refused, never guessed.
+
+use std::collections::{BTreeMap, HashMap};
+
+use axum::extract::{FromRequestParts, RawPathParams};
+use axum::http::Method;
+use axum::http::request::Parts;
+use url::form_urlencoded;
+use utoipa::openapi::OpenApi;
+use utoipa::openapi::path::{Operation, ParameterIn};
+use uuid::Uuid;
+
+use super::problem::Problem;
+use crate::delivery::DeliveryId;
+use crate::text::printable;
+use crate::webhook::WebhookId;
+
+/// The query parameters of every route, as its description names them.
+pub(super) struct Parameters(HashMap<(Method, String), Vec<String>>);
+
+impl Parameters {
+    pub(super) fn described_by(document: &OpenApi) -> Self {
+        let mut parameters = HashMap::new();
+        for (path, item) in &document.paths.paths {
+            let operations = [
+                (Method::GET, &item.get),
+                (Method::POST, &item.post),
+                (Method::PATCH, &item.patch),
+                (Method::DELETE, &item.delete),
+            ];
+            for (method, operation) in operations {
+                if let Some(operation) = operation {
+                    parameters.insert((method, path.clone()), query_of(operation));
+                }
+            }
+        }
+        Self(parameters)
+    }
+
+    pub(super) fn of(&self, method: &Method, route: &str) -> &[String] {
+        // HEAD asks what GET would answer.
+        let method = if method == Method::HEAD { Method::GET } else { method.clone() };
+        self.0.get(&(method, route.to_owned())).map_or(&[], Vec::as_slice)
+    }
+}
+
+fn query_of(operation: &Operation) -> Vec<String> {
+    let all = operation.parameters.iter().flatten();
+    all.filter(|one| one.parameter_in == ParameterIn::Query).map(|one| one.name.clone()).collect()
+}
+
+/// A request's query: known names, each once.
+#[derive(Debug)]
+pub(super) struct Query(BTreeMap<String, String>);
+
+impl Query {
+    pub(super) fn read(text: &str, known: &[String]) -> Result<Self, Problem> {
+        let mut query = BTreeMap::new();
+        for (name, value) in form_urlencoded::parse(text.as_bytes()) {
+            let shown = printable(&name, 64);
+            if !known.iter().any(|known| *known == name) {
+                return Err(Problem::malformed(&shown, "is no query parameter of this address"));
+            }
+            if value.contains(['\0', char::REPLACEMENT_CHARACTER]) {
+                return Err(Problem::malformed(&shown, "is not readable text"));
+            }
+            if query.insert(name.into_owned(), value.into_owned()).is_some() {
+                return Err(Problem::malformed(&shown, "is given twice"));
+            }
+        }
+        Ok(Self(query))
+    }
+
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// One of some words.
+    pub(super) fn choice<T: Copy>(&self, name: &str, choices: &[(&str, T)]) -> Result<Option<T>, Problem> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        let chosen = choices.iter().find(|(word, _)| *word == text).map(|(_, choice)| *choice);
+        let words = || choices.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(" or ");
+        chosen.map(Some).ok_or_else(|| Problem::malformed(name, format!("must be {}", words())))
+    }
+
+    /// A number of rows, 1 to 100.
+    pub(super) fn limit(&self, default: u32) -> Result<u32, Problem> {
+        let Some(text) = self.text("limit") else { return Ok(default) };
+        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+        let limit = text.parse().ok().filter(|limit| digits && (1..=100).contains(limit));
+        limit.ok_or_else(|| Problem::malformed("limit", "must be a whole number from 1 to 100"))
+    }
+}
+
+/// Reads the one spelling of an id that we write: lower case, with hyphens.
+pub(super) fn canonical(text: &str) -> Option<Uuid> {
+    WebhookId::parse(text).map(|id| id.0)
+}
+
+/// The webhook that a path names.
+pub(super) struct WebhookPath(pub(super) WebhookId);
+
+/// The webhook and the delivery that a path names.
+pub(super) struct DeliveryPath(pub(super) WebhookId, pub(super) DeliveryId);
+
+impl<S: Send + Sync> FromRequestParts<S> for WebhookPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        Ok(Self(WebhookId(id(parts, state, "id").await?)))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for DeliveryPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let webhook = WebhookId(id(parts, state, "id").await?);
+        Ok(Self(webhook, DeliveryId(id(parts, state, "delivery_id").await?)))
+    }
+}
+
+/// What is no id of ours names nothing.
+async fn id<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> Result<Uuid, Problem> {
+    let given = RawPathParams::from_request_parts(parts, state).await.map_err(|_| Problem::not_found())?;
+    let text = given.iter().find(|(own, _)| *own == name).map(|(_, text)| text);
+    text.and_then(canonical).ok_or_else(Problem::not_found)
+}

@@ -1,0 +1,42 @@
+//! Counts a webhook's attempts over time, for a chart.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Api;
+use super::auth::Caller;
+use super::openapi::{Document, WebhookProblems};
+use super::problem::Problem;
+use super::query::WebhookPath;
+use super::webhooks::find;
+use crate::store::{Bucket, Window};
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Stats {
+    window: &'static str,
+    bucket_seconds: u64,
+    /// Oldest first, empty ones included; the last one is not over.
+    data: Vec<Bucket>,
+}
+
+/// Attempts over time, tests left out
+#[utoipa::path(get, path = "/v1/webhooks/{id}/stats", tag = "log",
+    params(
+        ("id" = Uuid, Path),
+        ("window" = Option<String>, Query, pattern = "^(1h|24h|7d)$", description = "24h if it is left out"),
+    ),
+    responses((status = 200, body = Stats), WebhookProblems))]
+pub(super) async fn show(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    WebhookPath(id): WebhookPath,
+) -> Result<Document<Stats>, Problem> {
+    let windows = Window::ALL.map(|window| (window.name(), window));
+    let window = caller.query.choice("window", &windows)?.unwrap_or(Window::Day);
+    find(&api, &caller, id).await?;
+    let data = api.ask(api.store.stats(&caller.account, id, window)).await?;
+    Ok(Document(Stats { window: window.name(), bucket_seconds: window.bucket().as_secs(), data }))
+}

@@ -1,0 +1,270 @@
+//! Registers, shows, changes and deletes an account's webhooks.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::Api;
+use super::auth::Caller;
+use super::body::{Json, Text, given};
+use super::cursor::Cursors;
+use super::openapi::{BodyProblems, Document, Problems, WebhookProblems};
+use super::problem::{FieldError, Problem};
+use super::query::WebhookPath;
+use crate::event::AccountId;
+use crate::secret::SigningSecret;
+use crate::store::{self, Changed, Created, NewWebhook, Place, WebhookChange};
+use crate::webhook::{Subscriptions, Webhook, WebhookId, WebhookName, WebhookRefusal, WebhookUrl};
+
+const PAGE: u32 = 100;
+
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Registration {
+    /// 1 to 200 characters, none of them a control character.
+    #[schema(value_type = String, min_length = 1, max_length = 200)]
+    name: Text,
+    /// Where events are posted to: http or https, on a public address.
+    #[schema(value_type = String, min_length = 1, max_length = 2048)]
+    url: Text,
+    /// What to subscribe to.
+    #[schema(value_type = Vec<String>, min_items = 1)]
+    events: Vec<Text>,
+}
+
+/// What is left out stays as it is.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Change {
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = String, required = false, min_length = 1, max_length = 200)]
+    name: Option<Text>,
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = String, required = false, min_length = 1, max_length = 2048)]
+    url: Option<Text>,
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Vec<String>, required = false, min_items = 1)]
+    events: Option<Vec<Text>>,
+    /// Switching off cancels what the webhook is owed.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = bool, required = false)]
+    active: Option<bool>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct CreatedWebhook {
+    #[serde(flatten)]
+    webhook: Webhook,
+    /// What the webhook's requests are signed with.
+    secret: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct WebhookList {
+    data: Vec<ListedWebhook>,
+    next_cursor: Option<String>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ListedWebhook {
+    #[serde(flatten)]
+    webhook: Webhook,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    activity: Option<Activity>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Activity {
+    /// `success` or `failed`; null if there was no attempt.
+    last_status: Option<&'static str>,
+    #[serde(serialize_with = "crate::webhook::optional_rfc3339")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    last_attempt_at: Option<jiff::Timestamp>,
+    /// Deliveries that wait for their time; 1,000 stands for more too.
+    waiting: u64,
+}
+
+impl From<store::Activity> for Activity {
+    fn from(activity: store::Activity) -> Self {
+        let status = |succeeded| if succeeded { "success" } else { "failed" };
+        Self {
+            last_status: activity.last_attempt.map(|(_, succeeded)| status(succeeded)),
+            last_attempt_at: activity.last_attempt.map(|(time, _)| time),
+            waiting: activity.waiting,
+        }
+    }
+}
+
+/// The account's webhooks, oldest first
+#[utoipa::path(get, path = "/v1/webhooks", tag = "webhooks",
+    params(
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 100, description = "100 if it is left out"),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+        ("include" = Option<String>, Query, pattern = "^activity$", description = "`activity` adds what each has been doing"),
+    ),
+    responses((status = 200, body = WebhookList), Problems))]
+pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Result<Document<WebhookList>, Problem> {
+    let limit = caller.query.limit(PAGE)?;
+    let with_activity = caller.query.choice("include", &[("activity", ())])?.is_some();
+    let account = &caller.account;
+    let cursors = Cursors { secrets: &api.tokens.secrets, account, list: "webhooks" };
+    let after = caller.query.text("cursor").map(|cursor| cursors.read(cursor)).transpose()?;
+    let question = async {
+        let webhooks = api.store.list_webhooks(account, after, limit + 1).await?;
+        let shown = webhooks.len().min(limit as usize);
+        let ids: Vec<WebhookId> = webhooks[..shown].iter().map(|webhook| webhook.id).collect();
+        let activity = match with_activity {
+            true => api.store.activity(account, &ids).await?,
+            false => HashMap::new(),
+        };
+        Ok::<_, store::StoreError>((webhooks, activity))
+    };
+    let (mut webhooks, mut activity) = api.ask(question).await?;
+    let more = webhooks.len() > limit as usize;
+    webhooks.truncate(limit as usize);
+    let last = webhooks.last().filter(|_| more);
+    let next_cursor = last.map(|last| cursors.write(Place { time: last.created_at, id: last.id.0 }));
+    let data = webhooks.into_iter().map(|webhook| {
+        let activity = activity.remove(&webhook.id).map(Activity::from);
+        ListedWebhook { webhook, activity }
+    });
+    Ok(Document(WebhookList { data: data.collect(), next_cursor }))
+}
+
+/// Register a webhook, active at once
+#[utoipa::path(post, path = "/v1/webhooks", tag = "webhooks", request_body = Registration,
+    responses(
+        (status = 201, body = CreatedWebhook, headers(("ETag" = String))),
+        (status = 409, description = "The account has too many webhooks", body = super::problem::Document, content_type = "application/problem+json"),
+        Problems, BodyProblems,
+    ))]
+pub(super) async fn create(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Json(registration): Json<Registration>,
+) -> Result<(StatusCode, [(HeaderName, String); 1], Document<CreatedWebhook>), Problem> {
+    let mut refused = Refused::default();
+    let name = refused.unless("name", WebhookName::parse(&registration.name.0));
+    let url = refused.unless("url", WebhookUrl::parse(&registration.url.0, &api.urls).map_err(Into::into));
+    let events = refused.unless("events", Subscriptions::parse(&registration.events, &api.catalogue));
+    let (Some(name), Some(url), Some(events)) = (name, url, events) else { return Err(refused.into()) };
+    let secret = SigningSecret::from_random(rand::random());
+    let account_id: &AccountId = &caller.account;
+    let id = WebhookId(Uuid::now_v7());
+    let new = NewWebhook { id, account_id, name: &name, url: &url, events: &events, secret: &secret };
+    let most = api.settings.limits.max_webhooks;
+    match api.ask(api.store.create_webhook_within(&api.keyring, &new, most)).await? {
+        Created::Webhook(webhook) => {
+            let tag = [(header::ETAG, etag(&webhook))];
+            Ok((StatusCode::CREATED, tag, Document(CreatedWebhook { webhook, secret: secret.expose().to_owned() })))
+        }
+        Created::TooMany => Err(Problem::too_many_webhooks(most)),
+    }
+}
+
+/// One webhook
+#[utoipa::path(get, path = "/v1/webhooks/{id}", tag = "webhooks", params(("id" = Uuid, Path)),
+    responses((status = 200, body = Webhook, headers(("ETag" = String))), WebhookProblems))]
+pub(super) async fn show(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    WebhookPath(id): WebhookPath,
+) -> Result<([(HeaderName, String); 1], Document<Webhook>), Problem> {
+    let webhook = find(&api, &caller, id).await?;
+    Ok(([(header::ETAG, etag(&webhook))], Document(webhook)))
+}
+
+/// Change a webhook; with If-Match only if nobody else did before
+#[utoipa::path(patch, path = "/v1/webhooks/{id}", tag = "webhooks", request_body = Change,
+    params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header, description = "An ETag of this webhook")),
+    responses(
+        (status = 200, body = Webhook, headers(("ETag" = String))),
+        (status = 412, description = "The webhook is not as If-Match says", body = super::problem::Document, content_type = "application/problem+json"),
+        WebhookProblems, BodyProblems,
+    ))]
+pub(super) async fn update(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    WebhookPath(id): WebhookPath,
+    headers: HeaderMap,
+    Json(change): Json<Change>,
+) -> Result<([(HeaderName, String); 1], Document<Webhook>), Problem> {
+    let mut refused = Refused::default();
+    let name = change.name.and_then(|name| refused.unless("name", WebhookName::parse(&name.0)));
+    let url =
+        change.url.and_then(|url| refused.unless("url", WebhookUrl::parse(&url.0, &api.urls).map_err(Into::into)));
+    let events =
+        change.events.and_then(|events| refused.unless("events", Subscriptions::parse(&events, &api.catalogue)));
+    if !refused.0.is_empty() {
+        return Err(refused.into());
+    }
+    let change = WebhookChange { name, url, events, active: change.active, only_if: if_match(&headers) };
+    match api.ask(api.store.update_webhook(caller.scope(), id, &change)).await? {
+        Changed::Webhook(webhook) => Ok(([(header::ETAG, etag(&webhook))], Document(webhook))),
+        Changed::Unknown => Err(Problem::not_found()),
+        Changed::Stale => Err(Problem::stale()),
+    }
+}
+
+/// Delete a webhook and cancel what it is owed; its log stays as long as it is kept
+#[utoipa::path(delete, path = "/v1/webhooks/{id}", tag = "webhooks", params(("id" = Uuid, Path)),
+    responses((status = 204, description = "It is gone"), WebhookProblems))]
+pub(super) async fn delete(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    WebhookPath(id): WebhookPath,
+) -> Result<StatusCode, Problem> {
+    match api.ask(api.store.delete_webhook(caller.scope(), id)).await? {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(Problem::not_found()),
+    }
+}
+
+/// The caller's own webhook.
+pub(super) async fn find(api: &Api, caller: &Caller, id: WebhookId) -> Result<Webhook, Problem> {
+    api.ask(api.store.find_webhook(caller.scope(), id)).await?.ok_or_else(Problem::not_found)
+}
+
+/// RFC 9110, section 8.8.3: a strong one.
+fn etag(webhook: &Webhook) -> String {
+    format!("\"{}\"", webhook.etag)
+}
+
+/// The entity tags that a change is meant for (RFC 9110, section 13.1.1): `None` asks for nothing, weak tags match
+/// nothing.
+fn if_match(headers: &HeaderMap) -> Option<Vec<String>> {
+    let given: Vec<&str> =
+        headers.get_all(header::IF_MATCH).iter().map(|value| value.to_str().unwrap_or_default()).collect();
+    if given.is_empty() || given == ["*"] {
+        return None;
+    }
+    let tags = given.iter().flat_map(|value| value.split(',')).map(str::trim);
+    Some(tags.filter_map(|tag| tag.strip_prefix('"')?.strip_suffix('"')).map(str::to_owned).collect())
+}
+
+/// Fields that cannot be accepted, all of them at once.
+#[derive(Default)]
+pub(super) struct Refused(Vec<FieldError>);
+
+impl Refused {
+    pub(super) fn unless<T>(&mut self, field: &str, parsed: Result<T, WebhookRefusal>) -> Option<T> {
+        let refusal = match parsed {
+            Ok(value) => return Some(value),
+            Err(refusal) => refusal,
+        };
+        self.0.push(FieldError { field: field.to_owned(), reason: refusal.to_string() });
+        None
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(refused: Refused) -> Self {
+        Self::invalid(refused.0)
+    }
+}

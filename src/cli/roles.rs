@@ -1,0 +1,54 @@
+//! Runs the roles of a process, worker and API, until they are told to stop.
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Outcome, signals, store};
+use crate::config::Settings;
+use crate::metrics::Metrics;
+use crate::ops::{self, Role};
+use crate::{api, queue, worker};
+
+pub(super) async fn run(settings: Settings, role: Role) -> Outcome {
+    // All that can be known to be wrong without a connection stops the start.
+    let store = store(&settings)?;
+    settings.keyring()?;
+    if role != Role::Api {
+        settings.amqp_url()?;
+        queue::check_address(&settings.amqp)?;
+    }
+    if role != Role::Worker {
+        settings.tokens()?;
+    }
+    // Every connection is one: the usual soft limit is for programs that have few.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+    let stop = CancellationToken::new();
+    signals::stop_on_signal(stop.clone())?;
+    let name = match role {
+        Role::Worker => "worker starts",
+        Role::Api => "API starts",
+        Role::Both => "worker and API start",
+    };
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "{name}");
+    let metrics = Metrics::default();
+    let health = ops::Health { store: store.clone(), metrics: metrics.clone(), role };
+    let _ops = ops::serve(settings.ops_listen, health).await?;
+    match role {
+        Role::Worker => worker::run(settings, store, metrics, stop).await?,
+        Role::Api => api::run(settings, metrics, stop).await?,
+        Role::Both => {
+            let api = until_either_ends(&stop, api::run(settings.clone(), metrics.clone(), stop.clone()));
+            let worker = until_either_ends(&stop, worker::run(settings, store, metrics, stop.clone()));
+            let (api, worker) = tokio::join!(api, worker);
+            worker.and(api)?;
+        }
+    }
+    Ok(())
+}
+
+/// One role without the other is no use to whoever asked for both.
+async fn until_either_ends<T>(stop: &CancellationToken, role: impl Future<Output = T>) -> T {
+    let _stop = stop.clone().drop_guard();
+    role.await
+}

@@ -1,0 +1,38 @@
+//! Makes bearer tokens for the API, as penr.ai's own backend does.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde_json::json;
+
+use super::{Outcome, account, output};
+use crate::config::Settings;
+use crate::event::AccountId;
+use crate::token::LONGEST;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[arg(long, value_parser = account)]
+    account: AccountId,
+    /// At most 24h
+    #[arg(long, default_value = "1h", value_parser = lifetime)]
+    expires_in: Duration,
+}
+
+pub(super) fn run(arguments: &Arguments, settings: &Settings, json: bool) -> Outcome {
+    let now = Timestamp::now();
+    let token = settings.tokens()?.sign(&arguments.account, now.as_second(), arguments.expires_in);
+    if json {
+        let expires_at = Timestamp::from_second(now.as_second()).unwrap_or(now) + arguments.expires_in;
+        return output::json(&json!({ "token": token, "expires_at": format!("{expires_at:.3}") }));
+    }
+    println!("{token}");
+    Ok(())
+}
+
+/// For clap.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let lifetime = humantime::parse_duration(text).ok();
+    let lifetime = lifetime.filter(|lifetime| (Duration::from_secs(1)..=LONGEST).contains(lifetime));
+    lifetime.ok_or_else(|| "a token lives from 1s to 24h".to_owned())
+}

@@ -1,0 +1,117 @@
+//! Counts a webhook's attempts over time, for a chart. Reads a bounded part of the log.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{Store, StoreError, column};
+use crate::event::AccountId;
+use crate::webhook::{WebhookId, rfc3339};
+
+/// Attempts of one bucket that are read, the newest; what they do not show is estimated from them.
+const READ_PER_BUCKET: i64 = 500;
+
+/// How far back, and how finely.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Window {
+    Hour,
+    Day,
+    Week,
+}
+
+impl Window {
+    pub const ALL: [Self; 3] = [Self::Hour, Self::Day, Self::Week];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Hour => "1h",
+            Self::Day => "24h",
+            Self::Week => "7d",
+        }
+    }
+
+    pub fn bucket(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Hour => 300,
+            Self::Day => 3600,
+            Self::Week => 21600,
+        })
+    }
+
+    fn buckets(self) -> i32 {
+        match self {
+            Self::Hour => 12,
+            Self::Day => 24,
+            Self::Week => 28,
+        }
+    }
+}
+
+/// What happened between `start` and the next bucket's.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Bucket {
+    #[serde(serialize_with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub start: Timestamp,
+    pub succeeded: i64,
+    pub failed: i64,
+    pub p50_ms: Option<i32>,
+    pub p99_ms: Option<i32>,
+    /// Whether there were more attempts than were counted: then the numbers are extrapolated from the newest ones.
+    pub estimated: bool,
+}
+
+impl Store {
+    /// A webhook's attempts, tests left out, in buckets on the clock's whole multiples, oldest first, the last one unfinished.
+    /// Of an account that does not have the webhook they are empty.
+    pub async fn stats(
+        &self,
+        account: &AccountId,
+        webhook: WebhookId,
+        window: Window,
+    ) -> Result<Vec<Bucket>, StoreError> {
+        let seconds = window.bucket().as_secs_f64();
+        let params: super::Params<'_> = &[&webhook.0, &account.as_str(), &seconds, &window.buckets(), &READ_PER_BUCKET];
+        let rows = self.query(STATS, params).await?;
+        let bucket = |row| Bucket {
+            start: column(row, "start"),
+            succeeded: column(row, "succeeded"),
+            failed: column(row, "failed"),
+            p50_ms: column(row, "p50_ms"),
+            p99_ms: column(row, "p99_ms"),
+            estimated: column(row, "estimated"),
+        };
+        Ok(rows.iter().map(bucket).collect())
+    }
+}
+
+/// A busy bucket's counts grow by the part of its time that was not read. One row more than is read tells whether there
+/// is such a part.
+const STATS: &str = "
+    SELECT b.start, read.estimated,
+        round(read.succeeded * read.scale)::bigint AS succeeded, round(read.failed * read.scale)::bigint AS failed,
+        read.p50_ms, read.p99_ms
+    FROM (
+        SELECT date_bin(make_interval(secs => $3::float8), now(), 'epoch') - make_interval(secs => $3::float8 * ($4::integer - 1 - n)) AS start
+        FROM generate_series(0, $4 - 1) AS n
+    ) AS b
+    CROSS JOIN LATERAL (
+        SELECT count(*) > $5::bigint AS estimated,
+            count(*) FILTER (WHERE a.error IS NULL) AS succeeded, count(*) FILTER (WHERE a.error IS NOT NULL) AS failed,
+            percentile_disc(0.5) WITHIN GROUP (ORDER BY a.duration_ms) AS p50_ms,
+            percentile_disc(0.99) WITHIN GROUP (ORDER BY a.duration_ms) AS p99_ms,
+            CASE WHEN count(*) > $5::bigint
+                THEN greatest(1, extract(epoch FROM least(now(), b.start + make_interval(secs => $3::float8)) - b.start)::float8
+                    / greatest(0.001, extract(epoch FROM
+                        least(now(), b.start + make_interval(secs => $3::float8)) - min(a.created_at))::float8))
+                ELSE 1 END AS scale
+        FROM (
+            SELECT error, duration_ms, created_at FROM attempts
+            WHERE webhook_id = (SELECT w.id FROM webhooks w WHERE w.id = $1 AND w.account_id = $2)
+              AND trigger <> 'test' AND created_at >= b.start AND created_at < b.start + make_interval(secs => $3::float8)
+            ORDER BY created_at DESC, id DESC LIMIT $5::bigint + 1
+        ) AS a
+    ) AS read
+    ORDER BY b.start";

@@ -1,0 +1,101 @@
+//! Sends a webhook an event that never happened, as a real one is sent, and logs it. Nothing else changes: neither the
+//! webhook's health nor a delivery.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::delivery::{Attempt, Delivery, DeliveryId, EventRow, Trigger};
+use crate::event::{Event, EventType};
+use crate::secret::Keyring;
+use crate::sender::{Sender, SentRequest};
+use crate::store::{LogFilter, LogRow, Scope, Store, StoreError};
+use crate::webhook::{SnapshotState, WebhookId};
+
+/// Why nothing was sent.
+#[derive(Debug, thiserror::Error)]
+pub enum TestRefusal {
+    #[error("there is no such webhook")]
+    Unknown,
+    /// With the reason if it was us who disabled it.
+    #[error("the webhook is not active")]
+    Inactive(Option<String>),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A test that can be sent.
+pub struct Prepared(Delivery);
+
+/// A test that was sent, not logged yet.
+pub struct Unlogged {
+    delivery: Delivery,
+    attempt: Attempt,
+    request: Option<SentRequest>,
+}
+
+/// A test's log row, and the request it tells of.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct TestSent {
+    #[serde(flatten)]
+    pub row: LogRow,
+    /// As it was sent. Null if the secret cannot be read, and so nothing can be signed.
+    pub request: Option<SentRequest>,
+}
+
+impl Prepared {
+    /// Of the webhook's first event type, unless one is given.
+    pub async fn read(
+        store: &Store,
+        keyring: &Keyring,
+        scope: Scope<'_>,
+        id: WebhookId,
+        event_type: Option<EventType>,
+    ) -> Result<Self, TestRefusal> {
+        let webhook = store.find_webhook(scope, id).await?.ok_or(TestRefusal::Unknown)?;
+        let snapshot = store.snapshot(keyring, scope, id).await?.ok_or(TestRefusal::Unknown)?;
+        if !matches!(snapshot.state, SnapshotState::Active { .. }) {
+            return Err(TestRefusal::Inactive(webhook.disabled_reason));
+        }
+        let first = || EventType::parse(webhook.events.first()?);
+        let event_type = event_type.or_else(first).expect("a webhook subscribes to something");
+        let now = Timestamp::now();
+        let event = Event::test(&event_type, &webhook.account_id, Uuid::new_v4().as_u128(), now);
+        Ok(Self(Delivery {
+            id: DeliveryId::of(id, &event.id),
+            // Names no row: a test's event is not kept.
+            row: Arc::new(EventRow::new(event, now.to_zoned(TimeZone::UTC).date(), Uuid::nil())),
+            webhook: Arc::new(snapshot),
+            trigger: Trigger::Test,
+            attempt: 1,
+        }))
+    }
+
+    pub async fn send(self, sender: &Sender) -> Unlogged {
+        let (attempt, request) = sender.attempt_shown(&self.0).await;
+        tracing::info!(
+            webhook_id = %self.0.webhook.id,
+            delivery_id = %self.0.id.0,
+            http_status = attempt.outcome.http_status(),
+            error = attempt.outcome.error(),
+            duration_ms = crate::millis(attempt.duration),
+            "test"
+        );
+        Unlogged { delivery: self.0, attempt, request }
+    }
+}
+
+impl Unlogged {
+    pub async fn record(self, store: &Store) -> Result<TestSent, StoreError> {
+        store.record_test(&self.delivery, &self.attempt).await?;
+        let filter = LogFilter { delivery: Some(self.delivery.id), ..LogFilter::default() };
+        let log = store.log(Scope::Everyone, self.delivery.webhook.id, &filter, 1).await?;
+        let row = log.rows.into_iter().next();
+        let row = row.ok_or_else(|| StoreError::Unavailable(anyhow::anyhow!("the test's log row is gone")))?;
+        Ok(TestSent { row, request: self.request })
+    }
+}

@@ -1,0 +1,163 @@
+use super::*;
+
+const NOW: i64 = 1_795_428_000;
+
+fn secret(byte: u8) -> SecretText {
+    SecretText::new(String::from_utf8(vec![byte; 32]).unwrap())
+}
+
+fn tokens() -> Tokens {
+    Tokens { secrets: vec![secret(b'a')], issuer: None, audience: None }
+}
+
+fn account() -> AccountId {
+    AccountId::parse("acc_42").unwrap()
+}
+
+/// A well-signed token of these two texts.
+fn signed(header: &str, claims: &str) -> String {
+    let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
+    let signature = mac(&secret(b'a'), signed.as_bytes()).finalize().into_bytes();
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+fn verdict(header: &str, claims: &str) -> Result<AccountId, TokenRefusal> {
+    tokens().verify(&signed(header, claims), NOW)
+}
+
+const HEADER: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
+
+fn of_claims(more: &str) -> Result<AccountId, TokenRefusal> {
+    verdict(HEADER, &format!(r#"{{"sub":"acc_42",{more}}}"#))
+}
+
+#[test]
+fn a_token_names_its_account_until_it_expires() {
+    let token = tokens().sign(&account(), NOW, Duration::from_secs(60));
+    assert_eq!(tokens().verify(&token, NOW), Ok(account()));
+    assert_eq!(tokens().verify(&token, NOW + 64), Ok(account()), "leeway");
+    assert_eq!(tokens().verify(&token, NOW + 65), Err(TokenRefusal::Expired));
+    assert_eq!(tokens().verify(&token, NOW - 6), Err(TokenRefusal::Invalid), "issued in the future");
+}
+
+/// Made by Python's `hmac` and `base64` from the texts of `HEADER` and these claims, with the key `a` × 32.
+#[test]
+fn a_token_of_another_library_is_read() {
+    let claims = r#"{"sub":"acc_42","exp":1795428060}"#;
+    let token = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJhY2NfNDIiLCJleHAiOjE3OTU0MjgwNjB9.\
+                 mct1d47r3CXiMfR-WdT6Qk-3YDOC0tWy6uHOgIr5VUQ";
+    assert_eq!(signed(HEADER, claims), token);
+    assert_eq!(tokens().verify(token, NOW), Ok(account()));
+}
+
+#[test]
+fn only_hs256_and_nothing_that_wants_to_be_obeyed() {
+    let claims = format!(r#"{{"sub":"acc_42","exp":{}}}"#, NOW + 60);
+    for header in [
+        r#"{"alg":"none"}"#,
+        r#"{"alg":"None"}"#,
+        r#"{"alg":"nOnE"}"#,
+        r#"{"alg":"hs256"}"#,
+        r#"{"alg":"HS384"}"#,
+        r#"{"alg":"HS512"}"#,
+        r#"{"alg":"RS256"}"#,
+        r#"{"alg":["HS256"]}"#,
+        r#"{"typ":"JWT"}"#,
+        r#"{"alg":"HS256","alg":"HS256"}"#,
+        r#"{"alg":"HS256","crit":["b64"],"b64":false}"#,
+        r#"{"alg":"HS256","kid":"../../dev/null"}"#,
+        r#"{"alg":"HS256","jku":"https://evil.example/keys"}"#,
+        r#"{"alg":"HS256","jwk":{}}"#,
+        r#"{"alg":"HS256","x5u":"x"}"#,
+        r#"{"alg":"HS256","x5c":[]}"#,
+        r#"{"alg":"HS256","typ":5}"#,
+        "[]",
+        "",
+    ] {
+        assert_eq!(verdict(header, &claims), Err(TokenRefusal::Invalid), "{header}");
+    }
+    assert_eq!(verdict(HEADER, &claims), Ok(account()));
+    assert_eq!(verdict(r#"{"alg":"HS256"}"#, &claims), Ok(account()));
+}
+
+#[test]
+fn times_are_whole_seconds_that_make_sense() {
+    let soon = NOW + 60;
+    for more in [
+        r#""x":1"#.to_owned(),
+        format!(r#""exp":"{soon}""#),
+        r#""exp":null"#.into(),
+        r#""exp":[]"#.into(),
+        r#""exp":{}"#.into(),
+        r#""exp":1e400"#.into(),
+        r#""exp":-1"#.into(),
+        r#""exp":true"#.into(),
+        r#""exp":9223372036854775807"#.into(),
+        r#""exp":18446744073709551615"#.into(),
+        format!(r#""exp":{soon}.5"#),
+        format!(r#""exp":{}"#, NOW + 24 * 3600 + 6),
+        format!(r#""exp":{soon},"exp":{soon}"#),
+        format!(r#""exp":{soon},"nbf":{}"#, NOW + 6),
+        format!(r#""exp":{soon},"nbf":"{NOW}""#),
+        format!(r#""exp":{soon},"nbf":null"#),
+        format!(r#""exp":{soon},"iat":{}"#, NOW + 6),
+        format!(r#""exp":{soon},"iat":"x""#),
+        format!(r#""exp":{soon},"iat":-9223372036854775808"#),
+    ] {
+        assert_eq!(of_claims(&more), Err(TokenRefusal::Invalid), "{more}");
+    }
+    assert_eq!(of_claims(&format!(r#""exp":{}"#, NOW - 30)), Err(TokenRefusal::Expired));
+    assert_eq!(of_claims(&format!(r#""exp":{},"nbf":{NOW},"iat":{NOW}"#, NOW + 24 * 3600)), Ok(account()));
+}
+
+#[test]
+fn the_account_is_taken_exactly() {
+    let of_sub = |sub: &str| verdict(HEADER, &format!(r#"{{"exp":{},"sub":{sub}}}"#, NOW + 60));
+    let long = format!("\"{}\"", "a".repeat(129));
+    for sub in ["null", "42", "[\"acc_42\"]", "{}", "\"\"", "\"acc\\u0000\"", "\"\u{e4}\"", &long] {
+        assert_eq!(of_sub(sub), Err(TokenRefusal::Invalid), "{sub}");
+    }
+    assert_eq!(of_sub("\"ACC_42\"").unwrap().as_str(), "ACC_42");
+}
+
+#[test]
+fn every_secret_verifies_and_the_first_signs() {
+    let old = Tokens { secrets: vec![secret(b'a')], ..tokens() };
+    let both = Tokens { secrets: vec![secret(b'b'), secret(b'a')], ..tokens() };
+    let new = Tokens { secrets: vec![secret(b'b')], ..tokens() };
+    let token = old.sign(&account(), NOW, LONGEST);
+    assert_eq!(both.verify(&token, NOW), Ok(account()));
+    assert_eq!(new.verify(&token, NOW), Err(TokenRefusal::Invalid));
+    assert_eq!(new.verify(&both.sign(&account(), NOW, LONGEST), NOW), Ok(account()));
+}
+
+#[test]
+fn issuer_and_audience_are_checked_where_they_are_named() {
+    let strict = Tokens { issuer: Some("penr".into()), audience: Some("webhooks".into()), ..tokens() };
+    let says = |more: &str| {
+        let claims = format!(r#"{{"sub":"acc_42","exp":{}{more}}}"#, NOW + 60);
+        strict.verify(&signed(HEADER, &claims), NOW).is_ok()
+    };
+    assert!(strict.verify(&strict.sign(&account(), NOW, LONGEST), NOW).is_ok());
+    assert!(says(r#","iss":"penr","aud":["other","webhooks"]"#));
+    assert!(!says(r#","iss":"penr""#) && !says(r#","aud":"webhooks""#));
+    assert!(!says(r#","iss":"Penr","aud":"webhooks""#) && !says(r#","iss":["penr"],"aud":"webhooks""#));
+    assert!(!says(r#","iss":"penr","aud":[]"#));
+}
+
+#[test]
+fn a_changed_or_oversized_token_is_refused() {
+    let token = tokens().sign(&account(), NOW, LONGEST);
+    for at in 0..token.len() {
+        let mut changed = token.clone().into_bytes();
+        changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
+        let changed = String::from_utf8(changed).unwrap();
+        assert_eq!(tokens().verify(&changed, NOW), Err(TokenRefusal::Invalid), "byte {at}");
+        assert!(tokens().verify(&token[..at], NOW).is_err());
+    }
+    for wrong in ["", ".", "..", "a.b.c", &format!("{token}="), &format!("{token}.{token}")] {
+        assert_eq!(tokens().verify(wrong, NOW), Err(TokenRefusal::Invalid), "{wrong}");
+    }
+    let padded = format!(r#"{{"sub":"acc_42","exp":{},"pad":"{}"}}"#, NOW + 60, "x".repeat(9 * 1024));
+    assert_eq!(verdict(HEADER, &padded), Err(TokenRefusal::Invalid));
+}
