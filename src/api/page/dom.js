@@ -36,7 +36,7 @@ export const icon = (name) => svg(`svg.icon.${name}`, { viewBox: '0 0 16 16', 'a
 
 /** A button that runs its work once at a time, and says what went wrong. */
 export function button(label, work, kind = '', props = {}) {
-	const own = h(`button.button${kind}`, { type: 'button', click: () => act(own, work), ...props }, label);
+	const own = h(`button.button${kind}`, { type: 'button', click: () => act(own, () => work(own)), ...props }, label);
 	return own;
 }
 
@@ -82,7 +82,7 @@ export const code = (label, text) => h('pre', { tabindex: 0, role: 'group', 'ari
 
 export const copyButton = (text, label) => button('Copy', async () => {
 	if (await copy(await text())) say('Copied to the clipboard.');
-	else say('The browser did not allow copying. Select the text and copy it by hand.', 'failed');
+	else say('The browser did not allow it. Select the text and copy it by hand.', 'failed');
 }, '.small', { 'aria-label': label });
 
 async function copy(text) {
@@ -90,7 +90,7 @@ async function copy(text) {
 		await navigator.clipboard.writeText(text);
 		return true;
 	} catch {
-		// No secure context, or a frame without the permission: the old way still works within a click.
+		// A frame without the permission; the old way needs none.
 		const area = h('textarea.hidden', { 'aria-hidden': 'true', value: text });
 		const focused = document.activeElement;
 		document.body.append(area);
@@ -112,7 +112,6 @@ export const notice = (kind, title, ...children) =>
 
 export const section = (title, ...children) => h('section.card', { 'aria-label': title }, h('h2', title), children);
 
-/** Lines where content will be; they appear only after a moment. */
 export const skeleton = (lines) => h('.card.skeleton', { role: 'status' }, h('span.hidden', 'Loading…'), Array.from({ length: lines }, () => h('i')));
 
 /** What stands in place of content. */

@@ -6,9 +6,9 @@ import { secretBox, snippets } from './secret.js';
 
 export function webhookFields(types, values) {
 	const name = textField('name', 'Name', values.name, 'So that you recognise it, for example “Blog”.');
-	const url = textField('url', 'URL', values.url, 'Where we send the requests: an address that can be reached from the internet.',
-		{ type: 'url', placeholder: 'https://hooks.your-company.com/penr', autocapitalize: 'none' });
-	const plain = h('.warn', icon('warning'), h('span', 'This address is not encrypted: anyone on the way can read the events. Use https:// if you can.'));
+	const url = textField('url', 'URL', values.url, 'An address that can be reached from the internet.',
+		{ type: 'url', placeholder: 'https://hooks.your-company.com/penr' });
+	const plain = h('.warn', icon('warning'), h('span', 'Not encrypted: anyone on the way can read the events. Use https:// if you can.'));
 	const warn = () => { plain.hidden = !/^\s*http:/i.test(url.input.value); };
 	url.input.addEventListener('input', warn);
 	warn();
@@ -28,7 +28,11 @@ export function webhookFields(types, values) {
 		show(failed) {
 			clear();
 			const elsewhere = [];
-			for (const { field, reason } of failed.errors) (fields[field.split(/[.[]/)[0]]?.says ?? ((text) => elsewhere.push(text)))(reason);
+			for (const { field, reason } of failed.errors) {
+				const own = fields[field.split(/\W/)[0]];
+				if (own) own.says(reason);
+				else elsewhere.push(reason);
+			}
 			const first = Object.values(fields).find((field) => field.bad());
 			if (!first || elsewhere.length) put(problem, notice('.bad', 'Not saved', h('p', sentence(elsewhere.join(' ') || failed.message))));
 			first?.focus();
@@ -113,9 +117,9 @@ export function createView(main, signal) {
 		signal.addEventListener('abort', () => { secret = ''; });
 		const heading = h('h1', { tabindex: -1 }, 'Webhook created');
 		put(main, crumb(), heading,
-			h('p.muted', h('bdi', name), ' is active and gets events from now on. Verify each request with its secret.'),
+			h('p.muted', h('bdi', name), ' is active. Verify each request with its secret.'),
 			section('Signing secret', secretBox(() => secret, signal),
-				h('p.hint', 'Treat it like a password. You can look it up again in the settings of this webhook.')),
+				h('p.hint', 'Treat it like a password. You find it again in the settings.')),
 			section('Verify requests', snippets()),
 			h('.actions', link('Go to the webhook', `#/webhooks/${id}/logs`), link('Send a test', `#/webhooks/${id}/test`, '.primary')));
 		scrollTo(0, 0);

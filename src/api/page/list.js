@@ -12,7 +12,7 @@ export function listView(main, signal) {
 	const body = h('div', skeleton(4));
 	put(main,
 		h('header.head',
-			h('div', h('h1', { tabindex: -1 }, 'Webhooks'), h('p.muted', 'Get a signed POST request when something happens in your account.')),
+			h('div', h('h1', { tabindex: -1 }, 'Webhooks'), h('p.muted', 'A signed POST request to your server when something happens.')),
 			link([icon('plus'), 'Create Webhook'], '#/webhooks/new', '.primary')), body);
 	let rows = new Map();
 	const refresh = poll(body, EVERY_MS, signal, async () => {
@@ -41,17 +41,16 @@ function replaced(old, row) {
 
 async function all(signal) {
 	const webhooks = [];
-	let cursor = '';
-	do {
-		const page = await get(`/webhooks?limit=100&include=activity${cursor}`, signal);
+	for (let cursor = ''; cursor !== null;) {
+		const page = await get(`/webhooks?include=activity${cursor && `&cursor=${encodeURIComponent(cursor)}`}`, signal);
 		webhooks.push(...page.data);
-		cursor = page.next_cursor && `&cursor=${encodeURIComponent(page.next_cursor)}`;
-	} while (cursor);
+		cursor = page.next_cursor;
+	}
 	return webhooks;
 }
 
 const nothing = () => empty('No webhooks yet',
-	h('p', 'Create one to have penr.ai call your server when content is published, a keyword is approved, or a site is connected.'),
+	h('p', 'Create one, and penr.ai calls your server when content is published, a keyword approved or a site connected.'),
 	link('Create your first webhook', '#/webhooks/new', '.primary'));
 
 const columns = () => h('.columns.webhook', { 'aria-hidden': 'true' },
@@ -96,13 +95,14 @@ const unrecovered = new Map();
 /** The trouble a webhook is in, with the way out. */
 export function banner(webhook, signal, refresh) {
 	const { id, active, failing_since: failing } = webhook;
-	const way = (text) => button(text, async () => {
+	const way = (text) => button(text, async (own) => {
 		const since = unrecovered.get(id) ?? failing ?? webhook.created_at;
 		if (!active) await ask('PATCH', webhookPath(id), { body: { active: true } });
 		unrecovered.set(id, since);
 		try {
 			const { data: { recovering } } = await ask('POST', `${webhookPath(id)}/recover`, { body: { since } });
 			unrecovered.delete(id);
+			own.closest('.notice').remove();
 			say(recovering ? `Active again. ${count(recovering, 'missed delivery', 'missed deliveries')} will be sent.` : 'Active again. Nothing was missed.');
 		} finally {
 			refresh();

@@ -39,33 +39,40 @@ export function logsTab(body, { id, signal }) {
 		const wanted = Object.entries({ limit: PAGE, status: status.value, event_type: type.value, cursor: from });
 		const { data, next_cursor: next } = await get(`${path}?${new URLSearchParams(wanted.filter(([, value]) => value))}`, own);
 		own.throwIfAborted();
-		return { next, fresh: data.filter((row) => !known?.has(row.id)), size: data.length };
+		return { next, fresh: data.filter((row) => !known?.has(row.id)) };
 	}
 
 	async function newest() {
-		const { next, fresh, size } = await page();
+		const { next, fresh } = await page();
 		const first = !known;
-		// Of more than a page, what lies between is not known: the list begins anew.
-		if (first || (fresh.length && fresh.length === size)) {
+		// After a whole page of new ones, more may lie between: the list begins anew.
+		if (first || fresh.length === PAGE) {
 			known = new Set();
 			cursor = next;
 			put(rows);
 		}
 		if (!first && !fresh.length) return;
 		rows.prepend(...fresh.map(logRow));
+		if (first) await fillPage();
 		if (!known.size) put(area, nothing());
 		else if (!rows.isConnected) put(area, columns(), rows);
 		if (!first) put(news, count(fresh.length, 'new delivery', 'new deliveries'));
+	}
+
+	/** A filtered page may be short although there are more. */
+	async function fillPage(wanted = PAGE) {
+		while (cursor && known.size < wanted) {
+			const { next, fresh } = await page(cursor);
+			cursor = next;
+			rows.append(...fresh.map(logRow));
+		}
 		more.hidden = !cursor;
 	}
 
 	async function loadMore() {
-		const { next, fresh } = await page(cursor);
-		cursor = next;
-		const older = fresh.map(logRow);
-		rows.append(...older);
-		more.hidden = !cursor;
-		older[0]?.querySelector('summary').focus();
+		const last = rows.lastChild;
+		await fillPage(known.size + 1);
+		last.nextSibling?.querySelector('summary').focus();
 	}
 
 	const nothing = () => (status.value || type.value

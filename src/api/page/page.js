@@ -36,8 +36,8 @@ function noToken() {
 	document.title = 'Webhooks';
 	put(main, empty(hadToken ? 'Your session has ended' : 'Open this page from your settings',
 		h('p', hadToken
-			? 'For your safety, access to this page ends after a while. Open Settings › Webhooks in penr.ai again to go on.'
-			: 'This page needs an access token, which penr.ai hands over when you open Settings › Webhooks there. It is never stored, so reloading this page alone loses it.'),
+			? 'For your safety, access ends after a while. Open Settings › Webhooks in penr.ai again to go on.'
+			: 'This page needs an access token, which penr.ai hands over when you open Settings › Webhooks there. It is never stored: reloading this page loses it.'),
 		token.hasHost && button('Try again', start, '.primary'),
 		h('details', h('summary', 'For operators and developers'),
 			h('p', 'Print a token on the command line, and open this page with it:'),

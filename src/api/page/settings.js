@@ -32,7 +32,7 @@ export function settingsTab(body, { id, signal, show }) {
 			const changes = Object.keys(LABELS).filter((key) => String(now.data[key]) !== String(data[key]));
 			const theirs = button('Discard mine, load theirs', () => { put(place, editor(place, types, now)); show(now.data); }, '.primary');
 			put(fields.problem, notice('', 'Not saved: this webhook was changed meanwhile',
-				h('p', 'Somebody saved it after you had opened this form, perhaps you in another tab. Nothing of yours was written.'),
+				h('p', 'It was saved after you had opened this form, perhaps in another tab. Nothing of yours was written.'),
 				h('ul', changes.map((key) => h('li', `${LABELS[key]} is now: `, h('bdi', [now.data[key]].flat().join(', ')))),
 					now.data.active !== data.active && h('li', now.data.active ? 'It was switched on.' : 'It was switched off.')),
 				h('.actions', button('Save mine anyway', () => { etag = now.etag; return form.send(); }), theirs)));
@@ -43,14 +43,14 @@ export function settingsTab(body, { id, signal, show }) {
 	}
 
 	function secret() {
-		const told = h('p.hint', { role: 'status' }, 'Treat it like a password: whoever has it can forge our requests.');
+		const told = h('p.hint', { role: 'status' }, 'Treat it like a password.');
 		const box = secretBox(async () => (await get(`${path}/secret`, signal)).secret, signal);
 		return h('div', box, told, h('.actions.start', button('Regenerate', async () => {
 			const until = local(new Date(Date.now() + OVERLAP_HOURS * 3600_000));
 			if (!await confirm('Regenerate the signing secret?', [
 				'A new secret signs every request from now on.',
-				`In Webhook-Signature the old one stays valid for ${OVERLAP_HOURS} hours, until ${until}: that header carries both signatures until then. Put the new secret into your receiver before.`,
-				'X-Webhook-Signature holds the new signature only: receivers that check that header refuse our requests until they have the new secret. What they refuse is tried again.',
+				`Until ${until} the old one stays valid in Webhook-Signature, which carries both signatures for ${OVERLAP_HOURS} hours.`,
+				'X-Webhook-Signature is made with the new one only: receivers that check it need the new secret at once. What they refuse is tried again.',
 			], 'Regenerate')) return;
 			const { data } = await ask('POST', `${path}/secret/regenerate`);
 			box.dispatchEvent(new Event('hide'));
@@ -60,9 +60,9 @@ export function settingsTab(body, { id, signal, show }) {
 	}
 
 	const removal = () => h('div',
-		h('p.muted', 'Nothing more is sent, and what is waiting is cancelled. To pause it only, switch it off instead.'),
+		h('p.muted', 'To pause it only, switch it off instead.'),
 		h('.actions.start', button('Delete webhook', async () => {
-			if (!await confirm('Delete this webhook?', ['Its log, its secret and all that waits for delivery are lost. This cannot be undone.'], 'Delete')) return;
+			if (!await confirm('Delete this webhook?', ['Its log, its secret and all that waits for delivery are lost for ever.'], 'Delete')) return;
 			await ask('DELETE', path);
 			say('The webhook was deleted.');
 			location.hash = '#/webhooks';

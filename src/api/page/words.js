@@ -65,7 +65,7 @@ const ADVICE = {
 /** Why a webhook is off, or in trouble: a title and a text; `last` is its last failed attempt. */
 export function trouble({ active, disabled_reason: reason, failing_since: failing }, last) {
 	const why = last ? failure(last)[0] : '';
-	if (reason === 'gone') return ['Disabled: the receiver answered 410 Gone', 'With 410 a receiver says that it wants no more requests, so we stopped. Events since then are kept and can be recovered.'];
+	if (reason === 'gone') return ['Disabled: the receiver answered 410 Gone', 'So it wants no more requests, and we stopped. Events since then are kept and can be recovered.'];
 	if (reason) return ['Disabled after too many failures', `Nothing but failures for days, so we stopped. ${why} Events since then are kept and can be recovered.`];
 	if (active && failing) return ['Deliveries are failing', `${why || 'The last attempts failed.'} We keep trying, and disable the webhook if nothing succeeds for days.`];
 	return null;
