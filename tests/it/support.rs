@@ -4,6 +4,7 @@
 
 pub mod attempts;
 pub mod broker;
+pub mod browser;
 pub mod checker;
 pub mod cli;
 pub mod http;
@@ -27,6 +28,7 @@ pub mod wait;
 
 pub use attempts::LoggedAttempt;
 pub use broker::DeadLetter;
+pub use browser::Browser;
 pub use checker::{Books, Published, check};
 pub use cli::{Output, Webhook};
 pub use ledger::Ledger;

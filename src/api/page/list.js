@@ -1,7 +1,7 @@
 // All webhooks of the account, kept up to date while the list is open.
 import { ask, get, poll, webhookPath } from './http.js';
 import { button, empty, h, icon, link, notice, put, say, skeleton, toggle } from './dom.js';
-import { ago, count, local, number, outcome, trouble } from './words.js';
+import { count, local, number, outcome, time, trouble } from './words.js';
 
 const EVERY_MS = 5000;
 const CHIPS = 2;
@@ -67,7 +67,7 @@ function webhookRow(webhook, signal, refresh) {
 				h('.url', h('bdi', url)),
 				warnings.map((text) => h('.warn', icon('warning'), h('span', sentence(text))))),
 			h('.events', h('span.label', 'Events'), chips(events)),
-			cell('Last delivery', h('span.last', outcome(status), at && h('small.muted', ago(at)))),
+			cell('Last delivery', h('span.last', outcome(status), at && h('small.muted', time(at)))),
 			cell('Waiting', h(waiting ? 'span.waiting' : 'span.muted', number(waiting), waiting >= MANY && '+')),
 			cell('Active', toggle(active, `Active: ${name}`, async (on, own) => {
 				const { data } = await ask('PATCH', webhookPath(id), { body: { active: on } });

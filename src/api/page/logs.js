@@ -6,6 +6,7 @@ import { chart } from './chart.js';
 
 const EVERY_MS = 3000;
 const PAGE = 10;
+const TRIES = 20;
 const TRIGGERS = { event: 'First attempt', retry: 'Retry', test: 'Test', resend: 'Resent' };
 
 export function logsTab(body, { id, signal }) {
@@ -44,35 +45,43 @@ export function logsTab(body, { id, signal }) {
 
 	async function newest() {
 		const { next, fresh } = await page();
-		const first = !known;
+		const first = !known, anew = first || fresh.length === PAGE;
 		// After a whole page of new ones, more may lie between: the list begins anew.
-		if (first || fresh.length === PAGE) {
+		if (anew) {
 			known = new Set();
 			cursor = next;
 			put(rows);
 		}
 		if (!first && !fresh.length) return;
 		rows.prepend(...fresh.map(logRow));
-		if (first) await fillPage();
-		if (!known.size) put(area, nothing());
-		else if (!rows.isConnected) put(area, columns(), rows);
+		try {
+			if (anew) await fillPage(PAGE);
+		} finally {
+			show();
+		}
 		if (!first) put(news, count(fresh.length, 'new delivery', 'new deliveries'));
 	}
 
 	/** A filtered page may be short although there are more. */
-	async function fillPage(wanted = PAGE) {
-		while (cursor && known.size < wanted) {
+	async function fillPage(wanted) {
+		for (let tries = 0; cursor && known.size < wanted && tries < TRIES; tries++) {
 			const { next, fresh } = await page(cursor);
 			cursor = next;
 			rows.append(...fresh.map(logRow));
 		}
+	}
+
+	function show() {
 		more.hidden = !cursor;
+		if (!known.size) put(area, nothing());
+		else if (!rows.isConnected) put(area, columns(), rows);
 	}
 
 	async function loadMore() {
 		const last = rows.lastChild;
 		await fillPage(known.size + 1);
-		last.nextSibling?.querySelector('summary').focus();
+		show();
+		last?.nextSibling?.querySelector('summary').focus();
 	}
 
 	const nothing = () => (status.value || type.value

@@ -39,9 +39,8 @@ function noToken() {
 			? 'For your safety, access ends after a while. Open Settings › Webhooks in penr.ai again to go on.'
 			: 'This page needs an access token, which penr.ai hands over when you open Settings › Webhooks there. It is never stored: reloading this page loses it.'),
 		token.hasHost && button('Try again', start, '.primary'),
-		h('details', h('summary', 'For operators and developers'),
-			h('p', 'Print a token on the command line, and open this page with it:'),
-			code('Command', `penr-webhooks token --account acc_42 --expires-in 1h\n\n${location.origin}${location.pathname}#token=…`))));
+		h('details', h('summary', 'For developers'), h('p', 'Print a token, and open this page with it:'),
+			code('Command', `penr-webhooks token --account acc_42\n\n${location.origin}${location.pathname}#token=…`))));
 }
 
 async function start() {

@@ -3,7 +3,6 @@ import { h, icon } from './dom.js';
 
 const DATE_TIME = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'medium' });
 const CLOCK = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit' });
-const RELATIVE = new Intl.RelativeTimeFormat(undefined, { numeric: 'auto' });
 const NUMBER = new Intl.NumberFormat();
 
 export const number = (n) => NUMBER.format(n);
@@ -13,21 +12,7 @@ export const clock = (iso) => CLOCK.format(new Date(iso));
 export const local = (iso) => DATE_TIME.format(new Date(iso));
 
 /** Local time, UTC on hover. */
-export const time = (iso) => h('time', { datetime: iso, title: utc(iso) }, local(iso));
-const utc = (iso) => iso.replace('T', ' ').replace('Z', ' UTC');
-
-/** As `time`, but "2 minutes ago", kept right by a ticker. */
-export const ago = (iso) => h('time', { datetime: iso, title: `${local(iso)} · ${utc(iso)}`, 'data-ago': true }, relative(iso));
-
-function relative(iso) {
-	const seconds = (Date.parse(iso) - Date.now()) / 1000;
-	const [unit, size] = [['day', 86_400], ['hour', 3600], ['minute', 60]].find(([, size]) => Math.abs(seconds) >= size) ?? [];
-	return unit ? RELATIVE.format(Math.round(seconds / size), unit) : 'just now';
-}
-
-setInterval(() => {
-	for (const element of document.querySelectorAll('time[data-ago]')) element.textContent = relative(element.dateTime);
-}, 15_000);
+export const time = (iso) => h('time', { datetime: iso, title: iso.replace('T', ' ').replace('Z', ' UTC') }, local(iso));
 
 /** Colour, shape and text. */
 export const outcome = (status, text = { success: 'Success', failed: 'Failed' }[status] ?? 'No deliveries yet') =>
