@@ -56,14 +56,13 @@ export async function act(control, work) {
 
 const status = document.getElementById('status');
 let clearing = 0;
-/** Says it to everybody, at the foot of the page. */
 export function say(text, kind = 'success') {
 	clearTimeout(clearing);
 	put(status, h('p.toast', icon(kind), h('span', text)));
 	clearing = setTimeout(put, kind === 'success' ? 6000 : 12_000, status);
 }
 
-/** A question before something that cannot be undone; whether the answer was yes. */
+/** Whether the answer was yes. */
 export function confirm(title, lines, yes) {
 	return new Promise((resolve) => {
 		const dialog = h('dialog', { 'aria-labelledby': 'question', close: () => { dialog.remove(); resolve(dialog.returnValue === 'yes'); } },
@@ -114,7 +113,6 @@ export const section = (title, ...children) => h('section.card', { 'aria-label':
 
 export const skeleton = (lines) => h('.card.skeleton', { role: 'status' }, h('span.hidden', 'Loading…'), Array.from({ length: lines }, () => h('i')));
 
-/** What stands in place of content. */
 export const empty = (title, ...children) => h('.card.empty', h(document.querySelector('h1') ? 'h2' : 'h1', { tabindex: -1 }, title), children);
 
 export const link = (label, href, kind = '') => h(`a.button${kind}`, { href }, label);

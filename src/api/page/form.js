@@ -86,7 +86,7 @@ function eventField(types, chosen) {
 	return { element, value: () => boxes.filter((box) => box.checked).map((box) => box.value), ...reports(error, element, boxes[0] ?? every) };
 }
 
-/** Runs `save` when the form is sent; a refusal is said in the fields, or by `refused`, which says whether it has. */
+/** A refusal of `save` is said in the fields, or by `refused`. */
 export function webhookForm(fields, actions, save, refused = () => false) {
 	const control = submit('Save');
 	const send = () => act(control, async () => {

@@ -1,13 +1,12 @@
 // Speaks with the API: one request, one answer or one Problem. A refused token is renewed once, never in a loop.
 import * as token from './token.js';
-import { button, empty, h, put } from './dom.js';
+import { button, empty, h, link, put } from './dom.js';
 
 const TIMEOUT_MS = 20_000;
 const SLOWEST_POLL_MS = 10_000;
 
-/** What went wrong, in words for the reader. */
 export class Problem extends Error {
-	/** `status` is 0 when no answer came. */
+	/** Status 0: no answer came. */
 	constructor(status, body, headers) {
 		super(body?.detail || body?.title || `The service answered ${status}.`);
 		this.status = status;
@@ -15,7 +14,6 @@ export class Problem extends Error {
 		this.retryAfter = Number(headers?.get('retry-after')) || 0;
 		const id = body?.request_id ?? headers?.get('x-request-id');
 		if (status >= 500 && id) this.message += ` (request ${id})`;
-		/** Trying again later may help. */
 		this.passes = status === 0 || status === 429 || status >= 500;
 	}
 }
@@ -73,7 +71,7 @@ let types;
 export const eventTypes = async (signal) => (types ??= (await get('/event-types', signal)).data);
 
 export const broken = (problem, again) => (problem.status === 404
-	? empty('This webhook does not exist', h('p', 'It was deleted, or it belongs to another account.'), h('a.button', { href: '#/webhooks' }, 'All webhooks'))
+	? empty('This webhook does not exist', h('p', 'It was deleted, or belongs to another account.'), link('All webhooks', '#/webhooks'))
 	: empty('This could not be loaded', h('p', problem.message), button('Try again', again)));
 
 const outage = document.getElementById('outage');
@@ -106,7 +104,7 @@ export function poll(place, ms, signal, work) {
 			if (over) return put(place, broken(problem, again));
 			failures += 1;
 			sayOutage(problem.status === 429 ? 'Too many requests at the moment; going on shortly.'
-				: 'The service is not available right now. What you see may be out of date; trying again by itself.');
+				: 'The service is not available right now. What you see may be out of date.');
 			wait = Math.max(Math.min(500 * 2 ** failures, SLOWEST_POLL_MS), Math.min(problem.retryAfter, 60) * 1000);
 		} finally {
 			running = false;

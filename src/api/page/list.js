@@ -89,10 +89,9 @@ export function switched({ name, active }, waiting = 0) {
 	return `“${name}” is inactive: nothing is sent.${waiting ? ` ${count(waiting, 'waiting delivery', 'waiting deliveries')} will be cancelled.` : ''}`;
 }
 
-/** Since when webhooks are owed deliveries that a re-enabling did not recover. */
+/** Since when a re-enabled webhook is owed what was not recovered. */
 const unrecovered = new Map();
 
-/** The trouble a webhook is in, with the way out. */
 export function banner(webhook, signal, refresh) {
 	const { id, active, failing_since: failing } = webhook;
 	const way = (text) => button(text, async (own) => {

@@ -34,7 +34,6 @@ export function logsTab(body, { id, signal }) {
 		poll(area, EVERY_MS, filtering.signal, newest);
 	}
 
-	/** A page of the log from a cursor on; nothing if the filters have changed meanwhile. */
 	async function page(from) {
 		const own = filtering.signal;
 		const wanted = Object.entries({ limit: PAGE, status: status.value, event_type: type.value, cursor: from });
@@ -99,7 +98,6 @@ export function logsTab(body, { id, signal }) {
 		return h('li', { 'data-id': row.id }, details);
 	}
 
-	/** All attempts of the row's delivery, fetched whenever the row is opened. */
 	async function tell(row, story) {
 		if (!story.firstChild) put(story, h('p.muted', 'Loading…'));
 		try {

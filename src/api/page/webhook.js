@@ -39,7 +39,6 @@ export function webhookView(main, id, tab, signal) {
 		choose(tab);
 	}
 
-	/** Shows a tab; what the last one had under way ends. */
 	function choose(wanted) {
 		tab = TABS[wanted] ? wanted : 'logs';
 		for (const one of links) one.ariaCurrent = one.dataset.tab === tab ? 'page' : null;

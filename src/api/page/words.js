@@ -14,7 +14,6 @@ export const local = (iso) => DATE_TIME.format(new Date(iso));
 /** Local time, UTC on hover. */
 export const time = (iso) => h('time', { datetime: iso, title: iso.replace('T', ' ').replace('Z', ' UTC') }, local(iso));
 
-/** Colour, shape and text. */
 export const outcome = (status, text = { success: 'Success', failed: 'Failed' }[status] ?? 'No deliveries yet') =>
 	h(`span.outcome.${status ?? 'none'}`, icon(status ?? 'none'), h('span', text));
 
@@ -23,7 +22,7 @@ const ERRORS = {
 	invalid_url: ['The URL is not accepted any more.', 'Save another one in the settings.'],
 	dns: ['The host name could not be resolved.', 'Check its spelling in the URL, and its DNS records.'],
 	connect: ['No connection could be made.', 'Check that the server runs, its port is open, and no firewall keeps us out.'],
-	tls: ['No secure connection could be made.', 'Check that the certificate is valid today, covers this host, and comes with its intermediate certificates.'],
+	tls: ['No secure connection could be made.', 'Check that the certificate is valid, covers this host, and comes with its intermediates.'],
 	timeout: ['No answer came in time.', 'Answer with a 2xx status first and do the work afterwards.'],
 	protocol: ['The answer was not valid HTTP.', 'Check that an HTTP server, and nothing else, listens at this port.'],
 	internal: ['Something failed on our side.', 'There is nothing for you to do: it costs no attempt and will be repeated.'],
@@ -33,9 +32,9 @@ const ERRORS = {
 export const failure = ({ error, http_status: code }) => error && (ERRORS[error] ?? [`The receiver answered ${code} instead of a 2xx status.`,
 	ADVICE[code] ?? ADVICE[Math.floor(code / 100)] ?? 'Answer with 200 to 299 once the event is accepted.']);
 
-const LOGIN = 'The receiver, or a firewall before it, refused us. Let us in without a login and verify the signature instead.';
+const LOGIN = 'It refused us, or a firewall before it. Let us in without a login and verify the signature instead.';
 const ADVICE = {
-	3: 'Redirects are not followed: save the final address as the URL of this webhook.',
+	3: 'Redirects are not followed: save the final address as the URL.',
 	5: 'The receiver failed: look at its own log for this time.',
 	400: 'Often the receiver verifies the parsed body instead of the raw bytes.',
 	401: LOGIN,
@@ -43,7 +42,6 @@ const ADVICE = {
 	404: 'There is nothing at this path: check the URL.',
 	405: 'This path takes no POST requests: check the URL.',
 	410: 'It says that it wants nothing any more. A delivery answered so disables the webhook.',
-	413: 'The receiver takes no bodies of this size: raise its limit.',
 	429: 'The receiver wants fewer requests: raise its limit, or answer with Retry-After.',
 };
 

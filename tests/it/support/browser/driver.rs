@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Stdio};
+use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ pub(super) struct Driver {
     port: u16,
     /// It ends when this pipe does, however the process ends.
     _alive: ChildStdin,
+    _output: BufReader<ChildStdout>,
 }
 
 impl Driver {
@@ -26,15 +27,16 @@ impl Driver {
 
     fn start() -> Self {
         axe_path();
-        let script = "chromedriver --port=0 --log-level=OFF & driver=$!; read -r _; kill $driver";
+        let script = "chromedriver --port=0 & driver=$!; read -r _; kill $driver";
         let mut command = std::process::Command::new("sh");
         command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().expect("there is a shell");
-        let output = BufReader::new(child.stdout.take().expect("it is piped"));
-        let said = output.lines().map_while(Result::ok).find(|line| line.contains("started successfully on port"));
-        let said = said.expect("chromedriver starts");
+        let mut output = BufReader::new(child.stdout.take().expect("it is piped"));
+        let mut lines = output.by_ref().lines().map_while(Result::ok);
+        let said = lines.find(|line| line.contains("started successfully on port")).expect("chromedriver starts");
         let port = said.trim_end_matches('.').rsplit(' ').next().and_then(|port| port.parse().ok());
-        Self { port: port.expect("chromedriver says its port"), _alive: child.stdin.take().expect("it is piped") }
+        let alive = child.stdin.take().expect("it is piped");
+        Self { port: port.expect("chromedriver says its port"), _output: output, _alive: alive }
     }
 
     pub(super) fn url(&self) -> String {
