@@ -8,17 +8,9 @@ const LEFT = 44, BARS = 96, TOP = 114, BOTTOM = 162, HEIGHT = 182;
 
 export function chart(path, signal) {
 	const figure = h('figure.card.chart', h('.drawing'));
-	let data, width;
-	const redraw = () => {
-		width = figure.clientWidth;
-		if (data && width) draw(figure, data, Math.max(width - 40, 200));
-	};
-	const observer = new ResizeObserver(() => figure.clientWidth !== width && redraw());
-	observer.observe(figure);
-	signal.addEventListener('abort', () => observer.disconnect());
 	poll(figure, EVERY_MS, signal, async () => {
-		({ data } = await get(`${path}/stats?window=24h`, signal));
-		redraw();
+		const { data } = await get(`${path}/stats?window=24h`, signal);
+		draw(figure, data, Math.max(figure.clientWidth - 40, 200));
 	});
 	return figure;
 }
@@ -46,7 +38,7 @@ function draw(figure, data, width) {
 	const key = (name, text) => h(`span.key.${name}`, text);
 	put(figure,
 		h('figcaption', h('h2', 'Last 24 hours'), key('good', summary[0]), key('bad', summary[1]), key('p50_ms', 'p50'), key('p99_ms', 'p99 duration')),
-		svg('svg.drawing', { width, height: HEIGHT, role: 'img', 'aria-label': `Deliveries per hour: ${summary.join(', ')}` },
+		svg('svg.drawing', { viewBox: `0 0 ${width} ${HEIGHT}`, role: 'img', 'aria-label': `Deliveries per hour: ${summary.join(', ')}` },
 			svg('pattern', { id: 'hatch', width: 5, height: 5, patternUnits: 'userSpaceOnUse', patternTransform: 'rotate(45)' },
 				svg('rect.bad', { width: 5, height: 5 }), svg('line.stripe', { y2: 5 })),
 			scale(0, number(most)), scale(BARS, 0), scale(TOP, ms(slowest)), scale(BOTTOM, 0),

@@ -117,3 +117,6 @@ export const empty = (title, ...children) => h('.card.empty', h(document.querySe
 
 export const link = (label, href, kind = '') => h(`a.button${kind}`, { href }, label);
 export const crumb = () => h('a.crumb', { href: '#/webhooks' }, icon('back'), 'Webhooks');
+
+/** Each row says them too, to those who do not see. */
+export const columns = (kind, ...names) => h(`.columns.${kind}`, { 'aria-hidden': 'true' }, names.map((name) => h('span', name)));

@@ -1,12 +1,12 @@
-// The fields of a webhook, with the API's reasons beside the field they belong to; and a new webhook.
+// The fields of a webhook, with the API's reasons beside them; and a new webhook.
 import { ask, eventTypes, poll } from './http.js';
 import { act, crumb, h, icon, link, notice, put, section, skeleton, submit } from './dom.js';
 import { sentence } from './list.js';
 import { secretBox, snippets } from './secret.js';
 
 export function webhookFields(types, values) {
-	const name = textField('name', 'Name', values.name, 'So that you recognise it, for example “Blog”.');
-	const url = textField('url', 'URL', values.url, 'An address that can be reached from the internet.',
+	const name = textField('name', 'Name', values.name, 'For example “Blog”.');
+	const url = textField('url', 'URL', values.url, 'It must be reachable from the internet.',
 		{ type: 'url', placeholder: 'https://hooks.your-company.com/penr' });
 	const plain = h('.warn', icon('warning'), h('span', 'Not encrypted: anyone on the way can read the events. Use https:// if you can.'));
 	const warn = () => { plain.hidden = !/^\s*http:/i.test(url.input.value); };
@@ -119,7 +119,7 @@ export function createView(main, signal) {
 		put(main, crumb(), heading,
 			h('p.muted', h('bdi', name), ' is active. Verify each request with its secret.'),
 			section('Signing secret', secretBox(() => secret, signal),
-				h('p.hint', 'Treat it like a password. You find it again in the settings.')),
+				h('p.hint', 'Treat it like a password.')),
 			section('Verify requests', snippets()),
 			h('.actions', link('Go to the webhook', `#/webhooks/${id}/logs`), link('Send a test', `#/webhooks/${id}/test`, '.primary')));
 		scrollTo(0, 0);

@@ -1,4 +1,4 @@
-// Speaks with the API: one request, one answer or one Problem. A refused token is renewed once, never in a loop.
+// Speaks with the API. A refused token is renewed once, never in a loop.
 import * as token from './token.js';
 import { button, empty, h, link, put } from './dom.js';
 
@@ -19,7 +19,6 @@ export class Problem extends Error {
 }
 
 let signedOut = () => {};
-/** Calls `listener` when there is no token that the API takes. */
 export const onSignedOut = (listener) => { signedOut = listener; };
 
 /** `path` is below /v1; gives `data` and `etag`. */
@@ -59,7 +58,7 @@ async function send(method, path, { body, etag, signal }, bearer) {
 		});
 	} catch (error) {
 		signal?.throwIfAborted();
-		const look = method === 'GET' ? '' : ' It may have been carried out all the same: look before you try again.';
+		const look = method === 'GET' ? '' : ' It may have been done all the same: look before you try again.';
 		throw new Problem(0, { title: `The service could not be reached.${look}` });
 	}
 }
@@ -82,8 +81,8 @@ function sayOutage(text) {
 }
 
 /**
- * Runs `work` now, and again `ms` after it has ended while the page is visible; with 0 ms until it has succeeded once.
- * A problem that passes is said and waited out; every other one ends it and stands in `place`. Returns how to ask at once.
+ * Runs `work` now and `ms` after each end while the page is visible; with 0 ms until it has succeeded once. A problem
+ * that passes is waited out, every other one stands in `place`. Returns how to ask at once.
  */
 export function poll(place, ms, signal, work) {
 	let timer = 0, failures = 0, running = false, over = false;
@@ -103,8 +102,7 @@ export function poll(place, ms, signal, work) {
 			over = !problem.passes;
 			if (over) return put(place, broken(problem, again));
 			failures += 1;
-			sayOutage(problem.status === 429 ? 'Too many requests at the moment; going on shortly.'
-				: 'The service is not available right now. What you see may be out of date.');
+			sayOutage('The service is not available right now. What you see may be out of date.');
 			wait = Math.max(Math.min(500 * 2 ** failures, SLOWEST_POLL_MS), Math.min(problem.retryAfter, 60) * 1000);
 		} finally {
 			running = false;

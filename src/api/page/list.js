@@ -1,6 +1,6 @@
 // All webhooks of the account, kept up to date while the list is open.
 import { ask, get, poll, webhookPath } from './http.js';
-import { button, empty, h, icon, link, notice, put, say, skeleton, toggle } from './dom.js';
+import { button, columns, empty, h, icon, link, notice, put, say, skeleton, toggle } from './dom.js';
 import { count, local, number, outcome, time, trouble } from './words.js';
 
 const EVERY_MS = 5000;
@@ -12,7 +12,7 @@ export function listView(main, signal) {
 	const body = h('div', skeleton(4));
 	put(main,
 		h('header.head',
-			h('div', h('h1', { tabindex: -1 }, 'Webhooks'), h('p.muted', 'A signed POST request to your server when something happens.')),
+			h('div', h('h1', { tabindex: -1 }, 'Webhooks'), h('p.muted', 'Signed POST requests to your server when something happens.')),
 			link([icon('plus'), 'Create Webhook'], '#/webhooks/new', '.primary')), body);
 	let rows = new Map();
 	const refresh = poll(body, EVERY_MS, signal, async () => {
@@ -26,7 +26,7 @@ export function listView(main, signal) {
 		const order = [...rows.values()].map(({ row }) => row);
 		const list = body.querySelector('ul.webhooks');
 		if (!order.length) put(body, nothing());
-		else if (!list) put(body, columns(), h('ul.card.webhooks', { 'aria-label': 'Webhooks' }, order));
+		else if (!list) put(body, columns('webhook', 'Webhook', 'Events', 'Last delivery', 'Waiting', 'Active'), h('ul.card.webhooks', { 'aria-label': 'Webhooks' }, order));
 		else if (order.length !== list.children.length || order.some((row, i) => list.children[i] !== row)) put(list, order);
 	});
 }
@@ -50,11 +50,8 @@ async function all(signal) {
 }
 
 const nothing = () => empty('No webhooks yet',
-	h('p', 'Create one, and penr.ai calls your server when content is published, a keyword approved or a site connected.'),
+	h('p', 'Create one, and penr.ai calls your server when something happens.'),
 	link('Create your first webhook', '#/webhooks/new', '.primary'));
-
-const columns = () => h('.columns.webhook', { 'aria-hidden': 'true' },
-	['Webhook', 'Events', 'Last delivery', 'Waiting', 'Active'].map((name) => h('span', name)));
 
 function webhookRow(webhook, signal, refresh) {
 	const { id, name, url, events, active, warnings, activity } = webhook;
@@ -85,11 +82,11 @@ const chips = (events) => h('span.chips', { title: events.join(', ') },
 	events.length > CHIPS && h('span', `+${events.length - CHIPS}`, h('span.hidden', ` more: ${events.slice(CHIPS).join(', ')}`)));
 
 export function switched({ name, active }, waiting = 0) {
-	if (active) return `“${name}” is active: new events are delivered from now on.`;
+	if (active) return `“${name}” is active.`;
 	return `“${name}” is inactive: nothing is sent.${waiting ? ` ${count(waiting, 'waiting delivery', 'waiting deliveries')} will be cancelled.` : ''}`;
 }
 
-/** Since when a re-enabled webhook is owed what was not recovered. */
+/** Since when re-enabled webhooks are owed deliveries. */
 const unrecovered = new Map();
 
 export function banner(webhook, signal, refresh) {
@@ -107,7 +104,7 @@ export function banner(webhook, signal, refresh) {
 			refresh();
 		}
 	}, '.primary', { 'data-key': 'recover' });
-	if (active && unrecovered.has(id)) return notice('', 'Active again, but what was missed is not recovered yet', h('p', way('Recover what was missed')));
+	if (active && unrecovered.has(id)) return notice('', 'What was missed is not recovered yet', h('p', way('Recover what was missed')));
 	const said = trouble(webhook);
 	if (!said) return null;
 	const text = h('span', said[1]);

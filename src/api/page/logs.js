@@ -1,6 +1,6 @@
-// The webhook's log: newest first, growing by itself; each row opens to its delivery's whole story.
+// The webhook's log: newest first, growing by itself; a row opens to its delivery's story.
 import { ask, eventTypes, get, poll, webhookPath } from './http.js';
-import { block, button, empty, h, icon, link, put, say, skeleton } from './dom.js';
+import { block, button, columns, empty, h, icon, link, put, say, skeleton } from './dom.js';
 import { count, failure, ms, outcome, time } from './words.js';
 import { chart } from './chart.js';
 
@@ -73,7 +73,7 @@ export function logsTab(body, { id, signal }) {
 	function show() {
 		more.hidden = !cursor;
 		if (!known.size) put(area, nothing());
-		else if (!rows.isConnected) put(area, columns(), rows);
+		else if (!rows.isConnected) put(area, columns('row', '', 'Result', 'Event type', 'HTTP', 'Duration', 'Time'), rows);
 	}
 
 	async function loadMore() {
@@ -85,7 +85,7 @@ export function logsTab(body, { id, signal }) {
 
 	const nothing = () => (status.value || type.value
 		? empty('Nothing matches these filters', button('Show all', () => { status.value = type.value = ''; restart(); }))
-		: empty('Nothing was sent yet', h('p', 'Deliveries appear here by themselves. Send a test to see one now.'), link('Send a test', `#/webhooks/${id}/test`)));
+		: empty('Nothing was sent yet', h('p', 'Deliveries appear here by themselves.'), link('Send a test', `#/webhooks/${id}/test`)));
 
 	function logRow(row) {
 		known.add(row.id);
@@ -108,7 +108,7 @@ export function logsTab(body, { id, signal }) {
 					.map(([name, value]) => [h('dt', name), h('dd', value)])),
 				row.trigger !== 'test' && h('.actions.start', button('Resend', async () => {
 					await ask('POST', `${path}/${row.delivery_id}/resend`);
-					say('It is being sent again; the new attempt appears here by itself.');
+					say('It is being sent again.');
 				}, '.small')),
 				h('h3', count(before.length + 1, 'attempt')),
 				h('ol.attempts', [last, ...before].map(attemptRow)));
@@ -126,8 +126,6 @@ function attemptRow(row) {
 }
 
 const cell = (label, content) => h('span.cell', h('span.hidden', `${label} `), content);
-
-const columns = () => h('.columns.row', { 'aria-hidden': 'true' }, ['', 'Result', 'Event type', 'HTTP', 'Duration', 'Time'].map((name) => h('span', name)));
 
 export const snippet = ({ http_status: status, response_snippet: text }) =>
 	(text ? block('Response', text, false) : status && h('p.muted', 'The response had no body.'));

@@ -1,4 +1,4 @@
-// Settings > Webhooks: shows the view that the fragment names, and says what to do when there is no token.
+// Settings > Webhooks: shows the view that the fragment names, or how to get a token.
 import * as token from './token.js';
 import { onSignedOut } from './http.js';
 import { button, code, empty, h, put, skeleton } from './dom.js';
@@ -36,8 +36,8 @@ function noToken() {
 	document.title = 'Webhooks';
 	put(main, empty(hadToken ? 'Your session has ended' : 'Open this page from your settings',
 		h('p', hadToken
-			? 'For your safety, access ends after a while. Open Settings › Webhooks in penr.ai again to go on.'
-			: 'This page needs an access token, which penr.ai hands over when you open Settings › Webhooks there. It is never stored: reloading this page loses it.'),
+			? 'Open Settings › Webhooks in penr.ai again to go on.'
+			: 'This page needs an access token, which penr.ai hands over when you open Settings › Webhooks there. Reloading loses it.'),
 		token.hasHost && button('Try again', start, '.primary'),
 		h('details', h('summary', 'For developers'), h('p', 'Print a token, and open this page with it:'),
 			code('Command', `penr-webhooks token --account acc_42\n\n${location.origin}${location.pathname}#token=…`))));
@@ -57,7 +57,7 @@ addEventListener('hashchange', () => {
 		token.takeFromAddress();
 	} else if (token.current()) route();
 });
-// Nothing of an account may be found again by going back in the browser.
+// Going back in the browser finds nothing of an account.
 addEventListener('pagehide', () => {
 	close();
 	token.forget();

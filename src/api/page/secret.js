@@ -1,4 +1,4 @@
-// A secret that is not in the page before it is revealed, and not after it is hidden; and code that verifies with it.
+// A secret that is in the page only while revealed; and code that verifies with it.
 import { block, button, copyButton, h, put } from './dom.js';
 
 const SHOWN_MS = 30_000;

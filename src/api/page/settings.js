@@ -32,7 +32,7 @@ export function settingsTab(body, { id, signal, show }) {
 			const changes = Object.keys(LABELS).filter((key) => String(now.data[key]) !== String(data[key]));
 			const theirs = button('Discard mine, load theirs', () => { put(place, editor(place, types, now)); show(now.data); }, '.primary');
 			put(fields.problem, notice('', 'Not saved: this webhook was changed meanwhile',
-				h('p', 'It was saved after you had opened this form, perhaps in another tab. Nothing of yours was written.'),
+				h('p', 'It was saved after you had opened this form, perhaps in another tab.'),
 				h('ul', changes.map((key) => h('li', `${LABELS[key]} is now: `, h('bdi', [now.data[key]].flat().join(', ')))),
 					now.data.active !== data.active && h('li', now.data.active ? 'It was switched on.' : 'It was switched off.')),
 				h('.actions', button('Save mine anyway', () => { etag = now.etag; return form.send(); }), theirs)));
@@ -50,17 +50,16 @@ export function settingsTab(body, { id, signal, show }) {
 			if (!await confirm('Regenerate the signing secret?', [
 				'A new secret signs every request from now on.',
 				`Until ${until} the old one stays valid in Webhook-Signature, which carries both signatures for ${OVERLAP_HOURS} hours.`,
-				'X-Webhook-Signature is made with the new one only: receivers that check it need the new secret at once. What they refuse is tried again.',
+				'X-Webhook-Signature is made with the new one only: who checks it needs the new secret at once. What is refused is tried again.',
 			], 'Regenerate')) return;
 			const { data } = await ask('POST', `${path}/secret/regenerate`);
 			box.dispatchEvent(new Event('hide'));
 			put(told, 'Regenerated. In Webhook-Signature the old secret stays valid until ', time(data.previous_valid_until), '.');
-			say('There is a new secret: put it into your receiver.');
+			say('Put the new secret into your receiver.');
 		})));
 	}
 
 	const removal = () => h('div',
-		h('p.muted', 'To pause it only, switch it off instead.'),
 		h('.actions.start', button('Delete webhook', async () => {
 			if (!await confirm('Delete this webhook?', ['Its log, its secret and all that waits for delivery are lost for ever.'], 'Delete')) return;
 			await ask('DELETE', path);

@@ -23,7 +23,7 @@ function tester(types, { id, signal, webhook, onChange, show }) {
 		const { active, disabled_reason: reason } = webhook();
 		control.disabled = !active;
 		put(asleep, !active && notice('', 'An inactive webhook cannot be tested',
-			h('p', reason ? 'We disabled it, so not even a test is sent. Re-enable it above first.' : 'Inactive means that nothing is sent, not even a test. Activate it first.'),
+			h('p', reason ? 'We disabled it: not even a test is sent. Re-enable it above.' : 'Nothing is sent to it, not even a test. Activate it first.'),
 			!reason && button('Activate', async () => show((await ask('PATCH', path, { body: { active: true } })).data))));
 	};
 	const send = async () => {
@@ -38,7 +38,7 @@ function tester(types, { id, signal, webhook, onChange, show }) {
 	update();
 	onChange(update);
 	return [h('section.card', { 'aria-label': 'Test' },
-		h('p.muted', 'Sends one signed request with made-up data. It appears in the log and changes nothing else.'), asleep,
+		h('p.muted', 'Sends one signed request with made-up data, which appears in the log.'), asleep,
 		h('form.line', { submit: (event) => { event.preventDefault(); act(control, send); } },
 			h('.field', h('label', { for: 'test-type' }, 'Event type to send'), select), control)), result];
 }

@@ -1,5 +1,5 @@
-// Keeps the bearer token: it arrives in the fragment, which is erased at once, lives in memory only, and is renewed by the
-// page that frames this one. Imports nothing, so that nothing can delay the erasing.
+// Keeps the bearer token: it comes in the fragment, which is erased at once, lives in memory only, and is renewed by the
+// framing page. Imports nothing, so that nothing delays the erasing.
 
 const RENEW_SECONDS_BEFORE = 60;
 const HOST_ANSWERS_WITHIN_MS = 8000;
@@ -21,7 +21,6 @@ export function forget() {
 	clearTimeout(renewal);
 }
 
-/** Takes the token out of the address, if there is one. */
 export function takeFromAddress() {
 	const given = /^#token=([^&]*)/.exec(location.hash);
 	if (!given) return;
@@ -29,7 +28,7 @@ export function takeFromAddress() {
 	adopt(given[1]);
 }
 
-/** Asks the framing page for a new token; whether one came. All who ask meanwhile share the answer. */
+/** Asks the framing page for a token; whether one came. */
 export function renew() {
 	if (!hasHost) return Promise.resolve(false);
 	asking ??= new Promise((resolve) => {

@@ -25,7 +25,7 @@ const ERRORS = {
 	tls: ['No secure connection could be made.', 'Check that the certificate is valid, covers this host, and comes with its intermediates.'],
 	timeout: ['No answer came in time.', 'Answer with a 2xx status first and do the work afterwards.'],
 	protocol: ['The answer was not valid HTTP.', 'Check that an HTTP server, and nothing else, listens at this port.'],
-	internal: ['Something failed on our side.', 'There is nothing for you to do: it costs no attempt and will be repeated.'],
+	internal: ['Something failed on our side.', 'Nothing for you to do: it will be repeated.'],
 };
 
 /** What an attempt's error means and what to do, as two sentences. */
@@ -41,7 +41,7 @@ const ADVICE = {
 	403: LOGIN,
 	404: 'There is nothing at this path: check the URL.',
 	405: 'This path takes no POST requests: check the URL.',
-	410: 'It says that it wants nothing any more. A delivery answered so disables the webhook.',
+	410: 'It wants nothing any more; this answer to a delivery disables the webhook.',
 	429: 'The receiver wants fewer requests: raise its limit, or answer with Retry-After.',
 };
 
@@ -50,6 +50,6 @@ export function trouble({ active, disabled_reason: reason, failing_since: failin
 	const why = last ? failure(last)[0] : '';
 	if (reason === 'gone') return ['Disabled: the receiver answered 410 Gone', 'So it wants no more requests, and we stopped. Events since then are kept and can be recovered.'];
 	if (reason) return ['Disabled after too many failures', `Nothing but failures for days, so we stopped. ${why} Events since then are kept and can be recovered.`];
-	if (active && failing) return ['Deliveries are failing', `${why || 'The last attempts failed.'} We keep trying, and disable the webhook if nothing succeeds for days.`];
+	if (active && failing) return ['Deliveries are failing', `${why || 'The last attempts failed.'} We keep trying for days, then disable the webhook.`];
 	return null;
 }

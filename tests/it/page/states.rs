@@ -158,3 +158,23 @@ async fn every_state_is_sound_on_a_wide_light_screen() {
 async fn every_state_is_sound_on_a_narrow_dark_screen() {
     all_are_sound("dark", 360).await;
 }
+
+/// Else the tests above would hold whatever the page is like.
+#[tokio::test]
+#[should_panic(expected = "axe found")]
+async fn the_checker_sees_a_field_without_a_label() {
+    let stage = Stage::set().await;
+    stage.open_at("/new").await;
+    stage.browser.until("document.querySelector('label[for=name]') !== null").await;
+    stage.browser.js("document.querySelector('label[for=name]').remove()").await;
+    stage.browser.is_sound().await;
+}
+
+#[tokio::test]
+#[should_panic(expected = "the content security policy was violated")]
+async fn the_checker_sees_a_style_in_the_page() {
+    let stage = Stage::set().await;
+    stage.open().await;
+    stage.browser.js("document.body.setAttribute('style', 'color: red')").await;
+    stage.browser.is_sound().await;
+}
