@@ -18,6 +18,11 @@
 //! delivery is named by its webhook and its event, so whatever comes twice is recognised. What ends without a success
 //! stays as a row of `closed_deliveries`, from which resending and recovering move it back to pending.
 //!
+//! Customers keep their webhooks through [`api`]: a request passes `exchange` (its id, time limit and line in the log),
+//! `auth` (whose token, how often), a route (`webhooks`, `secrets`, `test_sends`, `deliveries`, `stats`) and a statement
+//! of [`store`] that sees the account's own rows alone; whatever goes wrong becomes a `problem`. [`token`] makes and
+//! checks the tokens, [`test_send`] sends tests with the worker's own sender.
+//!
 //! # Invariants
 //!
 //! 1. What is acked is recorded: a broker message is acked when, for each of its webhooks, an outcome or a pending or
@@ -29,6 +34,7 @@
 //! 6. Every wait is bounded; every task is owned by whoever started it and ends with it.
 //! 7. One clock: due times, leases and partition days are Postgres's; workers hand over durations.
 //! 8. One door per outside system: RabbitMQ in [`queue`], Postgres in [`store`], receivers in [`sender`].
+//! 9. What a customer's request reads or writes is chosen by its account in the statement itself ([`store::Scope`]).
 //!
 //! # Layers
 //!

@@ -125,7 +125,8 @@ impl Store {
         // The server gives up first, so that an abandoned statement holds no locks.
         let server_side = settings.statement_timeout.mul_f64(0.8).as_millis();
         let theirs = config.get_options().unwrap_or_default();
-        config.options(format!("{theirs} -c statement_timeout={server_side} -c timezone=UTC"));
+        // Compiling a statement (jit) takes far longer than any of ours runs.
+        config.options(format!("{theirs} -c statement_timeout={server_side} -c timezone=UTC -c jit=off"));
         config.application_name("penr-webhooks");
         config.connect_timeout(settings.connect_timeout);
         config.tcp_user_timeout(settings.statement_timeout);

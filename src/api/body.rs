@@ -42,7 +42,7 @@ impl<T: DeserializeOwned + Default> FromRequest<Arc<Api>> for OptionalJson<T> {
             return Ok(Self(T::default()));
         }
         typed?;
-        parse(&body).map(Self)
+        parse::<Option<T>>(&body).map(|wish| Self(wish.unwrap_or_default()))
     }
 }
 

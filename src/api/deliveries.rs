@@ -36,7 +36,7 @@ pub(super) struct Resent {
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub(super) struct Span {
     /// What ended without a success at this time or later is sent again.
     #[schema(value_type = String, format = DateTime)]

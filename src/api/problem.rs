@@ -19,7 +19,10 @@ const RETRY_AFTER: u64 = 2;
 
 /// A request that was not done, and why. Never repeats a token, a secret or anything of the database's.
 #[derive(Debug, Clone)]
-pub(super) struct Problem {
+pub(super) struct Problem(Box<Parts>);
+
+#[derive(Debug, Clone)]
+struct Parts {
     kind: Kind,
     detail: String,
     errors: Vec<FieldError>,
@@ -106,11 +109,17 @@ impl Kind {
 
 impl Problem {
     fn new(kind: Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), errors: Vec::new(), header: None }
+        Self(Box::new(Parts { kind, detail: detail.into(), errors: Vec::new(), header: None }))
     }
 
-    fn with(self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
-        Self { header: Some((name, value.into())), ..self }
+    fn with(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
+        self.0.header = Some((name, value.into()));
+        self
+    }
+
+    fn about(mut self, errors: Vec<FieldError>) -> Self {
+        self.0.errors = errors;
+        self
     }
 
     /// RFC 6750, section 3: nothing more than the scheme where no token was given.
@@ -129,7 +138,7 @@ impl Problem {
 
     pub(super) fn malformed(field: &str, reason: impl Into<String>) -> Self {
         let errors = vec![FieldError { field: field.to_owned(), reason: reason.into() }];
-        Self { errors, ..Self::new(Kind::MalformedRequest, "the request cannot be read; see errors") }
+        Self::new(Kind::MalformedRequest, "the request cannot be read; see errors").about(errors)
     }
 
     pub(super) fn media_type() -> Self {
@@ -149,7 +158,7 @@ impl Problem {
     }
 
     pub(super) fn invalid(errors: Vec<FieldError>) -> Self {
-        Self { errors, ..Self::new(Kind::InvalidFields, "some fields cannot be accepted; see errors") }
+        Self::new(Kind::InvalidFields, "some fields cannot be accepted; see errors").about(errors)
     }
 
     pub(super) fn stale() -> Self {
@@ -190,18 +199,18 @@ impl Problem {
 
     /// The document, once it is known which request it answers.
     pub(super) fn render(&self, request_id: &str) -> Response {
-        let (status, name, title) = self.kind.parts();
+        let (status, name, title) = self.0.kind.parts();
         let document = Document {
             r#type: format!("urn:penr-webhooks:problem:{name}"),
             title,
             status: status.as_u16(),
-            detail: &self.detail,
+            detail: &self.0.detail,
             request_id,
-            errors: &self.errors,
+            errors: &self.0.errors,
         };
         let body = serde_json::to_vec(&document).expect("a problem is plain JSON");
         let mut response = (status, [(header::CONTENT_TYPE, CONTENT_TYPE)], Body::from(body)).into_response();
-        if let Some((name, value)) = &self.header {
+        if let Some((name, value)) = &self.0.header {
             response.headers_mut().insert(name, value.clone());
         }
         response
@@ -211,7 +220,7 @@ impl Problem {
 /// The document is made where the request's id is known.
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut response = self.kind.parts().0.into_response();
+        let mut response = self.0.kind.parts().0.into_response();
         response.extensions_mut().insert(self);
         response
     }

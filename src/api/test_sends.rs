@@ -18,7 +18,7 @@ use crate::test_send::{Prepared, TestRefusal, TestSent};
 pub(super) const PATH: &str = "/v1/webhooks/{id}/test";
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub(super) struct Wish {
     /// The webhook's first one if it is left out.
     #[serde(default, deserialize_with = "given")]

@@ -24,7 +24,7 @@ use crate::webhook::{Subscriptions, Webhook, WebhookId, WebhookName, WebhookRefu
 const PAGE: u32 = 100;
 
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub(super) struct Registration {
     /// 1 to 200 characters, none of them a control character.
     #[schema(value_type = String, min_length = 1, max_length = 200)]
@@ -39,7 +39,7 @@ pub(super) struct Registration {
 
 /// What is left out stays as it is.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object")]
 pub(super) struct Change {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = String, required = false, min_length = 1, max_length = 200)]
@@ -162,7 +162,11 @@ pub(super) async fn create(
     match api.ask(api.store.create_webhook_within(&api.keyring, &new, most)).await? {
         Created::Webhook(webhook) => {
             let tag = [(header::ETAG, etag(&webhook))];
-            Ok((StatusCode::CREATED, tag, Document(CreatedWebhook { webhook, secret: secret.expose().to_owned() })))
+            Ok((
+                StatusCode::CREATED,
+                tag,
+                Document(CreatedWebhook { webhook: *webhook, secret: secret.expose().to_owned() }),
+            ))
         }
         Created::TooMany => Err(Problem::too_many_webhooks(most)),
     }
@@ -206,7 +210,7 @@ pub(super) async fn update(
     }
     let change = WebhookChange { name, url, events, active: change.active, only_if: if_match(&headers) };
     match api.ask(api.store.update_webhook(caller.scope(), id, &change)).await? {
-        Changed::Webhook(webhook) => Ok(([(header::ETAG, etag(&webhook))], Document(webhook))),
+        Changed::Webhook(webhook) => Ok(([(header::ETAG, etag(&webhook))], Document(*webhook))),
         Changed::Unknown => Err(Problem::not_found()),
         Changed::Stale => Err(Problem::stale()),
     }

@@ -48,7 +48,10 @@ fn a_secret_may_come_from_a_file() {
         load(None, &[("DATABASE_URL_FILE", "/none")]).unwrap_err().to_string().starts_with("DATABASE_URL_FILE names")
     );
     let digits = "1".repeat(40);
-    assert_eq!(load(None, &[("PENR_WEBHOOKS__API__JWT_SECRET", &digits)]).unwrap().api.jwt_secrets.len(), 1);
+    assert_eq!(
+        load(None, &[("PENR_WEBHOOKS__API__JWT_SECRET", &digits)]).unwrap().api.tokens.unwrap().secrets.len(),
+        1
+    );
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub struct WebhookChange {
 /// What became of a registration.
 #[derive(Debug)]
 pub enum Created {
-    Webhook(Webhook),
+    Webhook(Box<Webhook>),
     /// The account has as many as it may have.
     TooMany,
 }
@@ -46,7 +46,7 @@ pub enum Created {
 /// What became of a change.
 #[derive(Debug)]
 pub enum Changed {
-    Webhook(Webhook),
+    Webhook(Box<Webhook>),
     Unknown,
     /// Somebody else changed it before.
     Stale,
@@ -85,7 +85,7 @@ impl Store {
     /// Registers a webhook, active from its first lookup on.
     pub async fn create_webhook(&self, keyring: &Keyring, new: &NewWebhook<'_>) -> Result<Webhook, StoreError> {
         match self.create_webhook_within(keyring, new, u32::MAX).await? {
-            Created::Webhook(webhook) => Ok(webhook),
+            Created::Webhook(webhook) => Ok(*webhook),
             Created::TooMany => Err(StoreError::Refused(anyhow::anyhow!("nobody has so many webhooks"))),
         }
     }
@@ -121,7 +121,7 @@ impl Store {
             Ok(rows)
         };
         let rows = connection.bounded(work).await?;
-        Ok(rows.first().map_or(Created::TooMany, |row| Created::Webhook(webhook(row))))
+        Ok(rows.first().map_or(Created::TooMany, |row| Created::Webhook(Box::new(webhook(row)))))
     }
 
     /// An account's webhooks after a place, oldest first.
@@ -192,7 +192,7 @@ impl Store {
         let types = change.events.as_ref().map(|events| names(events.types()));
         let params: Params<'_> = &[&id.0, &name, &url, &types, &change.active, &scope.account(), &change.only_if];
         if let Some(row) = self.query(&sql, params).await?.first() {
-            return Ok(Changed::Webhook(webhook(row)));
+            return Ok(Changed::Webhook(Box::new(webhook(row))));
         }
         Ok(self.find_webhook(scope, id).await?.map_or(Changed::Unknown, |_| Changed::Stale))
     }

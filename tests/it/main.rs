@@ -5,6 +5,7 @@
 
 mod support;
 
+mod api;
 mod architecture;
 mod bad_input;
 mod command_line;

@@ -118,3 +118,9 @@ async fn eight_workers_make_each_of_10_000_due_attempts_once() {
     assert_eq!(ledger.count("SELECT count(*) FROM attempts").await, 2 * EVENTS as i64);
     close("due attempts", 0, ledger, workers, 0).await;
 }
+
+#[tokio::test]
+#[ignore = "takes minutes"]
+async fn very_many_generated_requests_get_no_answer_that_is_not_described() {
+    crate::api::schemathesis::run(500).await;
+}

@@ -2,6 +2,7 @@
 //! ([`Replica`]), scripted receivers, and ways to hurt connections and servers. Nothing here knows the product's code.
 #![allow(dead_code, unused_imports, reason = "a vocabulary: a word stays when the last test using it goes")]
 
+pub mod api;
 pub mod attempts;
 pub mod broker;
 pub mod browser;
@@ -26,6 +27,7 @@ pub mod site;
 pub mod tls;
 pub mod wait;
 
+pub use api::{Api, Customer};
 pub use attempts::LoggedAttempt;
 pub use broker::DeadLetter;
 pub use browser::Browser;

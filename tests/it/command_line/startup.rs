@@ -84,9 +84,12 @@ async fn a_setting_that_a_command_needs_and_does_not_have_is_named() {
     let create = [&create[..], &["--events", "site.connected"]].concat();
     let publish = ["publish", "--account", ACCOUNT, "--type", "site.connected"];
     let keys = "PENR_WEBHOOKS__SECURITY__ENCRYPTION_KEYS";
-    let needs: [(&[&str], &[&str]); 5] = [
+    let jwt = "PENR_WEBHOOKS__API__JWT_SECRET";
+    let needs: [(&[&str], &[&str]); 7] = [
         (&["worker"], &["DATABASE_URL", "AMQP_URL", keys]),
-        (&["run"], &["DATABASE_URL", "AMQP_URL", keys]),
+        (&["api"], &["DATABASE_URL", keys, jwt]),
+        (&["run"], &["DATABASE_URL", "AMQP_URL", keys, jwt]),
+        (&["token", "--account", ACCOUNT], &[jwt]),
         (&["migrate"], &["DATABASE_URL"]),
         (&create, &["DATABASE_URL", keys]),
         (&publish, &["AMQP_URL"]),

@@ -34,6 +34,12 @@ impl Settings {
         self.env(&format!("PENR_WEBHOOKS__{path}"), value);
     }
 
+    /// What was set, empty if nothing was.
+    pub fn get(&self, name: &str) -> &str {
+        let path = name.to_uppercase().replace('.', "__");
+        self.0.get(&format!("PENR_WEBHOOKS__{path}")).map_or("", String::as_str)
+    }
+
     pub fn unset(&mut self, name: &str) {
         let path = name.to_uppercase().replace('.', "__");
         self.0.remove(&format!("PENR_WEBHOOKS__{path}"));

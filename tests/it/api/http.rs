@@ -1,0 +1,190 @@
+//! Whatever stands in a request's head, the answer is a problem that says so, and never a 500.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::support::api::assert_problem;
+use crate::support::http::ask;
+use crate::support::*;
+
+#[tokio::test]
+async fn a_path_that_names_nothing_is_not_found() {
+    let site = Site::new().await;
+    let api = site.api().await;
+    let customer = api.customer("acc_1");
+    let path = customer.create_at("http://127.0.0.1:9999/").await;
+    let id = path.rsplit('/').next().unwrap();
+    let spelled = [
+        id.to_uppercase(),
+        format!("{{{id}}}"),
+        format!("urn:uuid:{id}"),
+        id.replace('-', ""),
+        format!("{id}%00"),
+        "%00".into(),
+        "%ff%fe".into(),
+        "..%2f..%2fetc%2fpasswd".into(),
+        "'%20OR%201=1--".into(),
+    ];
+    for id in spelled {
+        for rest in ["", "/secret", "/deliveries", "/stats"] {
+            assert_problem(&customer.get(&format!("/v1/webhooks/{id}{rest}")).await, 404, "not-found");
+        }
+        let resend = format!("{path}/deliveries/{id}/resend");
+        assert_problem(&customer.ask("POST", &resend, &[], b"").await, 404, "not-found");
+    }
+    for path in ["/", "/v1", "/v1/", "/v1/webhooks/", "/v2/webhooks", "/v1//webhooks", "/debug", "/metrics", "/livez"] {
+        assert_problem(&customer.get(path).await, 404, "not-found");
+    }
+}
+
+#[tokio::test]
+async fn a_method_that_is_not_for_an_address_is_told_those_that_are() {
+    let site = Site::new().await;
+    let api = site.api().await;
+    let customer = api.customer("acc_1");
+    for (method, path, allowed) in [
+        ("PUT", "/v1/webhooks", "GET"),
+        ("TRACE", "/v1/webhooks", "POST"),
+        ("OPTIONS", "/v1/webhooks", "GET"),
+        ("BREW", "/v1/webhooks", "GET"),
+        ("POST", "/settings/webhooks", "GET"),
+        ("CONNECT", "example.com:443", "GET"),
+    ] {
+        let answer = customer.ask(method, path, &[("X-HTTP-Method-Override", "GET")], b"").await;
+        assert_problem(&answer, 405, "method-not-allowed");
+        assert!(answer.header("allow").unwrap().contains(allowed), "{method}: {:?}", answer.header("allow"));
+    }
+    assert_eq!(customer.ask("HEAD", "/v1/webhooks", &[], b"").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_query_that_is_not_understood_is_refused() {
+    let site = Site::new().await;
+    let api = site.api().await;
+    let customer = api.customer("acc_1");
+    let path = customer.create_at("http://127.0.0.1:9999/").await;
+    for query in [
+        "/v1/webhooks?account_id=acc_2",
+        "/v1/webhooks?order=id;drop",
+        "/v1/webhooks?limit=0",
+        "/v1/webhooks?limit=101",
+        "/v1/webhooks?limit=-1",
+        "/v1/webhooks?limit=%2B5",
+        "/v1/webhooks?limit=5&limit=5",
+        "/v1/webhooks?cursor=x",
+        "/v1/webhooks?cursor=%00",
+        "/v1/webhooks?include=everything",
+        "/v1/event-types?x",
+        &format!("{path}?x=1"),
+        &format!("{path}/deliveries?status=Success"),
+        &format!("{path}/deliveries?delivery_id=x"),
+        &format!("{path}/deliveries?event_type='"),
+        &format!("{path}/deliveries?event_type=%ff"),
+        &format!("{path}/stats?window=25h"),
+    ] {
+        let answer = customer.get(query).await;
+        assert_problem(&answer, 400, "malformed-request");
+        assert!(answer.json()["errors"][0]["field"].is_string());
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused() {
+    let site = Site::new().await;
+    let api = site.api().await;
+    let customer = api.customer("acc_1");
+    let long = "x".repeat(9000);
+    assert_problem(&customer.get(&format!("/v1/webhooks/{long}")).await, 414, "uri-too-long");
+    let large = "x".repeat(100_000);
+    let answer = customer.ask("GET", "/v1/webhooks", &[("X-Large", &large)], b"").await;
+    assert_problem(&answer, 431, "headers-too-large");
+    let larger = format!("/{}", "x".repeat(64 * 1024));
+    assert_eq!(ask(&api.address, "GET", &larger, &[], b"").await.status, 414);
+}
+
+#[tokio::test]
+async fn a_request_id_is_kept_if_it_is_harmless() {
+    let site = Site::new().await;
+    let api = site.api().await;
+    let customer = api.customer("acc_1");
+    let answered = async |id: &str| {
+        let answer = customer.ask("GET", "/v1/event-types", &[("X-Request-Id", id)], b"").await;
+        answer.header("x-request-id").unwrap().to_owned()
+    };
+    assert_eq!(answered("req-1.a_B").await, "req-1.a_B");
+    for id in ["", "a b", "a\"b", &"x".repeat(65), "\u{e4}"] {
+        assert_ne!(answered(id).await, id);
+    }
+}
+
+#[tokio::test]
+async fn each_request_leaves_one_line_and_one_count_without_ids() {
+    let site = Site::new().await;
+    let mut api = site.api().await;
+    let customer = api.customer("acc_1");
+    let path = customer.create_at("http://127.0.0.1:9999/secret-path?key=hidden").await;
+    customer.ask("GET", &format!("{path}?token=eyJhidden"), &[("X-Request-Id", "mine")], b"").await;
+    let line = eventually("the request is logged", async || {
+        api.replica.log_lines().into_iter().find(|line| line["request_id"] == "mine")
+    });
+    let line = line.await;
+    assert_eq!(
+        (&line["route"], &line["status"], &line["account"]),
+        (&"/v1/webhooks/{id}".into(), &400.into(), &"acc_1".into())
+    );
+    assert!(line["duration_ms"].is_u64());
+    let log = api.replica.log();
+    assert!(!log.contains("hidden") && !log.contains("secret-path"), "{log}");
+    let operations = api.replica.logged("operations address", "address").await;
+    let metrics = ask(&operations, "GET", "/metrics", &[], b"").await.text();
+    let counted = r#"penr_webhooks_api_requests_total{method="GET",route="/v1/webhooks/{id}",status="4xx"} 1"#;
+    assert!(metrics.contains(counted), "{metrics}");
+    assert!(!metrics.contains(path.rsplit('/').next().unwrap()));
+}
+
+#[tokio::test]
+async fn a_connection_that_dawdles_is_closed() {
+    let site = Site::new().await.set("api.header_timeout", "300ms").set("api.request_timeout", "300ms");
+    let api = site.api().await;
+    for begun in ["", "GET /v1/webhooks HTTP/1.1\r\nHost: x\r\nX-Slow: "] {
+        let mut stream = TcpStream::connect(&api.address).await.unwrap();
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        within("the connection is closed", PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
+    }
+    let customer = api.customer("acc_1");
+    let mut stream = TcpStream::connect(&api.address).await.unwrap();
+    let head = format!(
+        "POST /v1/webhooks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
+         Content-Length: 50\r\nConnection: close\r\n\r\n{{",
+        customer.token
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    within("the request is answered", PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("problem:timeout"), "{answer}");
+}
+
+#[tokio::test]
+async fn other_origins_get_nothing_unless_the_settings_name_them() {
+    let site = Site::new().await;
+    let preflight = [
+        ("Origin", "https://evil.example"),
+        ("Access-Control-Request-Method", "GET"),
+        ("Access-Control-Request-Headers", "authorization"),
+    ];
+    let allowed = |answer: &http::Response| {
+        answer.head.headers.iter().any(|(name, _)| name.to_lowercase() == "access-control-allow-origin")
+    };
+    let api = site.api().await;
+    assert!(!allowed(&ask(&api.address, "OPTIONS", "/v1/webhooks", &preflight, b"").await));
+    let named = site.set("api.cors_origins", r#"["https://app.example"]"#);
+    let api = named.api().await;
+    let answer = ask(&api.address, "OPTIONS", "/v1/webhooks", &preflight, b"").await;
+    assert!(!allowed(&answer), "{:?}", answer.head);
+    let ours = [("Origin", "https://app.example"), preflight[1], preflight[2]];
+    let answer = ask(&api.address, "OPTIONS", "/v1/webhooks", &ours, b"").await;
+    assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.example"));
+    assert_eq!(answer.header("access-control-allow-credentials"), None);
+}

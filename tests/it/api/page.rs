@@ -1,0 +1,67 @@
+//! The page comes with headers under which it can do no more than it needs.
+
+use crate::support::http::{ask, get};
+use crate::support::*;
+
+#[tokio::test]
+async fn the_page_comes_with_a_strict_policy_and_is_not_kept() {
+    let site = Site::new().await;
+    let api = site.api().await;
+    let page = get(&api.address, "/settings/webhooks").await;
+    assert_eq!(page.status, 200);
+    assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
+    assert_eq!(
+        page.header("content-security-policy"),
+        Some(
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+             base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+        )
+    );
+    for (name, value) in [
+        ("x-frame-options", "DENY"),
+        ("x-content-type-options", "nosniff"),
+        ("referrer-policy", "no-referrer"),
+        ("cross-origin-opener-policy", "same-origin"),
+        ("cache-control", "no-store"),
+    ] {
+        assert_eq!(page.header(name), Some(value));
+    }
+    assert!(page.header("permissions-policy").is_some());
+    assert!(page.text().contains(r#"<meta name="host-origins" content="">"#));
+}
+
+#[tokio::test]
+async fn only_origins_of_the_settings_may_frame_it() {
+    let site = Site::new().await.set("api.frame_ancestors", r#"["https://app.example", "https://b.example:8443"]"#);
+    let api = site.api().await;
+    let page = get(&api.address, "/settings/webhooks").await;
+    let policy = page.header("content-security-policy").unwrap();
+    assert!(policy.ends_with("frame-ancestors https://app.example https://b.example:8443"), "{policy}");
+    assert_eq!(page.header("x-frame-options"), None);
+    let meta = r#"<meta name="host-origins" content="https://app.example https://b.example:8443">"#;
+    assert!(page.text().contains(meta));
+    for wrong in [r#"["*"]"#, r#"["https://a.example/path"]"#, r#"["app.example"]"#, r#"["https://a.example\" x"]"#] {
+        let output = site.launch(&["api"]).set("api.frame_ancestors", wrong).start().wait().await;
+        assert_eq!(output.code(), Some(2), "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn its_files_are_asked_about_and_sent_once() {
+    let site = Site::new().await;
+    let api = site.api().await;
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api/page");
+    for file in std::fs::read_dir(folder).unwrap() {
+        let name = file.unwrap().file_name().into_string().unwrap();
+        if name == "index.html" {
+            continue;
+        }
+        let path = format!("/settings/webhooks/{name}");
+        let answer = get(&api.address, &path).await;
+        assert_eq!(answer.status, 200, "{name} is not among the files of src/api/page.rs");
+        assert_eq!(answer.header("cache-control"), Some("no-cache"));
+        let tag = answer.header("etag").unwrap().to_owned();
+        let again = ask(&api.address, "GET", &path, &[("If-None-Match", &tag)], b"").await;
+        assert_eq!((again.status, again.body.len()), (304, 0));
+    }
+}

@@ -1,0 +1,128 @@
+//! A test is sent as a real event is, shows what was sent, and changes nothing but the log.
+
+use serde_json::{Value, json};
+
+use crate::support::api::assert_problem;
+use crate::support::*;
+
+#[tokio::test]
+async fn what_is_shown_is_what_was_sent() {
+    let site = Site::new().await;
+    let api = site.api().await;
+    let receiver = Receiver::start().await;
+    receiver.always(Reply::body(201, "thanks <b>"));
+    let customer = api.customer("acc_1");
+    let webhook = customer.create(&receiver.url(), &["site.connected", "content.created"]).await;
+    let path = format!("/v1/webhooks/{}", webhook["id"].as_str().unwrap());
+    let sent = customer.ask("POST", &format!("{path}/test"), &[], b"").await.json();
+    let request = receiver.wait_for(1).await.remove(0);
+    let shown: Vec<(String, String)> =
+        serde_json::from_value::<serde_json::Map<String, Value>>(sent["request"]["headers"].clone())
+            .unwrap()
+            .into_iter()
+            .map(|(name, value)| (name, value.as_str().unwrap().to_owned()))
+            .collect();
+    let mut got = request.head.headers.clone();
+    got.sort();
+    assert_eq!(shown, got);
+    assert_eq!(sent["request"]["body"].as_str().unwrap().as_bytes(), request.body);
+    let timestamp = request.head.header("webhook-timestamp").unwrap();
+    let id = request.head.header("webhook-id").unwrap();
+    let body = String::from_utf8(request.body.clone()).unwrap();
+    assert_eq!(sent["request"]["signed"], format!("{id}.{timestamp}.{body}"));
+    assert!(request.verify(webhook["secret"].as_str().unwrap()).is_genuine());
+    let event: Value = serde_json::from_str(&body).unwrap();
+    assert!(id.starts_with("evt_test_") && event["id"] == id && event["data"]["test"] == true, "{event}");
+    assert_eq!(event["type"], "content.created", "the first type, in the catalogue's order");
+    assert_eq!(
+        (&sent["status"], &sent["http_status"], &sent["trigger"]),
+        (&"success".into(), &201.into(), &"test".into())
+    );
+    assert_eq!((&sent["attempt"], &sent["next_attempt_at"]), (&1.into(), &Value::Null));
+    assert_eq!(sent["response_snippet"], "thanks <b>");
+    let mut row = sent.clone();
+    row.as_object_mut().unwrap().remove("request");
+    assert_eq!(customer.get(&format!("{path}/deliveries")).await.json()["data"], json!([row]));
+    let other = customer.post(&format!("{path}/test"), &json!({ "event_type": "keyword.created" })).await.json();
+    assert_eq!(other["event_type"], "keyword.created");
+    let unknown = customer.post(&format!("{path}/test"), &json!({ "event_type": "nope" })).await;
+    assert_problem(&unknown, 422, "invalid-fields");
+}
+
+#[tokio::test]
+async fn failing_tests_neither_disable_a_webhook_nor_are_tried_again() {
+    let site = Site::new().await.set("health.disable_attempts", "1").set("health.disable_after", "0s");
+    let api = site.api().await;
+    let receiver = Receiver::start().await;
+    let customer = api.customer("acc_1");
+    let path = customer.create_at(&receiver.url()).await;
+    for status in [410, 500] {
+        receiver.always(Reply::status(status));
+        let sent = customer.post(&format!("{path}/test"), &json!({})).await.json();
+        assert_eq!((&sent["status"], &sent["error"]), (&"failed".into(), &"http_status".into()));
+    }
+    let webhook = customer.get(&path).await.json();
+    assert_eq!((&webhook["active"], &webhook["failing_since"]), (&true.into(), &Value::Null));
+    for table in ["pending_deliveries", "closed_deliveries", "events", "notices"] {
+        assert_eq!(site.count(&format!("SELECT count(*) FROM {table}")).await, 0, "{table}");
+    }
+    let delivery = customer.get(&format!("{path}/deliveries")).await.json()["data"][0]["delivery_id"].clone();
+    let resend = format!("{path}/deliveries/{}/resend", delivery.as_str().unwrap());
+    assert_problem(&customer.ask("POST", &resend, &[], b"").await, 404, "not-found");
+}
+
+#[tokio::test]
+async fn an_inactive_webhook_is_not_tested_and_says_why() {
+    let site = Site::new().await;
+    let api = site.api().await;
+    let receiver = Receiver::start().await;
+    let customer = api.customer("acc_1");
+    let path = customer.create_at(&receiver.url()).await;
+    customer.patch(&path, &json!({ "active": false })).await;
+    let off = customer.post(&format!("{path}/test"), &json!({})).await;
+    assert_problem(&off, 409, "inactive-webhook");
+    assert!(off.json()["detail"].as_str().unwrap().contains("switched off"));
+    site.sql().await.execute("UPDATE webhooks SET disabled_reason = 'gone'", &[]).await.unwrap();
+    let disabled = customer.post(&format!("{path}/test"), &json!({})).await;
+    assert!(disabled.json()["detail"].as_str().unwrap().contains("gone"), "{}", disabled.text());
+    assert_eq!(receiver.count(), 0);
+}
+
+#[tokio::test]
+async fn every_blocked_target_gets_the_same_answer() {
+    let site = Site::new().await;
+    let api = site.api().await;
+    let (open, closed) = (Receiver::start().await, ClosedPort::new());
+    open.always(Reply::body(200, "inside"));
+    let customer = api.customer("acc_1");
+    let paths = [customer.create_at(&open.url()).await, customer.create_at(&closed.url()).await];
+    let strict = site.set("sender.allow_networks", "[]");
+    let api = strict.api().await;
+    let customer = api.customer("acc_1");
+    for path in paths {
+        let sent = customer.post(&format!("{path}/test"), &json!({})).await.json();
+        assert_eq!(
+            (&sent["error"], &sent["response_snippet"], &sent["http_status"]),
+            (&"blocked_address".into(), &Value::Null, &Value::Null)
+        );
+    }
+    assert_eq!(open.count(), 0);
+}
+
+#[tokio::test]
+async fn the_command_line_sends_the_same_test() {
+    let site = Site::new().await;
+    let receiver = Receiver::start().await;
+    let webhook = site.create_webhook("acc_1", &receiver.url(), &["content.created"]).await;
+    let sent = site.json(&["webhooks", "test", &webhook.id, "--event-type", "site.connected"]).await;
+    assert_eq!(
+        (&sent["status"], &sent["trigger"], &sent["event_type"]),
+        (&"success".into(), &"test".into(), &"site.connected".into())
+    );
+    assert!(sent["request"]["headers"]["X-Webhook-Signature"].is_string());
+    assert!(receiver.wait_for(1).await.remove(0).verify(&webhook.secret).is_genuine());
+    assert_eq!(site.cli(&["webhooks", "test", &webhook.id, "--event-type", "nope"]).await.code, 2);
+    site.json(&["webhooks", "update", &webhook.id, "--active", "false"]).await;
+    let off = site.cli(&["webhooks", "test", &webhook.id]).await;
+    assert!(off.code == 1 && off.stderr.contains("switched off"), "{off:?}");
+}

@@ -1,0 +1,90 @@
+//! Without Postgres every route says so soon, and works again by itself.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::api::assert_problem;
+use crate::support::*;
+
+/// Every route that asks the database, with a body it takes.
+fn routes(webhook: &str) -> Vec<(&'static str, String, serde_json::Value)> {
+    let at = |rest: &str| format!("{webhook}{rest}");
+    vec![
+        ("GET", "/v1/webhooks".into(), json!({})),
+        ("GET", "/v1/webhooks?include=activity".into(), json!({})),
+        (
+            "POST",
+            "/v1/webhooks".into(),
+            json!({ "name": "x", "url": "http://127.0.0.1:9999/", "events": ["content.created"] }),
+        ),
+        ("GET", at(""), json!({})),
+        ("PATCH", at(""), json!({ "name": "y" })),
+        ("GET", at("/secret"), json!({})),
+        ("POST", at("/secret/regenerate"), json!({})),
+        ("POST", at("/test"), json!({})),
+        ("GET", at("/deliveries"), json!({})),
+        ("POST", at("/deliveries/01a20a1a-16ef-7628-85cf-6985fbc9f4bf/resend"), json!({})),
+        ("POST", at("/recover"), json!({ "since": "2026-01-01T00:00:00Z" })),
+        ("GET", at("/stats"), json!({})),
+        ("DELETE", at(""), json!({})),
+    ]
+}
+
+async fn assert_all_unavailable(customer: &Customer, webhook: &str) {
+    for (method, path, body) in routes(webhook) {
+        let asked = Instant::now();
+        let answer = customer.send(method, &path, &body).await;
+        assert_problem(&answer, 503, "unavailable");
+        assert!(answer.header("retry-after").is_some());
+        assert!(asked.elapsed() < Duration::from_secs(2), "{method} {path} took {:?}", asked.elapsed());
+    }
+    assert_eq!(customer.get("/v1/event-types").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_database_that_is_gone_or_silent_is_told_within_two_seconds() {
+    let site = Site::new().await;
+    let postgres = Proxy::to(site.postgres_address()).await;
+    let site = site.postgres_through(&postgres.addr());
+    let mut api = site.api().await;
+    let customer = api.customer("acc_1");
+    let path = customer.create_at("http://127.0.0.1:9999/").await;
+    postgres.refuse(true).await;
+    postgres.cut().await;
+    assert_all_unavailable(&customer, &path).await;
+    wait_until("it is not ready", async || !api.replica.is_ready().await).await;
+    postgres.refuse(false).await;
+    wait_until("it works again", async || customer.get(&path).await.status == 200).await;
+    assert!(api.replica.is_ready().await);
+    postgres.pause();
+    assert_all_unavailable(&customer, &path).await;
+    postgres.resume();
+    wait_until("it works again", async || customer.get(&path).await.status == 200).await;
+}
+
+#[tokio::test]
+async fn what_is_being_answered_at_a_stop_is_answered() {
+    let site = Site::new().await;
+    let receiver = Receiver::start().await;
+    let gate = Gate::default();
+    receiver.always(Reply::status(204).held_by(&gate));
+    for role in ["api", "run"] {
+        gate.close();
+        let mut api = site.api_of(site.launch(&[role])).await;
+        let customer = api.customer("acc_1");
+        let path = customer.create_at(&receiver.url()).await;
+        let count = receiver.count();
+        let testing = tokio::spawn({
+            let (customer, path) = (customer.clone(), path.clone());
+            async move { customer.post(&format!("{path}/test"), &json!({})).await }
+        });
+        receiver.wait_for(count + 1).await;
+        api.replica.terminate();
+        api.replica.wait_for_log("stopping, a second signal exits at once").await;
+        gate.open();
+        let answer = testing.await.unwrap();
+        assert_eq!((answer.status, answer.json()["http_status"].clone()), (200, 204.into()));
+        assert!(api.replica.wait().await.success());
+    }
+}
