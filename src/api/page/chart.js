@@ -20,7 +20,8 @@ const COLUMNS = ['Hour', 'Succeeded', 'Failed', 'p50', 'p99'];
 
 function draw(figure, data, width) {
 	const open = figure.querySelector('details')?.open;
-	const sum = (key) => number(data.reduce((total, bucket) => total + bucket[key], 0));
+	const about = data.some((bucket) => bucket.estimated) ? '≈ ' : '';
+	const sum = (key) => about + number(data.reduce((total, bucket) => total + bucket[key], 0));
 	const most = nice(Math.max(4, ...data.map((bucket) => bucket.succeeded + bucket.failed)));
 	const slowest = nice(Math.max(10, ...data.map((bucket) => bucket.p99_ms)));
 	const step = (width - LEFT) / data.length;

@@ -35,23 +35,36 @@ async fn hostile_names_urls_types_and_answers_are_shown_as_text() {
                 webhook.id
             ))
             .await;
-        stage.write_log(&webhook, 2, &format!("{text}, 'retry', 1, 500, 10, 'http_status', {text}, now() - n * interval '1 s', NULL")).await;
+        stage
+            .write_log(
+                &webhook,
+                2,
+                &format!("{text}, 'retry', 1, 500, 10, 'http_status', {text}, now() - n * interval '1 s', NULL"),
+            )
+            .await;
     }
     stage.open().await;
     for text in HOSTILE {
-        let shown = format!("[...document.querySelectorAll('.name')].some((e) => e.textContent === {})", browser::quoted(text));
+        let shown =
+            format!("[...document.querySelectorAll('.name')].some((e) => e.textContent === {})", browser::quoted(text));
         stage.browser.until(&shown).await;
     }
     is_inert(&stage).await;
     for n in 0..HOSTILE.len() {
         stage.open().await;
         stage.browser.until(&format!("document.querySelectorAll('.name').length === {}", HOSTILE.len())).await;
-        let name = stage.browser.js(&format!("const a = document.querySelectorAll('.name')[{n}]; a.click(); return a.textContent")).await;
+        let name = stage
+            .browser
+            .js(&format!("const a = document.querySelectorAll('.name')[{n}]; a.click(); return a.textContent"))
+            .await;
         stage.browser.click_on(".log summary").await;
         stage.browser.until(&format!("document.querySelector('.attempts pre')?.textContent === {name}")).await;
         is_inert(&stage).await;
         stage.browser.click("Settings").await;
-        stage.browser.until(&format!("document.querySelector('#name')?.value === {name}.replace(/[\\r\\n]/g, '')")).await;
+        stage
+            .browser
+            .until(&format!("document.querySelector('#name')?.value === {name}.replace(/[\\r\\n]/g, '')"))
+            .await;
         is_inert(&stage).await;
     }
 }
@@ -77,8 +90,15 @@ async fn long_lines_and_many_emoji_do_not_break_the_layout() {
     for text in ["a".repeat(4096), "👩‍👩‍👧‍👦".repeat(2500), "Z̵̡̢̛̗͍".repeat(300)] {
         let webhook = stage.webhook("https://hooks.example.com/a", &TYPES).await;
         let text = sql_text(&text);
-        stage.execute(&format!("UPDATE webhooks SET name = {text}, url = 'https://e.example/' || {text} WHERE id = '{}'", webhook.id)).await;
-        stage.write_log(&webhook, 1, &format!("'content.created', 'event', 1, 200, 10, NULL, {text}, now(), NULL")).await;
+        stage
+            .execute(&format!(
+                "UPDATE webhooks SET name = {text}, url = 'https://e.example/' || {text} WHERE id = '{}'",
+                webhook.id
+            ))
+            .await;
+        stage
+            .write_log(&webhook, 1, &format!("'content.created', 'event', 1, 200, 10, NULL, {text}, now(), NULL"))
+            .await;
         for width in [360, 1280] {
             stage.browser.look("light", width).await;
             stage.open().await;

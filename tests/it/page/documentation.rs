@@ -30,7 +30,7 @@ async fn a_customer_can_do_all_that_the_documentation_says() {
     page.click("Webhook Logs").await;
     receiver.script([Reply::body(503, "not now")]);
     stage.publish("content.created").await;
-    page.until("document.querySelector('.log li .outcome').classList.contains('failed')").await;
+    page.until("document.querySelector('.log li')?.innerText.includes('503')").await;
     resend(&stage, &receiver, &new).await;
     page.is_sound().await;
 }
@@ -60,17 +60,14 @@ async fn copied(stage: &Stage) -> String {
 async fn switch_off_and_on(stage: &Stage, receiver: &Receiver) {
     let page = &stage.browser;
     let before = receiver.count();
+    let witness = Receiver::start().await;
+    stage.site.create_webhook("acc_2", &witness.url(), &["content.created"]).await;
     page.click("Active").await;
     page.sees("is inactive: nothing is sent").await;
     stage.publish("content.published").await;
-    // An event behind it, for another webhook, shows that it was dealt with.
-    let witness = Receiver::start().await;
-    wait_until("a lookup sees that it is off", async || {
-        let other = stage.site.create_webhook("acc_2", &witness.url(), &["content.created"]).await;
-        stage.site.publish("acc_2", "content.created", json!({})).await;
-        witness.next().await.verify(&other.secret).is_genuine()
-    })
-    .await;
+    // What comes behind it shows that it was dealt with.
+    stage.site.publish("acc_2", "content.created", json!({})).await;
+    witness.next().await;
     assert_eq!(receiver.count(), before, "an inactive webhook is sent nothing");
     page.click("Test").await;
     page.sees("An inactive webhook cannot be tested").await;
@@ -121,5 +118,6 @@ async fn resend(stage: &Stage, receiver: &Receiver, secret: &str) {
     let again = receiver.next().await;
     assert_eq!(again.event_id(), failed.event_id());
     assert!(again.verify(secret).is_genuine());
+    page.until("document.querySelector('.log li').innerText.includes('Resent')").await;
     page.until("document.querySelector('.log li .outcome').classList.contains('success')").await;
 }

@@ -8,7 +8,10 @@ async fn the_page_and_its_files_come_with_strict_headers_and_are_small() {
     let mut process = site.launch(&["api"]).start();
     let address = process.logged("API address", "address").await;
     let html = http::get(&address, "/settings/webhooks").await;
-    assert_eq!(html.header("content-security-policy").unwrap(), "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'");
+    assert_eq!(
+        html.header("content-security-policy").unwrap(),
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    );
     assert_eq!(html.header("x-frame-options"), Some("DENY"));
     assert_eq!(html.header("referrer-policy"), Some("no-referrer"));
     assert_eq!(html.header("cache-control"), Some("no-store"));
@@ -32,7 +35,17 @@ async fn the_page_and_its_files_come_with_strict_headers_and_are_small() {
 fn nothing_in_the_page_parses_text_as_html_or_code() {
     for file in files() {
         let text = std::fs::read_to_string(folder().join(&file)).unwrap();
-        for word in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "localStorage", "sessionStorage", "style="] {
+        for word in [
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            "new Function",
+            "localStorage",
+            "sessionStorage",
+            "style=",
+        ] {
             assert!(!text.contains(word), "{file} has {word}");
         }
     }

@@ -15,7 +15,10 @@ async fn an_outage_of_the_database_is_said_and_ends_by_itself() {
     page.sees("Blog").await;
     page.is_sound().await;
     page.click("Active: Blog").await;
-    page.until("document.querySelector('.toast .failed') !== null || document.querySelector('.toast .icon.failed') !== null").await;
+    page.until(
+        "document.querySelector('.toast .failed') !== null || document.querySelector('.toast .icon.failed') !== null",
+    )
+    .await;
     assert_eq!(page.js("return document.querySelector('[role=switch]').ariaChecked").await, json!("true"));
     servers.restart("postgres").await;
     page.no_longer_sees("The service is not available right now.").await;

@@ -3,7 +3,10 @@
 use super::*;
 
 async fn is_in_the_page(stage: &Stage, secret: &str) -> bool {
-    let html = stage.browser.js("return document.documentElement.outerHTML + [...document.querySelectorAll('input')].map((e) => e.value)").await;
+    let html = stage
+        .browser
+        .js("return document.documentElement.outerHTML + [...document.querySelectorAll('input')].map((e) => e.value)")
+        .await;
     html.as_str().unwrap().contains(secret)
 }
 

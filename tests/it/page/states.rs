@@ -22,13 +22,21 @@ impl Shown {
         let off = stage.named("Staging", "http://staging.example.com/hook", &TYPES[2..4]).await;
         let good = "'content.published', 'event', 1, 200, 38 + (n * 37) % 90, NULL, '{\"ok\":true}', now() - n * n * interval '11 s', NULL";
         stage.write_log(&blog, 84, good).await;
-        stage.write_log(&failing, 70, &good.replace("content.published", "keyword.created").replace("11 s", "16 s")).await;
+        stage
+            .write_log(&failing, 70, &good.replace("content.published", "keyword.created").replace("11 s", "16 s"))
+            .await;
         let bad = "'keyword.approved', CASE n WHEN 1 THEN 'retry' ELSE 'event' END, 2 - (n > 1)::int, 503, 120 + n * 13, 'http_status',
             '{\"error\":\"maintenance\"}', now() - n * n * interval '210 s', now() + interval '28 minutes'";
         stage.write_log(&failing, 9, bad).await;
         let late = "'site.connected', 'retry', 8, NULL, 5000, 'timeout', NULL, now() - n * interval '30 minutes', NULL";
         stage.write_log(&disabled, 3, late).await;
-        stage.write_log(&gone, 1, "'content.created', 'event', 1, 410, 61, 'http_status', NULL, now() - interval '1 hour', NULL").await;
+        stage
+            .write_log(
+                &gone,
+                1,
+                "'content.created', 'event', 1, 410, 61, 'http_status', NULL, now() - interval '1 hour', NULL",
+            )
+            .await;
         stage
             .execute(&format!(
                 "UPDATE webhooks SET failing_since = now() - interval '3 hours' WHERE id = '{}';
@@ -129,11 +137,21 @@ impl Shown {
         page.sees("Delete this webhook?").await;
         stop("settings-delete").await;
         page.click("Cancel").await;
-        stage.execute(&format!("UPDATE webhooks SET url = 'https://hooks.example.com/other', updated_at = now() WHERE id = '{}'", self.blog.id)).await;
+        stage
+            .execute(&format!(
+                "UPDATE webhooks SET url = 'https://hooks.example.com/other', updated_at = now() WHERE id = '{}'",
+                self.blog.id
+            ))
+            .await;
         page.click("Save").await;
         page.sees("Not saved: this webhook was changed meanwhile").await;
         stop("settings-stale").await;
-        stage.execute(&format!("UPDATE webhooks SET url = 'https://hooks.example.com/penr', updated_at = now() WHERE id = '{}'", self.blog.id)).await;
+        stage
+            .execute(&format!(
+                "UPDATE webhooks SET url = 'https://hooks.example.com/penr', updated_at = now() WHERE id = '{}'",
+                self.blog.id
+            ))
+            .await;
     }
 }
 

@@ -80,7 +80,8 @@ async fn a_session_that_has_ended_is_said_once_and_asks_for_nothing_more() {
 #[tokio::test]
 async fn the_framing_page_is_asked_for_a_token_and_gives_one() {
     let (stage, host_page) = framed().await;
-    let give = format!("e.source.postMessage({{ type: 'penr-webhooks:token', token: '{}' }}, e.origin);", stage.token().await);
+    let give =
+        format!("e.source.postMessage({{ type: 'penr-webhooks:token', token: '{}' }}, e.origin);", stage.token().await);
     host_page.always(host(&stage.page(), &give));
     stage.browser.goto(&host_page.url()).await;
     stage.browser.enter_frame().await;
@@ -92,7 +93,10 @@ async fn the_framing_page_is_asked_for_a_token_and_gives_one() {
 #[tokio::test]
 async fn a_token_that_expires_in_an_open_page_is_replaced_by_the_framing_page() {
     let (stage, host_page) = framed().await;
-    let give = format!("e.source.postMessage({{ type: 'penr-webhooks:token', token: window.asked === 1 ? 'a.b.c' : '{}' }}, e.origin);", stage.token().await);
+    let give = format!(
+        "e.source.postMessage({{ type: 'penr-webhooks:token', token: window.asked === 1 ? 'a.b.c' : '{}' }}, e.origin);",
+        stage.token().await
+    );
     host_page.always(host(&stage.page(), &give));
     stage.browser.goto(&host_page.url()).await;
     stage.browser.enter_frame().await;
@@ -104,7 +108,10 @@ async fn a_token_that_expires_in_an_open_page_is_replaced_by_the_framing_page() 
 #[tokio::test]
 async fn a_framing_page_that_gives_only_bad_tokens_is_not_asked_for_ever() {
     let (stage, host_page) = framed().await;
-    host_page.always(host(&stage.page(), "e.source.postMessage({ type: 'penr-webhooks:token', token: 'a.b.c' }, e.origin);"));
+    host_page.always(host(
+        &stage.page(),
+        "e.source.postMessage({ type: 'penr-webhooks:token', token: 'a.b.c' }, e.origin);",
+    ));
     stage.browser.goto(&host_page.url()).await;
     stage.browser.enter_frame().await;
     stage.browser.sees("Your session has ended").await;

@@ -28,7 +28,8 @@ async fn a_webhook_that_was_disabled_is_re_enabled_and_gets_what_it_missed_by_on
 
 #[tokio::test]
 async fn a_webhook_that_fails_says_why_and_a_recovered_one_no_more() {
-    let (stage, receiver) = (Stage::on(Site::new().await.set("retry.schedule", r#"["10s"]"#)).await, Receiver::start().await);
+    let (stage, receiver) =
+        (Stage::on(Site::new().await.set("retry.schedule", r#"["10s"]"#)).await, Receiver::start().await);
     stage.named("Blog", &receiver.url(), &TYPES).await;
     receiver.script([Reply::status(503)]);
     let page = &stage.browser;

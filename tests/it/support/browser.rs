@@ -126,7 +126,8 @@ impl Browser {
     /// Clicks the first element that matches.
     pub async fn click_on(&self, selector: &str) {
         let script = format!("const e = document.querySelector({}); e?.click(); return Boolean(e)", quoted(selector));
-        eventually(&format!("there is {selector}"), async || (self.try_js(&script).await.ok()? == true).then_some(())).await;
+        eventually(&format!("there is {selector}"), async || (self.try_js(&script).await.ok()? == true).then_some(()))
+            .await;
     }
 
     /// Types into a field as a person does, over what stands there.
