@@ -1,6 +1,6 @@
 # Servers: those named by DATABASE_URL and AMQP_URL when both are set, else private ones that end with the target.
 
-.PHONY: help demo run test soak bench check clean toolchain
+.PHONY: help demo run test soak bench check screenshots clean toolchain browser
 
 help:
 	@echo "make demo    show an event's whole way, with checks"
@@ -9,6 +9,7 @@ help:
 	@echo "make soak    minutes of faults under load; PENR_SOAK_SECONDS=30 shortens them, ARGS=NAME picks some"
 	@echo "make bench   deliveries per second through one worker; BENCH=latency and others measure more"
 	@echo "make check   formatting, lints, documentation"
+	@echo "make screenshots  pictures of every state of the page into target/screenshots"
 	@echo "make clean   stop all private servers, remove what was built"
 
 demo:
@@ -18,7 +19,7 @@ run:
 	@scripts/run
 
 # Not --all-targets: that would run the benches.
-test: toolchain
+test: toolchain browser
 	scripts/with-services test cargo test $(ARGS)
 
 soak: toolchain
@@ -38,3 +39,10 @@ clean:
 
 toolchain:
 	@scripts/services toolchain
+
+browser:
+	@scripts/browser >/dev/null
+
+# Every state of the page, light and dark, narrow and wide, into target/screenshots.
+screenshots: toolchain browser
+	scripts/with-services test cargo test --test it page::screenshots -- --ignored

@@ -21,7 +21,10 @@ macro_rules! files {
 }
 
 /// What the page consists of besides itself.
-const FILES: [(&str, &str); 0] = files![];
+const FILES: [(&str, &str); 14] = files![
+    "page.css" "token.js" "page.js" "http.js" "dom.js" "words.js" "list.js" "form.js" "secret.js" "webhook.js" "logs.js"
+    "chart.js" "test.js" "settings.js"
+];
 
 pub(super) fn routes(frame_ancestors: &[String]) -> Router<Arc<Api>> {
     let page = Page::new(frame_ancestors);

@@ -18,6 +18,7 @@ mod health;
 mod hostile_receivers;
 mod migrates;
 mod never_inside;
+mod page;
 mod recovers;
 mod retries;
 mod secrets;

@@ -5,6 +5,7 @@
 pub mod api;
 pub mod attempts;
 pub mod broker;
+pub mod browser;
 pub mod checker;
 pub mod cli;
 pub mod http;
@@ -29,6 +30,7 @@ pub mod wait;
 pub use api::{Api, Customer};
 pub use attempts::LoggedAttempt;
 pub use broker::DeadLetter;
+pub use browser::Browser;
 pub use checker::{Books, Published, check};
 pub use cli::{Output, Webhook};
 pub use ledger::Ledger;

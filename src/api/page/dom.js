@@ -1,0 +1,122 @@
+// Makes elements. Text only ever becomes text: nothing here or elsewhere parses HTML.
+
+/** `h('p.muted', { id }, 'text')`; the properties may be left out. */
+export const h = (tag, ...rest) => make('http://www.w3.org/1999/xhtml', tag, rest);
+export const svg = (tag, ...rest) => make('http://www.w3.org/2000/svg', tag, rest);
+
+function make(namespace, tag, rest) {
+	const [name, ...classes] = tag.split('.');
+	const element = document.createElementNS(namespace, name || 'div');
+	if (classes.length) element.setAttribute('class', classes.join(' '));
+	const props = rest[0]?.constructor === Object ? rest.shift() : {};
+	for (const [key, value] of Object.entries(props)) {
+		if (nothing(value)) continue;
+		if (typeof value === 'function') element.addEventListener(key, value);
+		else if (key === 'value' || key === 'checked') element[key] = value;
+		else element.setAttribute(key, value === true ? '' : value);
+	}
+	put(element, rest);
+	return element;
+}
+
+const nothing = (value) => value === undefined || value === null || value === false;
+
+export const put = (element, ...children) => element.replaceChildren(...children.flat(9).filter((child) => !nothing(child)));
+
+const PATHS = {
+	success: 'M8 1.5a6.5 6.5 0 1 1 0 13 6.5 6.5 0 0 1 0-13Zm-3 6.7 2.1 2.1 4-4.3',
+	failed: 'M4.6 1.5h6.8l3.1 3.1v6.8l-3.1 3.1H4.6l-3.1-3.1V4.6ZM5.7 5.7l4.6 4.6m0-4.6-4.6 4.6',
+	none: 'M2.5 8a5.5 5.5 0 1 1 11 0 5.5 5.5 0 0 1-11 0',
+	warning: 'M8 2 15 14H1ZM8 6.5v3.2m0 1.8v.3',
+	plus: 'M8 3v10M3 8h10',
+	back: 'M10 3 5 8l5 5',
+	open: 'm6 4 4 4-4 4',
+};
+export const icon = (name) => svg(`svg.icon.${name}`, { viewBox: '0 0 16 16', 'aria-hidden': 'true' }, svg('path', { d: PATHS[name] }));
+
+/** A button that runs its work once at a time, and says what went wrong. */
+export function button(label, work, kind = '', props = {}) {
+	const own = h(`button.button${kind}`, { type: 'button', click: () => act(own, () => work(own)), ...props }, label);
+	return own;
+}
+
+export const submit = (label) => h('button.button.primary', { type: 'submit' }, label);
+
+export async function act(control, work) {
+	if (control.ariaDisabled) return;
+	control.ariaDisabled = 'true';
+	try {
+		await work();
+	} catch (problem) {
+		if (problem.status !== 401 && problem.name !== 'AbortError') say(problem.message, 'failed');
+	} finally {
+		control.ariaDisabled = null;
+	}
+}
+
+const status = document.getElementById('status');
+let clearing = 0;
+export function say(text, kind = 'success') {
+	clearTimeout(clearing);
+	put(status, h('p.toast', icon(kind), h('span', text)));
+	clearing = setTimeout(put, kind === 'success' ? 6000 : 12_000, status);
+}
+
+/** Whether the answer was yes. */
+export function confirm(title, lines, yes) {
+	return new Promise((resolve) => {
+		const dialog = h('dialog', { 'aria-labelledby': 'question', close: () => { dialog.remove(); resolve(dialog.returnValue === 'yes'); } },
+			h('h2', { id: 'question' }, title), lines.map((line) => h('p', line)),
+			h('.actions', button('Cancel', () => dialog.close('')), button(yes, () => dialog.close('yes'), '.danger')));
+		document.body.append(dialog);
+		dialog.showModal();
+	});
+}
+
+/** Text as it came, in a box that scrolls by keyboard too. */
+export const block = (label, text, copyable = true) =>
+	h('.block', h('.block-head', h('span', label), copyable && copyButton(() => text, `Copy ${label.toLowerCase()}`)), code(label, text));
+
+export const code = (label, text) => h('pre', { tabindex: 0, role: 'group', 'aria-label': label }, text);
+
+export const copyButton = (text, label) => button('Copy', async () => {
+	if (await copy(await text())) say('Copied to the clipboard.');
+	else say('The browser did not allow it. Select the text and copy it by hand.', 'failed');
+}, '.small', { 'aria-label': label });
+
+async function copy(text) {
+	try {
+		await navigator.clipboard.writeText(text);
+		return true;
+	} catch {
+		// A frame without the permission; the old way needs none.
+		const area = h('textarea.hidden', { 'aria-hidden': 'true', value: text });
+		const focused = document.activeElement;
+		document.body.append(area);
+		area.select();
+		const done = document.execCommand('copy');
+		area.remove();
+		focused?.focus();
+		return done;
+	}
+}
+
+/** A switch that shows what is, not what was asked for. */
+export const toggle = (on, label, change) =>
+	h('button.switch', { type: 'button', role: 'switch', 'aria-checked': String(on), 'aria-label': label, 'data-key': 'active',
+		click: ({ currentTarget: own }) => act(own, () => change(own.ariaChecked !== 'true', own)) });
+
+export const notice = (kind, title, ...children) =>
+	h(`.notice${kind}`, icon(kind ? 'failed' : 'warning'), h('div', h('strong', title), children));
+
+export const section = (title, ...children) => h('section.card', { 'aria-label': title }, h('h2', title), children);
+
+export const skeleton = (lines) => h('.card.skeleton', { role: 'status' }, h('span.hidden', 'Loading…'), Array.from({ length: lines }, () => h('i')));
+
+export const empty = (title, ...children) => h('.card.empty', h(document.querySelector('h1') ? 'h2' : 'h1', { tabindex: -1 }, title), children);
+
+export const link = (label, href, kind = '') => h(`a.button${kind}`, { href }, label);
+export const crumb = () => h('a.crumb', { href: '#/webhooks' }, icon('back'), 'Webhooks');
+
+/** Each row says them too, to those who do not see. */
+export const columns = (kind, ...names) => h(`.columns.${kind}`, { 'aria-hidden': 'true' }, names.map((name) => h('span', name)));

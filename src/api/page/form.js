@@ -1,0 +1,128 @@
+// The fields of a webhook, with the API's reasons beside them; and a new webhook.
+import { ask, eventTypes, poll } from './http.js';
+import { act, crumb, h, icon, link, notice, put, section, skeleton, submit } from './dom.js';
+import { sentence } from './list.js';
+import { secretBox, snippets } from './secret.js';
+
+export function webhookFields(types, values) {
+	const name = textField('name', 'Name', values.name, 'For example “Blog”.');
+	const url = textField('url', 'URL', values.url, 'It must be reachable from the internet.',
+		{ type: 'url', placeholder: 'https://hooks.your-company.com/penr' });
+	const plain = h('.warn', icon('warning'), h('span', 'Not encrypted: anyone on the way can read the events. Use https:// if you can.'));
+	const warn = () => { plain.hidden = !/^\s*http:/i.test(url.input.value); };
+	url.input.addEventListener('input', warn);
+	warn();
+	url.element.append(plain);
+	const fields = { name, url, events: eventField(types, values.events) };
+	const problem = h('div', { role: 'alert' });
+	const clear = () => {
+		put(problem);
+		for (const field of Object.values(fields)) field.says('');
+	};
+	return {
+		element: h('div', problem, Object.values(fields).map((field) => field.element)),
+		values: () => Object.fromEntries(Object.entries(fields).map(([key, field]) => [key, field.value()])),
+		problem,
+		clear,
+		/** Says each reason at its field, and takes the reader to the first. */
+		show(failed) {
+			clear();
+			const elsewhere = [];
+			for (const { field, reason } of failed.errors) {
+				const own = fields[field.split(/\W/)[0]];
+				if (own) own.says(reason);
+				else elsewhere.push(reason);
+			}
+			const first = Object.values(fields).find((field) => field.bad());
+			if (!first || elsewhere.length) put(problem, notice('.bad', 'Not saved', h('p', sentence(elsewhere.join(' ') || failed.message))));
+			first?.focus();
+		},
+	};
+}
+
+function textField(id, label, value, hint, props = {}) {
+	const input = h('input', { id, name: id, value, spellcheck: 'false', autocomplete: 'off', required: true, 'aria-describedby': `${id}-error ${id}-hint`, ...props });
+	const error = errorLine(id);
+	return {
+		input, value: () => input.value.trim(),
+		element: h('.field', h('label', { for: id }, label), input, error, h('p.hint', { id: `${id}-hint` }, hint)),
+		...reports(error, input, input),
+	};
+}
+
+const errorLine = (id) => h('p.error', { id: `${id}-error`, hidden: true });
+
+const reports = (error, marked, target) => ({
+	says(reason) {
+		put(error, icon('failed'), h('span', sentence(reason)));
+		error.hidden = !reason;
+		marked.ariaInvalid = reason ? 'true' : null;
+	},
+	bad: () => !error.hidden,
+	focus: () => target.focus(),
+});
+
+function eventField(types, chosen) {
+	const boxes = [];
+	const every = h('input', { type: 'checkbox', id: 'all-events', change: () => boxes.forEach((box) => { box.checked = every.checked; }) });
+	const update = () => {
+		const on = boxes.filter((box) => box.checked).length;
+		every.checked = on === boxes.length;
+		every.indeterminate = on > 0 && !every.checked;
+	};
+	const choice = ({ type, name, description }) => {
+		const id = `event-${type}`;
+		const box = h('input', { type: 'checkbox', name: 'events', id, value: type, checked: chosen.includes(type), change: update, 'aria-describedby': `${id}-about` });
+		boxes.push(box);
+		return h('.choice', box, h('div', h('label', { for: id }, name), h('code', type), h('p.hint', { id: `${id}-about` }, description)));
+	};
+	const error = errorLine('events');
+	const groups = Map.groupBy(types, ({ type }) => sentence(type.split('.')[0]));
+	const element = h('fieldset.field', { 'aria-describedby': 'events-error' },
+		h('legend', 'Events'), error,
+		h('.choice', every, h('label', { for: 'all-events' }, 'Select all')),
+		h('.groups', [...groups].map(([group, members]) => h('fieldset.group', h('legend', group), members.map(choice)))));
+	update();
+	return { element, value: () => boxes.filter((box) => box.checked).map((box) => box.value), ...reports(error, element, boxes[0] ?? every) };
+}
+
+/** A refusal of `save` is said in the fields, or by `refused`. */
+export function webhookForm(fields, actions, save, refused = () => false) {
+	const control = submit('Save');
+	const send = () => act(control, async () => {
+		try {
+			await save();
+		} catch (problem) {
+			if (problem.status === 401 || problem.name === 'AbortError') throw problem;
+			if (!await refused(problem)) fields.show(problem);
+		}
+	});
+	const element = h('form', { novalidate: true, submit: (event) => { event.preventDefault(); send(); } }, fields.element, h('.actions', actions, control));
+	return { element, send };
+}
+
+export function createView(main, signal) {
+	document.title = 'Create Webhook';
+	const body = h('.card', skeleton(6));
+	put(main, crumb(), h('h1', { tabindex: -1 }, 'Create Webhook'), body);
+	poll(body, 0, signal, async () => {
+		const fields = webhookFields(await eventTypes(signal), { name: '', url: '', events: [] });
+		const save = async () => created((await ask('POST', '/webhooks', { body: fields.values() })).data);
+		put(body, webhookForm(fields, link('Cancel', '#/webhooks'), save).element);
+	});
+
+	function created({ id, name, secret }) {
+		if (signal.aborted) return;
+		document.title = 'Webhook created';
+		signal.addEventListener('abort', () => { secret = ''; });
+		const heading = h('h1', { tabindex: -1 }, 'Webhook created');
+		put(main, crumb(), heading,
+			h('p.muted', h('bdi', name), ' is active. Verify each request with its secret.'),
+			section('Signing secret', secretBox(() => secret, signal),
+				h('p.hint', 'Treat it like a password.')),
+			section('Verify requests', snippets()),
+			h('.actions', link('Go to the webhook', `#/webhooks/${id}/logs`), link('Send a test', `#/webhooks/${id}/test`, '.primary')));
+		scrollTo(0, 0);
+		heading.focus({ preventScroll: true });
+	}
+}

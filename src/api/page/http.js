@@ -1,0 +1,119 @@
+// Speaks with the API. A refused token is renewed once, never in a loop.
+import * as token from './token.js';
+import { button, empty, h, link, put } from './dom.js';
+
+const TIMEOUT_MS = 20_000;
+const SLOWEST_POLL_MS = 10_000;
+
+export class Problem extends Error {
+	/** Status 0: no answer came. */
+	constructor(status, body, headers) {
+		super(body?.detail || body?.title || `The service answered ${status}.`);
+		this.status = status;
+		this.errors = Array.isArray(body?.errors) ? body.errors : [];
+		this.retryAfter = Number(headers?.get('retry-after')) || 0;
+		const id = body?.request_id ?? headers?.get('x-request-id');
+		if (status >= 500 && id) this.message += ` (request ${id})`;
+		this.passes = status === 0 || status === 429 || status >= 500;
+	}
+}
+
+let signedOut = () => {};
+export const onSignedOut = (listener) => { signedOut = listener; };
+
+/** `path` is below /v1; gives `data` and `etag`. */
+export async function ask(method, path, options = {}) {
+	let used = token.current();
+	let answer = used && await send(method, path, options, used);
+	if (!answer || answer.status === 401) {
+		const renewed = token.current() !== used || await token.renew();
+		used = token.current();
+		if (renewed && used) answer = await send(method, path, options, used);
+	}
+	options.signal?.throwIfAborted();
+	if (!answer || answer.status === 401) {
+		// A newer one may have come meanwhile.
+		if (token.current() === used) {
+			token.forget();
+			signedOut();
+		}
+		throw new Problem(401, { title: 'Your session has ended.' });
+	}
+	const data = await answer.json().catch(() => null);
+	if (!answer.ok) throw new Problem(answer.status, data, answer.headers);
+	return { data, etag: answer.headers.get('etag') };
+}
+
+export const get = async (path, signal) => (await ask('GET', path, { signal })).data;
+
+async function send(method, path, { body, etag, signal }, bearer) {
+	const headers = { Authorization: `Bearer ${bearer}` };
+	if (body) headers['Content-Type'] = 'application/json';
+	if (etag) headers['If-Match'] = etag;
+	const timeout = AbortSignal.timeout(TIMEOUT_MS);
+	try {
+		return await fetch(`/v1${path}`, {
+			method, headers, body: body && JSON.stringify(body), cache: 'no-store', credentials: 'omit', redirect: 'error',
+			signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
+		});
+	} catch (error) {
+		signal?.throwIfAborted();
+		const look = method === 'GET' ? '' : ' It may have been done all the same: look before you try again.';
+		throw new Problem(0, { title: `The service could not be reached.${look}` });
+	}
+}
+
+export const webhookPath = (id) => `/webhooks/${encodeURIComponent(id)}`;
+
+let types;
+/** The catalogue of event types, fetched once. */
+export const eventTypes = async (signal) => (types ??= (await get('/event-types', signal)).data);
+
+export const broken = (problem, again) => (problem.status === 404
+	? empty('This webhook does not exist', h('p', 'It was deleted, or belongs to another account.'), link('All webhooks', '#/webhooks'))
+	: empty('This could not be loaded', h('p', problem.message), button('Try again', again)));
+
+const outage = document.getElementById('outage');
+
+function sayOutage(text) {
+	if (outage.textContent !== text) put(outage, text);
+	outage.hidden = !text;
+}
+
+/**
+ * Runs `work` now and `ms` after each end while the page is visible; with 0 ms until it has succeeded once. A problem
+ * that passes is waited out, every other one stands in `place`. Returns how to ask at once.
+ */
+export function poll(place, ms, signal, work) {
+	let timer = 0, failures = 0, running = false, over = false;
+	const again = () => { over = false; run(); };
+	const run = async () => {
+		clearTimeout(timer);
+		if (running || over || signal.aborted || document.hidden) return;
+		running = true;
+		let wait = ms;
+		try {
+			await work();
+			if (failures) sayOutage('');
+			failures = 0;
+			over = !ms;
+		} catch (problem) {
+			if (signal.aborted) return;
+			over = !problem.passes;
+			if (over) return put(place, broken(problem, again));
+			failures += 1;
+			sayOutage('The service is not available right now. What you see may be out of date.');
+			wait = Math.max(Math.min(500 * 2 ** failures, SLOWEST_POLL_MS), Math.min(problem.retryAfter, 60) * 1000);
+		} finally {
+			running = false;
+		}
+		if (!over && !signal.aborted) timer = setTimeout(run, wait);
+	};
+	document.addEventListener('visibilitychange', run, { signal });
+	signal.addEventListener('abort', () => {
+		clearTimeout(timer);
+		if (failures) sayOutage('');
+	});
+	run();
+	return run;
+}

@@ -1,0 +1,67 @@
+// Settings > Webhooks: shows the view that the fragment names, or how to get a token.
+import * as token from './token.js';
+import { onSignedOut } from './http.js';
+import { button, code, empty, h, put, skeleton } from './dom.js';
+import { listView } from './list.js';
+import { createView } from './form.js';
+import { webhookView } from './webhook.js';
+
+const main = document.getElementById('main');
+let open = null;
+let shell = null;
+let hadToken = false;
+
+function close() {
+	open?.abort();
+	open = shell = null;
+	for (const dialog of document.querySelectorAll('dialog')) dialog.close('');
+}
+
+function route() {
+	const [, , id, tab] = location.hash.split('/');
+	if (shell && shell.id === id) return shell.show(tab);
+	close();
+	open = new AbortController();
+	if (!id) listView(main, open.signal);
+	else if (id === 'new') createView(main, open.signal);
+	else shell = webhookView(main, id, tab, open.signal);
+	scrollTo(0, 0);
+	if (hadToken) main.querySelector('h1')?.focus({ preventScroll: true });
+	hadToken = true;
+}
+
+function noToken() {
+	close();
+	put(main);
+	document.title = 'Webhooks';
+	put(main, empty(hadToken ? 'Your session has ended' : 'Open this page from your settings',
+		h('p', hadToken
+			? 'Open Settings › Webhooks in penr.ai again to go on.'
+			: 'This page needs an access token, which penr.ai hands over when you open Settings › Webhooks there. Reloading loses it.'),
+		token.hasHost && button('Try again', start, '.primary'),
+		h('details', h('summary', 'For developers'), h('p', 'Print a token, and open this page with it:'),
+			code('Command', `penr-webhooks token --account acc_42\n\n${location.origin}${location.pathname}#token=…`))));
+}
+
+async function start() {
+	if (token.current()) return route();
+	put(main, skeleton(3));
+	if (!await token.renew()) noToken();
+}
+
+onSignedOut(noToken);
+token.onToken(() => { if (!open) route(); });
+addEventListener('hashchange', () => {
+	if (location.hash.startsWith('#token=')) {
+		close();
+		token.takeFromAddress();
+	} else if (token.current()) route();
+});
+// Going back in the browser finds nothing of an account.
+addEventListener('pagehide', () => {
+	close();
+	token.forget();
+	put(main);
+});
+addEventListener('pageshow', (event) => { if (event.persisted) start(); });
+start();

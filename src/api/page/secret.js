@@ -1,0 +1,75 @@
+// A secret that is in the page only while revealed; and code that verifies with it.
+import { block, button, copyButton, h, put } from './dom.js';
+
+const SHOWN_MS = 30_000;
+const MASK = `whsec_${'•'.repeat(24)}`;
+
+export function secretBox(read, signal) {
+	const value = h('code.secret');
+	let timer = 0;
+	const show = (secret) => {
+		clearTimeout(timer);
+		put(value, secret || MASK);
+		put(reveal, secret ? 'Hide' : 'Reveal');
+		reveal.ariaPressed = String(Boolean(secret));
+		if (secret) timer = setTimeout(show, SHOWN_MS);
+	};
+	const reveal = button('', async () => {
+		const secret = reveal.ariaPressed === 'true' ? '' : await read();
+		show(signal.aborted ? '' : secret);
+	}, '.small');
+	show();
+	signal.addEventListener('abort', () => show());
+	return h('.secret-box', { hide: () => show() }, value, reveal, copyButton(read, 'Copy secret'));
+}
+
+const CODE = {
+	'Node.js': `const crypto = require('node:crypto');
+
+// rawBody: the bytes as they came; signature: X-Webhook-Signature
+function verify(secret, rawBody, signature) {
+  const expected = crypto.createHmac('sha256', secret).update(rawBody).digest();
+  const given = Buffer.from(signature ?? '', 'hex');
+  return given.length === expected.length && crypto.timingSafeEqual(given, expected);
+}`,
+	Python: `import hashlib, hmac
+
+# raw_body: the bytes as they came; signature: X-Webhook-Signature
+def verify(secret: str, raw_body: bytes, signature: str) -> bool:
+    expected = hmac.new(secret.encode(), raw_body, hashlib.sha256).hexdigest()
+    return hmac.compare_digest(expected.encode(), signature.encode())`,
+	Go: `import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+)
+
+// rawBody: the bytes as they came; signature: X-Webhook-Signature
+func verify(secret string, rawBody []byte, signature string) bool {
+	mac := hmac.New(sha256.New, []byte(secret))
+	mac.Write(rawBody)
+	given, err := hex.DecodeString(signature)
+	return err == nil && hmac.Equal(given, mac.Sum(nil))
+}`,
+	PHP: `// file_get_contents('php://input'), $_SERVER['HTTP_X_WEBHOOK_SIGNATURE']
+function verify(string $secret, string $rawBody, string $signature): bool {
+    return hash_equals(hash_hmac('sha256', $rawBody, $secret), $signature);
+}`,
+	Ruby: `require "openssl"
+
+# request.body.read, request.get_header("HTTP_X_WEBHOOK_SIGNATURE")
+def verify(secret, raw_body, signature)
+  OpenSSL.secure_compare(OpenSSL::HMAC.hexdigest("SHA256", secret, raw_body), signature)
+end`,
+};
+
+export function snippets() {
+	const area = h('div');
+	const choose = (name) => put(area, block(`${name} code`, CODE[name]));
+	choose('Node.js');
+	return h('div',
+		h('fieldset.segments', h('legend.hidden', 'Language'), Object.keys(CODE).map((name) => h('label',
+			h('input', { type: 'radio', name: 'language', checked: name === 'Node.js', change: () => choose(name) }), h('span', name)))),
+		area,
+		h('p.hint', h('code', 'Webhook-Signature'), ' follows standardwebhooks.com, whose libraries check the time of sending too.'));
+}

@@ -1,0 +1,71 @@
+// Keeps the bearer token: it comes in the fragment, which is erased at once, lives in memory only, and is renewed by the
+// framing page. Imports nothing, so that nothing delays the erasing.
+
+const RENEW_SECONDS_BEFORE = 60;
+const HOST_ANSWERS_WITHIN_MS = 8000;
+
+let token = '';
+let asking = null;
+let renewal = 0;
+const listeners = new Set();
+
+const hosts = document.querySelector('meta[name=host-origins]').content.split(' ').filter(Boolean);
+export const hasHost = parent !== window && hosts.length > 0;
+
+export const current = () => token;
+/** Calls `listener` for every new token. */
+export const onToken = (listener) => listeners.add(listener);
+
+export function forget() {
+	token = '';
+	clearTimeout(renewal);
+}
+
+export function takeFromAddress() {
+	const given = /^#token=([^&]*)/.exec(location.hash);
+	if (!given) return;
+	history.replaceState(null, '', location.pathname + location.search + '#/webhooks');
+	adopt(given[1]);
+}
+
+/** Asks the framing page for a token; whether one came. */
+export function renew() {
+	if (!hasHost) return Promise.resolve(false);
+	asking ??= new Promise((resolve) => {
+		const done = (came) => {
+			clearTimeout(timer);
+			listeners.delete(heard);
+			asking = null;
+			resolve(came);
+		};
+		const heard = () => done(true);
+		const timer = setTimeout(done, HOST_ANSWERS_WITHIN_MS, false);
+		listeners.add(heard);
+		for (const host of hosts) parent.postMessage({ type: 'penr-webhooks:token-needed' }, host);
+	});
+	return asking;
+}
+
+function adopt(given) {
+	if (!given) return;
+	token = given;
+	clearTimeout(renewal);
+	const ms = (expiry(given) - RENEW_SECONDS_BEFORE) * 1000 - Date.now();
+	if (hasHost && ms > 0) renewal = setTimeout(renew, Math.min(ms, 86_400_000));
+	for (const listener of [...listeners]) listener();
+}
+
+function expiry(jwt) {
+	try {
+		return JSON.parse(atob(jwt.split('.')[1].replace(/-/g, '+').replace(/_/g, '/'))).exp;
+	} catch {
+		return NaN;
+	}
+}
+
+addEventListener('message', ({ source, origin, data }) => {
+	if (!hasHost || source !== parent || !hosts.includes(origin)) return;
+	if (data?.type === 'penr-webhooks:token' && typeof data.token === 'string') adopt(data.token);
+});
+
+takeFromAddress();

@@ -1,0 +1,55 @@
+// One webhook: its name, its state and its trouble, above its log, its test and its settings.
+import { ask, get, poll, webhookPath } from './http.js';
+import { crumb, h, put, say, skeleton, toggle } from './dom.js';
+import { outcome } from './words.js';
+import { banner, switched } from './list.js';
+import { logsTab } from './logs.js';
+import { settingsTab } from './settings.js';
+import { testTab } from './test.js';
+
+const EVERY_MS = 5000;
+const TABS = { logs: ['Webhook Logs', logsTab], test: ['Test', testTab], settings: ['Settings', settingsTab] };
+
+export function webhookView(main, id, tab, signal) {
+	document.title = 'Webhook';
+	const head = h('.title', skeleton(1)), trouble = h('div'), body = h('div');
+	const links = Object.entries(TABS).map(([key, [label]]) => h('a', { href: `#/webhooks/${id}/${key}`, 'data-tab': key }, label));
+	put(main, crumb(), head, trouble, h('nav.tabs', { 'aria-label': 'Webhook' }, links), body);
+	let webhook, open, changed;
+
+	const refresh = poll(main, EVERY_MS, signal, async () => show(await get(webhookPath(id), signal)));
+
+	function show(now) {
+		const first = !webhook;
+		if (signal.aborted || JSON.stringify(now) === JSON.stringify(webhook)) return;
+		const held = !first && document.activeElement.dataset.key;
+		webhook = now;
+		document.title = `${now.name} · Webhooks`;
+		const state = now.active ? (now.failing_since ? ['failed', 'Failing'] : ['success', 'Active']) : [now.disabled_reason ? 'failed' : 'none', now.disabled_reason ? 'Disabled' : 'Inactive'];
+		const heading = h('h1', { tabindex: -1 }, h('bdi', now.name));
+		put(head, h('div', heading, h('p.url', h('bdi', now.url))), h('.state', outcome(...state), toggle(now.active, 'Active', async (active) => {
+			const { data } = await ask('PATCH', webhookPath(id), { body: { active } });
+			show(data);
+			say(switched(data));
+		})));
+		put(trouble, banner(now, signal, refresh));
+		if (held) main.querySelector(`[data-key=${held}]`)?.focus();
+		if (!first) return changed?.();
+		if (document.activeElement === document.body) heading.focus({ preventScroll: true });
+		choose(tab);
+	}
+
+	function choose(wanted) {
+		tab = TABS[wanted] ? wanted : 'logs';
+		for (const one of links) one.ariaCurrent = one.dataset.tab === tab ? 'page' : null;
+		if (!webhook) return;
+		open?.abort();
+		open = new AbortController();
+		changed = null;
+		TABS[tab][1](body, { id, signal: open.signal, show, webhook: () => webhook, onChange: (listener) => { changed = listener; } });
+	}
+
+	signal.addEventListener('abort', () => open?.abort());
+	choose(tab);
+	return { id, show: choose };
+}

@@ -1,0 +1,106 @@
+//! The page Settings > Webhooks, used in a real browser as a customer uses it.
+
+use serde_json::json;
+
+use crate::support::replica::ATTACHED;
+use crate::support::*;
+
+mod bad_text;
+mod documentation;
+mod edits;
+mod files;
+mod log;
+mod outages;
+mod screenshots;
+mod secrets;
+mod states;
+mod tokens;
+mod trouble;
+
+const ACCOUNT: &str = "acc_1";
+const TYPES: [&str; 7] = [
+    "content.created",
+    "content.updated",
+    "content.published",
+    "content.scheduled",
+    "keyword.created",
+    "keyword.approved",
+    "site.connected",
+];
+
+/// A customer before the page, which a process serves that delivers too.
+struct Stage {
+    site: Site,
+    process: Replica,
+    address: String,
+    browser: Browser,
+}
+
+impl Stage {
+    async fn set() -> Self {
+        Self::on(Site::new().await).await
+    }
+
+    async fn on(site: Site) -> Self {
+        let mut process = site.launch(&["run"]).start();
+        process.wait_for_log(ATTACHED).await;
+        let address = process.logged("API address", "address").await;
+        Self { site, process, address, browser: Browser::start().await }
+    }
+
+    fn page(&self) -> String {
+        format!("http://{}/settings/webhooks", self.address)
+    }
+
+    async fn token(&self) -> String {
+        let token = self.site.json(&["token", "--account", ACCOUNT]).await;
+        token["token"].as_str().expect("a token is text").to_owned()
+    }
+
+    /// The page as penr.ai opens it.
+    async fn open(&self) {
+        self.browser.goto(&format!("{}#token={}", self.page(), self.token().await)).await;
+        self.browser.until("document.querySelector('h1') !== null").await;
+    }
+
+    /// Opens the page and goes to a view of it.
+    async fn open_at(&self, view: &str) {
+        self.open().await;
+        self.go(view).await;
+    }
+
+    async fn go(&self, view: &str) {
+        self.browser.js(&format!("location.hash = '#/webhooks{view}'")).await;
+        self.browser.until(&format!("location.hash === '#/webhooks{view}'")).await;
+    }
+
+    async fn webhook(&self, url: &str, types: &[&str]) -> Webhook {
+        self.site.create_webhook(ACCOUNT, url, types).await
+    }
+
+    async fn named(&self, name: &str, url: &str, types: &[&str]) -> Webhook {
+        let webhook = self.webhook(url, types).await;
+        self.site.json(&["webhooks", "update", &webhook.id, "--name", name]).await;
+        webhook
+    }
+
+    async fn execute(&self, sql: &str) {
+        self.site.sql().await.batch_execute(sql).await.unwrap();
+    }
+
+    /// Log rows of the last hours, as deliveries leave them.
+    async fn write_log(&self, webhook: &Webhook, rows: i64, columns: &str) {
+        let sql = format!(
+            "INSERT INTO attempts (id, webhook_id, delivery_id, event_day, event_key, event_id, event_type, trigger, attempt,
+                 http_status, duration_ms, error, response_snippet, created_at, next_attempt_at)
+             SELECT gen_random_uuid(), '{}', gen_random_uuid(), current_date, gen_random_uuid(), 'evt_' || n, {columns}
+             FROM generate_series(1, {rows}) AS n",
+            webhook.id
+        );
+        self.execute(&sql).await;
+    }
+
+    async fn publish(&self, event_type: &str) -> String {
+        self.site.publish(ACCOUNT, event_type, json!({ "title": "Hello" })).await
+    }
+}

@@ -1,0 +1,106 @@
+//! Saving: errors stand beside their fields, and nobody's change is lost.
+
+use super::*;
+
+#[tokio::test]
+async fn a_stale_edit_in_a_second_tab_is_shown_as_such_and_changes_nothing() {
+    let stage = Stage::set().await;
+    let webhook = stage.named("Blog", "https://hooks.example.com/a", &["content.created"]).await;
+    let view = format!("/{}/settings", webhook.id);
+    let page = &stage.browser;
+    stage.open_at(&view).await;
+    page.until("document.querySelector('#name')?.value === 'Blog'").await;
+    let first = page.new_tab().await;
+    stage.open_at(&view).await;
+    page.fill("#name", "Theirs").await;
+    page.click("Save").await;
+    page.sees("Saved.").await;
+
+    page.switch_to(first).await;
+    page.fill("#name", "Mine").await;
+    page.click("Save").await;
+    page.sees("Not saved: this webhook was changed meanwhile").await;
+    page.sees("Name is now: Theirs").await;
+    assert_eq!(stage.site.webhook(&webhook.id).await["name"], "Theirs");
+    assert_eq!(page.js("return document.querySelector('#name').value").await, json!("Mine"));
+    page.is_sound().await;
+    page.click("Save mine anyway").await;
+    page.sees("Saved.").await;
+    assert_eq!(stage.site.webhook(&webhook.id).await["name"], "Mine");
+}
+
+#[tokio::test]
+async fn a_stale_edit_can_be_given_up_for_what_was_saved() {
+    let stage = Stage::set().await;
+    let webhook = stage.named("Blog", "https://hooks.example.com/a", &["content.created"]).await;
+    let page = &stage.browser;
+    stage.open_at(&format!("/{}/settings", webhook.id)).await;
+    page.fill("#name", "Mine").await;
+    stage.site.json(&["webhooks", "update", &webhook.id, "--name", "Theirs"]).await;
+    page.click("Save").await;
+    page.click("Discard mine, load theirs").await;
+    page.until("document.querySelector('#name').value === 'Theirs'").await;
+    page.fill("#name", "Both").await;
+    page.click("Save").await;
+    page.sees("Saved.").await;
+    assert_eq!(stage.site.webhook(&webhook.id).await["name"], "Both");
+}
+
+#[tokio::test]
+async fn what_is_wrong_stands_beside_its_field_and_takes_the_focus() {
+    let stage = Stage::set().await;
+    let page = &stage.browser;
+    stage.open_at("/new").await;
+    page.fill("#name", "Blog").await;
+    page.fill("#url", "https://localhost/hook").await;
+    page.click("Save").await;
+    page.until("document.querySelector('#url').getAttribute('aria-invalid') === 'true'").await;
+    page.until("document.activeElement.id === 'url'").await;
+    page.until("document.querySelector('#url-error').checkVisibility() && document.querySelector('#events-error').checkVisibility() && !document.querySelector('#name-error').checkVisibility()").await;
+    page.is_sound().await;
+    page.fill("#url", "https://hooks.example.com/a").await;
+    page.click("Site Connected").await;
+    page.click("Save").await;
+    page.sees("Webhook created").await;
+}
+
+#[tokio::test]
+async fn a_webhook_is_deleted_after_a_question_and_its_address_says_so() {
+    let stage = Stage::set().await;
+    let webhook = stage.named("Blog", "https://hooks.example.com/a", &TYPES).await;
+    let page = &stage.browser;
+    stage.open_at(&format!("/{}/settings", webhook.id)).await;
+    page.click("Delete webhook").await;
+    page.click("Cancel").await;
+    page.click("Delete webhook").await;
+    page.sees("are lost for ever").await;
+    page.is_sound().await;
+    page.click("Delete").await;
+    page.sees("No webhooks yet").await;
+    page.back().await;
+    page.sees("This webhook does not exist").await;
+}
+
+#[tokio::test]
+async fn all_of_it_works_by_keyboard() {
+    let stage = Stage::set().await;
+    let page = &stage.browser;
+    stage.open().await;
+    page.sees("No webhooks yet").await;
+    let tab = "\u{e004}";
+    page.press(tab).await;
+    page.until("document.activeElement.innerText === 'Create Webhook'").await;
+    page.press("\u{e007}").await;
+    page.until("document.activeElement.tagName === 'H1' && document.querySelector('#name') !== null").await;
+    page.press(tab).await;
+    page.until("document.activeElement.id === 'name'").await;
+    page.press("Blog").await;
+    page.press(tab).await;
+    page.press("https://hooks.example.com/a").await;
+    page.press(tab).await;
+    page.until("document.activeElement.id === 'all-events'").await;
+    page.press(" ").await;
+    page.press("\u{e007}").await;
+    page.sees("Webhook created").await;
+    page.until("document.activeElement.tagName === 'H1'").await;
+}

@@ -1,0 +1,61 @@
+//! The page's own files: small, complete, locked up.
+
+use super::*;
+
+#[tokio::test]
+async fn the_page_and_its_files_come_with_strict_headers_and_are_small() {
+    let site = Site::new().await;
+    let mut process = site.launch(&["api"]).start();
+    let address = process.logged("API address", "address").await;
+    let html = http::get(&address, "/settings/webhooks").await;
+    assert_eq!(
+        html.header("content-security-policy").unwrap(),
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    );
+    assert_eq!(html.header("x-frame-options"), Some("DENY"));
+    assert_eq!(html.header("referrer-policy"), Some("no-referrer"));
+    assert_eq!(html.header("cache-control"), Some("no-store"));
+    let mut bytes = html.body.len();
+    for file in files() {
+        if file == "index.html" {
+            continue;
+        }
+        let answer = http::get(&address, &format!("/settings/webhooks/{file}")).await;
+        let kind = if file.ends_with(".css") { "text/css" } else { "text/javascript" };
+        assert_eq!(answer.status, 200, "{file}");
+        assert!(answer.header("content-type").unwrap().starts_with(kind), "{file}");
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"), "{file}");
+        assert!(answer.header("cross-origin-opener-policy").is_some() && answer.header("permissions-policy").is_some());
+        bytes += answer.body.len();
+    }
+    assert!(bytes < 60 * 1024, "the page has {bytes} bytes");
+}
+
+#[test]
+fn nothing_in_the_page_parses_text_as_html_or_code() {
+    for file in files() {
+        let text = std::fs::read_to_string(folder().join(&file)).unwrap();
+        for word in [
+            "innerHTML",
+            "outerHTML",
+            "insertAdjacentHTML",
+            "document.write",
+            "eval(",
+            "new Function",
+            "localStorage",
+            "sessionStorage",
+            "style=",
+        ] {
+            assert!(!text.contains(word), "{file} has {word}");
+        }
+    }
+}
+
+fn folder() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api/page")
+}
+
+fn files() -> Vec<String> {
+    let files = std::fs::read_dir(folder()).unwrap();
+    files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect()
+}

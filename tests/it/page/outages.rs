@@ -1,0 +1,39 @@
+//! While the service or its database is away, the page says so, keeps what it shows, and recovers by itself.
+
+use super::*;
+
+#[tokio::test]
+async fn an_outage_of_the_database_is_said_and_ends_by_itself() {
+    let servers = PrivateServers::start().await;
+    let stage = Stage::on(Site::on(&servers).await).await;
+    stage.named("Blog", "https://hooks.example.com/a", &TYPES).await;
+    let page = &stage.browser;
+    stage.open().await;
+    page.sees("Blog").await;
+    servers.graceful_stop("postgres").await;
+    page.sees("The service is not available right now.").await;
+    page.sees("Blog").await;
+    page.is_sound().await;
+    page.click("Active: Blog").await;
+    page.until(
+        "document.querySelector('.toast .failed') !== null || document.querySelector('.toast .icon.failed') !== null",
+    )
+    .await;
+    assert_eq!(page.js("return document.querySelector('[role=switch]').ariaChecked").await, json!("true"));
+    servers.restart("postgres").await;
+    page.no_longer_sees("The service is not available right now.").await;
+    page.click("Active: Blog").await;
+    page.sees("is inactive: nothing is sent").await;
+}
+
+#[tokio::test]
+async fn a_page_opened_while_the_database_is_away_appears_when_it_is_back() {
+    let servers = PrivateServers::start().await;
+    let stage = Stage::on(Site::on(&servers).await).await;
+    servers.graceful_stop("postgres").await;
+    stage.open().await;
+    stage.browser.sees("The service is not available right now.").await;
+    servers.restart("postgres").await;
+    stage.browser.sees("No webhooks yet").await;
+    stage.browser.no_longer_sees("The service is not available right now.").await;
+}

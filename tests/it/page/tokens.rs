@@ -1,0 +1,144 @@
+//! How the page comes by its token, keeps it, and gets a new one.
+
+use super::*;
+
+/// What a framing page of penr.ai does: shows the page and answers when asked for a token.
+fn host(page: &str, answer: &str) -> Reply {
+    let html = format!(
+        "<!doctype html><title>host</title><script>window.asked = 0;
+         addEventListener('message', (e) => {{
+           if (e.data.type !== 'penr-webhooks:token-needed') return;
+           window.asked += 1;
+           {answer}
+         }});</script><iframe src='{page}' width='1000' height='700'></iframe>"
+    );
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n", html.len());
+    Reply::raw(head + &html)
+}
+
+/// A host whose frame is allowed, and the stage it frames.
+async fn framed() -> (Stage, Receiver) {
+    let host = Receiver::start().await;
+    let origins = format!("[\"http://{}\"]", host.address());
+    (Stage::on(Site::new().await.set("api.frame_ancestors", &origins)).await, host)
+}
+
+#[tokio::test]
+async fn the_token_leaves_the_address_at_once_and_is_stored_nowhere() {
+    let stage = Stage::set().await;
+    let token = stage.token().await;
+    stage.browser.goto(&format!("{}#token={token}", stage.page())).await;
+    stage.browser.sees("No webhooks yet").await;
+    assert_eq!(stage.browser.url().await, format!("{}#/webhooks", stage.page()));
+    let kept = "return JSON.stringify([history.state, {...localStorage}, {...sessionStorage}, document.cookie, document.documentElement.outerHTML])";
+    assert!(!stage.browser.js(kept).await.to_string().contains(&token));
+    stage.browser.is_sound().await;
+}
+
+#[tokio::test]
+async fn without_a_token_the_page_says_how_to_get_one() {
+    let stage = Stage::set().await;
+    stage.browser.goto(&stage.page()).await;
+    stage.browser.sees("Open this page from your settings").await;
+    stage.browser.is_sound().await;
+    // One that is pasted into the address of the open page is taken.
+    let address = format!("location.hash = '#token={}'", stage.token().await);
+    stage.browser.js(&address).await;
+    stage.browser.sees("No webhooks yet").await;
+    assert!(!stage.browser.url().await.contains("token"));
+}
+
+#[tokio::test]
+async fn a_reload_shows_nothing_of_the_account() {
+    let stage = Stage::set().await;
+    stage.named("Hidden one", "https://hooks.example.com/a", &TYPES).await;
+    stage.open().await;
+    stage.browser.sees("Hidden one").await;
+    stage.browser.reload().await;
+    stage.browser.sees("Open this page from your settings").await;
+    stage.browser.goto("about:blank").await;
+    stage.browser.back().await;
+    stage.browser.sees("Open this page from your settings").await;
+    stage.browser.no_longer_sees("Hidden one").await;
+}
+
+#[tokio::test]
+async fn a_session_that_has_ended_is_said_once_and_asks_for_nothing_more() {
+    let mut stage = Stage::set().await;
+    stage.browser.goto(&format!("{}#token=a.b.c", stage.page())).await;
+    stage.browser.sees("Your session has ended").await;
+    let refusals = |log: &str| log.matches("\"status\":401").count();
+    stage.process.wait_for_log("\"status\":401").await;
+    let before = refusals(&stage.process.log());
+    // Were there a loop, it would go on while the page comes back to life.
+    stage.browser.js(&format!("location.hash = '#token={}'", stage.token().await)).await;
+    stage.browser.sees("No webhooks yet").await;
+    assert_eq!(refusals(&stage.process.log()), before);
+    assert!(before <= 2, "asked {before} times with a token that was refused");
+}
+
+#[tokio::test]
+async fn the_framing_page_is_asked_for_a_token_and_gives_one() {
+    let (stage, host_page) = framed().await;
+    let give =
+        format!("e.source.postMessage({{ type: 'penr-webhooks:token', token: '{}' }}, e.origin);", stage.token().await);
+    host_page.always(host(&stage.page(), &give));
+    stage.browser.goto(&host_page.url()).await;
+    stage.browser.enter_frame().await;
+    stage.browser.sees("No webhooks yet").await;
+    stage.browser.leave_frame().await;
+    assert_eq!(stage.browser.js("return window.asked").await, json!(1));
+}
+
+#[tokio::test]
+async fn a_token_that_expires_in_an_open_page_is_replaced_by_the_framing_page() {
+    let (stage, host_page) = framed().await;
+    let give = format!(
+        "e.source.postMessage({{ type: 'penr-webhooks:token', token: window.asked === 1 ? 'a.b.c' : '{}' }}, e.origin);",
+        stage.token().await
+    );
+    host_page.always(host(&stage.page(), &give));
+    stage.browser.goto(&host_page.url()).await;
+    stage.browser.enter_frame().await;
+    stage.browser.sees("No webhooks yet").await;
+    stage.browser.leave_frame().await;
+    assert_eq!(stage.browser.js("return window.asked").await, json!(2));
+}
+
+#[tokio::test]
+async fn a_framing_page_that_gives_only_bad_tokens_is_not_asked_for_ever() {
+    let (stage, host_page) = framed().await;
+    host_page.always(host(
+        &stage.page(),
+        "e.source.postMessage({ type: 'penr-webhooks:token', token: 'a.b.c' }, e.origin);",
+    ));
+    stage.browser.goto(&host_page.url()).await;
+    stage.browser.enter_frame().await;
+    stage.browser.sees("Your session has ended").await;
+    stage.browser.leave_frame().await;
+    let asked = stage.browser.js("return window.asked").await.as_u64().unwrap();
+    assert!(asked <= 3, "asked {asked} times");
+}
+
+#[tokio::test]
+async fn a_token_from_anybody_but_the_framing_page_is_ignored() {
+    let (stage, host_page) = framed().await;
+    host_page.always(host(&stage.page(), ""));
+    stage.browser.goto(&host_page.url()).await;
+    stage.browser.enter_frame().await;
+    stage.browser.until("document.querySelector('main').children.length > 0").await;
+    let token = stage.token().await;
+    // From the page itself: the right origin would be the host's, the right source its window.
+    stage.browser.js(&format!("window.postMessage({{ type: 'penr-webhooks:token', token: '{token}' }}, '*'); dispatchEvent(new MessageEvent('message', {{ data: {{ type: 'penr-webhooks:token', token: '{token}' }}, origin: 'https://evil.example', source: parent }}))")).await;
+    stage.browser.sees("Open this page from your settings").await;
+}
+
+#[tokio::test]
+async fn no_other_origin_can_frame_the_page() {
+    let stage = Stage::set().await;
+    let stranger = Receiver::start().await;
+    stranger.always(host(&stage.page(), ""));
+    stage.browser.goto(&stranger.url()).await;
+    stage.browser.enter_frame().await;
+    stage.browser.until("document.querySelector('#main') === null && document.body.innerText !== ''").await;
+}

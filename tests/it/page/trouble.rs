@@ -1,0 +1,44 @@
+//! Webhooks in trouble: why, in words, and the way out.
+
+use super::*;
+
+#[tokio::test]
+async fn a_webhook_that_was_disabled_is_re_enabled_and_gets_what_it_missed_by_one_button() {
+    let (stage, receiver) = (Stage::set().await, Receiver::start().await);
+    let webhook = stage.named("Blog", &receiver.url(), &TYPES).await;
+    receiver.always(Reply::status(410));
+    stage.publish("content.created").await;
+    let page = &stage.browser;
+    stage.open().await;
+    page.sees("Disabled: the receiver answered 410 Gone").await;
+    page.is_sound().await;
+    let missed = stage.publish("content.updated").await;
+    wait_until("it is closed", async || stage.site.count("SELECT count(*) FROM closed_deliveries").await >= 1).await;
+    let before = receiver.count();
+    receiver.always(Reply::status(200));
+    page.click("Re-enable and recover what was missed").await;
+    page.sees("will be sent.").await;
+    wait_until("what was missed arrives", async || {
+        receiver.requests()[before..].iter().any(|request| request.event_id() == missed)
+    })
+    .await;
+    page.no_longer_sees("Disabled:").await;
+    assert_eq!(stage.site.webhook(&webhook.id).await["active"], true);
+}
+
+#[tokio::test]
+async fn a_webhook_that_fails_says_why_and_a_recovered_one_no_more() {
+    let (stage, receiver) =
+        (Stage::on(Site::new().await.set("retry.schedule", r#"["10s"]"#)).await, Receiver::start().await);
+    stage.named("Blog", &receiver.url(), &TYPES).await;
+    receiver.script([Reply::status(503)]);
+    let page = &stage.browser;
+    stage.open().await;
+    page.sees("Blog").await;
+    stage.publish("content.created").await;
+    page.sees("Deliveries are failing").await;
+    page.sees("The receiver answered 503 instead of a 2xx status.").await;
+    page.is_sound().await;
+    page.no_longer_sees("Deliveries are failing").await;
+    page.sees("Success").await;
+}
