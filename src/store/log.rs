@@ -107,6 +107,7 @@ fn page(rows: &[Row], limit: usize) -> LogPage {
     LogPage { rows: wanted.into_iter().take(limit).map(log_row).collect(), next }
 }
 
+/// As in `stats`, the planner must not know the limit.
 macro_rules! log {
     ($more:literal) => {
         concat!(
@@ -121,7 +122,7 @@ macro_rules! log {
                       AND created_at <= coalesce($3::timestamptz, 'infinity')
                       AND (created_at, id) < (coalesce($3::timestamptz, 'infinity'), coalesce($4::uuid, $1))",
             $more,
-            " ORDER BY created_at DESC, id DESC LIMIT $8::bigint
+            " ORDER BY created_at DESC, id DESC LIMIT (SELECT $8::bigint)
                 ) AS a
             ), wanted AS (
                 SELECT * FROM looked_at

@@ -88,7 +88,7 @@ impl Store {
 }
 
 /// A busy bucket's counts grow by the part of its time that was not read. One row more than is read tells whether there
-/// is such a part.
+/// is such a part. The planner must not know the limit: it would read and sort all of a bucket that it takes for small.
 const STATS: &str = "
     SELECT b.start, read.estimated,
         round(read.succeeded * read.scale)::bigint AS succeeded, round(read.failed * read.scale)::bigint AS failed,
@@ -111,7 +111,7 @@ const STATS: &str = "
             SELECT error, duration_ms, created_at FROM attempts
             WHERE webhook_id = (SELECT w.id FROM webhooks w WHERE w.id = $1 AND w.account_id = $2)
               AND trigger <> 'test' AND created_at >= b.start AND created_at < b.start + make_interval(secs => $3::float8)
-            ORDER BY created_at DESC, id DESC LIMIT $5::bigint + 1
+            ORDER BY created_at DESC, id DESC LIMIT (SELECT $5::bigint + 1)
         ) AS a
     ) AS read
     ORDER BY b.start";

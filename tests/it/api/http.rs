@@ -145,7 +145,7 @@ async fn each_request_leaves_one_line_and_one_count_without_ids() {
 #[tokio::test]
 async fn a_connection_that_dawdles_is_closed() {
     let site = Site::new().await.set("api.header_timeout", "300ms").set("api.request_timeout", "300ms");
-    let api = site.api().await;
+    let api = site.api_of(site.launch(&["api"])).await;
     for begun in ["", "GET /v1/webhooks HTTP/1.1\r\nHost: x\r\nX-Slow: "] {
         let mut stream = TcpStream::connect(&api.address).await.unwrap();
         stream.write_all(begun.as_bytes()).await.unwrap();
@@ -164,6 +164,23 @@ async fn a_connection_that_dawdles_is_closed() {
     within("the request is answered", PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
     let answer = String::from_utf8_lossy(&answer).into_owned();
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("problem:timeout"), "{answer}");
+}
+
+#[tokio::test]
+async fn beyond_the_limit_a_connection_waits_until_another_ends() {
+    let site = Site::new().await.set("api.max_connections", "1");
+    let api = site.api().await;
+    let first = TcpStream::connect(&api.address).await.unwrap();
+    let customer = api.customer("acc_1");
+    let second = tokio::spawn(async move { customer.get("/v1/event-types").await.status });
+    let mut probe = first;
+    probe.write_all(b"GET /v1/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut start = [0; 15];
+    probe.read_exact(&mut start).await.unwrap();
+    assert_eq!(&start, b"HTTP/1.1 200 OK");
+    assert!(!second.is_finished());
+    drop(probe);
+    assert_eq!(second.await.unwrap(), 200);
 }
 
 #[tokio::test]

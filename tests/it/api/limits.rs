@@ -9,7 +9,7 @@ const URL: &str = "http://127.0.0.1:9999/";
 
 #[tokio::test]
 async fn of_a_hundred_registrations_at_once_no_more_succeed_than_there_is_room_for() {
-    let site = Site::new().await.set("api.max_webhooks", "10").set("api.database_timeout", "20s");
+    let site = Site::new().await.set("api.max_webhooks", "10");
     let api = site.api().await;
     let customer = api.customer("acc_1");
     for _ in 0..9 {

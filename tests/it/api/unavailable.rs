@@ -47,7 +47,8 @@ async fn a_database_that_is_gone_or_silent_is_told_within_two_seconds() {
     let site = Site::new().await;
     let postgres = Proxy::to(site.postgres_address()).await;
     let site = site.postgres_through(&postgres.addr());
-    let mut api = site.api().await;
+    // With the limits of the settings.
+    let mut api = site.api_of(site.launch(&["api"])).await;
     let customer = api.customer("acc_1");
     let path = customer.create_at("http://127.0.0.1:9999/").await;
     postgres.refuse(true).await;
