@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, ChildStdout, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -14,8 +14,8 @@ use url::Url;
 
 pub(super) struct Driver {
     port: u16,
-    /// It ends when this pipe does, however the process ends.
-    _alive: ChildStdin,
+    /// It ends when its standard input does, however this process ends.
+    _process: Child,
     _output: BufReader<ChildStdout>,
 }
 
@@ -35,8 +35,7 @@ impl Driver {
         let mut lines = output.by_ref().lines().map_while(Result::ok);
         let said = lines.find(|line| line.contains("started successfully on port")).expect("chromedriver starts");
         let port = said.trim_end_matches('.').rsplit(' ').next().and_then(|port| port.parse().ok());
-        let alive = child.stdin.take().expect("it is piped");
-        Self { port: port.expect("chromedriver says its port"), _output: output, _alive: alive }
+        Self { port: port.expect("chromedriver says its port"), _process: child, _output: output }
     }
 
     pub(super) fn url(&self) -> String {
