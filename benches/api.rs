@@ -108,7 +108,7 @@ impl Visitor {
         for number in 0..options.rate * (WARM_UP.as_secs() + options.seconds) {
             let due = began + spacing * u32::try_from(number)?;
             sleep_until(due).await;
-            let webhook = webhooks[usize::try_from(number / 5)? % webhooks.len()];
+            let webhook = webhooks[usize::try_from(number / 4)? % webhooks.len()];
             let (kind, path) = request(number, webhook);
             let visitor = self.clone();
             asked.spawn(async move { visitor.ask(&path).await.map(|()| (kind, due, due.elapsed())) });
@@ -129,12 +129,13 @@ impl Visitor {
     }
 }
 
+/// The chart is drawn anew far less often than the rest is asked for.
 fn request(number: u64, webhook: Uuid) -> (&'static str, String) {
-    match number % 5 {
-        0 => ("list of webhooks", "?include=activity".to_owned()),
-        1 => ("one webhook", format!("/{webhook}")),
-        2 => ("log", format!("/{webhook}/deliveries")),
-        3 => ("log, failed only", format!("/{webhook}/deliveries?status=failed")),
-        _ => ("chart of 24 h", format!("/{webhook}/stats?window=24h")),
+    match number % 20 {
+        19 => ("chart of 24 h", format!("/{webhook}/stats?window=24h")),
+        other if other % 4 == 0 => ("list of webhooks", "?include=activity".to_owned()),
+        other if other % 4 == 1 => ("one webhook", format!("/{webhook}")),
+        other if other % 4 == 2 => ("log", format!("/{webhook}/deliveries")),
+        _ => ("log, failed only", format!("/{webhook}/deliveries?status=failed")),
     }
 }

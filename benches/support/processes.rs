@@ -6,8 +6,7 @@ use std::process::{Child, Command, Stdio};
 use super::Figures;
 
 /// What every process of ours is told, this one included.
-pub const SETTINGS: [(&str, &str); 7] = [
-    ("PENR_WEBHOOKS__API__JWT_SECRET", "what the tokens of benchmarks are signed with"),
+pub const SETTINGS: [(&str, &str); 6] = [
     ("PENR_WEBHOOKS__SENDER__ALLOW_NETWORKS", r#"["127.0.1.0/24"]"#),
     ("PENR_WEBHOOKS__QUEUE__EVENTS_EXCHANGE", "bench.events"),
     ("PENR_WEBHOOKS__QUEUE__WORKER_QUEUE", "bench.webhooks"),
