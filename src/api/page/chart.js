@@ -15,13 +15,13 @@ export function chart(path, signal) {
 	return figure;
 }
 
-const cells = ({ start, succeeded, failed, p50_ms: p50, p99_ms: p99 }) => [clock(start), number(succeeded), number(failed), ms(p50), ms(p99)];
+/** Estimated counts are lower bounds. */
+const counted = (n, estimated) => (estimated ? '≥ ' : '') + number(n);
+const cells = (one) => [clock(one.start), counted(one.succeeded, one.estimated), counted(one.failed, one.estimated), ms(one.p50_ms), ms(one.p99_ms)];
 const COLUMNS = ['Hour', 'Succeeded', 'Failed', 'p50', 'p99'];
 
 function draw(figure, data, width) {
-	const open = figure.querySelector('details')?.open;
-	const about = data.some((bucket) => bucket.estimated) ? '≈ ' : '';
-	const sum = (key) => about + number(data.reduce((total, bucket) => total + bucket[key], 0));
+	const sum = (key) => counted(data.reduce((total, bucket) => total + bucket[key], 0), data.some((bucket) => bucket.estimated));
 	const most = nice(Math.max(4, ...data.map((bucket) => bucket.succeeded + bucket.failed)));
 	const slowest = nice(Math.max(10, ...data.map((bucket) => bucket.p99_ms)));
 	const step = (width - LEFT) / data.length;
@@ -37,7 +37,11 @@ function draw(figure, data, width) {
 	const hours = width < 480 ? 6 : 3;
 	const summary = [`${sum('succeeded')} succeeded`, `${sum('failed')} failed`];
 	const key = (name, text) => h(`span.key.${name}`, text);
-	put(figure,
+	// It stays, for it may be open and have the focus.
+	const details = figure.querySelector('details') ?? h('details', h('summary', 'Numbers'), h('table'));
+	if (!details.parentNode) put(figure, details);
+	while (details.previousSibling) details.previousSibling.remove();
+	details.before(
 		h('figcaption', h('h2', 'Last 24 hours'), key('good', summary[0]), key('bad', summary[1]), key('p50_ms', 'p50'), key('p99_ms', 'p99 duration')),
 		svg('svg.drawing', { viewBox: `0 0 ${width} ${HEIGHT}`, role: 'img', 'aria-label': `Deliveries per hour: ${summary.join(', ')}` },
 			svg('pattern', { id: 'hatch', width: 5, height: 5, patternUnits: 'userSpaceOnUse', patternTransform: 'rotate(45)' },
@@ -51,10 +55,9 @@ function draw(figure, data, width) {
 					svg('rect', { ...bar, y: bad, height: good - bad, fill: 'url(#hatch)' }),
 					i % hours === 1 && svg('text', { x: x(i + 0.5), y: HEIGHT - 5, 'text-anchor': 'middle' }, clock(bucket.start)));
 			}),
-			line('p50_ms'), line('p99_ms')),
-		h('details', { open }, h('summary', 'Numbers'),
-			h('table', h('thead', h('tr', COLUMNS.map((name) => h('th', { scope: 'col' }, name)))),
-				h('tbody', [...data].reverse().map((bucket) => h('tr', cells(bucket).map((value, i) => (i ? h('td', value) : h('th', { scope: 'row' }, value)))))))));
+			line('p50_ms'), line('p99_ms')));
+	put(details.lastChild, h('thead', h('tr', COLUMNS.map((name) => h('th', { scope: 'col' }, name)))),
+		h('tbody', [...data].reverse().map((bucket) => h('tr', cells(bucket).map((value, i) => (i ? h('td', value) : h('th', { scope: 'row' }, value)))))));
 }
 
 /** The next 1, 2 or 5 times a power of ten. */

@@ -19,7 +19,7 @@ function make(namespace, tag, rest) {
 	return element;
 }
 
-const nothing = (value) => value === undefined || value === null || value === false;
+const nothing = (value) => (value ?? false) === false;
 
 export const put = (element, ...children) => element.replaceChildren(...children.flat(9).filter((child) => !nothing(child)));
 
@@ -81,7 +81,7 @@ export const code = (label, text) => h('pre', { tabindex: 0, role: 'group', 'ari
 
 export const copyButton = (text, label) => button('Copy', async () => {
 	if (await copy(await text())) say('Copied to the clipboard.');
-	else say('The browser did not allow it. Select the text and copy it by hand.', 'failed');
+	else say('Not allowed here: select the text and copy it by hand.', 'failed');
 }, '.small', { 'aria-label': label });
 
 async function copy(text) {
@@ -115,7 +115,7 @@ export const skeleton = (lines) => h('.card.skeleton', { role: 'status' }, h('sp
 
 export const empty = (title, ...children) => h('.card.empty', h(document.querySelector('h1') ? 'h2' : 'h1', { tabindex: -1 }, title), children);
 
-export const link = (label, href, kind = '') => h(`a.button${kind}`, { href }, label);
+export const link = (label, view, kind = '') => h(`a.button${kind}`, { href: `#/webhooks${view}` }, label);
 export const crumb = () => h('a.crumb', { href: '#/webhooks' }, icon('back'), 'Webhooks');
 
 /** Each row says them too, to those who do not see. */

@@ -2,7 +2,7 @@
 import { ask, eventTypes, poll } from './http.js';
 import { act, crumb, h, icon, link, notice, put, section, skeleton, submit } from './dom.js';
 import { sentence } from './list.js';
-import { secretBox, snippets } from './secret.js';
+import { PRIVATE, secretBox, snippets } from './secret.js';
 
 export function webhookFields(types, values) {
 	const name = textField('name', 'Name', values.name, 'For example “Blog”.');
@@ -41,7 +41,7 @@ export function webhookFields(types, values) {
 }
 
 function textField(id, label, value, hint, props = {}) {
-	const input = h('input', { id, name: id, value, spellcheck: 'false', autocomplete: 'off', required: true, 'aria-describedby': `${id}-error ${id}-hint`, ...props });
+	const input = h('input', { id, value, spellcheck: 'false', autocomplete: 'off', required: true, 'aria-describedby': `${id}-error ${id}-hint`, ...props });
 	const error = errorLine(id);
 	return {
 		input, value: () => input.value.trim(),
@@ -72,7 +72,7 @@ function eventField(types, chosen) {
 	};
 	const choice = ({ type, name, description }) => {
 		const id = `event-${type}`;
-		const box = h('input', { type: 'checkbox', name: 'events', id, value: type, checked: chosen.includes(type), change: update, 'aria-describedby': `${id}-about` });
+		const box = h('input', { type: 'checkbox', id, value: type, checked: chosen.includes(type), change: update, 'aria-describedby': `${id}-about` });
 		boxes.push(box);
 		return h('.choice', box, h('div', h('label', { for: id }, name), h('code', type), h('p.hint', { id: `${id}-about` }, description)));
 	};
@@ -86,17 +86,14 @@ function eventField(types, chosen) {
 	return { element, value: () => boxes.filter((box) => box.checked).map((box) => box.value), ...reports(error, element, boxes[0] ?? every) };
 }
 
-/** A refusal of `save` is said in the fields, or by `refused`. */
+/** A refusal of `save` is said in the fields, unless `refused` deals with it. */
 export function webhookForm(fields, actions, save, refused = () => false) {
 	const control = submit('Save');
-	const send = () => act(control, async () => {
-		try {
-			await save();
-		} catch (problem) {
-			if (problem.status === 401 || problem.name === 'AbortError') throw problem;
-			if (!await refused(problem)) fields.show(problem);
-		}
+	const attempt = () => save().catch(async (problem) => {
+		if (problem.status === 401 || problem.name === 'AbortError') throw problem;
+		if (await refused(problem, attempt) === false) fields.show(problem);
 	});
+	const send = () => act(control, attempt);
 	const element = h('form', { novalidate: true, submit: (event) => { event.preventDefault(); send(); } }, fields.element, h('.actions', actions, control));
 	return { element, send };
 }
@@ -108,7 +105,7 @@ export function createView(main, signal) {
 	poll(body, 0, signal, async () => {
 		const fields = webhookFields(await eventTypes(signal), { name: '', url: '', events: [] });
 		const save = async () => created((await ask('POST', '/webhooks', { body: fields.values() })).data);
-		put(body, webhookForm(fields, link('Cancel', '#/webhooks'), save).element);
+		put(body, webhookForm(fields, link('Cancel', ''), save).element);
 	});
 
 	function created({ id, name, secret }) {
@@ -118,10 +115,9 @@ export function createView(main, signal) {
 		const heading = h('h1', { tabindex: -1 }, 'Webhook created');
 		put(main, crumb(), heading,
 			h('p.muted', h('bdi', name), ' is active. Verify each request with its secret.'),
-			section('Signing secret', secretBox(() => secret, signal),
-				h('p.hint', 'Treat it like a password.')),
-			section('Verify requests', snippets()),
-			h('.actions', link('Go to the webhook', `#/webhooks/${id}/logs`), link('Send a test', `#/webhooks/${id}/test`, '.primary')));
+			section('Signing secret', secretBox(() => secret, signal), h('p.hint', PRIVATE)),
+			snippets(),
+			h('.actions', link('Go to the webhook', `/${id}/logs`), link('Send a test', `/${id}/test`, '.primary')));
 		scrollTo(0, 0);
 		heading.focus({ preventScroll: true });
 	}

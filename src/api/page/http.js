@@ -70,7 +70,7 @@ let types;
 export const eventTypes = async (signal) => (types ??= (await get('/event-types', signal)).data);
 
 export const broken = (problem, again) => (problem.status === 404
-	? empty('This webhook does not exist', h('p', 'It was deleted, or belongs to another account.'), link('All webhooks', '#/webhooks'))
+	? empty('This webhook does not exist', h('p', 'It was deleted, or belongs to another account.'), link('All webhooks', ''))
 	: empty('This could not be loaded', h('p', problem.message), button('Try again', again)));
 
 const outage = document.getElementById('outage');

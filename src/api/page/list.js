@@ -13,13 +13,13 @@ export function listView(main, signal) {
 	put(main,
 		h('header.head',
 			h('div', h('h1', { tabindex: -1 }, 'Webhooks'), h('p.muted', 'Signed POST requests to your server when something happens.')),
-			link([icon('plus'), 'Create Webhook'], '#/webhooks/new', '.primary')), body);
+			link([icon('plus'), 'Create Webhook'], '/new', '.primary')), body);
 	let rows = new Map();
 	const refresh = poll(body, EVERY_MS, signal, async () => {
 		const webhooks = await all(signal);
 		const before = rows;
 		rows = new Map(webhooks.map((webhook) => {
-			const seen = JSON.stringify(webhook);
+			const seen = appearance(webhook);
 			const old = before.get(webhook.id);
 			return [webhook.id, old?.seen === seen ? old : { seen, row: replaced(old?.row, webhookRow(webhook, signal, () => refresh())) }];
 		}));
@@ -50,8 +50,8 @@ async function all(signal) {
 }
 
 const nothing = () => empty('No webhooks yet',
-	h('p', 'Create one, and penr.ai calls your server when something happens.'),
-	link('Create your first webhook', '#/webhooks/new', '.primary'));
+	h('p', 'Create one, and penr.ai calls your server.'),
+	link('Create your first webhook', '/new', '.primary'));
 
 function webhookRow(webhook, signal, refresh) {
 	const { id, name, url, events, active, warnings, activity } = webhook;
@@ -67,9 +67,9 @@ function webhookRow(webhook, signal, refresh) {
 			cell('Last delivery', h('span.last', outcome(status), at && h('small.muted', time(at)))),
 			cell('Waiting', h(waiting ? 'span.waiting' : 'span.muted', number(waiting), waiting >= MANY && '+')),
 			cell('Active', toggle(active, `Active: ${name}`, async (on, own) => {
-				const { data } = await ask('PATCH', webhookPath(id), { body: { active: on } });
-				own.ariaChecked = data.active;
-				say(switched(data, waiting));
+				const now = await activate(webhook, on);
+				own.ariaChecked = now.active;
+				say(switched(now, waiting));
 				refresh();
 			}))),
 		banner(webhook, signal, refresh));
@@ -82,24 +82,32 @@ const chips = (events) => h('span.chips', { title: events.join(', ') },
 	events.length > CHIPS && h('span', `+${events.length - CHIPS}`, h('span.hidden', ` more: ${events.slice(CHIPS).join(', ')}`)));
 
 export function switched({ name, active }, waiting = 0) {
-	if (active) return `“${name}” is active.`;
-	return `“${name}” is inactive: nothing is sent.${waiting ? ` ${count(waiting, 'waiting delivery', 'waiting deliveries')} will be cancelled.` : ''}`;
+	const cancelled = waiting ? ` ${count(waiting, 'waiting delivery')} will be cancelled.` : '';
+	return `“${name}” is ${active ? 'active.' : `inactive: nothing is sent.${cancelled}`}`;
 }
 
-/** Since when re-enabled webhooks are owed deliveries. */
+/** Since when re-enabled webhooks are owed deliveries; the API forgets it then. */
 const unrecovered = new Map();
+
+const owedSince = (one) => unrecovered.get(one.id) ?? one.failing_since ?? one.updated_at;
+
+export async function activate(webhook, active) {
+	if (webhook.disabled_reason) unrecovered.set(webhook.id, owedSince(webhook));
+	return (await ask('PATCH', webhookPath(webhook.id), { body: { active } })).data;
+}
+
+export const appearance = (webhook) => JSON.stringify([webhook, unrecovered.has(webhook.id)]);
 
 export function banner(webhook, signal, refresh) {
 	const { id, active, failing_since: failing } = webhook;
+	const since = owedSince(webhook);
 	const way = (text) => button(text, async (own) => {
-		const since = unrecovered.get(id) ?? failing ?? webhook.created_at;
-		if (!active) await ask('PATCH', webhookPath(id), { body: { active: true } });
-		unrecovered.set(id, since);
 		try {
+			if (!active) await activate(webhook, true);
 			const { data: { recovering } } = await ask('POST', `${webhookPath(id)}/recover`, { body: { since } });
 			unrecovered.delete(id);
 			own.closest('.notice').remove();
-			say(recovering ? `Active again. ${count(recovering, 'missed delivery', 'missed deliveries')} will be sent.` : 'Active again. Nothing was missed.');
+			say(recovering ? `Active again. ${count(recovering, 'missed delivery')} will be sent.` : 'Active again. Nothing was missed.');
 		} finally {
 			refresh();
 		}

@@ -1,5 +1,5 @@
 // The webhook's log: newest first, growing by itself; a row opens to its delivery's story.
-import { ask, eventTypes, get, poll, webhookPath } from './http.js';
+import { ask, eventTypes, get, poll } from './http.js';
 import { block, button, columns, empty, h, icon, link, put, say, skeleton } from './dom.js';
 import { count, failure, ms, outcome, time } from './words.js';
 import { chart } from './chart.js';
@@ -9,8 +9,8 @@ const PAGE = 10;
 const TRIES = 20;
 const TRIGGERS = { event: 'First attempt', retry: 'Retry', test: 'Test', resend: 'Resent' };
 
-export function logsTab(body, { id, signal }) {
-	const webhook = webhookPath(id), path = `${webhook}/deliveries`;
+export function logsTab(body, { id, path: base, signal, webhook }) {
+	const path = `${base}/deliveries`;
 	const option = (value, text) => h('option', { value }, text);
 	const status = h('select', { 'aria-label': 'Status', change: restart }, option('', 'All statuses'), option('success', 'Success'), option('failed', 'Failed'));
 	const type = h('select', { 'aria-label': 'Event type', change: restart }, option('', 'All event types'));
@@ -19,18 +19,19 @@ export function logsTab(body, { id, signal }) {
 	const area = h('div');
 	const news = h('p.hidden', { role: 'status' });
 	const more = button('Load more', loadMore);
-	put(body, chart(webhook, signal), h('.filters', h('h2', 'Webhook Logs'), status, type), news, area, h('.actions.middle', more));
+	const held = button('New deliveries: show', () => { restart(); status.focus(); }, '.small', { hidden: true });
+	put(body, chart(base, signal), h('.filters', h('h2', 'Webhook Logs'), held, status, type), news, area, h('.actions.middle', more));
 
-	let cursor, known, filtering;
+	let cursor, known, deeper, filtering;
 	signal.addEventListener('abort', () => filtering.abort());
 	restart();
 
 	function restart() {
 		filtering?.abort();
 		filtering = new AbortController();
-		known = null;
+		known = deeper = null;
 		put(area, skeleton(5));
-		more.hidden = true;
+		more.hidden = held.hidden = true;
 		poll(area, EVERY_MS, filtering.signal, newest);
 	}
 
@@ -43,9 +44,14 @@ export function logsTab(body, { id, signal }) {
 	}
 
 	async function newest() {
+		if (!held.hidden) return;
 		const { next, fresh } = await page();
 		const first = !known, anew = first || fresh.length === PAGE;
-		// After a whole page of new ones, more may lie between: the list begins anew.
+		// After a whole page of new ones, more may lie between: the list begins anew, but not while it is read.
+		if (known && anew && (deeper || rows.matches(':focus-within, :has([open])'))) {
+			held.hidden = false;
+			return put(news, 'New deliveries');
+		}
 		if (anew) {
 			known = new Set();
 			cursor = next;
@@ -58,13 +64,15 @@ export function logsTab(body, { id, signal }) {
 		} finally {
 			show();
 		}
-		if (!first) put(news, count(fresh.length, 'new delivery', 'new deliveries'));
+		if (!first) put(news, count(fresh.length, 'new delivery'));
 	}
 
 	/** A filtered page may be short although there are more. */
 	async function fillPage(wanted) {
+		const own = known;
 		for (let tries = 0; cursor && known.size < wanted && tries < TRIES; tries++) {
 			const { next, fresh } = await page(cursor);
+			if (own !== known) return;
 			cursor = next;
 			rows.append(...fresh.map(logRow));
 		}
@@ -78,6 +86,7 @@ export function logsTab(body, { id, signal }) {
 
 	async function loadMore() {
 		const last = rows.lastChild;
+		deeper = true;
 		await fillPage(known.size + 1);
 		show();
 		last?.nextSibling?.querySelector('summary').focus();
@@ -85,7 +94,7 @@ export function logsTab(body, { id, signal }) {
 
 	const nothing = () => (status.value || type.value
 		? empty('Nothing matches these filters', button('Show all', () => { status.value = type.value = ''; restart(); }))
-		: empty('Nothing was sent yet', h('p', 'Deliveries appear here by themselves.'), link('Send a test', `#/webhooks/${id}/test`)));
+		: empty('Nothing was sent yet', h('p', 'They appear here by themselves.'), link('Send a test', `/${id}/test`)));
 
 	function logRow(row) {
 		known.add(row.id);
@@ -98,34 +107,40 @@ export function logsTab(body, { id, signal }) {
 		return h('li', { 'data-id': row.id }, details);
 	}
 
+	function next({ status: last, next_attempt_at: at }) {
+		if (!at) return last === 'success' ? 'None: it was delivered' : 'None';
+		if (!webhook().active) return 'None: the webhook is inactive';
+		return new Date(at) > Date.now() ? time(at) : 'Due now';
+	}
+
 	async function tell(row, story) {
 		if (!story.firstChild) put(story, h('p.muted', 'Loading…'));
 		try {
 			const { data: [last = row, ...before] } = await get(`${path}?limit=100&delivery_id=${row.delivery_id}`, signal);
 			put(story,
 				h('dl', [['Event', h('code', last.event_id)], ['Delivery', h('code', last.delivery_id)],
-					['Next attempt', last.next_attempt_at ? time(last.next_attempt_at) : last.status === 'success' ? 'None: it was delivered' : 'None']]
+					['Next attempt', next(last)]]
 					.map(([name, value]) => [h('dt', name), h('dd', value)])),
 				row.trigger !== 'test' && h('.actions.start', button('Resend', async () => {
 					await ask('POST', `${path}/${row.delivery_id}/resend`);
 					say('It is being sent again.');
 				}, '.small')),
 				h('h3', count(before.length + 1, 'attempt')),
-				h('ol.attempts', [last, ...before].map(attemptRow)));
+				h('ol.attempts', [last, ...before].map((one) => h('li', attempt(one)))));
 		} catch (problem) {
 			if (!signal.aborted) put(story, h('p.error', problem.message));
 		}
 	}
 }
 
-function attemptRow(row) {
+export function attempt(row) {
 	const why = failure(row);
-	return h('li', h('.facts', outcome(row.status), h('b', `Attempt ${row.attempt}`), h('span', TRIGGERS[row.trigger]),
+	return [h('.facts', outcome(row.status), h('b', `Attempt ${row.attempt}`), h('span', TRIGGERS[row.trigger]),
 		h('span', row.http_status ? `HTTP ${row.http_status}` : 'No answer'), h('span', ms(row.duration_ms)), time(row.created_at)),
-	why && h('p', h('strong', why[0]), ' ', why[1]), snippet(row));
+		why && h('p', h('strong', why[0]), ' ', why[1]), snippet(row)];
 }
 
 const cell = (label, content) => h('span.cell', h('span.hidden', `${label} `), content);
 
-export const snippet = ({ http_status: status, response_snippet: text }) =>
+const snippet = ({ http_status: status, response_snippet: text }) =>
 	(text ? block('Response', text, false) : status && h('p.muted', 'The response had no body.'));

@@ -7,9 +7,7 @@ import { createView } from './form.js';
 import { webhookView } from './webhook.js';
 
 const main = document.getElementById('main');
-let open = null;
-let shell = null;
-let hadToken = false;
+let open, shell, hadToken;
 
 function close() {
 	open?.abort();
@@ -41,6 +39,7 @@ function noToken() {
 		token.hasHost && button('Try again', start, '.primary'),
 		h('details', h('summary', 'For developers'), h('p', 'Print a token, and open this page with it:'),
 			code('Command', `penr-webhooks token --account acc_42\n\n${location.origin}${location.pathname}#token=…`))));
+	if (hadToken) main.querySelector('h1').focus();
 }
 
 async function start() {

@@ -1,6 +1,7 @@
 // A secret that is in the page only while revealed; and code that verifies with it.
-import { block, button, copyButton, h, put } from './dom.js';
+import { block, button, copyButton, h, put, section } from './dom.js';
 
+export const PRIVATE = 'Treat it like a password.';
 const SHOWN_MS = 30_000;
 const MASK = `whsec_${'•'.repeat(24)}`;
 
@@ -11,7 +12,7 @@ export function secretBox(read, signal) {
 		clearTimeout(timer);
 		put(value, secret || MASK);
 		put(reveal, secret ? 'Hide' : 'Reveal');
-		reveal.ariaPressed = String(Boolean(secret));
+		reveal.ariaPressed = String(!!secret);
 		if (secret) timer = setTimeout(show, SHOWN_MS);
 	};
 	const reveal = button('', async () => {
@@ -23,10 +24,11 @@ export function secretBox(read, signal) {
 	return h('.secret-box', { hide: () => show() }, value, reveal, copyButton(read, 'Copy secret'));
 }
 
+const given = (body) => `${body}: the bytes as they came; signature: X-Webhook-Signature`;
 const CODE = {
 	'Node.js': `const crypto = require('node:crypto');
 
-// rawBody: the bytes as they came; signature: X-Webhook-Signature
+// ${given('rawBody')}
 function verify(secret, rawBody, signature) {
   const expected = crypto.createHmac('sha256', secret).update(rawBody).digest();
   const given = Buffer.from(signature ?? '', 'hex');
@@ -34,7 +36,7 @@ function verify(secret, rawBody, signature) {
 }`,
 	Python: `import hashlib, hmac
 
-# raw_body: the bytes as they came; signature: X-Webhook-Signature
+# ${given('raw_body')}
 def verify(secret: str, raw_body: bytes, signature: str) -> bool:
     expected = hmac.new(secret.encode(), raw_body, hashlib.sha256).hexdigest()
     return hmac.compare_digest(expected.encode(), signature.encode())`,
@@ -44,7 +46,7 @@ def verify(secret: str, raw_body: bytes, signature: str) -> bool:
 	"encoding/hex"
 )
 
-// rawBody: the bytes as they came; signature: X-Webhook-Signature
+// ${given('rawBody')}
 func verify(secret string, rawBody []byte, signature string) bool {
 	mac := hmac.New(sha256.New, []byte(secret))
 	mac.Write(rawBody)
@@ -67,7 +69,7 @@ export function snippets() {
 	const area = h('div');
 	const choose = (name) => put(area, block(`${name} code`, CODE[name]));
 	choose('Node.js');
-	return h('div',
+	return section('Verify requests',
 		h('fieldset.segments', h('legend.hidden', 'Language'), Object.keys(CODE).map((name) => h('label',
 			h('input', { type: 'radio', name: 'language', checked: name === 'Node.js', change: () => choose(name) }), h('span', name)))),
 		area,

@@ -1,16 +1,15 @@
 // Sends a test and shows at once what went out and what came back.
-import { ask, eventTypes, poll, webhookPath } from './http.js';
+import { ask, eventTypes, poll } from './http.js';
 import { act, block, button, h, notice, put, section, skeleton, submit } from './dom.js';
-import { failure, ms, outcome, time } from './words.js';
-import { snippet } from './logs.js';
+import { activate } from './list.js';
+import { attempt } from './logs.js';
 
 export function testTab(body, tab) {
 	put(body, skeleton(3));
 	poll(body, 0, tab.signal, async () => put(body, tester(await eventTypes(tab.signal), tab)));
 }
 
-function tester(types, { id, signal, webhook, onChange, show }) {
-	const path = webhookPath(id);
+function tester(types, { path, signal, webhook, onChange, show }) {
 	const group = (label, subscribed) => {
 		const members = types.filter(({ type }) => webhook().events.includes(type) === subscribed);
 		return members.length > 0 && h('optgroup', { label }, members.map(({ type, name }) => h('option', { value: type }, `${name} (${type})`)));
@@ -23,16 +22,17 @@ function tester(types, { id, signal, webhook, onChange, show }) {
 		const { active, disabled_reason: reason } = webhook();
 		control.disabled = !active;
 		put(asleep, !active && notice('', 'An inactive webhook cannot be tested',
-			h('p', reason ? 'We disabled it: not even a test is sent. Re-enable it above.' : 'Nothing is sent to it, not even a test. Activate it first.'),
-			!reason && button('Activate', async () => show((await ask('PATCH', path, { body: { active: true } })).data))));
+			h('p', 'Nothing is sent to it, not even a test.', reason && ' Re-enable it above.'),
+			!reason && button('Activate', async () => show(await activate(webhook(), true)))));
 	};
 	const send = async () => {
 		put(result, h('p.muted.sending', 'Sending…'));
+		const tell = (found) => signal.aborted || put(result, found);
 		try {
-			const { data } = await ask('POST', `${path}/test`, { body: { event_type: select.value }, signal });
-			put(result, shown(data));
+			// Without the signal: leaving the tab does not call it back.
+			tell(shown((await ask('POST', `${path}/test`, { body: { event_type: select.value } })).data));
 		} catch (problem) {
-			put(result, notice('.bad', 'The test was not sent', h('p', problem.message, problem.retryAfter > 0 && ` Try again in ${problem.retryAfter} s.`)));
+			tell(notice('.bad', 'The test was not sent', h('p', problem.message, problem.retryAfter > 0 && ` Try again in ${problem.retryAfter} s.`)));
 		}
 	};
 	update();
@@ -43,15 +43,8 @@ function tester(types, { id, signal, webhook, onChange, show }) {
 			h('.field', h('label', { for: 'test-type' }, 'Event type to send'), select), control)), result];
 }
 
-function shown(row) {
-	const why = failure(row);
-	const { headers, body, signed } = row.request;
-	return section('Result',
-		h('.facts', outcome(row.status), h('span', h('b', 'Status '), row.http_status ?? 'no answer'), h('span', h('b', 'Duration '), ms(row.duration_ms)), time(row.created_at)),
-		why && notice('.bad', why[0], h('p', why[1])),
-		snippet(row),
-		block('Headers sent', Object.entries(headers).map((header) => header.join(': ')).join('\n')),
-		block('Body sent', body),
-		block('Signed string', signed),
-		h('p.hint', h('code', 'Webhook-Signature'), ' signs the string above, ', h('code', 'X-Webhook-Signature'), ' the body alone.'));
-}
+const shown = ({ request, ...row }) => section('Result', attempt(row),
+	request && [block('Headers sent', Object.entries(request.headers).map((header) => header.join(': ')).join('\n')),
+		block('Body sent', request.body),
+		block('Signed string', request.signed),
+		h('p.hint', h('code', 'Webhook-Signature'), ' signs the string above, ', h('code', 'X-Webhook-Signature'), ' the body alone.')]);

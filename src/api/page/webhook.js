@@ -1,8 +1,8 @@
 // One webhook: its name, its state and its trouble, above its log, its test and its settings.
-import { ask, get, poll, webhookPath } from './http.js';
+import { get, poll, webhookPath } from './http.js';
 import { crumb, h, put, say, skeleton, toggle } from './dom.js';
 import { outcome } from './words.js';
-import { banner, switched } from './list.js';
+import { activate, appearance, banner, switched } from './list.js';
 import { logsTab } from './logs.js';
 import { settingsTab } from './settings.js';
 import { testTab } from './test.js';
@@ -15,20 +15,21 @@ export function webhookView(main, id, tab, signal) {
 	const head = h('.title', skeleton(1)), trouble = h('div'), body = h('div');
 	const links = Object.entries(TABS).map(([key, [label]]) => h('a', { href: `#/webhooks/${id}/${key}`, 'data-tab': key }, label));
 	put(main, crumb(), head, trouble, h('nav.tabs', { 'aria-label': 'Webhook' }, links), body);
-	let webhook, open, changed;
+	let webhook, seen, open, changed;
 
 	const refresh = poll(main, EVERY_MS, signal, async () => show(await get(webhookPath(id), signal)));
 
 	function show(now) {
-		const first = !webhook;
-		if (signal.aborted || JSON.stringify(now) === JSON.stringify(webhook)) return;
+		const first = !webhook, look = appearance(now);
+		if (signal.aborted || look === seen) return;
 		const held = !first && document.activeElement.dataset.key;
 		webhook = now;
+		seen = look;
 		document.title = `${now.name} · Webhooks`;
-		const state = now.active ? (now.failing_since ? ['failed', 'Failing'] : ['success', 'Active']) : [now.disabled_reason ? 'failed' : 'none', now.disabled_reason ? 'Disabled' : 'Inactive'];
+		const state = now.active ? (now.failing_since ? ['failed', 'Failing'] : ['success', 'Active']) : now.disabled_reason ? ['failed', 'Disabled'] : ['none', 'Inactive'];
 		const heading = h('h1', { tabindex: -1 }, h('bdi', now.name));
-		put(head, h('div', heading, h('p.url', h('bdi', now.url))), h('.state', outcome(...state), toggle(now.active, 'Active', async (active) => {
-			const { data } = await ask('PATCH', webhookPath(id), { body: { active } });
+		put(head, h('div', heading, h('p.url', h('bdi', now.url))), h('.state', outcome(...state), toggle(now.active, 'Active', async (on) => {
+			const data = await activate(now, on);
 			show(data);
 			say(switched(data));
 		})));
@@ -46,7 +47,7 @@ export function webhookView(main, id, tab, signal) {
 		open?.abort();
 		open = new AbortController();
 		changed = null;
-		TABS[tab][1](body, { id, signal: open.signal, show, webhook: () => webhook, onChange: (listener) => { changed = listener; } });
+		TABS[tab][1](body, { id, path: webhookPath(id), signal: open.signal, show, webhook: () => webhook, onChange: (listener) => { changed = listener; } });
 	}
 
 	signal.addEventListener('abort', () => open?.abort());

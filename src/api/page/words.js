@@ -6,7 +6,7 @@ const CLOCK = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-d
 const NUMBER = new Intl.NumberFormat();
 
 export const number = (n) => NUMBER.format(n);
-export const count = (n, one, many = one + 's') => `${number(n)} ${n === 1 ? one : many}`;
+export const count = (n, one) => `${number(n)} ${n === 1 ? one : `${one.replace(/y$/, 'ie')}s`}`;
 export const ms = (n) => (n === null ? '—' : `${number(n)} ms`);
 export const clock = (iso) => CLOCK.format(new Date(iso));
 export const local = (iso) => DATE_TIME.format(new Date(iso));
@@ -45,11 +45,12 @@ const ADVICE = {
 	429: 'The receiver wants fewer requests: raise its limit, or answer with Retry-After.',
 };
 
+const KEPT = 'Events since then are kept and can be recovered.';
 /** Why a webhook is off, or in trouble: a title and a text; `last` is its last failed attempt. */
 export function trouble({ active, disabled_reason: reason, failing_since: failing }, last) {
 	const why = last ? failure(last)[0] : '';
-	if (reason === 'gone') return ['Disabled: the receiver answered 410 Gone', 'So it wants no more requests, and we stopped. Events since then are kept and can be recovered.'];
-	if (reason) return ['Disabled after too many failures', `Nothing but failures for days, so we stopped. ${why} Events since then are kept and can be recovered.`];
+	if (reason === 'gone') return ['Disabled: the receiver answered 410 Gone', `So it wants no more requests, and we stopped. ${KEPT}`];
+	if (reason) return ['Disabled after too many failures', `Nothing but failures for days, so we stopped. ${why} ${KEPT}`];
 	if (active && failing) return ['Deliveries are failing', `${why || 'The last attempts failed.'} We keep trying for days, then disable the webhook.`];
 	return null;
 }
