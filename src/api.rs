@@ -14,6 +14,7 @@ use axum::middleware;
 use axum::response::IntoResponse as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
@@ -64,6 +65,8 @@ struct Api {
     limits: Limits,
     parameters: Parameters,
     recoveries: Recoveries,
+    /// Tests under way.
+    tests: TaskTracker,
     /// A test send asks the database twice and the receiver once.
     test_timeout: Duration,
 }
@@ -76,9 +79,17 @@ pub async fn run(settings: Settings, metrics: Metrics, stop: CancellationToken) 
     let api = Arc::new(Api::new(&settings, metrics)?);
     tracing::info!(address = %listener.local_addr()?, "API address");
     let recovering = recoveries::run(api.clone(), stop.clone());
+    let testing = finish_tests(api.tests.clone(), settings.shutdown_grace, stop.clone());
     let serving = server::serve(listener, router(api), &settings.api.limits, settings.shutdown_grace, stop);
-    tokio::join!(recovering, serving);
+    tokio::join!(recovering, testing, serving);
     Ok(())
+}
+
+/// Those whose callers have hung up; the others are waited for with their answers.
+async fn finish_tests(tests: TaskTracker, grace: Duration, stop: CancellationToken) {
+    stop.cancelled().await;
+    tests.close();
+    let _ = tokio::time::timeout(grace, tests.wait()).await;
 }
 
 impl Api {
@@ -99,6 +110,7 @@ impl Api {
             limits: Limits::new(&settings.api.limits),
             parameters: Parameters::described_by(&openapi()),
             recoveries: Recoveries::new(settings.recover.rate),
+            tests: TaskTracker::new(),
             test_timeout: settings.api.limits.request_timeout.max(sending + 3 * bound),
             settings: settings.api.clone(),
         })

@@ -70,6 +70,10 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     if text.starts_with('\u{feff}') {
         return Err(Problem::malformed("", "the body begins with a byte order mark"));
     }
+    // serde takes an array for an object with its fields in order.
+    if text.trim_start().starts_with('[') {
+        return Err(Problem::malformed("", "the body must be an object"));
+    }
     // serde_json gives up at 128 levels, so that no body can exhaust the stack.
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let read = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {

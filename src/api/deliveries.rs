@@ -22,6 +22,8 @@ use crate::event::EventType;
 use crate::store::{LogFilter, LogRow, LogStatus, RecoverError, Since};
 
 const PAGE: u32 = 10;
+/// Closed deliveries that are counted for an answer; all are recovered.
+const COUNTED: i64 = 100_000;
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Log {
@@ -45,6 +47,7 @@ pub(super) struct Span {
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Recovering {
+    /// 100,000 stands for more too.
     recovering: u64,
 }
 
@@ -121,7 +124,7 @@ pub(super) async fn recover(
         Problem::invalid(vec![FieldError { field: "since".into(), reason }])
     })?;
     let question = async {
-        let closed = api.store.closed(caller.scope(), id, Since::Time(since)).await?;
+        let closed = api.store.closed(caller.scope(), id, Since::Time(since), COUNTED).await?;
         if closed.recoverable > 0 {
             api.store.ask_to_recover(caller.scope(), id, &closed).await?;
         }

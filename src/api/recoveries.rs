@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -11,6 +12,8 @@ use super::Api;
 use crate::error_chain;
 use crate::store::{Recovery, StoreError};
 
+/// Recoveries that are carried out side by side.
+const AT_ONCE: usize = 4;
 /// Looking for recoveries that other processes left behind.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
@@ -41,10 +44,16 @@ pub(super) async fn run(api: Arc<Api>, stop: CancellationToken) {
     stop.run_until_cancelled(work).await;
 }
 
+/// Some side by side, so that none waits for a long one, and one that cannot be done keeps no other from being done.
 async fn carry_out_all(api: &Api) -> Result<(), StoreError> {
-    for recovery in api.store.recoveries().await? {
-        carry_out(api, &recovery).await?;
-    }
+    let recoveries = stream::iter(api.store.recoveries().await?);
+    let each = async |recovery: Recovery| {
+        if let Err(error) = carry_out(api, &recovery).await {
+            let error = error_chain(&error);
+            tracing::warn!(webhook_id = %recovery.webhook, error, "a recovery will be tried again");
+        }
+    };
+    recoveries.for_each_concurrent(AT_ONCE, each).await;
     Ok(())
 }
 

@@ -52,8 +52,16 @@ pub(super) async fn send(
     let prepared = api.ask(preparing).await?;
     // Only what will go out counts.
     api.limits.test(&caller.account)?;
-    let sent = prepared.send(&api.sender).await;
-    Ok(Document(api.ask::<_, StoreError>(sent.record(&api.store)).await?))
+    let sending = {
+        let api = api.clone();
+        async move {
+            let sent = prepared.send(&api.sender).await;
+            api.ask::<_, StoreError>(sent.record(&api.store)).await
+        }
+    };
+    // A caller who hangs up has it sent and logged all the same.
+    let sent = api.tests.spawn(sending).await.map_err(|_| Problem::internal())?;
+    sent.map(Document)
 }
 
 impl From<TestRefusal> for Problem {

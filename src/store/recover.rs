@@ -94,15 +94,21 @@ impl Store {
         connection.bounded(work).await?
     }
 
-    /// Counts what `recover` would take. Refused as that would be.
-    pub async fn closed(&self, scope: Scope<'_>, webhook: WebhookId, since: Since) -> Result<Closed, RecoverError> {
+    /// Counts what `recover` would take, and no further than `most`. Refused as that would be.
+    pub async fn closed(
+        &self,
+        scope: Scope<'_>,
+        webhook: WebhookId,
+        since: Since,
+        most: i64,
+    ) -> Result<Closed, RecoverError> {
         let state = self.query(STATE, &[&webhook.0, &scope.account()]).await?;
         active(state.first())?;
         let (time, ago) = match since {
             Since::Time(time) => (Some(time), None),
             Since::Ago(ago) => (None, Some(ago.as_secs_f64())),
         };
-        Ok(closed(&self.query(COUNT, &[&webhook.0, &time, &ago, &None::<Timestamp>]).await?))
+        Ok(closed(&self.query(COUNT, &[&webhook.0, &time, &ago, &most]).await?))
     }
 
     /// Takes them all back, due one after the other at `rate` a second after what was recovered before. Tells how many
@@ -121,9 +127,7 @@ impl Store {
                     count => recovered(count),
                 }
             }
-            let (since, ago) = (Some(span.since), None::<f64>);
-            let left = closed(&self.query(COUNT, &[&webhook.0, &since, &ago, &Some(span.until)]).await?);
-            if left.recoverable == 0 {
+            if self.query(LEFT, &[&webhook.0, &span.since, &span.until]).await?.is_empty() {
                 return Ok(());
             }
             tokio::time::sleep(HELD_WAIT).await;
@@ -276,16 +280,21 @@ const COUNT: &str = concat!(
     "SELECT span.since, span.until,
         count(c.kept) FILTER (WHERE c.kept) AS recoverable, count(c.kept) FILTER (WHERE NOT c.kept) AS dropped
     FROM (
-        SELECT coalesce($2::timestamptz, now() - make_interval(secs => $3::float8)) AS since,
-               coalesce($4::timestamptz, now()) AS until
+        SELECT coalesce($2::timestamptz, now() - make_interval(secs => $3::float8)) AS since, now() AS until
     ) AS span
     LEFT JOIN LATERAL (
         SELECT ",
     event_is_kept!(),
     " AS kept FROM closed_deliveries
-        WHERE webhook_id = $1 AND closed_at BETWEEN span.since AND span.until
+        WHERE webhook_id = $1 AND closed_at BETWEEN span.since AND span.until LIMIT $4
     ) AS c ON true
     GROUP BY span.since, span.until"
+);
+
+const LEFT: &str = concat!(
+    "SELECT FROM closed_deliveries WHERE webhook_id = $1 AND closed_at BETWEEN $2 AND $3 AND ",
+    event_is_kept!(),
+    " LIMIT 1"
 );
 
 /// Skips what a result is about to remove, whose transaction may be waiting for our lock. One that is pending already,

@@ -10,8 +10,8 @@ use super::{Store, StoreError, column};
 use crate::event::AccountId;
 use crate::webhook::{WebhookId, rfc3339};
 
-/// Attempts of one bucket that are read, the newest; what they do not show is estimated from them.
-const READ_PER_BUCKET: i64 = 500;
+/// Attempts of one bucket that are read, the newest.
+const READ_PER_BUCKET: i64 = 2000;
 
 /// How far back, and how finely.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +59,8 @@ pub struct Bucket {
     pub failed: i64,
     pub p50_ms: Option<i32>,
     pub p99_ms: Option<i32>,
-    /// Whether there were more attempts than were counted: then the numbers are extrapolated from the newest ones.
+    /// Whether there may have been more attempts than were read: then the counts are lower bounds, and the percentiles
+    /// those of the newest.
     pub estimated: bool,
 }
 
@@ -87,31 +88,23 @@ impl Store {
     }
 }
 
-/// A busy bucket's counts grow by the part of its time that was not read. One row more than is read tells whether there
-/// is such a part. The planner must not know the limit: it would read and sort all of a bucket that it takes for small.
+/// The planner must not know the limit: it would read and sort all of a bucket that it takes for small.
 const STATS: &str = "
-    SELECT b.start, read.estimated,
-        round(read.succeeded * read.scale)::bigint AS succeeded, round(read.failed * read.scale)::bigint AS failed,
-        read.p50_ms, read.p99_ms
+    SELECT b.start, read.estimated, read.succeeded, read.failed, read.p50_ms, read.p99_ms
     FROM (
         SELECT date_bin(make_interval(secs => $3::float8), now(), 'epoch') - make_interval(secs => $3::float8 * ($4::integer - 1 - n)) AS start
         FROM generate_series(0, $4 - 1) AS n
     ) AS b
     CROSS JOIN LATERAL (
-        SELECT count(*) > $5::bigint AS estimated,
+        SELECT count(*) >= $5::bigint AS estimated,
             count(*) FILTER (WHERE a.error IS NULL) AS succeeded, count(*) FILTER (WHERE a.error IS NOT NULL) AS failed,
             percentile_disc(0.5) WITHIN GROUP (ORDER BY a.duration_ms) AS p50_ms,
-            percentile_disc(0.99) WITHIN GROUP (ORDER BY a.duration_ms) AS p99_ms,
-            CASE WHEN count(*) > $5::bigint
-                THEN greatest(1, extract(epoch FROM least(now(), b.start + make_interval(secs => $3::float8)) - b.start)::float8
-                    / greatest(0.001, extract(epoch FROM
-                        least(now(), b.start + make_interval(secs => $3::float8)) - min(a.created_at))::float8))
-                ELSE 1 END AS scale
+            percentile_disc(0.99) WITHIN GROUP (ORDER BY a.duration_ms) AS p99_ms
         FROM (
-            SELECT error, duration_ms, created_at FROM attempts
+            SELECT error, duration_ms FROM attempts
             WHERE webhook_id = (SELECT w.id FROM webhooks w WHERE w.id = $1 AND w.account_id = $2)
               AND trigger <> 'test' AND created_at >= b.start AND created_at < b.start + make_interval(secs => $3::float8)
-            ORDER BY created_at DESC, id DESC LIMIT (SELECT $5::bigint + 1)
+            ORDER BY created_at DESC, id DESC LIMIT (SELECT $5::bigint)
         ) AS a
     ) AS read
     ORDER BY b.start";

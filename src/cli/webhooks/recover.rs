@@ -46,7 +46,7 @@ pub(super) async fn resend(store: &Store, Resend { id, delivery_id }: Resend, js
 }
 
 pub(super) async fn recover(store: &Store, Recover { id, since, dry_run }: Recover, rate: u32, json: bool) -> Outcome {
-    let closed = store.closed(Scope::Everyone, id, since).await.map_err(|refused| failure(id, refused))?;
+    let closed = store.closed(Scope::Everyone, id, since, i64::MAX).await.map_err(|refused| failure(id, refused))?;
     if dry_run {
         return report("would recover", closed.recoverable, &closed, json);
     }

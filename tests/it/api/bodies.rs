@@ -20,6 +20,7 @@ async fn a_body_that_can_be_read_in_two_ways_or_in_none_is_refused() {
         "{".into(),
         "[]".into(),
         "null".into(),
+        r#"["x","http://127.0.0.1:9999/",["content.created"]]"#.into(),
         GOOD.replace("\"]}", "\"],}"),
         GOOD.replace("\"x\"", "NaN"),
         GOOD.replace("{", "{/* */"),
@@ -83,9 +84,11 @@ async fn every_route_with_a_body_refuses_unknown_fields_and_nulls() {
     let customer = api.customer("acc_1");
     let path = customer.create_at("http://127.0.0.1:9999/").await;
     for (method, path, body) in [
+        ("PATCH", path.clone(), json!([])),
         ("PATCH", path.clone(), json!({ "secret": "whsec_x" })),
         ("PATCH", path.clone(), json!({ "active": null })),
         ("PATCH", path.clone(), json!({ "active": "false" })),
+        ("POST", format!("{path}/test"), json!([])),
         ("POST", format!("{path}/test"), json!({ "url": "http://127.0.0.1/" })),
         ("POST", format!("{path}/test"), json!({ "event_type": null })),
         ("POST", format!("{path}/recover"), json!({})),

@@ -111,7 +111,7 @@ async fn activity_and_stats_tell_what_the_log_tells() {
 }
 
 #[tokio::test]
-async fn a_busy_buckets_counts_are_estimated_from_its_newest_attempts() {
+async fn a_busy_bucket_counts_its_newest_attempts_and_says_that_there_may_be_more() {
     let site = Site::new().await;
     let api = site.api().await;
     let customer = api.customer("acc_1");
@@ -122,7 +122,7 @@ async fn a_busy_buckets_counts_are_estimated_from_its_newest_attempts() {
     let whole = &stats["data"][22];
     let attempts = whole["succeeded"].as_i64().unwrap() + whole["failed"].as_i64().unwrap();
     assert_eq!(whole["estimated"], true);
-    assert!((3500..=3700).contains(&attempts), "{whole}");
+    assert_eq!(attempts, 2000, "{whole}");
 }
 
 #[tokio::test]

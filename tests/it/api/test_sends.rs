@@ -50,6 +50,24 @@ async fn what_is_shown_is_what_was_sent() {
 }
 
 #[tokio::test]
+async fn a_test_whose_caller_hangs_up_is_logged_all_the_same() {
+    let site = Site::new().await;
+    let api = site.api().await;
+    let (receiver, gate) = (Receiver::start().await, Gate::default());
+    receiver.always(Reply::status(200).held_by(&gate));
+    let customer = api.customer("acc_1");
+    let path = customer.create_at(&receiver.url()).await;
+    let (test, nothing) = (format!("{path}/test"), json!({}));
+    tokio::select! {
+        answer = customer.post(&test, &nothing) => panic!("answered {}", answer.status),
+        _ = receiver.wait_for_begun(1) => {}
+    }
+    gate.open();
+    wait_until("it is logged", async || site.count("SELECT count(*) FROM attempts WHERE error IS NULL").await == 1)
+        .await;
+}
+
+#[tokio::test]
 async fn failing_tests_neither_disable_a_webhook_nor_are_tried_again() {
     let site = Site::new().await.set("health.disable_attempts", "1").set("health.disable_after", "0s");
     let api = site.api().await;
