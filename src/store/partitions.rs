@@ -44,15 +44,18 @@ impl Store {
     }
 }
 
-/// Partitions that ended more than so many days ago. One that a waiting delivery references is kept.
+/// Partitions that ended more than so many days ago. One that a waiting delivery references is kept. Names are read as
+/// dates only after the join: a plan that reads all tables' names first meets names that are none.
 const EXPIRED: &str = "
-    SELECT quote_ident(c.relname) AS partition, i.inhdetachpending AS detach_pending
-    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-    WHERE i.inhparent = to_regclass($1::text)
-      AND to_date(right(c.relname, 8), 'YYYYMMDD') < (now() AT TIME ZONE 'UTC')::date - $2::integer
-      AND NOT ($1::text = 'events' AND EXISTS (
-          SELECT FROM pending_deliveries p WHERE p.event_day = to_date(right(c.relname, 8), 'YYYYMMDD')))
-    ORDER BY c.relname";
+    WITH partitions AS MATERIALIZED (
+        SELECT c.relname AS name, i.inhdetachpending AS detach_pending, to_date(right(c.relname, 8), 'YYYYMMDD') AS day
+        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = to_regclass($1::text)
+    )
+    SELECT quote_ident(name) AS partition, detach_pending FROM partitions
+    WHERE day < (now() AT TIME ZONE 'UTC')::date - $2::integer
+      AND NOT ($1::text = 'events' AND EXISTS (SELECT FROM pending_deliveries p WHERE p.event_day = day))
+    ORDER BY name";
 
 const DETACHED: &str = "
     SELECT quote_ident(c.relname) AS partition FROM pg_class c

@@ -75,6 +75,22 @@ async fn those_past_retention_are_dropped() {
 }
 
 #[tokio::test]
+async fn those_past_retention_are_dropped_however_the_tables_are_read() {
+    let site = Site::new().await;
+    with_old_partitions(&site).await;
+    // Reads the names of all tables before it knows which are partitions.
+    let plan = "DO $$ BEGIN
+        EXECUTE format('ALTER DATABASE %I SET enable_nestloop = off', current_database());
+        EXECUTE format('ALTER DATABASE %I SET enable_indexscan = off', current_database());
+        EXECUTE format('ALTER DATABASE %I SET enable_bitmapscan = off', current_database());
+    END $$";
+    site.sql().await.batch_execute(plan).await.unwrap();
+    let mut worker = site.worker().await;
+    worker.wait_for_log("retention ended").await;
+    assert_eq!(partitions(&site, "events").await, expected(&site, "events").await);
+}
+
+#[tokio::test]
 async fn one_that_a_waiting_delivery_needs_is_kept_until_that_is_done() {
     let site = Site::new().await;
     with_old_partitions(&site).await;
