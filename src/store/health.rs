@@ -76,7 +76,7 @@ fn observe(batch: &[Finished]) -> BTreeMap<Uuid, Observed<'_>> {
     observed
 }
 
-const UPDATE: &str = "
+pub(super) const UPDATE: &str = "
     WITH seen AS (
         SELECT * FROM unnest($1::uuid[], $2::boolean[], $3::integer[], $4::text[], $5::integer[])
             AS s (id, succeeded, failures, last_error, gone)

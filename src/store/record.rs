@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use deadpool_postgres::Transaction;
+use futures_util::future::try_join_all;
 use jiff::civil::Date;
 use uuid::Uuid;
 
@@ -148,13 +149,21 @@ impl Store {
 const IS_RECORDED: &str =
     "SELECT EXISTS (SELECT FROM attempts WHERE delivery_id = ANY ($2) AND id = ANY ($1)) AS recorded";
 
+const STATEMENTS: [&str; 7] =
+    [INSERT_EVENTS, INSERT_ATTEMPTS, INSERT_PENDING, UPDATE_PENDING, DELETE_SUCCEEDED, CLOSE, health::UPDATE];
+
 /// The statements do not depend on each other's answers, so all are sent before the first answer is awaited.
+///
+/// They are prepared beforehand and polled in one order, which is then that of sending: locks are taken in this order,
+/// and when one fails, its reason is seen before those that fail because the transaction has.
 async fn write_batch(
     transaction: &Transaction<'_>,
     batch: &[Finished],
     health: &Health,
 ) -> Result<(), tokio_postgres::Error> {
+    try_join_all(STATEMENTS.map(|sql| transaction.prepare_cached(sql))).await?;
     tokio::try_join!(
+        biased;
         insert_events(transaction, batch),
         insert_attempts(transaction, batch),
         insert_pending(transaction, batch),

@@ -48,9 +48,10 @@ async fn what_fails_for_a_passing_reason_is_recorded_once_it_has_passed() {
         refuse(&ledger, code, 2).await;
         ledger.publish(10).await;
         ledger.wait_until_done().await;
-        assert!(worker.log().contains(code), "{name} was not met");
+        assert!(worker.log().contains(code), "{name} is not the reason in the log");
         assert_eq!(ledger.count(ATTEMPTS).await, 10 * (round as i64 + 1), "after {name}");
     }
+    assert!(!worker.log().contains("25P02"), "a transaction that has failed is no reason");
     assert_eq!(ledger.count("SELECT count(*) FROM closed_deliveries").await, 0);
     assert!(stayed_attached(&worker));
     ledger.close(vec![worker]).await.assert_sound(0);
