@@ -1,11 +1,19 @@
 //! How long an event takes from the moment it should be published to its arrival at the receiver. The publisher waits for
 //! nobody: what a slow moment delays counts as late, however late it was published.
+//!
+//! Beside it, how long the broker alone takes: from the same schedule to a consumer that does nothing but ack.
 
+use std::collections::HashMap;
 use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use lapin::{Connection, ConnectionProperties};
 
 mod support;
 
-use support::{Figures, Load, Report, Site, latencies, number};
+use support::{Cpu, Figures, Load, Report, Site, latencies, now, number};
 
 #[derive(clap::Parser)]
 struct Options {
@@ -20,6 +28,7 @@ struct Options {
 }
 
 const WARM_UP_SECONDS: u64 = 2;
+const PREFETCH: u16 = 1000;
 /// What is not delivered so long after the last publish counts as missing.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -32,6 +41,8 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let mut report = Report::new("latency");
     for _ in 0..options.runs {
         for &rate in &options.rates {
+            let alone = publish_to_consumer(&mut site, rate, options.seconds).await?;
+            report.add(&format!("{rate} events/s, broker alone"), alone);
             let figures = publish_to_receipt(&mut site, rate, options.seconds).await?;
             report.add(&format!("{rate} events/s"), figures);
         }
@@ -44,12 +55,42 @@ async fn publish_to_receipt(site: &mut Site, rate: u64, seconds: u64) -> anyhow:
     let webhooks = Site::healthy(100);
     site.empty().await?;
     site.register(&webhooks).await?;
-    let worker = site.warm_worker(&webhooks).await?;
+    let workers = [site.warm_worker(&webhooks).await?];
     let load = Load::new(&webhooks, 1024);
+    let before = Cpu::now(&workers, site.receiver.process());
     let schedule = load.on_schedule(&site.settings, rate, WARM_UP_SECONDS + seconds).published().await?;
     site.receiver.wait_at_most(schedule.count, PATIENCE).await?;
-    drop(worker);
+    let spent = Cpu::now(&workers, site.receiver.process()).per_delivery(&before, number(schedule.count));
+    drop(workers);
     let (arrived, again) = site.receiver.take_first().await?;
     let scheduled = schedule.after(Duration::from_secs(WARM_UP_SECONDS));
-    Ok(latencies(&scheduled, &arrived).and([("duplicates", number(again))]))
+    Ok(latencies(&scheduled, &arrived).and([("duplicates", number(again))]).and(spent))
+}
+
+async fn publish_to_consumer(site: &mut Site, rate: u64, seconds: u64) -> anyhow::Result<Figures> {
+    site.empty().await?;
+    let published = Load::new(&Site::healthy(100), 1024).on_schedule(&site.settings, rate, WARM_UP_SECONDS + seconds);
+    let arrived = consume(site, rate * (WARM_UP_SECONDS + seconds)).await?;
+    let scheduled = published.published().await?.after(Duration::from_secs(WARM_UP_SECONDS));
+    Ok(latencies(&scheduled, &arrived))
+}
+
+/// When each of so many events came from the worker queue.
+async fn consume(site: &Site, count: u64) -> anyhow::Result<HashMap<u64, u64>> {
+    let connection = Connection::connect(site.settings.amqp.url.expose(), ConnectionProperties::default()).await?;
+    let channel = connection.create_channel().await?;
+    channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
+    let queue = site.settings.queue.worker_queue.as_str().into();
+    let options = BasicConsumeOptions::default();
+    let mut messages = channel.basic_consume(queue, "bench".into(), options, FieldTable::default()).await?;
+    let mut arrived = HashMap::new();
+    while (arrived.len() as u64) < count {
+        let Ok(Some(message)) = tokio::time::timeout(PATIENCE, messages.next()).await else { break };
+        let message = message?;
+        let id = message.properties.message_id().as_ref().map(|id| id.as_str().trim_start_matches(char::is_alphabetic));
+        arrived.insert(id.unwrap_or_default().parse()?, now());
+        message.ack(BasicAckOptions::default()).await?;
+    }
+    connection.close(200, "done".into()).await?;
+    Ok(arrived)
 }

@@ -34,6 +34,10 @@ const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// Transactions at a time.
 const WRITERS: usize = 2;
 
+/// Between the beginnings of two transactions, unless a whole batch waits: what one costs hardly depends on how much is in
+/// it. After an idle moment nothing waits.
+const WRITES_APART: Duration = Duration::from_millis(5);
+
 /// Between acks of messages that older ones keep from being acked with them.
 const ACKS_APART: Duration = Duration::from_millis(10);
 
@@ -65,6 +69,7 @@ impl Recorder {
     async fn record_all(&mut self, reports: &mut mpsc::Receiver<Report>) {
         let Self { writer, batch, acknowledger, .. } = self;
         let (mut in_hand, mut written, mut ended) = (Vec::with_capacity(*batch), FuturesUnordered::new(), false);
+        let mut earliest = Instant::now();
         let mut regularly = tokio::time::interval(ACKS_APART);
         regularly.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !ended || !written.is_empty() || acknowledger.holds_any() {
@@ -72,8 +77,9 @@ impl Recorder {
                 // Record before ack: repeating an attempt is harmless, losing one is not.
                 Some(settled) = written.next() => acknowledger.settle(settled).await,
                 _ = regularly.tick(), if acknowledger.holds_any() => acknowledger.settle_held().await,
-                received = reports.recv_many(&mut in_hand, *batch), if !ended && written.len() < WRITERS => {
+                received = gather(reports, &mut in_hand, *batch, earliest), if !ended && written.len() < WRITERS => {
                     ended = received == 0;
+                    earliest = Instant::now() + WRITES_APART;
                     if !ended {
                         written.push(writer.write(std::mem::take(&mut in_hand)));
                     }
@@ -81,6 +87,19 @@ impl Recorder {
             }
         }
     }
+}
+
+/// Takes what was reported until `earliest`, or the first report after it. Returns 0 when nobody can report any more.
+async fn gather(
+    reports: &mut mpsc::Receiver<Report>,
+    in_hand: &mut Vec<Report>,
+    batch: usize,
+    earliest: Instant,
+) -> usize {
+    if reports.len() < batch {
+        tokio::time::sleep_until(earliest.into()).await;
+    }
+    reports.recv_many(in_hand, batch).await
 }
 
 impl Writer {
