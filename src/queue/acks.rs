@@ -51,7 +51,10 @@ impl Acknowledger {
                 self.channels.remove(number);
                 continue;
             }
-            self.channels.entry(*number).or_insert_with(|| Ledger { channel: channel.clone(), tags: Tags::default() });
+            if !self.channels.contains_key(number) {
+                self.channels.retain(|_, ledger| ledger.channel.status().connected());
+                self.channels.insert(*number, Ledger { channel: channel.clone(), tags: Tags::default() });
+            }
             by_channel.entry(*number).or_default().push((receipt.tag, verdict));
         }
         for (number, settled) in by_channel {
