@@ -58,8 +58,8 @@ function draw(figure, data, width) {
 		h('tbody', [...data].reverse().map((bucket) => h('tr', cells(bucket).map((value, i) => (i ? h('td', value) : h('th', { scope: 'row' }, value)))))));
 }
 
-/** The next 1, 2 or 5 times a power of ten. */
+/** The next 1, 2, 3 or 5 times a power of ten. */
 function nice(n) {
 	const power = 10 ** Math.floor(Math.log10(n));
-	return power * [1, 2, 5, 10].find((times) => times * power >= n);
+	return power * [1, 2, 3, 5, 10].find((times) => times * power >= n);
 }
