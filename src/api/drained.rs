@@ -79,3 +79,40 @@ impl<S: AsyncRead + Unpin> AsyncRead for Drained<S> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    const WITHIN: Duration = Duration::from_millis(200);
+
+    #[tokio::test]
+    async fn a_caller_who_takes_an_answer_drop_by_drop_gets_no_more_time_for_it() {
+        let (ours, mut theirs) = tokio::io::duplex(16);
+        let mut ours = Drained::new(ours, WITHIN);
+        let drops = async {
+            loop {
+                sleep(WITHIN / 10).await;
+                theirs.read_u8().await.unwrap();
+            }
+        };
+        let written = tokio::select! {
+            written = ours.write_all(&[0; 100]) => written,
+            () = drops => unreachable!("it drips for ever"),
+        };
+        assert_eq!(written.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_was_taken_leaves_the_next_its_whole_time() {
+        let (ours, mut theirs) = tokio::io::duplex(16);
+        let mut ours = Drained::new(ours, WITHIN);
+        assert_eq!(ours.write(&[0; 20]).await.unwrap(), 16);
+        assert!(ours.lying.is_some());
+        theirs.read_exact(&mut [0; 16]).await.unwrap();
+        ours.write_all(&[0; 4]).await.unwrap();
+        assert!(ours.lying.is_none());
+    }
+}
