@@ -31,6 +31,7 @@ mod auth;
 mod body;
 mod cursor;
 mod deliveries;
+mod drained;
 mod event_types;
 mod exchange;
 mod limits;

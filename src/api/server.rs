@@ -1,4 +1,4 @@
-//! Takes connections: so many at a time, and none that is silent.
+//! Takes connections: so many at a time, and none that is silent or deaf.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::drained::Drained;
 use crate::config::ApiLimits;
 
 /// After an accept that failed for want of files: others must close first.
@@ -35,7 +36,8 @@ pub(super) async fn serve(
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     while let Some((stream, permit)) = stop.run_until_cancelled(accept(&listener, &room)).await {
-        let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service.clone()));
+        let stream = TokioIo::new(Drained::new(stream, limits.request_timeout));
+        let connection = graceful.watch(builder.serve_connection(stream, service.clone()));
         connections.spawn(async move {
             // That a caller left, or sent no HTTP, is its own affair.
             let _ = connection.await;

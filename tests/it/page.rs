@@ -9,6 +9,7 @@ mod bad_text;
 mod documentation;
 mod edits;
 mod files;
+mod list;
 mod log;
 mod outages;
 mod screenshots;

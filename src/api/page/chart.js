@@ -44,15 +44,13 @@ function draw(figure, data, width) {
 	details.before(
 		h('figcaption', h('h2', 'Last 24 hours'), key('good', summary[0]), key('bad', summary[1]), key('p50_ms', 'p50'), key('p99_ms', 'p99 duration')),
 		svg('svg.drawing', { viewBox: `0 0 ${width} ${HEIGHT}`, role: 'img', 'aria-label': `Deliveries per hour: ${summary.join(', ')}` },
-			svg('pattern', { id: 'hatch', width: 5, height: 5, patternUnits: 'userSpaceOnUse', patternTransform: 'rotate(45)' },
-				svg('rect.bad', { width: 5, height: 5 }), svg('line.stripe', { y2: 5 })),
 			scale(0, number(most)), scale(BARS, 0), scale(TOP, ms(slowest)), scale(BOTTOM, 0),
 			data.map((bucket, i) => {
 				const good = up(bucket.succeeded), bad = up(bucket.succeeded + bucket.failed), bar = { x: x(i + 0.12), width: step * 0.76 };
 				return svg('g', svg('title', cells(bucket).map((value, n) => `${COLUMNS[n]}: ${value}`).join(', ')),
 					svg('rect.hit', { x: x(i), width: step, height: BOTTOM }),
 					svg('rect.good', { ...bar, y: good, height: BARS - good }),
-					svg('rect', { ...bar, y: bad, height: good - bad, fill: 'url(#hatch)' }),
+					svg('rect.bad', { ...bar, y: bad, height: good - bad }),
 					i % hours === 1 && svg('text', { x: x(i + 0.5), y: HEIGHT - 5, 'text-anchor': 'middle' }, clock(bucket.start)));
 			}),
 			line('p50_ms'), line('p99_ms')));
@@ -60,8 +58,8 @@ function draw(figure, data, width) {
 		h('tbody', [...data].reverse().map((bucket) => h('tr', cells(bucket).map((value, i) => (i ? h('td', value) : h('th', { scope: 'row' }, value)))))));
 }
 
-/** The next 1, 2 or 5 times a power of ten. */
+/** The next 1, 2, 3 or 5 times a power of ten. */
 function nice(n) {
 	const power = 10 ** Math.floor(Math.log10(n));
-	return power * [1, 2, 5, 10].find((times) => times * power >= n);
+	return power * [1, 2, 3, 5, 10].find((times) => times * power >= n);
 }

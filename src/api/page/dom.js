@@ -74,10 +74,9 @@ export function confirm(title, lines, yes) {
 }
 
 /** Text as it came, in a box that scrolls by keyboard too. */
-export const block = (label, text, copyable = true) =>
-	h('.block', h('.block-head', h('span', label), copyable && copyButton(() => text, `Copy ${label.toLowerCase()}`)), code(label, text));
+export const block = (label, text) => h('.block', h('.block-head', label, copyButton(() => text, `Copy ${label.toLowerCase()}`)), code(label, text));
 
-export const code = (label, text) => h('pre', { tabindex: 0, role: 'group', 'aria-label': label }, text);
+const code = (label, text) => h('pre', { tabindex: 0, role: 'group', 'aria-label': label }, text);
 
 export const copyButton = (text, label) => button('Copy', async () => {
 	if (await copy(await text())) say('Copied to the clipboard.');
@@ -111,7 +110,7 @@ export const notice = (kind, title, ...children) =>
 
 export const section = (title, ...children) => h('section.card', { 'aria-label': title }, h('h2', title), children);
 
-export const skeleton = (lines) => h('.card.skeleton', { role: 'status' }, h('span.hidden', 'Loading…'), Array.from({ length: lines }, () => h('i')));
+export const loading = () => h('p.loading.muted', { role: 'status' }, 'Loading…');
 
 export const empty = (title, ...children) => h('.card.empty', h(document.querySelector('h1') ? 'h2' : 'h1', { tabindex: -1 }, title), children);
 

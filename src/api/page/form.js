@@ -1,6 +1,6 @@
 // The fields of a webhook, with the API's reasons beside them; and a new webhook.
 import { ask, eventTypes, poll } from './http.js';
-import { act, crumb, h, icon, link, notice, put, section, skeleton, submit } from './dom.js';
+import { act, crumb, h, icon, link, loading, notice, put, section, submit } from './dom.js';
 import { sentence } from './list.js';
 import { PRIVATE, secretBox, snippets } from './secret.js';
 
@@ -100,12 +100,12 @@ export function webhookForm(fields, actions, save, refused = () => false) {
 
 export function createView(main, signal) {
 	document.title = 'Create Webhook';
-	const body = h('.card', skeleton(6));
+	const body = h('div', loading());
 	put(main, crumb(), h('h1', { tabindex: -1 }, 'Create Webhook'), body);
 	poll(body, 0, signal, async () => {
 		const fields = webhookFields(await eventTypes(signal), { name: '', url: '', events: [] });
 		const save = async () => created((await ask('POST', '/webhooks', { body: fields.values() })).data);
-		put(body, webhookForm(fields, link('Cancel', ''), save).element);
+		put(body, h('.card', webhookForm(fields, link('Cancel', ''), save).element));
 	});
 
 	function created({ id, name, secret }) {

@@ -1,15 +1,17 @@
 // All webhooks of the account, kept up to date while the list is open.
 import { ask, get, poll, webhookPath } from './http.js';
-import { button, columns, empty, h, icon, link, notice, put, say, skeleton, toggle } from './dom.js';
-import { count, local, number, outcome, time, trouble } from './words.js';
+import { button, columns, empty, h, icon, link, loading, notice, put, say, toggle } from './dom.js';
+import { count, number, outcome, time, trouble } from './words.js';
 
 const EVERY_MS = 5000;
 const CHIPS = 2;
 const MANY = 1000;
+/** Where the reader goes on whose control has gone. */
+const PLACE = 'h1, .name';
 
 export function listView(main, signal) {
 	document.title = 'Webhooks';
-	const body = h('div', skeleton(4));
+	const body = h('div', loading());
 	put(main,
 		h('header.head',
 			h('div', h('h1', { tabindex: -1 }, 'Webhooks'), h('p.muted', 'Signed POST requests to your server when something happens.')),
@@ -17,26 +19,26 @@ export function listView(main, signal) {
 	let rows = new Map();
 	const refresh = poll(body, EVERY_MS, signal, async () => {
 		const webhooks = await all(signal);
-		const before = rows;
+		const before = rows, held = document.activeElement;
 		rows = new Map(webhooks.map((webhook) => {
-			const seen = appearance(webhook);
-			const old = before.get(webhook.id);
-			return [webhook.id, old?.seen === seen ? old : { seen, row: replaced(old?.row, webhookRow(webhook, signal, () => refresh())) }];
+			const seen = appearance(webhook), old = before.get(webhook.id);
+			return [webhook.id, old?.seen === seen ? old : { seen, row: webhookRow(webhook, signal, () => refresh()) }];
 		}));
 		const order = [...rows.values()].map(({ row }) => row);
 		const list = body.querySelector('ul.webhooks');
 		if (!order.length) put(body, nothing());
-		else if (!list) put(body, columns('webhook', 'Webhook', 'Events', 'Last delivery', 'Waiting', 'Active'), h('ul.card.webhooks', { 'aria-label': 'Webhooks' }, order));
-		else if (order.length !== list.children.length || order.some((row, i) => list.children[i] !== row)) put(list, order);
+		else if (list) arrange(list, order);
+		else put(body, columns('webhook', 'Webhook', 'Events', 'Last delivery', 'Waiting', 'Active'), h('ul.card.webhooks', { 'aria-label': 'Webhooks' }, order));
+		if (held.isConnected) return;
+		const row = rows.get(held.closest('li')?.dataset.id)?.row;
+		(row?.querySelector(`[data-key=${held.dataset.key}]`) ?? (row ?? main).querySelector(PLACE)).focus({ preventScroll: true });
 	});
 }
 
-/** Keeps the reader's place on the keyboard. */
-function replaced(old, row) {
-	const held = old?.contains(document.activeElement) && document.activeElement.dataset.key;
-	old?.replaceWith(row);
-	if (held) row.querySelector(`[data-key=${held}]`)?.focus();
-	return row;
+/** Leaves alone the rows that stay, and with them the focus. */
+function arrange(list, rows) {
+	for (const row of [...list.children]) if (!rows.includes(row)) row.remove();
+	rows.forEach((row, i) => list.children[i] === row || list.insertBefore(row, list.children[i] ?? null));
 }
 
 async function all(signal) {
@@ -57,7 +59,7 @@ function webhookRow(webhook, signal, refresh) {
 	const { id, name, url, events, active, warnings, activity } = webhook;
 	const { last_status: status = null, last_attempt_at: at, waiting = 0 } = activity ?? {};
 	const cell = (label, ...content) => h('div', h('span.label', label), content);
-	return h('li',
+	return h('li', { 'data-id': id },
 		h('.webhook',
 			h('.who',
 				h('a.name', { href: `#/webhooks/${id}/logs`, 'data-key': 'name' }, h('bdi', name)),
@@ -106,19 +108,20 @@ export function banner(webhook, signal, refresh) {
 			if (!active) await activate(webhook, true);
 			const { data: { recovering } } = await ask('POST', `${webhookPath(id)}/recover`, { body: { since } });
 			unrecovered.delete(id);
+			own.closest('li, main')?.querySelector(PLACE).focus({ preventScroll: true });
 			own.closest('.notice').remove();
 			say(recovering ? `Active again. ${count(recovering, 'missed delivery')} will be sent.` : 'Active again. Nothing was missed.');
 		} finally {
 			refresh();
 		}
 	}, '.primary', { 'data-key': 'recover' });
-	if (active && unrecovered.has(id)) return notice('', 'What was missed is not recovered yet', h('p', way('Recover what was missed')));
+	if (active && unrecovered.has(id)) return notice('', 'What was missed is not recovered yet', way('Recover what was missed'));
 	const said = trouble(webhook);
 	if (!said) return null;
-	const text = h('span', said[1]);
+	const text = h('p', said[1]);
 	if (webhook.disabled_reason !== 'gone') {
 		get(`${webhookPath(id)}/deliveries?limit=1&status=failed`, signal).then(({ data }) => put(text, trouble(webhook, data[0])[1])).catch(() => {});
 	}
-	return notice(active ? '' : '.bad', said[0], h('p', text, failing && ` Failing since ${local(failing)}.`),
+	return notice(active ? '' : '.bad', said[0], text, failing && h('p', 'Failing since ', time(failing), '.'),
 		active ? h('a', { href: `#/webhooks/${id}/logs`, 'data-key': 'why' }, 'See the failed deliveries') : way('Re-enable and recover what was missed'));
 }

@@ -1,6 +1,6 @@
 // The webhook's log: newest first, growing by itself; a row opens to its delivery's story.
 import { ask, eventTypes, get, poll } from './http.js';
-import { block, button, columns, empty, h, icon, link, put, say, skeleton } from './dom.js';
+import { block, button, columns, empty, h, icon, link, loading, put, say } from './dom.js';
 import { count, failure, ms, outcome, time } from './words.js';
 import { chart } from './chart.js';
 
@@ -17,10 +17,9 @@ export function logsTab(body, { id, path: base, signal, webhook }) {
 	eventTypes(signal).then((types) => type.append(...types.map((one) => option(one.type, one.type)))).catch(() => {});
 	const rows = h('ol.card.log', { 'aria-label': 'Deliveries, newest first' });
 	const area = h('div');
-	const news = h('p.hidden', { role: 'status' });
 	const more = button('Load more', loadMore);
 	const held = button('New deliveries: show', () => { restart(); status.focus(); }, '.small', { hidden: true });
-	put(body, chart(base, signal), h('.filters', h('h2', 'Webhook Logs'), held, status, type), news, area, h('.actions.middle', more));
+	put(body, chart(base, signal), h('.filters', h('h2', 'Webhook Logs'), h('span', { role: 'status' }, held), status, type), area, h('.actions.middle', more));
 
 	let cursor, known, deeper, filtering;
 	signal.addEventListener('abort', () => filtering.abort());
@@ -30,7 +29,7 @@ export function logsTab(body, { id, path: base, signal, webhook }) {
 		filtering?.abort();
 		filtering = new AbortController();
 		known = deeper = null;
-		put(area, skeleton(5));
+		put(area, loading());
 		more.hidden = held.hidden = true;
 		poll(area, EVERY_MS, filtering.signal, newest);
 	}
@@ -50,7 +49,7 @@ export function logsTab(body, { id, path: base, signal, webhook }) {
 		// After a whole page of new ones, more may lie between: the list begins anew, but not while it is read.
 		if (known && anew && (deeper || rows.matches(':focus-within, :has([open])'))) {
 			held.hidden = false;
-			return put(news, 'New deliveries');
+			return;
 		}
 		if (anew) {
 			known = new Set();
@@ -64,7 +63,6 @@ export function logsTab(body, { id, path: base, signal, webhook }) {
 		} finally {
 			show();
 		}
-		if (!first) put(news, count(fresh.length, 'new delivery'));
 	}
 
 	/** A filtered page may be short although there are more. */
@@ -94,7 +92,7 @@ export function logsTab(body, { id, path: base, signal, webhook }) {
 
 	const nothing = () => (status.value || type.value
 		? empty('Nothing matches these filters', button('Show all', () => { status.value = type.value = ''; restart(); }))
-		: empty('Nothing was sent yet', h('p', 'They appear here by themselves.'), link('Send a test', `/${id}/test`)));
+		: empty('Nothing was sent yet', h('p', 'Deliveries appear here by themselves.'), link('Send a test', `/${id}/test`)));
 
 	function logRow(row) {
 		known.add(row.id);
@@ -114,7 +112,7 @@ export function logsTab(body, { id, path: base, signal, webhook }) {
 	}
 
 	async function tell(row, story) {
-		if (!story.firstChild) put(story, h('p.muted', 'Loading…'));
+		if (!story.firstChild) put(story, loading());
 		try {
 			const { data: [last = row, ...before] } = await get(`${path}?limit=100&delivery_id=${row.delivery_id}`, signal);
 			put(story,
@@ -143,4 +141,4 @@ export function attempt(row) {
 const cell = (label, content) => h('span.cell', h('span.hidden', `${label} `), content);
 
 const snippet = ({ http_status: status, response_snippet: text }) =>
-	(text ? block('Response', text, false) : status && h('p.muted', 'The response had no body.'));
+	(text ? block('Response', text) : status && h('p.muted', 'The response had no body.'));

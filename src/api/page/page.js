@@ -1,7 +1,7 @@
 // Settings > Webhooks: shows the view that the fragment names, or how to get a token.
 import * as token from './token.js';
 import { onSignedOut } from './http.js';
-import { button, code, empty, h, put, skeleton } from './dom.js';
+import { button, empty, h, loading, put } from './dom.js';
 import { listView } from './list.js';
 import { createView } from './form.js';
 import { webhookView } from './webhook.js';
@@ -35,16 +35,14 @@ function noToken() {
 	put(main, empty(hadToken ? 'Your session has ended' : 'Open this page from your settings',
 		h('p', hadToken
 			? 'Open Settings › Webhooks in penr.ai again to go on.'
-			: 'This page needs an access token, which penr.ai hands over when you open Settings › Webhooks there. Reloading loses it.'),
-		token.hasHost && button('Try again', start, '.primary'),
-		h('details', h('summary', 'For developers'), h('p', 'Print a token, and open this page with it:'),
-			code('Command', `penr-webhooks token --account acc_42\n\n${location.origin}${location.pathname}#token=…`))));
+			: 'penr.ai signs you in here when you open Settings › Webhooks there. Reloading this page signs you out.'),
+		token.hasHost && button('Try again', start, '.primary')));
 	if (hadToken) main.querySelector('h1').focus();
 }
 
 async function start() {
 	if (token.current()) return route();
-	put(main, skeleton(3));
+	put(main, loading());
 	if (!await token.renew()) noToken();
 }
 

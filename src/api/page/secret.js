@@ -57,12 +57,6 @@ func verify(secret string, rawBody []byte, signature string) bool {
 function verify(string $secret, string $rawBody, string $signature): bool {
     return hash_equals(hash_hmac('sha256', $rawBody, $secret), $signature);
 }`,
-	Ruby: `require "openssl"
-
-# request.body.read, request.get_header("HTTP_X_WEBHOOK_SIGNATURE")
-def verify(secret, raw_body, signature)
-  OpenSSL.secure_compare(OpenSSL::HMAC.hexdigest("SHA256", secret, raw_body), signature)
-end`,
 };
 
 export function snippets() {
@@ -70,8 +64,7 @@ export function snippets() {
 	const choose = (name) => put(area, block(`${name} code`, CODE[name]));
 	choose('Node.js');
 	return section('Verify requests',
-		h('fieldset.segments', h('legend.hidden', 'Language'), Object.keys(CODE).map((name) => h('label',
-			h('input', { type: 'radio', name: 'language', checked: name === 'Node.js', change: () => choose(name) }), h('span', name)))),
+		h('select', { 'aria-label': 'Language', change: ({ target }) => choose(target.value) }, Object.keys(CODE).map((name) => h('option', { value: name }, name))),
 		area,
 		h('p.hint', h('code', 'Webhook-Signature'), ' follows standardwebhooks.com, whose libraries check the time of sending too.'));
 }

@@ -1,15 +1,14 @@
 // What the owner of a webhook changes: its fields, its secret, its existence.
 import { ask, eventTypes, get, poll } from './http.js';
-import { button, confirm, h, notice, put, say, section, skeleton } from './dom.js';
-import { local, time } from './words.js';
+import { button, confirm, h, loading, notice, put, say, section } from './dom.js';
+import { time } from './words.js';
 import { webhookFields, webhookForm } from './form.js';
 import { PRIVATE, secretBox, snippets } from './secret.js';
 
-const OVERLAP_MS = 24 * 3600_000;
 const LABELS = { name: 'Name', url: 'URL', events: 'Events' };
 
 export function settingsTab(body, { path, signal, show }) {
-	put(body, skeleton(6));
+	put(body, loading());
 	poll(body, 0, signal, async () => {
 		const types = await eventTypes(signal);
 		const edit = h('div');
@@ -43,7 +42,7 @@ export function settingsTab(body, { path, signal, show }) {
 			put(fields.problem, notice('', 'Not saved: this webhook was changed meanwhile',
 				h('ul', changes.map((key) => h('li', `${LABELS[key]} is now: `, h('bdi', [now.data[key]].flat().join(', ')))),
 					now.data.active !== data.active && h('li', `It was switched ${now.data.active ? 'on' : 'off'}.`)),
-				h('.actions', button('Save mine anyway', async () => {
+				h('.actions.start', button('Save mine anyway', async () => {
 					etag = now.etag;
 					await form.send();
 					if (document.activeElement === document.body) focus();
@@ -58,11 +57,10 @@ export function settingsTab(body, { path, signal, show }) {
 		const told = h('p.hint', { role: 'status' }, PRIVATE);
 		const box = secretBox(async () => (await get(`${path}/secret`, signal)).secret, signal);
 		return h('div', box, told, h('.actions.start', button('Regenerate', async () => {
-			const until = local(new Date(Date.now() + OVERLAP_MS));
 			if (!await confirm('Regenerate the signing secret?', [
 				'A new secret signs every request from now on.',
-				`Until ${until} the old one stays valid in Webhook-Signature, which carries both signatures.`,
-				'X-Webhook-Signature is made with the new one only: who checks it needs the new secret at once. What is refused is tried again.',
+				'For 24 hours the old one stays valid in Webhook-Signature, which carries both signatures.',
+				'X-Webhook-Signature is made with the new one alone: receivers that check it need the new secret at once. What they refuse is tried again.',
 			], 'Regenerate')) return;
 			const { data } = await ask('POST', `${path}/secret/regenerate`);
 			box.dispatchEvent(new Event('hide'));

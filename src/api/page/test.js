@@ -1,20 +1,17 @@
 // Sends a test and shows at once what went out and what came back.
 import { ask, eventTypes, poll } from './http.js';
-import { act, block, button, h, notice, put, section, skeleton, submit } from './dom.js';
+import { act, block, button, h, loading, notice, put, section, submit } from './dom.js';
 import { activate } from './list.js';
 import { attempt } from './logs.js';
 
 export function testTab(body, tab) {
-	put(body, skeleton(3));
+	put(body, loading());
 	poll(body, 0, tab.signal, async () => put(body, tester(await eventTypes(tab.signal), tab)));
 }
 
 function tester(types, { path, signal, webhook, onChange, show }) {
-	const group = (label, subscribed) => {
-		const members = types.filter(({ type }) => webhook().events.includes(type) === subscribed);
-		return members.length > 0 && h('optgroup', { label }, members.map(({ type, name }) => h('option', { value: type }, `${name} (${type})`)));
-	};
-	const select = h('select', { id: 'test-type' }, group('Subscribed', true), group('Not subscribed', false));
+	const select = h('select', { id: 'test-type' },
+		types.map(({ type, name }) => h('option', { value: type, selected: type === webhook().events[0] }, `${name} (${type})`)));
 	const result = h('div', { 'aria-live': 'polite' });
 	const control = submit('Send');
 	const asleep = h('div');
@@ -26,7 +23,7 @@ function tester(types, { path, signal, webhook, onChange, show }) {
 			!reason && button('Activate', async () => show(await activate(webhook(), true)))));
 	};
 	const send = async () => {
-		put(result, h('p.muted.sending', 'Sending…'));
+		put(result, h('p.muted', 'Sending…'));
 		const tell = (found) => signal.aborted || put(result, found);
 		try {
 			// Without the signal: leaving the tab does not call it back.

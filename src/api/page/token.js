@@ -1,7 +1,8 @@
 // Keeps the bearer token: it comes in the fragment, which is erased at once, lives in memory only, and is renewed by the
 // framing page. Imports nothing, so that nothing delays the erasing.
 
-const RENEW_SECONDS_BEFORE = 60;
+/** Before it expires, or at half its life if that is later. */
+const RENEW_MS_BEFORE = 60_000;
 const HOST_ANSWERS_WITHIN_MS = 8000;
 
 let token = '';
@@ -50,8 +51,8 @@ function adopt(given) {
 	if (!given) return;
 	token = given;
 	clearTimeout(renewal);
-	const ms = (expiry(given) - RENEW_SECONDS_BEFORE) * 1000 - Date.now();
-	if (hasHost && ms > 0) renewal = setTimeout(renew, Math.min(ms, 86_400_000));
+	const left = expiry(given) * 1000 - Date.now();
+	if (hasHost && left > 0) renewal = setTimeout(renew, Math.min(Math.max(left - RENEW_MS_BEFORE, left / 2), 86_400_000));
 	for (const listener of [...listeners]) listener();
 }
 

@@ -1,6 +1,6 @@
 // One webhook: its name, its state and its trouble, above its log, its test and its settings.
 import { get, poll, webhookPath } from './http.js';
-import { crumb, h, put, say, skeleton, toggle } from './dom.js';
+import { crumb, h, loading, put, say, toggle } from './dom.js';
 import { outcome } from './words.js';
 import { activate, appearance, banner, switched } from './list.js';
 import { logsTab } from './logs.js';
@@ -12,7 +12,7 @@ const TABS = { logs: ['Webhook Logs', logsTab], test: ['Test', testTab], setting
 
 export function webhookView(main, id, tab, signal) {
 	document.title = 'Webhook';
-	const head = h('.title', skeleton(1)), trouble = h('div'), body = h('div');
+	const head = h('.title', loading()), trouble = h('div'), body = h('div');
 	const links = Object.entries(TABS).map(([key, [label]]) => h('a', { href: `#/webhooks/${id}/${key}`, 'data-tab': key }, label));
 	put(main, crumb(), head, trouble, h('nav.tabs', { 'aria-label': 'Webhook' }, links), body);
 	let webhook, seen, open, changed;
@@ -27,14 +27,14 @@ export function webhookView(main, id, tab, signal) {
 		seen = look;
 		document.title = `${now.name} · Webhooks`;
 		const state = now.active ? (now.failing_since ? ['failed', 'Failing'] : ['success', 'Active']) : now.disabled_reason ? ['failed', 'Disabled'] : ['none', 'Inactive'];
-		const heading = h('h1', { tabindex: -1 }, h('bdi', now.name));
+		const heading = h('h1', { tabindex: -1, 'data-key': 'name' }, h('bdi', now.name));
 		put(head, h('div', heading, h('p.url', h('bdi', now.url))), h('.state', outcome(...state), toggle(now.active, 'Active', async (on) => {
 			const data = await activate(now, on);
 			show(data);
 			say(switched(data));
 		})));
 		put(trouble, banner(now, signal, refresh));
-		if (held) main.querySelector(`[data-key=${held}]`)?.focus();
+		if (held) main.querySelector(`[data-key=${held}]`)?.focus({ preventScroll: true });
 		if (!first) return changed?.();
 		if (document.activeElement === document.body) heading.focus({ preventScroll: true });
 		choose(tab);

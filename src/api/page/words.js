@@ -2,17 +2,16 @@
 import { h, icon } from './dom.js';
 
 const DATE_TIME = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'medium' });
-const CLOCK = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit' });
+const CLOCK = new Intl.DateTimeFormat(undefined, { timeStyle: 'short' });
 const NUMBER = new Intl.NumberFormat();
 
 export const number = (n) => NUMBER.format(n);
 export const count = (n, one) => `${number(n)} ${n === 1 ? one : `${one.replace(/y$/, 'ie')}s`}`;
 export const ms = (n) => (n === null ? '—' : `${number(n)} ms`);
 export const clock = (iso) => CLOCK.format(new Date(iso));
-export const local = (iso) => DATE_TIME.format(new Date(iso));
 
 /** Local time, UTC on hover. */
-export const time = (iso) => h('time', { datetime: iso, title: iso.replace('T', ' ').replace('Z', ' UTC') }, local(iso));
+export const time = (iso) => h('time', { datetime: iso, title: iso.replace('T', ' ').replace('Z', ' UTC') }, DATE_TIME.format(new Date(iso)));
 
 export const outcome = (status, text = { success: 'Success', failed: 'Failed' }[status] ?? 'No deliveries yet') =>
 	h(`span.outcome.${status ?? 'none'}`, icon(status ?? 'none'), h('span', text));

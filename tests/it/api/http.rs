@@ -1,7 +1,7 @@
 //! Whatever stands in a request's head, the answer is a problem that says so, and never a 500.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::support::api::assert_problem;
 use crate::support::http::ask;
@@ -164,6 +164,19 @@ async fn a_connection_that_dawdles_is_closed() {
     within("the request is answered", PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
     let answer = String::from_utf8_lossy(&answer).into_owned();
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("problem:timeout"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_caller_who_asks_on_and_on_but_never_reads_holds_no_connection() {
+    let site = Site::new().await.set("api.max_connections", "1").set("api.request_timeout", "1s");
+    let api = site.api_of(site.launch(&["api"])).await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut deaf = socket.connect(api.address.parse().unwrap()).await.unwrap();
+    // Far more answers than any buffer between us holds.
+    let questions = "GET /v1/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(400);
+    deaf.write_all(questions.as_bytes()).await.unwrap();
+    assert_eq!(api.customer("acc_1").get("/v1/event-types").await.status, 200);
 }
 
 #[tokio::test]

@@ -104,3 +104,18 @@ async fn all_of_it_works_by_keyboard() {
     page.sees("Webhook created").await;
     page.until("document.activeElement.tagName === 'H1'").await;
 }
+
+#[tokio::test]
+async fn a_save_after_ones_own_switch_is_no_conflict() {
+    let stage = Stage::set().await;
+    let webhook = stage.named("Blog", "https://hooks.example.com/a", &TYPES).await;
+    let page = &stage.browser;
+    stage.open_at(&format!("/{}/settings", webhook.id)).await;
+    page.fill("#name", "Mine").await;
+    page.click("Active").await;
+    page.sees("is inactive: nothing is sent").await;
+    page.click("Save").await;
+    page.sees("Saved.").await;
+    let saved = stage.site.webhook(&webhook.id).await;
+    assert_eq!((&saved["name"], &saved["active"]), (&"Mine".into(), &false.into()));
+}

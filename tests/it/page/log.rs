@@ -57,7 +57,7 @@ async fn an_open_log_grows_by_itself_and_keeps_what_is_open() {
     page.until("document.querySelectorAll('.log > li').length === 2").await;
     page.until("document.querySelector('.log > li .outcome').innerText === 'Failed'").await;
     page.until("document.querySelector('.log > li:last-child details').open").await;
-    page.until("document.querySelector('.chart rect[fill]') !== null").await;
+    page.until("document.querySelector('.chart rect.bad') !== null").await;
 }
 
 #[tokio::test]
@@ -75,4 +75,25 @@ async fn the_chart_shows_the_last_day_in_bars_lines_and_numbers() {
     page.click("Numbers").await;
     page.until("document.querySelectorAll('.chart tbody tr').length === 24").await;
     page.is_sound().await;
+}
+
+#[tokio::test]
+async fn many_new_deliveries_wait_until_the_reader_asks_for_them() {
+    let stage = Stage::set().await;
+    let webhook = stage.webhook("https://hooks.example.com/a", &TYPES).await;
+    stage.write_log(&webhook, 12, GOOD).await;
+    let page = &stage.browser;
+    stage.open_at(&format!("/{}/logs", webhook.id)).await;
+    page.click_on(".log > li:nth-child(3) summary").await;
+    page.until("document.querySelector('.log > li:nth-child(3) .attempts') !== null").await;
+    let read = "return [...document.querySelectorAll('.log > li')].map((e) => [e.dataset.id, e.querySelector('[open]') !== null])";
+    let before = page.js(read).await;
+    stage.write_log(&webhook, 15, &GOOD.replace("content.created", "site.connected").replace("1 minute", "1 ms")).await;
+    page.sees("New deliveries: show").await;
+    assert_eq!(page.js(read).await, before);
+    page.is_sound().await;
+    page.click("New deliveries: show").await;
+    page.until("document.querySelector('.log > li code')?.innerText === 'site.connected'").await;
+    page.until("document.activeElement.ariaLabel === 'Status'").await;
+    page.no_longer_sees("New deliveries: show").await;
 }

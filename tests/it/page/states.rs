@@ -23,10 +23,14 @@ impl Shown {
         let good = "'content.published', 'event', 1, 200, 38 + (n * 37) % 90, NULL, '{\"ok\":true}', now() - n * n * interval '11 s', NULL";
         stage.write_log(&blog, 84, good).await;
         stage
-            .write_log(&failing, 70, &good.replace("content.published", "keyword.created").replace("11 s", "16 s"))
+            .write_log(
+                &failing,
+                70,
+                &good.replace("content.published", "keyword.created").replace("n * n", "interval '26 minutes' - n * n"),
+            )
             .await;
         let bad = "'keyword.approved', CASE n WHEN 1 THEN 'retry' ELSE 'event' END, 2 - (n > 1)::int, 503, 120 + n * 13, 'http_status',
-            '{\"error\":\"maintenance\"}', now() - n * n * interval '210 s', now() + interval '28 minutes'";
+            '{\"error\":\"maintenance\"}', now() - n * n * interval '90 s', now() + interval '28 minutes'";
         stage.write_log(&failing, 9, bad).await;
         let late = "'site.connected', 'retry', 8, NULL, 5000, 'timeout', NULL, now() - n * interval '30 minutes', NULL";
         stage.write_log(&disabled, 3, late).await;
@@ -39,7 +43,7 @@ impl Shown {
             .await;
         stage
             .execute(&format!(
-                "UPDATE webhooks SET failing_since = now() - interval '3 hours' WHERE id = '{}';
+                "UPDATE webhooks SET failing_since = now() - interval '24 minutes' WHERE id = '{}';
                  UPDATE webhooks SET active = false, disabled_reason = 'failing', failing_since = now() - interval '5 days' WHERE id = '{}';
                  UPDATE webhooks SET active = false, disabled_reason = 'gone', failing_since = now() - interval '1 hour' WHERE id = '{}';
                  UPDATE webhooks SET active = false WHERE id = '{}'",

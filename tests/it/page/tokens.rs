@@ -3,7 +3,7 @@
 use super::*;
 
 /// What a framing page of penr.ai does: shows the page and answers when asked for a token.
-fn host(page: &str, answer: &str) -> Reply {
+pub(super) fn host(page: &str, answer: &str) -> Reply {
     let html = format!(
         "<!doctype html><title>host</title><script>window.asked = 0;
          addEventListener('message', (e) => {{
@@ -17,7 +17,7 @@ fn host(page: &str, answer: &str) -> Reply {
 }
 
 /// A host whose frame is allowed, and the stage it frames.
-async fn framed() -> (Stage, Receiver) {
+pub(super) async fn framed() -> (Stage, Receiver) {
     let host = Receiver::start().await;
     let origins = format!("[\"http://{}\"]", host.address());
     (Stage::on(Site::new().await.set("api.frame_ancestors", &origins)).await, host)
@@ -141,4 +141,29 @@ async fn no_other_origin_can_frame_the_page() {
     stage.browser.goto(&stranger.url()).await;
     stage.browser.enter_frame().await;
     stage.browser.until("document.querySelector('#main') === null && document.body.innerText !== ''").await;
+}
+
+#[tokio::test]
+async fn a_token_is_replaced_before_it_expires() {
+    let (stage, host_page) = framed().await;
+    // The host's first token lives for seconds only, the others for an hour.
+    let secret = stage.site.settings().get("api.jwt_secret").to_owned();
+    let give = "fetch('/token' + window.asked).then((r) => r.text()).then((token) =>
+         e.source.postMessage({ type: 'penr-webhooks:token', token }, e.origin));";
+    let page = stage.page();
+    host_page.answer(move |request| match request.path.as_str() {
+        "/token1" => Reply::body(200, token_for(&secret, 4)),
+        path if path.starts_with("/token") => Reply::body(200, token_for(&secret, 3600)),
+        _ => host(&page, give),
+    });
+    stage.browser.goto(&host_page.url()).await;
+    stage.browser.until("window.asked === 2").await;
+    stage.browser.enter_frame().await;
+    stage.browser.sees("No webhooks yet").await;
+    assert!(!stage.process.log().contains("\"status\":401"), "{}", stage.process.log());
+}
+
+fn token_for(secret: &str, seconds: u64) -> String {
+    let claims = json!({ "sub": ACCOUNT, "exp": api::now() + seconds }).to_string();
+    api::sign(secret, r#"{"alg":"HS256"}"#, &claims)
 }

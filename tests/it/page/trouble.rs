@@ -42,3 +42,25 @@ async fn a_webhook_that_fails_says_why_and_a_recovered_one_no_more() {
     page.no_longer_sees("Deliveries are failing").await;
     page.sees("Success").await;
 }
+
+#[tokio::test]
+async fn a_webhook_re_enabled_by_its_switch_can_have_what_it_missed_afterwards() {
+    let (stage, receiver) = (Stage::set().await, Receiver::start().await);
+    stage.named("Blog", &receiver.url(), &TYPES).await;
+    receiver.always(Reply::status(410));
+    let missed = stage.publish("content.created").await;
+    let page = &stage.browser;
+    stage.open().await;
+    page.sees("Disabled: the receiver answered 410 Gone").await;
+    receiver.next().await;
+    receiver.always(Reply::status(200));
+    page.click("Active: Blog").await;
+    page.sees("What was missed is not recovered yet").await;
+    page.click_on(".name").await;
+    page.sees("Last 24 hours").await;
+    page.click("Recover what was missed").await;
+    page.sees("1 missed delivery will be sent.").await;
+    assert_eq!(receiver.next().await.event_id(), missed);
+    page.until("document.activeElement.tagName === 'H1'").await;
+    page.no_longer_sees("What was missed").await;
+}

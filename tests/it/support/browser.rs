@@ -174,6 +174,9 @@ impl Browser {
 
     /// The whole page as PNG.
     pub async fn screenshot(&self) -> Vec<u8> {
+        // What the last script changed is measured only once it is drawn.
+        let drawn = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))";
+        self.devtools("Runtime.evaluate", json!({ "expression": drawn, "awaitPromise": true })).await;
         let taken = self.devtools("Page.captureScreenshot", json!({ "captureBeyondViewport": true })).await;
         BASE64_STANDARD.decode(taken["data"].as_str().expect("a picture")).expect("base64")
     }
