@@ -57,6 +57,12 @@ func verify(secret string, rawBody []byte, signature string) bool {
 function verify(string $secret, string $rawBody, string $signature): bool {
     return hash_equals(hash_hmac('sha256', $rawBody, $secret), $signature);
 }`,
+	Ruby: `require "openssl"
+
+# ${given('raw_body')}
+def verify(secret, raw_body, signature)
+  OpenSSL.secure_compare(OpenSSL::HMAC.hexdigest("SHA256", secret, raw_body), signature)
+end`,
 };
 
 export function snippets() {

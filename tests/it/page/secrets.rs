@@ -44,7 +44,7 @@ async fn a_new_secret_is_not_in_the_page_before_it_is_revealed() {
     page.click("Select all").await;
     page.click("Save").await;
     page.sees("whsec_••••").await;
-    for language in ["Python", "Go", "PHP", "Node.js"] {
+    for language in ["Python", "Go", "PHP", "Ruby", "Node.js"] {
         page.choose("[aria-label=Language]", language).await;
         page.sees(&format!("{language} code")).await;
     }
