@@ -54,6 +54,8 @@ export async function act(control, work) {
 	}
 }
 
+export const focus = (element) => element?.focus({ preventScroll: true });
+
 const status = document.getElementById('status');
 let clearing = 0;
 export function say(text, kind = 'success') {
@@ -62,7 +64,6 @@ export function say(text, kind = 'success') {
 	clearing = setTimeout(put, kind === 'success' ? 6000 : 12_000, status);
 }
 
-/** Whether the answer was yes. */
 export function confirm(title, lines, yes) {
 	return new Promise((resolve) => {
 		const dialog = h('dialog', { 'aria-labelledby': 'question', close: () => { dialog.remove(); resolve(dialog.returnValue === 'yes'); } },

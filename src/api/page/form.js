@@ -1,6 +1,6 @@
 // The fields of a webhook, with the API's reasons beside them; and a new webhook.
 import { ask, eventTypes, poll } from './http.js';
-import { act, crumb, h, icon, link, loading, notice, put, section, submit } from './dom.js';
+import { act, crumb, focus, h, icon, link, loading, notice, put, section, submit } from './dom.js';
 import { sentence } from './list.js';
 import { PRIVATE, secretBox, snippets } from './secret.js';
 
@@ -8,7 +8,7 @@ export function webhookFields(types, values) {
 	const name = textField('name', 'Name', values.name, 'For example “Blog”.');
 	const url = textField('url', 'URL', values.url, 'It must be reachable from the internet.',
 		{ type: 'url', placeholder: 'https://hooks.your-company.com/penr' });
-	const plain = h('.warn', icon('warning'), h('span', 'Not encrypted: anyone on the way can read the events. Use https:// if you can.'));
+	const plain = h('.warn', icon('warning'), h('span', 'Not encrypted: anyone on the way can read the events. Use https.'));
 	const warn = () => { plain.hidden = !/^\s*http:/i.test(url.input.value); };
 	url.input.addEventListener('input', warn);
 	warn();
@@ -119,6 +119,6 @@ export function createView(main, signal) {
 			snippets(),
 			h('.actions', link('Go to the webhook', `/${id}/logs`), link('Send a test', `/${id}/test`, '.primary')));
 		scrollTo(0, 0);
-		heading.focus({ preventScroll: true });
+		focus(heading);
 	}
 }

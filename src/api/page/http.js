@@ -10,7 +10,7 @@ export class Problem extends Error {
 	constructor(status, body, headers) {
 		super(body?.detail || body?.title || `The service answered ${status}.`);
 		this.status = status;
-		this.errors = body?.errors ?? [];
+		this.errors = Array.isArray(body?.errors) ? body.errors : [];
 		this.retryAfter = Number(headers?.get('retry-after')) || 0;
 		const id = body?.request_id ?? headers?.get('x-request-id');
 		if (status >= 500 && id) this.message += ` (request ${id})`;

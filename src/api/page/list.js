@@ -1,11 +1,10 @@
 // All webhooks of the account, kept up to date while the list is open.
 import { ask, get, poll, webhookPath } from './http.js';
-import { button, columns, empty, h, icon, link, loading, notice, put, say, toggle } from './dom.js';
+import { button, columns, empty, focus, h, icon, link, loading, notice, put, say, toggle } from './dom.js';
 import { count, number, outcome, time, trouble } from './words.js';
 
 const EVERY_MS = 5000;
 const CHIPS = 2;
-const MANY = 1000;
 /** Where the reader goes on whose control has gone. */
 const PLACE = 'h1, .name';
 
@@ -26,12 +25,13 @@ export function listView(main, signal) {
 		}));
 		const order = [...rows.values()].map(({ row }) => row);
 		const list = body.querySelector('ul.webhooks');
-		if (!order.length) put(body, nothing());
-		else if (list) arrange(list, order);
+		if (!order.length) {
+			if (!body.querySelector('a.primary')) put(body, nothing());
+		} else if (list) arrange(list, order);
 		else put(body, columns('webhook', 'Webhook', 'Events', 'Last delivery', 'Waiting', 'Active'), h('ul.card.webhooks', { 'aria-label': 'Webhooks' }, order));
 		if (held.isConnected) return;
 		const row = rows.get(held.closest('li')?.dataset.id)?.row;
-		(row?.querySelector(`[data-key=${held.dataset.key}]`) ?? (row ?? main).querySelector(PLACE)).focus({ preventScroll: true });
+		focus(row?.querySelector(`[data-key=${held.dataset.key}]`) ?? (row ?? main).querySelector(PLACE));
 	});
 }
 
@@ -67,7 +67,7 @@ function webhookRow(webhook, signal, refresh) {
 				warnings.map((text) => h('.warn', icon('warning'), h('span', sentence(text))))),
 			h('.events', h('span.label', 'Events'), chips(events)),
 			cell('Last delivery', h('span.last', outcome(status), at && h('small.muted', time(at)))),
-			cell('Waiting', h(waiting ? 'span.waiting' : 'span.muted', number(waiting), waiting >= MANY && '+')),
+			cell('Waiting', h(waiting ? 'span.waiting' : 'span.muted', number(waiting), waiting > 999 && '+')),
 			cell('Active', toggle(active, `Active: ${name}`, async (on, own) => {
 				const now = await activate(webhook, on);
 				own.ariaChecked = now.active;
@@ -108,7 +108,7 @@ export function banner(webhook, signal, refresh) {
 			if (!active) await activate(webhook, true);
 			const { data: { recovering } } = await ask('POST', `${webhookPath(id)}/recover`, { body: { since } });
 			unrecovered.delete(id);
-			own.closest('li, main')?.querySelector(PLACE).focus({ preventScroll: true });
+			if (document.activeElement === own) focus(own.closest('li, main').querySelector(PLACE));
 			own.closest('.notice').remove();
 			say(recovering ? `Active again. ${count(recovering, 'missed delivery')} will be sent.` : 'Active again. Nothing was missed.');
 		} finally {

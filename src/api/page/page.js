@@ -1,7 +1,7 @@
 // Settings > Webhooks: shows the view that the fragment names, or how to get a token.
 import * as token from './token.js';
 import { onSignedOut } from './http.js';
-import { button, empty, h, loading, put } from './dom.js';
+import { button, empty, focus, h, loading, put } from './dom.js';
 import { listView } from './list.js';
 import { createView } from './form.js';
 import { webhookView } from './webhook.js';
@@ -24,7 +24,7 @@ function route() {
 	else if (id === 'new') createView(main, open.signal);
 	else shell = webhookView(main, id, tab, open.signal);
 	scrollTo(0, 0);
-	if (hadToken) main.querySelector('h1')?.focus({ preventScroll: true });
+	if (hadToken) focus(main.querySelector('h1'));
 	hadToken = true;
 }
 
@@ -37,7 +37,7 @@ function noToken() {
 			? 'Open Settings › Webhooks in penr.ai again to go on.'
 			: 'penr.ai signs you in here when you open Settings › Webhooks there. Reloading this page signs you out.'),
 		token.hasHost && button('Try again', start, '.primary')));
-	if (hadToken) main.querySelector('h1').focus();
+	if (hadToken) focus(main.querySelector('h1'));
 }
 
 async function start() {

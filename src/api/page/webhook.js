@@ -1,6 +1,6 @@
 // One webhook: its name, its state and its trouble, above its log, its test and its settings.
 import { get, poll, webhookPath } from './http.js';
-import { crumb, h, loading, put, say, toggle } from './dom.js';
+import { crumb, focus, h, loading, put, say, toggle } from './dom.js';
 import { outcome } from './words.js';
 import { activate, appearance, banner, switched } from './list.js';
 import { logsTab } from './logs.js';
@@ -34,9 +34,9 @@ export function webhookView(main, id, tab, signal) {
 			say(switched(data));
 		})));
 		put(trouble, banner(now, signal, refresh));
-		if (held) main.querySelector(`[data-key=${held}]`)?.focus({ preventScroll: true });
+		if (held) focus(main.querySelector(`[data-key=${held}]`) ?? heading);
 		if (!first) return changed?.();
-		if (document.activeElement === document.body) heading.focus({ preventScroll: true });
+		if (document.activeElement === document.body) focus(heading);
 		choose(tab);
 	}
 

@@ -29,3 +29,17 @@ async fn the_focus_stays_on_its_control_while_webhooks_come_change_and_go() {
     page.no_longer_sees("Second").await;
     assert_eq!(page.js("return document.activeElement.tagName").await, json!("H1"));
 }
+
+#[tokio::test]
+async fn the_focus_stays_where_there_are_no_webhooks() {
+    let stage = Stage::set().await;
+    let page = &stage.browser;
+    stage.open().await;
+    page.sees("No webhooks yet").await;
+    page.js("window.first = document.querySelector('.empty a'); first.focus()").await;
+    page.until(
+        "performance.getEntriesByType('resource').filter(({ name }) => name.includes('/v1/webhooks')).length > 2",
+    )
+    .await;
+    assert_eq!(page.js("return document.activeElement === first").await, json!(true));
+}
