@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use refinery::error::Kind;
+use tokio_postgres::Client;
 
 use super::{Store, StoreError, column};
 
 /// Any number, as long as nothing else in the database uses it as an advisory lock.
 const LOCK: i64 = 0x7065_6e72_7768_6b73;
+/// That a replica waits for another.
 const BOUND: Duration = Duration::from_secs(300);
 /// The oldest schema that serves a worker: it may be rolled out before the newest is there.
 const OLDEST: i32 = 1;
@@ -30,17 +32,10 @@ pub enum Schema {
 
 impl Store {
     /// Applies what is missing and returns the names of what was applied. One replica works, the others wait for it.
+    /// An index over a long log takes as long as it takes.
     pub async fn migrate(&self) -> Result<Vec<String>, StoreError> {
-        let migration = tokio::time::timeout(BOUND, self.migrate_alone()).await;
-        let late = || StoreError::Unavailable(anyhow::anyhow!("another migration did not end within 5 minutes"));
-        migration.map_err(|_| late())?
-    }
-
-    async fn migrate_alone(&self) -> Result<Vec<String>, StoreError> {
-        let mut client = self.own_session().await?;
-        client.batch_execute("SET statement_timeout = 0; SET client_min_messages = warning").await?;
-        // Held by the session: a killed replica frees it.
-        client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await?;
+        let late = |_| StoreError::Unavailable(anyhow::anyhow!("another migration did not end within 5 minutes"));
+        let mut client = tokio::time::timeout(BOUND, self.session_that_migrates()).await.map_err(late)??;
         // A newer replica may have migrated further: its schema serves the previous version too.
         let runner = embedded::migrations::runner().set_abort_missing(false);
         let report = runner.run_async(&mut client).await.map_err(|error| match error.kind() {
@@ -50,6 +45,14 @@ impl Store {
         client.execute("SELECT make_partitions($1)", &[&DAYS_AHEAD]).await?;
         client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).await?;
         Ok(report.applied_migrations().iter().map(ToString::to_string).collect())
+    }
+
+    async fn session_that_migrates(&self) -> Result<Client, StoreError> {
+        let client = self.own_session().await?;
+        client.batch_execute("SET statement_timeout = 0; SET client_min_messages = warning").await?;
+        // Held by the session: a killed replica frees it.
+        client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await?;
+        Ok(client)
     }
 
     /// Fails while the schema is older than a worker can use.
