@@ -8,6 +8,7 @@ use std::time::Duration;
 use deadpool_postgres::Transaction;
 use futures_util::future::try_join_all;
 use jiff::civil::Date;
+use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
 use super::{Params, Store, StoreError, column, health};
@@ -154,15 +155,15 @@ const STATEMENTS: [&str; 7] =
 
 /// The statements do not depend on each other's answers, so all are sent before the first answer is awaited.
 ///
-/// They are prepared beforehand and polled in one order, which is then that of sending: locks are taken in this order,
-/// and when one fails, its reason is seen before those that fail because the transaction has.
+/// They are prepared beforehand and polled in one order, which is then that of sending and of taking locks. When one
+/// fails, those after it fail because the transaction has, which is not the reason.
 async fn write_batch(
     transaction: &Transaction<'_>,
     batch: &[Finished],
     health: &Health,
 ) -> Result<(), tokio_postgres::Error> {
     try_join_all(STATEMENTS.map(|sql| transaction.prepare_cached(sql))).await?;
-    tokio::try_join!(
+    let written: [_; STATEMENTS.len()] = tokio::join!(
         biased;
         insert_events(transaction, batch),
         insert_attempts(transaction, batch),
@@ -171,8 +172,11 @@ async fn write_batch(
         delete_succeeded(transaction, batch),
         close(transaction, batch),
         health::update(transaction, batch, health),
-    )?;
-    Ok(())
+    )
+    .into();
+    let failed = written.into_iter().filter_map(Result::err);
+    let reason = failed.min_by_key(|error| error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION));
+    reason.map_or(Ok(()), Err)
 }
 
 pub(super) async fn execute(

@@ -89,7 +89,8 @@ impl Recorder {
     }
 }
 
-/// Takes what was reported until `earliest`, or the first report after it. Returns 0 when nobody can report any more.
+/// Takes what was reported until `earliest`, or the first report after it; a whole batch at once. Returns 0 when nobody
+/// can report any more.
 async fn gather(
     reports: &mut mpsc::Receiver<Report>,
     in_hand: &mut Vec<Report>,
