@@ -60,12 +60,8 @@ async fn a_new_secret_is_not_in_the_page_before_it_is_revealed() {
 async fn a_secret_is_copied_in_a_frame_that_may_not_use_the_clipboard() {
     let (stage, host_page) = tokens::framed().await;
     let webhook = stage.webhook("https://hooks.example.com/a", &TYPES).await;
-    let give =
-        format!("e.source.postMessage({{ type: 'penr-webhooks:token', token: '{}' }}, e.origin);", stage.token().await);
-    host_page.always(tokens::host(&stage.page(), &give));
+    tokens::open_in_frame(&stage, &host_page).await;
     let page = &stage.browser;
-    page.goto(&host_page.url()).await;
-    page.enter_frame().await;
     page.click_on(".name").await;
     page.click("Settings").await;
     page.until("document.querySelector('[aria-label=\"Copy secret\"]')?.focus() === undefined && document.activeElement.innerText === 'Copy'").await;

@@ -3,7 +3,7 @@
 use super::*;
 
 /// What a framing page of penr.ai does: shows the page and answers when asked for a token.
-pub(super) fn host(page: &str, answer: &str) -> Reply {
+fn host(page: &str, answer: &str) -> Reply {
     let html = format!(
         "<!doctype html><title>host</title><script>window.asked = 0;
          addEventListener('message', (e) => {{
@@ -21,6 +21,15 @@ pub(super) async fn framed() -> (Stage, Receiver) {
     let host = Receiver::start().await;
     let origins = format!("[\"http://{}\"]", host.address());
     (Stage::on(Site::new().await.set("api.frame_ancestors", &origins)).await, host)
+}
+
+/// The page in its host's frame, with the token that its host gives it.
+pub(super) async fn open_in_frame(stage: &Stage, host_page: &Receiver) {
+    let give =
+        format!("e.source.postMessage({{ type: 'penr-webhooks:token', token: '{}' }}, e.origin);", stage.token().await);
+    host_page.always(host(&stage.page(), &give));
+    stage.browser.goto(&host_page.url()).await;
+    stage.browser.enter_frame().await;
 }
 
 #[tokio::test]
@@ -80,11 +89,7 @@ async fn a_session_that_has_ended_is_said_once_and_asks_for_nothing_more() {
 #[tokio::test]
 async fn the_framing_page_is_asked_for_a_token_and_gives_one() {
     let (stage, host_page) = framed().await;
-    let give =
-        format!("e.source.postMessage({{ type: 'penr-webhooks:token', token: '{}' }}, e.origin);", stage.token().await);
-    host_page.always(host(&stage.page(), &give));
-    stage.browser.goto(&host_page.url()).await;
-    stage.browser.enter_frame().await;
+    open_in_frame(&stage, &host_page).await;
     stage.browser.sees("No webhooks yet").await;
     stage.browser.leave_frame().await;
     assert_eq!(stage.browser.js("return window.asked").await, json!(1));
