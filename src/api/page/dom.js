@@ -64,6 +64,7 @@ export function say(text, kind = 'success') {
 	clearing = setTimeout(put, kind === 'success' ? 6000 : 12_000, status);
 }
 
+/** Whether the answer was yes. */
 export function confirm(title, lines, yes) {
 	return new Promise((resolve) => {
 		const dialog = h('dialog', { 'aria-labelledby': 'question', close: () => { dialog.remove(); resolve(dialog.returnValue === 'yes'); } },

@@ -5,7 +5,7 @@ import { button, empty, h, link, put } from './dom.js';
 const TIMEOUT_MS = 20_000;
 const SLOWEST_POLL_MS = 10_000;
 
-export class Problem extends Error {
+class Problem extends Error {
 	/** Status 0: no answer came. */
 	constructor(status, body, headers) {
 		super(body?.detail || body?.title || `The service answered ${status}.`);
@@ -69,7 +69,7 @@ let types;
 /** The catalogue of event types, fetched once. */
 export const eventTypes = async (signal) => (types ??= (await get('/event-types', signal)).data);
 
-export const broken = (problem, again) => (problem.status === 404
+const broken = (problem, again) => (problem.status === 404
 	? empty('This webhook does not exist', h('p', 'It was deleted, or belongs to another account.'), link('All webhooks', ''))
 	: empty('This could not be loaded', h('p', problem.message), button('Try again', again)));
 

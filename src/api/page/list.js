@@ -5,6 +5,7 @@ import { count, number, outcome, time, trouble } from './words.js';
 
 const EVERY_MS = 5000;
 const CHIPS = 2;
+const MANY = 1000;
 /** Where the reader goes on whose control has gone. */
 const PLACE = 'h1, .name';
 
@@ -67,7 +68,7 @@ function webhookRow(webhook, signal, refresh) {
 				warnings.map((text) => h('.warn', icon('warning'), h('span', sentence(text))))),
 			h('.events', h('span.label', 'Events'), chips(events)),
 			cell('Last delivery', h('span.last', outcome(status), at && h('small.muted', time(at)))),
-			cell('Waiting', h(waiting ? 'span.waiting' : 'span.muted', number(waiting), waiting > 999 && '+')),
+			cell('Waiting', h(waiting ? 'span.waiting' : 'span.muted', number(waiting), waiting >= MANY && '+')),
 			cell('Active', toggle(active, `Active: ${name}`, async (on, own) => {
 				const now = await activate(webhook, on);
 				own.ariaChecked = now.active;
