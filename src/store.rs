@@ -6,9 +6,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts};
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType, Timeouts};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, Statement};
 
 use crate::config::Database;
@@ -42,6 +42,8 @@ pub use stats::{Bucket, Window};
 pub use webhooks::{Activity, Changed, Created, NewWebhook, Place, WebhookChange};
 
 type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
+/// The same with their types, for [`Store::query_planned_anew`].
+type TypedParams<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
 
 /// What to do about a statement that did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +51,10 @@ pub enum StoreError {
     /// Postgres is not there, not answering, out of room or not migrated: try again later, nothing is lost.
     #[error("the database is not available")]
     Unavailable(#[source] anyhow::Error),
+    /// Postgres is there, but somebody else stood in the way of this statement, or it took too long: try again soon,
+    /// with less at a time if it can be split.
+    #[error("the database is busy")]
+    Busy(#[source] anyhow::Error),
     /// Postgres refuses this data: trying again will not help.
     #[error("the database refuses the data")]
     Refused(#[source] anyhow::Error),
@@ -72,6 +78,7 @@ impl From<tokio_postgres::Error> for StoreError {
         match &refusal.code().code()[..2] {
             // Data exceptions, integrity violations, and what a trigger raises.
             "22" | "23" | "P0" => Self::Refused(cause),
+            _ if PASSING.contains(refusal.code()) => Self::Busy(cause),
             _ if [SqlState::UNDEFINED_TABLE, SqlState::UNDEFINED_COLUMN].contains(refusal.code()) => {
                 Self::Unavailable(cause.context("run `penr-webhooks migrate` first"))
             }
@@ -80,9 +87,21 @@ impl From<tokio_postgres::Error> for StoreError {
     }
 }
 
+/// What the statements of others cause: a deadlock, a conflict, a lock held for long, a statement that ran out of time.
+const PASSING: [SqlState; 4] = [
+    SqlState::T_R_DEADLOCK_DETECTED,
+    SqlState::T_R_SERIALIZATION_FAILURE,
+    SqlState::LOCK_NOT_AVAILABLE,
+    SqlState::QUERY_CANCELED,
+];
+
 impl From<PoolError> for StoreError {
     fn from(error: PoolError) -> Self {
-        Self::Unavailable(error.into())
+        match error {
+            // All connections are in use by other statements of this process.
+            PoolError::Timeout(TimeoutType::Wait) => Self::Busy(error.into()),
+            error => Self::Unavailable(error.into()),
+        }
     }
 }
 
@@ -159,6 +178,13 @@ impl Store {
         let mut connection = self.connection().await?;
         let statement = connection.prepare(sql).await?;
         connection.bounded(async |client: &mut Object| client.query(&statement, params).await).await
+    }
+
+    /// As `query`, but the statement is planned for these very values. A prepared statement's plan may be one for all
+    /// values, and then locks every partition of a table; this one locks only those that its values may be in.
+    async fn query_planned_anew(&self, sql: &str, params: TypedParams<'_>) -> Result<Vec<Row>, StoreError> {
+        let mut connection = self.connection().await?;
+        connection.bounded(async |client: &mut Object| client.query_typed(sql, params).await).await
     }
 
     async fn execute(&self, sql: &str, params: Params<'_>) -> Result<u64, StoreError> {

@@ -133,7 +133,7 @@ impl Store {
             tokio::time::sleep(HELD_WAIT).await;
         }
         let held = anyhow::anyhow!("some closed deliveries are held by somebody else: try again");
-        Err(StoreError::Unavailable(held).into())
+        Err(StoreError::Busy(held).into())
     }
 
     /// Notes down that a span is to be recovered, for whoever carries it out. A second wish for the same webhook widens
