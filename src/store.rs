@@ -6,7 +6,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType, Timeouts};
+use deadpool_postgres::{
+    Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType, Timeouts,
+};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row, Statement};
@@ -15,6 +17,7 @@ use crate::config::Database;
 use crate::event::AccountId;
 
 mod claim;
+mod due;
 mod health;
 mod inspect;
 mod log;
@@ -29,8 +32,9 @@ mod stats;
 mod tls;
 mod webhooks;
 
-pub use claim::{Claimed, WaitingWebhook};
-pub use inspect::{SecretCheck, Server};
+pub use claim::{Claimed, Claims, Room, Taken};
+pub use due::{ClosedAtOnce, DueWebhook, Ended, FoundDue, ReadUntil, Swept};
+pub use inspect::{SecretCheck, Server, SnapshotHolder};
 pub use log::{LogFilter, LogPage, LogRow, LogStatus};
 pub use lookup::Lookup;
 pub use migrate::Schema;

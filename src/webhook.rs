@@ -130,9 +130,41 @@ impl Snapshot {
     /// What a delivery owed to this webhook finds when the webhook is read again; `None` if it is gone. It is off for
     /// what was owed before it was switched off, even if it is on again.
     pub fn as_of(&self, now: Option<Self>) -> Self {
-        match now {
-            Some(now) if now.activation == self.activation || matches!(now.state, SnapshotState::Disabled) => now,
+        let standing = now.as_ref().map(|now| (now.activation, now.state.standing()));
+        match (Standing::for_owed(self.activation, standing), now) {
+            (Standing::Active | Standing::Disabled, Some(now)) => now,
             _ => Self { id: self.id, activation: self.activation, state: SnapshotState::Off },
+        }
+    }
+}
+
+/// Whether a webhook takes deliveries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    Active,
+    /// Switched off by us: its deliveries are closed at once, so that they can be recovered.
+    Disabled,
+    /// Switched off by its owner, or deleted.
+    Off,
+}
+
+impl Standing {
+    /// What it is for a delivery that is owed since an activation, given the webhook's activation and standing now;
+    /// `None` if it is gone.
+    pub fn for_owed(owed_since: i32, now: Option<(i32, Self)>) -> Self {
+        match now {
+            Some((_, Self::Disabled)) => Self::Disabled,
+            Some((activation, standing)) if activation == owed_since => standing,
+            _ => Self::Off,
+        }
+    }
+
+    /// Why its deliveries are closed without an attempt, if they are.
+    pub fn closes(self) -> Option<ClosedReason> {
+        match self {
+            Self::Active => None,
+            Self::Disabled => Some(ClosedReason::Disabled),
+            Self::Off => Some(ClosedReason::Cancelled),
         }
     }
 }
@@ -144,20 +176,22 @@ pub enum SnapshotState {
         url: String,
         secrets: Result<Box<Secrets>, OpenError>,
     },
-    /// Switched off by us: its deliveries are closed at once, so that they can be recovered.
     Disabled,
-    /// Switched off by its owner, or deleted.
     Off,
 }
 
 impl SnapshotState {
+    fn standing(&self) -> Standing {
+        match self {
+            Self::Active { .. } => Standing::Active,
+            Self::Disabled => Standing::Disabled,
+            Self::Off => Standing::Off,
+        }
+    }
+
     /// Why its deliveries are closed without an attempt, if they are.
     pub fn closes(&self) -> Option<ClosedReason> {
-        match self {
-            Self::Active { .. } => None,
-            Self::Disabled => Some(ClosedReason::Disabled),
-            Self::Off => Some(ClosedReason::Cancelled),
-        }
+        self.standing().closes()
     }
 }
 

@@ -1,13 +1,18 @@
 //! Takes due deliveries for one worker, fenced, with a lease.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use jiff::civil::Date;
 use tokio_postgres::Row;
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
+use super::due::close_removed;
 use super::lookup::{snapshot, snapshot_columns};
-use super::{Store, StoreError, column};
+use super::{Store, StoreError, TypedParams, column};
 use crate::delivery::{Delivery, DeliveryId, EventRow, Trigger};
 use crate::event::{AccountId, Event, EventId, EventType};
 use crate::secret::Keyring;
@@ -21,38 +26,83 @@ pub struct Claimed {
     pub claim: i64,
 }
 
-/// A webhook with pending deliveries.
+/// How many of a webhook's due deliveries are wanted.
 #[derive(Debug, Clone, Copy)]
-pub struct WaitingWebhook {
-    pub id: WebhookId,
-    /// How late its first delivery is, if one is due.
-    pub late: Option<Duration>,
+pub struct Room {
+    pub webhook: WebhookId,
+    /// None that fell due before this is left: what was claimed or closed since then is not read again.
+    pub since: Timestamp,
+    pub room: usize,
+}
+
+/// What a claim took.
+#[derive(Debug, Default)]
+pub struct Claims {
+    pub deliveries: Vec<Claimed>,
+    /// Deliveries closed because their events are gone, erased by hand or lost: nothing is left to send.
+    pub without_event: Vec<(WebhookId, DeliveryId)>,
+    /// Of each webhook that had any: how many, and when the last of them fell due.
+    pub taken: HashMap<WebhookId, Taken>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct Taken {
+    pub count: usize,
+    pub until: Timestamp,
 }
 
 impl Store {
-    /// The next `limit` webhooks after one that have pending deliveries, in the order of their ids.
-    pub async fn waiting_webhooks(&self, after: WebhookId, limit: usize) -> Result<Vec<WaitingWebhook>, StoreError> {
-        let limit = i32::try_from(limit).unwrap_or(i32::MAX);
-        let rows = self.query(WAITING_WEBHOOKS, &[&after.0, &limit]).await?;
-        let waiting = |row| {
-            let late: Option<f64> = column(row, "late");
-            WaitingWebhook { id: WebhookId(column(row, "webhook_id")), late: late.map(Duration::from_secs_f64) }
-        };
-        Ok(rows.iter().map(waiting).collect())
-    }
-
     /// Claims due deliveries, of each webhook as many as there is room for, oldest first. Another worker may claim them
     /// again after `lease`.
-    pub async fn claim_due(
-        &self,
-        keyring: &Keyring,
-        rooms: &[(WebhookId, usize)],
-        lease: Duration,
-    ) -> Result<Vec<Claimed>, StoreError> {
-        let webhooks: Vec<Uuid> = rooms.iter().map(|(webhook, _)| webhook.0).collect();
-        let rooms: Vec<i64> = rooms.iter().map(|(_, room)| i64::try_from(*room).unwrap_or(i64::MAX)).collect();
-        let rows = self.query(CLAIM_DUE, &[&webhooks, &rooms, &lease.as_secs_f64()]).await?;
-        Ok(rows.iter().map(|row| claimed(row, keyring)).collect())
+    pub async fn claim_due(&self, keyring: &Keyring, rooms: &[Room], lease: Duration) -> Result<Claims, StoreError> {
+        let webhooks: Vec<Uuid> = rooms.iter().map(|room| room.webhook.0).collect();
+        let since: Vec<Timestamp> = rooms.iter().map(|room| room.since).collect();
+        let numbers: Vec<i64> = rooms.iter().map(|room| i64::try_from(room.room).unwrap_or(i64::MAX)).collect();
+        let rows = self.query(CLAIM_DUE, &[&webhooks, &numbers, &since, &lease.as_secs_f64()]).await?;
+        if rows.is_empty() {
+            return Ok(Claims::default());
+        }
+        match self.events(&rows).await {
+            Ok(events) => self.claims(&rows, &events, keyring).await,
+            Err(error) => {
+                // Without it the leases end later.
+                self.release(&rows.iter().map(fence).collect::<Vec<_>>()).await.ok();
+                Err(error)
+            }
+        }
+    }
+
+    async fn claims(&self, rows: &[Row], events: &Events, keyring: &Keyring) -> Result<Claims, StoreError> {
+        let (mut claims, mut without_event) = (Claims::default(), Vec::new());
+        for row in rows {
+            let webhook = WebhookId(column(row, "owed_to"));
+            let until: Timestamp = column(row, "was_due_at");
+            let taken = claims.taken.entry(webhook).or_insert(Taken { count: 0, until });
+            *taken = Taken { count: taken.count + 1, until: taken.until.max(until) };
+            match events.get(&column::<Uuid>(row, "event_key")) {
+                Some(event) => claims.deliveries.push(claimed(row, event.clone(), keyring)),
+                None => without_event.push((webhook, fence(row))),
+            }
+        }
+        if !without_event.is_empty() {
+            let (ids, tokens): (Vec<Uuid>, Vec<i64>) =
+                without_event.iter().map(|(_, (id, claim))| (id.0, claim)).unzip();
+            self.execute(CLOSE_WITHOUT_EVENT, &[&ids, &tokens]).await?;
+        }
+        claims.without_event = without_event.into_iter().map(|(webhook, (delivery, _))| (webhook, delivery)).collect();
+        Ok(claims)
+    }
+
+    /// The events of claimed rows, by their keys, as far as they are there. Of the table's partitions only those of the
+    /// rows' days are touched.
+    async fn events(&self, rows: &[Row]) -> Result<Events, StoreError> {
+        let days: Vec<Date> = rows.iter().map(|row| column(row, "event_day")).collect();
+        let keys: Vec<Uuid> = rows.iter().map(|row| column(row, "event_key")).collect();
+        let some = BTreeSet::from_iter(&days).into_iter().copied().collect::<Vec<_>>();
+        let params: TypedParams<'_> =
+            &[(&days, Type::DATE_ARRAY), (&keys, Type::UUID_ARRAY), (&some, Type::DATE_ARRAY)];
+        let events = self.query_planned_anew(EVENTS, params).await?;
+        Ok(events.iter().map(|row| (column(row, "key"), Arc::new(event_row(row)))).collect())
     }
 
     /// Deliveries that are pending; above 10,000 the planner's estimate.
@@ -69,39 +119,45 @@ impl Store {
     }
 }
 
-/// Goes from one webhook to the next in the index and reads one row of each.
-const WAITING_WEBHOOKS: &str = "
-    WITH RECURSIVE heads (webhook_id, due_at, number) AS (
-        (SELECT webhook_id, due_at, 1 FROM pending_deliveries WHERE webhook_id > $1
-         ORDER BY webhook_id, due_at LIMIT 1)
-        UNION ALL
-        SELECT next.webhook_id, next.due_at, h.number + 1 FROM heads h CROSS JOIN LATERAL (
-            SELECT webhook_id, due_at FROM pending_deliveries p WHERE p.webhook_id > h.webhook_id
-            ORDER BY p.webhook_id, p.due_at LIMIT 1) AS next
-        WHERE h.number < $2
-    )
-    SELECT webhook_id, CASE WHEN due_at <= now() THEN extract(epoch FROM now() - due_at)::float8 END AS late
-    FROM heads";
+/// The events of claimed deliveries, by their keys.
+type Events = HashMap<Uuid, Arc<EventRow>>;
 
-/// An array and limits, where joins would do, keep the planner from reading whole tables: it cannot know how few are
-/// claimed.
+/// Rows are compared as a whole, so that only the index by webhook answers, and in its order. An array and limits, where
+/// joins would do, keep the planner from reading whole tables: it cannot know how few are claimed.
 const CLAIM_DUE: &str = concat!(
-    "WITH due AS (
-        SELECT head.id FROM unnest($1::uuid[], $2::bigint[]) AS w (id, room) CROSS JOIN LATERAL (
-            SELECT id FROM pending_deliveries p WHERE p.webhook_id = w.id AND p.due_at <= now()
-            ORDER BY p.due_at LIMIT w.room FOR UPDATE SKIP LOCKED) AS head
+    "WITH due AS MATERIALIZED (
+        SELECT head.id, head.due_at
+        FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[]) AS w (id, room, since) CROSS JOIN LATERAL (
+            SELECT id, due_at FROM pending_deliveries p
+            WHERE (p.webhook_id, p.due_at) >= (w.id, w.since) AND (p.webhook_id, p.due_at) <= (w.id, now())
+            ORDER BY p.webhook_id, p.due_at LIMIT w.room FOR UPDATE SKIP LOCKED) AS head
     ), claimed AS (
-        UPDATE pending_deliveries p SET due_at = now() + make_interval(secs => $3), claim = p.claim + 1
+        UPDATE pending_deliveries p SET due_at = now() + make_interval(secs => $4), claim = p.claim + 1
         WHERE p.id = ANY (ARRAY(SELECT id FROM due))
         RETURNING p.id, p.claim, p.webhook_id AS owed_to, p.activation AS owed_since, p.event_day, p.event_key,
                   p.trigger, p.attempts_made
     )
-    SELECT c.*, e.account_id AS event_account_id, e.event_id, e.event_type, e.body, ",
+    SELECT c.*, due.due_at AS was_due_at, ",
     snapshot_columns!(),
     "
-    FROM claimed c
-    CROSS JOIN LATERAL (SELECT * FROM events e WHERE e.day = c.event_day AND e.key = c.event_key LIMIT 1) e
+    FROM claimed c JOIN due ON due.id = c.id
     LEFT JOIN LATERAL (SELECT * FROM webhooks w WHERE w.id = c.owed_to LIMIT 1) w ON true"
+);
+
+/// The days once more as one array, which tells the planner the partitions.
+const EVENTS: &str = "
+    SELECT e.day, e.key, e.account_id, e.event_id, e.event_type, e.body
+    FROM unnest($1, $2) AS wanted (day, key) CROSS JOIN LATERAL (
+        SELECT * FROM events e WHERE e.day = wanted.day AND e.key = wanted.key AND e.day = ANY ($3) LIMIT 1) AS e";
+
+const CLOSE_WITHOUT_EVENT: &str = concat!(
+    "WITH ",
+    close_removed!(
+        "SELECT p.id FROM pending_deliveries p JOIN unnest($1::uuid[], $2::bigint[]) AS g (id, claim)
+         ON (g.id, g.claim) = (p.id, p.claim) ORDER BY p.id FOR UPDATE OF p SKIP LOCKED",
+        "'cancelled'"
+    ),
+    " SELECT FROM removed"
 );
 
 const COUNT_PENDING: &str = "
@@ -109,16 +165,22 @@ const COUNT_PENDING: &str = "
     FROM (SELECT count(*) FROM (SELECT FROM pending_deliveries LIMIT 10001) AS p) AS few,
          pg_class c WHERE c.oid = 'pending_deliveries'::regclass";
 
+/// Leaves out what somebody else is changing just now: that is not the claim's any more, or its lease ends later.
 const RELEASE: &str = "
-    UPDATE pending_deliveries p SET due_at = now(), claim = p.claim + 1
-    FROM unnest($1::uuid[], $2::bigint[]) AS r (id, claim)
-    WHERE p.id = r.id AND p.claim = r.claim";
+    UPDATE pending_deliveries SET due_at = now(), claim = claim + 1 WHERE id = ANY (ARRAY(
+        SELECT p.id FROM pending_deliveries p JOIN unnest($1::uuid[], $2::bigint[]) AS r (id, claim)
+        ON (r.id, r.claim) = (p.id, p.claim) ORDER BY p.id FOR UPDATE OF p SKIP LOCKED))";
 
-fn claimed(row: &Row, keyring: &Keyring) -> Claimed {
+/// What names a claim.
+fn fence(row: &Row) -> (DeliveryId, i64) {
+    (DeliveryId(column(row, "id")), column(row, "claim"))
+}
+
+fn claimed(row: &Row, event: Arc<EventRow>, keyring: &Keyring) -> Claimed {
     let attempts_made: i32 = column(row, "attempts_made");
     let delivery = Delivery {
         id: DeliveryId(column(row, "id")),
-        row: Arc::new(event_row(row)),
+        row: event,
         webhook: Arc::new(owed_to(row, keyring)),
         trigger: Trigger::from_name(column(row, "trigger")).expect("only known triggers are stored"),
         attempt: u32::try_from(attempts_made).expect("attempts are counted from 0") + 1,
@@ -131,10 +193,10 @@ fn event_row(row: &Row) -> EventRow {
     let event = Event {
         id: EventId::parse(column(row, "event_id")).expect(STORED),
         event_type: EventType::parse(column(row, "event_type")).expect(STORED),
-        account_id: AccountId::parse(column(row, "event_account_id")).expect(STORED),
+        account_id: AccountId::parse(column(row, "account_id")).expect(STORED),
         body: column::<Vec<u8>>(row, "body").into(),
     };
-    EventRow::stored(event, column(row, "event_day"), column(row, "event_key"))
+    EventRow::stored(event, column(row, "day"), column(row, "key"))
 }
 
 /// The webhook as it is now, for a delivery owed to it since an activation.

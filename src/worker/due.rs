@@ -1,5 +1,10 @@
 //! Claims deliveries whose time has come, of each webhook no more than its lane has room for.
+//!
+//! Postgres is asked which webhooks have had something fall due since it was asked last, and this worker remembers them
+//! until nothing due is left of them. A sweep through the table, a few pages at a time, finds what was missed and closes
+//! what nobody is owed any more. So no question reads much, however much waits, is due without room, or is dead.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,13 +12,20 @@ use tokio_util::sync::CancellationToken;
 
 use super::attempts::{Attempts, Origin, Turn};
 use crate::config::Worker;
-use crate::store::{Claimed, StoreError};
+use crate::delivery::ClosedReason;
+use crate::metrics::Reason;
+use crate::store::{Claimed, Claims, Ended, ReadUntil, StoreError};
 use crate::webhook::WebhookId;
 
-/// Webhooks looked at by one query, so that ten thousand that are down cost the database no long one.
-const WEBHOOKS: usize = 256;
-/// Between claims while there is more: what was claimed is under way meanwhile.
+mod agenda;
+
+use agenda::Agenda;
+
+/// Between statements while there is more: what was claimed is under way meanwhile.
 const MORE: Duration = Duration::from_millis(5);
+/// Between two steps of the sweep, unless one closes something. The first round, which finds what fell due before this
+/// worker started, is made without a pause.
+const SWEEP_EVERY: Duration = Duration::from_secs(2);
 
 pub(super) struct Due {
     pub(super) attempts: Arc<Attempts>,
@@ -21,26 +33,40 @@ pub(super) struct Due {
     pub(super) stop: CancellationToken,
 }
 
-/// A walk over all webhooks with pending deliveries, a part at a time.
-#[derive(Default)]
-struct Round {
-    after: WebhookId,
-    claimed: usize,
-    late: Duration,
+/// Where the search for due deliveries stands.
+struct Search {
+    agenda: Agenda,
+    read_until: ReadUntil,
+    read_next: Instant,
+    /// The page that the sweep comes to next, and when.
+    page: u32,
+    sweep_next: Instant,
+    /// Whether the sweep has seen every page since the start.
+    seen_all: bool,
+    /// Between questions while they find nothing: longer and longer.
+    idle: Duration,
 }
 
 impl Due {
     pub(super) async fn run(self) {
-        let (mut wait, mut stall, mut round) = (self.worker.poll_interval, None, Round::default());
+        let now = Instant::now();
+        let mut search = Search {
+            agenda: Agenda::default(),
+            read_until: ReadUntil::default(),
+            read_next: now,
+            page: 0,
+            sweep_next: now,
+            seen_all: false,
+            idle: self.worker.poll_interval,
+        };
+        let (mut wait, mut stall) = (Duration::ZERO, None);
         while self.stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
             // Not cut short by a stop: what was claimed must be started or given back.
-            wait = match self.claim_some(&mut round).await {
-                Ok(true) => self.wait_after(std::mem::take(&mut round), wait),
-                Ok(false) => MORE,
+            wait = match self.step(&mut search).await {
+                Ok(wait) => wait,
                 Err(error) => {
                     let waited = self.attempts.stalls.wait(&mut stall, "cannot ask for due deliveries", &error);
                     self.stop.run_until_cancelled(waited).await;
-                    wait = Duration::ZERO;
                     continue;
                 }
             };
@@ -48,40 +74,96 @@ impl Due {
         }
     }
 
-    /// At once after finding some, slower and slower after finding none.
-    fn wait_after(&self, round: Round, before: Duration) -> Duration {
-        self.attempts.metrics.due_lag.set(round.late.as_secs_f64());
-        match round.claimed {
-            0 => (before.max(self.worker.poll_interval) * 2).min(self.worker.poll_interval_max),
-            _ => MORE,
+    /// Reads what fell due, sweeps, and claims, each if it is time to. Returns the wait before the next step.
+    async fn step(&self, search: &mut Search) -> Result<Duration, StoreError> {
+        let mut more = false;
+        if Instant::now() >= search.read_next {
+            more |= self.read(search).await?;
         }
+        if Instant::now() >= search.sweep_next {
+            more |= self.sweep(search).await?;
+        }
+        let claimed = self.claim(search).await?;
+        if more || claimed {
+            search.idle = self.worker.poll_interval;
+            return Ok(MORE);
+        }
+        // A lane may have room again before anything new is asked for.
+        Ok(if search.agenda.is_long() { search.idle } else { self.worker.poll_interval })
     }
 
-    /// Whether the round is over.
-    async fn claim_some(&self, round: &mut Round) -> Result<bool, StoreError> {
-        let waiting = self.attempts.store.waiting_webhooks(round.after, WEBHOOKS).await?;
-        let late = waiting.iter().filter_map(|webhook| webhook.late).max();
-        round.late = round.late.max(late.unwrap_or_default());
-        let rooms = self.rooms(waiting.iter().filter(|webhook| webhook.late.is_some()).map(|webhook| webhook.id));
-        if !rooms.is_empty() {
-            let looked_up = Instant::now();
-            let claimed = self.attempts.store.claim_due(&self.attempts.keyring, &rooms, self.worker.lease).await?;
-            round.claimed += claimed.len();
-            self.attempts.claimed(claimed.into_iter().map(|claimed| turn(claimed, looked_up)));
-        }
-        round.after = waiting.last().map_or(round.after, |webhook| webhook.id);
-        Ok(waiting.len() < WEBHOOKS)
-    }
-
-    fn rooms(&self, webhooks: impl Iterator<Item = WebhookId>) -> Vec<(WebhookId, usize)> {
-        let (lanes, now) = (self.attempts.lanes(), Instant::now());
-        let mut left = self.worker.batch;
-        let room = |webhook| {
-            let room = lanes.claimable(webhook, now).min(left);
-            left -= room;
-            (room > 0).then_some((webhook, room))
+    /// Puts on the agenda what fell due since the last time. Whether there is more.
+    async fn read(&self, search: &mut Search) -> Result<bool, StoreError> {
+        let found = self.attempts.store.find_due(search.read_until).await?;
+        search.read_until = found.until;
+        let news = found.webhooks.into_iter().filter(|due| search.agenda.note(*due)).count();
+        let late = search.agenda.oldest().map(|since| found.now.duration_since(since).as_secs_f64());
+        self.attempts.metrics.due_lag.set(late.unwrap_or_default().max(0.0));
+        search.idle = match news {
+            0 => (search.idle * 2).min(self.worker.poll_interval_max),
+            _ => self.worker.poll_interval,
         };
-        webhooks.filter_map(room).collect()
+        search.read_next = Instant::now() + if found.more { Duration::ZERO } else { search.idle };
+        Ok(found.more)
+    }
+
+    /// Looks at the next pages of the table. Whether to go on at once.
+    async fn sweep(&self, search: &mut Search) -> Result<bool, StoreError> {
+        let swept = self.attempts.store.sweep(search.page).await?;
+        for due in &swept.due {
+            search.agenda.note(*due);
+        }
+        if !swept.ended.is_empty() {
+            self.close_ended(search.page, &swept.ended).await?;
+        }
+        search.seen_all |= swept.next.is_none();
+        search.page = swept.next.unwrap_or(0);
+        let more = !search.seen_all || (!swept.ended.is_empty() && swept.next.is_some());
+        search.sweep_next = Instant::now() + if more { Duration::ZERO } else { SWEEP_EVERY };
+        Ok(more)
+    }
+
+    async fn close_ended(&self, page: u32, ended: &[Ended]) -> Result<(), StoreError> {
+        for closed in self.attempts.store.close_ended(page, ended).await? {
+            let reason = closed.reason.as_str();
+            self.attempts.metrics.closed.get_or_create(&Reason { reason }).inc_by(closed.deliveries);
+            let deliveries = closed.deliveries;
+            tracing::info!(webhook_id = %closed.webhook, deliveries, reason, "closed what the webhook is not owed any more");
+        }
+        Ok(())
+    }
+
+    /// Claims for what is on the agenda and has room. Whether there was anything.
+    async fn claim(&self, search: &mut Search) -> Result<bool, StoreError> {
+        let rooms = {
+            let (lanes, now) = (self.attempts.lanes(), Instant::now());
+            search.agenda.rooms(self.worker.batch, |webhook| lanes.claimable(webhook, now))
+        };
+        if rooms.is_empty() {
+            return Ok(false);
+        }
+        let looked_up = Instant::now();
+        let claims = self.attempts.store.claim_due(&self.attempts.keyring, &rooms, self.worker.lease).await?;
+        for room in &rooms {
+            search.agenda.claimed(room, claims.taken.get(&room.webhook));
+        }
+        self.tell_without_event(&claims);
+        let found = !claims.taken.is_empty();
+        self.attempts.claimed(claims.deliveries.into_iter().map(|claimed| turn(claimed, looked_up)));
+        Ok(found)
+    }
+
+    fn tell_without_event(&self, claims: &Claims) {
+        let reason = ClosedReason::Cancelled.as_str();
+        let mut webhooks: BTreeMap<WebhookId, u64> = BTreeMap::new();
+        for (webhook, delivery) in &claims.without_event {
+            *webhooks.entry(*webhook).or_default() += 1;
+            tracing::debug!(webhook_id = %webhook, delivery_id = %delivery.0, "the event of a delivery is gone");
+        }
+        for (webhook, deliveries) in webhooks {
+            self.attempts.metrics.closed.get_or_create(&Reason { reason }).inc_by(deliveries);
+            tracing::warn!(webhook_id = %webhook, deliveries, reason, "closed deliveries whose events are gone");
+        }
     }
 }
 

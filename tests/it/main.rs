@@ -13,6 +13,7 @@ mod courtesy;
 mod dead_letters;
 mod delivers;
 mod doctor;
+mod due;
 mod fairness;
 mod health;
 mod hostile_receivers;

@@ -1,0 +1,204 @@
+//! Finds the webhooks whose pending deliveries are due, and closes what nobody is owed any more.
+//!
+//! Both read a bounded part of `pending_deliveries`, whatever waits there and however many dead rows an old snapshot keeps.
+//! Reading by time goes on where it ended, so it meets each row once. What it misses, for a transaction may commit its
+//! row after the time was read, the sweep finds: it goes through the table page by page, round and round.
+
+use std::collections::HashMap;
+
+use jiff::Timestamp;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::{Store, StoreError, column, count};
+use crate::delivery::ClosedReason;
+use crate::webhook::{Standing, WebhookId};
+
+/// Rows read by time at once.
+const READ_BY_TIME: i64 = 1000;
+/// Pages of 8 KiB that one step of the sweep reads, each of up to about 80 rows.
+const PAGES_PER_STEP: u32 = 64;
+
+/// How far due deliveries were read. A fresh one begins a moment ago: the sweep finds what is older.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ReadUntil(Option<(Timestamp, Uuid)>);
+
+/// A webhook with a due delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DueWebhook {
+    pub id: WebhookId,
+    /// When that delivery fell due, by Postgres's clock.
+    pub since: Timestamp,
+}
+
+/// What reading by time found.
+#[derive(Debug)]
+pub struct FoundDue {
+    pub webhooks: Vec<DueWebhook>,
+    /// Where to go on.
+    pub until: ReadUntil,
+    /// Whether there may be more at once.
+    pub more: bool,
+    /// Postgres's time.
+    pub now: Timestamp,
+}
+
+/// What one step of the sweep found on its pages.
+#[derive(Debug)]
+pub struct Swept {
+    pub due: Vec<DueWebhook>,
+    /// What nobody is owed any more.
+    pub ended: Vec<Ended>,
+    /// The next step's first page; `None` after the last.
+    pub next: Option<u32>,
+}
+
+/// Pending deliveries that a webhook will never get: it is off, gone, or was off since they became owed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    pub webhook: WebhookId,
+    pub activation: i32,
+    pub reason: ClosedReason,
+}
+
+/// Deliveries of one webhook that were closed together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClosedAtOnce {
+    pub webhook: WebhookId,
+    pub reason: ClosedReason,
+    pub deliveries: u64,
+}
+
+impl Store {
+    /// The webhooks of the deliveries that fell due since the last time.
+    pub async fn find_due(&self, from: ReadUntil) -> Result<FoundDue, StoreError> {
+        let (time, webhook) = from.0.unzip();
+        let rows = self.query(FIND_DUE, &[&time, &webhook.unwrap_or_default(), &READ_BY_TIME]).await?;
+        let now: Timestamp = column(rows.first().expect("the time is always a row"), "now");
+        let overlap: Timestamp = column(&rows[0], "overlap");
+        let webhooks: Vec<DueWebhook> = rows.iter().filter_map(due_webhook).collect();
+        let more = webhooks.len() >= usize::try_from(READ_BY_TIME).expect("it is small");
+        let until = match webhooks.last() {
+            Some(last) if more => (last.since, last.id.0),
+            // What commits later than it fell due is met when these moments are read again.
+            _ => (overlap, Uuid::nil()),
+        };
+        Ok(FoundDue { webhooks, until: ReadUntil(Some(until)), more, now })
+    }
+
+    /// Looks at the pages from this one on.
+    pub async fn sweep(&self, first: u32) -> Result<Swept, StoreError> {
+        let (from, to) = pages(first);
+        let rows = self.query(SWEEP, &[&from, &to]).await?;
+        let mut swept = Swept { due: Vec::new(), ended: Vec::new(), next: None };
+        for row in &rows {
+            let pages: i64 = column(row, "pages");
+            swept.next = Some(first + PAGES_PER_STEP).filter(|next| i64::from(*next) < pages);
+            let Some(owed_since) = column::<Option<i32>>(row, "owed_since") else { continue };
+            let ended = standing(row, owed_since).closes();
+            match ended {
+                Some(reason) => swept.ended.push(Ended { webhook: id(row), activation: owed_since, reason }),
+                None => swept.due.extend(due_webhook(row)),
+            }
+        }
+        Ok(swept)
+    }
+
+    /// Closes what the sweep found ended on the pages from this one on.
+    pub async fn close_ended(&self, first: u32, ended: &[Ended]) -> Result<Vec<ClosedAtOnce>, StoreError> {
+        let (from, to) = pages(first);
+        let webhooks: Vec<Uuid> = ended.iter().map(|ended| ended.webhook.0).collect();
+        let activations: Vec<i32> = ended.iter().map(|ended| ended.activation).collect();
+        let reasons: Vec<&str> = ended.iter().map(|ended| ended.reason.as_str()).collect();
+        let rows = self.query(CLOSE_ENDED, &[&from, &to, &webhooks, &activations, &reasons]).await?;
+        let reasons: HashMap<(WebhookId, i32), ClosedReason> =
+            ended.iter().map(|ended| ((ended.webhook, ended.activation), ended.reason)).collect();
+        let closed = |row| {
+            let (webhook, deliveries) = (id(row), count(row, "deliveries"));
+            let reason = *reasons.get(&(webhook, column(row, "activation")))?;
+            Some(ClosedAtOnce { webhook, reason, deliveries })
+        };
+        Ok(rows.iter().filter_map(closed).collect())
+    }
+}
+
+fn id(row: &Row) -> WebhookId {
+    WebhookId(column(row, "webhook_id"))
+}
+
+fn due_webhook(row: &Row) -> Option<DueWebhook> {
+    Some(DueWebhook { since: column::<Option<Timestamp>>(row, "due_at")?, id: id(row) })
+}
+
+fn standing(row: &Row, owed_since: i32) -> Standing {
+    let activation: Option<i32> = column(row, "activation");
+    let now = match (column(row, "active"), column::<Option<&str>>(row, "disabled_reason")) {
+        (Some(true), _) => Standing::Active,
+        (_, Some(_)) => Standing::Disabled,
+        (_, None) => Standing::Off,
+    };
+    Standing::for_owed(owed_since, activation.map(|activation| (activation, now)))
+}
+
+/// The row addresses that a step reads: from the first one to before the second.
+fn pages(first: u32) -> (String, String) {
+    (format!("({first},0)"), format!("({},0)", first + PAGES_PER_STEP))
+}
+
+/// `least` reads again from a moment ago when Postgres's clock was set back.
+const FIND_DUE: &str = "
+    SELECT moment.now, moment.overlap, due.webhook_id, due.due_at
+    FROM (SELECT now() AS now, now() - interval '1 second' AS overlap) AS moment
+    LEFT JOIN LATERAL (
+        SELECT p.webhook_id, p.due_at FROM pending_deliveries p
+        WHERE (p.due_at, p.webhook_id) > (least($1::timestamptz, moment.overlap), $2::uuid) AND p.due_at <= moment.now
+        ORDER BY p.due_at, p.webhook_id LIMIT $3
+    ) AS due ON true
+    ORDER BY due.due_at, due.webhook_id";
+
+/// Only row addresses bound what is read whatever is dead and whatever the planner believes.
+const SWEEP: &str = "
+    SELECT size.pages, p.webhook_id, p.owed_since, p.due_at, w.activation, w.active, w.disabled_reason
+    FROM (
+        SELECT pg_relation_size('pending_deliveries') / current_setting('block_size')::bigint AS pages
+    ) AS size
+    LEFT JOIN (
+        SELECT webhook_id, activation AS owed_since, min(due_at) FILTER (WHERE due_at <= now()) AS due_at
+        FROM pending_deliveries WHERE ctid >= $1::text::tid AND ctid < $2::text::tid GROUP BY webhook_id, activation
+    ) AS p ON true
+    LEFT JOIN webhooks w ON w.id = p.webhook_id";
+
+/// Moves the chosen pending deliveries to the closed ones: the common table expressions `removed` and `closed`.
+macro_rules! close_removed {
+    ($chosen:literal, $reason:literal) => {
+        concat!(
+            "removed AS (
+                DELETE FROM pending_deliveries WHERE id = ANY (ARRAY(",
+            $chosen,
+            "))
+                RETURNING id, webhook_id, activation, event_day, event_key, attempts_made
+            ), closed AS (
+                INSERT INTO closed_deliveries (id, webhook_id, event_day, event_key, reason, attempts_made)
+                SELECT r.id, r.webhook_id, r.event_day, r.event_key, ",
+            $reason,
+            ", r.attempts_made FROM removed r ORDER BY r.id
+                ON CONFLICT (id) DO UPDATE SET event_day = excluded.event_day, event_key = excluded.event_key,
+                    reason = excluded.reason, attempts_made = excluded.attempts_made, closed_at = excluded.closed_at
+            )"
+        )
+    };
+}
+pub(super) use close_removed;
+
+/// Also what is being attempted just now: its result only adds its log row, unless it is a success.
+const CLOSE_ENDED: &str = concat!(
+    "WITH ended AS (
+        SELECT * FROM unnest($3::uuid[], $4::integer[], $5::text[]) AS e (webhook_id, activation, reason)
+    ), ",
+    close_removed!(
+        "SELECT p.id FROM pending_deliveries p JOIN ended e ON (e.webhook_id, e.activation) = (p.webhook_id, p.activation)
+         WHERE p.ctid >= $1::text::tid AND p.ctid < $2::text::tid ORDER BY p.id FOR UPDATE OF p SKIP LOCKED",
+        "(SELECT e.reason FROM ended e WHERE (e.webhook_id, e.activation) = (r.webhook_id, r.activation))"
+    ),
+    " SELECT webhook_id, activation, count(*) AS deliveries FROM removed GROUP BY webhook_id, activation"
+);

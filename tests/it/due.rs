@@ -1,0 +1,234 @@
+//! Due deliveries are found and claimed at the same cost whatever else is in the table, and what nobody is owed leaves it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio_postgres::Client;
+
+use crate::support::*;
+
+const TYPE: &str = "content.created";
+const PENDING: &str = "SELECT count(*) FROM pending_deliveries";
+
+/// Two customers' webhooks: one that waits for something, and one whose receiver fails again and again.
+struct Queue {
+    site: Site,
+    receiver: Receiver,
+    waiting: Webhook,
+}
+
+impl Queue {
+    async fn on(site: Site) -> Self {
+        let receiver = Receiver::start().await;
+        let waiting = site.create_webhook("acc_waiting", &receiver.url_at("/waiting"), &[TYPE]).await;
+        site.create_webhook("acc_other", &receiver.url_at("/other"), &[TYPE]).await;
+        Self { site, receiver, waiting }
+    }
+
+    /// A worker, and a first event of both webhooks, which stay stored.
+    async fn begin(&self) -> Replica {
+        let worker = self.site.worker().await;
+        self.site.publish("acc_waiting", TYPE, json!({})).await;
+        self.receiver.wait_for(1).await;
+        wait_until("it is recorded", async || self.site.count("SELECT count(*) FROM attempts").await == 1).await;
+        worker
+    }
+
+    /// A worker, and so many events of the waiting webhook that its receiver has refused once.
+    async fn begin_with(&self, events: usize) -> Replica {
+        let worker = self.site.worker().await;
+        self.site.publish_many(events, "acc_waiting", TYPE, json!({})).await;
+        let refused = async || self.site.count(PENDING).await == i64::try_from(events).unwrap();
+        wait_until("all wait for their retries", refused).await;
+        worker
+    }
+
+    async fn owe(&self, webhooks: i64, each: i64, due: &str) {
+        let sql = self.site.another_sql().await;
+        sql.batch_execute(&owe(webhooks, each, due)).await.unwrap();
+        end(&self.site, sql).await;
+    }
+
+    /// Has the other webhook's receiver fail so often before it accepts an event.
+    async fn retry(&self, times: usize) {
+        let before = self.receiver.requests_at("/other").len();
+        self.receiver.script((0..times).map(|_| Reply::status(500)));
+        self.site.publish("acc_other", TYPE, json!({})).await;
+        wait_until("all retries are made", async || self.receiver.requests_at("/other").len() > before + times).await;
+    }
+}
+
+/// Deliveries that webhooks wait for, so many each, due in `due`; all but the first of these webhooks are other accounts'.
+fn owe(webhooks: i64, each: i64, due: &str) -> String {
+    format!(
+        "INSERT INTO webhooks (id, account_id, name, url, event_types, secret)
+         SELECT gen_random_uuid(), 'acc_more', name, url, event_types, secret
+         FROM webhooks, generate_series(2, {webhooks}) WHERE account_id = 'acc_waiting';
+         INSERT INTO pending_deliveries
+             (id, webhook_id, activation, event_day, event_key, trigger, attempts_made, due_at)
+         SELECT gen_random_uuid(), w.id, w.activation, e.day, e.key, 'retry', 1,
+             now() + interval '{due}' + m * interval '1 microsecond'
+         FROM webhooks w, events e, generate_series(1, {each}) AS m
+         WHERE w.account_id IN ('acc_waiting', 'acc_more') AND e.account_id = 'acc_waiting'"
+    )
+}
+
+/// Ends a session, which then tells what it read.
+async fn end(site: &Site, sql: Client) {
+    let pid: i32 = sql.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    drop(sql);
+    let there = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}");
+    wait_until("the session has ended", async || site.count(&there).await == 0).await;
+}
+
+/// Retries that follow at once.
+fn quick(site: Site) -> Site {
+    site.set("retry.schedule", r#"["20ms","20ms","20ms","20ms","20ms","20ms","20ms","20ms","20ms"]"#)
+}
+
+/// Pages of the queue and its indexes that were looked at so far. Sessions that have ended have told all of theirs.
+async fn pages_read(sql: &Client) -> i64 {
+    let read = "SELECT (heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read)::bigint
+                FROM pg_statio_user_tables WHERE relname = 'pending_deliveries'";
+    sql.query_one(read, &[]).await.unwrap().get(0)
+}
+
+async fn stop(mut worker: Replica) {
+    worker.terminate();
+    assert!(worker.wait().await.success());
+}
+
+/// What eight retries cost in pages, by a worker of their own.
+async fn cost_of_retries(queue: &Queue, worker: Replica) -> i64 {
+    let before = pages_read(queue.site.sql().await).await;
+    queue.retry(8).await;
+    stop(worker).await;
+    let sessions = "SELECT count(*) FROM pg_stat_activity
+                    WHERE datname = current_database() AND application_name = 'penr-webhooks'";
+    wait_until("its sessions have ended", async || queue.site.count(sessions).await == 0).await;
+    pages_read(queue.site.sql().await).await - before
+}
+
+#[tokio::test]
+async fn dead_rows_that_an_old_snapshot_keeps_make_no_claim_read_more() {
+    let queue = Queue::on(quick(Site::new().await)).await;
+    stop(queue.begin().await).await;
+    let backup = queue.site.another_sql().await;
+    backup.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM webhooks").await.unwrap();
+    let dead = queue.site.another_sql().await;
+    dead.batch_execute(&owe(1, 20_000, "-1 minute")).await.unwrap();
+    for due in ["-50 seconds", "-40 seconds", "1 hour"] {
+        let moved = format!("UPDATE pending_deliveries SET due_at = now() + interval '{due}'");
+        dead.batch_execute(&moved).await.unwrap();
+    }
+    end(&queue.site, dead).await;
+    let pages = cost_of_retries(&queue, queue.site.worker().await).await;
+    assert!(pages < 10_000, "{pages} pages looked at, 60,000 dead rows");
+    backup.batch_execute("COMMIT").await.unwrap();
+}
+
+#[tokio::test]
+async fn plans_made_while_nothing_waited_serve_a_queue_that_has_grown() {
+    let queue = Queue::on(quick(Site::new().await)).await;
+    let sql = queue.site.sql().await;
+    sql.batch_execute("ALTER TABLE pending_deliveries SET (autovacuum_enabled = off); ANALYZE pending_deliveries")
+        .await
+        .unwrap();
+    let worker = queue.begin().await;
+    // Every statement is run often enough for Postgres to keep its plan.
+    queue.retry(8).await;
+    queue.retry(8).await;
+    queue.owe(100, 200, "1 hour").await;
+    let pages = cost_of_retries(&queue, worker).await;
+    assert!(pages < 10_000, "{pages} pages looked at, 20,000 rows wait");
+}
+
+#[tokio::test]
+async fn deliveries_whose_events_are_gone_are_closed_and_hold_up_no_other() {
+    let queue = Queue::on(quick(Site::new().await).set("worker.batch", "50")).await;
+    stop(queue.begin().await).await;
+    queue.owe(1, 2000, "-1 minute").await;
+    queue.site.sql().await.batch_execute("DELETE FROM events").await.unwrap();
+    let mut worker = queue.site.worker().await;
+    queue.retry(3).await;
+    wait_until("nothing waits", async || queue.site.count(PENDING).await == 0).await;
+    let cancelled = "SELECT count(*) FROM closed_deliveries WHERE reason = 'cancelled'";
+    assert_eq!(queue.site.count(cancelled).await, 2000);
+    worker.wait_for_log("closed deliveries whose events are gone").await;
+    assert_eq!(worker.metric(r#"penr_webhooks_closed_total{reason="cancelled"}"#).await, 2000.0);
+    assert_eq!(queue.receiver.requests_at("/waiting").len(), 1);
+}
+
+#[tokio::test]
+async fn what_a_webhook_is_owed_when_it_is_switched_off_is_closed_at_once() {
+    let queue = Queue::on(Site::new().await).await;
+    let worker = queue.begin().await;
+    queue.owe(1, 300, "1 hour").await;
+    let switch = async |active| queue.site.json(&["webhooks", "update", &queue.waiting.id, "--active", active]).await;
+    switch("false").await;
+    switch("true").await;
+    let closed = "SELECT count(*) FROM closed_deliveries WHERE reason = 'cancelled'";
+    wait_until("all is closed", async || queue.site.count(closed).await == 300).await;
+    assert_eq!(queue.site.count(PENDING).await, 0);
+    // What is owed now is not touched.
+    queue.owe(1, 5, "1 hour").await;
+    queue.site.json(&["webhooks", "delete", &queue.waiting.id]).await;
+    wait_until("and when it is deleted", async || queue.site.count(closed).await == 305).await;
+    assert_eq!(worker.log().matches("closed what the webhook is not owed any more").count(), 2);
+}
+
+#[tokio::test]
+async fn a_row_that_falls_due_in_the_past_is_found_all_the_same() {
+    let queue = Queue::on(Site::new().await).await;
+    let worker = queue.begin().await;
+    // As after a transaction that took long to commit.
+    queue.owe(1, 3, "-10 minutes").await;
+    queue.receiver.wait_for(4).await;
+    wait_until("all is delivered", async || queue.site.count(PENDING).await == 0).await;
+    stop(worker).await;
+}
+
+/// Requests by the event they deliver: an event here is one delivery.
+fn requests_per_event(receiver: &Receiver) -> HashMap<String, usize> {
+    let mut counts = HashMap::new();
+    for request in receiver.requests_at("/waiting") {
+        *counts.entry(request.event_id().to_owned()).or_default() += 1;
+    }
+    counts
+}
+
+#[tokio::test]
+async fn a_claim_whose_lease_would_end_during_the_attempt_is_given_back() {
+    let site = Site::new().await.set("sender.timeout", "1s").set("sender.body_timeout", "0s").set("worker.lease", "2s");
+    let queue = Queue::on(site.set("worker.max_in_flight", "24")).await;
+    queue.receiver.script((0..20).map(|_| Reply::status(500)));
+    let worker = queue.begin_with(20).await;
+    queue
+        .site
+        .sql()
+        .await
+        .batch_execute("UPDATE pending_deliveries SET due_at = now() + interval '1 hour'")
+        .await
+        .unwrap();
+    stop(worker).await;
+    // Fast when they are claimed, slow from then on, and with less room: others wait for answers that never come.
+    queue.receiver.always(Reply::status(200).after(Duration::from_millis(900)));
+    let silent = Receiver::start().await;
+    silent.always(Reply::silence());
+    for account in 0..30 {
+        queue.site.create_webhook(&format!("acc_{account}"), &silent.url(), &[TYPE]).await;
+    }
+    queue.site.sql().await.batch_execute("UPDATE pending_deliveries SET due_at = now()").await.unwrap();
+    let _worker = queue.site.worker().await;
+    for account in 0..30 {
+        queue.site.publish(&format!("acc_{account}"), TYPE, json!({})).await;
+    }
+    wait_until("all is delivered", async || {
+        let waiting = format!("{PENDING} WHERE webhook_id = '{}'", queue.waiting.id);
+        queue.site.count(&waiting).await == 0
+    })
+    .await;
+    let twice: Vec<_> = requests_per_event(&queue.receiver).into_iter().filter(|(_, count)| *count > 2).collect();
+    assert!(twice.is_empty(), "delivered more than once without a crash: {twice:?}");
+}
