@@ -84,6 +84,8 @@ pub enum Verdict {
     Failed,
     /// Nothing: it was not attempted, or failed through our own fault.
     Nothing,
+    /// Nothing either, but for a reason that keeps all turns of this lane from being attempted: it is probed at once.
+    Held,
 }
 
 /// All lanes of one worker.
@@ -249,7 +251,7 @@ impl<T> Lanes<T> {
         lane.in_flight -= 1;
         lane.in_hand -= usize::from(fresh);
         lane.last_ended = now;
-        lane.slow = verdict != Verdict::Nothing && now - began >= long;
+        lane.slow = matches!(verdict, Verdict::Succeeded | Verdict::Failed) && now - began >= long;
         let begun = lane.learn(kind, verdict, &self.limits, self.busy, now);
         if begun { self.empty(webhook) } else { Vec::new() }
     }
@@ -419,6 +421,7 @@ impl<T> Lane<T> {
                 return false;
             }
             Verdict::Failed => self.failures = self.failures.saturating_add(1),
+            Verdict::Held => self.failures = self.failures.max(limits.probe_after),
         }
         match &mut self.probe {
             Some(probe) if kind == Kind::Probe => {

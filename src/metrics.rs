@@ -43,6 +43,13 @@ pub struct Metrics {
     pub pending: Gauge,
     /// Seconds that the longest-waiting due delivery was late when all webhooks' were last looked at.
     pub due_lag: Gauge<f64, std::sync::atomic::AtomicU64>,
+    /// Webhooks whose deliveries wait because their secret cannot be decrypted, as far as this worker has met them.
+    pub secrets_unopened: Gauge,
+    /// Seconds since the oldest transaction began that keeps the database from removing dead rows.
+    pub oldest_transaction: Gauge<f64, std::sync::atomic::AtomicU64>,
+    /// Transactions begun since the oldest snapshot that somebody keeps: a session, a replication slot, or a prepared
+    /// transaction.
+    pub oldest_snapshot: Gauge,
     /// The API's answers.
     pub api_requests: Family<ApiRequest, Counter>,
     /// Seconds from a request's head to its answer's.
@@ -101,6 +108,9 @@ impl Default for Metrics {
             database_waiting: Gauge::default(),
             pending: Gauge::default(),
             due_lag: Gauge::default(),
+            secrets_unopened: Gauge::default(),
+            oldest_transaction: Gauge::default(),
+            oldest_snapshot: Gauge::default(),
             api_requests: Family::default(),
             api_request_duration: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             registry: std::sync::Arc::default(),
@@ -131,6 +141,12 @@ impl Metrics {
         all.register("pending", "Deliveries waiting in the database, estimated", self.pending.clone());
         let lag = self.due_lag.clone();
         all.register_with_unit("due_lag", "Lateness of the longest-waiting due delivery", Unit::Seconds, lag);
+        let unopened = self.secrets_unopened.clone();
+        all.register("secrets_unopened", "Webhooks whose secret cannot be decrypted, as far as met", unopened);
+        let oldest = self.oldest_transaction.clone();
+        all.register_with_unit("oldest_transaction", "Age of the database's oldest transaction", Unit::Seconds, oldest);
+        let snapshot = self.oldest_snapshot.clone();
+        all.register("oldest_snapshot", "Transactions begun since the database's oldest snapshot", snapshot);
         all.register("api_requests", "The API's answers", self.api_requests.clone());
         let duration = self.api_request_duration.clone();
         all.register_with_unit("api_request_duration", "From a request to its answer", Unit::Seconds, duration);

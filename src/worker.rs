@@ -30,11 +30,13 @@ mod pulse;
 mod recorder;
 mod share;
 mod stalls;
+mod unopened;
 mod upkeep;
 
 use attempts::Attempts;
 use recorder::{Recorder, Writer};
 use stalls::Stalls;
+use unopened::Unopened;
 
 /// Runs until `stop`, then ends within `shutdown.grace`: what is in flight is finished and recorded, the rest given
 /// back. Errors only for what waiting cannot cure.
@@ -102,6 +104,8 @@ impl Parts {
             keyring: settings.keyring()?.clone(),
             retry: settings.retry.clone(),
             lookup_lifetime: worker.lookup_lifetime,
+            claim_lifetime: worker.lease.saturating_sub(settings.sender.timeout + settings.sender.body_timeout),
+            unopened: Unopened::new(metrics.clone()),
             lanes: Mutex::new(Lanes::new(worker.limits())),
             room: Notify::new(),
             stalls: stalls.clone(),

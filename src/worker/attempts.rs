@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 use super::recorder::Report;
 use super::share::Share;
 use super::stalls::Stalls;
+use super::unopened::Unopened;
 use crate::delivery::{Attempt, ClosedReason, Delivery};
 use crate::lanes::{Lanes, Offer, Place, Start, Verdict};
 use crate::metrics::{Metrics, Outcome, Reason};
@@ -18,6 +19,7 @@ use crate::retry::{RetryPolicy, Step};
 use crate::secret::Keyring;
 use crate::sender::Sender;
 use crate::store::{Ending, Finished, Scope, Store};
+use crate::webhook::SnapshotState;
 
 pub(super) struct Attempts {
     pub(super) sender: Sender,
@@ -25,6 +27,9 @@ pub(super) struct Attempts {
     pub(super) keyring: Keyring,
     pub(super) retry: RetryPolicy,
     pub(super) lookup_lifetime: Duration,
+    /// How old a claim may be when its attempt begins: its lease must not end before the attempt does.
+    pub(super) claim_lifetime: Duration,
+    pub(super) unopened: Unopened,
     pub(super) lanes: Mutex<Lanes<Turn>>,
     /// There may be room for a turn that found none.
     pub(super) room: Notify,
@@ -134,7 +139,8 @@ impl Attempts {
         taken.unwrap_or(Verdict::Nothing)
     }
 
-    /// Its receiver is to be probed: a fresh delivery joins the due ones, a due one stays among them.
+    /// Its receiver is to be probed, or it cannot be attempted now: a fresh delivery joins the due ones, a due one stays
+    /// among them.
     async fn turn_away(&self, turn: Turn) {
         match turn.give_back() {
             Some(report) => self.report(report).await,
@@ -166,11 +172,22 @@ impl Attempts {
             // The broker hands the message to somebody else.
             return Verdict::Nothing;
         }
-        if turn.looked_up.elapsed() > self.lookup_lifetime {
+        let taken_at = turn.looked_up;
+        if taken_at.elapsed() > self.lookup_lifetime {
             self.look_up_again(&mut turn).await;
         }
         if let Some(reason) = turn.delivery.webhook.state.closes() {
+            self.unopened.forget(turn.delivery.webhook.id);
             self.close(turn, reason).await;
+            return Verdict::Nothing;
+        }
+        if self.is_held(&turn) {
+            self.turn_away(turn).await;
+            return Verdict::Held;
+        }
+        if matches!(turn.origin, Origin::Claim(_)) && taken_at.elapsed() > self.claim_lifetime {
+            // Another worker could claim it during the attempt, and the receiver would get it twice.
+            self.turn_away(turn).await;
             return Verdict::Nothing;
         }
         let attempt = self.sender.attempt(&turn.delivery).await;
@@ -180,6 +197,21 @@ impl Attempts {
         let verdict = verdict(step);
         self.report(turn.finished(Ending::Attempted(attempt, step))).await;
         verdict
+    }
+
+    /// Whether it cannot be signed, and so must wait, for an operator has to bring a key back.
+    fn is_held(&self, turn: &Turn) -> bool {
+        let webhook = &turn.delivery.webhook;
+        match &webhook.state {
+            SnapshotState::Active { secrets: Err(error), .. } => {
+                self.unopened.note(webhook.id, error);
+                true
+            }
+            _ => {
+                self.unopened.forget(webhook.id);
+                false
+            }
+        }
     }
 
     /// Without the database nothing could be recorded either, so it waits.
