@@ -33,6 +33,17 @@ pub struct Server {
     pub clock_ahead: SignedDuration,
 }
 
+/// Somebody whose snapshot keeps the database from removing dead rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotHolder {
+    /// Such as `session 4711 of backup (pg_dump)`, `replication slot archive` or `prepared transaction x`.
+    pub name: String,
+    /// Transactions that began since.
+    pub transactions: i64,
+    /// How long ago it began; of another role's session only known to members of `pg_read_all_stats`.
+    pub age: Option<Duration>,
+}
+
 /// What became of a look at the stored secrets.
 #[derive(Debug, Default)]
 pub struct SecretCheck {
@@ -56,6 +67,17 @@ impl Store {
         let rows = self.query(SERVER, &[]).await?;
         let row = rows.first().ok_or_else(|| StoreError::Unavailable(anyhow::anyhow!("it gave an empty answer")))?;
         Ok(server(row, latency, before, Timestamp::now()))
+    }
+
+    /// Who keeps the oldest snapshots, the oldest first; a few of them.
+    pub async fn snapshot_holders(&self) -> Result<Vec<SnapshotHolder>, StoreError> {
+        let rows = self.query(SNAPSHOT_HOLDERS, &[]).await?;
+        let holder = |row| SnapshotHolder {
+            name: column(row, "name"),
+            transactions: i64::from(column::<i32>(row, "transactions")),
+            age: column::<Option<f64>>(row, "age").and_then(|age| Duration::try_from_secs_f64(age).ok()),
+        };
+        Ok(rows.iter().map(holder).collect())
     }
 
     /// How many days from today on have all their partitions; 0 means that today lacks one. Looks no further ahead than
@@ -123,6 +145,22 @@ const SERVER: &str = "
             AS connections,
         (SELECT sum(numbackends) FROM pg_stat_database)::integer AS connections_used,
         clock_timestamp() AS clock";
+
+/// Sessions of other databases do not matter; replication slots and prepared transactions of this one do.
+const SNAPSHOT_HOLDERS: &str = "
+    SELECT name, transactions, age FROM (
+        SELECT 'session ' || pid || coalesce(' of ' || usename, '') || coalesce(' (' || nullif(application_name, '') || ')', '')
+                AS name,
+            age(backend_xmin) AS transactions, extract(epoch FROM clock_timestamp() - xact_start)::float8 AS age
+        FROM pg_stat_activity
+        WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid()
+            AND (datname = current_database() OR datname IS NULL OR backend_type = 'walsender')
+        UNION ALL
+        SELECT 'replication slot ' || slot_name, age(xmin), NULL FROM pg_replication_slots WHERE xmin IS NOT NULL
+        UNION ALL
+        SELECT 'prepared transaction ' || gid, age(transaction), extract(epoch FROM clock_timestamp() - prepared)::float8
+        FROM pg_prepared_xacts WHERE database = current_database()
+    ) AS holders ORDER BY transactions DESC, age DESC NULLS LAST LIMIT 5";
 
 const FIRST_MISSING_DAY: &str = "
     SELECT min(day)::integer AS day

@@ -1,4 +1,4 @@
-//! Measures for operators what waits in the database.
+//! Measures for operators what waits in the database, and who keeps it from removing dead rows.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error_chain;
 use crate::metrics::Metrics;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 const EVERY: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(store: Store, metrics: Metrics, stop: CancellationToken) {
     loop {
-        match stop.run_until_cancelled(store.count_pending()).await {
-            Some(Ok(pending)) => drop(metrics.pending.set(pending)),
+        match stop.run_until_cancelled(measure(&store, &metrics)).await {
+            Some(Ok(())) => {}
             Some(Err(error)) => tracing::debug!(error = error_chain(&error), "cannot measure the backlog"),
             None => return,
         }
@@ -21,4 +21,14 @@ pub(super) async fn run(store: Store, metrics: Metrics, stop: CancellationToken)
             return;
         }
     }
+}
+
+async fn measure(store: &Store, metrics: &Metrics) -> Result<(), StoreError> {
+    metrics.pending.set(store.count_pending().await?);
+    let holders = store.snapshot_holders().await?;
+    let ages = holders.iter().filter_map(|holder| holder.age);
+    metrics.oldest_transaction.set(ages.max().unwrap_or_default().as_secs_f64());
+    let snapshots = holders.iter().map(|holder| holder.transactions);
+    metrics.oldest_snapshot.set(snapshots.max().unwrap_or_default());
+    Ok(())
 }

@@ -1,11 +1,13 @@
 //! Postgres: the server, the schema, and whether the stored secrets can be used.
 
+use std::time::Duration;
+
 use jiff::SignedDuration;
 
 use super::{Check, Deadline, Status, millis};
 use crate::config::Settings;
 use crate::error_chain;
-use crate::store::{Schema, SecretCheck, Server, Store};
+use crate::store::{Schema, SecretCheck, Server, SnapshotHolder, Store};
 
 const OLDEST_SERVER: i32 = 140_000;
 
@@ -15,7 +17,11 @@ const MAX_CLOCK_DIFFERENCE: SignedDuration = SignedDuration::from_secs(5);
 /// Workers make partitions every hour.
 const ENOUGH_PARTITION_DAYS: i32 = 3;
 
-const OF_SERVER: [&str; 6] = ["durability", "connections", "clock", "schema", "partitions", "secrets"];
+/// A transaction that is open longer than this makes the tables grow.
+const OLD_TRANSACTION: Duration = Duration::from_secs(600);
+const MANY_TRANSACTIONS: i64 = 1_000_000;
+
+const OF_SERVER: [&str; 7] = ["durability", "connections", "clock", "snapshots", "schema", "partitions", "secrets"];
 
 pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check> {
     let unusable = |check| [vec![check], Check::skipped(&OF_SERVER, "the database does not answer")].concat();
@@ -32,6 +38,7 @@ pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check
     };
     let mut checks =
         vec![version(&server), durability(&server), connections(&server, settings.database.pool_size), clock(&server)];
+    checks.push(snapshots(&deadline.answer(store.snapshot_holders()).await));
     checks.extend(tables(&store, settings, deadline).await);
     checks
 }
@@ -100,6 +107,26 @@ fn clock(server: &Server) -> Check {
     Check::ok("clock", detail)
 }
 
+/// Dead rows of the queue stay as long as somebody could still see them, and with them the pages that are read.
+fn snapshots(holders: &Result<Vec<SnapshotHolder>, String>) -> Check {
+    let holder = match holders {
+        Err(error) => return Check::warns("snapshots", error.clone(), "make pg_stat_activity readable for this role"),
+        Ok(holders) => match holders.iter().max_by_key(|holder| (holder.age, holder.transactions)) {
+            None => return Check::ok("snapshots", "nobody keeps old rows from being removed"),
+            Some(holder) => holder,
+        },
+    };
+    let since = match holder.age {
+        Some(age) => format!("for {}", humantime::format_duration(Duration::from_secs(age.as_secs()))),
+        None => format!("for {} transactions", holder.transactions),
+    };
+    let detail = format!("{} keeps old rows from being removed {since}", holder.name);
+    match holder.age.unwrap_or_default() > OLD_TRANSACTION || holder.transactions > MANY_TRANSACTIONS {
+        true => Check::warns("snapshots", detail, "end it: the tables grow as long as it stays"),
+        false => Check::ok("snapshots", detail),
+    }
+}
+
 async fn partitions(store: &Store, deadline: Deadline) -> Check {
     let advice = "run `penr-webhooks migrate`; a running worker makes them every hour";
     match deadline.answer(store.partition_days()).await {
@@ -140,8 +167,6 @@ fn opened(found: &SecretCheck) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn healthy() -> Server {
