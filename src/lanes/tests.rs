@@ -199,6 +199,21 @@ fn our_own_failure_says_nothing_about_a_receiver() {
 }
 
 #[test]
+fn a_lane_none_of_whose_turns_can_be_attempted_is_probed_at_once_and_costs_its_receiver_nothing() {
+    let (mut lanes, now) = (Lanes::new(limits()), Instant::now());
+    let Offer::Start(start) = lanes.offer(webhook(1), 0, now) else { panic!("it is not probed yet") };
+    lanes.ended(start.place, Verdict::Held, now);
+    assert!(matches!(lanes.offer(webhook(1), 1, now), Offer::Park(1)));
+    assert_eq!(lanes.claimable(webhook(1), now), 0);
+    let later = now + limits().probe_interval;
+    assert_eq!(lanes.claimable(webhook(1), later), 1, "one at a time");
+    lanes.claimed(webhook(1), 2, later);
+    let probe = lanes.next(later).expect("its time has come");
+    lanes.ended(probe.place, Verdict::Succeeded, later);
+    assert!(lanes.room(webhook(1), later) > 0);
+}
+
+#[test]
 fn due_and_fresh_turns_alternate() {
     let (mut lanes, now) = (Lanes::new(Limits { per_webhook: 1, ..limits() }), Instant::now());
     assert!(matches!(lanes.offer(webhook(1), 0, now), Offer::Start(_)));

@@ -12,7 +12,7 @@ mod broker;
 mod database;
 mod machine;
 
-const CHECKS: [&str; 20] = [
+const CHECKS: [&str; 21] = [
     "settings",
     "private_networks",
     "https",
@@ -22,6 +22,7 @@ const CHECKS: [&str; 20] = [
     "durability",
     "connections",
     "clock",
+    "snapshots",
     "schema",
     "partitions",
     "secrets",
@@ -187,7 +188,7 @@ async fn when_nothing_answers_it_still_ends_soon() {
     // The broker may be the first to give up a connection on which nobody speaks.
     report.assert("broker", "fails", &[]);
     report.assert("dns", "warns", &[]);
-    report.assert_skipped(&["durability", "connections", "clock", "schema", "partitions", "secrets"]);
+    report.assert_skipped(&["durability", "connections", "clock", "snapshots", "schema", "partitions", "secrets"]);
     report.assert_skipped(&["topology", "worker_queue", "dead_letters", "round_trip"]);
     assert_eq!(report.code, 1);
 }

@@ -199,6 +199,17 @@ mod tests {
     }
 
     #[test]
+    fn a_snapshot_that_is_kept_for_long_is_warned_about() {
+        let held = |seconds, transactions| {
+            let age = Some(Duration::from_secs(seconds));
+            snapshots(&Ok(vec![SnapshotHolder { name: "session 1".into(), transactions, age }])).status
+        };
+        assert_eq!([held(600, 10), held(1, MANY_TRANSACTIONS)], [Status::Ok; 2]);
+        assert_eq!([held(601, 0), held(1, MANY_TRANSACTIONS + 1)], [Status::Warns; 2]);
+        assert_eq!(snapshots(&Ok(Vec::new())).status, Status::Ok);
+    }
+
+    #[test]
     fn a_pool_that_finds_no_room_is_warned_about() {
         assert_eq!(connections(&healthy(), 92).status, Status::Ok);
         assert_eq!(connections(&healthy(), 93).status, Status::Warns);

@@ -9,10 +9,24 @@ async fn a_database_that_is_down_fails_and_the_rest_is_checked() {
     proxy.refuse(true).await;
     let report = site.postgres_through(&proxy.addr()).doctor().await;
     report.assert("database", "fails", &["DATABASE_URL", "refused"]);
-    report.assert_skipped(&["durability", "connections", "clock", "schema", "partitions", "secrets"]);
+    report.assert_skipped(&["durability", "connections", "clock", "snapshots", "schema", "partitions", "secrets"]);
     report.assert("broker", "ok", &[]);
     report.assert("round_trip", "ok", &[]);
     assert_eq!(report.code, 1);
+}
+
+#[tokio::test]
+async fn who_keeps_dead_rows_from_being_removed_is_named() {
+    let site = Site::new().await;
+    site.doctor().await.assert("snapshots", "ok", &[]);
+    let backup = site.another_sql().await;
+    backup
+        .batch_execute("SET application_name = 'nightly backup'; BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")
+        .await
+        .unwrap();
+    site.doctor().await.assert("snapshots", "ok", &["nightly backup", "keeps old rows from being removed"]);
+    let mut worker = site.worker().await;
+    wait_until("it is measured", async || worker.metric("penr_webhooks_oldest_transaction_seconds").await > 0.0).await;
 }
 
 #[tokio::test]
