@@ -145,13 +145,15 @@ fn pages(first: u32) -> (String, String) {
     (format!("({first},0)"), format!("({},0)", first + PAGES_PER_STEP))
 }
 
-/// `least` reads again from a moment ago when Postgres's clock was set back.
+/// Where the last reading ended, unless Postgres's clock was set back since then.
 const FIND_DUE: &str = "
     SELECT moment.now, moment.overlap, due.webhook_id, due.due_at
     FROM (SELECT now() AS now, now() - interval '1 second' AS overlap) AS moment
     LEFT JOIN LATERAL (
         SELECT p.webhook_id, p.due_at FROM pending_deliveries p
-        WHERE (p.due_at, p.webhook_id) > (least($1::timestamptz, moment.overlap), $2::uuid) AND p.due_at <= moment.now
+        WHERE (p.due_at, p.webhook_id)
+                > (CASE WHEN $1::timestamptz <= moment.now THEN $1 ELSE moment.overlap END, $2::uuid)
+            AND p.due_at <= moment.now
         ORDER BY p.due_at, p.webhook_id LIMIT $3
     ) AS due ON true
     ORDER BY due.due_at, due.webhook_id";

@@ -1,10 +1,13 @@
 //! Due deliveries are found and claimed at the same cost whatever else is in the table, and what nobody is owed leaves it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use serde_json::json;
 use tokio_postgres::Client;
+
+use penr_webhooks::config::Database;
+use penr_webhooks::store::{ReadUntil, Store};
 
 use crate::support::*;
 
@@ -231,4 +234,32 @@ async fn a_claim_whose_lease_would_end_during_the_attempt_is_given_back() {
     .await;
     let twice: Vec<_> = requests_per_event(&queue.receiver).into_iter().filter(|(_, count)| *count > 2).collect();
     assert!(twice.is_empty(), "delivered more than once without a crash: {twice:?}");
+}
+
+#[tokio::test]
+async fn more_that_falls_due_at_once_than_one_question_reads_is_read_by_the_next_ones() {
+    let queue = Queue::on(Site::new().await).await;
+    stop(queue.begin().await).await;
+    let store = store(&queue.site);
+    let begun = store.find_due(ReadUntil::default()).await.unwrap();
+    assert!(!begun.more && begun.webhooks.is_empty());
+    queue.owe(4, 600, "0 s").await;
+    wait_until("all are due", async || queue.site.count(&format!("{PENDING} WHERE due_at > now()")).await == 0).await;
+    let (mut found, mut read) = (BTreeSet::new(), begun.until);
+    for _ in 0..2 {
+        let more = store.find_due(read).await.unwrap();
+        assert!(more.more, "2,400 are due, 1,000 are read at once");
+        found.extend(more.webhooks.iter().map(|due| due.id));
+        read = more.until;
+    }
+    let last = store.find_due(read).await.unwrap();
+    found.extend(last.webhooks.iter().map(|due| due.id));
+    assert_eq!((last.more, found.len()), (false, 4));
+}
+
+/// The store as a worker has it.
+fn store(site: &Site) -> Store {
+    let url = site.database_url().into();
+    let (connect_timeout, statement_timeout) = (Duration::from_secs(5), Duration::from_secs(10));
+    Store::new(&Database { url, pool_size: 1, connect_timeout, statement_timeout }).unwrap()
 }
