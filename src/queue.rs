@@ -1,13 +1,12 @@
 //! Talks to RabbitMQ: takes events from it, acknowledges them, publishes. The only door to it.
 //!
 //! Consuming and publishing use connections of their own: acks would stall behind a publishing connection that the
-//! broker has blocked.
+//! broker has blocked. Every connection is a [`link::Link`], which ends with its owner.
 
-use anyhow::Context as _;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::types::ShortString;
 use lapin::uri::AMQPUri;
-use lapin::{BasicProperties, Connection, ConnectionProperties, ErrorKind};
+use lapin::{BasicProperties, ErrorKind};
 
 use crate::config::Amqp;
 use crate::event::Properties;
@@ -17,6 +16,7 @@ mod consumer;
 mod dead_letters;
 mod greeting;
 mod inspect;
+mod link;
 mod publisher;
 mod topology;
 
@@ -92,18 +92,6 @@ pub fn check_address(settings: &Amqp) -> Result<(), QueueError> {
 
 /// RabbitMQ's own. A larger frame could hold header tables too deep for our stacks.
 const MAX_FRAME_BYTES: u32 = 128 * 1024;
-
-/// Opens a connection for one purpose, which the broker shows to its operators.
-async fn connect(settings: &Amqp, purpose: &str) -> Result<Connection, QueueError> {
-    let mut uri = address(settings)?;
-    uri.query.frame_max = Some(MAX_FRAME_BYTES);
-    uri.query.heartbeat = Some(u16::try_from(settings.heartbeat.as_secs()).unwrap_or(u16::MAX));
-    let name = format!("penr-webhooks {purpose}");
-    let properties = ConnectionProperties::default().with_connection_name(name.into());
-    let connected = tokio::time::timeout(settings.connect_timeout, Connection::connect_uri(uri, properties)).await;
-    let connected = connected.context("no answer while connecting").map_err(QueueError::Unavailable)?;
-    Ok(connected?)
-}
 
 fn address(settings: &Amqp) -> Result<AMQPUri, QueueError> {
     // The parser's own error may repeat a part of the address, and with it the password.

@@ -9,15 +9,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use lapin::Channel;
 use lapin::message::Delivery;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{Channel, Connection};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::dead_letters::REQUEUED;
-use super::{QueueError, connect, name, properties, topology};
+use super::link::{Link, bounded};
+use super::{QueueError, name, properties, topology};
 use crate::config::{Amqp, Queue};
 use crate::event::{Catalogue, Properties};
 use crate::metrics::Metrics;
@@ -94,7 +95,7 @@ enum Mode {
 enum End {
     Stopped,
     HeldOff,
-    Lost(Option<lapin::Error>),
+    Lost(QueueError),
 }
 
 impl Consumer {
@@ -122,92 +123,79 @@ impl Consumer {
 
     /// One life of the connection. `Ok` when we ended it.
     async fn attach_and_pump(&self, supervisor: &mut Supervisor) -> Result<End, QueueError> {
-        let Some(attached) = self.stop.run_until_cancelled(self.attach(&supervisor.mode)).await else {
+        let Some(link) = self.stop.run_until_cancelled(Link::open(&self.amqp, "consumer")).await else {
             return Ok(End::Stopped);
         };
-        let (connection, attachment, consumer) = attached?;
+        let link = link?;
+        let ended = self.attach_to(&link, supervisor).await;
+        // However it ended, the connection must not keep messages from others.
+        link.close().await.ok();
+        ended
+    }
+
+    async fn attach_to(&self, link: &Link, supervisor: &mut Supervisor) -> Result<End, QueueError> {
+        let attach = link.answer("declaring queues and consuming", self.attach(link, &supervisor.mode));
+        let Some(attached) = self.stop.run_until_cancelled(attach).await else { return Ok(End::Stopped) };
+        let (attachment, consumer) = attached?;
         supervisor.attached(&self.queue.worker_queue);
         self.metrics.consumer_attached.set(1);
         let end = self.pump(&attachment, consumer, supervisor).await;
         self.metrics.consumer_attached.set(0);
         match end {
-            End::Stopped | End::HeldOff => {
-                if matches!(end, End::Stopped) {
-                    self.settled.cancelled().await;
-                } else {
-                    tracing::warn!("what the broker handed out has waited too long for the database and goes back");
-                }
-                let bye = async {
-                    // Everything unsettled goes back to the queue; acks sent before are processed first.
-                    attachment.channel.close(200, name("stopped")).await.ok();
-                    connection.close(200, name("stopped")).await.ok();
-                };
-                tokio::time::timeout(CLOSE_TIMEOUT, bye).await.ok();
-                Ok(end)
-            }
-            End::Lost(error) => {
-                // What is left of the connection must not keep messages from others.
-                tokio::time::timeout(CLOSE_TIMEOUT, connection.close(200, name("lost"))).await.ok();
-                Err(error.map_or_else(cancelled, QueueError::from))
+            End::Lost(error) => return Err(error),
+            End::Stopped => self.settled.cancelled().await,
+            End::HeldOff => {
+                tracing::warn!("what the broker handed out has waited too long for the database and goes back");
             }
         }
+        // Everything unsettled goes back to the queue; acks sent before are processed first.
+        bounded(CLOSE_TIMEOUT, "closing a channel", attachment.channel.close(200, name("stopped"))).await.ok();
+        Ok(end)
     }
 
-    async fn attach(&self, mode: &Mode) -> Result<(Connection, Arc<Attachment>, lapin::Consumer), QueueError> {
+    async fn attach(&self, link: &Link, mode: &Mode) -> Result<(Arc<Attachment>, Consuming), QueueError> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let connection = connect(&self.amqp, "consumer").await?;
-        let attach = async {
-            let channel = connection.create_channel().await?;
-            let declared = topology::declare(&channel, &self.queue, &self.catalogue).await;
-            declared.map_err(QueueError::declaring)?;
-            let prefetch = if matches!(mode, Mode::Normal) { self.prefetch } else { 1 };
-            let consumer = consume(&channel, &self.queue.worker_queue, prefetch).await?;
-            Ok::<_, QueueError>((channel, consumer))
-        };
-        let attached = tokio::time::timeout(self.amqp.connect_timeout, attach).await;
-        let late = |_| QueueError::Unavailable(anyhow::anyhow!("no answer while declaring queues"));
-        let (channel, consumer) = attached.map_err(late)??;
+        let channel = link.channel().await?;
+        let declared = topology::declare(&channel, &self.queue, &self.catalogue).await;
+        declared.map_err(QueueError::declaring)?;
+        let prefetch = if matches!(mode, Mode::Normal) { self.prefetch } else { 1 };
+        let tag = fresh_tag();
+        let messages = consume(&channel, &self.queue.worker_queue, tag.clone(), prefetch).await?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        Ok((connection, Arc::new(Attachment { number, channel }), consumer))
+        Ok((Arc::new(Attachment { number, channel }), Consuming { tag, messages }))
     }
 
     /// Hands messages on until we stop or the consumer ends.
-    async fn pump(
-        &self,
-        attachment: &Arc<Attachment>,
-        mut consumer: lapin::Consumer,
-        supervisor: &mut Supervisor,
-    ) -> End {
+    async fn pump(&self, attachment: &Arc<Attachment>, mut consuming: Consuming, supervisor: &mut Supervisor) -> End {
         let mut hold_off = self.hold_off.clone();
-        loop {
+        let end = loop {
             let next = tokio::select! {
                 biased;
-                () = self.stop.cancelled() => {
-                    let options = BasicCancelOptions::default();
-                    let cancel = attachment.channel.basic_cancel(consumer.tag(), options);
-                    tokio::time::timeout(CLOSE_TIMEOUT, cancel).await.ok();
-                    return End::Stopped;
-                }
-                () = until_held_off(&mut hold_off) => return End::HeldOff,
-                next = consumer.next() => next,
+                () = self.stop.cancelled() => break End::Stopped,
+                () = until_held_off(&mut hold_off) => break End::HeldOff,
+                next = consuming.messages.next() => next,
             };
             let delivery = match next {
                 Some(Ok(delivery)) => delivery,
-                Some(Err(error)) => return End::Lost(Some(error)),
-                None => return End::Lost(None),
+                Some(Err(error)) => break End::Lost(error.into()),
+                None => break End::Lost(cancelled()),
             };
             supervisor.reconnect.reset();
             let suspicious = delivery_count(&delivery) > SUSPICIOUS_DELIVERIES;
             if !self.hand_on(attachment, delivery, &mut hold_off).await {
                 continue;
             }
-            if let Some(prefetch) = supervisor.mode.after(suspicious, self.prefetch) {
-                match self.replace(attachment, consumer, prefetch).await {
-                    Ok(fresh) => consumer = fresh,
-                    Err(error) => return End::Lost(Some(error)),
-                }
+            if let Some(prefetch) = supervisor.mode.after(suspicious, self.prefetch)
+                && let Err(end) = self.replace(attachment, &mut consuming, prefetch).await
+            {
+                break end;
             }
+        };
+        if matches!(end, End::Stopped) {
+            let cancel = attachment.channel.basic_cancel(consuming.tag, BasicCancelOptions::default());
+            bounded(CLOSE_TIMEOUT, "ending the consumer", cancel).await.ok();
         }
+        end
     }
 
     /// Whether somebody took it; otherwise it goes back with the channel.
@@ -228,22 +216,36 @@ impl Consumer {
 
     /// Changes the prefetch by a new consumer on the same channel. What the old one still holds is handed on: nobody
     /// else would ever settle it.
-    async fn replace(
-        &self,
-        attachment: &Arc<Attachment>,
-        mut old: lapin::Consumer,
-        prefetch: u16,
-    ) -> lapin::Result<lapin::Consumer> {
+    async fn replace(&self, attachment: &Arc<Attachment>, consuming: &mut Consuming, prefetch: u16) -> Result<(), End> {
         tracing::info!(prefetch, "changing how many messages are taken at a time");
-        attachment.channel.basic_cancel(old.tag(), BasicCancelOptions::default()).await?;
+        let channel = &attachment.channel;
+        self.answer(channel.basic_cancel(consuming.tag.clone(), BasicCancelOptions::default())).await?;
         let mut hold_off = self.hold_off.clone();
-        while let Some(delivery) = old.next().await {
-            if !self.hand_on(attachment, delivery?, &mut hold_off).await {
+        while let Some(delivery) = consuming.messages.next().await {
+            let delivery = delivery.map_err(|error| End::Lost(error.into()))?;
+            if !self.hand_on(attachment, delivery, &mut hold_off).await {
                 break;
             }
         }
-        consume(&attachment.channel, &self.queue.worker_queue, prefetch).await
+        // The tag first: a stop cancels what the broker may have begun, though its answer is not awaited any more.
+        consuming.tag = fresh_tag();
+        let consume = consume(channel, &self.queue.worker_queue, consuming.tag.clone(), prefetch);
+        consuming.messages = self.answer(consume).await?;
+        Ok(())
     }
+
+    /// The broker's answer, unless we stop or it takes too long.
+    async fn answer<T>(&self, answer: impl Future<Output = lapin::Result<T>>) -> Result<T, End> {
+        let bounded = bounded(self.amqp.connect_timeout, "changing the consumer", answer);
+        let answered = self.stop.run_until_cancelled(bounded).await.ok_or(End::Stopped)?;
+        answered.map_err(End::Lost)
+    }
+}
+
+/// The consumer of the moment.
+struct Consuming {
+    tag: ShortString,
+    messages: lapin::Consumer,
 }
 
 /// What outlives a connection.
@@ -314,12 +316,15 @@ async fn until_held_off(hold_off: &mut watch::Receiver<bool>) {
     }
 }
 
-async fn consume(channel: &Channel, queue: &str, prefetch: u16) -> lapin::Result<lapin::Consumer> {
+async fn consume(channel: &Channel, queue: &str, tag: ShortString, prefetch: u16) -> lapin::Result<lapin::Consumer> {
     // RabbitMQ applies it to the consumers that follow.
     channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
     let options = BasicConsumeOptions::default();
-    let tag = ShortString::from(format!("{CONSUMER_TAG}-{}", uuid::Uuid::new_v4().simple()));
     channel.basic_consume(name(queue), tag, options, FieldTable::default()).await
+}
+
+fn fresh_tag() -> ShortString {
+    format!("{CONSUMER_TAG}-{}", uuid::Uuid::new_v4().simple()).into()
 }
 
 fn cancelled() -> QueueError {

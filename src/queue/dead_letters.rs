@@ -6,14 +6,14 @@
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use futures_util::{Stream, StreamExt as _};
 use lapin::message::BasicGetMessage;
 use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Connection, Event};
+use lapin::{BasicProperties, Channel, Event};
 
-use super::{PublishError, Publisher, QueueError, connect, is_missing, name, properties};
+use super::link::{Link, bounded};
+use super::{PublishError, Publisher, QueueError, is_missing, name, properties};
 use crate::config::{Amqp, Queue};
 use crate::event::Properties;
 
@@ -38,7 +38,7 @@ pub struct DeadLetter {
 
 /// One connection that reads dead letters from the head on, each of them once.
 pub struct DeadLetters {
-    connection: Connection,
+    link: Link,
     channel: Channel,
     /// What happens to the connection.
     events: Pin<Box<dyn Stream<Item = Event> + Send>>,
@@ -48,10 +48,10 @@ pub struct DeadLetters {
 
 impl DeadLetters {
     pub async fn connect(amqp: &Amqp, queue: &Queue) -> Result<Self, QueueError> {
-        let connection = connect(amqp, "dead letters").await?;
-        let events = Box::pin(connection.events_listener());
-        let channel = bounded(queue.confirm_timeout, connection.create_channel()).await?;
-        Ok(Self { connection, channel, events, queue: queue.dead_queue.clone(), timeout: queue.confirm_timeout })
+        let link = Link::open(amqp, "dead letters").await?;
+        let events = Box::pin(link.events());
+        let channel = link.channel().await?;
+        Ok(Self { link, channel, events, queue: queue.dead_queue.clone(), timeout: queue.confirm_timeout })
     }
 
     /// After a connection that held messages was lost: waits until `ready` of them are there, for a while at least.
@@ -68,7 +68,7 @@ impl DeadLetters {
     pub async fn count(&self) -> Result<u32, QueueError> {
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let declare = self.channel.queue_declare(name(&self.queue), options, FieldTable::default());
-        match bounded(self.timeout, declare).await {
+        match bounded(self.timeout, "counting", declare).await {
             Ok(queue) => Ok(queue.message_count()),
             Err(QueueError::Unavailable(error)) if error.downcast_ref().is_some_and(is_missing) => {
                 Err(QueueError::NoQueue(self.queue.clone()))
@@ -85,13 +85,14 @@ impl DeadLetters {
     /// Takes it out of the queue for good; sure only after `close`. RabbitMQ passes 32 such commands on to a quorum
     /// queue at once and keeps more with the channel, where they are lost when it closes: remove fewer in a row.
     pub async fn remove(&self, letter: &DeadLetter) -> Result<(), QueueError> {
-        bounded(self.timeout, self.channel.basic_ack(letter.tag, BasicAckOptions::default())).await
+        bounded(self.timeout, "removing", self.channel.basic_ack(letter.tag, BasicAckOptions::default())).await
     }
 
     /// Gives back what was not removed. The broker's answer says that it has processed every removal.
     pub async fn close(self) -> Result<(), QueueError> {
-        bounded(self.timeout, self.channel.close(200, name("done"))).await?;
-        bounded(self.timeout, self.connection.close(200, name("done"))).await
+        let closed = bounded(self.timeout, "giving back", self.channel.close(200, name("done"))).await;
+        self.link.close().await.ok();
+        closed
     }
 
     async fn get(&mut self, options: BasicGetOptions) -> Result<Option<DeadLetter>, QueueError> {
@@ -104,7 +105,7 @@ impl DeadLetters {
                 error = failure(&mut self.events) => Err(error),
             }
         };
-        Ok(bounded(self.timeout, answer).await?.map(dead_letter))
+        Ok(bounded(self.timeout, "reading", answer).await?.map(dead_letter))
     }
 }
 
@@ -291,11 +292,6 @@ async fn failure(events: &mut (impl Stream<Item = Event> + Unpin)) -> lapin::Err
             None => std::future::pending().await,
         }
     }
-}
-
-async fn bounded<T>(limit: Duration, answer: impl Future<Output = lapin::Result<T>>) -> Result<T, QueueError> {
-    let answered = tokio::time::timeout(limit, answer).await;
-    Ok(answered.context("no answer in time").map_err(QueueError::Unavailable)??)
 }
 
 #[cfg(test)]

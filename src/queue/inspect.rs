@@ -10,17 +10,18 @@ use lapin::options::{
 };
 use lapin::types::FieldTable;
 use lapin::uri::AMQPScheme;
-use lapin::{BasicProperties, Channel, Connection, ExchangeKind};
+use lapin::{BasicProperties, Channel, ExchangeKind};
 use uuid::Uuid;
 
-use super::{QueueError, address, connect, greeting, is_missing, name, topology};
+use super::link::Link;
+use super::{QueueError, address, greeting, is_missing, name, topology};
 use crate::config::{Amqp, Queue};
 
 const CONSUMER: &str = "doctor";
 
 /// A connection that only looks.
 pub struct Broker {
-    connection: Connection,
+    link: Link,
     pub version: String,
     /// One question and its answer.
     pub latency: Duration,
@@ -51,10 +52,10 @@ impl Broker {
         let greeted = tokio::time::timeout(amqp.connect_timeout, greeting::version(&uri)).await;
         let greeted = greeted.context("no answer while connecting").map_err(QueueError::Unavailable)?;
         let version = greeted.map_err(|error| QueueError::Unavailable(error.into()))?;
-        let connection = connect(amqp, "doctor").await?;
+        let link = Link::open(amqp, "doctor").await?;
         let asked = Instant::now();
-        close(&connection.create_channel().await?).await?;
-        Ok(Self { connection, version, latency: asked.elapsed(), encrypted: uri.scheme == AMQPScheme::AMQPS })
+        link.answer("closing a channel", link.channel().await?.close(200, name("done"))).await?;
+        Ok(Self { link, version, latency: asked.elapsed(), encrypted: uri.scheme == AMQPScheme::AMQPS })
     }
 
     /// Compares what is declared with what a worker would declare. Only what exists is declared again, which changes
@@ -66,18 +67,18 @@ impl Broker {
                 found.missing.push(exchange.to_owned());
                 continue;
             }
-            let channel = self.channel().await?;
-            let declared = topology::declare_exchange(&channel, exchange, kind).await;
-            found.note(declared, &channel).await?;
+            let channel = self.link.channel().await?;
+            let declared = self.ask(topology::declare_exchange(&channel, exchange, kind)).await?;
+            self.note(&mut found, declared, &channel).await?;
         }
         for (queue, arguments) in topology::queues(queue) {
             if self.depth(queue).await?.is_none() {
                 found.missing.push(queue.to_owned());
                 continue;
             }
-            let channel = self.channel().await?;
-            let declared = topology::declare_queue(&channel, queue, arguments).await;
-            found.note(declared, &channel).await?;
+            let channel = self.link.channel().await?;
+            let declared = self.ask(topology::declare_queue(&channel, queue, arguments)).await?;
+            self.note(&mut found, declared, &channel).await?;
         }
         found.worker_queue = self.depth(&queue.worker_queue).await?;
         found.dead_queue = self.depth(&queue.dead_queue).await?;
@@ -86,9 +87,13 @@ impl Broker {
 
     /// Publishes a message to a queue of our own, which goes with the connection, and takes it out again.
     pub async fn round_trip(&self, queue: &Queue) -> Result<Duration, QueueError> {
+        self.link.answer("a message makes its round", self.send_around(queue)).await
+    }
+
+    async fn send_around(&self, queue: &Queue) -> Result<Duration, QueueError> {
         // A name that the permissions of our own queues are likely to cover.
         let own = name(&format!("{}.doctor.{}", queue.worker_queue, Uuid::new_v4()));
-        let channel = self.channel().await?;
+        let channel = self.link.channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
         channel.queue_declare(own.clone(), options, FieldTable::default()).await?;
@@ -103,60 +108,67 @@ impl Broker {
         let took = started.elapsed();
         // With its last consumer goes the queue.
         channel.basic_cancel(name(CONSUMER), BasicCancelOptions::default()).await?;
-        close(&channel).await?;
+        self.close_channel(&channel).await?;
         Ok(took)
     }
 
     /// Closes politely, so that the broker does not log a lost connection.
     pub async fn close(self) -> Result<(), QueueError> {
-        Ok(self.connection.close(200, name("done")).await?)
+        self.link.close().await
     }
 
-    /// One for each question: the broker closes it after saying no.
-    async fn channel(&self) -> Result<Channel, QueueError> {
-        Ok(self.connection.create_channel().await?)
+    /// The broker's word, which may be no. After that its channel is closed, so each question has one of its own.
+    async fn ask<T>(&self, question: impl Future<Output = lapin::Result<T>>) -> Result<lapin::Result<T>, QueueError> {
+        self.link.answer("looking at what is declared", async { Ok::<_, QueueError>(question.await) }).await
     }
 
     async fn has_exchange(&self, exchange: &str, kind: ExchangeKind) -> Result<bool, QueueError> {
         let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
-        let channel = self.channel().await?;
-        let declared = channel.exchange_declare(name(exchange), kind, options, FieldTable::default()).await;
-        Ok(existing(declared, &channel).await?.is_some())
+        let channel = self.link.channel().await?;
+        let declare = channel.exchange_declare(name(exchange), kind, options, FieldTable::default());
+        Ok(self.existing(declare, &channel).await?.is_some())
     }
 
     async fn depth(&self, queue: &str) -> Result<Option<Depth>, QueueError> {
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let channel = self.channel().await?;
-        let declared = channel.queue_declare(name(queue), options, FieldTable::default()).await;
+        let channel = self.link.channel().await?;
+        let declare = channel.queue_declare(name(queue), options, FieldTable::default());
         let depth = |queue: lapin::Queue| Depth { messages: queue.message_count(), consumers: queue.consumer_count() };
-        Ok(existing(declared, &channel).await?.map(depth))
+        Ok(self.existing(declare, &channel).await?.map(depth))
     }
-}
 
-impl Topology {
-    async fn note(&mut self, declared: lapin::Result<()>, channel: &Channel) -> Result<(), QueueError> {
+    async fn note(
+        &self,
+        found: &mut Topology,
+        declared: lapin::Result<()>,
+        channel: &Channel,
+    ) -> Result<(), QueueError> {
         match declared.map_err(QueueError::declaring) {
-            Ok(()) => close(channel).await,
+            Ok(()) => self.close_channel(channel).await,
             Err(QueueError::Mismatch(difference)) => {
-                self.different.push(difference);
+                found.different.push(difference);
                 Ok(())
             }
             Err(error) => Err(error),
         }
     }
-}
 
-async fn existing<T>(declared: lapin::Result<T>, channel: &Channel) -> Result<Option<T>, QueueError> {
-    match declared {
-        Ok(there) => {
-            close(channel).await?;
-            Ok(Some(there))
+    async fn existing<T>(
+        &self,
+        declare: impl Future<Output = lapin::Result<T>>,
+        channel: &Channel,
+    ) -> Result<Option<T>, QueueError> {
+        match self.ask(declare).await? {
+            Ok(there) => {
+                self.close_channel(channel).await?;
+                Ok(Some(there))
+            }
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(error.into()),
         }
-        Err(error) if is_missing(&error) => Ok(None),
-        Err(error) => Err(error.into()),
     }
-}
 
-async fn close(channel: &Channel) -> Result<(), QueueError> {
-    Ok(channel.close(200, name("done")).await?)
+    async fn close_channel(&self, channel: &Channel) -> Result<(), QueueError> {
+        self.link.answer("closing a channel", channel.close(200, name("done"))).await
+    }
 }

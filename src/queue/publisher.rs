@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, PublisherConfirm};
+use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 
 use super::dead_letters::{DeadLetter, Headers, properties_again};
-use super::{QueueError, connect, is_missing, name};
+use super::link::Link;
+use super::{QueueError, is_missing, name};
 use crate::config::{Amqp, Queue};
 
 const PERSISTENT: u8 = 2;
@@ -39,7 +40,7 @@ pub(super) fn persistent() -> BasicProperties {
 
 /// A connection that publishes.
 pub struct Publisher {
-    connection: Connection,
+    link: Link,
     channel: Channel,
     confirm_timeout: Duration,
 }
@@ -52,10 +53,11 @@ pub struct Unconfirmed {
 
 impl Publisher {
     pub async fn connect(amqp: &Amqp, queue: &Queue) -> Result<Self, PublishError> {
-        let connection = connect(amqp, "publisher").await?;
-        let channel = connection.create_channel().await?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        Ok(Self { connection, channel, confirm_timeout: queue.confirm_timeout })
+        let link = Link::open(amqp, "publisher").await?;
+        let channel = link.channel().await?;
+        let confirms = channel.confirm_select(ConfirmSelectOptions::default());
+        link.answer("asking for confirms", confirms).await?;
+        Ok(Self { link, channel, confirm_timeout: queue.confirm_timeout })
     }
 
     /// Sends a JSON message; it counts only once it is confirmed.
@@ -97,7 +99,7 @@ impl Publisher {
 
     /// Closes politely, so that the broker does not log a lost connection.
     pub async fn close(self) {
-        tokio::time::timeout(self.confirm_timeout, self.connection.close(200, name("done"))).await.ok();
+        self.link.close().await.ok();
     }
 }
 

@@ -38,7 +38,9 @@ impl Notices {
                     EVERY
                 }
                 Err(error) => {
-                    publisher = None;
+                    if let Some(publisher) = publisher.take() {
+                        publisher.close().await;
+                    }
                     let reason = error_chain(error.as_ref());
                     // Of a database that is away the other parts tell.
                     if !error.is::<StoreError>() && outage.is_news(&reason) {

@@ -2,6 +2,7 @@
 
 mod access;
 mod alarms;
+mod half_there;
 
 use crate::support::*;
 

@@ -1,5 +1,9 @@
 //! What a process holds open and in memory before a fault, to be found again after it.
 
+use std::collections::HashSet;
+use std::fs;
+use std::path::PathBuf;
+
 use super::replica::Replica;
 use super::wait::wait_until;
 
@@ -26,5 +30,23 @@ impl Level {
         wait_until(&format!("at most {files} files are open"), async || replica.open_files() <= files).await;
         let memory = self.memory_kib + MEMORY_SLACK_KIB;
         wait_until(&format!("at most {memory} KiB are in use"), async || replica.memory_kib() <= memory).await;
+    }
+}
+
+impl Replica {
+    /// Sockets that it holds open to a server's address.
+    pub fn sockets_to(&self, address: &str) -> usize {
+        let (_, port) = address.rsplit_once(':').expect("an address has a port");
+        let port = format!(":{:04X}", port.parse::<u16>().expect("a port"));
+        let process = format!("/proc/{}", self.pid());
+        let files = fs::read_dir(format!("{process}/fd")).expect("it is running");
+        // Several descriptors may name one socket.
+        let held: HashSet<_> = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok()).collect();
+        let sockets = fs::read_to_string(format!("{process}/net/tcp")).expect("it is running");
+        let to_server = sockets.lines().filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            fields.get(2)?.ends_with(&port).then(|| PathBuf::from(format!("socket:[{}]", fields[9])))
+        });
+        to_server.filter(|socket| held.contains(socket)).count()
     }
 }
