@@ -139,7 +139,11 @@ impl Consumer {
         let (attachment, consumer) = attached?;
         supervisor.attached(&self.queue.worker_queue);
         self.metrics.consumer_attached.set(1);
-        let end = self.pump(&attachment, consumer, supervisor).await;
+        let end = tokio::select! {
+            biased;
+            end = self.pump(&attachment, consumer, supervisor) => end,
+            never = topology::keep_declared(link, &self.queue, &self.catalogue) => match never {},
+        };
         self.metrics.consumer_attached.set(0);
         match end {
             End::Lost(error) => return Err(error),

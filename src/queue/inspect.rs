@@ -46,6 +46,13 @@ pub struct Depth {
     pub consumers: u32,
 }
 
+impl Topology {
+    /// Whether anybody consumes from the worker queue.
+    pub fn has_workers(&self) -> bool {
+        self.worker_queue.is_some_and(|queue| queue.consumers > 0)
+    }
+}
+
 impl Broker {
     pub async fn connect(amqp: &Amqp) -> Result<Self, QueueError> {
         let uri = address(amqp)?;

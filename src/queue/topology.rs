@@ -1,12 +1,21 @@
 //! Declares what we need at the broker. Declaring again changes nothing; a difference is an error.
 
+use std::convert::Infallible;
+use std::time::Duration;
+
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ExchangeKind};
 
-use super::name;
+use super::link::Link;
+use super::{QueueError, is_missing, name};
 use crate::config::Queue;
+use crate::error_chain;
 use crate::event::Catalogue;
+use crate::reconnect::Outage;
+
+/// Between two looks at what could be deleted without our consumer noticing.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 pub(super) async fn declare(channel: &Channel, queue: &Queue, catalogue: &Catalogue) -> lapin::Result<()> {
     for (exchange, kind) in exchanges(queue) {
@@ -20,6 +29,64 @@ pub(super) async fn declare(channel: &Channel, queue: &Queue, catalogue: &Catalo
         bind(channel, &queue.worker_queue, &queue.events_exchange, event_type.as_str()).await?;
     }
     Ok(())
+}
+
+/// Declares again what somebody deletes while we consume: without the dead queue, rejected messages stay in the worker
+/// queue for ever. The end of the worker queue itself ends the consumer.
+pub(super) async fn keep_declared(link: &Link, queue: &Queue, catalogue: &Catalogue) -> Infallible {
+    let mut failing = Outage::default();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        match declare_missing(link, queue, catalogue).await {
+            Ok(found) => {
+                failing.end();
+                if let Found::Missing = found {
+                    tracing::warn!("an exchange or the dead queue was deleted at the broker; declared it again");
+                }
+            }
+            Err(error) => {
+                let error = error_chain(&error);
+                if failing.is_news(&error) {
+                    tracing::warn!(error, "cannot look whether all is still declared, or declare it again");
+                }
+            }
+        }
+    }
+}
+
+enum Found {
+    All,
+    Missing,
+}
+
+/// Without a bound of its own: it delays nobody, and a second question to a queue that does not answer the first one
+/// would only be one more channel that waits. The connection's end ends it.
+async fn declare_missing(link: &Link, queue: &Queue, catalogue: &Catalogue) -> Result<Found, QueueError> {
+    let channel = link.channel().await?;
+    let found = match look(&channel, queue).await {
+        Ok(()) => Found::All,
+        Err(error) if is_missing(&error) => Found::Missing,
+        Err(error) => return Err(error.into()),
+    };
+    let Found::Missing = found else {
+        channel.close(200, name("done")).await?;
+        return Ok(found);
+    };
+    // The broker has closed the first one when it said no.
+    let channel = link.channel().await?;
+    declare(&channel, queue, catalogue).await.map_err(QueueError::declaring)?;
+    channel.close(200, name("done")).await?;
+    Ok(found)
+}
+
+/// Asks for each of them, and changes nothing.
+async fn look(channel: &Channel, queue: &Queue) -> lapin::Result<()> {
+    for (exchange, kind) in exchanges(queue) {
+        let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+        channel.exchange_declare(name(exchange), kind, options, FieldTable::default()).await?;
+    }
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(name(&queue.dead_queue), options, FieldTable::default()).await.map(drop)
 }
 
 pub(super) fn exchanges(queue: &Queue) -> [(&str, ExchangeKind); 3] {

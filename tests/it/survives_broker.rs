@@ -92,6 +92,17 @@ async fn a_queue_deleted_under_the_consumer_is_declared_again() {
     ledger.close(vec![worker]).await.assert_sound(0);
 }
 
+#[tokio::test]
+async fn a_dead_queue_deleted_under_the_workers_is_declared_again() {
+    let site = Site::new().await;
+    let mut worker = site.worker().await;
+    site.delete_dead_queue().await;
+    worker.wait_for_log("declared it again").await;
+    assert_eq!(site.publish_raw(&site.message("no event")).await, Fate::Confirmed);
+    assert_eq!(site.wait_for_dead_letters(1).await[0].body, b"no event");
+    assert_eq!(worker.log().matches(ATTACHED).count(), 1);
+}
+
 /// One test for three faults: a broker of one's own takes ten seconds to start.
 #[tokio::test]
 async fn a_broker_that_closes_all_connections_restarts_or_is_killed_loses_nothing_confirmed() {

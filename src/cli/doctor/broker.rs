@@ -7,6 +7,10 @@ use crate::queue::{Broker, Depth, Topology};
 /// The first with `x-dead-letter-strategy`.
 const OLDEST_BROKER: (u32, u32) = (3, 10);
 
+/// Somebody deleted it: what the workers reject, or others publish, has nowhere to go.
+const MISSING_UNDER_WORKERS: &str = "missing although workers consume";
+const DECLARED_AGAIN: &str = "workers declare it again within seconds; if not, see their log";
+
 const OF_TOPOLOGY: [&str; 3] = ["topology", "worker_queue", "dead_letters"];
 
 pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check> {
@@ -62,11 +66,13 @@ fn declared(found: &Topology) -> Check {
         let advice = "delete it if it may go, or choose other names under [queue]: workers do not start";
         return Check::fails("topology", different.join("; "), advice);
     }
-    if !missing.is_empty() {
-        let detail = format!("not declared yet: {}", missing.join(", "));
-        return Check::warns("topology", detail, "the first worker declares it");
+    match missing.join(", ") {
+        none if none.is_empty() => Check::ok("topology", "exchanges and queues are as a worker declares them"),
+        missing if found.has_workers() => {
+            Check::fails("topology", format!("{MISSING_UNDER_WORKERS}: {missing}"), DECLARED_AGAIN)
+        }
+        missing => Check::warns("topology", format!("not declared yet: {missing}"), "the first worker declares it"),
     }
-    Check::ok("topology", "exchanges and queues are as a worker declares them")
 }
 
 fn worker_queue(found: &Topology) -> Check {
@@ -82,6 +88,7 @@ fn worker_queue(found: &Topology) -> Check {
 
 fn dead_letters(found: &Topology) -> Check {
     match found.dead_queue {
+        None if found.has_workers() => Check::fails("dead_letters", MISSING_UNDER_WORKERS, DECLARED_AGAIN),
         None => Check::warns("dead_letters", "not declared yet", "the first worker declares it"),
         Some(Depth { messages: 0, .. }) => Check::ok("dead_letters", "none"),
         Some(Depth { messages, .. }) => {

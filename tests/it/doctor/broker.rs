@@ -85,6 +85,20 @@ async fn dead_letters_are_counted_and_stay() {
 }
 
 #[tokio::test]
+async fn a_dead_queue_that_is_missing_while_workers_consume_fails() {
+    let site = Site::new().await;
+    let worker = site.worker().await;
+    // It would declare it again.
+    worker.pause();
+    site.delete_dead_queue().await;
+    let report = site.doctor().await;
+    report.assert("topology", "fails", &["missing although workers consume", site.dead_queue()]);
+    report.assert("worker_queue", "ok", &["1 workers consume"]);
+    report.assert("dead_letters", "fails", &["missing although workers consume"]);
+    assert_eq!(report.code, 1);
+}
+
+#[tokio::test]
 async fn nothing_is_left_behind_at_the_broker() {
     let servers = PrivateServers::start().await;
     let site = Site::on(&servers).await;

@@ -179,6 +179,14 @@ impl Site {
         self.keep(amqp).await;
     }
 
+    /// Deletes where dead letters go: the exchange, and the queue with all that is in it.
+    pub async fn delete_dead_queue(&self) {
+        let mut amqp = self.amqp().await.expect("RabbitMQ takes the connection");
+        amqp.delete_queue(self.dead_queue()).await.expect("the broker answers");
+        amqp.delete_exchange(self.dead_exchange()).await.expect("the broker answers");
+        self.keep(amqp).await;
+    }
+
     /// Collects the notices published from now on.
     pub async fn notices(&self) -> Notices {
         let mut amqp = RawAmqp::connect(self.amqp_url()).await.expect("RabbitMQ takes the connection");
