@@ -125,12 +125,12 @@ pub fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return fail(&Failure::from(error)),
     };
-    let _flush = log::start(&settings.log);
+    let log = log::start(&settings.log);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),
     };
-    let outcome = runtime.block_on(execute(cli, settings));
+    let outcome = runtime.block_on(execute(cli, settings, &log));
     // The system's lookup of a server's name cannot be interrupted: nobody waits for one that was given up.
     runtime.shutdown_background();
     match outcome {
@@ -139,13 +139,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn execute(cli: Cli, settings: Settings) -> Outcome {
+async fn execute(cli: Cli, settings: Settings, log: &log::Writing) -> Outcome {
     let json = cli.json;
     match cli.command {
         Command::Migrate => migrate::run(&settings, json).await,
-        Command::Worker => roles::run(settings, Role::Worker).await,
-        Command::Api => roles::run(settings, Role::Api).await,
-        Command::Run => roles::run(settings, Role::Both).await,
+        Command::Worker => roles::run(settings, Role::Worker, log).await,
+        Command::Api => roles::run(settings, Role::Api, log).await,
+        Command::Run => roles::run(settings, Role::Both, log).await,
         Command::Token(arguments) => token::run(&arguments, &settings, json),
         Command::Webhooks(command) => webhooks::run(command, &settings, json).await,
         Command::Publish(arguments) => publish::run(arguments, &settings, json).await,

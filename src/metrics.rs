@@ -1,13 +1,18 @@
 //! What an operator can measure, in the words of the log. Rendered as OpenMetrics 1.0 text.
 
-use prometheus_client::encoding::EncodeLabelSet;
+use std::fmt;
+
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+use tracing_appender::non_blocking::ErrorCounter;
 
 /// Of `Metrics::render`'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -120,7 +125,28 @@ impl Default for Metrics {
     }
 }
 
+/// Lines that the log dropped, counted by its writer.
+#[derive(Debug)]
+struct LogLinesDropped(ErrorCounter);
+
+impl Collector for LogLinesDropped {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let dropped = ConstCounter::new(self.0.dropped_lines() as u64);
+        let help = "Log lines dropped because nobody read them fast enough";
+        dropped.encode(encoder.encode_descriptor("log_lines_dropped", help, None, MetricType::Counter)?)
+    }
+}
+
 impl Metrics {
+    /// Counts what the log drops, too.
+    pub fn with_log(dropped_lines: ErrorCounter) -> Self {
+        let mut metrics = Self::default();
+        let mut registry = metrics.register();
+        registry.register_collector(Box::new(LogLinesDropped(dropped_lines)));
+        metrics.registry = registry.into();
+        metrics
+    }
+
     fn register(&self) -> Registry {
         let mut all = Registry::with_prefix("penr_webhooks");
         all.register("build", "This program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
@@ -169,6 +195,8 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
+    use tracing_appender::non_blocking::NonBlockingBuilder;
 
     #[test]
     fn what_is_counted_is_rendered_under_one_prefix() {
@@ -182,5 +210,37 @@ mod tests {
         assert!(text.contains("penr_webhooks_attempt_duration_seconds_count 1\n"), "{text}");
         let names = text.lines().filter(|line| !line.starts_with('#'));
         assert!(names.into_iter().all(|line| line.starts_with("penr_webhooks_")), "{text}");
+    }
+
+    /// Writes nothing until the other end is dropped.
+    struct Unread(std::sync::mpsc::Receiver<()>);
+
+    impl Write for Unread {
+        fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+            let _ = self.0.recv();
+            Ok(line.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn lines_that_the_log_dropped_are_counted() {
+        let (read, unread) = std::sync::mpsc::channel();
+        let lossy = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(2);
+        let (mut log, _until) = lossy.finish(Unread(unread));
+        let metrics = Metrics::with_log(log.error_counter());
+        assert!(metrics.render().contains("\npenr_webhooks_log_lines_dropped_total 0\n"), "{}", metrics.render());
+        for _ in 0..10 {
+            log.write_all(b"a line\n").unwrap();
+        }
+        let dropped = log.error_counter().dropped_lines();
+        // Two wait, and one more may be with the writer.
+        assert!([7, 8].contains(&dropped), "{dropped}");
+        let counted = format!("\npenr_webhooks_log_lines_dropped_total {dropped}\n");
+        assert!(metrics.render().contains(&counted), "{}", metrics.render());
+        drop(read);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::io::{BufWriter, IsTerminal as _, stderr};
 
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::{EnvFilter, LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -13,11 +13,18 @@ use crate::config::{Log, LogFormat};
 /// Lines kept for a reader that does not read; more are dropped.
 const BUFFERED_LINES: usize = 32 * 1024;
 
-/// Logs until the guard is dropped, which writes out what is left.
-pub(super) fn start(settings: &Log) -> WorkerGuard {
+/// A log that is written.
+pub(super) struct Writing {
+    /// Dropped, it writes out what is left.
+    _until: WorkerGuard,
+    pub(super) dropped_lines: ErrorCounter,
+}
+
+pub(super) fn start(settings: &Log) -> Writing {
     // Buffered: the writer's thread flushes whenever it has caught up, one system call for all lines since.
     let (writer, guard) =
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(BUFFERED_LINES).finish(BufWriter::new(stderr()));
+    let dropped_lines = writer.error_counter();
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(stderr().is_terminal());
     let layer = match settings.format {
         LogFormat::Text => layer.with_target(false).boxed(),
@@ -32,5 +39,5 @@ pub(super) fn start(settings: &Log) -> WorkerGuard {
         .with_target("hickory_net", LevelFilter::OFF)
         .with_target("hickory_resolver", LevelFilter::OFF);
     tracing_subscriber::registry().with(layer.with_filter(filter).with_filter(ours)).init();
-    guard
+    Writing { _until: guard, dropped_lines }
 }

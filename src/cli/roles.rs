@@ -2,13 +2,13 @@
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Outcome, signals, store};
+use super::{Outcome, log, signals, store};
 use crate::config::Settings;
 use crate::metrics::Metrics;
 use crate::ops::{self, Role};
 use crate::{api, queue, worker};
 
-pub(super) async fn run(settings: Settings, role: Role) -> Outcome {
+pub(super) async fn run(settings: Settings, role: Role, log: &log::Writing) -> Outcome {
     // All that can be known to be wrong without a connection stops the start.
     let store = store(&settings)?;
     settings.keyring()?;
@@ -31,7 +31,7 @@ pub(super) async fn run(settings: Settings, role: Role) -> Outcome {
         Role::Both => "worker and API start",
     };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "{name}");
-    let metrics = Metrics::default();
+    let metrics = Metrics::with_log(log.dropped_lines.clone());
     let health = ops::Health { store: store.clone(), metrics: metrics.clone(), role };
     let _ops = ops::serve(settings.ops_listen, health).await?;
     match role {
