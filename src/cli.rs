@@ -1,5 +1,8 @@
 //! The command line: tables for people, one JSON document with `--json` for programs.
 
+// They panic when the reader has gone; `output` does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -182,18 +185,18 @@ fn usage(error: &clap::Error) -> ExitCode {
     }
     let text = error.to_string();
     let first: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
-    eprintln!("{} (see --help)", first.join(" "));
+    output::complaint(format_args!("{} (see --help)", first.join(" ")));
     ExitCode::from(2)
 }
 
 fn fail(failure: &Failure) -> ExitCode {
     match failure {
         Failure::Usage(problem) => {
-            eprintln!("error: {problem}");
+            output::complaint(format_args!("error: {problem}"));
             ExitCode::from(2)
         }
         Failure::Failed(error) => {
-            eprintln!("error: {}", error_chain(error.as_ref()));
+            output::complaint(format_args!("error: {}", error_chain(error.as_ref())));
             ExitCode::from(1)
         }
     }

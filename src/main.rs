@@ -3,6 +3,7 @@
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+use std::io::{Write as _, stderr};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
@@ -18,11 +19,11 @@ fn main() -> ExitCode {
             let mut again = Command::new(program);
             again.args(std::env::args_os().skip(1)).env(STACK_VARIABLE, STACK_BYTES.to_string());
             let error = again.exec();
-            eprintln!("warning: cannot start with large stacks: {error}");
+            let _ = writeln!(stderr(), "warning: cannot start with large stacks: {error}");
         }
     }
     if rustls::crypto::ring::default_provider().install_default().is_err() {
-        eprintln!("error: another crypto provider is installed already");
+        let _ = writeln!(stderr(), "error: another crypto provider is installed already");
         return ExitCode::FAILURE;
     }
     penr_webhooks::cli::main()

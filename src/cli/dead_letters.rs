@@ -172,8 +172,8 @@ async fn list(settings: &Settings, limit: u32, show: bool, json: bool) -> Outcom
     letters.close().await.or_else(|error| if unreadable { Ok(()) } else { Err(error) })?;
     match &rows[..] {
         rows if json => output::json(&json!({ "data": rows }))?,
-        [] => println!("there are no dead letters"),
-        rows => output::dead_letters(rows),
+        [] => output::line("there are no dead letters")?,
+        rows => output::dead_letters(rows)?,
     }
     if unreadable { Err(cannot_be_read()) } else { Ok(()) }
 }
@@ -191,8 +191,7 @@ async fn discard_the_unreadable(settings: &Settings, json: bool) -> Outcome {
     if json {
         return output::json(&json!({ "discarded": 1 }));
     }
-    println!("discarded the dead letter that could not be read");
-    Ok(())
+    output::line("discarded the dead letter that could not be read")
 }
 
 enum Selection {
@@ -280,8 +279,8 @@ impl<'a> Pass<'a> {
             0 if unreadable => return Err(cannot_be_read()),
             0 => return Err(Failure::Failed(anyhow::anyhow!(self.selection.nothing()))),
             count if json => output::json(&json!({ done: count }))?,
-            1 => println!("{done} 1 dead letter"),
-            count => println!("{done} {count} dead letters"),
+            1 => output::line(format_args!("{done} 1 dead letter"))?,
+            count => output::line(format_args!("{done} {count} dead letters"))?,
         }
         if unreadable { Err(cannot_be_read()) } else { Ok(()) }
     }

@@ -54,7 +54,7 @@ pub(super) async fn run(settings: &Settings, json: bool) -> Outcome {
     if json {
         output::json(&json!({ "data": checks }))?;
     } else {
-        checks.iter().for_each(|check| println!("{}", check.line()));
+        checks.iter().try_for_each(|check| output::line(check.line()))?;
     }
     match checks.iter().filter(|check| check.status == Status::Fails).count() {
         0 => Ok(()),

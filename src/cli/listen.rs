@@ -1,5 +1,7 @@
-//! A receiver for development: verifies both signatures and prints a line per request.
+//! A receiver for development: verifies both signatures and prints a line per request. It ends when nobody reads them.
 
+use std::fmt::Display;
+use std::future::IntoFuture as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,11 +11,15 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
-use super::{Failure, Outcome};
+use super::{Failure, Outcome, output};
 use crate::secret::{SecretText, SigningSecret};
 use crate::signature;
 use crate::text::printable;
+
+/// For requests that are not answered yet.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Larger than any event.
 const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
@@ -40,6 +46,8 @@ struct Receiver {
     delay: Duration,
     answered: AtomicUsize,
     json: bool,
+    /// Interrupted, or the reader of stdout has gone.
+    stop: CancellationToken,
 }
 
 pub(super) async fn run(arguments: Arguments, json: bool) -> Outcome {
@@ -47,24 +55,32 @@ pub(super) async fn run(arguments: Arguments, json: bool) -> Outcome {
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", arguments.port)).await;
     let listener = listener.map_err(|error| anyhow::anyhow!("port {} cannot be used: {error}", arguments.port))?;
     let url = format!("http://{}", listener.local_addr()?);
-    if json {
-        println!("{}", json!({ "listening": url }));
-    } else {
-        println!("listening on {url}");
-    }
-    let receiver =
-        Receiver { secret, statuses: arguments.status, delay: arguments.delay, answered: AtomicUsize::new(0), json };
+    let stop = CancellationToken::new();
+    let (statuses, delay) = (arguments.status, arguments.delay);
+    let receiver = Receiver { secret, statuses, delay, answered: AtomicUsize::new(0), json, stop: stop.clone() };
+    receiver.say(if json { json!({ "listening": url }).to_string() } else { format!("listening on {url}") });
     let router = Router::new()
         .fallback(receive)
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(Arc::new(receiver));
-    axum::serve(listener, router).with_graceful_shutdown(interrupted()).await?;
+    let serving = axum::serve(listener, router).with_graceful_shutdown(stopped(stop.clone())).into_future();
+    let too_late = async {
+        stop.cancelled().await;
+        tokio::time::sleep(STOP_TIMEOUT).await;
+    };
+    tokio::select! {
+        served = serving => served?,
+        () = too_late => {}
+    }
     Ok(())
 }
 
-async fn interrupted() {
-    // Without a handler the signal ends the process, which is as good.
-    let _ = tokio::signal::ctrl_c().await;
+async fn stopped(stop: CancellationToken) {
+    tokio::select! {
+        // Without a handler the signal ends the process, which is as good.
+        _ = tokio::signal::ctrl_c() => stop.cancel(),
+        () = stop.cancelled() => {}
+    }
 }
 
 async fn receive(State(receiver): State<Arc<Receiver>>, headers: HeaderMap, body: Bytes) -> StatusCode {
@@ -92,14 +108,20 @@ impl Receiver {
                 "event_type": event_type, "event_id": id, "attempt": attempt.and_then(|text| text.parse::<u32>().ok()),
                 "x_webhook_signature": ours, "webhook_signature": standard, "status": status, "body_bytes": bytes,
             });
-            println!("{line}");
+            self.say(line);
         } else {
             let [event_type, id, attempt] =
                 [event_type, id, attempt].map(|text| text.unwrap_or_else(|| "-".to_owned()));
-            println!(
+            self.say(format_args!(
                 "{event_type:18} {id}  attempt {attempt}  X-Webhook-Signature {ours}, Webhook-Signature {standard}  \
                  {bytes} bytes  answered {status}"
-            );
+            ));
+        }
+    }
+
+    fn say(&self, line: impl Display) {
+        if output::try_line(line).is_err() {
+            self.stop.cancel();
         }
     }
 }

@@ -32,8 +32,7 @@ pub(super) async fn run(settings: &Settings, json: bool) -> Outcome {
         return output::json(&json!({ "applied": applied }));
     }
     match applied.len() {
-        0 => println!("the schema is up to date"),
-        _ => println!("applied {}", applied.join(", ")),
+        0 => output::line("the schema is up to date"),
+        _ => output::line(format_args!("applied {}", applied.join(", "))),
     }
-    Ok(())
 }

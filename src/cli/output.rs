@@ -1,6 +1,10 @@
 //! Prints for people and for programs.
+//!
+//! A reader of stdout may go early (`| head`): what it does not read any more is left out, and the command goes on and
+//! ends as it would have. What it did is done, and there is nobody to tell.
 
-use std::io::{IsTerminal as _, Write as _, stderr, stdout};
+use std::fmt::Display;
+use std::io::{self, ErrorKind, IsTerminal as _, Write as _, stderr, stdout};
 
 use comfy_table::{Cell, Color, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -16,12 +20,33 @@ use crate::webhook::Webhook;
 /// One JSON document on stdout.
 pub(super) fn json(document: &impl Serialize) -> Outcome {
     let mut stdout = stdout().lock();
-    serde_json::to_writer(&mut stdout, document).map_err(anyhow::Error::from)?;
-    writeln!(stdout)?;
-    Ok(())
+    let written = serde_json::to_writer(&mut stdout, document).map_err(io::Error::from);
+    heard_or_gone(written.and_then(|()| writeln!(stdout)))
 }
 
-pub(super) fn webhooks(webhooks: &[Webhook]) {
+/// One line on stdout, or several in one text.
+pub(super) fn line(text: impl Display) -> Outcome {
+    heard_or_gone(try_line(text))
+}
+
+/// For what has no other purpose than to be read: fails when the reader has gone.
+pub(super) fn try_line(text: impl Display) -> io::Result<()> {
+    writeln!(stdout().lock(), "{text}")
+}
+
+fn heard_or_gone(written: io::Result<()>) -> Outcome {
+    match written {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// One line on stderr, if anybody reads it.
+pub(super) fn complaint(text: impl Display) {
+    let _ = writeln!(stderr(), "{text}");
+}
+
+pub(super) fn webhooks(webhooks: &[Webhook]) -> Outcome {
     let mut table = table(["ID", "NAME", "URL", "EVENTS", "STATUS"]);
     for webhook in webhooks {
         let id = webhook.id.to_string();
@@ -34,17 +59,18 @@ pub(super) fn webhooks(webhooks: &[Webhook]) {
             status(webhook),
         ]);
     }
-    println!("{table}");
+    line(table)
 }
 
-pub(super) fn webhook(webhook: &Webhook) {
-    webhooks(std::slice::from_ref(webhook));
+pub(super) fn webhook(webhook: &Webhook) -> Outcome {
+    webhooks(std::slice::from_ref(webhook))?;
     for warning in &webhook.warnings {
-        println!("warning: {warning}");
+        line(format_args!("warning: {warning}"))?;
     }
+    Ok(())
 }
 
-pub(super) fn log(rows: &[LogRow]) {
+pub(super) fn log(rows: &[LogRow]) -> Outcome {
     let mut table = table(["TIME", "STATUS", "EVENT TYPE", "EVENT", "ATTEMPT", "HTTP", "DURATION", "ERROR", "NEXT"]);
     for row in rows {
         let color = if row.error.is_none() { Color::Green } else { Color::Red };
@@ -60,10 +86,10 @@ pub(super) fn log(rows: &[LogRow]) {
             Cell::new(row.next_attempt_at.map_or_else(String::new, short)),
         ]);
     }
-    println!("{table}");
+    line(table)
 }
 
-pub(super) fn dead_letters(rows: &[Row]) {
+pub(super) fn dead_letters(rows: &[Row]) -> Outcome {
     let mut table = table(["TIME", "REASON", "ID", "TYPE", "SIZE"]);
     let shown = |text: Option<&str>| Cell::new(printable(text.unwrap_or_default(), 200));
     for row in rows {
@@ -75,13 +101,14 @@ pub(super) fn dead_letters(rows: &[Row]) {
             Cell::new(row.size.map_or_else(String::new, |bytes| format!("{bytes} B"))),
         ]);
     }
-    println!("{table}");
+    line(table)?;
     for row in rows {
         let name = printable(row.id.as_deref().unwrap_or_default(), 200);
         if let Some(payload) = &row.payload {
-            println!("{name}: {}", printable(payload, usize::MAX));
+            line(format_args!("{name}: {}", printable(payload, usize::MAX)))?;
         }
     }
+    Ok(())
 }
 
 /// A bar on a terminal, for work long enough to be watched.

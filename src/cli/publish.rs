@@ -52,10 +52,9 @@ pub(super) async fn run(arguments: Arguments, settings: &Settings, json: bool) -
         return output::json(&json!({ "published": ids.len(), "event_ids": ids }));
     }
     match &ids[..] {
-        [id] => println!("published {id}"),
-        all => println!("published {} events", all.len()),
+        [id] => output::line(format_args!("published {id}")),
+        all => output::line(format_args!("published {} events", all.len())),
     }
-    Ok(())
 }
 
 struct Message {

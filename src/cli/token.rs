@@ -26,8 +26,7 @@ pub(super) fn run(arguments: &Arguments, settings: &Settings, json: bool) -> Out
         let expires_at = Timestamp::from_second(now.as_second()).unwrap_or(now) + arguments.expires_in;
         return output::json(&json!({ "token": token, "expires_at": format!("{expires_at:.3}") }));
     }
-    println!("{token}");
-    Ok(())
+    output::line(token)
 }
 
 /// For clap.

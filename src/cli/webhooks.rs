@@ -144,9 +144,8 @@ async fn create(store: &Store, settings: &Settings, account: &AccountId, new: &R
         document["secret"] = Value::from(secret.expose());
         return output::json(&document);
     }
-    output::webhook(&webhook);
-    println!("secret: {}", secret.expose());
-    Ok(())
+    output::webhook(&webhook)?;
+    output::line(format_args!("secret: {}", secret.expose()))
 }
 
 async fn list(store: &Store, account: &AccountId, json: bool) -> Outcome {
@@ -154,16 +153,14 @@ async fn list(store: &Store, account: &AccountId, json: bool) -> Outcome {
     if json {
         return output::json(&json!({ "data": webhooks }));
     }
-    output::webhooks(&webhooks);
-    Ok(())
+    output::webhooks(&webhooks)
 }
 
 fn show(webhook: &Webhook, json: bool) -> Outcome {
     if json {
         return output::json(webhook);
     }
-    output::webhook(webhook);
-    Ok(())
+    output::webhook(webhook)
 }
 
 async fn update(store: &Store, settings: &Settings, id: WebhookId, change: &Change, json: bool) -> Outcome {
@@ -189,8 +186,7 @@ async fn delete(store: &Store, id: WebhookId, json: bool) -> Outcome {
     if json {
         return output::json(&json!({ "deleted": id }));
     }
-    println!("deleted {id}");
-    Ok(())
+    output::line(format_args!("deleted {id}"))
 }
 
 async fn secret(store: &Store, settings: &Settings, id: WebhookId, regenerate: bool, json: bool) -> Outcome {
@@ -207,8 +203,7 @@ async fn secret(store: &Store, settings: &Settings, id: WebhookId, regenerate: b
     if json {
         return output::json(&json!({ "secret": secret.expose() }));
     }
-    println!("{}", secret.expose());
-    Ok(())
+    output::line(secret.expose())
 }
 
 /// A deleted webhook's log can be read as long as it is kept.
@@ -220,8 +215,7 @@ async fn log(store: &Store, id: WebhookId, limit: u32, json: bool) -> Outcome {
     if json {
         return output::json(&json!({ "data": rows }));
     }
-    output::log(&rows);
-    Ok(())
+    output::log(&rows)
 }
 
 async fn reencrypt(store: &Store, settings: &Settings, json: bool) -> Outcome {
@@ -246,7 +240,7 @@ async fn reencrypt(store: &Store, settings: &Settings, json: bool) -> Outcome {
     if json {
         output::json(&json!({ "reencrypted": moved, "unreadable": unreadable, "key": keyring.newest_key_id() }))?;
     } else {
-        println!("{moved} secrets moved to key {}", keyring.newest_key_id());
+        output::line(format_args!("{moved} secrets moved to key {}", keyring.newest_key_id()))?;
     }
     match unreadable.first() {
         None => Ok(()),

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::support::*;
 
 mod listen;
+mod pipes;
 mod publish;
 mod startup;
 

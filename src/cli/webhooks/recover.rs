@@ -41,8 +41,7 @@ pub(super) async fn resend(store: &Store, Resend { id, delivery_id }: Resend, js
     if json {
         return output::json(&json!({ "resent": delivery_id.0 }));
     }
-    println!("resending {}: its next attempt is due now", delivery_id.0);
-    Ok(())
+    output::line(format_args!("resending {}: its next attempt is due now", delivery_id.0))
 }
 
 pub(super) async fn recover(store: &Store, Recover { id, since, dry_run }: Recover, rate: u32, json: bool) -> Outcome {
@@ -75,9 +74,10 @@ fn report(done: &str, count: u64, closed: &Closed, json: bool) -> Outcome {
     if json {
         return output::json(&json!({ "recovering": count, "not_recoverable": closed.dropped }));
     }
-    println!("{done} {}", deliveries(count));
+    output::line(format_args!("{done} {}", deliveries(count)))?;
     if closed.dropped > 0 {
-        println!("not recoverable, for retention has dropped the events: {}", deliveries(closed.dropped));
+        let dropped = deliveries(closed.dropped);
+        output::line(format_args!("not recoverable, for retention has dropped the events: {dropped}"))?;
     }
     Ok(())
 }

@@ -33,8 +33,7 @@ pub(super) async fn send(store: &Store, settings: &Settings, Test { id, event_ty
     if json {
         return output::json(&sent);
     }
-    output::log(std::slice::from_ref(&sent.row));
-    Ok(())
+    output::log(std::slice::from_ref(&sent.row))
 }
 
 fn failure(id: WebhookId, refused: TestRefusal) -> Failure {

@@ -1,6 +1,7 @@
 //! The command line as an operator uses it: arguments in, exit code and text out.
 
 use std::path::Path;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -33,6 +34,22 @@ pub struct Webhook {
 impl Site {
     pub async fn cli(&self, arguments: &[&str]) -> Output {
         run(self.settings(), self.folder(), arguments).await
+    }
+
+    /// A command whose stdout and stderr nobody reads any more, as after `| head`; how it ends.
+    pub async fn cli_unread(&self, arguments: &[&str]) -> ExitStatus {
+        let mut command = command(self.settings(), self.folder(), arguments);
+        command.stdout(closed_pipe()).stderr(closed_pipe());
+        within(&name(arguments), LIMIT, command.status()).await.expect("the binary starts")
+    }
+
+    /// As `cli`, but nobody reads its stdout any more.
+    pub async fn cli_into_head(&self, arguments: &[&str]) -> Output {
+        let mut command = command(self.settings(), self.folder(), arguments);
+        command.stdout(closed_pipe()).stderr(Stdio::piped());
+        let child = command.spawn().expect("the binary starts");
+        let output = within(&name(arguments), LIMIT, child.wait_with_output()).await.expect("it is our child");
+        Output::from(output)
     }
 
     /// What the command prints with `--json`; it must succeed.
@@ -70,14 +87,35 @@ impl Site {
 }
 
 pub async fn run(settings: &Settings, folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = command(settings, folder, arguments);
+    let output = within(&name(arguments), LIMIT, command.output()).await.expect("the binary starts");
+    Output::from(output)
+}
+
+fn command(settings: &Settings, folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_penr-webhooks"));
-    command.args(arguments).current_dir(folder).stdin(std::process::Stdio::null()).kill_on_drop(true);
+    command.args(arguments).current_dir(folder).stdin(Stdio::null()).kill_on_drop(true);
     settings.give_to(&mut command);
-    let what = format!("`penr-webhooks {}` ends", arguments.join(" "));
-    let output = within(&what, LIMIT, command.output()).await.expect("the binary starts");
-    Output {
-        code: output.status.code().unwrap_or(-1),
-        stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    command
+}
+
+fn name(arguments: &[&str]) -> String {
+    format!("`penr-webhooks {}` ends", arguments.join(" "))
+}
+
+/// Whose reader has gone: writing to it fails.
+pub fn closed_pipe() -> Stdio {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    writer.into()
+}
+
+impl From<std::process::Output> for Output {
+    fn from(output: std::process::Output) -> Self {
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
     }
 }
