@@ -98,6 +98,7 @@ impl Parts {
         let (messages, incoming) = mpsc::channel::<Incoming>(worker.batch);
         // An attempt that finds no room here keeps its room in flight: a stuck database stops the intake.
         let (reports, reported) = mpsc::channel(worker.max_in_flight + worker.batch);
+        let (returns, returned) = mpsc::unbounded_channel();
         let attempts = Arc::new(Attempts {
             sender,
             store: store.clone(),
@@ -113,6 +114,7 @@ impl Parts {
             under_way: TaskTracker::new(),
             abandon: CancellationToken::clone(&abandon),
             reports,
+            returns,
         });
         let consumer = Consumer {
             amqp: settings.amqp.clone(),
@@ -160,7 +162,7 @@ impl Parts {
             upkeep: part.spawn(upkeep::run(store, settings.retention.clone(), stop.clone())),
             patience: part.spawn(stalls.watch(worker.give_back_after, hold_off, stop.clone())),
             notices: part.spawn(notices.run()),
-            recorder: part.spawn(recorder.run(reported)),
+            recorder: part.spawn(recorder.run(reported, returned)),
             attempts,
             abandon,
             give_up,

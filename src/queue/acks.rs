@@ -9,9 +9,9 @@ use lapin::options::{BasicAckOptions, BasicNackOptions};
 use super::consumer::{Attachment, Receipt};
 
 /// A broker message whose fate is decided.
-#[derive(Debug)]
-pub struct Settled {
-    pub receipt: Receipt,
+#[derive(Debug, PartialEq, Eq)]
+pub struct Settled<R = Receipt> {
+    pub receipt: R,
     pub verdict: Verdict,
 }
 

@@ -15,6 +15,7 @@ use crate::delivery::{Attempt, ClosedReason, Delivery};
 use crate::lanes::{Lanes, Offer, Place, Start, Verdict};
 use crate::metrics::{Metrics, Outcome, Reason};
 use crate::millis;
+use crate::queue::Settled;
 use crate::retry::{RetryPolicy, Step};
 use crate::secret::Keyring;
 use crate::sender::Sender;
@@ -38,6 +39,8 @@ pub(super) struct Attempts {
     pub(super) under_way: TaskTracker,
     pub(super) abandon: CancellationToken,
     pub(super) reports: mpsc::Sender<Report>,
+    /// Where broker messages go that are not worked on to the end.
+    pub(super) returns: mpsc::UnboundedSender<Settled>,
 }
 
 /// A delivery whose turn it is.

@@ -133,7 +133,7 @@ impl Intake {
     async fn deliver_event(&self, taken: Taken, day: Date, webhooks: Vec<Arc<Snapshot>>, looked_up: Instant) {
         let row = Arc::new(EventRow::new(taken.event, day, Uuid::now_v7()));
         // Held until every webhook has its own, so that the message is not done too early.
-        let share = Share::of(taken.receipt, &self.attempts.reports);
+        let share = Share::of(taken.receipt, &self.attempts.returns);
         for webhook in webhooks {
             let id = DeliveryId::of(webhook.id, &row.event.id);
             let delivery = Delivery { id, row: row.clone(), webhook, trigger: Trigger::Event, attempt: 1 };

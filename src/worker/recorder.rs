@@ -55,27 +55,31 @@ pub(super) struct Writer {
     pub(super) metrics: Metrics,
 }
 
+/// Broker messages with a delivery that will not be recorded.
+type Returned = mpsc::UnboundedReceiver<Settled>;
+
 /// Results of a batch whose shares lie beside them.
 type Results = (Vec<Finished>, Vec<Option<Share>>);
 
 impl Recorder {
     /// Runs until nobody can report any more, or until told to give up.
-    pub(super) async fn run(mut self, mut reports: mpsc::Receiver<Report>) {
+    pub(super) async fn run(mut self, mut reports: mpsc::Receiver<Report>, mut returned: Returned) {
         let give_up = self.give_up.clone();
-        give_up.run_until_cancelled(self.record_all(&mut reports)).await;
+        give_up.run_until_cancelled(self.record_all(&mut reports, &mut returned)).await;
     }
 
     /// While one transaction commits the next one is written.
-    async fn record_all(&mut self, reports: &mut mpsc::Receiver<Report>) {
+    async fn record_all(&mut self, reports: &mut mpsc::Receiver<Report>, returned: &mut Returned) {
         let Self { writer, batch, acknowledger, .. } = self;
         let (mut in_hand, mut written, mut ended) = (Vec::with_capacity(*batch), FuturesUnordered::new(), false);
         let mut earliest = Instant::now();
         let mut regularly = tokio::time::interval(ACKS_APART);
         regularly.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while !ended || !written.is_empty() || acknowledger.holds_any() {
+        while !ended || !written.is_empty() || acknowledger.holds_any() || !returned.is_empty() {
             tokio::select! {
                 // Record before ack: repeating an attempt is harmless, losing one is not.
                 Some(settled) = written.next() => acknowledger.settle(settled).await,
+                Some(first) = returned.recv() => acknowledger.settle(all_of(first, returned)).await,
                 _ = regularly.tick(), if acknowledger.holds_any() => acknowledger.settle_held().await,
                 received = gather(reports, &mut in_hand, *batch, earliest), if !ended && written.len() < WRITERS => {
                     ended = received == 0;
@@ -87,6 +91,11 @@ impl Recorder {
             }
         }
     }
+}
+
+/// Whatever is there now.
+fn all_of(first: Settled, returned: &mut Returned) -> Vec<Settled> {
+    std::iter::once(first).chain(std::iter::from_fn(|| returned.try_recv().ok())).collect()
 }
 
 /// Takes what was reported until `earliest`, or the first report after it; a whole batch at once. Returns 0 when nobody

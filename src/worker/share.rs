@@ -3,70 +3,104 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tokio::sync::mpsc::{Sender, WeakSender};
+use tokio::sync::mpsc::{UnboundedSender, WeakUnboundedSender};
 
-use super::recorder::Report;
 use crate::queue::{Receipt, Settled, Verdict};
 
 /// One delivery's part in a broker message. Dropped unrecorded, it has the message returned to the broker.
 #[derive(Debug)]
-pub(super) struct Share(Option<Arc<Message>>);
+pub(super) struct Share<R = Receipt>(Option<Arc<Message<R>>>);
 
 #[derive(Debug)]
-struct Message {
-    receipt: Receipt,
+struct Message<R> {
+    receipt: R,
     /// At least one delivery was not recorded.
     incomplete: AtomicBool,
-    reports: WeakSender<Report>,
+    /// Never full: a message that could not be returned would stay unsettled as long as its channel is open. There are
+    /// no more of them than the broker hands out.
+    returns: WeakUnboundedSender<Settled<R>>,
 }
 
-impl Share {
-    /// The first share of a message; the others are its [`Share::another`].
-    pub(super) fn of(receipt: Receipt, reports: &Sender<Report>) -> Self {
-        Self(Some(Arc::new(Message { receipt, incomplete: AtomicBool::new(false), reports: reports.downgrade() })))
+impl<R> Share<R> {
+    /// The first share of a message; the others are its [`Share::another`]. It goes to `returns` unless all of them are
+    /// recorded.
+    pub(super) fn of(receipt: R, returns: &UnboundedSender<Settled<R>>) -> Self {
+        Self(Some(Arc::new(Message { receipt, incomplete: AtomicBool::new(false), returns: returns.downgrade() })))
     }
 
     pub(super) fn another(&self) -> Self {
         Self(self.0.clone())
     }
 
-    /// Whether the message is still ours to work on.
-    pub(super) fn is_usable(&self) -> bool {
-        self.0.as_ref().is_some_and(|message| message.receipt.is_usable())
-    }
-
     /// After its delivery is recorded. The last share tells what becomes of the message.
-    pub(super) fn recorded(mut self) -> Option<Settled> {
+    pub(super) fn recorded(mut self) -> Option<Settled<R>> {
         Arc::into_inner(self.0.take()?).map(Message::settled)
     }
-}
 
-impl Share {
     /// When its delivery can never be recorded: the broker hands the message out again, and gives it up in the end.
-    pub(super) fn unrecorded(mut self) -> Option<Settled> {
+    pub(super) fn unrecorded(mut self) -> Option<Settled<R>> {
         self.0.take().and_then(incomplete)
     }
 }
 
-fn incomplete(message: Arc<Message>) -> Option<Settled> {
+impl Share {
+    /// Whether the message is still ours to work on.
+    pub(super) fn is_usable(&self) -> bool {
+        self.0.as_ref().is_some_and(|message| message.receipt.is_usable())
+    }
+}
+
+fn incomplete<R>(message: Arc<Message<R>>) -> Option<Settled<R>> {
     message.incomplete.store(true, Ordering::Relaxed);
     Arc::into_inner(message).map(Message::settled)
 }
 
-impl Message {
-    fn settled(self) -> Settled {
+impl<R> Message<R> {
+    fn settled(self) -> Settled<R> {
         let verdict = if self.incomplete.into_inner() { Verdict::Returned } else { Verdict::Done };
         Settled { receipt: self.receipt, verdict }
     }
 }
 
-impl Drop for Share {
+impl<R> Drop for Share<R> {
     fn drop(&mut self) {
         let Some(message) = self.0.take() else { return };
-        let reports = message.reports.upgrade();
-        if let (Some(returned), Some(reports)) = (incomplete(message), reports) {
-            // Without room the message comes back all the same, when its channel closes.
-            let _ = reports.try_send(Report::Settled(returned));
+        let returns = message.returns.upgrade();
+        if let (Some(returned), Some(returns)) = (incomplete(message), returns) {
+            // After the recorder's end the message comes back when its channel closes.
+            let _ = returns.send(returned);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::mpsc::unbounded_channel;
+
+    #[test]
+    fn every_message_with_a_dropped_share_is_returned_though_nobody_takes_them_yet() {
+        let (returns, mut returned) = unbounded_channel();
+        let shares: Vec<_> = (0..10_000).map(|tag| Share::of(tag, &returns)).collect();
+        drop(shares);
+        for receipt in 0..10_000 {
+            assert_eq!(returned.try_recv(), Ok(Settled { receipt, verdict: Verdict::Returned }));
+        }
+    }
+
+    #[test]
+    fn a_message_is_done_once_all_its_shares_are_recorded_and_returned_unless_all_are() {
+        let (returns, mut returned) = unbounded_channel();
+        let first = Share::of("done", &returns);
+        let second = first.another();
+        assert_eq!(first.recorded(), None);
+        assert_eq!(second.recorded(), Some(Settled { receipt: "done", verdict: Verdict::Done }));
+        let first = Share::of("half", &returns);
+        let (second, third) = (first.another(), first.another());
+        drop(first);
+        assert_eq!(second.recorded(), None);
+        assert!(returned.try_recv().is_err());
+        assert_eq!(third.recorded(), Some(Settled { receipt: "half", verdict: Verdict::Returned }));
+        assert!(returned.try_recv().is_err());
     }
 }
