@@ -31,7 +31,8 @@
 //! 3. A receiver's answer is data ([`delivery::Outcome`]), never an `Err`.
 //! 4. Our own failure, a secret that does not decrypt or a stop, never costs a delivery an attempt.
 //! 5. The body sent is the body signed and stored, byte for byte; nothing is ever sent unsigned.
-//! 6. Every wait is bounded; every task is owned by whoever started it and ends with it.
+//! 6. Every wait is bounded; every task, and every connection to the broker, is owned by whoever started it and ends
+//!    with it.
 //! 7. One clock: due times, leases and partition days are Postgres's; workers hand over durations.
 //! 8. One door per outside system: RabbitMQ in [`queue`], Postgres in [`store`], receivers in [`sender`].
 //! 9. What a customer's request reads or writes is chosen by its account in the statement itself ([`store::Scope`]).

@@ -90,6 +90,14 @@ fn each_outside_system_has_one_door() {
     }
 }
 
+/// One that is opened otherwise lives on after it was given up.
+#[test]
+fn connections_to_the_broker_are_opened_in_one_place() {
+    let openers: Vec<_> = sources().into_iter().filter(|source| source.code.contains("Connection::connect")).collect();
+    let names: Vec<&str> = openers.iter().map(|source| source.name.as_str()).collect();
+    assert_eq!(names, ["queue/link"]);
+}
+
 #[test]
 fn a_module_uses_its_own_layer_and_those_above_it() {
     let layers = layers();

@@ -73,6 +73,26 @@ async fn a_broker_that_accepts_and_stays_mute_is_left_no_sockets() {
 }
 
 #[tokio::test]
+async fn over_tls_a_handshake_without_an_answer_leaves_no_socket_either() {
+    let authority = Authority::new();
+    let site = Site::new().await.set("amqp.connect_timeout", "1s");
+    let trusted = authority.trust_file(site.folder());
+    let ledger = Ledger::open(site.env("SSL_CERT_FILE", trusted.to_str().expect("a path of ASCII"))).await;
+    let front = TlsFront::to(ledger.site.amqp_address(), authority.identity().server_config()).await;
+    let proxy = Proxy::to(front.addr()).await;
+    let through = ledger.site.amqp_url_through(&proxy.addr()).replacen("amqp://", "amqps://", 1);
+    proxy.pause();
+    let mut worker = ledger.site.launch(&["worker"]).env("AMQP_URL", &through).start();
+    wait_until("it has tried three times", async || proxy.opened() >= 3).await;
+    wait_for_sockets(&worker, &proxy, 1).await;
+    proxy.resume();
+    worker.wait_for_log(ATTACHED).await;
+    ledger.publish(1).await;
+    ledger.wait_until_done().await;
+    assert_eq!(worker.sockets_to(&proxy.addr()), 1);
+}
+
+#[tokio::test]
 async fn notices_that_cannot_be_sent_leave_no_sockets() {
     let site = Site::new().await.set("amqp.connect_timeout", "300ms");
     let proxy = Proxy::to(site.amqp_address()).await;
