@@ -1,7 +1,7 @@
 //! Talks to RabbitMQ: takes events from it, acknowledges them, publishes. The only door to it.
 //!
 //! Consuming and publishing use connections of their own: acks would stall behind a publishing connection that the
-//! broker has blocked. Every connection is a [`link::Link`], which ends with its owner.
+//! broker has blocked. Every connection ends with its owner.
 
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::types::ShortString;
