@@ -96,9 +96,9 @@ async fn finish_tests(tests: TaskTracker, grace: Duration, stop: CancellationTok
 impl Api {
     fn new(settings: &Settings, metrics: Metrics) -> anyhow::Result<Self> {
         let bound = settings.api.database_timeout;
-        // Connections of its own, so that nobody waits behind a worker for longer than a request may take.
-        let database =
-            config::Database { connect_timeout: bound, statement_timeout: bound, ..settings.database.clone() };
+        // Connections of its own, so that nobody waits behind a worker for longer than a request may take. Opening one may
+        // take longer than that: it then serves the next request.
+        let database = config::Database { statement_timeout: bound, ..settings.database.clone() };
         let sending = settings.sender.timeout + settings.sender.body_timeout;
         Ok(Self {
             tokens: settings.tokens()?.clone(),

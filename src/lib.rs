@@ -27,7 +27,8 @@
 //!
 //! 1. What is acked is recorded: a broker message is acked when, for each of its webhooks, an outcome or a pending or
 //!    closed delivery is committed.
-//! 2. No database connection and no lock is held during an HTTP call.
+//! 2. No database connection and no lock is held during an HTTP call. What a process that is cut off or killed had locked,
+//!    Postgres itself frees within seconds.
 //! 3. A receiver's answer is data ([`delivery::Outcome`]), never an `Err`.
 //! 4. Our own failure, a secret that does not decrypt or a stop, never costs a delivery an attempt.
 //! 5. The body sent is the body signed and stored, byte for byte; nothing is ever sent unsigned.

@@ -3,20 +3,19 @@
 //! No connection is held longer than one statement or one short transaction, and each of those is bounded in time on
 //! both sides. All times in the database are Postgres's own; callers hand over durations.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use deadpool_postgres::{
-    Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType, Timeouts,
-};
+use deadpool_postgres::Object;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Row, Statement};
+use tokio_postgres::{Client, Row};
 
 use crate::config::Database;
 use crate::event::AccountId;
 
 mod claim;
+mod connections;
 mod due;
 mod health;
 mod inspect;
@@ -24,11 +23,14 @@ mod log;
 mod lookup;
 mod migrate;
 mod notices;
+mod openings;
 mod partitions;
 mod record;
 mod recover;
 mod reencrypt;
+mod session;
 mod stats;
+mod tasks;
 mod tls;
 mod webhooks;
 
@@ -45,6 +47,8 @@ pub use reencrypt::Reencrypted;
 pub use stats::{Bucket, Window};
 pub use webhooks::{Activity, Changed, Created, NewWebhook, Place, WebhookChange};
 
+use connections::{Connection, Connections};
+
 type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
 /// The same with their types, for [`Store::query_planned_anew`].
 type TypedParams<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
@@ -59,6 +63,9 @@ pub enum StoreError {
     /// with less at a time if it can be split.
     #[error("the database is busy")]
     Busy(#[source] anyhow::Error),
+    /// Postgres may only be read for the time being: try again later, nothing is lost.
+    #[error("the database refuses writes")]
+    ReadOnly(#[source] anyhow::Error),
     /// Postgres refuses this data: trying again will not help.
     #[error("the database refuses the data")]
     Refused(#[source] anyhow::Error),
@@ -83,6 +90,7 @@ impl From<tokio_postgres::Error> for StoreError {
             // Data exceptions, integrity violations, and what a trigger raises.
             "22" | "23" | "P0" => Self::Refused(cause),
             _ if PASSING.contains(refusal.code()) => Self::Busy(cause),
+            _ if refusal.code() == &SqlState::READ_ONLY_SQL_TRANSACTION => Self::ReadOnly(cause),
             _ if [SqlState::UNDEFINED_TABLE, SqlState::UNDEFINED_COLUMN].contains(refusal.code()) => {
                 Self::Unavailable(cause.context("run `penr-webhooks migrate` first"))
             }
@@ -98,16 +106,6 @@ const PASSING: [SqlState; 4] = [
     SqlState::LOCK_NOT_AVAILABLE,
     SqlState::QUERY_CANCELED,
 ];
-
-impl From<PoolError> for StoreError {
-    fn from(error: PoolError) -> Self {
-        match error {
-            // All connections are in use by other statements of this process.
-            PoolError::Timeout(TimeoutType::Wait) => Self::Busy(error.into()),
-            error => Self::Unavailable(error.into()),
-        }
-    }
-}
 
 /// Whose rows a statement sees. Part of the statement itself, so that no check before it can be forgotten.
 #[derive(Debug, Clone, Copy)]
@@ -128,42 +126,16 @@ impl Scope<'_> {
     }
 }
 
-/// When a statement last succeeded.
-type Answered = Arc<Mutex<Option<Instant>>>;
-
 /// The database, with a pool of connections.
 #[derive(Clone)]
 pub struct Store {
-    pool: Pool,
-    answered: Answered,
-    statement_timeout: Duration,
-    config: tokio_postgres::Config,
-    tls: tls::Tls,
+    connections: Arc<Connections>,
 }
 
 impl Store {
     /// Opens no connection yet.
     pub fn new(settings: &Database) -> Result<Self, StoreError> {
-        let (mut config, tls) = tls::read_url(settings.url.expose()).map_err(StoreError::Address)?;
-        // The server gives up first, so that an abandoned statement holds no locks.
-        let server_side = settings.statement_timeout.mul_f64(0.8).as_millis();
-        let theirs = config.get_options().unwrap_or_default();
-        // Compiling a statement (jit) takes far longer than any of ours runs.
-        config.options(format!("{theirs} -c statement_timeout={server_side} -c timezone=UTC -c jit=off"));
-        config.application_name("penr-webhooks");
-        config.connect_timeout(settings.connect_timeout);
-        config.tcp_user_timeout(settings.statement_timeout);
-        let manager_config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let manager = Manager::from_config(config.clone(), tls.clone(), manager_config);
-        let bound = Some(settings.connect_timeout);
-        let pool = Pool::builder(manager)
-            .max_size(settings.pool_size)
-            .timeouts(Timeouts { wait: bound, create: bound, recycle: bound })
-            .runtime(Runtime::Tokio1)
-            .build()
-            .map_err(|error| StoreError::Address(error.into()))?;
-        let answered = Answered::default();
-        Ok(Self { pool, answered, statement_timeout: settings.statement_timeout, config, tls })
+        Ok(Self { connections: Connections::new(settings)?.into() })
     }
 
     /// Asks Postgres for an answer, to know that it is there.
@@ -171,76 +143,59 @@ impl Store {
         self.query("SELECT 1", &[]).await.map(drop)
     }
 
-    /// Whether Postgres has answered anything within this time, or does so when asked.
+    /// Whether Postgres has answered anything within this time, or does so when asked. One that is only busy does.
     pub async fn answers_within(&self, recently: Duration) -> bool {
-        let last = *self.answered.lock().unwrap_or_else(PoisonError::into_inner);
-        last.is_some_and(|last| last.elapsed() <= recently)
+        self.connections.last_answer().is_some_and(|last| last.elapsed() <= recently)
             || matches!(tokio::time::timeout(recently, self.ping()).await, Ok(Ok(())))
+            || self.connections.are_all_busy()
+    }
+
+    /// Whether a session opened now may write.
+    pub async fn takes_writes(&self) -> Result<bool, StoreError> {
+        // The first answer may come from one opened at another time.
+        Ok(self.may_write().await? || self.may_write().await?)
+    }
+
+    async fn may_write(&self) -> Result<bool, StoreError> {
+        let mut connection = self.connection().await?;
+        let statement =
+            connection.prepare("SELECT current_setting('transaction_read_only') = 'off' AS writable").await?;
+        let rows = connection.ask(async |client: &mut Object| client.query(&statement, &[]).await).await?;
+        let writable = rows.first().is_some_and(|row| column(row, "writable"));
+        if !writable {
+            connection.discard();
+            self.connections.renew();
+        }
+        Ok(writable)
     }
 
     async fn query(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, StoreError> {
         let mut connection = self.connection().await?;
         let statement = connection.prepare(sql).await?;
-        connection.bounded(async |client: &mut Object| client.query(&statement, params).await).await
+        connection.ask(async |client: &mut Object| client.query(&statement, params).await).await
     }
 
     /// As `query`, but the statement is planned for these very values. A prepared statement's plan may be one for all
     /// values, and then locks every partition of a table; this one locks only those that its values may be in.
     async fn query_planned_anew(&self, sql: &str, params: TypedParams<'_>) -> Result<Vec<Row>, StoreError> {
         let mut connection = self.connection().await?;
-        connection.bounded(async |client: &mut Object| client.query_typed(sql, params).await).await
+        connection.ask(async |client: &mut Object| client.query_typed(sql, params).await).await
     }
 
     async fn execute(&self, sql: &str, params: Params<'_>) -> Result<u64, StoreError> {
         let mut connection = self.connection().await?;
         let statement = connection.prepare(sql).await?;
-        connection.bounded(async |client: &mut Object| client.execute(&statement, params).await).await
+        connection.ask(async |client: &mut Object| client.execute(&statement, params).await).await
     }
 
     async fn connection(&self) -> Result<Connection, StoreError> {
-        let object = self.pool.get().await?;
-        Ok(Connection { object: Some(object), bound: self.statement_timeout, answered: self.answered.clone() })
+        self.connections.lend().await
     }
 
-    /// A connection outside the pool, for what needs a session of its own.
+    /// A connection outside the pool, for what needs a session of its own. It is set up as all are; who needs other
+    /// settings, such as more time for a statement or for a lock, sets them.
     async fn own_session(&self) -> Result<Client, StoreError> {
-        let (client, connection) = self.config.connect(self.tls.clone()).await?;
-        // Ends when the client is dropped.
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a database session ended");
-            }
-        });
-        Ok(client)
-    }
-}
-
-/// A pooled connection whose use is bounded; one that did not answer in time is not used again.
-struct Connection {
-    object: Option<Object>,
-    bound: Duration,
-    answered: Answered,
-}
-
-impl Connection {
-    async fn prepare(&mut self, sql: &str) -> Result<Statement, StoreError> {
-        self.bounded(async |client: &mut Object| client.prepare_cached(sql).await).await
-    }
-
-    async fn bounded<T>(
-        &mut self,
-        work: impl AsyncFnOnce(&mut Object) -> Result<T, tokio_postgres::Error>,
-    ) -> Result<T, StoreError> {
-        let bound = self.bound;
-        let object = self.object.as_mut().expect("taken only when it did not answer");
-        if let Ok(done) = tokio::time::timeout(bound, work(object)).await {
-            if done.is_ok() {
-                *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-            }
-            return Ok(done?);
-        }
-        self.object.take().map(Object::take);
-        Err(StoreError::Unavailable(anyhow::anyhow!("no answer within {}", humantime::format_duration(bound))))
+        self.connections.own_session().await
     }
 }
 

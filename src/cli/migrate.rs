@@ -19,7 +19,7 @@ pub(super) async fn run(settings: &Settings, json: bool) -> Outcome {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     let applied = loop {
         match store.migrate().await {
-            Err(error @ (StoreError::Unavailable(_) | StoreError::Busy(_)))
+            Err(error @ (StoreError::Unavailable(_) | StoreError::Busy(_) | StoreError::ReadOnly(_)))
                 if tokio::time::Instant::now() < deadline =>
             {
                 tracing::warn!(error = error_chain(&error), "waiting for the database");

@@ -49,7 +49,9 @@ impl Store {
 
     async fn session_that_migrates(&self) -> Result<Client, StoreError> {
         let client = self.own_session().await?;
-        client.batch_execute("SET statement_timeout = 0; SET client_min_messages = warning").await?;
+        client
+            .batch_execute("SET statement_timeout = 0; SET lock_timeout = 0; SET client_min_messages = warning")
+            .await?;
         // Held by the session: a killed replica frees it.
         client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await?;
         Ok(client)

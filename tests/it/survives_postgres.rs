@@ -3,6 +3,7 @@
 
 mod connections;
 mod refusals;
+mod sessions;
 
 use crate::support::*;
 
@@ -184,6 +185,8 @@ async fn an_outage_of_postgres_is_one_line_when_it_begins_and_one_when_it_is_ove
     })
     .await;
     assert!(!told(&worker).iter().any(|line| line.starts_with("cannot") && !line.contains("partitions")));
+    let pool = ["Connection error", "could not be recycled"];
+    assert!(!pool.iter().any(|line| worker.log().contains(line)), "the pool tells of it, too");
     ledger.close(vec![worker]).await.assert_sound(0);
 }
 

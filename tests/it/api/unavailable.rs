@@ -90,3 +90,47 @@ async fn what_is_being_answered_at_a_stop_is_answered() {
         assert!(api.replica.wait().await.success());
     }
 }
+
+#[tokio::test]
+async fn a_login_slower_than_a_request_delays_only_the_first_answer() {
+    let site = Site::new().await;
+    let postgres = Proxy::to(site.postgres_address()).await;
+    postgres.delay_greetings(Duration::from_millis(1500));
+    let site = site.postgres_through(&postgres.addr());
+    // With the limits of the settings.
+    let api = site.api_of(site.launch(&["api"])).await;
+    let customer = api.customer("acc_1");
+    wait_until("the login is through", async || customer.get("/v1/webhooks").await.status == 200).await;
+    for _ in 0..10 {
+        assert_eq!(customer.get("/v1/webhooks").await.status, 200);
+    }
+    // One each for requests, recoveries and the operations address, and one that came too late for the first request.
+    assert!(postgres.opened() <= 4, "{} connections", postgres.opened());
+}
+
+/// Has every question about webhooks take long.
+const SLOW: &str = "
+    ALTER TABLE webhooks RENAME TO kept;
+    CREATE VIEW webhooks AS SELECT kept.* FROM kept, pg_sleep(14)";
+
+#[tokio::test]
+async fn a_statement_whose_caller_has_gone_is_ended() {
+    let site = Site::new().await;
+    let api = site.api().await;
+    let customer = api.customer("acc_1");
+    customer.create_at("http://127.0.0.1:9999/").await;
+    site.sql().await.batch_execute(SLOW).await.unwrap();
+    let running = "SELECT count(*) FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event = 'PgSleep'";
+    let asking = tokio::spawn({
+        let customer = customer.clone();
+        async move { customer.get("/v1/webhooks").await }
+    });
+    wait_until("it is asked", async || site.count(running).await == 1).await;
+    asking.abort();
+    let gone = Instant::now();
+    wait_until("it is ended", async || site.count(running).await == 0).await;
+    assert!(gone.elapsed() < Duration::from_secs(5), "{:?}", gone.elapsed());
+    site.sql().await.batch_execute("DROP VIEW webhooks; ALTER TABLE kept RENAME TO webhooks").await.unwrap();
+    assert_eq!(customer.get("/v1/webhooks").await.status, 200);
+}

@@ -21,6 +21,9 @@ struct Rules {
     to_server: Flow,
     to_client: Flow,
     refusing: bool,
+    /// The server's first piece of a connection waits this long.
+    greeting_delay: Duration,
+    cut_off_before: Option<&'static str>,
 }
 
 /// How one direction flows.
@@ -72,7 +75,13 @@ impl Proxy {
     pub async fn to(target: impl ToString) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
-        let rules = Rules { to_server: Flow::default(), to_client: Flow::default(), refusing: false };
+        let rules = Rules {
+            to_server: Flow::default(),
+            to_client: Flow::default(),
+            refusing: false,
+            greeting_delay: Duration::ZERO,
+            cut_off_before: None,
+        };
         let shared = Arc::new(Shared {
             target: target.to_string(),
             rules: watch::Sender::new(rules),
@@ -117,6 +126,17 @@ impl Proxy {
     /// Each piece of up to 16 KiB waits this long, in both directions.
     pub fn delay(&self, delay: Duration) {
         self.trickle(BUFFER_BYTES, delay);
+    }
+
+    /// The server's first answer on each connection waits this long, as that of a server whose login is slow.
+    pub fn delay_greetings(&self, delay: Duration) {
+        self.change(|rules| rules.greeting_delay = delay);
+    }
+
+    /// The next client that sends this text is cut off before the server has it, and the server does not learn of it: its
+    /// side of that connection stays open, as when a link breaks or a host loses its power.
+    pub fn cut_off_before(&self, text: &'static str) {
+        self.change(|rules| rules.cut_off_before = Some(text));
     }
 
     /// Pieces of this size, one per `every`, in both directions: a byte a second, or a cut in the middle of a frame.

@@ -1,7 +1,7 @@
 //! One connection through a proxy, under the rules of the moment.
 
 use std::future::pending;
-use std::io::Result;
+use std::io::{Error, Result};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -45,6 +45,11 @@ async fn next(listener: Option<&TcpListener>) -> Result<(TcpStream, SocketAddr)>
     }
 }
 
+/// The client is to be cut off without the server's learning of it.
+#[derive(Debug, thiserror::Error)]
+#[error("cut off")]
+struct CutOff;
+
 /// Counts its connection as long as it lives.
 struct Live {
     shared: Arc<Shared>,
@@ -82,7 +87,16 @@ async fn connect(mut client: TcpStream, mut live: Live) {
         )
     };
     let ending = tokio::select! {
-        result = flowing => if result.is_ok() { Ending::Close } else { Ending::Reset },
+        result = flowing => match result {
+            Ok(_) => Ending::Close,
+            Err(error) if error.get_ref().is_some_and(|error| error.is::<CutOff>()) => {
+                let _ = client.set_zero_linger();
+                drop(client);
+                let _ = live.endings.changed().await;
+                return;
+            }
+            Err(_) => Ending::Reset,
+        },
         _ = live.endings.changed() => *live.endings.borrow(),
     };
     if ending == Ending::Reset {
@@ -93,9 +107,19 @@ async fn connect(mut client: TcpStream, mut live: Live) {
 async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, direction: Direction, shared: &Shared) -> Result<()> {
     let mut rules = shared.rules.subscribe();
     let mut buffer = vec![0; BUFFER_BYTES];
+    let mut greeted = false;
     loop {
         let length = from.read(&mut buffer).await?;
         let mut rest = &buffer[..length];
+        match direction {
+            Direction::ToServer if shared.is_cut_off_by(rest) => return Err(Error::other(CutOff)),
+            Direction::ToClient if !greeted => {
+                let delay = rules.borrow().greeting_delay;
+                tokio::time::sleep(delay).await;
+                greeted = true;
+            }
+            _ => {}
+        }
         while !rest.is_empty() {
             let flow = released(&mut rules, direction).await;
             let (piece, later) = rest.split_at(flow.piece_bytes.min(rest.len()));
@@ -110,6 +134,14 @@ async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, direction: Directio
             released(&mut rules, direction).await;
             return to.shutdown().await;
         }
+    }
+}
+
+impl Shared {
+    /// Whether a client that sends this is cut off by it; only the first is.
+    fn is_cut_off_by(&self, sent: &[u8]) -> bool {
+        let contains = |text: &str| sent.windows(text.len()).any(|part| part == text.as_bytes());
+        self.rules.send_if_modified(|rules| rules.cut_off_before.take_if(|text| contains(text)).is_some())
     }
 }
 

@@ -1,0 +1,17 @@
+//! Owns what a store does beside its callers' questions.
+
+use std::sync::{Mutex, PoisonError};
+
+use tokio::task::JoinSet;
+
+/// Tasks that end with the store. Each is bounded by itself.
+#[derive(Default)]
+pub(super) struct Tasks(Mutex<JoinSet<()>>);
+
+impl Tasks {
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
+    }
+}
