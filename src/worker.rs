@@ -56,6 +56,7 @@ async fn wait_for_schema(store: &Store, stalls: &Stalls) {
     while let Err(error) = store.check_schema().await {
         stalls.wait(&mut stall, "the worker cannot start yet", &error).await;
     }
+    Stalls::over(&mut stall);
 }
 
 /// What several parts use.

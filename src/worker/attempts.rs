@@ -226,6 +226,7 @@ impl Attempts {
                 Err(error) => self.stalls.wait(&mut stall, "cannot look up a webhook, waiting", &error).await,
             }
         };
+        Stalls::over(&mut stall);
         let owed = &turn.delivery.webhook;
         turn.delivery.webhook = Arc::new(owed.as_of(now));
     }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::attempts::{Attempts, Origin, Turn};
+use super::stalls::Stalls;
 use crate::config::Worker;
 use crate::delivery::ClosedReason;
 use crate::metrics::Reason;
@@ -70,7 +71,7 @@ impl Due {
                     continue;
                 }
             };
-            stall = None;
+            Stalls::over(&mut stall);
         }
     }
 

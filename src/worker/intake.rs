@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::attempts::{Attempts, Origin, Turn};
 use super::recorder::Report;
 use super::share::Share;
+use super::stalls::Stalls;
 use crate::delivery::{Delivery, DeliveryId, EventRow, Trigger};
 use crate::event::{Event, EventParser};
 use crate::metrics::Reason;
@@ -93,7 +94,10 @@ impl Intake {
         let mut stall = None;
         loop {
             match self.try_match(events).await {
-                Ok(owed) => return owed,
+                Ok(owed) => {
+                    Stalls::over(&mut stall);
+                    return owed;
+                }
                 Err(error) => self.attempts.stalls.wait(&mut stall, "cannot look up webhooks, waiting", &error).await,
             }
         }

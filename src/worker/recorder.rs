@@ -161,14 +161,19 @@ impl Writer {
             let began = Instant::now();
             match self.store.record(finished, &self.health).await {
                 Ok(()) => {
+                    Stalls::over(&mut stall);
                     self.metrics.record_duration.observe(began.elapsed().as_secs_f64());
                     self.metrics.recorded.inc_by(finished.len() as u64);
                     return Ok(());
                 }
-                Err(error @ StoreError::Refused(_)) => return Err(error),
+                Err(error @ StoreError::Refused(_)) => {
+                    Stalls::over(&mut stall);
+                    return Err(error);
+                }
                 Err(error) => self.stalls.wait(&mut stall, "cannot record, holding the results", &error).await,
             }
             if self.was_recorded(finished, &mut stall).await {
+                Stalls::over(&mut stall);
                 finished.iter().for_each(|finished| finished.delivery.row.mark_stored());
                 return Ok(());
             }

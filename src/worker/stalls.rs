@@ -11,50 +11,89 @@ use crate::reconnect::Reconnect;
 use crate::store::StoreError;
 use crate::{error_chain, millis};
 
+/// Being busy is told of only after this long: mostly it passes.
+const BUSY_TOLD_AFTER: Duration = Duration::from_secs(10);
+/// The longest wait before trying again what others stood in the way of, and what could not be written: neither costs the
+/// database much.
+const BUSY_WAIT: Duration = Duration::from_secs(1);
+const READ_ONLY_WAIT: Duration = Duration::from_secs(2);
+
 /// Shared by all parts that cannot go on without the database.
 #[derive(Debug, Clone)]
 pub(super) struct Stalls {
     state: watch::Sender<State>,
     metrics: Metrics,
+    busy_told_after: Duration,
 }
 
 #[derive(Debug, Default)]
 struct State {
     waiting: usize,
+    /// How many of them because of a database that is not there, or takes nothing.
+    away: usize,
     since: Option<Instant>,
+    /// What an operator was told, and has to be told the end of.
+    told: Option<Told>,
 }
 
-/// One part's wait, over when it is dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Busy,
+    Away,
+}
+
+/// One part's wait. It ends well through [`Stalls::over`]; merely dropped, by a stop, it says nothing.
 #[derive(Debug)]
 pub(super) struct Stall {
     stalls: Stalls,
     reconnect: Reconnect,
+    since: Instant,
+    away: bool,
 }
 
 impl Stalls {
     pub(super) fn new(metrics: Metrics) -> Self {
-        Self { state: watch::Sender::default(), metrics }
+        Self { state: watch::Sender::default(), metrics, busy_told_after: BUSY_TOLD_AFTER }
     }
 
     /// After a statement of a part failed: waits a little, longer each time. The part keeps its stall until one
-    /// succeeds.
+    /// succeeds, and then has it [`over`](Self::over).
     pub(super) async fn wait(&self, stall: &mut Option<Stall>, part: &'static str, error: &StoreError) {
-        let error = error_chain(error);
-        let stall = stall.get_or_insert_with(|| self.begin(&error));
-        tracing::debug!(error, "{part}");
-        tokio::time::sleep(stall.reconnect.wait()).await;
+        let stall = stall.get_or_insert_with(|| self.begin());
+        tracing::debug!(error = error_chain(error), "{part}");
+        stall.goes_on(error);
+        let wait = stall.reconnect.wait();
+        tokio::time::sleep(match error {
+            StoreError::Busy(_) => wait.min(BUSY_WAIT),
+            StoreError::ReadOnly(_) => wait.min(READ_ONLY_WAIT),
+            _ => wait,
+        })
+        .await;
     }
 
-    fn begin(&self, error: &str) -> Stall {
-        self.state.send_modify(|state| {
-            state.waiting += 1;
-            if state.since.is_none() {
-                state.since = Some(Instant::now());
-                self.metrics.database_waiting.set(1);
-                tracing::warn!(error, "waiting for the database");
+    /// After a statement of a part has succeeded: nothing of it waits any more.
+    pub(super) fn over(stall: &mut Option<Stall>) {
+        let Some(stall) = stall.take() else { return };
+        stall.stalls.state.send_modify(|state| {
+            if state.waiting > 1 {
+                return;
+            }
+            let waited_ms = state.since.map(|since| millis(since.elapsed()));
+            match state.told.take() {
+                Some(Told::Away) => tracing::info!(waited_ms, "the database takes what waited"),
+                Some(Told::Busy) => tracing::info!(waited_ms, "statements succeed again"),
+                None => {}
             }
         });
-        Stall { stalls: self.clone(), reconnect: Reconnect::default() }
+    }
+
+    fn begin(&self) -> Stall {
+        let now = Instant::now();
+        self.state.send_modify(|state| {
+            state.waiting += 1;
+            state.since.get_or_insert(now);
+        });
+        Stall { stalls: self.clone(), reconnect: Reconnect::default(), since: now, away: false }
     }
 
     /// Says when results have waited so long that their broker messages should go back, and when nobody waits any more.
@@ -75,15 +114,42 @@ impl Stalls {
     }
 }
 
+impl Stall {
+    fn goes_on(&mut self, error: &StoreError) {
+        let long = self.since.elapsed() >= self.stalls.busy_told_after;
+        self.stalls.state.clone().send_modify(|state| {
+            let away = !matches!(error, StoreError::Busy(_));
+            self.count_as(state, away);
+            let news = match error {
+                // The operations address tells of it, in all roles alike.
+                StoreError::ReadOnly(_) => None,
+                StoreError::Busy(_) => (long && state.told.is_none()).then_some(Told::Busy),
+                _ => (state.told != Some(Told::Away)).then_some(Told::Away),
+            };
+            let error = error_chain(error);
+            match news {
+                Some(Told::Away) => tracing::warn!(error, "waiting for the database"),
+                Some(Told::Busy) => tracing::warn!(error, "statements wait for others' locks or take too long"),
+                None => return,
+            }
+            state.told = news;
+        });
+    }
+
+    fn count_as(&mut self, state: &mut State, away: bool) {
+        state.away = state.away + usize::from(away) - usize::from(self.away);
+        self.away = away;
+        self.stalls.metrics.database_waiting.set(i64::from(state.away > 0));
+    }
+}
+
 impl Drop for Stall {
     fn drop(&mut self) {
-        self.stalls.state.send_modify(|state| {
+        self.stalls.state.clone().send_modify(|state| {
+            self.count_as(state, false);
             state.waiting -= 1;
-            if state.waiting == 0
-                && let Some(since) = state.since.take()
-            {
-                self.stalls.metrics.database_waiting.set(0);
-                tracing::info!(waited_ms = millis(since.elapsed()), "the database takes what waited");
+            if state.waiting == 0 {
+                (state.since, state.told) = (None, None);
             }
         });
     }
@@ -93,8 +159,16 @@ impl Drop for Stall {
 mod tests {
     use super::*;
 
-    fn error() -> StoreError {
+    fn away() -> StoreError {
         StoreError::Unavailable(anyhow::anyhow!("it is away"))
+    }
+
+    fn busy() -> StoreError {
+        StoreError::Busy(anyhow::anyhow!("somebody has locked it"))
+    }
+
+    fn told(stalls: &Stalls) -> Option<Told> {
+        stalls.state.borrow().told
     }
 
     #[tokio::test]
@@ -102,13 +176,45 @@ mod tests {
         let stalls = Stalls::new(Metrics::default());
         let since = || stalls.state.borrow().since;
         let (mut one, mut other) = (None, None);
-        stalls.wait(&mut one, "one", &error()).await;
+        stalls.wait(&mut one, "one", &away()).await;
         let begun = since();
-        stalls.wait(&mut other, "other", &error()).await;
-        drop(one);
+        stalls.wait(&mut other, "other", &away()).await;
+        Stalls::over(&mut one);
         assert!(begun.is_some());
         assert_eq!(since(), begun);
-        drop(other);
-        assert_eq!(since(), None);
+        Stalls::over(&mut other);
+        assert_eq!((since(), told(&stalls)), (None, None));
+    }
+
+    #[tokio::test]
+    async fn a_busy_database_is_waited_for_but_is_not_away() {
+        let stalls = Stalls::new(Metrics::default());
+        let mut stall = None;
+        stalls.wait(&mut stall, "one", &busy()).await;
+        assert!(stalls.state.borrow().since.is_some());
+        assert_eq!((stalls.metrics.database_waiting.get(), told(&stalls)), (0, None));
+        stalls.wait(&mut stall, "one", &away()).await;
+        assert_eq!((stalls.metrics.database_waiting.get(), told(&stalls)), (1, Some(Told::Away)));
+        stalls.wait(&mut stall, "one", &busy()).await;
+        assert_eq!((stalls.metrics.database_waiting.get(), told(&stalls)), (0, Some(Told::Away)));
+    }
+
+    #[tokio::test]
+    async fn being_busy_for_long_is_told_until_it_is_over() {
+        let stalls = Stalls { busy_told_after: Duration::ZERO, ..Stalls::new(Metrics::default()) };
+        let mut stall = None;
+        stalls.wait(&mut stall, "one", &busy()).await;
+        assert_eq!(told(&stalls), Some(Told::Busy));
+        Stalls::over(&mut stall);
+        assert_eq!(told(&stalls), None);
+    }
+
+    #[tokio::test]
+    async fn a_wait_that_a_stop_ends_leaves_nobody_waiting() {
+        let stalls = Stalls::new(Metrics::default());
+        let mut stall = None;
+        stalls.wait(&mut stall, "one", &away()).await;
+        drop(stall);
+        assert_eq!((stalls.metrics.database_waiting.get(), stalls.state.borrow().since), (0, None));
     }
 }

@@ -32,6 +32,7 @@ async fn while_the_database_is_not_there_yet() {
     let mut worker = site.launch(&["worker"]).start();
     worker.wait_for_log("waiting for the database").await;
     stops_within_its_grace(&mut worker).await;
+    assert!(!worker.log().contains("takes what waited"), "it was never there");
 }
 
 #[tokio::test]

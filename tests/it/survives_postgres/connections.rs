@@ -50,9 +50,11 @@ async fn results_wait_while_other_questions_have_all_connections() {
     wait_for_locked_out(&ledger, 2).await;
     gate.open();
     worker.wait_for_log(CANNOT_RECORD).await;
+    assert!(worker.is_ready().await);
     locker.batch_execute("ROLLBACK").await.unwrap();
     ledger.wait_until_done().await;
     assert!(stayed_attached(&worker));
     assert_eq!(ledger.count(ATTEMPTS).await, 25);
+    assert!(!worker.log().contains("waiting for the database"), "it was there all the time");
     ledger.close(vec![worker]).await.assert_sound(0);
 }
