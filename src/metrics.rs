@@ -44,6 +44,8 @@ pub struct Metrics {
     pub consumer_losses: Counter,
     /// 1 while something waits for the database.
     pub database_waiting: Gauge,
+    /// 1 while the database may only be read.
+    pub database_read_only: Gauge,
     /// Deliveries waiting in the database, as its planner estimates; the same on every worker.
     pub pending: Gauge,
     /// Seconds that the longest-waiting due delivery was late when all webhooks' were last looked at.
@@ -111,6 +113,7 @@ impl Default for Metrics {
             consumer_attached: Gauge::default(),
             consumer_losses: Counter::default(),
             database_waiting: Gauge::default(),
+            database_read_only: Gauge::default(),
             pending: Gauge::default(),
             due_lag: Gauge::default(),
             secrets_unopened: Gauge::default(),
@@ -164,6 +167,7 @@ impl Metrics {
         all.register("consumer_attached", "1 while this process takes events", self.consumer_attached.clone());
         all.register("consumer_losses", "Losses of the broker, a channel or a consumer", self.consumer_losses.clone());
         all.register("database_waiting", "1 while something waits for the database", self.database_waiting.clone());
+        all.register("database_read_only", "1 while the database refuses writes", self.database_read_only.clone());
         all.register("pending", "Deliveries waiting in the database, estimated", self.pending.clone());
         let lag = self.due_lag.clone();
         all.register_with_unit("due_lag", "Lateness of the longest-waiting due delivery", Unit::Seconds, lag);

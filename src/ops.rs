@@ -14,10 +14,14 @@ use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::metrics::{self, Metrics};
+use crate::millis;
+use crate::reconnect::Outage;
 use crate::store::Store;
 
 /// A database that has not answered for so long is not ready; nor does a probe wait longer for it.
 const RECENTLY: Duration = Duration::from_secs(2);
+/// Between two questions whether the database takes writes. Asked, because a process that only reads would not notice.
+const WRITES_ASKED_EVERY: Duration = Duration::from_secs(2);
 
 /// What a process needs to be ready.
 #[derive(Clone)]
@@ -39,30 +43,62 @@ pub enum Role {
 pub async fn serve(listen: SocketAddr, health: Health) -> anyhow::Result<AbortOnDropHandle<()>> {
     let listener = TcpListener::bind(listen).await.with_context(|| format!("ops.listen: {listen} cannot be used"))?;
     tracing::info!(address = %listener.local_addr()?, "operations address");
+    let health = Arc::new(health);
+    let watching = watch_writes(health.clone());
     let router = Router::new()
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(render))
-        .with_state(Arc::new(health));
+        .with_state(health);
     let server = async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!(%error, "the operations address is not served any more");
         }
     };
-    Ok(AbortOnDropHandle::new(tokio::spawn(server)))
+    let both = async {
+        tokio::join!(server, watching);
+    };
+    Ok(AbortOnDropHandle::new(tokio::spawn(both)))
 }
 
-/// A database that answers but does not take our results is not ready either.
+/// Tells once when the database begins to refuse writes, and once when it takes them again.
+async fn watch_writes(health: Arc<Health>) {
+    let mut refused = Outage::default();
+    loop {
+        match health.store.takes_writes().await {
+            Ok(true) => {
+                health.metrics.database_read_only.set(0);
+                if let Some(after) = refused.end() {
+                    tracing::info!(after_ms = millis(after), "the database takes writes again");
+                }
+            }
+            Ok(false) => {
+                health.metrics.database_read_only.set(1);
+                if refused.is_news("read-only") {
+                    tracing::warn!("the database refuses writes");
+                }
+            }
+            // Of a database that does not answer others tell.
+            Err(_) => {}
+        }
+        tokio::time::sleep(WRITES_ASKED_EVERY).await;
+    }
+}
+
+/// A database that answers but does not take our results is not ready either. An API goes on reading.
 async fn readyz(State(health): State<Arc<Health>>) -> (StatusCode, String) {
     let attached = health.role == Role::Api || health.metrics.consumer_attached.get() == 1;
     let database = health.metrics.database_waiting.get() == 0 && health.store.answers_within(RECENTLY).await;
+    let refused = health.metrics.database_read_only.get() == 1;
+    let writable = health.role == Role::Api || !refused;
     let word = |ready: bool| if ready { "ready" } else { "not ready" };
-    let status = if attached && database { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if attached && database && writable { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let consumer = match health.role {
         Role::Api => String::new(),
         Role::Worker | Role::Both => format!("consumer: {}\n", word(attached)),
     };
-    (status, format!("{consumer}database: {}\n", word(database)))
+    let writes = if refused { "writes: refused\n" } else { "" };
+    (status, format!("{consumer}database: {}\n{writes}", word(database)))
 }
 
 async fn render(State(health): State<Arc<Health>>) -> impl IntoResponse {
