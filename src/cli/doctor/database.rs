@@ -72,6 +72,11 @@ fn version(server: &Server) -> Check {
         server if server.read_only => {
             Check::fails("database", format!("{detail}, and is read-only"), "have DATABASE_URL name the primary")
         }
+        server if !server.keeps_sessions => Check::fails(
+            "database",
+            format!("{detail}, behind a pooler that lends sessions for a transaction only"),
+            "have the pooler use session mode, or have DATABASE_URL name PostgreSQL itself",
+        ),
         _ => Check::ok("database", detail),
     }
 }
@@ -176,6 +181,7 @@ mod tests {
             latency: Duration::from_millis(1),
             encrypted: true,
             read_only: false,
+            keeps_sessions: true,
             unsafe_settings: Vec::new(),
             connections: 97,
             connections_used: 5,
@@ -188,6 +194,11 @@ mod tests {
         assert_eq!(version(&healthy()).status, Status::Ok);
         let old = Server { version: "13.21".into(), version_number: 130_021, ..healthy() };
         assert_eq!(version(&old).status, Status::Fails);
+    }
+
+    #[test]
+    fn a_pooler_that_does_not_keep_sessions_fails() {
+        assert_eq!(version(&Server { keeps_sessions: false, ..healthy() }).status, Status::Fails);
     }
 
     #[test]
