@@ -25,6 +25,7 @@ use crate::secret::Keyring;
 use crate::sender::Sender;
 use crate::store::{Store, StoreError};
 use crate::token::Tokens;
+use crate::upkeep::Upkeep;
 use crate::webhook::UrlPolicy;
 
 mod auth;
@@ -81,8 +82,10 @@ pub async fn run(settings: Settings, metrics: Metrics, stop: CancellationToken) 
     tracing::info!(address = %listener.local_addr()?, "API address");
     let recovering = recoveries::run(api.clone(), stop.clone());
     let testing = finish_tests(api.tests.clone(), settings.shutdown_grace, stop.clone());
+    // Tests and resending need today's partitions, also where no worker runs.
+    let upkeep = Upkeep { store: api.store.clone(), metrics: api.metrics.clone(), retention: None }.run(stop.clone());
     let serving = server::serve(listener, router(api), &settings.api.limits, settings.shutdown_grace, stop);
-    tokio::join!(recovering, testing, serving);
+    tokio::join!(recovering, testing, upkeep, serving);
     Ok(())
 }
 

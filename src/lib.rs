@@ -23,6 +23,9 @@
 //! of [`store`] that sees the account's own rows alone; whatever goes wrong becomes a `problem`. [`token`] makes and
 //! checks the tokens, [`test_send`] sends tests with the worker's own sender.
 //!
+//! `events` and the log, `attempts`, have a partition per day: [`upkeep`] makes them ahead, in every process, and workers
+//! drop those past their retention. Whoever reads the log walks windows of days, newest first.
+//!
 //! # Invariants
 //!
 //! 1. What is acked is recorded: a broker message is acked when, for each of its webhooks, an outcome or a pending or
@@ -34,7 +37,8 @@
 //! 5. The body sent is the body signed and stored, byte for byte; nothing is ever sent unsigned.
 //! 6. Every wait is bounded; every task, and every connection to the broker, is owned by whoever started it and ends
 //!    with it.
-//! 7. One clock: due times, leases and partition days are Postgres's; workers hand over durations.
+//! 7. One clock: due times, leases and partition days are Postgres's; workers hand over durations. The one comparison with
+//!    our own: retention drops nothing while the two differ by more than a day.
 //! 8. One door per outside system: RabbitMQ in [`queue`], Postgres in [`store`], receivers in [`sender`].
 //! 9. What a customer's request reads or writes is chosen by its account in the statement itself ([`store::Scope`]).
 //!
@@ -68,6 +72,7 @@ pub mod api;
 pub mod cli;
 pub mod ops;
 pub mod test_send;
+pub mod upkeep;
 pub mod worker;
 
 /// A duration as logs give it.

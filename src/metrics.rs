@@ -57,6 +57,11 @@ pub struct Metrics {
     /// Transactions begun since the oldest snapshot that somebody keeps: a session, a replication slot, or a prepared
     /// transaction.
     pub oldest_snapshot: Gauge,
+    /// Days from today on that have all their partitions, when this process last looked.
+    pub partition_days: Gauge,
+    /// Runs of the partitions' upkeep that failed, by reason: `make`, `drop`, `locked` by another session, `clocks` that
+    /// differ.
+    pub upkeep_failures: Family<Reason, Counter>,
     /// The API's answers.
     pub api_requests: Family<ApiRequest, Counter>,
     /// Seconds from a request's head to its answer's.
@@ -119,6 +124,8 @@ impl Default for Metrics {
             secrets_unopened: Gauge::default(),
             oldest_transaction: Gauge::default(),
             oldest_snapshot: Gauge::default(),
+            partition_days: Gauge::default(),
+            upkeep_failures: Family::default(),
             api_requests: Family::default(),
             api_request_duration: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             registry: std::sync::Arc::default(),
@@ -177,6 +184,10 @@ impl Metrics {
         all.register_with_unit("oldest_transaction", "Age of the database's oldest transaction", Unit::Seconds, oldest);
         let snapshot = self.oldest_snapshot.clone();
         all.register("oldest_snapshot", "Transactions begun since the database's oldest snapshot", snapshot);
+        let days = self.partition_days.clone();
+        all.register("partition_days", "Days from today on that have all their partitions", days);
+        let failures = self.upkeep_failures.clone();
+        all.register("upkeep_failures", "Runs of the partitions' upkeep that failed", failures);
         all.register("api_requests", "The API's answers", self.api_requests.clone());
         let duration = self.api_request_duration.clone();
         all.register_with_unit("api_request_duration", "From a request to its answer", Unit::Seconds, duration);

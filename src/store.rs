@@ -36,11 +36,12 @@ mod webhooks;
 
 pub use claim::{Claimed, Claims, Room, Taken};
 pub use due::{ClosedAtOnce, DueWebhook, Ended, FoundDue, ReadUntil, Swept};
-pub use inspect::{SecretCheck, Server, SnapshotHolder};
+pub use inspect::{LockRoom, SecretCheck, Server, SnapshotHolder};
 pub use log::{LogFilter, LogPage, LogRow, LogStatus};
 pub use lookup::Lookup;
 pub use migrate::Schema;
 pub use notices::Notice;
+pub use partitions::DropError;
 pub use record::{Ending, Finished};
 pub use recover::{Closed, RecoverError, Recovery, Since, YEARS};
 pub use reencrypt::Reencrypted;
@@ -91,13 +92,16 @@ impl From<tokio_postgres::Error> for StoreError {
             "22" | "23" | "P0" => Self::Refused(cause),
             _ if PASSING.contains(refusal.code()) => Self::Busy(cause),
             _ if refusal.code() == &SqlState::READ_ONLY_SQL_TRANSACTION => Self::ReadOnly(cause),
-            _ if [SqlState::UNDEFINED_TABLE, SqlState::UNDEFINED_COLUMN].contains(refusal.code()) => {
+            _ if NOT_MIGRATED.contains(refusal.code()) => {
                 Self::Unavailable(cause.context("run `penr-webhooks migrate` first"))
             }
             _ => Self::Unavailable(cause),
         }
     }
 }
+
+const NOT_MIGRATED: [SqlState; 3] =
+    [SqlState::UNDEFINED_TABLE, SqlState::UNDEFINED_COLUMN, SqlState::UNDEFINED_FUNCTION];
 
 /// What the statements of others cause: a deadlock, a conflict, a lock held for long, a statement that ran out of time.
 const PASSING: [SqlState; 4] = [

@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::queue::{Acknowledger, Consumer, Incoming};
 use crate::sender::Sender;
 use crate::store::Store;
+use crate::upkeep::Upkeep;
 
 mod attempts;
 mod backlog;
@@ -31,7 +32,6 @@ mod recorder;
 mod share;
 mod stalls;
 mod unopened;
-mod upkeep;
 
 use attempts::Attempts;
 use recorder::{Recorder, Writer};
@@ -153,14 +153,16 @@ impl Parts {
             lease: settings.worker.lease,
             stop: stop.clone(),
         };
+        let retention = Some(settings.retention.clone());
+        let upkeep = Upkeep { store: store.clone(), metrics: metrics.clone(), retention };
         let part = Part { stop };
         Ok(Self {
             consumer: part.spawn(consumer.run()),
             intake: part.spawn(intake.run(incoming)),
             due: part.spawn(due.run()),
             pulse: part.spawn(pulse::run(attempts.clone(), stop.clone())),
-            backlog: part.spawn(backlog::run(store.clone(), metrics, stop.clone())),
-            upkeep: part.spawn(upkeep::run(store, settings.retention.clone(), stop.clone())),
+            backlog: part.spawn(backlog::run(store, metrics, stop.clone())),
+            upkeep: part.spawn(upkeep.run(stop.clone())),
             patience: part.spawn(stalls.watch(worker.give_back_after, hold_off, stop.clone())),
             notices: part.spawn(notices.run()),
             recorder: part.spawn(recorder.run(reported, returned)),

@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 use super::migrate::DAYS_AHEAD;
+use super::partitions::attached_partitions;
 use super::{Store, StoreError, account, column};
 use crate::secret::{Keyring, OpenError, Owner};
 use crate::webhook::WebhookId;
@@ -45,6 +46,18 @@ pub struct SnapshotHolder {
     pub transactions: i64,
     /// How long ago it began; of another role's session only known to members of `pg_read_all_stats`.
     pub age: Option<Duration>,
+}
+
+/// The locks that a server has room for, and what the partitions need of them.
+#[derive(Debug, Clone, Copy)]
+pub struct LockRoom {
+    /// `max_locks_per_transaction`.
+    pub per_session: i64,
+    /// Sessions and prepared transactions, which share the room for all.
+    pub sessions: i64,
+    /// What a statement locks that uses one partition of each of the two tables: these and their indexes.
+    pub events_day: i64,
+    pub attempts_day: i64,
 }
 
 /// What became of a look at the stored secrets.
@@ -100,6 +113,24 @@ impl Store {
         let rows = self.query(FIRST_MISSING_DAY, &[&DAYS_AHEAD]).await?;
         let missing: Option<i32> = rows.first().and_then(|row| column(row, "day"));
         Ok(missing.unwrap_or(DAYS_AHEAD + 1))
+    }
+
+    /// The DEFAULT partitions that somebody has added.
+    pub async fn default_partitions(&self) -> Result<Vec<String>, StoreError> {
+        let rows = self.query(DEFAULT_PARTITIONS, &[]).await?;
+        Ok(rows.iter().map(|row| column(row, "name")).collect())
+    }
+
+    /// The server's room for locks, and what a day of the log needs of it.
+    pub async fn lock_room(&self) -> Result<LockRoom, StoreError> {
+        let rows = self.query(LOCK_ROOM, &[]).await?;
+        let row = rows.first().ok_or_else(|| StoreError::Unavailable(anyhow::anyhow!("it gave an empty answer")))?;
+        Ok(LockRoom {
+            per_session: column(row, "per_session"),
+            sessions: column(row, "sessions"),
+            events_day: column(row, "events_day"),
+            attempts_day: column(row, "attempts_day"),
+        })
     }
 
     /// Whether the keyring opens what is stored: every envelope's key id is looked up, the newest are decrypted too.
@@ -187,10 +218,28 @@ const SNAPSHOT_HOLDERS: &str = "
         FROM pg_prepared_xacts WHERE database = current_database()
     ) AS holders ORDER BY transactions DESC, age DESC NULLS LAST LIMIT 5";
 
-const FIRST_MISSING_DAY: &str = "
-    SELECT min(day)::integer AS day
-    FROM generate_series(0, $1::integer) AS day, unnest(array['events_', 'attempts_']) AS prefix
-    WHERE to_regclass(prefix || to_char((now() AT TIME ZONE 'UTC')::date + day, 'YYYYMMDD')) IS NULL";
+const FIRST_MISSING_DAY: &str = concat!(
+    "WITH made AS MATERIALIZED (SELECT * FROM ",
+    attached_partitions!("'events'::regclass, 'attempts'::regclass"),
+    " AS partitions WHERE NOT detach_pending)
+    SELECT min(ahead)::integer AS day
+    FROM generate_series(0, $1::integer) AS ahead, unnest(array['events', 'attempts']) AS needed
+    WHERE NOT EXISTS (
+        SELECT FROM made WHERE parent = needed AND (now() AT TIME ZONE 'UTC')::date + ahead >= since
+            AND (now() AT TIME ZONE 'UTC')::date + ahead < until)"
+);
+
+const DEFAULT_PARTITIONS: &str = "
+    SELECT c.oid::regclass::text AS name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE i.inhparent IN ('events'::regclass, 'attempts'::regclass)
+        AND pg_get_expr(c.relpartbound, 0) = 'DEFAULT'
+    ORDER BY name";
+
+const LOCK_ROOM: &str = "
+    SELECT current_setting('max_locks_per_transaction')::bigint AS per_session,
+        current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint AS sessions,
+        1 + (SELECT count(*) FROM pg_index WHERE indrelid = 'events'::regclass) AS events_day,
+        1 + (SELECT count(*) FROM pg_index WHERE indrelid = 'attempts'::regclass) AS attempts_day";
 
 /// The part of an envelope that ends with its key id, whose length is the second byte: few differ.
 const ENVELOPE_BEGINNINGS: &str = "

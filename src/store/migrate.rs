@@ -5,7 +5,7 @@ use std::time::Duration;
 use refinery::error::Kind;
 use tokio_postgres::Client;
 
-use super::{Store, StoreError, column};
+use super::{Store, StoreError, column, partitions};
 
 /// Any number, as long as nothing else in the database uses it as an advisory lock.
 const LOCK: i64 = 0x7065_6e72_7768_6b73;
@@ -42,7 +42,7 @@ impl Store {
             Kind::Connection(..) => StoreError::Unavailable(anyhow::Error::new(error).context("the migration failed")),
             _ => StoreError::Schema(error.into()),
         })?;
-        client.execute("SELECT make_partitions($1)", &[&DAYS_AHEAD]).await?;
+        partitions::make_missing(&client).await?;
         client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).await?;
         Ok(report.applied_migrations().iter().map(ToString::to_string).collect())
     }

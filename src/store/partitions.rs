@@ -1,72 +1,346 @@
 //! Makes the coming days' partitions and drops those that retention has ended.
+//!
+//! A partition that is to be dropped is first marked by a comment, then detached, then dropped; whatever was interrupted
+//! goes on at the next run. Nothing else is dropped: a table that somebody detached, or that only has such a name, stays.
+//! Readers and writers go on meanwhile. The lock that keeps others from using an old event is held for the moment of
+//! marking only.
 
 use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use tokio_postgres::{Client, Row};
 
 use super::migrate::DAYS_AHEAD;
 use super::{Store, StoreError, column};
 
-/// Any number but the migration's. Held shared by whoever makes use of old events.
+/// Any number but the migration's. Held shared by whoever makes use of old events, exclusively while those that expire
+/// are marked.
 pub(super) const LOCK: i64 = 0x7065_6e72_7061_7274;
-const DAY: u64 = 24 * 60 * 60;
+/// Held by the one session that detaches and drops.
+const DROPPING: i64 = 0x7065_6e72_6472_6f70;
 
-impl Store {
-    /// Makes partitions ahead and drops `events` and `attempts` older than their retention. Returns what was dropped.
-    /// One replica works at a time; the others do nothing.
-    pub async fn keep_partitions(&self, events: Duration, attempts: Duration) -> Result<Vec<String>, StoreError> {
-        let session = self.own_session().await?;
-        let locked = session.query_one("SELECT pg_try_advisory_lock($1) AS locked", &[&LOCK]).await?;
-        if !column::<bool>(&locked, "locked") {
-            return Ok(Vec::new());
-        }
-        // Whoever waits for the parent table's lock makes everyone else wait: rather try again later.
-        session.batch_execute("SET statement_timeout = 0; SET lock_timeout = '2s'").await?;
-        session.execute("SELECT make_partitions($1)", &[&DAYS_AHEAD]).await?;
-        session.batch_execute("SET lock_timeout = 0").await?;
-        let mut dropped = Vec::new();
-        for (table, retention) in [("events", events), ("attempts", attempts)] {
-            let days = i32::try_from(retention.as_secs() / DAY).unwrap_or(i32::MAX);
-            for row in session.query(EXPIRED, &[&table, &days]).await? {
-                let partition: String = column(&row, "partition");
-                // Not inside a transaction: readers and writers of the table go on meanwhile.
-                let pending: bool = column(&row, "detach_pending");
-                let how = if pending { "FINALIZE" } else { "CONCURRENTLY" };
-                session.batch_execute(&format!("ALTER TABLE {table} DETACH PARTITION {partition} {how}")).await?;
-            }
-        }
-        // Also what an earlier run detached and did not come to drop.
-        for row in session.query(DETACHED, &[]).await? {
-            let partition: String = column(&row, "partition");
-            session.batch_execute(&format!("DROP TABLE {partition}")).await?;
-            dropped.push(partition);
-        }
-        while session.execute(FORGET_CLOSED, &[]).await? > 0 {}
-        Ok(dropped)
+const DAY: u64 = 24 * 60 * 60;
+const TABLES: [&str; 2] = ["events", "attempts"];
+
+/// Days of a table that are dropped within an hour. Every day one more expires; many at once are a clock that jumped, or a
+/// retention that was shortened, and there is time to notice.
+const AT_ONCE: usize = 3;
+/// Retention trusts no clock from which another differs by more.
+const MAX_CLOCK_DIFFERENCE: SignedDuration = SignedDuration::from_hours(24);
+
+/// The comment of partitions that retention has ended.
+macro_rules! mark {
+    () => {
+        "penr-webhooks: past its retention, to be dropped"
+    };
+}
+
+/// The attached partitions of some tables, those that are DEFAULT left out, with the days from `since` to before `until`
+/// that they are for. Operators may have added some with other names and spans. Bounds are read only after the join:
+/// other tables' are of other types.
+macro_rules! attached_partitions {
+    ($tables:literal) => {
+        concat!(
+            "(SELECT k.relation, k.name, k.parent, k.detach_pending, k.marked,
+                coalesce((substring(k.bound FROM 'FROM \\(''([^'']+)''\\)')::timestamptz AT TIME ZONE k.zone)::date,
+                         '-infinity') AS since,
+                coalesce((substring(k.bound FROM 'TO \\(''([^'']+)''\\)')::timestamptz AT TIME ZONE k.zone)::date,
+                         'infinity') AS until
+            FROM (
+                SELECT c.oid::regclass::text AS relation, c.relname::text AS name, p.relname::text AS parent,
+                    i.inhdetachpending AS detach_pending, pg_get_expr(c.relpartbound, 0) AS bound,
+                    d.objoid IS NOT NULL AS marked,
+                    CASE p.relname WHEN 'events' THEN current_setting('timezone') ELSE 'UTC' END AS zone
+                FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_class p ON p.oid = i.inhparent
+                LEFT JOIN pg_description d ON d.objoid = c.oid AND d.objsubid = 0
+                    AND d.classoid = 'pg_class'::regclass AND d.description = '",
+            $crate::store::partitions::mark!(),
+            "'
+                WHERE i.inhparent IN (",
+            $tables,
+            ") OFFSET 0
+            ) AS k
+            WHERE k.bound <> 'DEFAULT')"
+        )
+    };
+}
+
+pub(super) use {attached_partitions, mark};
+
+/// Why partitions were not dropped.
+#[derive(Debug, thiserror::Error)]
+pub enum DropError {
+    #[error("another session holds the lock")]
+    Locked,
+    #[error("the database's clock and this machine's differ by {} hours", .0.as_hours())]
+    Clocks(SignedDuration),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<tokio_postgres::Error> for DropError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Store(error.into())
     }
 }
 
-/// Partitions that ended more than so many days ago. One that a waiting delivery references is kept. Names are read as
-/// dates only after the join: a plan that reads all tables' names first meets names that are none.
-const EXPIRED: &str = "
-    WITH partitions AS MATERIALIZED (
-        SELECT c.relname AS name, i.inhdetachpending AS detach_pending, to_date(right(c.relname, 8), 'YYYYMMDD') AS day
-        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-        WHERE i.inhparent = to_regclass($1::text)
-    )
-    SELECT quote_ident(name) AS partition, detach_pending FROM partitions
-    WHERE day < (now() AT TIME ZONE 'UTC')::date - $2::integer
-      AND NOT ($1::text = 'events' AND EXISTS (SELECT FROM pending_deliveries p WHERE p.event_day = day))
-    ORDER BY name";
+/// A partition that ended before its table's retention.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Expired {
+    relation: String,
+    detach_pending: bool,
+    marked: bool,
+}
 
-const DETACHED: &str = "
-    SELECT quote_ident(c.relname) AS partition FROM pg_class c
-    WHERE c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'events'::regclass)
-      AND c.relkind = 'r' AND NOT c.relispartition AND c.relname ~ '^(events|attempts)_[0-9]{8}$'
-      AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid)";
+impl Store {
+    /// Makes the partitions from yesterday to some days ahead that are missing, each on its own. Fails with the first
+    /// that could not be made, after all were tried.
+    pub async fn make_partitions(&self) -> Result<(), StoreError> {
+        make_missing(&self.session_of_upkeep().await?).await
+    }
+
+    /// Drops the oldest partitions of `events` and `attempts` that ended before their retention, a few at a time, and
+    /// tells how many are left for later. One session works at a time. What keeps one table's from being dropped does
+    /// not keep the other's.
+    pub async fn drop_expired(&self, events: Duration, attempts: Duration) -> Result<usize, DropError> {
+        let mut session = self.session_of_upkeep().await?;
+        let locked = session.query_one("SELECT pg_try_advisory_lock($1) AS locked", &[&DROPPING]).await?;
+        if !column::<bool>(&locked, "locked") {
+            return Err(DropError::Locked);
+        }
+        let clock = session.query_one("SELECT clock_timestamp() AS clock", &[]).await?;
+        check_clocks(column(&clock, "clock"), Timestamp::now())?;
+        let mut left = Ok(0);
+        for (table, retention) in TABLES.into_iter().zip([events, attempts]) {
+            let days = i32::try_from(retention.as_secs() / DAY).unwrap_or(i32::MAX);
+            match detach_expired(&mut session, table, days).await {
+                Ok(more) => left = left.map(|left| left + more),
+                Err(error) => left = left.and(Err(error)),
+            }
+        }
+        let (dropped, all) = drop_detached(&session).await;
+        let forgotten = forget_closed(&session).await;
+        if !dropped.is_empty() {
+            tracing::info!(?dropped, "retention ended");
+        }
+        all.and(forgotten)?;
+        left
+    }
+
+    /// A session whose every wait the server ends, also when this process is gone.
+    async fn session_of_upkeep(&self) -> Result<Client, StoreError> {
+        let session = self.own_session().await?;
+        session
+            .batch_execute(
+                "SET statement_timeout = '60s'; SET lock_timeout = '10s'; SET timezone = 'UTC';
+                 SET idle_session_timeout = '60s'; SET idle_in_transaction_session_timeout = '10s'",
+            )
+            .await?;
+        // Not every operating system can tell a server that its client has gone.
+        let _ = session.batch_execute("SET client_connection_check_interval = '2s'").await;
+        Ok(session)
+    }
+}
+
+/// Each in a transaction of its own, so that one that cannot be made keeps no other from being made.
+pub(super) async fn make_missing(session: &Client) -> Result<(), StoreError> {
+    let made_apart = "SELECT to_regprocedure('make_partition(text, date)') IS NOT NULL AS known";
+    if !column::<bool>(&session.query_one(made_apart, &[]).await?, "known") {
+        // The schema of a release before.
+        session.execute("SELECT make_partitions($1)", &[&DAYS_AHEAD]).await?;
+        return Ok(());
+    }
+    let make = "SELECT make_partition($1, (now() AT TIME ZONE 'UTC')::date + $2::integer)";
+    let mut made = Ok(());
+    for day in -1..=DAYS_AHEAD {
+        for table in TABLES {
+            let result = session.execute(make, &[&table, &day]).await.map(drop).map_err(StoreError::from);
+            made = made.and(result.map_err(taken_name));
+        }
+    }
+    made
+}
+
+/// `make_partition` raises an exception of its own only for a name that is taken.
+fn taken_name(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Refused(cause) => StoreError::Schema(cause.context("rename the table in the way")),
+        error => error,
+    }
+}
+
+/// The only place where two clocks are compared: a mistake here would cost customers their log.
+fn check_clocks(database: Timestamp, ours: Timestamp) -> Result<(), DropError> {
+    let difference = database.duration_since(ours);
+    if difference.abs() > MAX_CLOCK_DIFFERENCE { Err(DropError::Clocks(difference)) } else { Ok(()) }
+}
+
+/// Marks a table's oldest expired partitions and detaches all that are marked. Returns how many are left for later.
+async fn detach_expired(session: &mut Client, table: &str, days: i32) -> Result<usize, DropError> {
+    let lately = session.query_one(CHOSEN_LATELY, &[&table]).await?;
+    let lately = usize::try_from(column::<i64>(&lately, "chosen")).unwrap_or(AT_ONCE);
+    let (now, later) = choose(expired(session.query(EXPIRED, &[&table, &days]).await?), lately);
+    if now.iter().any(|partition| !partition.marked) {
+        mark_all(session, table, days, &now).await?;
+    }
+    // One that was begun keeps the table's others from being begun: also one that is not ours to drop.
+    for row in session.query(DETACH_PENDING, &[&table]).await? {
+        let relation: String = column(&row, "relation");
+        session.batch_execute(&format!("ALTER TABLE {table} DETACH PARTITION {relation} FINALIZE")).await?;
+    }
+    let with_default = column(&session.query_one(HAS_DEFAULT, &[&table]).await?, "has_default");
+    for Expired { relation, .. } in now.iter().filter(|partition| !partition.detach_pending) {
+        let detach = format!("ALTER TABLE {table} DETACH PARTITION {relation}");
+        let detach = match with_default {
+            false => format!("{detach} CONCURRENTLY"),
+            // PostgreSQL then detaches only under a lock that everybody else waits behind: rather try again later.
+            true => format!("BEGIN; SET LOCAL lock_timeout = '500ms'; {detach}; COMMIT"),
+        };
+        session.batch_execute(&detach).await?;
+    }
+    Ok(later)
+}
+
+/// Of a table's expired partitions, oldest first, those to drop now, and how many wait. One that is marked was counted
+/// when it was.
+fn choose(expired: Vec<Expired>, chosen_lately: usize) -> (Vec<Expired>, usize) {
+    let (mut now, fresh): (Vec<Expired>, Vec<Expired>) = expired.into_iter().partition(|expired| expired.marked);
+    let room = AT_ONCE.saturating_sub(chosen_lately).min(fresh.len());
+    let later = fresh.len() - room;
+    now.extend(fresh.into_iter().take(room));
+    (now, later)
+}
+
+/// From here on nobody makes use of these partitions' events.
+async fn mark_all(session: &mut Client, table: &str, days: i32, chosen: &[Expired]) -> Result<(), DropError> {
+    let transaction = session.transaction().await?;
+    let relations: Vec<&str> = chosen.iter().filter(|e| !e.marked).map(|e| e.relation.as_str()).collect();
+    tracing::info!(partitions = ?relations, "dropping partitions past their retention");
+    for relation in &relations {
+        transaction.batch_execute(&format!("COMMENT ON TABLE {relation} IS '{}'", mark!())).await?;
+        transaction.execute("INSERT INTO dropped_partitions (partition) VALUES ($1)", &[relation]).await?;
+    }
+    // Those who are about to use an old event finish first. Whoever comes later waits for this transaction, so not long.
+    transaction.batch_execute("SET LOCAL lock_timeout = '1s'").await?;
+    let lock = transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LOCK]).await.map_err(StoreError::from);
+    match lock {
+        Err(StoreError::Busy(_)) => return Err(DropError::Locked),
+        lock => lock?,
+    };
+    let still = expired(transaction.query(EXPIRED, &[&table, &days]).await?);
+    if !relations.iter().all(|relation| still.iter().any(|expired| &expired.relation == relation)) {
+        let used = anyhow::anyhow!("a delivery that waits now needs a partition that was to be dropped");
+        return Err(StoreError::Busy(used).into());
+    }
+    Ok(transaction.commit().await?)
+}
+
+/// Also what an earlier run detached and did not come to drop. Tells what was dropped, whatever failed.
+async fn drop_detached(session: &Client) -> (Vec<String>, Result<(), DropError>) {
+    let (mut dropped, mut result) = (Vec::new(), Ok(()));
+    let detached = match session.query(DETACHED, &[]).await {
+        Ok(detached) => detached,
+        Err(error) => return (dropped, Err(error.into())),
+    };
+    for relation in detached.iter().map(|row| column::<String>(row, "relation")) {
+        match session.batch_execute(&format!("DROP TABLE {relation}")).await {
+            Ok(()) => dropped.push(relation),
+            Err(error) => result = Err(error.into()),
+        }
+    }
+    (dropped, result)
+}
+
+async fn forget_closed(session: &Client) -> Result<(), DropError> {
+    while session.execute(FORGET_CLOSED, &[]).await? > 0 {}
+    Ok(())
+}
+
+fn expired(rows: Vec<Row>) -> Vec<Expired> {
+    let expired = |row: Row| Expired {
+        relation: column(&row, "relation"),
+        detach_pending: column(&row, "detach_pending"),
+        marked: column(&row, "marked"),
+    };
+    rows.into_iter().map(expired).collect()
+}
+
+/// A table's daily partitions that ended so many days ago. One that a waiting delivery references is kept. The waiting
+/// deliveries are read once, and only if anything has expired.
+const EXPIRED: &str = concat!(
+    "WITH old AS MATERIALIZED (
+        SELECT * FROM ",
+    attached_partitions!("$1::text::regclass"),
+    " AS partitions
+        WHERE name ~ '^(events|attempts)_[0-9]{8}$' AND until <= (now() AT TIME ZONE 'UTC')::date - $2::integer
+    ), needed AS MATERIALIZED (
+        SELECT DISTINCT event_day FROM pending_deliveries WHERE event_day < (SELECT max(until) FROM old)
+    )
+    SELECT relation, detach_pending, marked FROM old
+    WHERE NOT ($1 = 'events' AND EXISTS (SELECT FROM needed WHERE event_day >= since AND event_day < until))
+    ORDER BY since"
+);
+
+/// A little less than an hour, lest a run that is a moment early finds no room. Those of a clock that was ahead for a
+/// while do not count.
+const CHOSEN_LATELY: &str = "
+    SELECT count(*) AS chosen FROM dropped_partitions
+    WHERE partition ~ ($1::text || '_[0-9]{8}$') AND chosen_at BETWEEN now() - interval '50 minutes' AND now()";
+
+const DETACH_PENDING: &str = "
+    SELECT inhrelid::regclass::text AS relation FROM pg_inherits
+    WHERE inhparent = $1::text::regclass AND inhdetachpending";
+
+const HAS_DEFAULT: &str =
+    "SELECT partdefid <> 0 AS has_default FROM pg_partitioned_table WHERE partrelid = $1::text::regclass";
+
+const DETACHED: &str = concat!(
+    "SELECT c.oid::regclass::text AS relation
+    FROM pg_class c JOIN pg_description d ON d.objoid = c.oid AND d.classoid = 'pg_class'::regclass AND d.objsubid = 0
+    WHERE d.description = '",
+    mark!(),
+    "' AND c.relkind = 'r' AND NOT c.relispartition AND c.relname ~ '^(events|attempts)_[0-9]{8}$'
+        AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid)
+    ORDER BY c.relname"
+);
 
 /// A closed delivery whose event is gone cannot be recovered. A few at a time, to hold no lock for long.
-const FORGET_CLOSED: &str = "
-    DELETE FROM closed_deliveries WHERE id IN (
-        SELECT id FROM closed_deliveries WHERE event_day < (
-            SELECT min(to_date(right(c.relname, 8), 'YYYYMMDD'))
-            FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'events'::regclass)
-        LIMIT 10000)";
+const FORGET_CLOSED: &str = concat!(
+    "DELETE FROM closed_deliveries WHERE id IN (
+        SELECT id FROM closed_deliveries WHERE event_day < (SELECT min(since) FROM ",
+    attached_partitions!("'events'::regclass"),
+    " AS partitions)
+        LIMIT 10000)"
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn days(count: usize, marked: usize) -> Vec<Expired> {
+        let day = |n| Expired { relation: format!("events_{n}"), detach_pending: false, marked: n < marked };
+        (0..count).map(day).collect()
+    }
+
+    #[test]
+    fn three_days_are_dropped_at_once_the_oldest_first() {
+        assert_eq!(choose(days(2, 0), 0), (days(2, 0), 0));
+        assert_eq!(choose(days(60, 0), 0), (days(3, 0), 57));
+    }
+
+    #[test]
+    fn what_was_chosen_within_the_hour_is_counted_and_what_was_begun_goes_on() {
+        assert_eq!(choose(days(5, 0), 2), (days(1, 0), 4));
+        assert_eq!(choose(days(5, 3), 3), (days(3, 3), 2));
+        assert_eq!(choose(days(5, 2), 2), (days(3, 2), 2));
+    }
+
+    #[test]
+    fn clocks_more_than_a_day_apart_stop_retention() {
+        let ours = Timestamp::UNIX_EPOCH;
+        for (hours, agree) in [(0, true), (24, true), (25, false), (-24, true), (-25, false), (1440, false)] {
+            let database = ours + SignedDuration::from_hours(hours);
+            assert_eq!(check_clocks(database, ours).is_ok(), agree, "{hours}");
+        }
+    }
+}

@@ -12,7 +12,7 @@ mod broker;
 mod database;
 mod machine;
 
-const CHECKS: [&str; 21] = [
+const CHECKS: [&str; 22] = [
     "settings",
     "private_networks",
     "https",
@@ -25,6 +25,7 @@ const CHECKS: [&str; 21] = [
     "snapshots",
     "schema",
     "partitions",
+    "locks",
     "secrets",
     "broker",
     "topology",
@@ -36,14 +37,14 @@ const CHECKS: [&str; 21] = [
     "open_files",
 ];
 
-struct Report {
+pub struct Report {
     code: i32,
     checks: Vec<Value>,
 }
 
 impl Site {
     /// What the doctor says, which is no password in any case.
-    async fn doctor(&self) -> Report {
+    pub async fn doctor(&self) -> Report {
         let output = self.cli(&["doctor", "--json"]).await;
         let said = [&output.stdout[..], &output.stderr].concat();
         for url in [self.database_url(), self.amqp_url()] {
@@ -72,7 +73,7 @@ impl Report {
     }
 
     #[track_caller]
-    fn assert(&self, name: &str, status: &str, said: &[&str]) {
+    pub fn assert(&self, name: &str, status: &str, said: &[&str]) {
         let check = self.check(name);
         assert_eq!(check["status"], status, "{check}");
         assert!(said.iter().all(|said| check.to_string().contains(said)), "no {said:?} in {check}");
@@ -147,7 +148,7 @@ async fn missing_settings_are_all_named_and_what_needs_them_is_skipped() {
     let report = Report::of(doctor.start()).await;
     let keys = "PENR_WEBHOOKS__SECURITY__ENCRYPTION_KEYS is not set";
     report.assert("settings", "fails", &["DATABASE_URL is not set", "AMQP_URL is not set", keys]);
-    report.assert_skipped(&CHECKS[5..17]);
+    report.assert_skipped(&CHECKS[5..18]);
     assert_eq!(report.code, 1);
     let report = site.doctor().await;
     report.assert_skipped(&["secrets"]);
@@ -188,7 +189,16 @@ async fn when_nothing_answers_it_still_ends_soon() {
     // The broker may be the first to give up a connection on which nobody speaks.
     report.assert("broker", "fails", &[]);
     report.assert("dns", "warns", &[]);
-    report.assert_skipped(&["durability", "connections", "clock", "snapshots", "schema", "partitions", "secrets"]);
+    report.assert_skipped(&[
+        "durability",
+        "connections",
+        "clock",
+        "snapshots",
+        "schema",
+        "partitions",
+        "locks",
+        "secrets",
+    ]);
     report.assert_skipped(&["topology", "worker_queue", "dead_letters", "round_trip"]);
     assert_eq!(report.code, 1);
 }

@@ -21,6 +21,7 @@ mod migrates;
 mod never_inside;
 mod page;
 mod recovers;
+mod retention;
 mod retries;
 mod secrets;
 mod soak;

@@ -5,9 +5,9 @@ use std::time::Duration;
 use jiff::SignedDuration;
 
 use super::{Check, Deadline, Status, millis};
-use crate::config::Settings;
+use crate::config::{Retention, Settings};
 use crate::error_chain;
-use crate::store::{Schema, SecretCheck, Server, SnapshotHolder, Store};
+use crate::store::{LockRoom, Schema, SecretCheck, Server, SnapshotHolder, Store};
 
 const OLDEST_SERVER: i32 = 140_000;
 
@@ -21,7 +21,14 @@ const ENOUGH_PARTITION_DAYS: i32 = 3;
 const OLD_TRANSACTION: Duration = Duration::from_secs(600);
 const MANY_TRANSACTIONS: i64 = 1_000_000;
 
-const OF_SERVER: [&str; 7] = ["durability", "connections", "clock", "snapshots", "schema", "partitions", "secrets"];
+/// Days that have a partition beside those of the retention: yesterday, today, a week ahead, and what is being dropped.
+const DAYS_BESIDE_RETENTION: u64 = 12;
+
+/// Statements that use every partition and may run side by side: workers' claims, a backup, an index that is built.
+const USES_OF_ALL_PARTITIONS: i64 = 8;
+
+const OF_SERVER: [&str; 8] =
+    ["durability", "connections", "clock", "snapshots", "schema", "partitions", "locks", "secrets"];
 
 pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check> {
     let unusable = |check| [vec![check], Check::skipped(&OF_SERVER, "the database does not answer")].concat();
@@ -57,10 +64,15 @@ async fn tables(store: &Store, settings: &Settings, deadline: Deadline) -> Vec<C
         Err(error) => Check::fails("schema", error, "make it readable for this role"),
     };
     if schema.status == Status::Fails {
-        return [vec![schema], Check::skipped(&["partitions", "secrets"], "the schema is not the one needed")].concat();
+        let skipped = Check::skipped(&["partitions", "locks", "secrets"], "the schema is not the one needed");
+        return [vec![schema], skipped].concat();
     }
-    let (partitions, secrets) = tokio::join!(partitions(store, deadline), secrets(store, settings, deadline));
-    vec![schema, partitions, secrets]
+    let (partitions, locks, secrets) = tokio::join!(
+        partitions(store, deadline),
+        locks(store, &settings.retention, deadline),
+        secrets(store, settings, deadline)
+    );
+    vec![schema, partitions, locks, secrets]
 }
 
 fn version(server: &Server) -> Check {
@@ -133,15 +145,50 @@ fn snapshots(holders: &Result<Vec<SnapshotHolder>, String>) -> Check {
 }
 
 async fn partitions(store: &Store, deadline: Deadline) -> Check {
-    let advice = "run `penr-webhooks migrate`; a running worker makes them every hour";
+    let advice = "run `penr-webhooks migrate`, which says what is in the way; workers and APIs make them every hour";
     match deadline.answer(store.partition_days()).await {
         Err(error) => Check::fails("partitions", error, "make the tables readable for this role"),
         Ok(0) => Check::fails("partitions", "today's are missing: nothing can be recorded", advice),
         Ok(days @ ..ENOUGH_PARTITION_DAYS) => {
             Check::warns("partitions", format!("made for today and {} days ahead only", days - 1), advice)
         }
-        Ok(days) => Check::ok("partitions", format!("made for today and {} days ahead", days - 1)),
+        Ok(days) => match deadline.answer(store.default_partitions()).await {
+            Err(error) => Check::fails("partitions", error, "make the tables readable for this role"),
+            Ok(defaults) => of_default(days, &defaults.join(", ")),
+        },
     }
+}
+
+fn of_default(days: i32, defaults: &str) -> Check {
+    let made = format!("made for today and {} days ahead", days - 1);
+    if defaults.is_empty() {
+        return Check::ok("partitions", made);
+    }
+    let detail =
+        format!("{made}; {defaults} takes what is of another day: it is never dropped and cannot be sent again");
+    Check::warns("partitions", detail, "detach it, and keep its rows elsewhere")
+}
+
+async fn locks(store: &Store, retention: &Retention, deadline: Deadline) -> Check {
+    match deadline.answer(store.lock_room()).await {
+        Err(error) => Check::fails("locks", error, "make the tables readable for this role"),
+        Ok(room) => room_for_locks(room, retention),
+    }
+}
+
+fn room_for_locks(room: LockRoom, retention: &Retention) -> Check {
+    let days = |kept: Duration| i64::try_from(kept.as_secs() / 86_400 + DAYS_BESIDE_RETENTION).unwrap_or(i64::MAX);
+    let all = days(retention.events).saturating_mul(room.events_day)
+        + days(retention.attempts).saturating_mul(room.attempts_day);
+    let (has, needs) = (room.per_session * room.sessions, all.saturating_mul(USES_OF_ALL_PARTITIONS));
+    let detail = format!("room for {has}, the partitions of the retention may take {needs}");
+    if has < needs {
+        let enough = (needs + room.sessions - 1) / room.sessions;
+        let advice =
+            format!("set PostgreSQL's max_locks_per_transaction to {enough} or more, or shorten the retention");
+        return Check::warns("locks", detail, advice);
+    }
+    Check::ok("locks", detail)
 }
 
 async fn secrets(store: &Store, settings: &Settings, deadline: Deadline) -> Check {
@@ -225,5 +272,20 @@ mod tests {
         assert_eq!(connections(&healthy(), 92).status, Status::Ok);
         assert_eq!(connections(&healthy(), 93).status, Status::Warns);
         assert_eq!(connections(&Server { connections_used: 120, ..healthy() }, 2).status, Status::Warns);
+    }
+    #[test]
+    fn a_retention_whose_partitions_need_more_locks_than_there_are_is_warned_about() {
+        let room = LockRoom { per_session: 64, sessions: 100, events_day: 2, attempts_day: 4 };
+        let kept = |days: u64| Duration::from_secs(days * 86_400);
+        let of = |days| room_for_locks(room, &Retention { events: kept(30), attempts: kept(days) });
+        assert_eq!([of(30).status, of(120).status], [Status::Ok; 2]);
+        let year = of(365);
+        assert_eq!(year.status, Status::Warns);
+        assert!(year.advice.unwrap().contains("max_locks_per_transaction to 128 or more"));
+        assert_eq!(
+            room_for_locks(LockRoom { per_session: 128, ..room }, &Retention { events: kept(30), attempts: kept(365) })
+                .status,
+            Status::Ok
+        );
     }
 }

@@ -9,7 +9,16 @@ async fn a_database_that_is_down_fails_and_the_rest_is_checked() {
     proxy.refuse(true).await;
     let report = site.postgres_through(&proxy.addr()).doctor().await;
     report.assert("database", "fails", &["DATABASE_URL", "refused"]);
-    report.assert_skipped(&["durability", "connections", "clock", "snapshots", "schema", "partitions", "secrets"]);
+    report.assert_skipped(&[
+        "durability",
+        "connections",
+        "clock",
+        "snapshots",
+        "schema",
+        "partitions",
+        "locks",
+        "secrets",
+    ]);
     report.assert("broker", "ok", &[]);
     report.assert("round_trip", "ok", &[]);
     assert_eq!(report.code, 1);
@@ -42,7 +51,7 @@ async fn a_bare_database_is_to_be_migrated() {
     let report = Site::unmigrated().await.doctor().await;
     report.assert("database", "ok", &["PostgreSQL"]);
     report.assert("schema", "fails", &["there is none", "penr-webhooks migrate"]);
-    report.assert_skipped(&["partitions", "secrets"]);
+    report.assert_skipped(&["partitions", "locks", "secrets"]);
     assert_eq!(report.code, 1);
 }
 

@@ -144,14 +144,3 @@ async fn dropping_that_was_interrupted_is_taken_up_again() {
     assert_eq!(site.count(pending).await, 0);
     assert_eq!(partitions(&site, "events").await, expected(&site, "events").await);
 }
-
-#[tokio::test]
-async fn one_that_was_detached_but_not_dropped_goes_too() {
-    let site = Site::new().await;
-    with_old_partitions(&site).await;
-    site.sql().await.batch_execute("ALTER TABLE events DETACH PARTITION events_20200229").await.unwrap();
-    let mut worker = site.worker().await;
-    worker.wait_for_log("retention ended").await;
-    let left = "SELECT count(*) FROM pg_class WHERE relname IN ('events_20200229', 'attempts_20200229')";
-    assert_eq!(site.count(left).await, 0);
-}
