@@ -3,8 +3,8 @@
 //! No connection is held longer than one statement or one short transaction, and each of those is bounded in time on
 //! both sides. All times in the database are Postgres's own; callers hand over durations.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::Object;
 use tokio_postgres::error::SqlState;
@@ -16,6 +16,7 @@ use crate::event::AccountId;
 
 mod claim;
 mod connections;
+mod days;
 mod due;
 mod health;
 mod inspect;
@@ -134,12 +135,14 @@ impl Scope<'_> {
 #[derive(Clone)]
 pub struct Store {
     connections: Arc<Connections>,
+    /// When they were asked for.
+    log_days: Arc<Mutex<Option<(Instant, days::LogDays)>>>,
 }
 
 impl Store {
     /// Opens no connection yet.
     pub fn new(settings: &Database) -> Result<Self, StoreError> {
-        Ok(Self { connections: Connections::new(settings)?.into() })
+        Ok(Self { connections: Connections::new(settings)?.into(), log_days: Arc::default() })
     }
 
     /// Asks Postgres for an answer, to know that it is there.

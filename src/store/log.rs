@@ -3,9 +3,11 @@
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio_postgres::Row;
+use tokio_postgres::types::Type;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::days::{Window, within_window};
 use super::{Place, Scope, Store, StoreError, column};
 use crate::delivery::DeliveryId;
 use crate::event::EventType;
@@ -75,36 +77,94 @@ impl Store {
         filter: &LogFilter,
         limit: u32,
     ) -> Result<LogPage, StoreError> {
-        let before = filter.before.map(|place| (place.time, place.id)).unzip();
-        let event_type = filter.event_type.as_ref().map(EventType::as_str);
-        let succeeded = filter.status.map(|status| status == LogStatus::Success);
         let limit = i64::from(limit);
         // One row more tells whether there is another page.
         let wanted = limit + 1;
-        let account = scope.account();
-        let filtered = event_type.is_some() || filter.delivery.is_some() || filter.status == Some(LogStatus::Success);
+        let filtered =
+            filter.event_type.is_some() || filter.delivery.is_some() || filter.status == Some(LogStatus::Success);
         let looked_at = if filtered { LOOKED_AT.max(wanted) } else { wanted };
+        let mut walk = Walk { wanted, looked_at, rows: Vec::new(), last: None };
+        for window in self.log_days().await?.windows(filter.before.map(|place| place.time)) {
+            let rows = self.log_window(scope, webhook, filter, window, &walk).await?;
+            walk.add(rows);
+            if walk.wanted == 0 || walk.looked_at == 0 {
+                break;
+            }
+        }
+        Ok(walk.page(usize::try_from(limit).unwrap_or(usize::MAX)))
+    }
+
+    /// What a window has of what the walk still wants.
+    async fn log_window(
+        &self,
+        scope: Scope<'_>,
+        webhook: WebhookId,
+        filter: &LogFilter,
+        window: Window,
+        walk: &Walk,
+    ) -> Result<Vec<Row>, StoreError> {
+        let (time, id) = filter.before.map(|place| (place.time, place.id)).unzip();
+        let event_type = filter.event_type.as_ref().map(EventType::as_str);
+        let succeeded = filter.status.map(|status| status == LogStatus::Success);
         let delivery = filter.delivery.map(|delivery| delivery.0);
-        let all: [&(dyn tokio_postgres::types::ToSql + Sync); 9] =
-            [&webhook.0, &account, &before.0, &before.1, &event_type, &succeeded, &wanted, &looked_at, &delivery];
-        let rows = match filter.status {
-            _ if delivery.is_some() => self.query(LOG_OF_DELIVERY, &all).await?,
-            Some(LogStatus::Failed) => self.query(LOG_OF_FAILURES, &all[..8]).await?,
-            _ => self.query(LOG, &all[..8]).await?,
+        let sql = match filter.status {
+            _ if delivery.is_some() => LOG_OF_DELIVERY,
+            Some(LogStatus::Failed) => LOG_OF_FAILURES,
+            _ => LOG,
         };
-        Ok(page(&rows, usize::try_from(limit).unwrap_or(usize::MAX)))
+        self.query_planned_anew(
+            sql,
+            &[
+                (&webhook.0, Type::UUID),
+                (&scope.account(), Type::TEXT),
+                (&time, Type::TIMESTAMPTZ),
+                (&id, Type::UUID),
+                (&event_type, Type::TEXT),
+                (&succeeded, Type::BOOL),
+                (&walk.wanted, Type::INT8),
+                (&walk.looked_at, Type::INT8),
+                (&window.from, Type::TIMESTAMPTZ),
+                (&window.until, Type::TIMESTAMPTZ),
+                (&delivery, Type::UUID),
+            ],
+        )
+        .await
     }
 }
 
-fn page(rows: &[Row], limit: usize) -> LogPage {
-    let place = |row: &Row| Place { time: column(row, "created_at"), id: column(row, "id") };
-    // The last row looked at comes too, whether or not it is wanted, if more of the log lies before it.
-    let (wanted, rest): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| column(row, "wanted"));
-    let next = match wanted.len() > limit {
-        true => wanted.get(limit.saturating_sub(1)).map(|row| place(row)),
-        false => rest.first().map(|row| place(row)),
-    };
-    LogPage { rows: wanted.into_iter().take(limit).map(log_row).collect(), next }
+/// What was found on the way, and how much more is wanted and may be looked at.
+struct Walk {
+    wanted: i64,
+    looked_at: i64,
+    rows: Vec<Row>,
+    /// The last row looked at, wanted or not.
+    last: Option<Place>,
+}
+
+impl Walk {
+    fn add(&mut self, rows: Vec<Row>) {
+        // The last row looked at comes once more.
+        let (wanted, last): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| column(row, "wanted"));
+        if let Some(last) = last.first() {
+            self.last = Some(place(last));
+            self.looked_at -= column::<i64>(last, "position");
+        }
+        self.wanted -= i64::try_from(wanted.len()).unwrap_or(i64::MAX);
+        self.rows.extend(wanted);
+    }
+
+    fn page(self, limit: usize) -> LogPage {
+        let next = match self.rows.len() > limit {
+            true => self.rows.get(limit.saturating_sub(1)).map(place),
+            false if self.looked_at == 0 => self.last,
+            false => None,
+        };
+        LogPage { rows: self.rows.iter().take(limit).map(log_row).collect(), next }
+    }
+}
+
+fn place(row: &Row) -> Place {
+    Place { time: column(row, "created_at"), id: column(row, "id") }
 }
 
 /// As in `stats`, the planner must not know the limit.
@@ -119,6 +179,9 @@ macro_rules! log {
                     WHERE webhook_id = (
                         SELECT w.id FROM webhooks w WHERE w.id = $1::uuid AND w.account_id = $2::text UNION ALL
                         SELECT $1::uuid WHERE $2::text IS NULL LIMIT 1)
+                      AND ",
+            within_window!("$9", "$10"),
+            "
                       AND created_at <= coalesce($3::timestamptz, 'infinity')
                       AND (created_at, id) < (coalesce($3::timestamptz, 'infinity'), coalesce($4::uuid, $1))",
             $more,
@@ -130,7 +193,7 @@ macro_rules! log {
                 ORDER BY position LIMIT $7::bigint
             )
             SELECT *, true AS wanted FROM wanted
-            UNION ALL SELECT *, false FROM looked_at WHERE position = $8 AND (SELECT count(*) FROM wanted) < $7
+            UNION ALL SELECT *, false FROM looked_at WHERE position = (SELECT max(position) FROM looked_at)
             ORDER BY position"
         )
     };
@@ -138,7 +201,7 @@ macro_rules! log {
 
 const LOG: &str = log!("");
 const LOG_OF_FAILURES: &str = log!(" AND error IS NOT NULL");
-const LOG_OF_DELIVERY: &str = log!(" AND delivery_id = $9");
+const LOG_OF_DELIVERY: &str = log!(" AND delivery_id = $11");
 
 fn log_row(row: &Row) -> LogRow {
     let error: Option<String> = column(row, "error");

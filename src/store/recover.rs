@@ -10,9 +10,12 @@ use deadpool_postgres::{Object, Transaction};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use tokio_postgres::Row;
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::{Params, Scope, Store, StoreError, column, count, partitions};
+use super::days::within_window;
+use super::partitions::attached_partitions;
+use super::{Params, Scope, Store, StoreError, TypedParams, column, count, partitions};
 use crate::delivery::DeliveryId;
 use crate::webhook::WebhookId;
 
@@ -73,18 +76,18 @@ impl Store {
     /// Makes a delivery, whether it is pending, closed or succeeded, due now with its whole schedule before it. The
     /// result of an attempt under way no longer decides about it, unless that is a success.
     pub async fn resend(&self, scope: Scope<'_>, webhook: WebhookId, delivery: DeliveryId) -> Result<(), RecoverError> {
+        let found = self.find_event(scope, webhook, delivery).await?;
         let mut connection = self.connection().await?;
         let work = async |client: &mut Object| {
             let transaction = client.transaction().await?;
             if let Err(refused) = lock_active(&transaction, scope, webhook).await? {
                 return Ok(Err(refused));
             }
-            let found = query(&transaction, FIND, &[&webhook.0, &delivery.0]).await?;
-            let Some(event) = found.first() else { return Ok(Err(RecoverError::UnknownDelivery)) };
-            if !column::<bool>(event, "kept") {
+            let Some((day, key)) = found else { return Ok(Err(RecoverError::UnknownDelivery)) };
+            // From here on retention is held off.
+            if query(&transaction, KEPT, &[&day]).await?.is_empty() {
                 return Ok(Err(RecoverError::EventDropped));
             }
-            let (day, key): (Date, Uuid) = (column(event, "event_day"), column(event, "event_key"));
             query(&transaction, RESEND, &[&webhook.0, &delivery.0, &day, &key]).await?;
             // Last, so that it finds also what was closed while the row above was waited for.
             query(&transaction, FORGET_CLOSED, &[&delivery.0]).await?;
@@ -92,6 +95,39 @@ impl Store {
             Ok(Ok(()))
         };
         connection.bounded(work).await?
+    }
+
+    /// Where a delivery's event is stored. One that came twice may be stored twice: then the one that is kept. The log
+    /// is looked through last, newest days first.
+    async fn find_event(
+        &self,
+        scope: Scope<'_>,
+        webhook: WebhookId,
+        delivery: DeliveryId,
+    ) -> Result<Option<(Date, Uuid)>, StoreError> {
+        let place = |row: &Row| (column(row, "event_day"), column(row, "event_key"));
+        let account = scope.account();
+        let waiting = self.query(FIND_WAITING, &[&webhook.0, &delivery.0, &account]).await?;
+        let mut found = waiting.first().map(place);
+        if waiting.first().is_some_and(|row| column(row, "kept")) {
+            return Ok(found);
+        }
+        for window in self.log_days().await?.windows(None) {
+            let params: TypedParams<'_> = &[
+                (&webhook.0, Type::UUID),
+                (&delivery.0, Type::UUID),
+                (&account, Type::TEXT),
+                (&window.from, Type::TIMESTAMPTZ),
+                (&window.until, Type::TIMESTAMPTZ),
+            ];
+            let rows = self.query_planned_anew(FIND_ATTEMPTED, params).await?;
+            let Some(row) = rows.first() else { continue };
+            if column(row, "kept") {
+                return Ok(Some(place(row)));
+            }
+            found = found.or_else(|| Some(place(row)));
+        }
+        Ok(found)
     }
 
     /// Counts what `recover` would take, and no further than `most`. Refused as that would be.
@@ -211,12 +247,20 @@ async fn query(
     transaction.query(&statement, params).await
 }
 
-/// Events go with their whole partition. The offset keeps the planner from reading other tables' names as dates.
+/// Events go with their whole partition, from the moment that retention has marked it. A day ten years ago stands for all
+/// before it.
 macro_rules! event_is_kept {
-    () => {
-        "event_day IN (
-            SELECT to_date(right(k.relname, 8), 'YYYYMMDD') FROM pg_inherits i JOIN pg_class k ON k.oid = i.inhrelid
-            WHERE i.inhparent = 'events'::regclass AND NOT i.inhdetachpending OFFSET 0)"
+    ($day:literal) => {
+        concat!(
+            $day,
+            " = ANY (ARRAY(
+            SELECT greatest(since, current_date - 3660) + n FROM ",
+            attached_partitions!("'events'::regclass"),
+            " AS partitions
+            CROSS JOIN LATERAL generate_series(
+                0, least(until, current_date + 366) - greatest(since, current_date - 3660) - 1) AS n
+            WHERE NOT detach_pending AND NOT marked))"
+        )
     };
 }
 
@@ -255,19 +299,40 @@ macro_rules! state {
 const STATE: &str = state!();
 const LOCK: &str = concat!(state!(), " FOR NO KEY UPDATE");
 
-/// An event that came twice may be stored twice. A test's event is not stored.
-const FIND: &str = concat!(
+/// The webhook, if the account has it.
+macro_rules! own_webhook {
+    () => {
+        "webhook_id = (SELECT id FROM webhooks WHERE id = $1 AND account_id = coalesce($3::text, account_id))"
+    };
+}
+
+const FIND_WAITING: &str = concat!(
     "SELECT event_day, event_key, ",
-    event_is_kept!(),
+    event_is_kept!("event_day"),
     " AS kept
     FROM (
-        SELECT event_day, event_key FROM pending_deliveries WHERE webhook_id = $1 AND id = $2
-        UNION ALL SELECT event_day, event_key FROM closed_deliveries WHERE webhook_id = $1 AND id = $2
-        UNION ALL SELECT event_day, event_key FROM attempts
-                  WHERE webhook_id = $1 AND delivery_id = $2 AND trigger <> 'test'
-    ) AS found
+        SELECT event_day, event_key FROM pending_deliveries WHERE id = $2 AND ",
+    own_webhook!(),
+    " UNION ALL SELECT event_day, event_key FROM closed_deliveries WHERE id = $2 AND ",
+    own_webhook!(),
+    ") AS found
     ORDER BY kept DESC, event_day DESC LIMIT 1"
 );
+
+/// A test's event is not stored.
+const FIND_ATTEMPTED: &str = concat!(
+    "SELECT event_day, event_key, ",
+    event_is_kept!("event_day"),
+    " AS kept
+    FROM attempts
+    WHERE delivery_id = $2 AND trigger <> 'test' AND ",
+    own_webhook!(),
+    " AND ",
+    within_window!("$4", "$5"),
+    " ORDER BY kept DESC, event_day DESC LIMIT 1"
+);
+
+const KEPT: &str = concat!("SELECT WHERE ", event_is_kept!("$1::date"));
 
 const RESEND: &str = pending_again!(
     "statement_timestamp()",
@@ -284,7 +349,7 @@ const COUNT: &str = concat!(
     ) AS span
     LEFT JOIN LATERAL (
         SELECT ",
-    event_is_kept!(),
+    event_is_kept!("event_day"),
     " AS kept FROM closed_deliveries
         WHERE webhook_id = $1 AND closed_at BETWEEN span.since AND span.until LIMIT $4
     ) AS c ON true
@@ -293,7 +358,7 @@ const COUNT: &str = concat!(
 
 const LEFT: &str = concat!(
     "SELECT FROM closed_deliveries WHERE webhook_id = $1 AND closed_at BETWEEN $2 AND $3 AND ",
-    event_is_kept!(),
+    event_is_kept!("event_day"),
     " LIMIT 1"
 );
 
@@ -302,7 +367,7 @@ const LEFT: &str = concat!(
 const RECOVER: &str = concat!(
     "WITH chosen AS (
         SELECT id FROM closed_deliveries WHERE webhook_id = $1 AND closed_at BETWEEN $2 AND $3 AND ",
-    event_is_kept!(),
+    event_is_kept!("event_day"),
     " ORDER BY closed_at, id LIMIT $4 FOR UPDATE SKIP LOCKED
     ), taken AS (
         DELETE FROM closed_deliveries c USING chosen WHERE c.id = chosen.id

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
+use tokio_postgres::types::Type;
 use utoipa::ToSchema;
 
+use super::days::{days_before, midnight, within_window};
 use super::{Store, StoreError, column};
 use crate::event::AccountId;
 use crate::webhook::{WebhookId, rfc3339};
@@ -38,6 +40,14 @@ impl Window {
             Self::Day => 3600,
             Self::Week => 21600,
         })
+    }
+
+    /// Before today that its buckets may begin on.
+    fn days(self) -> i64 {
+        match self {
+            Self::Hour | Self::Day => 1,
+            Self::Week => 7,
+        }
     }
 
     fn buckets(self) -> i32 {
@@ -74,8 +84,19 @@ impl Store {
         window: Window,
     ) -> Result<Vec<Bucket>, StoreError> {
         let seconds = window.bucket().as_secs_f64();
-        let params: super::Params<'_> = &[&webhook.0, &account.as_str(), &seconds, &window.buckets(), &READ_PER_BUCKET];
-        let rows = self.query(STATS, params).await?;
+        // The days that the buckets may be in, and no others, are planned for.
+        let days = self.log_days().await?;
+        let (first, last) = (days_before(days.today, window.days()), days.today_and_two_days());
+        let params: super::TypedParams<'_> = &[
+            (&webhook.0, Type::UUID),
+            (&account.as_str(), Type::TEXT),
+            (&seconds, Type::FLOAT8),
+            (&window.buckets(), Type::INT4),
+            (&READ_PER_BUCKET, Type::INT8),
+            (&midnight(first), Type::TIMESTAMPTZ),
+            (&midnight(last), Type::TIMESTAMPTZ),
+        ];
+        let rows = self.query_planned_anew(STATS, params).await?;
         let bucket = |row| Bucket {
             start: column(row, "start"),
             succeeded: column(row, "succeeded"),
@@ -89,7 +110,8 @@ impl Store {
 }
 
 /// The planner must not know the limit: it would read and sort all of a bucket that it takes for small.
-const STATS: &str = "
+const STATS: &str = concat!(
+    "
     SELECT b.start, read.estimated, read.succeeded, read.failed, read.p50_ms, read.p99_ms
     FROM (
         SELECT date_bin(make_interval(secs => $3::float8), now(), 'epoch') - make_interval(secs => $3::float8 * ($4::integer - 1 - n)) AS start
@@ -103,8 +125,11 @@ const STATS: &str = "
         FROM (
             SELECT error, duration_ms FROM attempts
             WHERE webhook_id = (SELECT w.id FROM webhooks w WHERE w.id = $1 AND w.account_id = $2)
-              AND trigger <> 'test' AND created_at >= b.start AND created_at < b.start + make_interval(secs => $3::float8)
+              AND trigger <> 'test' AND ",
+    within_window!("$6", "$7"),
+    " AND created_at >= b.start AND created_at < b.start + make_interval(secs => $3::float8)
             ORDER BY created_at DESC, id DESC LIMIT (SELECT $5::bigint)
         ) AS a
     ) AS read
-    ORDER BY b.start";
+    ORDER BY b.start"
+);

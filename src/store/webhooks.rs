@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 
 use tokio_postgres::Row;
+use tokio_postgres::types::Type;
 
 use deadpool_postgres::Object;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::{Params, Scope, Store, StoreError, account, column, count};
+use super::days::within_window;
+use super::{Params, Scope, Store, StoreError, TypedParams, account, column, count};
 use crate::event::{AccountId, EventType};
 use crate::secret::{Keyring, OpenError, Owner, SigningSecret};
 use crate::webhook::{Subscriptions, Webhook, WebhookId, WebhookName, WebhookUrl};
@@ -154,13 +156,29 @@ impl Store {
         ids: &[WebhookId],
     ) -> Result<HashMap<WebhookId, Activity>, StoreError> {
         let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
-        let rows = self.query(ACTIVITY, &[&account.as_str(), &ids]).await?;
-        let activity = |row| {
-            let time: Option<Timestamp> = column(row, "created_at");
-            let last_attempt = time.map(|time| (time, column(row, "succeeded")));
-            (WebhookId(column(row, "id")), Activity { last_attempt, waiting: count(row, "waiting") })
-        };
-        Ok(rows.iter().map(activity).collect())
+        let rows = self.query(WAITING, &[&account.as_str(), &ids]).await?;
+        let waiting =
+            |row| (WebhookId(column(row, "id")), Activity { last_attempt: None, waiting: count(row, "waiting") });
+        let mut activity: HashMap<WebhookId, Activity> = rows.iter().map(waiting).collect();
+        for window in self.log_days().await?.windows(None) {
+            let silent = activity.iter().filter(|(_, activity)| activity.last_attempt.is_none());
+            let silent: Vec<Uuid> = silent.map(|(id, _)| id.0).collect();
+            if silent.is_empty() {
+                break;
+            }
+            let params: TypedParams<'_> = &[
+                (&account.as_str(), Type::TEXT),
+                (&silent, Type::UUID_ARRAY),
+                (&window.from, Type::TIMESTAMPTZ),
+                (&window.until, Type::TIMESTAMPTZ),
+            ];
+            for row in self.query_planned_anew(NEWEST, params).await? {
+                if let Some(activity) = activity.get_mut(&WebhookId(column(&row, "id"))) {
+                    activity.last_attempt = Some((column(&row, "created_at"), column(&row, "succeeded")));
+                }
+            }
+        }
+        Ok(activity)
     }
 
     /// Switching off cancels what is owed; switching on forgets why it was off.
@@ -237,19 +255,27 @@ const REPLACE_SECRET: &str = "
 
 const NIL: &str = "'00000000-0000-0000-0000-000000000000'";
 
-/// Each webhook's newest attempt stands first in the index; of a long queue only its beginning is counted.
-const ACTIVITY: &str = "
-    SELECT w.id, newest.created_at, newest.error IS NULL AS succeeded, queue.waiting
+/// Of a long queue only its beginning is counted.
+const WAITING: &str = "
+    SELECT w.id, queue.waiting
     FROM webhooks w
-    LEFT JOIN LATERAL (
-        SELECT a.created_at, a.error FROM attempts a WHERE a.webhook_id = w.id
-        ORDER BY a.created_at DESC, a.id DESC LIMIT 1
-    ) AS newest ON true
     CROSS JOIN LATERAL (
         SELECT count(*) AS waiting FROM (
             SELECT FROM pending_deliveries p WHERE p.webhook_id = w.id LIMIT 1000) AS beginning
     ) AS queue
     WHERE w.id = ANY ($2) AND w.account_id = $1";
+
+/// Each webhook's newest attempt stands first in the index.
+const NEWEST: &str = concat!(
+    "SELECT w.id, newest.created_at, newest.error IS NULL AS succeeded
+    FROM webhooks w
+    CROSS JOIN LATERAL (
+        SELECT a.created_at, a.error FROM attempts a WHERE a.webhook_id = w.id AND ",
+    within_window!("$3", "$4"),
+    " ORDER BY a.created_at DESC, a.id DESC LIMIT 1
+    ) AS newest
+    WHERE w.id = ANY ($2) AND w.account_id = $1"
+);
 
 fn names(types: &[EventType]) -> Vec<&str> {
     types.iter().map(EventType::as_str).collect()

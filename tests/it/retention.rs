@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::support::*;
 
+mod long_log;
 mod operators;
 
 const DETACHING: &str = "SELECT count(*) FROM pg_stat_activity
@@ -115,6 +116,21 @@ async fn a_worker_killed_while_it_detaches_leaves_no_session_behind() {
     let held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
     assert_eq!(site.count(held).await, 0);
+}
+
+#[tokio::test]
+async fn what_retention_has_marked_cannot_be_sent_again() {
+    let site = Site::new().await;
+    let webhook = webhook(&site).await;
+    let delivery = closed_delivery(&site, &webhook, 1).await;
+    let yesterday = partition(&site, "events", -1).await;
+    // As it is while the partition is being detached.
+    let mark = format!("COMMENT ON TABLE {yesterday} IS 'penr-webhooks: past its retention, to be dropped'");
+    site.sql().await.batch_execute(&mark).await.unwrap();
+    let resent = site.cli(&["webhooks", "resend", &webhook, &delivery]).await;
+    assert!(resent.code == 1 && resent.stderr.contains("no longer kept"), "{}", resent.stderr);
+    let recovered = site.json(&["webhooks", "recover", &webhook, "--since", "1h"]).await;
+    assert_eq!([&recovered["recovering"], &recovered["not_recoverable"]], [0, 1], "{recovered}");
 }
 
 #[tokio::test]

@@ -1,0 +1,166 @@
+//! Walks the log's days from the newest to the oldest, so that no statement reads, or locks, all of its partitions.
+
+use std::time::{Duration, Instant};
+
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use jiff::{Span, Timestamp};
+use tokio_postgres::types::Type;
+
+use super::partitions::attached_partitions;
+use super::{Store, StoreError, column};
+
+/// Days of each window, the last for all that follow: a statement takes four of the server's locks for each. Most questions
+/// are answered by the first window, which has today besides.
+const WINDOW_DAYS: [i64; 3] = [1, 7, 28];
+/// How long the days are remembered.
+const REMEMBERED: Duration = Duration::from_secs(60);
+
+/// The days of the log's partitions, by Postgres's clock.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LogDays {
+    pub today: Date,
+    oldest: Date,
+    /// Whether the log has attempts of the days ahead, as a clock that was put back leaves them.
+    ahead: bool,
+}
+
+/// A part of the log: from one time on, to before another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Window {
+    /// `None`: from the beginning.
+    pub from: Option<Timestamp>,
+    /// `None`: without an end.
+    pub until: Option<Timestamp>,
+}
+
+/// The condition that makes a window of a statement on `attempts`: its plan then has only the window's partitions, if it
+/// is planned for these very values.
+macro_rules! within_window {
+    ($from:literal, $until:literal) => {
+        concat!(
+            "created_at >= coalesce(",
+            $from,
+            "::timestamptz, '-infinity') AND created_at < coalesce(",
+            $until,
+            "::timestamptz, 'infinity')"
+        )
+    };
+}
+
+pub(super) use within_window;
+
+impl LogDays {
+    /// Windows that together are the whole log, or what is not newer than `before`, newest first.
+    pub(super) fn windows(self, before: Option<Timestamp>) -> impl Iterator<Item = Window> {
+        let newest = before.map_or(self.today, date).min(self.today);
+        // Without the days ahead, the plan is made in half the time.
+        let until = if self.ahead { None } else { midnight(self.today_and_two_days()) };
+        let first = Window { from: self.begin(days_before(newest, WINDOW_DAYS[0])), until };
+        let widths = WINDOW_DAYS.into_iter().skip(1).chain(std::iter::repeat(WINDOW_DAYS[WINDOW_DAYS.len() - 1]));
+        let next = move |window: &mut Window, days: i64| {
+            let until = window.from?;
+            *window = Window { from: self.begin(days_before(date(until), days)), until: Some(until) };
+            Some(*window)
+        };
+        std::iter::once(first).chain(widths.scan(first, next))
+    }
+
+    /// What is remembered of yesterday must do for the first minute of today.
+    pub(super) fn today_and_two_days(self) -> Date {
+        days_before(self.today, -2)
+    }
+
+    /// The last window has no beginning, for whatever may lie before the oldest day.
+    fn begin(self, day: Date) -> Option<Timestamp> {
+        if day <= self.oldest { None } else { midnight(day) }
+    }
+}
+
+pub(super) fn midnight(day: Date) -> Option<Timestamp> {
+    day.to_zoned(TimeZone::UTC).ok().map(|zoned| zoned.timestamp())
+}
+
+pub(super) fn days_before(day: Date, days: i64) -> Date {
+    day.saturating_sub(Span::new().days(days))
+}
+
+fn date(time: Timestamp) -> Date {
+    time.to_zoned(TimeZone::UTC).date()
+}
+
+impl Store {
+    /// The days that the log has partitions for.
+    pub(super) async fn log_days(&self) -> Result<LogDays, StoreError> {
+        let remembered = *self.log_days.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match remembered {
+            Some((when, days)) if when.elapsed() < REMEMBERED => return Ok(days),
+            _ => {}
+        }
+        let rows = self.query(LOG_DAYS, &[]).await?;
+        let row = rows.first().expect("an aggregate is one row");
+        let mut days = LogDays { today: column(row, "today"), oldest: column(row, "oldest"), ahead: false };
+        let ahead = midnight(days.today_and_two_days());
+        let rows = self.query_planned_anew(AHEAD, &[(&ahead, Type::TIMESTAMPTZ)]).await?;
+        days.ahead = !rows.is_empty();
+        *self.log_days.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((Instant::now(), days));
+        Ok(days)
+    }
+}
+
+const LOG_DAYS: &str = concat!(
+    "SELECT today, coalesce(min(since), today) AS oldest
+    FROM (SELECT (now() AT TIME ZONE 'UTC')::date AS today) AS clock
+    LEFT JOIN ",
+    attached_partitions!("'attempts'::regclass"),
+    " AS partitions ON since > '-infinity'
+    GROUP BY today"
+);
+
+const AHEAD: &str = "SELECT FROM attempts WHERE created_at >= $1 LIMIT 1";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(days: i64) -> LogDays {
+        let today = jiff::civil::date(2026, 11, 23);
+        LogDays { today, oldest: days_before(today, days), ahead: false }
+    }
+
+    fn at(days_ago: i64) -> Option<Timestamp> {
+        midnight(days_before(log(0).today, days_ago))
+    }
+
+    #[test]
+    fn windows_follow_on_each_other_back_to_the_beginning_of_all_time() {
+        for days in [0, 1, 2, 3, 30, 365, 3650] {
+            let windows: Vec<Window> = log(days).windows(None).collect();
+            assert_eq!((windows[0].until, windows[windows.len() - 1].from), (at(-2), None), "{days}");
+            assert!(windows.windows(2).all(|pair| pair[0].from.is_some() && pair[0].from == pair[1].until), "{days}");
+        }
+    }
+
+    #[test]
+    fn the_first_is_today_and_yesterday_and_a_year_is_15_windows() {
+        let starts: Vec<_> = log(90).windows(None).map(|window| window.from).collect();
+        assert_eq!(starts, [at(1), at(8), at(36), at(64), None]);
+        assert_eq!(log(365).windows(None).count(), 15);
+    }
+
+    #[test]
+    fn what_is_older_than_a_time_begins_at_its_day() {
+        let before = at(10).map(|time| time + jiff::SignedDuration::from_hours(5));
+        let windows: Vec<Window> = log(30).windows(before).collect();
+        assert_eq!((windows[0].from, windows[1].until), (at(11), at(11)));
+        // A cursor of the future, or from before the oldest day.
+        assert_eq!(log(30).windows(Some(Timestamp::MAX)).next().unwrap().from, at(1));
+        assert_eq!(log(30).windows(Some(Timestamp::UNIX_EPOCH)).map(|window| window.from).collect::<Vec<_>>(), [None]);
+    }
+
+    #[test]
+    fn attempts_of_the_days_ahead_belong_to_the_first_window() {
+        let log = LogDays { ahead: true, ..log(30) };
+        assert_eq!(log.windows(None).next(), Some(Window { from: at(1), until: None }));
+    }
+}

@@ -1,0 +1,81 @@
+//! A log of many days is read window by window, newest first.
+
+use super::*;
+
+/// Keeps everybody from a table until it is dropped.
+async fn locked(site: &Site, table: &str) -> tokio_postgres::Client {
+    let locker = site.another_sql().await;
+    locker.batch_execute(&format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")).await.unwrap();
+    locker
+}
+
+#[tokio::test]
+async fn questions_about_what_is_recent_do_not_touch_old_partitions() {
+    let site = Site::new().await.set("retention.attempts", "90d").set("retention.events", "90d");
+    with_past_days(&site, 2..=40).await;
+    let api = site.api().await;
+    let customer = api.customer("acc_1");
+    let path = customer.create_at("http://127.0.0.1:9999/").await;
+    let webhook = path.rsplit('/').next().unwrap();
+    let delivery = closed_delivery(&site, webhook, 0).await;
+    closed_delivery(&site, webhook, 0).await;
+    let _locked = locked(&site, &partition(&site, "attempts", -40).await).await;
+    let soon = async |path: &str| within(path, SOON, customer.get(path)).await.json();
+    for filter in ["", "&status=failed", "&event_type=content.created"] {
+        let page = soon(&format!("{path}/deliveries?limit=1{filter}")).await;
+        assert_eq!(page["data"].as_array().unwrap().len(), 1, "{filter}");
+        assert!(page["next_cursor"].is_string(), "{filter}");
+    }
+    for window in ["1h", "24h", "7d"] {
+        let stats = soon(&format!("{path}/stats?window={window}")).await;
+        let failed = stats["data"].as_array().unwrap().iter().map(|bucket| bucket["failed"].as_i64().unwrap());
+        assert_eq!(failed.sum::<i64>(), 2, "{window}");
+    }
+    let list = soon("/v1/webhooks?include=activity").await;
+    assert_eq!(list["data"][0]["activity"]["last_status"], "failed", "{list}");
+    let resend = format!("{path}/deliveries/{delivery}/resend");
+    assert_eq!(within("resend", SOON, customer.ask("POST", &resend, &[], b"")).await.status, 202);
+}
+
+#[tokio::test]
+async fn what_is_old_is_found_by_every_question_without_locking_all_of_the_log() {
+    let site = Site::new().await.set("retention.attempts", "90d").set("retention.events", "90d");
+    with_past_days(&site, 2..=80).await;
+    let api = site.api().await;
+    let customer = api.customer("acc_1");
+    let path = customer.create_at("http://127.0.0.1:9999/").await;
+    let webhook = path.rsplit('/').next().unwrap();
+    let mut old = Vec::new();
+    for age in [79, 30, 17, 3] {
+        old.push(closed_delivery(&site, webhook, age).await);
+    }
+    let log = format!("{path}/deliveries");
+    let ids = async |query: &str| {
+        let page = customer.get(&format!("{log}?{query}")).await.json();
+        let ids = page["data"].as_array().unwrap().iter().map(|row| row["delivery_id"].as_str().unwrap().to_owned());
+        (ids.collect::<Vec<_>>(), page["next_cursor"].as_str().map(str::to_owned))
+    };
+    let newest_first: Vec<String> = old.iter().rev().cloned().collect();
+    for filter in ["limit=4", "limit=9&status=failed", "limit=9&event_type=content.created"] {
+        assert_eq!(ids(filter).await, (newest_first.clone(), None), "{filter}");
+    }
+    assert_eq!(ids(&format!("delivery_id={}", old[0])).await, (vec![old[0].clone()], None));
+    let (first, cursor) = ids("limit=3").await;
+    assert_eq!(first, newest_first[..3]);
+    assert_eq!(ids(&format!("limit=3&cursor={}", cursor.unwrap())).await, (newest_first[3..].to_vec(), None));
+    // Known by its attempt alone.
+    site.sql().await.batch_execute("DELETE FROM closed_deliveries").await.unwrap();
+    let resend = format!("{log}/{}/resend", old[0]);
+    assert_eq!(customer.ask("POST", &resend, &[], b"").await.status, 202);
+    site.sql().await.batch_execute("DELETE FROM attempts WHERE created_at > now() - interval '70 days'").await.unwrap();
+    let list = customer.get("/v1/webhooks?include=activity").await.json();
+    assert_eq!(list["data"][0]["activity"]["last_status"], "failed", "{list}");
+    // Stopped on its way, a question holds locks on few of the partitions.
+    let _locked = locked(&site, &partition(&site, "attempts", -10).await).await;
+    let asked = tokio::spawn(async move { customer.get(&log).await });
+    site.wait_for_a_locked_out().await;
+    let locks = "SELECT count(*) FROM pg_locks l WHERE l.pid IN (SELECT pid FROM pg_locks WHERE NOT granted)";
+    let locks = site.count(locks).await;
+    assert!(locks < 140, "{locks} locks, one partition takes 4");
+    asked.abort();
+}
