@@ -3,6 +3,7 @@
 //! A delivery is moved, never copied, in one transaction that holds its webhook's row: repeated, interrupted or done by
 //! two at once, nothing is doubled and nothing is lost. Switching the webhook off comes before or after, never between.
 
+use std::collections::{BTreeMap, HashSet};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -15,12 +16,14 @@ use uuid::Uuid;
 
 use super::days::within_window;
 use super::partitions::attached_partitions;
-use super::{Params, Scope, Store, StoreError, TypedParams, column, count, partitions};
+use super::{Params, Place, Scope, Store, StoreError, TypedParams, column, partitions};
 use crate::delivery::DeliveryId;
 use crate::webhook::WebhookId;
 
 /// Deliveries moved by one transaction, short enough that the webhook's own results do not wait for long.
 const BATCH: i64 = 500;
+/// Closed deliveries counted by one transaction.
+const PAGE: i64 = 10_000;
 /// Closed deliveries that somebody else holds are asked for again, so often and after so long.
 const TRIES: u32 = 100;
 const HELD_WAIT: Duration = Duration::from_millis(200);
@@ -58,7 +61,7 @@ pub struct Closed {
     /// What is closed later is not part of it: a recovered delivery that fails at once is recovered once.
     pub until: Timestamp,
     pub recoverable: u64,
-    /// Those whose event retention has dropped.
+    /// Those whose event is gone: retention has dropped it, or somebody has erased it.
     pub dropped: u64,
 }
 
@@ -85,7 +88,7 @@ impl Store {
             }
             let Some((day, key)) = found else { return Ok(Err(RecoverError::UnknownDelivery)) };
             // From here on retention is held off.
-            if query(&transaction, KEPT, &[&day]).await?.is_empty() {
+            if stored_events(&transaction, day, &[key]).await?.is_empty() {
                 return Ok(Err(RecoverError::EventDropped));
             }
             query(&transaction, RESEND, &[&webhook.0, &delivery.0, &day, &key]).await?;
@@ -144,7 +147,28 @@ impl Store {
             Since::Time(time) => (Some(time), None),
             Since::Ago(ago) => (None, Some(ago.as_secs_f64())),
         };
-        Ok(closed(&self.query(COUNT, &[&webhook.0, &time, &ago, &most]).await?))
+        let rows = self.query(SPAN, &[&time, &ago]).await?;
+        let row = rows.first().expect("a span is one row");
+        let mut closed =
+            Closed { since: column(row, "since"), until: column(row, "until"), recoverable: 0, dropped: 0 };
+        let (mut after, mut left) = (Some(FIRST), most);
+        while let Some(place) = after.filter(|_| left > 0) {
+            let mut connection = self.connection().await?;
+            let limit = left.min(PAGE);
+            let page = async |client: &mut Object| {
+                let transaction = client.transaction().await?;
+                let page = closed_page(&transaction, webhook, &closed, place, limit).await?;
+                transaction.commit().await?;
+                Ok(page)
+            };
+            let page = connection.bounded(page).await?;
+            let recoverable = u64::try_from(page.recoverable.len()).unwrap_or(u64::MAX);
+            closed.recoverable += recoverable;
+            closed.dropped += page.rows - recoverable;
+            left -= PAGE;
+            after = page.next;
+        }
+        Ok(closed)
     }
 
     /// Takes them all back, due one after the other at `rate` a second after what was recovered before. Tells how many
@@ -157,13 +181,16 @@ impl Store {
         mut recovered: impl FnMut(u64),
     ) -> Result<(), RecoverError> {
         for _ in 0..TRIES {
-            loop {
-                match self.recover_batch(webhook, span, rate).await? {
-                    0 => break,
-                    count => recovered(count),
+            let (mut after, mut held) = (Some(FIRST), false);
+            while let Some(place) = after {
+                let batch = self.recover_batch(webhook, span, rate, place).await?;
+                if batch.recovered > 0 {
+                    recovered(batch.recovered);
                 }
+                held |= batch.held;
+                after = batch.next;
             }
-            if self.query(LEFT, &[&webhook.0, &span.since, &span.until]).await?.is_empty() {
+            if !held {
                 return Ok(());
             }
             tokio::time::sleep(HELD_WAIT).await;
@@ -194,7 +221,13 @@ impl Store {
         self.execute(forget, &[&done.webhook.0, &done.span.since, &done.span.until]).await.map(drop)
     }
 
-    async fn recover_batch(&self, webhook: WebhookId, span: &Closed, rate: u32) -> Result<u64, RecoverError> {
+    async fn recover_batch(
+        &self,
+        webhook: WebhookId,
+        span: &Closed,
+        rate: u32,
+        after: Place,
+    ) -> Result<Batch, RecoverError> {
         // Whoever asks was told of `span` for this webhook.
         let scope = Scope::Everyone;
         let mut connection = self.connection().await?;
@@ -203,13 +236,119 @@ impl Store {
             if let Err(refused) = lock_active(&transaction, scope, webhook).await? {
                 return Ok(Err(refused));
             }
-            let params: Params<'_> = &[&webhook.0, &span.since, &span.until, &BATCH, &f64::from(rate)];
-            let rows = query(&transaction, RECOVER, params).await?;
+            let page = closed_page(&transaction, webhook, span, after, BATCH).await?;
+            let recovered = move_to_pending(&transaction, webhook, span, &page.recoverable, rate).await?;
             transaction.commit().await?;
-            Ok(Ok(rows.first().map_or(0, |row| count(row, "recovered"))))
+            let held = recovered < page.recoverable.len();
+            Ok(Ok(Batch { recovered: recovered as u64, held, next: page.next }))
         };
         connection.bounded(work).await?
     }
+}
+
+/// What became of a batch.
+struct Batch {
+    recovered: u64,
+    /// Some stay closed for now: somebody holds them, or has just taken them.
+    held: bool,
+    /// The last of it, if there may be more.
+    next: Option<Place>,
+}
+
+/// Before all closed deliveries.
+const FIRST: Place = Place { time: Timestamp::UNIX_EPOCH, id: Uuid::nil() };
+
+/// Some closed deliveries, in the order of their closing.
+struct Page {
+    rows: u64,
+    /// Those whose event is still there.
+    recoverable: Vec<ClosedRow>,
+    next: Option<Place>,
+}
+
+struct ClosedRow {
+    id: Uuid,
+    event_day: Date,
+    event_key: Uuid,
+}
+
+/// Locks nothing, so that it may come before whatever takes locks.
+async fn closed_page(
+    transaction: &Transaction<'_>,
+    webhook: WebhookId,
+    span: &Closed,
+    after: Place,
+    limit: i64,
+) -> Result<Page, tokio_postgres::Error> {
+    let params: Params<'_> = &[&webhook.0, &span.since, &span.until, &after.time, &after.id, &limit];
+    let rows = query(transaction, CLOSED, params).await?;
+    let place = |row| Place { time: column(row, "closed_at"), id: column(row, "id") };
+    let next = rows.last().filter(|_| i64::try_from(rows.len()) == Ok(limit)).map(place);
+    let mut by_day: BTreeMap<Date, Vec<Uuid>> = BTreeMap::new();
+    for row in &rows {
+        by_day.entry(column(row, "event_day")).or_default().push(column(row, "event_key"));
+    }
+    let mut stored = HashSet::new();
+    for (day, keys) in by_day {
+        stored.extend(stored_events(transaction, day, &keys).await?.into_iter().map(|key| (day, key)));
+    }
+    let closed = |row| ClosedRow {
+        id: column(row, "id"),
+        event_day: column(row, "event_day"),
+        event_key: column(row, "event_key"),
+    };
+    let recoverable = rows.iter().map(closed).filter(|row| stored.contains(&(row.event_day, row.event_key))).collect();
+    Ok(Page { rows: rows.len() as u64, recoverable, next })
+}
+
+/// Which of these events of one day are there, and not about to be dropped. Planned for the day: a plan for any day locks every partition.
+async fn stored_events(
+    transaction: &Transaction<'_>,
+    day: Date,
+    keys: &[Uuid],
+) -> Result<Vec<Uuid>, tokio_postgres::Error> {
+    let params: TypedParams<'_> = &[(&day, Type::DATE), (&keys, Type::UUID_ARRAY)];
+    let rows = transaction.query_typed(STORED_EVENTS, params).await?;
+    Ok(rows.iter().map(|row| column(row, "key")).collect())
+}
+
+/// Makes closed deliveries pending, in the store's order of locks: inserts, rows that are pending already, closed rows.
+/// Returns how many. One that somebody else has taken meanwhile, or holds, is left to them.
+async fn move_to_pending(
+    transaction: &Transaction<'_>,
+    webhook: WebhookId,
+    span: &Closed,
+    closed: &[ClosedRow],
+    rate: u32,
+) -> Result<usize, tokio_postgres::Error> {
+    if closed.is_empty() {
+        return Ok(0);
+    }
+    let rate = f64::from(rate);
+    let start: Timestamp = match query(transaction, START, &[&webhook.0]).await?.first() {
+        Some(row) => column(row, "start"),
+        None => return Ok(0),
+    };
+    let mut rows: Vec<(&ClosedRow, f64)> =
+        closed.iter().zip(0..).map(|(row, place)| (row, f64::from(place) / rate)).collect();
+    rows.sort_by_key(|(row, _)| row.id);
+    let ids: Vec<Uuid> = rows.iter().map(|(row, _)| row.id).collect();
+    let days: Vec<Date> = rows.iter().map(|(row, _)| row.event_day).collect();
+    let keys: Vec<Uuid> = rows.iter().map(|(row, _)| row.event_key).collect();
+    let waits: Vec<f64> = rows.iter().map(|(_, wait)| *wait).collect();
+    let params: Params<'_> = &[&webhook.0, &start, &ids, &days, &keys, &waits];
+    let inserted = query(transaction, INSERT_AGAIN, params).await?;
+    query(transaction, LOCK_PENDING, &[&ids]).await?;
+    query(transaction, UPDATE_AGAIN, params).await?;
+    let taken = query(transaction, TAKE_CLOSED, &[&ids, &span.since, &span.until]).await?;
+    let taken: HashSet<Uuid> = taken.iter().map(|row| column(row, "id")).collect();
+    let vain = inserted.iter().map(|row| column(row, "id")).filter(|id| !taken.contains(id)).collect::<Vec<Uuid>>();
+    if !vain.is_empty() {
+        query(transaction, "DELETE FROM pending_deliveries WHERE id = ANY ($1)", &[&vain]).await?;
+    }
+    let spread = closed.len() as f64 / rate;
+    query(transaction, CONTINUE, &[&webhook.0, &start, &spread]).await?;
+    Ok(taken.len())
 }
 
 /// Holds an active webhook's row, and retention off the events, until the transaction ends.
@@ -230,12 +369,6 @@ fn active(state: Option<&Row>) -> Result<(), RecoverError> {
         Some(reason) => Err(RecoverError::Disabled(reason)),
         None => Err(RecoverError::Off),
     }
-}
-
-fn closed(rows: &[Row]) -> Closed {
-    let row = rows.first().expect("a count is one row");
-    let (since, until) = (column(row, "since"), column(row, "until"));
-    Closed { since, until, recoverable: count(row, "recoverable"), dropped: count(row, "dropped") }
 }
 
 async fn query(
@@ -264,23 +397,10 @@ macro_rules! event_is_kept {
     };
 }
 
-/// Into `pending_deliveries p`. The claim is above all the delivery ever had, also those of rows that are gone: no old
-/// result is taken for a new one.
-macro_rules! pending_again {
-    ($due_at:literal, $from:literal) => {
-        concat!(
-            "INSERT INTO pending_deliveries AS p
-                 (id, webhook_id, activation, event_day, event_key, attempts_made, trigger, due_at, claim)
-             SELECT d.id, w.id, w.activation, d.event_day, d.event_key, 0, 'resend', ",
-            $due_at,
-            ", (extract(epoch FROM clock_timestamp()) * 1000000)::bigint
-             FROM ",
-            $from,
-            " ON CONFLICT (id) DO UPDATE
-             SET activation = excluded.activation, event_day = excluded.event_day, event_key = excluded.event_key,
-                 attempts_made = 0, trigger = 'resend', due_at = excluded.due_at,
-                 claim = greatest(p.claim + 1, excluded.claim)"
-        )
+/// Above all claims that the delivery ever had, also those of rows that are gone: no old result is taken for a new one.
+macro_rules! new_claim {
+    () => {
+        "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
     };
 }
 
@@ -332,61 +452,65 @@ const FIND_ATTEMPTED: &str = concat!(
     " ORDER BY kept DESC, event_day DESC LIMIT 1"
 );
 
-const KEPT: &str = concat!("SELECT WHERE ", event_is_kept!("$1::date"));
-
-const RESEND: &str = pending_again!(
-    "statement_timestamp()",
-    "(SELECT $2::uuid AS id, $3::date AS event_day, $4::uuid AS event_key) AS d JOIN webhooks w ON w.id = $1"
+const RESEND: &str = concat!(
+    "INSERT INTO pending_deliveries AS p
+         (id, webhook_id, activation, event_day, event_key, attempts_made, trigger, due_at, claim)
+     SELECT $2::uuid, id, activation, $3::date, $4::uuid, 0, 'resend', statement_timestamp(), ",
+    new_claim!(),
+    " FROM webhooks WHERE id = $1
+     ON CONFLICT (id) DO UPDATE
+     SET activation = excluded.activation, event_day = excluded.event_day, event_key = excluded.event_key,
+         attempts_made = 0, trigger = 'resend', due_at = excluded.due_at,
+         claim = greatest(p.claim + 1, excluded.claim)"
 );
 
 const FORGET_CLOSED: &str = "DELETE FROM closed_deliveries WHERE id = $1";
 
-const COUNT: &str = concat!(
-    "SELECT span.since, span.until,
-        count(c.kept) FILTER (WHERE c.kept) AS recoverable, count(c.kept) FILTER (WHERE NOT c.kept) AS dropped
-    FROM (
-        SELECT coalesce($2::timestamptz, now() - make_interval(secs => $3::float8)) AS since, now() AS until
-    ) AS span
-    LEFT JOIN LATERAL (
-        SELECT ",
-    event_is_kept!("event_day"),
-    " AS kept FROM closed_deliveries
-        WHERE webhook_id = $1 AND closed_at BETWEEN span.since AND span.until LIMIT $4
-    ) AS c ON true
-    GROUP BY span.since, span.until"
+const SPAN: &str = "
+    SELECT coalesce($1::timestamptz, now() - make_interval(secs => $2::float8)) AS since, now() AS until";
+
+const CLOSED: &str = "
+    SELECT id, event_day, event_key, closed_at FROM closed_deliveries
+    WHERE webhook_id = $1 AND closed_at BETWEEN $2 AND $3 AND (closed_at, id) > ($4, $5)
+    ORDER BY closed_at, id LIMIT $6";
+
+const STORED_EVENTS: &str =
+    concat!("SELECT key FROM events WHERE day = $1 AND key = ANY ($2) AND ", event_is_kept!("$1"));
+
+/// What was recovered before falls due first.
+const START: &str = "SELECT greatest(recovering_until, statement_timestamp()) AS start FROM webhooks WHERE id = $1";
+
+const INSERT_AGAIN: &str = concat!(
+    "INSERT INTO pending_deliveries
+         (id, webhook_id, activation, event_day, event_key, attempts_made, trigger, due_at, claim)
+     SELECT d.id, w.id, w.activation, d.event_day, d.event_key, 0, 'resend', $2::timestamptz + make_interval(secs => d.wait), ",
+    new_claim!(),
+    " FROM unnest($3::uuid[], $4::date[], $5::uuid[], $6::float8[]) AS d (id, event_day, event_key, wait)
+      JOIN webhooks w ON w.id = $1
+      ORDER BY d.id
+      ON CONFLICT DO NOTHING RETURNING id"
 );
 
-const LEFT: &str = concat!(
-    "SELECT FROM closed_deliveries WHERE webhook_id = $1 AND closed_at BETWEEN $2 AND $3 AND ",
-    event_is_kept!("event_day"),
-    " LIMIT 1"
+const LOCK_PENDING: &str = "SELECT FROM pending_deliveries WHERE id = ANY ($1) ORDER BY id FOR UPDATE";
+
+/// One that is pending already, for its event came twice, keeps its place, unless it would be cancelled there.
+const UPDATE_AGAIN: &str = concat!(
+    "UPDATE pending_deliveries p
+     SET activation = w.activation, event_day = d.event_day, event_key = d.event_key, attempts_made = 0,
+         trigger = 'resend', due_at = $2::timestamptz + make_interval(secs => d.wait), claim = greatest(p.claim + 1, ",
+    new_claim!(),
+    ") FROM unnest($3::uuid[], $4::date[], $5::uuid[], $6::float8[]) AS d (id, event_day, event_key, wait),
+          webhooks w
+     WHERE p.id = d.id AND w.id = $1 AND p.activation < w.activation"
 );
 
-/// Skips what a result is about to remove, whose transaction may be waiting for our lock. One that is pending already,
-/// for its event came twice, keeps its place, unless it would be cancelled there.
-const RECOVER: &str = concat!(
-    "WITH chosen AS (
-        SELECT id FROM closed_deliveries WHERE webhook_id = $1 AND closed_at BETWEEN $2 AND $3 AND ",
-    event_is_kept!("event_day"),
-    " ORDER BY closed_at, id LIMIT $4 FOR UPDATE SKIP LOCKED
-    ), taken AS (
-        DELETE FROM closed_deliveries c USING chosen WHERE c.id = chosen.id
-        RETURNING c.id, c.webhook_id, c.event_day, c.event_key, c.closed_at
-    ), spread AS (
-        SELECT *, row_number() OVER (ORDER BY closed_at, id) - 1 AS place FROM taken
-    ), pending AS (",
-    pending_again!(
-        "greatest(w.recovering_until, statement_timestamp()) + make_interval(secs => d.place / $5::float8)",
-        "spread d JOIN webhooks w ON w.id = d.webhook_id"
-    ),
-    " WHERE p.activation < excluded.activation
-    ), counted AS (
-        SELECT count(*) AS recovered FROM taken
-    ), continued AS (
-        UPDATE webhooks
-        SET recovering_until = greatest(recovering_until, statement_timestamp())
-                               + make_interval(secs => recovered / $5::float8)
-        FROM counted WHERE id = $1 AND recovered > 0
-    )
-    SELECT recovered FROM counted"
-);
+/// Skips what somebody holds, who may be a result that is about to remove it. What was closed anew meanwhile is not part
+/// of the span.
+const TAKE_CLOSED: &str = "
+    DELETE FROM closed_deliveries WHERE id = ANY (ARRAY(
+        SELECT id FROM closed_deliveries WHERE id = ANY ($1) AND closed_at BETWEEN $2 AND $3
+        ORDER BY id FOR UPDATE SKIP LOCKED))
+    RETURNING id";
+
+const CONTINUE: &str = "
+    UPDATE webhooks SET recovering_until = $2::timestamptz + make_interval(secs => $3) WHERE id = $1";

@@ -6,6 +6,7 @@ use uuid::Uuid;
 use crate::support::raw_amqp::Table;
 use crate::support::*;
 
+mod erased;
 mod interrupted;
 mod many;
 

@@ -77,7 +77,7 @@ fn report(done: &str, count: u64, closed: &Closed, json: bool) -> Outcome {
     output::line(format_args!("{done} {}", deliveries(count)))?;
     if closed.dropped > 0 {
         let dropped = deliveries(closed.dropped);
-        output::line(format_args!("not recoverable, for retention has dropped the events: {dropped}"))?;
+        output::line(format_args!("not recoverable, for their events are no longer kept: {dropped}"))?;
     }
     Ok(())
 }
@@ -97,7 +97,7 @@ fn failure(id: WebhookId, refused: RecoverError) -> Failure {
         RecoverError::Off => anyhow!("webhook {id} is switched off; {switch_on}"),
         RecoverError::Disabled(reason) => anyhow!("webhook {id} was disabled ({reason}); {switch_on}"),
         RecoverError::UnknownDelivery => anyhow!("webhook {id} has no such delivery"),
-        RecoverError::EventDropped => anyhow!("the delivery's event is no longer kept (retention.events)"),
+        RecoverError::EventDropped => anyhow!("the delivery's event is no longer kept"),
     })
 }
 

@@ -126,7 +126,7 @@ async fn what_retention_has_dropped_is_counted_apart() {
     let counted = json!({ "recovering": 1, "not_recoverable": 2 });
     assert_eq!(quiet.site.json(&quiet.recover(&["--since", "2h", "--dry-run"])).await, counted);
     let said = quiet.site.cli(&quiet.recover(&["--since", "2h"])).await.stdout;
-    assert_eq!(said, "recovering 1 delivery\nnot recoverable, for retention has dropped the events: 2 deliveries\n");
+    assert_eq!(said, "recovering 1 delivery\nnot recoverable, for their events are no longer kept: 2 deliveries\n");
     quiet.assert_counts(1, 2).await;
 }
 
