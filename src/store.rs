@@ -2,6 +2,21 @@
 //!
 //! No connection is held longer than one statement or one short transaction, and each of those is bounded in time on
 //! both sides. All times in the database are Postgres's own; callers hand over durations.
+//!
+//! # The order of locks
+//!
+//! Two transactions that wait for each other's rows are a deadlock, which Postgres ends after a second by failing one.
+//! So every transaction locks rows in this order, and whoever holds a later row never waits for an earlier one:
+//!
+//! 1. the `webhooks` row: resending, recovering, changing and deleting a webhook begin with it;
+//! 2. `pending_deliveries`: first inserts with `ON CONFLICT DO NOTHING`, in the order of their ids, then rows that are
+//!    there, in the order of their ids (`ORDER BY id FOR UPDATE`, before whatever changes them);
+//! 3. `closed_deliveries`, in the order of their ids.
+//!
+//! The record transaction has no use for the first place: it reaches webhooks last, and skips those that somebody holds
+//! (`FOR UPDATE SKIP LOCKED`). Claims skip pending rows that somebody holds. Skipping never waits, so it may come at any
+//! place. Inserts come before locks because an insert of an id that another transaction has just inserted waits for that
+//! transaction's end, while a lock never waits for a row that is not committed yet.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -37,6 +52,7 @@ mod webhooks;
 
 pub use claim::{Claimed, Claims, Room, Taken};
 pub use due::{ClosedAtOnce, DueWebhook, Ended, FoundDue, ReadUntil, Swept};
+pub use health::Observations;
 pub use inspect::{LockRoom, SecretCheck, Server, SnapshotHolder};
 pub use log::{LogFilter, LogPage, LogRow, LogStatus};
 pub use lookup::Lookup;
@@ -91,6 +107,7 @@ impl From<tokio_postgres::Error> for StoreError {
         match &refusal.code().code()[..2] {
             // Data exceptions, integrity violations, and what a trigger raises.
             "22" | "23" | "P0" => Self::Refused(cause),
+            _ if refusal.code() == &SqlState::QUERY_CANCELED => Self::Busy(OutOfTime(cause.to_string()).into()),
             _ if PASSING.contains(refusal.code()) => Self::Busy(cause),
             _ if refusal.code() == &SqlState::READ_ONLY_SQL_TRANSACTION => Self::ReadOnly(cause),
             _ if NOT_MIGRATED.contains(refusal.code()) => {
@@ -111,6 +128,19 @@ const PASSING: [SqlState; 4] = [
     SqlState::LOCK_NOT_AVAILABLE,
     SqlState::QUERY_CANCELED,
 ];
+
+/// The cause of an error when a statement, or a transaction, was ended because of the time it took.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct OutOfTime(String);
+
+impl StoreError {
+    /// Whether less at a time may succeed where this failed: it was ended because of the time it took, which is seen
+    /// from our side also when the database is away.
+    pub fn ran_out_of_time(&self) -> bool {
+        matches!(self, Self::Busy(cause) | Self::Unavailable(cause) if cause.is::<OutOfTime>())
+    }
+}
 
 /// Whose rows a statement sees. Part of the statement itself, so that no check before it can be forgotten.
 #[derive(Debug, Clone, Copy)]

@@ -123,6 +123,8 @@ pub struct Snapshot {
     pub id: WebhookId,
     /// Raised whenever the webhook is switched off; deliveries of an older one are cancelled.
     pub activation: i32,
+    /// Whether its newest results that are recorded were failures: then a success changes its health.
+    pub troubled: bool,
     pub state: SnapshotState,
 }
 
@@ -133,7 +135,7 @@ impl Snapshot {
         let standing = now.as_ref().map(|now| (now.activation, now.state.standing()));
         match (Standing::for_owed(self.activation, standing), now) {
             (Standing::Active | Standing::Disabled, Some(now)) => now,
-            _ => Self { id: self.id, activation: self.activation, state: SnapshotState::Off },
+            _ => Self { state: SnapshotState::Off, ..*self },
         }
     }
 }

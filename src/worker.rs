@@ -27,6 +27,7 @@ mod backlog;
 mod due;
 mod intake;
 mod notices;
+mod portion;
 mod pulse;
 mod recorder;
 mod share;
@@ -34,6 +35,7 @@ mod stalls;
 mod unopened;
 
 use attempts::Attempts;
+use portion::Portion;
 use recorder::{Recorder, Writer};
 use stalls::Stalls;
 use unopened::Unopened;
@@ -141,6 +143,8 @@ impl Parts {
                 health: settings.health.clone(),
                 stalls: stalls.clone(),
                 metrics: metrics.clone(),
+                kept: Mutex::default(),
+                portion: Portion::of(worker.batch).into(),
             },
             batch: worker.batch,
             give_up: CancellationToken::clone(&give_up),

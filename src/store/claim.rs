@@ -202,7 +202,7 @@ fn event_row(row: &Row) -> EventRow {
 /// The webhook as it is now, for a delivery owed to it since an activation.
 fn owed_to(row: &Row, keyring: &Keyring) -> Snapshot {
     let id = WebhookId(column(row, "owed_to"));
-    let owed = Snapshot { id, activation: column(row, "owed_since"), state: SnapshotState::Off };
+    let owed = Snapshot { id, activation: column(row, "owed_since"), troubled: false, state: SnapshotState::Off };
     let exists = column::<Option<Uuid>>(row, "webhook_id").is_some();
     owed.as_of(exists.then(|| snapshot(row, keyring)))
 }

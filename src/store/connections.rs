@@ -11,11 +11,11 @@ use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, Statement};
 
-use super::StoreError;
 use super::openings::Openings;
 use super::session::Sessions;
 use super::tasks::Tasks;
 use super::tls::Tls;
+use super::{OutOfTime, StoreError};
 use crate::config::Database;
 
 /// What only a new connection cures: the server is going, it has become one that may only be read, a pooler before it
@@ -166,8 +166,8 @@ impl Connection {
         self.running = Some(abandoned);
         let Ok(answer) = timeout(bound, work(object)).await else {
             self.abandon();
-            let late = anyhow::anyhow!("no answer within {}", humantime::format_duration(bound));
-            return Err(StoreError::Unavailable(late));
+            let late = OutOfTime(format!("no answer within {}", humantime::format_duration(bound)));
+            return Err(StoreError::Unavailable(late.into()));
         };
         self.running = None;
         match answer {

@@ -1,7 +1,12 @@
 //! Keeps a webhook's health: when it began to fail, when that deserves a notice, when it is disabled.
 //!
-//! Changes are made with the results they follow from, in one transaction and in id order, so that two workers cannot
-//! wait for each other. A webhook that is well is not written to.
+//! Changes are made with the results they follow from, in one transaction. Health waits for nobody: a webhook whose row
+//! somebody holds is skipped, and what was seen of it stays with the worker, which tries again with its next results or
+//! a moment later.
+//!
+//! A success of a webhook that was well when it was looked up says nothing new, so it costs nothing. If another worker
+//! has recorded a failure since that look-up, the webhook counts as troubled although it has succeeded; the next look-up
+//! sees that, and the next success, at the latest the retry of what failed, makes it well.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,74 +14,145 @@ use std::time::Duration;
 use deadpool_postgres::Transaction;
 use uuid::Uuid;
 
-use super::record::{Ending, Finished, execute};
+use super::record::{Ending, Finished};
+use super::{Store, StoreError, column};
 use crate::config::Health;
 use crate::retry::Step;
 
-/// What a batch says about one webhook.
-#[derive(Default)]
-struct Observed<'a> {
+/// Webhooks of which a worker keeps what it could not write, so that not even a lock on all of them fills its memory.
+/// Health of more is left to their next attempts.
+const MOST_KEPT: usize = 10_000;
+
+/// What results say about webhooks, until it is written.
+#[derive(Debug, Default, Clone)]
+pub struct Observations {
+    seen: BTreeMap<Uuid, Observed>,
+    /// Those that the last transaction did not write, for somebody held their rows.
+    skipped: Vec<Uuid>,
+}
+
+/// What results say about one webhook.
+#[derive(Debug, Default, Clone, Copy)]
+struct Observed {
     succeeded: bool,
     /// Failed attempts after the last success.
     failures: i32,
-    last_error: Option<&'a str>,
+    last_error: Option<&'static str>,
     /// The activation under which the receiver said that it is gone.
     gone: Option<i32>,
 }
 
+impl Observed {
+    /// What was seen before, and then this.
+    fn after(self, before: Self) -> Self {
+        let gone = self.gone.max(before.gone);
+        if self.succeeded {
+            return Self { gone, ..self };
+        }
+        let last_error = self.last_error.or(before.last_error);
+        let failures = before.failures.saturating_add(self.failures);
+        Self { succeeded: before.succeeded, failures, last_error, gone }
+    }
+}
+
+impl Observations {
+    pub fn is_empty(&self) -> bool {
+        self.seen.is_empty()
+    }
+
+    /// Adds what a batch says, in its order, which is that in which attempts ended. Our own failures say nothing about a
+    /// webhook.
+    pub fn observe(&mut self, batch: &[Finished]) {
+        for finished in batch {
+            let Ending::Attempted(attempt, step) = &finished.ending else { continue };
+            let webhook = &finished.delivery.webhook;
+            let seen = match step {
+                Step::RepeatIn(_) => continue,
+                Step::Succeeded if !webhook.troubled && !self.seen.contains_key(&webhook.id.0) => continue,
+                Step::Succeeded => Observed { succeeded: true, ..Observed::default() },
+                Step::RetryIn(_) | Step::Exhausted | Step::Disable => Observed {
+                    failures: 1,
+                    last_error: attempt.outcome.error(),
+                    gone: (*step == Step::Disable).then_some(webhook.activation),
+                    ..Observed::default()
+                },
+            };
+            self.add(webhook.id.0, seen);
+        }
+    }
+
+    /// After the transaction was committed: what is still to be written.
+    pub fn left(self) -> Self {
+        let left = self.skipped.iter().filter_map(|id| Some((*id, *self.seen.get(id)?)));
+        Self { seen: left.collect(), skipped: Vec::new() }
+    }
+
+    /// Adds what was seen later.
+    pub fn extend(&mut self, later: Self) {
+        for (id, seen) in later.seen {
+            if self.seen.len() < MOST_KEPT || self.seen.contains_key(&id) {
+                self.add(id, seen);
+            }
+        }
+    }
+
+    fn add(&mut self, webhook: Uuid, seen: Observed) {
+        let before = self.seen.entry(webhook).or_default();
+        *before = seen.after(*before);
+    }
+}
+
+impl Store {
+    /// Writes what could not be written with the results it follows from. It counts twice if the commit is not answered,
+    /// which makes no second notice.
+    pub async fn record_health(&self, observations: &mut Observations, health: &Health) -> Result<(), StoreError> {
+        let mut connection = self.connection().await?;
+        let write = async |client: &mut deadpool_postgres::Object| {
+            let transaction = client.transaction().await?;
+            update(&transaction, observations, health).await?;
+            transaction.commit().await
+        };
+        connection.bounded(write).await
+    }
+}
+
+/// Writes the health of all webhooks seen but those whose rows somebody holds.
 pub(super) async fn update(
     transaction: &Transaction<'_>,
-    batch: &[Finished],
+    observations: &mut Observations,
     health: &Health,
 ) -> Result<(), tokio_postgres::Error> {
-    let observed = observe(batch);
+    let Observations { seen: observed, skipped } = observations;
+    skipped.clear();
     if observed.is_empty() {
         return Ok(());
     }
     let ids: Vec<Uuid> = observed.keys().copied().collect();
     let seconds = |duration: Duration| duration.as_secs_f64();
-    execute(
-        transaction,
-        UPDATE,
-        &[
-            &ids,
-            &observed.values().map(|seen| seen.succeeded).collect::<Vec<_>>(),
-            &observed.values().map(|seen| seen.failures).collect::<Vec<_>>(),
-            &observed.values().map(|seen| seen.last_error).collect::<Vec<_>>(),
-            &observed.values().map(|seen| seen.gone).collect::<Vec<_>>(),
-            &health.notice_attempts,
-            &seconds(health.notice_after),
-            &health.disable_attempts,
-            &seconds(health.disable_after),
-        ],
-    )
-    .await
+    let statement = transaction.prepare_cached(UPDATE).await?;
+    let rows = transaction
+        .query(
+            &statement,
+            &[
+                &ids,
+                &observed.values().map(|seen| seen.succeeded).collect::<Vec<_>>(),
+                &observed.values().map(|seen| seen.failures).collect::<Vec<_>>(),
+                &observed.values().map(|seen| seen.last_error).collect::<Vec<_>>(),
+                &observed.values().map(|seen| seen.gone).collect::<Vec<_>>(),
+                &health.notice_attempts,
+                &seconds(health.notice_after),
+                &health.disable_attempts,
+                &seconds(health.disable_after),
+            ],
+        )
+        .await?;
+    skipped.extend(rows.iter().map(|row| column::<Uuid>(row, "id")));
+    Ok(())
 }
 
-/// In the order of the batch, which is the order in which attempts ended. Our own failures say nothing about a webhook.
-fn observe(batch: &[Finished]) -> BTreeMap<Uuid, Observed<'_>> {
-    let mut observed: BTreeMap<Uuid, Observed<'_>> = BTreeMap::new();
-    for finished in batch {
-        let Ending::Attempted(attempt, step) = &finished.ending else { continue };
-        let webhook = &finished.delivery.webhook;
-        match step {
-            Step::RepeatIn(_) => continue,
-            Step::Succeeded => {
-                let seen = observed.entry(webhook.id.0).or_default();
-                *seen = Observed { succeeded: true, gone: seen.gone, ..Observed::default() };
-            }
-            Step::RetryIn(_) | Step::Exhausted | Step::Disable => {
-                let seen = observed.entry(webhook.id.0).or_default();
-                seen.failures += 1;
-                seen.last_error = attempt.outcome.error();
-                seen.gone = seen.gone.max((*step == Step::Disable).then_some(webhook.activation));
-            }
-        }
-    }
-    observed
-}
-
-pub(super) const UPDATE: &str = "
+/// Returns the webhooks that it skipped. One that was changed or deleted in this very moment may be among them; the next
+/// try finds out.
+const UPDATE: &str = "
     WITH seen AS (
         SELECT * FROM unnest($1::uuid[], $2::boolean[], $3::integer[], $4::text[], $5::integer[])
             AS s (id, succeeded, failures, last_error, gone)
@@ -84,7 +160,7 @@ pub(super) const UPDATE: &str = "
         SELECT w.*, s.succeeded, s.failures AS new_failures, s.last_error AS new_error, s.gone
         FROM webhooks w JOIN seen s ON s.id = w.id
         WHERE w.active AND (s.failures > 0 OR s.gone IS NOT NULL OR w.consecutive_failures > 0)
-        ORDER BY w.id FOR UPDATE OF w
+        FOR UPDATE OF w SKIP LOCKED
     ), counted AS (
         SELECT *,
             CASE WHEN succeeded THEN 0 ELSE consecutive_failures END + new_failures AS failures,
@@ -116,13 +192,15 @@ pub(super) const UPDATE: &str = "
         SELECT 'webhook.failing', 'failing', since, error, decided FROM decided WHERE notice AND disable IS NULL
         UNION ALL
         SELECT 'webhook.disabled', disable, since, error, decided FROM decided WHERE disable IS NOT NULL
-    )
-    INSERT INTO notices (id, kind, body)
+    ), noted AS (INSERT INTO notices (id, kind, body)
     SELECT id, kind, json_build_object(
         'id', id, 'type', kind, 'account_id', (webhook).account_id, 'webhook_id', (webhook).id, 'name', (webhook).name,
         'reason', reason, 'since', to_char(since, 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), 'last_error', error,
         'occurred_at', to_char(now(), 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'))::text
-    FROM (SELECT gen_random_uuid() AS id, * FROM said) AS notice";
+    FROM (SELECT gen_random_uuid() AS id, * FROM said) AS notice)
+    SELECT s.id FROM seen s JOIN webhooks w ON w.id = s.id
+    WHERE w.active AND (s.failures > 0 OR s.gone IS NOT NULL OR w.consecutive_failures > 0)
+      AND NOT EXISTS (SELECT FROM before b WHERE b.id = s.id)";
 
 #[cfg(test)]
 mod tests {
@@ -136,24 +214,76 @@ mod tests {
         Finished::example(webhook, activation, b"{}", Ending::Attempted(attempt, step))
     }
 
+    fn of_a_troubled_webhook(mut finished: Finished) -> Finished {
+        let webhook = &finished.delivery.webhook;
+        let state = crate::webhook::SnapshotState::Off;
+        let troubled =
+            crate::webhook::Snapshot { id: webhook.id, activation: webhook.activation, troubled: true, state };
+        finished.delivery.webhook = troubled.into();
+        finished
+    }
+
+    fn observed(batch: &[Finished]) -> Observations {
+        let mut observations = Observations::default();
+        observations.observe(batch);
+        observations
+    }
+
+    fn facts(observations: &Observations) -> Vec<(u128, bool, i32)> {
+        observations.seen.iter().map(|(id, seen)| (id.as_u128(), seen.succeeded, seen.failures)).collect()
+    }
+
+    const RETRY: Step = Step::RetryIn(Duration::ZERO);
+
     #[test]
     fn failures_count_from_the_last_success_on() {
-        let retry = Step::RetryIn(Duration::ZERO);
         let batch = [
-            answered(1, 1, 500, retry),
+            answered(1, 1, 500, RETRY),
             answered(1, 1, 200, Step::Succeeded),
-            answered(1, 1, 503, retry),
+            answered(1, 1, 503, RETRY),
             answered(2, 1, 500, Step::Exhausted),
             answered(3, 1, 500, Step::RepeatIn(Duration::ZERO)),
         ];
-        let seen: Vec<_> = observe(&batch).into_iter().map(|(id, s)| (id.as_u128(), s.succeeded, s.failures)).collect();
-        assert_eq!(seen, [(1, true, 1), (2, false, 1)]);
+        assert_eq!(facts(&observed(&batch)), [(1, true, 1), (2, false, 1)]);
+    }
+
+    #[test]
+    fn a_success_counts_only_where_it_changes_something() {
+        let success = |webhook| answered(webhook, 1, 200, Step::Succeeded);
+        assert!(observed(&[success(1), success(1)]).is_empty());
+        assert_eq!(facts(&observed(&[of_a_troubled_webhook(success(1))])), [(1, true, 0)]);
+        let mut kept = observed(&[answered(1, 1, 500, RETRY)]);
+        kept.observe(&[success(1), success(2)]);
+        assert_eq!(facts(&kept), [(1, true, 0)]);
+    }
+
+    #[test]
+    fn what_was_skipped_is_kept_and_goes_before_what_is_seen_later() {
+        let failure = |webhook| answered(webhook, 1, 500, RETRY);
+        let mut first = observed(&[failure(1), failure(2), failure(2)]);
+        first.skipped = vec![Uuid::from_u128(2), Uuid::from_u128(9)];
+        let mut kept = first.left();
+        assert_eq!(facts(&kept), [(2, false, 2)]);
+        kept.extend(observed(&[failure(2), failure(3)]));
+        assert_eq!(facts(&kept), [(2, false, 3), (3, false, 1)]);
+        kept.extend(observed(&[of_a_troubled_webhook(answered(2, 1, 200, Step::Succeeded)), failure(2)]));
+        assert_eq!(facts(&kept), [(2, true, 1), (3, false, 1)]);
+    }
+
+    #[test]
+    fn what_is_kept_of_webhooks_is_bounded() {
+        let many: Vec<Finished> = (0..MOST_KEPT as u128 + 10).map(|webhook| answered(webhook, 1, 500, RETRY)).collect();
+        let mut kept = Observations::default();
+        kept.extend(observed(&many));
+        assert_eq!(kept.seen.len(), MOST_KEPT);
+        kept.extend(observed(&many));
+        assert!(kept.seen.values().all(|seen| seen.failures == 2));
     }
 
     #[test]
     fn a_receiver_that_is_gone_stays_gone_whatever_else_the_batch_holds() {
         let gone = |activation| answered(1, activation, 410, Step::Disable);
         let batch = [gone(4), gone(5), answered(1, 5, 200, Step::Succeeded)];
-        assert_eq!(observe(&batch)[&Uuid::from_u128(1)].gone, Some(5));
+        assert_eq!(observed(&batch).seen[&Uuid::from_u128(1)].gone, Some(5));
     }
 }

@@ -28,7 +28,7 @@ macro_rules! snapshot_columns {
     () => {
         "w.id AS webhook_id, w.account_id, w.url, w.secret,
         CASE WHEN w.previous_secret_until > now() THEN w.previous_secret END AS previous_secret,
-        w.active, w.disabled_reason, w.activation"
+        w.active, w.disabled_reason, w.activation, w.consecutive_failures > 0 AS troubled"
     };
 }
 pub(super) use snapshot_columns;
@@ -98,7 +98,7 @@ pub(super) fn snapshot(row: &Row, keyring: &Keyring) -> Snapshot {
     } else {
         SnapshotState::Off
     };
-    Snapshot { id, activation: column(row, "activation"), state }
+    Snapshot { id, activation: column(row, "activation"), troubled: column(row, "troubled"), state }
 }
 
 fn secrets(row: &Row, keyring: &Keyring, webhook_id: WebhookId) -> Result<Box<Secrets>, crate::secret::OpenError> {

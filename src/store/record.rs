@@ -1,20 +1,27 @@
 //! Writes what became of deliveries: one transaction for a whole batch.
 //!
-//! A batch is written wholly or not at all, and writing it twice is found out by its attempt ids.
+//! A batch is written wholly or not at all, and writing it twice is found out by its attempt ids. Its transaction holds
+//! an advisory lock named by its first attempt, so that whoever asks whether it was written can wait for its end.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use deadpool_postgres::Transaction;
+use deadpool_postgres::{Object, Transaction};
 use futures_util::future::try_join_all;
 use jiff::civil::Date;
+use tokio_postgres::IsolationLevel;
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
-use super::{Params, Store, StoreError, column, health};
+use super::health::{self, Observations};
+use super::{Params, Store, StoreError, column};
 use crate::config::Health;
 use crate::delivery::{Attempt, ClosedReason, Delivery, Trigger};
 use crate::retry::Step;
+
+mod deliveries;
+
+use deliveries::Deliveries;
 
 /// A delivery's turn that is over.
 #[derive(Debug)]
@@ -101,7 +108,7 @@ impl Finished {
         let delivery = Delivery {
             id: DeliveryId::of(id, &event.id),
             row: EventRow::new(event, Date::default(), Uuid::nil()).into(),
-            webhook: Snapshot { id, activation, state: SnapshotState::Off }.into(),
+            webhook: Snapshot { id, activation, troubled: false, state: SnapshotState::Off }.into(),
             trigger: Trigger::Event,
             attempt: 1,
         };
@@ -111,12 +118,18 @@ impl Finished {
 
 impl Store {
     /// Writes a batch: events not stored yet, log rows, and what is pending or closed now. A result whose claim is no
-    /// longer the newest adds its log row, and nothing else to its delivery.
-    pub async fn record(&self, batch: &[Finished], health: &Health) -> Result<(), StoreError> {
+    /// longer the newest adds its log row, and nothing else to its delivery. Of the observations it writes those of
+    /// webhooks that nobody holds; the others are [`Observations::left`] once the batch is known to be written.
+    pub async fn record(
+        &self,
+        batch: &[Finished],
+        observations: &mut Observations,
+        health: &Health,
+    ) -> Result<(), StoreError> {
         let mut connection = self.connection().await?;
-        let write = async |client: &mut deadpool_postgres::Object| {
+        let write = async |client: &mut Object| {
             let transaction = client.transaction().await?;
-            write_batch(&transaction, batch, health).await?;
+            write_batch(&transaction, batch, observations, health).await?;
             transaction.commit().await
         };
         connection.bounded(write).await?;
@@ -129,7 +142,7 @@ impl Store {
         let ending = Ending::Attempted(attempt.clone(), Step::Succeeded);
         let finished = [Finished { delivery: delivery.clone(), claim: None, ending }];
         let mut connection = self.connection().await?;
-        let write = async |client: &mut deadpool_postgres::Object| {
+        let write = async |client: &mut Object| {
             let transaction = client.transaction().await?;
             insert_attempts(&transaction, &finished).await?;
             transaction.commit().await
@@ -137,41 +150,55 @@ impl Store {
         connection.bounded(write).await
     }
 
-    /// Whether a batch, whose commit was not answered, was written all the same.
+    /// Whether a batch, whose commit was not answered, was written all the same. Waits for a commit that is still under
+    /// way: its transaction holds the batch's lock from before the commit until what it wrote can be seen. Busy if that
+    /// takes too long.
     pub async fn is_recorded(&self, batch: &[Finished]) -> Result<bool, StoreError> {
         let attempts: Vec<(Uuid, Uuid)> =
             batch.iter().filter_map(|f| Some((f.attempt()?.id, f.delivery.id.0))).collect();
         let (ids, deliveries): (Vec<Uuid>, Vec<Uuid>) = attempts.into_iter().unzip();
-        let rows = self.query(IS_RECORDED, &[&ids, &deliveries]).await?;
-        Ok(rows.first().is_some_and(|row| column(row, "recorded")))
+        let mut connection = self.connection().await?;
+        let ask = async |client: &mut Object| {
+            // Each statement sees what was committed before it began: the second one begins when the lock is ours.
+            let transaction = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await?;
+            lock_batch(&transaction, batch).await?;
+            let statement = transaction.prepare_cached(IS_RECORDED).await?;
+            let rows = transaction.query(&statement, &[&ids, &deliveries]).await?;
+            transaction.commit().await?;
+            Ok(rows.first().is_some_and(|row| column(row, "recorded")))
+        };
+        connection.bounded(ask).await
     }
 }
 
 const IS_RECORDED: &str =
     "SELECT EXISTS (SELECT FROM attempts WHERE delivery_id = ANY ($2) AND id = ANY ($1)) AS recorded";
 
-const STATEMENTS: [&str; 7] =
-    [INSERT_EVENTS, INSERT_ATTEMPTS, INSERT_PENDING, UPDATE_PENDING, DELETE_SUCCEEDED, CLOSE, health::UPDATE];
-
 /// The statements do not depend on each other's answers, so all are sent before the first answer is awaited.
 ///
-/// They are prepared beforehand and polled in one order, which is then that of sending and of taking locks. When one
-/// fails, those after it fail because the transaction has, which is not the reason.
+/// They are prepared beforehand and polled in one order, which is then that of sending and of taking locks (the module
+/// `store` has the rule). Health, the last, is prepared when there is some. When one fails, those after it fail because
+/// the transaction has, which is not the reason.
 async fn write_batch(
     transaction: &Transaction<'_>,
     batch: &[Finished],
+    observations: &mut Observations,
     health: &Health,
 ) -> Result<(), tokio_postgres::Error> {
-    try_join_all(STATEMENTS.map(|sql| transaction.prepare_cached(sql))).await?;
-    let written: [_; STATEMENTS.len()] = tokio::join!(
+    let own = [LOCK_BATCH, INSERT_EVENTS, INSERT_ATTEMPTS].into_iter();
+    try_join_all(own.chain(deliveries::STATEMENTS).map(|sql| transaction.prepare_cached(sql))).await?;
+    let deliveries = Deliveries::of(batch);
+    let written: [_; 9] = tokio::join!(
         biased;
+        lock_batch(transaction, batch),
         insert_events(transaction, batch),
         insert_attempts(transaction, batch),
-        insert_pending(transaction, batch),
-        update_pending(transaction, batch),
-        delete_succeeded(transaction, batch),
-        close(transaction, batch),
-        health::update(transaction, batch, health),
+        deliveries.insert_pending(transaction),
+        deliveries.lock_pending(transaction),
+        deliveries.update_pending(transaction),
+        deliveries.close(transaction),
+        deliveries.delete_succeeded(transaction),
+        health::update(transaction, observations, health),
     )
     .into();
     let failed = written.into_iter().filter_map(Result::err);
@@ -179,11 +206,17 @@ async fn write_batch(
     reason.map_or(Ok(()), Err)
 }
 
-pub(super) async fn execute(
-    transaction: &Transaction<'_>,
-    sql: &str,
-    params: Params<'_>,
-) -> Result<(), tokio_postgres::Error> {
+/// A batch without attempts can be written twice without harm and takes no lock.
+async fn lock_batch(transaction: &Transaction<'_>, batch: &[Finished]) -> Result<(), tokio_postgres::Error> {
+    let Some(first) = batch.iter().find_map(Finished::attempt) else { return Ok(()) };
+    // The variant bits of a UUID make it negative: none of our other advisory locks is.
+    let (_, name) = first.id.as_u64_pair();
+    execute(transaction, LOCK_BATCH, &[&name.cast_signed()]).await
+}
+
+const LOCK_BATCH: &str = "SELECT pg_advisory_xact_lock($1)";
+
+async fn execute(transaction: &Transaction<'_>, sql: &str, params: Params<'_>) -> Result<(), tokio_postgres::Error> {
     let statement = transaction.prepare_cached(sql).await?;
     transaction.execute(&statement, params).await.map(drop)
 }
@@ -258,109 +291,3 @@ const INSERT_ATTEMPTS: &str = "
                 $9::integer[], $10::integer[], $11::integer[], $12::text[], $13::text[], $14::float8[], $15::float8[])
         AS a (id, webhook_id, delivery_id, event_day, event_key, event_id, event_type, trigger, attempt,
               http_status, duration_ms, error, response_snippet, age, wait)";
-
-async fn insert_pending(transaction: &Transaction<'_>, batch: &[Finished]) -> Result<(), tokio_postgres::Error> {
-    let rows: Vec<&Finished> = batch.iter().filter(|f| f.claim.is_none() && f.wait().is_some()).collect();
-    if rows.is_empty() {
-        return Ok(());
-    }
-    execute(
-        transaction,
-        INSERT_PENDING,
-        &[
-            &collect(&rows, |f| f.delivery.id.0),
-            &collect(&rows, |f| f.delivery.webhook.id.0),
-            &collect(&rows, |f| f.delivery.webhook.activation),
-            &collect(&rows, |f| f.delivery.row.day),
-            &collect(&rows, |f| f.delivery.row.key),
-            &collect(&rows, Finished::attempts_made),
-            &collect(&rows, |f| f.next_trigger().as_str()),
-            &collect(&rows, |f| f.wait().unwrap_or_default().as_secs_f64()),
-        ],
-    )
-    .await
-}
-
-/// The id is the pair of webhook and event: a duplicate event finds its delivery pending already.
-const INSERT_PENDING: &str = "
-    INSERT INTO pending_deliveries (id, webhook_id, activation, event_day, event_key, attempts_made, trigger, due_at)
-    SELECT id, webhook_id, activation, event_day, event_key, attempts_made, trigger, now() + make_interval(secs => wait)
-    FROM unnest($1::uuid[], $2::uuid[], $3::integer[], $4::date[], $5::uuid[], $6::integer[], $7::text[], $8::float8[])
-        AS p (id, webhook_id, activation, event_day, event_key, attempts_made, trigger, wait)
-    ON CONFLICT DO NOTHING";
-
-async fn update_pending(transaction: &Transaction<'_>, batch: &[Finished]) -> Result<(), tokio_postgres::Error> {
-    let rows: Vec<&Finished> = batch.iter().filter(|f| f.claim.is_some() && f.wait().is_some()).collect();
-    if rows.is_empty() {
-        return Ok(());
-    }
-    execute(
-        transaction,
-        UPDATE_PENDING,
-        &[
-            &collect(&rows, |f| f.delivery.id.0),
-            &collect(&rows, |f| f.claim.unwrap_or_default()),
-            &collect(&rows, Finished::attempts_made),
-            &collect(&rows, |f| f.wait().unwrap_or_default().as_secs_f64()),
-        ],
-    )
-    .await
-}
-
-const UPDATE_PENDING: &str = "
-    UPDATE pending_deliveries p
-    SET attempts_made = r.attempts_made, due_at = now() + make_interval(secs => r.wait), trigger = 'retry',
-        claim = p.claim + 1
-    FROM unnest($1::uuid[], $2::bigint[], $3::integer[], $4::float8[]) AS r (id, claim, attempts_made, wait)
-    WHERE p.id = r.id AND p.claim = r.claim";
-
-/// Whoever succeeded, the delivery is done: also one that a duplicate event or a late result finds pending or closed.
-async fn delete_succeeded(transaction: &Transaction<'_>, batch: &[Finished]) -> Result<(), tokio_postgres::Error> {
-    let rows: Vec<&Finished> = batch.iter().filter(|f| f.succeeded()).collect();
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let ids = collect(&rows, |f| f.delivery.id.0);
-    execute(transaction, DELETE_SUCCEEDED, &[&ids]).await
-}
-
-const DELETE_SUCCEEDED: &str = "
-    WITH closed AS (DELETE FROM closed_deliveries WHERE id = ANY ($1))
-    DELETE FROM pending_deliveries WHERE id = ANY ($1)";
-
-async fn close(transaction: &Transaction<'_>, batch: &[Finished]) -> Result<(), tokio_postgres::Error> {
-    let rows: Vec<&Finished> = batch.iter().filter(|f| f.closed().is_some()).collect();
-    if rows.is_empty() {
-        return Ok(());
-    }
-    execute(
-        transaction,
-        CLOSE,
-        &[
-            &collect(&rows, |f| f.delivery.id.0),
-            &collect(&rows, |f| f.claim),
-            &collect(&rows, |f| f.delivery.webhook.id.0),
-            &collect(&rows, |f| f.delivery.row.day),
-            &collect(&rows, |f| f.delivery.row.key),
-            &collect(&rows, |f| f.closed().map(ClosedReason::as_str)),
-            &collect(&rows, Finished::attempts_made),
-        ],
-    )
-    .await
-}
-
-/// An event that came twice may close its delivery twice, even in one batch: the latest closing stands.
-const CLOSE: &str = "
-    WITH given AS (
-        SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::date[], $5::uuid[], $6::text[], $7::integer[])
-            AS g (id, claim, webhook_id, event_day, event_key, reason, attempts_made)
-    ), removed AS (
-        DELETE FROM pending_deliveries p USING given g WHERE p.id = g.id AND p.claim = g.claim RETURNING p.id
-    )
-    INSERT INTO closed_deliveries (id, webhook_id, event_day, event_key, reason, attempts_made)
-    SELECT DISTINCT ON (g.id) g.id, g.webhook_id, g.event_day, g.event_key, g.reason, g.attempts_made FROM given g
-    WHERE g.id IN (SELECT id FROM removed)
-       OR (g.claim IS NULL AND NOT EXISTS (SELECT FROM pending_deliveries p WHERE p.id = g.id))
-    ORDER BY g.id, g.attempts_made DESC
-    ON CONFLICT (id) DO UPDATE SET event_day = excluded.event_day, event_key = excluded.event_key,
-        reason = excluded.reason, attempts_made = excluded.attempts_made, closed_at = excluded.closed_at";

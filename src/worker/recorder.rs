@@ -1,5 +1,6 @@
 //! Writes results in batches, then acks. The order is the promise: what is acked is recorded.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
@@ -8,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::portion::Portion;
 use super::share::Share;
 use super::stalls::{Stall, Stalls};
 use crate::config::Health;
@@ -15,7 +17,7 @@ use crate::delivery::{ClosedReason, DeliveryId, Outcome};
 use crate::error_chain;
 use crate::metrics::Metrics;
 use crate::queue::{Acknowledger, Settled};
-use crate::store::{Ending, Finished, Store, StoreError};
+use crate::store::{Ending, Finished, Observations, Store, StoreError};
 
 /// What the rest of the worker tells the recorder.
 #[derive(Debug)]
@@ -41,6 +43,13 @@ const WRITES_APART: Duration = Duration::from_millis(5);
 /// Between acks of messages that older ones keep from being acked with them.
 const ACKS_APART: Duration = Duration::from_millis(10);
 
+/// Between tries to write the health of webhooks whose rows somebody holds, if no results come that try it too.
+const HEALTH_APART: Duration = Duration::from_millis(250);
+
+/// The same at the end, and how often: a stop does not wait for who holds a row for long.
+const LAST_HEALTH_APART: Duration = Duration::from_millis(100);
+const LAST_HEALTH_TRIES: usize = 10;
+
 pub(super) struct Recorder {
     pub(super) writer: Writer,
     pub(super) batch: usize,
@@ -53,6 +62,10 @@ pub(super) struct Writer {
     pub(super) health: Health,
     pub(super) stalls: Stalls,
     pub(super) metrics: Metrics,
+    /// What the results of a webhook say about it, while somebody holds its row.
+    pub(super) kept: Mutex<Observations>,
+    /// Results written by one transaction.
+    pub(super) portion: Mutex<Portion>,
 }
 
 /// Broker messages with a delivery that will not be recorded.
@@ -73,14 +86,18 @@ impl Recorder {
         let Self { writer, batch, acknowledger, .. } = self;
         let (mut in_hand, mut written, mut ended) = (Vec::with_capacity(*batch), FuturesUnordered::new(), false);
         let mut earliest = Instant::now();
-        let mut regularly = tokio::time::interval(ACKS_APART);
+        let (mut regularly, mut health) = (tokio::time::interval(ACKS_APART), tokio::time::interval(HEALTH_APART));
         regularly.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        health.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !ended || !written.is_empty() || acknowledger.holds_any() || !returned.is_empty() {
             tokio::select! {
                 // Record before ack: repeating an attempt is harmless, losing one is not.
                 Some(settled) = written.next() => acknowledger.settle(settled).await,
                 Some(first) = returned.recv() => acknowledger.settle(all_of(first, returned)).await,
                 _ = regularly.tick(), if acknowledger.holds_any() => acknowledger.settle_held().await,
+                _ = health.tick(), if writer.keeps_health() && written.len() < WRITERS => {
+                    written.push(writer.write(Vec::new()));
+                }
                 received = gather(reports, &mut in_hand, *batch, earliest), if !ended && written.len() < WRITERS => {
                     ended = received == 0;
                     earliest = Instant::now() + WRITES_APART;
@@ -89,6 +106,13 @@ impl Recorder {
                     }
                 }
             }
+        }
+        for _ in 0..LAST_HEALTH_TRIES {
+            if !writer.keeps_health() {
+                break;
+            }
+            writer.write_kept_health().await;
+            tokio::time::sleep(LAST_HEALTH_APART).await;
         }
     }
 }
@@ -113,8 +137,11 @@ async fn gather(
 }
 
 impl Writer {
-    /// Returns the messages that are done by it.
+    /// Returns the messages that are done by it. Without reports it writes the health that was kept.
     async fn write(&self, reports: Vec<Report>) -> Vec<Settled> {
+        if reports.is_empty() {
+            self.write_kept_health().await;
+        }
         let (mut results, mut settled, mut released) = (Results::default(), Vec::new(), Vec::new());
         for report in reports {
             match report {
@@ -133,13 +160,20 @@ impl Writer {
         settled
     }
 
-    /// Writes all of it, split where the database refuses a part, and returns the messages that are done by it.
+    /// Writes all of it, split where the database refuses a part or takes too long for it, and returns the messages that
+    /// are done by it.
     async fn record(&self, results: Results) -> Vec<Settled> {
-        let mut done = Vec::new();
+        let (mut done, mut stall) = (Vec::new(), None);
         let mut parts = by_weight(results);
         while let Some((mut finished, mut shares)) = parts.pop() {
-            match self.until_answered(&finished).await {
+            let size = self.portion().size();
+            if finished.len() > size {
+                parts.push((finished.split_off(size), shares.split_off(size)));
+            }
+            match self.until_answered(&finished, &mut stall).await {
                 Ok(()) => done.extend(shares.into_iter().flatten().filter_map(Share::recorded)),
+                // What took too long: the portion is smaller now.
+                Err(late) if late.ran_out_of_time() => parts.push((finished, shares)),
                 Err(refused) if finished.len() == 1 => match reduced(finished.remove(0), &refused) {
                     Some(less) => parts.push((vec![less], shares)),
                     None => done.extend(shares.into_iter().flatten().filter_map(Share::unrecorded)),
@@ -154,28 +188,40 @@ impl Writer {
         done
     }
 
-    /// Holds the results until the database has taken or refused them.
-    async fn until_answered(&self, finished: &[Finished]) -> Result<(), StoreError> {
-        let mut stall = None;
+    /// Holds the results until the database has taken or refused them, or had no time for so many at once.
+    async fn until_answered(&self, finished: &[Finished], stall: &mut Option<Stall>) -> Result<(), StoreError> {
         loop {
             let began = Instant::now();
-            match self.store.record(finished, &self.health).await {
+            let kept = std::mem::take(&mut *self.kept());
+            let mut observations = kept.clone();
+            observations.observe(finished);
+            let error = match self.store.record(finished, &mut observations, &self.health).await {
                 Ok(()) => {
-                    Stalls::over(&mut stall);
+                    Stalls::over(stall);
                     self.metrics.record_duration.observe(began.elapsed().as_secs_f64());
                     self.metrics.recorded.inc_by(finished.len() as u64);
+                    self.portion().ended();
+                    self.keep(observations.left());
                     return Ok(());
                 }
+                // With what was kept: should that be the cause, it refuses no other batch.
                 Err(error @ StoreError::Refused(_)) => {
-                    Stalls::over(&mut stall);
+                    Stalls::over(stall);
                     return Err(error);
                 }
-                Err(error) => self.stalls.wait(&mut stall, "cannot record, holding the results", &error).await,
-            }
-            if self.was_recorded(finished, &mut stall).await {
-                Stalls::over(&mut stall);
+                Err(error) => error,
+            };
+            self.stalls.wait(stall, "cannot record, holding the results", &error).await;
+            if self.was_recorded(finished, stall).await {
+                Stalls::over(stall);
                 finished.iter().for_each(|finished| finished.delivery.row.mark_stored());
+                self.keep(observations.left());
                 return Ok(());
+            }
+            self.keep(kept);
+            if error.ran_out_of_time() && finished.len() > 1 {
+                self.portion().ran_out_of_time(finished.len());
+                return Err(error);
             }
         }
     }
@@ -188,6 +234,41 @@ impl Writer {
                 Err(error) => self.stalls.wait(stall, "cannot ask what was recorded", &error).await,
             }
         }
+    }
+
+    fn keeps_health(&self) -> bool {
+        !self.kept().is_empty()
+    }
+
+    /// Tries once more to write the health of webhooks whose rows somebody held.
+    async fn write_kept_health(&self) {
+        let mut observations = std::mem::take(&mut *self.kept());
+        if observations.is_empty() {
+            return;
+        }
+        match self.store.record_health(&mut observations, &self.health).await {
+            Ok(()) => self.keep(observations.left()),
+            Err(StoreError::Refused(error)) => tracing::error!(%error, "the database refuses the health of webhooks"),
+            Err(error) => {
+                tracing::debug!(error = error_chain(&error), "cannot write the health of webhooks yet");
+                self.keep(observations);
+            }
+        }
+    }
+
+    /// Keeps what could not be written, before what another batch kept meanwhile.
+    fn keep(&self, mut observations: Observations) {
+        let mut kept = self.kept();
+        observations.extend(std::mem::take(&mut *kept));
+        *kept = observations;
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Observations> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn portion(&self) -> MutexGuard<'_, Portion> {
+        self.portion.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

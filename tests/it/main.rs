@@ -19,6 +19,7 @@ mod health;
 mod hostile_receivers;
 mod migrates;
 mod never_inside;
+mod nobody_waits;
 mod page;
 mod recovers;
 mod retention;

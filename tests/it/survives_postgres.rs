@@ -4,6 +4,7 @@
 mod connections;
 mod refusals;
 mod sessions;
+mod slow;
 
 use crate::support::*;
 

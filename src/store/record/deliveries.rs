@@ -1,0 +1,200 @@
+//! What a batch does to pending and closed deliveries, in the store's order of locks.
+
+use deadpool_postgres::Transaction;
+use uuid::Uuid;
+
+use super::{Finished, collect, execute};
+use crate::delivery::ClosedReason;
+
+/// What a batch does to the rows of its deliveries, each in the order of their ids.
+pub(super) struct Deliveries<'a> {
+    /// Attempted straight from their broker message, to be attempted again.
+    first: Vec<&'a Finished>,
+    /// Claimed, to be attempted again.
+    again: Vec<&'a Finished>,
+    closed: Vec<&'a Finished>,
+    succeeded: Vec<&'a Finished>,
+}
+
+impl<'a> Deliveries<'a> {
+    pub(super) fn of(batch: &'a [Finished]) -> Self {
+        let mut rows: Vec<&Finished> = batch.iter().collect();
+        // Stable: of a delivery that is twice in the batch the earlier result stays first.
+        rows.sort_by_key(|finished| finished.delivery.id);
+        let those = |which: fn(&Finished) -> bool| rows.iter().copied().filter(|finished| which(finished)).collect();
+        Self {
+            first: those(|f| f.claim.is_none() && f.wait().is_some()),
+            again: those(|f| f.claim.is_some() && f.wait().is_some()),
+            closed: those(|f| f.closed().is_some()),
+            succeeded: those(Finished::succeeded),
+        }
+    }
+
+    /// Whether pending rows are changed by more than one statement, so that they must be locked beforehand.
+    fn locks_pending(&self) -> bool {
+        !self.again.is_empty() || !self.closed.is_empty()
+    }
+
+    pub(super) async fn insert_pending(&self, transaction: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
+        let rows = &self.first;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        execute(
+            transaction,
+            INSERT_PENDING,
+            &[
+                &collect(rows, |f| f.delivery.id.0),
+                &collect(rows, |f| f.delivery.webhook.id.0),
+                &collect(rows, |f| f.delivery.webhook.activation),
+                &collect(rows, |f| f.delivery.row.day),
+                &collect(rows, |f| f.delivery.row.key),
+                &collect(rows, Finished::attempts_made),
+                &collect(rows, |f| f.next_trigger().as_str()),
+                &collect(rows, |f| f.wait().unwrap_or_default().as_secs_f64()),
+            ],
+        )
+        .await
+    }
+
+    pub(super) async fn lock_pending(&self, transaction: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
+        if !self.locks_pending() {
+            return Ok(());
+        }
+        let rows = self.again.iter().chain(&self.closed).chain(&self.succeeded);
+        let ids: Vec<Uuid> = rows.map(|finished| finished.delivery.id.0).collect();
+        execute(transaction, LOCK_PENDING, &[&ids]).await
+    }
+
+    pub(super) async fn update_pending(&self, transaction: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
+        let rows = &self.again;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        execute(
+            transaction,
+            UPDATE_PENDING,
+            &[
+                &collect(rows, |f| f.delivery.id.0),
+                &collect(rows, |f| f.claim.unwrap_or_default()),
+                &collect(rows, Finished::attempts_made),
+                &collect(rows, |f| f.wait().unwrap_or_default().as_secs_f64()),
+            ],
+        )
+        .await
+    }
+
+    pub(super) async fn close(&self, transaction: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
+        let rows = &self.closed;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        execute(
+            transaction,
+            CLOSE,
+            &[
+                &collect(rows, |f| f.delivery.id.0),
+                &collect(rows, |f| f.claim),
+                &collect(rows, |f| f.delivery.webhook.id.0),
+                &collect(rows, |f| f.delivery.row.day),
+                &collect(rows, |f| f.delivery.row.key),
+                &collect(rows, |f| f.closed().map(ClosedReason::as_str)),
+                &collect(rows, Finished::attempts_made),
+                &collect(&self.succeeded, |f| f.delivery.id.0),
+            ],
+        )
+        .await
+    }
+
+    /// Whoever succeeded, the delivery is done: also one that a duplicate event or a late result finds pending or closed.
+    pub(super) async fn delete_succeeded(&self, transaction: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
+        let rows = &self.succeeded;
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let delete = match (self.locks_pending(), self.closed.is_empty()) {
+            (false, _) => DELETE_SUCCEEDED,
+            (true, true) => DELETE_SUCCEEDED_PENDING_LOCKED,
+            (true, false) => DELETE_SUCCEEDED_ALL_LOCKED,
+        };
+        execute(transaction, delete, &[&collect(rows, |f| f.delivery.id.0)]).await
+    }
+}
+
+/// The id is the pair of webhook and event: a duplicate event finds its delivery pending already.
+const INSERT_PENDING: &str = "
+    INSERT INTO pending_deliveries (id, webhook_id, activation, event_day, event_key, attempts_made, trigger, due_at)
+    SELECT id, webhook_id, activation, event_day, event_key, attempts_made, trigger, now() + make_interval(secs => wait)
+    FROM unnest($1::uuid[], $2::uuid[], $3::integer[], $4::date[], $5::uuid[], $6::integer[], $7::text[], $8::float8[])
+        AS p (id, webhook_id, activation, event_day, event_key, attempts_made, trigger, wait)
+    ON CONFLICT DO NOTHING";
+
+const LOCK_PENDING: &str = "SELECT FROM pending_deliveries WHERE id = ANY ($1) ORDER BY id FOR UPDATE";
+
+const UPDATE_PENDING: &str = "
+    UPDATE pending_deliveries p
+    SET attempts_made = r.attempts_made, due_at = now() + make_interval(secs => r.wait), trigger = 'retry',
+        claim = p.claim + 1
+    FROM unnest($1::uuid[], $2::bigint[], $3::integer[], $4::float8[]) AS r (id, claim, attempts_made, wait)
+    WHERE p.id = r.id AND p.claim = r.claim";
+
+/// An event that came twice may close its delivery twice, even in one batch: the latest closing stands. The closed rows
+/// of deliveries that succeeded ($8), which are deleted next, are written as they are: that locks them in one order with
+/// those that are closed here.
+const CLOSE: &str = "
+    WITH given AS (
+        SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::date[], $5::uuid[], $6::text[], $7::integer[])
+            AS g (id, claim, webhook_id, event_day, event_key, reason, attempts_made)
+    ), removed AS (
+        DELETE FROM pending_deliveries p USING given g WHERE p.id = g.id AND p.claim = g.claim RETURNING p.id
+    ), closing AS (
+        SELECT DISTINCT ON (g.id)
+            g.id, g.webhook_id, g.event_day, g.event_key, g.reason, g.attempts_made, now() AS closed_at
+        FROM given g
+        WHERE g.id IN (SELECT id FROM removed)
+           OR (g.claim IS NULL AND NOT EXISTS (SELECT FROM pending_deliveries p WHERE p.id = g.id))
+        ORDER BY g.id, g.attempts_made DESC
+    )
+    INSERT INTO closed_deliveries (id, webhook_id, event_day, event_key, reason, attempts_made, closed_at)
+    SELECT * FROM closing
+    UNION ALL
+    SELECT id, webhook_id, event_day, event_key, reason, attempts_made, closed_at FROM closed_deliveries
+    WHERE id = ANY ($8) AND id NOT IN (SELECT id FROM closing)
+    ORDER BY id
+    ON CONFLICT (id) DO UPDATE SET event_day = excluded.event_day, event_key = excluded.event_key,
+        reason = excluded.reason, attempts_made = excluded.attempts_made, closed_at = excluded.closed_at";
+
+/// The second statement counts what the first one deleted, so that it begins after it: pending rows come before closed
+/// ones. A row that another transaction has just inserted and holds may be skipped where its kind is locked already: to
+/// wait for it would break the order, and at worst a delivery that succeeded is attempted once more.
+macro_rules! delete_succeeded {
+    ($pending:literal, $closed:literal) => {
+        concat!(
+            "WITH done AS (
+                DELETE FROM pending_deliveries WHERE id = ANY (ARRAY(
+                    SELECT id FROM pending_deliveries WHERE id = ANY ($1) ORDER BY id FOR UPDATE",
+            $pending,
+            ")) RETURNING id
+            )
+            DELETE FROM closed_deliveries WHERE id = ANY (ARRAY(
+                SELECT id FROM closed_deliveries WHERE id = ANY ($1) AND (SELECT count(*) FROM done) >= 0
+                ORDER BY id FOR UPDATE",
+            $closed,
+            "))"
+        )
+    };
+}
+
+const DELETE_SUCCEEDED: &str = delete_succeeded!("", "");
+const DELETE_SUCCEEDED_PENDING_LOCKED: &str = delete_succeeded!(" SKIP LOCKED", "");
+const DELETE_SUCCEEDED_ALL_LOCKED: &str = delete_succeeded!(" SKIP LOCKED", " SKIP LOCKED");
+
+pub(super) const STATEMENTS: [&str; 7] = [
+    INSERT_PENDING,
+    LOCK_PENDING,
+    UPDATE_PENDING,
+    CLOSE,
+    DELETE_SUCCEEDED,
+    DELETE_SUCCEEDED_PENDING_LOCKED,
+    DELETE_SUCCEEDED_ALL_LOCKED,
+];

@@ -1,0 +1,58 @@
+//! A Postgres that is there but slow: nothing is written twice, and what is too much for one statement is written in parts.
+
+use super::*;
+
+/// Every commit with attempts waits for whoever holds the advisory lock 1, whatever would end the wait: a time limit, a
+/// cancellation, a client that is gone. As a commit does that waits for its disk.
+const END_LATE: &str = "
+    CREATE FUNCTION end_late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        PERFORM set_config('client_connection_check_interval', '0', true);
+        LOOP
+            BEGIN
+                PERFORM pg_advisory_xact_lock_shared(1);
+                RETURN NULL;
+            EXCEPTION WHEN query_canceled OR lock_not_available THEN
+            END;
+        END LOOP;
+    END $$;
+    CREATE CONSTRAINT TRIGGER end_late AFTER INSERT ON attempts DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION end_late();
+    SELECT pg_advisory_lock(1);";
+
+#[tokio::test]
+async fn a_commit_that_ends_after_its_time_is_not_repeated() {
+    let ledger = Ledger::open(impatient(Site::new().await)).await;
+    let mut worker = ledger.site.worker().await;
+    let gatekeeper = ledger.site.another_sql().await;
+    gatekeeper.batch_execute(END_LATE).await.unwrap();
+    ledger.publish(1).await;
+    worker.wait_for_log(CANNOT_RECORD).await;
+    // The commit is still under way, and somebody else waits for it.
+    let waiting = "SELECT count(DISTINCT l.pid) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+                   WHERE NOT l.granted AND a.datname = current_database()";
+    ledger.wait_for_count(waiting, 2).await;
+    gatekeeper.batch_execute("SELECT pg_advisory_unlock(1)").await.unwrap();
+    // The recorder comes to it after the first.
+    ledger.publish(1).await;
+    ledger.wait_until_done().await;
+    ledger.wait_for_count("SELECT count(DISTINCT delivery_id) FROM attempts", 2).await;
+    assert_eq!(ledger.count(ATTEMPTS).await, 2);
+    assert_eq!(ledger.receiver.count(), 2);
+    ledger.close(vec![worker]).await.assert_sound(0);
+}
+
+#[tokio::test]
+async fn results_that_are_too_many_for_one_statement_are_recorded_in_parts() {
+    let ledger = Ledger::open(Site::new().await.set("database.statement_timeout", "1s")).await;
+    let worker = ledger.site.worker().await;
+    let gate = held_in_flight(&ledger, 200).await;
+    let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
+                    'BEGIN PERFORM pg_sleep(0.01); RETURN NEW; END';
+                CREATE TRIGGER slow BEFORE INSERT ON attempts FOR EACH ROW EXECUTE FUNCTION slow();";
+    ledger.site.sql().await.batch_execute(slow).await.unwrap();
+    gate.open();
+    ledger.wait_until_done().await;
+    assert!(worker.log().contains(CANNOT_RECORD), "one statement took them all");
+    assert_eq!(ledger.count(ATTEMPTS).await, 200);
+    ledger.close(vec![worker]).await.assert_sound(0);
+}
