@@ -27,15 +27,16 @@ mod backlog;
 mod due;
 mod intake;
 mod notices;
+mod owed;
 mod portion;
 mod pulse;
 mod recorder;
+mod redelivered;
 mod share;
 mod stalls;
 mod unopened;
 
 use attempts::Attempts;
-use portion::Portion;
 use recorder::{Recorder, Writer};
 use stalls::Stalls;
 use unopened::Unopened;
@@ -134,18 +135,13 @@ impl Parts {
             parser: settings.events.clone(),
             attempts: attempts.clone(),
             batch: worker.batch,
+            prefetch: usize::from(worker.prefetch),
+            retention: settings.retention.attempts,
             stop: stop.clone(),
         };
         let due = due::Due { attempts: attempts.clone(), worker: worker.clone(), stop: stop.clone() };
         let recorder = Recorder {
-            writer: Writer {
-                store: store.clone(),
-                health: settings.health.clone(),
-                stalls: stalls.clone(),
-                metrics: metrics.clone(),
-                kept: Mutex::default(),
-                portion: Portion::of(worker.batch).into(),
-            },
+            writer: Writer::new(settings, store.clone(), stalls.clone(), metrics.clone()),
             batch: worker.batch,
             give_up: CancellationToken::clone(&give_up),
             acknowledger: Acknowledger::default(),

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::civil::Date;
 use tokio_postgres::Row;
@@ -60,10 +61,15 @@ impl Store {
         Ok(rows.first().map(|row| snapshot(row, keyring)))
     }
 
-    /// Which of these deliveries were already attempted, are pending or were closed.
-    pub async fn already_taken(&self, deliveries: &[DeliveryId]) -> Result<HashSet<DeliveryId>, StoreError> {
+    /// Which of these deliveries were already attempted within `retention`, are pending or were closed. Takes about as
+    /// long as there are deliveries times days of retention.
+    pub async fn already_taken(
+        &self,
+        deliveries: &[DeliveryId],
+        retention: Duration,
+    ) -> Result<HashSet<DeliveryId>, StoreError> {
         let ids: Vec<Uuid> = deliveries.iter().map(|delivery| delivery.0).collect();
-        let rows = self.query(ALREADY_TAKEN, &[&ids]).await?;
+        let rows = self.query(ALREADY_TAKEN, &[&ids, &retention.as_secs_f64()]).await?;
         Ok(rows.iter().map(|row| DeliveryId(column(row, "id"))).collect())
     }
 }
@@ -83,8 +89,10 @@ const SNAPSHOT: &str = concat!(
     " FROM webhooks w WHERE w.id = $1 AND w.account_id = coalesce($2::text, w.account_id)"
 );
 
+/// Bounded by our own retention, never by a time that the event's publisher gave.
 const ALREADY_TAKEN: &str = "
-    SELECT delivery_id AS id FROM attempts WHERE delivery_id = ANY ($1) AND trigger <> 'test'
+    SELECT delivery_id AS id FROM attempts
+    WHERE delivery_id = ANY ($1) AND trigger <> 'test' AND created_at >= now() - make_interval(secs => $2)
     UNION SELECT id FROM pending_deliveries WHERE id = ANY ($1)
     UNION SELECT id FROM closed_deliveries WHERE id = ANY ($1)";
 

@@ -60,14 +60,20 @@ pub(super) enum Origin {
 impl Attempts {
     /// Starts a fresh turn, or has it wait in its lane or in the database. Waits itself while there is enough in hand.
     pub(super) async fn offer(self: &Arc<Self>, turn: Turn) {
+        let mut waited = false;
         while !self.lanes().takes_more() {
             self.room.notified().await;
+            waited = true;
         }
         let offered = self.lanes().offer(turn.delivery.webhook.id, turn, Instant::now());
         match offered {
             Offer::Start(start) => self.start(start),
             Offer::Waits => {}
             Offer::Park(turn) => self.park(turn).await,
+        }
+        if waited {
+            // There may be room for another who waits, and who was not told of it.
+            self.room.notify_one();
         }
     }
 

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::portion::Portion;
 use super::share::Share;
 use super::stalls::{Stall, Stalls};
-use crate::config::Health;
+use crate::config::{Health, Settings};
 use crate::delivery::{ClosedReason, DeliveryId, Outcome};
 use crate::error_chain;
 use crate::metrics::Metrics;
@@ -58,14 +58,14 @@ pub(super) struct Recorder {
 }
 
 pub(super) struct Writer {
-    pub(super) store: Store,
-    pub(super) health: Health,
-    pub(super) stalls: Stalls,
-    pub(super) metrics: Metrics,
+    store: Store,
+    health: Health,
+    stalls: Stalls,
+    metrics: Metrics,
     /// What the results of a webhook say about it, while somebody holds its row.
-    pub(super) kept: Mutex<Observations>,
+    kept: Mutex<Observations>,
     /// Results written by one transaction.
-    pub(super) portion: Mutex<Portion>,
+    portion: Mutex<Portion>,
 }
 
 /// Broker messages with a delivery that will not be recorded.
@@ -137,6 +137,11 @@ async fn gather(
 }
 
 impl Writer {
+    pub(super) fn new(settings: &Settings, store: Store, stalls: Stalls, metrics: Metrics) -> Self {
+        let (kept, portion) = (Mutex::default(), Portion::of(settings.worker.batch).into());
+        Self { store, health: settings.health.clone(), stalls, metrics, kept, portion }
+    }
+
     /// Returns the messages that are done by it. Without reports it writes the health that was kept.
     async fn write(&self, reports: Vec<Report>) -> Vec<Settled> {
         if reports.is_empty() {

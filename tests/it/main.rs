@@ -22,6 +22,7 @@ mod never_inside;
 mod nobody_waits;
 mod page;
 mod recovers;
+mod redelivers;
 mod retention;
 mod retries;
 mod secrets;

@@ -1,0 +1,79 @@
+//! What the broker hands out again is checked against what was done before, without anybody waiting for it.
+
+use std::time::Duration;
+
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::support::raw_amqp::Table;
+use crate::support::*;
+
+const TYPE: &str = "content.created";
+const WEBHOOKS: i32 = 100;
+const EVENTS: usize = 20;
+
+/// As a message that a worker had in hand when it died.
+fn handed_out_again(site: &Site, id: &str, account: &str) -> Message {
+    let headers = Some(Table::default().long_string("x-requeued", "true"));
+    Message { headers, ..site.event(id, account, TYPE, &json!({})) }
+}
+
+/// `WEBHOOKS` more of the account that nobody serves.
+async fn more_webhooks(site: &Site, account: &str) {
+    let more = format!(
+        "INSERT INTO webhooks (id, account_id, name, url, event_types, secret)
+         SELECT gen_random_uuid(), account_id, name, 'http://127.0.0.1:9999/', event_types, secret
+         FROM webhooks, generate_series(1, {WEBHOOKS}) WHERE account_id = '{account}'"
+    );
+    site.sql().await.batch_execute(&more).await.unwrap();
+}
+
+/// Every delivery of these events but those of one webhook was closed before the worker died.
+async fn close_but_for(site: &Site, events: &[String], webhook: &Webhook) {
+    let others = "SELECT id FROM webhooks WHERE account_id = $1 AND id <> $2";
+    let own: Uuid = webhook.id.parse().unwrap();
+    let rows = site.sql().await.query(others, &[&webhook.account, &own]).await.unwrap();
+    let others: Vec<Uuid> = rows.iter().map(|row| row.get(0)).collect();
+    let of = |event: &String| others.iter().map(|id| Uuid::new_v5(id, event.as_bytes())).collect::<Vec<_>>();
+    let done: Vec<Uuid> = events.iter().flat_map(of).collect();
+    let close = "INSERT INTO closed_deliveries (id, webhook_id, event_day, event_key, reason, attempts_made)
+                 SELECT id, $2, now()::date, id, 'exhausted', 1 FROM unnest($1::uuid[]) AS id";
+    site.sql().await.execute(close, &[&done, &own]).await.unwrap();
+}
+
+/// Each closed delivery that is found costs half a millisecond, as if it lay on a busy disk.
+const SLOW: &str = "
+    CREATE FUNCTION slow() RETURNS boolean COST 1000000 LANGUAGE plpgsql AS
+        'BEGIN PERFORM pg_sleep(0.0005); RETURN true; END';
+    ALTER TABLE closed_deliveries RENAME TO closed;
+    CREATE VIEW closed_deliveries AS SELECT * FROM closed WHERE slow();";
+
+#[tokio::test]
+async fn a_check_that_is_too_large_for_one_statement_goes_on_in_parts_and_holds_up_nobody() {
+    let site = Site::new().await;
+    let (many, one) = (Receiver::start().await, Receiver::start().await);
+    // Creates the queue.
+    site.worker().await.kill9();
+    let webhook = site.create_webhook("acc_many", &many.url(), &[TYPE]).await;
+    site.create_webhook("acc_one", &one.url(), &[TYPE]).await;
+    more_webhooks(&site, "acc_many").await;
+    let events: Vec<String> = (0..EVENTS).map(|_| format!("evt_{}", Uuid::new_v4().simple())).collect();
+    close_but_for(&site, &events, &webhook).await;
+    site.sql().await.batch_execute(SLOW).await.unwrap();
+    for event in &events {
+        site.publish_raw(&handed_out_again(&site, event, "acc_many")).await;
+    }
+    site.publish_raw(&handed_out_again(&site, "evt_redelivered", "acc_one")).await;
+    site.publish("acc_one", TYPE, json!({})).await;
+
+    let mut worker = site.launch(&["worker"]).set("database.statement_timeout", "1s").start_worker().await;
+    within("another account's events arrive", Duration::from_secs(5), one.wait_for(2)).await;
+    many.wait_for(EVENTS).await;
+    let all = i64::try_from(EVENTS).unwrap() + 2;
+    wait_until("all is recorded", async || site.count("SELECT count(*) FROM attempts").await == all).await;
+    worker.terminate();
+    assert!(worker.wait().await.success());
+    assert_eq!((many.count(), one.count()), (EVENTS, 2));
+    assert_eq!(site.count("SELECT count(*) FROM pending_deliveries").await, 0);
+    assert_eq!(site.queue_depth(site.worker_queue()).await, 0);
+}
