@@ -41,6 +41,10 @@
 //!    our own: retention drops nothing while the two differ by more than a day.
 //! 8. One door per outside system: RabbitMQ in [`queue`], Postgres in [`store`], receivers in [`sender`].
 //! 9. What a customer's request reads or writes is chosen by its account in the statement itself ([`store::Scope`]).
+//! 10. No result waits for a webhook's row, and locks are taken in one order ([`store`]): a row that somebody holds delays
+//!     what concerns it and nothing else.
+//! 11. A statement whose size the load decides is bounded: it is asked in parts, smaller ones after one ran out of time, and
+//!     finding what is due reads little whatever waits, is dead, or was planned for another size.
 //!
 //! # Layers
 //!

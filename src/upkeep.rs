@@ -76,7 +76,12 @@ impl Upkeep {
                 Err(_) => ("drop", "no answer".to_owned()),
             };
         self.count(reason);
-        failures.tell(&error, "partitions past their retention are not dropped, trying again every minute");
+        const WHAT: &str = "partitions past their retention are not dropped, trying again every minute";
+        match reason {
+            // Replicas that start together meet: the other one is at work, unless it still is in a minute.
+            "locked" if !std::mem::replace(&mut failures.was_locked, true) => tracing::info!(error, "{WHAT}"),
+            _ => failures.tell(&error, WHAT),
+        }
         false
     }
 
@@ -89,6 +94,7 @@ impl Upkeep {
 #[derive(Debug, Default)]
 struct Failures {
     told: Option<Instant>,
+    was_locked: bool,
 }
 
 impl Failures {
@@ -102,6 +108,7 @@ impl Failures {
     }
 
     fn end(&mut self, what: &'static str) -> bool {
+        self.was_locked = false;
         if self.told.take().is_some() {
             tracing::info!("{what}");
         }

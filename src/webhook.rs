@@ -1,6 +1,7 @@
 //! A customer's registration, and what an attempt needs of it.
 
 use std::fmt;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
@@ -131,11 +132,11 @@ pub struct Snapshot {
 impl Snapshot {
     /// What a delivery owed to this webhook finds when the webhook is read again; `None` if it is gone. It is off for
     /// what was owed before it was switched off, even if it is on again.
-    pub fn as_of(&self, now: Option<Self>) -> Self {
-        let standing = now.as_ref().map(|now| (now.activation, now.state.standing()));
+    pub fn as_of(&self, now: Option<&Arc<Self>>) -> Arc<Self> {
+        let standing = now.map(|now| (now.activation, now.state.standing()));
         match (Standing::for_owed(self.activation, standing), now) {
-            (Standing::Active | Standing::Disabled, Some(now)) => now,
-            _ => Self { state: SnapshotState::Off, ..*self },
+            (Standing::Active | Standing::Disabled, Some(now)) => now.clone(),
+            _ => Self { state: SnapshotState::Off, ..*self }.into(),
         }
     }
 }

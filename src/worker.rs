@@ -26,6 +26,7 @@ mod attempts;
 mod backlog;
 mod due;
 mod intake;
+mod lookups;
 mod notices;
 mod owed;
 mod portion;
@@ -37,6 +38,7 @@ mod stalls;
 mod unopened;
 
 use attempts::Attempts;
+use lookups::Lookups;
 use recorder::{Recorder, Writer};
 use stalls::Stalls;
 use unopened::Unopened;
@@ -109,6 +111,7 @@ impl Parts {
             keyring: settings.keyring()?.clone(),
             retry: settings.retry.clone(),
             lookup_lifetime: worker.lookup_lifetime,
+            lookups: Lookups::new(worker.lookup_lifetime),
             claim_lifetime: worker.lease.saturating_sub(settings.sender.timeout + settings.sender.body_timeout),
             unopened: Unopened::new(metrics.clone()),
             lanes: Mutex::new(Lanes::new(worker.limits())),

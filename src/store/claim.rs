@@ -74,13 +74,18 @@ impl Store {
 
     async fn claims(&self, rows: &[Row], events: &Events, keyring: &Keyring) -> Result<Claims, StoreError> {
         let (mut claims, mut without_event) = (Claims::default(), Vec::new());
+        // A webhook's secrets are decrypted once for all its deliveries.
+        let mut webhooks: HashMap<WebhookId, Option<Arc<Snapshot>>> = HashMap::new();
         for row in rows {
             let webhook = WebhookId(column(row, "owed_to"));
             let until: Timestamp = column(row, "was_due_at");
             let taken = claims.taken.entry(webhook).or_insert(Taken { count: 0, until });
             *taken = Taken { count: taken.count + 1, until: taken.until.max(until) };
             match events.get(&column::<Uuid>(row, "event_key")) {
-                Some(event) => claims.deliveries.push(claimed(row, event.clone(), keyring)),
+                Some(event) => {
+                    let now = webhooks.entry(webhook).or_insert_with(|| webhook_now(row, keyring));
+                    claims.deliveries.push(claimed(row, event.clone(), now.as_ref()));
+                }
                 None => without_event.push((webhook, fence(row))),
             }
         }
@@ -176,12 +181,14 @@ fn fence(row: &Row) -> (DeliveryId, i64) {
     (DeliveryId(column(row, "id")), column(row, "claim"))
 }
 
-fn claimed(row: &Row, event: Arc<EventRow>, keyring: &Keyring) -> Claimed {
+fn claimed(row: &Row, event: Arc<EventRow>, webhook: Option<&Arc<Snapshot>>) -> Claimed {
     let attempts_made: i32 = column(row, "attempts_made");
+    let (id, activation) = (WebhookId(column(row, "owed_to")), column(row, "owed_since"));
+    let owed = Snapshot { id, activation, troubled: false, state: SnapshotState::Off };
     let delivery = Delivery {
         id: DeliveryId(column(row, "id")),
         row: event,
-        webhook: Arc::new(owed_to(row, keyring)),
+        webhook: owed.as_of(webhook),
         trigger: Trigger::from_name(column(row, "trigger")).expect("only known triggers are stored"),
         attempt: u32::try_from(attempts_made).expect("attempts are counted from 0") + 1,
     };
@@ -199,10 +206,7 @@ fn event_row(row: &Row) -> EventRow {
     EventRow::stored(event, column(row, "day"), column(row, "key"))
 }
 
-/// The webhook as it is now, for a delivery owed to it since an activation.
-fn owed_to(row: &Row, keyring: &Keyring) -> Snapshot {
-    let id = WebhookId(column(row, "owed_to"));
-    let owed = Snapshot { id, activation: column(row, "owed_since"), troubled: false, state: SnapshotState::Off };
-    let exists = column::<Option<Uuid>>(row, "webhook_id").is_some();
-    owed.as_of(exists.then(|| snapshot(row, keyring)))
+/// The webhook as it is now, if it is there.
+fn webhook_now(row: &Row, keyring: &Keyring) -> Option<Arc<Snapshot>> {
+    column::<Option<Uuid>>(row, "webhook_id").map(|_| Arc::new(snapshot(row, keyring)))
 }

@@ -304,13 +304,14 @@ const DETACHED: &str = concat!(
     ORDER BY c.relname"
 );
 
-/// A closed delivery whose event is gone cannot be recovered. A few at a time, to hold no lock for long.
+/// A closed delivery whose event is gone cannot be recovered. A few at a time, to hold no lock for long; those that somebody
+/// holds another time.
 const FORGET_CLOSED: &str = concat!(
-    "DELETE FROM closed_deliveries WHERE id IN (
+    "DELETE FROM closed_deliveries WHERE id = ANY (ARRAY(
         SELECT id FROM closed_deliveries WHERE event_day < (SELECT min(since) FROM ",
     attached_partitions!("'events'::regclass"),
     " AS partitions)
-        LIMIT 10000)"
+        LIMIT 10000 FOR UPDATE SKIP LOCKED))"
 );
 
 #[cfg(test)]

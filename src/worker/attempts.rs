@@ -7,6 +7,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::lookups::Lookups;
 use super::recorder::Report;
 use super::share::Share;
 use super::stalls::Stalls;
@@ -20,7 +21,7 @@ use crate::retry::{RetryPolicy, Step};
 use crate::secret::Keyring;
 use crate::sender::Sender;
 use crate::store::{Ending, Finished, Scope, Store};
-use crate::webhook::SnapshotState;
+use crate::webhook::{Snapshot, SnapshotState, WebhookId};
 
 pub(super) struct Attempts {
     pub(super) sender: Sender,
@@ -28,6 +29,7 @@ pub(super) struct Attempts {
     pub(super) keyring: Keyring,
     pub(super) retry: RetryPolicy,
     pub(super) lookup_lifetime: Duration,
+    pub(super) lookups: Lookups,
     /// How old a claim may be when its attempt begins: its lease must not end before the attempt does.
     pub(super) claim_lifetime: Duration,
     pub(super) unopened: Unopened,
@@ -225,16 +227,22 @@ impl Attempts {
 
     /// Without the database nothing could be recorded either, so it waits.
     async fn look_up_again(&self, turn: &mut Turn) {
+        let owed = &turn.delivery.webhook;
+        let now = self.lookups.now(owed.id, async || self.snapshot(owed.id).await).await;
+        turn.delivery.webhook = owed.as_of(now.as_ref());
+    }
+
+    async fn snapshot(&self, webhook: WebhookId) -> Option<Snapshot> {
         let mut stall = None;
-        let now = loop {
-            match self.store.snapshot(&self.keyring, Scope::Everyone, turn.delivery.webhook.id).await {
-                Ok(now) => break now,
+        loop {
+            match self.store.snapshot(&self.keyring, Scope::Everyone, webhook).await {
+                Ok(now) => {
+                    Stalls::over(&mut stall);
+                    return now;
+                }
                 Err(error) => self.stalls.wait(&mut stall, "cannot look up a webhook, waiting", &error).await,
             }
-        };
-        Stalls::over(&mut stall);
-        let owed = &turn.delivery.webhook;
-        turn.delivery.webhook = Arc::new(owed.as_of(now));
+        }
     }
 
     fn count(&self, attempt: &Attempt, step: Step) {
