@@ -30,9 +30,13 @@ impl Store {
     }
 }
 
+/// In the order in which they came: that a webhook fails is told before that it was disabled for it.
 const CLAIM: &str = "
     WITH unsent AS (
-        SELECT id FROM notices WHERE due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
+        SELECT id, due_at FROM notices WHERE due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
+    ), claimed AS (
+        UPDATE notices n SET due_at = now() + make_interval(secs => $2) FROM unsent
+        WHERE n.id = ANY (ARRAY(SELECT id FROM unsent)) AND n.id = unsent.id
+        RETURNING n.id, n.kind, n.body, unsent.due_at AS was_due_at
     )
-    UPDATE notices n SET due_at = now() + make_interval(secs => $2) FROM unsent WHERE n.id = unsent.id
-    RETURNING n.id, n.kind, n.body";
+    SELECT id, kind, body FROM claimed ORDER BY was_due_at";
