@@ -188,7 +188,7 @@ async fn write_batch(
     let own = [LOCK_BATCH, INSERT_EVENTS, INSERT_ATTEMPTS].into_iter();
     try_join_all(own.chain(deliveries::STATEMENTS).map(|sql| transaction.prepare_cached(sql))).await?;
     let deliveries = Deliveries::of(batch);
-    let written: [_; 9] = tokio::join!(
+    let written: [_; 10] = tokio::join!(
         biased;
         lock_batch(transaction, batch),
         insert_events(transaction, batch),
@@ -197,7 +197,8 @@ async fn write_batch(
         deliveries.lock_pending(transaction),
         deliveries.update_pending(transaction),
         deliveries.close(transaction),
-        deliveries.delete_succeeded(transaction),
+        deliveries.delete_pending(transaction),
+        deliveries.delete_closed(transaction),
         health::update(transaction, observations, health),
     )
     .into();
@@ -209,7 +210,7 @@ async fn write_batch(
 /// A batch without attempts can be written twice without harm and takes no lock.
 async fn lock_batch(transaction: &Transaction<'_>, batch: &[Finished]) -> Result<(), tokio_postgres::Error> {
     let Some(first) = batch.iter().find_map(Finished::attempt) else { return Ok(()) };
-    // The variant bits of a UUID make it negative: none of our other advisory locks is.
+    // The variant bits of a UUID make it negative: the advisory locks with fixed names are not.
     let (_, name) = first.id.as_u64_pair();
     execute(transaction, LOCK_BATCH, &[&name.cast_signed()]).await
 }

@@ -403,6 +403,7 @@ macro_rules! new_claim {
         "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
     };
 }
+pub(super) use new_claim;
 
 const ASK: &str = "
     INSERT INTO recoveries (webhook_id, since, until)

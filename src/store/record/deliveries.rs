@@ -3,6 +3,7 @@
 use deadpool_postgres::Transaction;
 use uuid::Uuid;
 
+use super::super::recover::new_claim;
 use super::{Finished, collect, execute};
 use crate::delivery::ClosedReason;
 
@@ -107,27 +108,36 @@ impl<'a> Deliveries<'a> {
     }
 
     /// Whoever succeeded, the delivery is done: also one that a duplicate event or a late result finds pending or closed.
-    pub(super) async fn delete_succeeded(&self, transaction: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
-        let rows = &self.succeeded;
-        if rows.is_empty() {
+    pub(super) async fn delete_pending(&self, transaction: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
+        let delete = if self.locks_pending() { DELETE_PENDING_LOCKED } else { DELETE_PENDING };
+        self.delete_succeeded(transaction, delete).await
+    }
+
+    /// A statement of its own after the pending rows: it sees also what was closed while one of these was waited for.
+    pub(super) async fn delete_closed(&self, transaction: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
+        let delete = if self.closed.is_empty() { DELETE_CLOSED } else { DELETE_CLOSED_LOCKED };
+        self.delete_succeeded(transaction, delete).await
+    }
+
+    async fn delete_succeeded(&self, transaction: &Transaction<'_>, delete: &str) -> Result<(), tokio_postgres::Error> {
+        if self.succeeded.is_empty() {
             return Ok(());
         }
-        let delete = match (self.locks_pending(), self.closed.is_empty()) {
-            (false, _) => DELETE_SUCCEEDED,
-            (true, true) => DELETE_SUCCEEDED_PENDING_LOCKED,
-            (true, false) => DELETE_SUCCEEDED_ALL_LOCKED,
-        };
-        execute(transaction, delete, &[&collect(rows, |f| f.delivery.id.0)]).await
+        execute(transaction, delete, &[&collect(&self.succeeded, |f| f.delivery.id.0)]).await
     }
 }
 
-/// The id is the pair of webhook and event: a duplicate event finds its delivery pending already.
-const INSERT_PENDING: &str = "
-    INSERT INTO pending_deliveries (id, webhook_id, activation, event_day, event_key, attempts_made, trigger, due_at)
-    SELECT id, webhook_id, activation, event_day, event_key, attempts_made, trigger, now() + make_interval(secs => wait)
-    FROM unnest($1::uuid[], $2::uuid[], $3::integer[], $4::date[], $5::uuid[], $6::integer[], $7::text[], $8::float8[])
+/// The id is the pair of webhook and event: a duplicate event finds its delivery pending already. The claim is above all
+/// the delivery ever had, also those of rows that are gone: no old result is taken for a new one.
+const INSERT_PENDING: &str = concat!(
+    "INSERT INTO pending_deliveries
+        (id, webhook_id, activation, event_day, event_key, attempts_made, trigger, due_at, claim)
+    SELECT id, webhook_id, activation, event_day, event_key, attempts_made, trigger, now() + make_interval(secs => wait), ",
+    new_claim!(),
+    " FROM unnest($1::uuid[], $2::uuid[], $3::integer[], $4::date[], $5::uuid[], $6::integer[], $7::text[], $8::float8[])
         AS p (id, webhook_id, activation, event_day, event_key, attempts_made, trigger, wait)
-    ON CONFLICT DO NOTHING";
+    ON CONFLICT DO NOTHING"
+);
 
 const LOCK_PENDING: &str = "SELECT FROM pending_deliveries WHERE id = ANY ($1) ORDER BY id FOR UPDATE";
 
@@ -136,23 +146,27 @@ const UPDATE_PENDING: &str = "
     SET attempts_made = r.attempts_made, due_at = now() + make_interval(secs => r.wait), trigger = 'retry',
         claim = p.claim + 1
     FROM unnest($1::uuid[], $2::bigint[], $3::integer[], $4::float8[]) AS r (id, claim, attempts_made, wait)
-    WHERE p.id = r.id AND p.claim = r.claim";
+    WHERE p.id = ANY ($1) AND p.id = r.id AND p.claim = r.claim";
 
-/// An event that came twice may close its delivery twice, even in one batch: the latest closing stands. The closed rows
+/// Rows are found by the array of their ids: a plan made while the table was small must not read all of it later. An event
+/// that came twice may close its delivery twice, even in one batch: the latest closing stands. The closed rows
 /// of deliveries that succeeded ($8), which are deleted next, are written as they are: that locks them in one order with
 /// those that are closed here.
 const CLOSE: &str = "
     WITH given AS (
         SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::date[], $5::uuid[], $6::text[], $7::integer[])
             AS g (id, claim, webhook_id, event_day, event_key, reason, attempts_made)
+    ), there AS MATERIALIZED (
+        SELECT id FROM pending_deliveries WHERE id = ANY ($1)
     ), removed AS (
-        DELETE FROM pending_deliveries p USING given g WHERE p.id = g.id AND p.claim = g.claim RETURNING p.id
+        DELETE FROM pending_deliveries p USING given g
+        WHERE p.id = ANY ($1) AND p.id = g.id AND p.claim = g.claim RETURNING p.id
     ), closing AS (
         SELECT DISTINCT ON (g.id)
             g.id, g.webhook_id, g.event_day, g.event_key, g.reason, g.attempts_made, now() AS closed_at
         FROM given g
         WHERE g.id IN (SELECT id FROM removed)
-           OR (g.claim IS NULL AND NOT EXISTS (SELECT FROM pending_deliveries p WHERE p.id = g.id))
+           OR (g.claim IS NULL AND g.id NOT IN (SELECT id FROM there))
         ORDER BY g.id, g.attempts_made DESC
     )
     INSERT INTO closed_deliveries (id, webhook_id, event_day, event_key, reason, attempts_made, closed_at)
@@ -164,37 +178,34 @@ const CLOSE: &str = "
     ON CONFLICT (id) DO UPDATE SET event_day = excluded.event_day, event_key = excluded.event_key,
         reason = excluded.reason, attempts_made = excluded.attempts_made, closed_at = excluded.closed_at";
 
-/// The second statement counts what the first one deleted, so that it begins after it: pending rows come before closed
-/// ones. A row that another transaction has just inserted and holds may be skipped where its kind is locked already: to
-/// wait for it would break the order, and at worst a delivery that succeeded is attempted once more.
-macro_rules! delete_succeeded {
-    ($pending:literal, $closed:literal) => {
+/// A row that another transaction has just inserted and holds may be skipped where its kind is locked already: to wait for
+/// it would break the order, and at worst a delivery that succeeded is attempted once more.
+macro_rules! delete_in_order {
+    ($table:literal, $held:literal) => {
         concat!(
-            "WITH done AS (
-                DELETE FROM pending_deliveries WHERE id = ANY (ARRAY(
-                    SELECT id FROM pending_deliveries WHERE id = ANY ($1) ORDER BY id FOR UPDATE",
-            $pending,
-            ")) RETURNING id
-            )
-            DELETE FROM closed_deliveries WHERE id = ANY (ARRAY(
-                SELECT id FROM closed_deliveries WHERE id = ANY ($1) AND (SELECT count(*) FROM done) >= 0
-                ORDER BY id FOR UPDATE",
-            $closed,
+            "DELETE FROM ",
+            $table,
+            " WHERE id = ANY (ARRAY(SELECT id FROM ",
+            $table,
+            " WHERE id = ANY ($1) ORDER BY id FOR UPDATE ",
+            $held,
             "))"
         )
     };
 }
 
-const DELETE_SUCCEEDED: &str = delete_succeeded!("", "");
-const DELETE_SUCCEEDED_PENDING_LOCKED: &str = delete_succeeded!(" SKIP LOCKED", "");
-const DELETE_SUCCEEDED_ALL_LOCKED: &str = delete_succeeded!(" SKIP LOCKED", " SKIP LOCKED");
+const DELETE_PENDING: &str = delete_in_order!("pending_deliveries", "");
+const DELETE_PENDING_LOCKED: &str = delete_in_order!("pending_deliveries", "SKIP LOCKED");
+const DELETE_CLOSED: &str = delete_in_order!("closed_deliveries", "");
+const DELETE_CLOSED_LOCKED: &str = delete_in_order!("closed_deliveries", "SKIP LOCKED");
 
-pub(super) const STATEMENTS: [&str; 7] = [
+pub(super) const STATEMENTS: [&str; 8] = [
     INSERT_PENDING,
     LOCK_PENDING,
     UPDATE_PENDING,
     CLOSE,
-    DELETE_SUCCEEDED,
-    DELETE_SUCCEEDED_PENDING_LOCKED,
-    DELETE_SUCCEEDED_ALL_LOCKED,
+    DELETE_PENDING,
+    DELETE_PENDING_LOCKED,
+    DELETE_CLOSED,
+    DELETE_CLOSED_LOCKED,
 ];
