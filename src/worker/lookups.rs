@@ -37,10 +37,12 @@ impl Lookups {
         webhook: WebhookId,
         ask: impl AsyncFnOnce() -> Option<Snapshot>,
     ) -> Option<Arc<Snapshot>> {
+        let came = Instant::now();
         let seen = self.seen(webhook);
         let mut seen = seen.lock().await;
         if let Some((at, now)) = &*seen
-            && at.elapsed() < self.lifetime
+            // However long the answer took: an own question would have been asked no later.
+            && (*at >= came || at.elapsed() < self.lifetime)
         {
             return now.clone();
         }
@@ -84,6 +86,21 @@ mod tests {
             lookups.now(webhook(number), question).await
         };
         tokio::join!(ask(1), ask(1), ask(2), ask(1));
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn a_crowd_asks_twice_at_most_however_long_an_answer_takes() {
+        let (lookups, asked) = (Lookups::new(Duration::ZERO), AtomicUsize::new(0));
+        let ask = async || {
+            let slow = async || {
+                asked.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                None
+            };
+            lookups.now(webhook(1), slow).await
+        };
+        futures_util::future::join_all((0..20).map(|_| ask())).await;
         assert_eq!(asked.load(Ordering::Relaxed), 2);
     }
 
