@@ -46,7 +46,7 @@ pub struct Metrics {
     pub database_waiting: Gauge,
     /// 1 while the database may only be read.
     pub database_read_only: Gauge,
-    /// Deliveries waiting in the database, as its planner estimates; the same on every worker.
+    /// Deliveries waiting in the database, as counted by this worker's last sweep.
     pub pending: Gauge,
     /// Seconds that the longest-waiting due delivery was late when all webhooks' were last looked at.
     pub due_lag: Gauge<f64, std::sync::atomic::AtomicU64>,
@@ -175,7 +175,7 @@ impl Metrics {
         all.register("consumer_losses", "Losses of the broker, a channel or a consumer", self.consumer_losses.clone());
         all.register("database_waiting", "1 while something waits for the database", self.database_waiting.clone());
         all.register("database_read_only", "1 while the database refuses writes", self.database_read_only.clone());
-        all.register("pending", "Deliveries waiting in the database, estimated", self.pending.clone());
+        all.register("pending", "Deliveries waiting in the database", self.pending.clone());
         let lag = self.due_lag.clone();
         all.register_with_unit("due_lag", "Lateness of the longest-waiting due delivery", Unit::Seconds, lag);
         let unopened = self.secrets_unopened.clone();

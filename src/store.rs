@@ -51,7 +51,7 @@ mod tls;
 mod webhooks;
 
 pub use claim::{Claimed, Claims, Room, Taken};
-pub use due::{ClosedAtOnce, DueWebhook, Ended, FoundDue, ReadUntil, Swept};
+pub use due::{ClosedAtOnce, DueWebhook, Ended, FoundDue, Pages, ReadUntil, Swept};
 pub use health::Observations;
 pub use inspect::{LockRoom, SecretCheck, Server, SnapshotHolder};
 pub use log::{LogFilter, LogPage, LogRow, LogStatus};

@@ -23,7 +23,6 @@ use crate::store::Store;
 use crate::upkeep::Upkeep;
 
 mod attempts;
-mod backlog;
 mod due;
 mod intake;
 mod lookups;
@@ -34,6 +33,7 @@ mod pulse;
 mod recorder;
 mod redelivered;
 mod share;
+mod snapshots;
 mod stalls;
 mod unopened;
 
@@ -78,7 +78,7 @@ struct Parts {
     intake: JoinHandle<()>,
     due: JoinHandle<()>,
     pulse: JoinHandle<()>,
-    backlog: JoinHandle<()>,
+    snapshots: JoinHandle<()>,
     upkeep: JoinHandle<()>,
     patience: JoinHandle<()>,
     notices: JoinHandle<()>,
@@ -164,7 +164,7 @@ impl Parts {
             intake: part.spawn(intake.run(incoming)),
             due: part.spawn(due.run()),
             pulse: part.spawn(pulse::run(attempts.clone(), stop.clone())),
-            backlog: part.spawn(backlog::run(store, metrics, stop.clone())),
+            snapshots: part.spawn(snapshots::run(store, metrics, stop.clone())),
             upkeep: part.spawn(upkeep.run(stop.clone())),
             patience: part.spawn(stalls.watch(worker.give_back_after, hold_off, stop.clone())),
             notices: part.spawn(notices.run()),
@@ -183,8 +183,8 @@ impl Parts {
         let mut ended = Vec::new();
         // What waits in the lanes now is not started any more.
         self.attempts.give_back_waiting();
-        let Self { intake, due, pulse, backlog, upkeep, patience, notices, .. } = &mut self;
-        for task in [intake, due, pulse, backlog, upkeep, patience, notices] {
+        let Self { intake, due, pulse, snapshots, upkeep, patience, notices, .. } = &mut self;
+        for task in [intake, due, pulse, snapshots, upkeep, patience, notices] {
             ended.push(timeout_at(deadlines.attempts, &mut *task).await);
             if ended.last().is_some_and(Result::is_err) {
                 task.abort();

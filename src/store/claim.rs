@@ -14,6 +14,7 @@ use super::due::close_removed;
 use super::lookup::{snapshot, snapshot_columns};
 use super::{Store, StoreError, TypedParams, column};
 use crate::delivery::{Delivery, DeliveryId, EventRow, Trigger};
+use crate::error_chain;
 use crate::event::{AccountId, Event, EventId, EventType};
 use crate::secret::Keyring;
 use crate::webhook::{Snapshot, SnapshotState, WebhookId};
@@ -30,7 +31,7 @@ pub struct Claimed {
 #[derive(Debug, Clone, Copy)]
 pub struct Room {
     pub webhook: WebhookId,
-    /// None that fell due before this is left: what was claimed or closed since then is not read again.
+    /// Where to begin: what fell due before was claimed, or is being claimed by another worker.
     pub since: Timestamp,
     pub room: usize,
 }
@@ -63,7 +64,7 @@ impl Store {
             return Ok(Claims::default());
         }
         match self.events(&rows).await {
-            Ok(events) => self.claims(&rows, &events, keyring).await,
+            Ok(events) => Ok(self.claims(&rows, &events, keyring).await),
             Err(error) => {
                 // Without it the leases end later.
                 self.release(&rows.iter().map(fence).collect::<Vec<_>>()).await.ok();
@@ -72,7 +73,7 @@ impl Store {
         }
     }
 
-    async fn claims(&self, rows: &[Row], events: &Events, keyring: &Keyring) -> Result<Claims, StoreError> {
+    async fn claims(&self, rows: &[Row], events: &Events, keyring: &Keyring) -> Claims {
         let (mut claims, mut without_event) = (Claims::default(), Vec::new());
         // A webhook's secrets are decrypted once for all its deliveries.
         let mut webhooks: HashMap<WebhookId, Option<Arc<Snapshot>>> = HashMap::new();
@@ -91,29 +92,28 @@ impl Store {
         }
         if !without_event.is_empty() {
             let (ids, tokens): (Vec<Uuid>, Vec<i64>) =
-                without_event.iter().map(|(_, (id, claim))| (id.0, claim)).unzip();
-            self.execute(CLOSE_WITHOUT_EVENT, &[&ids, &tokens]).await?;
+                without_event.iter().map(|(_, (id, claim))| (id.0, *claim)).unzip();
+            match self.execute(CLOSE_WITHOUT_EVENT, &[&ids, &tokens]).await {
+                Ok(_) => claims.without_event = without_event.into_iter().map(|(of, (id, _))| (of, id)).collect(),
+                // They are claimed and closed when their leases end; the others do not wait for that.
+                Err(error) => tracing::debug!(error = error_chain(&error), "cannot close deliveries without events"),
+            }
         }
-        claims.without_event = without_event.into_iter().map(|(webhook, (delivery, _))| (webhook, delivery)).collect();
-        Ok(claims)
+        claims
     }
 
     /// The events of claimed rows, by their keys, as far as they are there. Of the table's partitions only those of the
     /// rows' days are touched.
     async fn events(&self, rows: &[Row]) -> Result<Events, StoreError> {
-        let days: Vec<Date> = rows.iter().map(|row| column(row, "event_day")).collect();
-        let keys: Vec<Uuid> = rows.iter().map(|row| column(row, "event_key")).collect();
+        // An event that is owed to many webhooks is read once.
+        let wanted: BTreeSet<(Date, Uuid)> =
+            rows.iter().map(|row| (column(row, "event_day"), column(row, "event_key"))).collect();
+        let (days, keys): (Vec<Date>, Vec<Uuid>) = wanted.into_iter().unzip();
         let some = BTreeSet::from_iter(&days).into_iter().copied().collect::<Vec<_>>();
         let params: TypedParams<'_> =
             &[(&days, Type::DATE_ARRAY), (&keys, Type::UUID_ARRAY), (&some, Type::DATE_ARRAY)];
         let events = self.query_planned_anew(EVENTS, params).await?;
         Ok(events.iter().map(|row| (column(row, "key"), Arc::new(event_row(row)))).collect())
-    }
-
-    /// Deliveries that are pending; above 10,000 the planner's estimate.
-    pub async fn count_pending(&self) -> Result<i64, StoreError> {
-        let rows = self.query(COUNT_PENDING, &[]).await?;
-        Ok(rows.first().map_or(0, |row| column(row, "pending")))
     }
 
     /// Gives claims back unattempted: they are due at once.
@@ -159,22 +159,17 @@ const CLOSE_WITHOUT_EVENT: &str = concat!(
     "WITH ",
     close_removed!(
         "SELECT p.id FROM pending_deliveries p JOIN unnest($1::uuid[], $2::bigint[]) AS g (id, claim)
-         ON (g.id, g.claim) = (p.id, p.claim) ORDER BY p.id FOR UPDATE OF p SKIP LOCKED",
+         ON (g.id, g.claim) = (p.id, p.claim) WHERE p.id = ANY ($1) FOR UPDATE OF p SKIP LOCKED",
         "'cancelled'"
     ),
     " SELECT FROM removed"
 );
 
-const COUNT_PENDING: &str = "
-    SELECT CASE WHEN few.count <= 10000 THEN few.count ELSE greatest(c.reltuples::bigint, few.count) END AS pending
-    FROM (SELECT count(*) FROM (SELECT FROM pending_deliveries LIMIT 10001) AS p) AS few,
-         pg_class c WHERE c.oid = 'pending_deliveries'::regclass";
-
 /// Leaves out what somebody else is changing just now: that is not the claim's any more, or its lease ends later.
 const RELEASE: &str = "
     UPDATE pending_deliveries SET due_at = now(), claim = claim + 1 WHERE id = ANY (ARRAY(
         SELECT p.id FROM pending_deliveries p JOIN unnest($1::uuid[], $2::bigint[]) AS r (id, claim)
-        ON (r.id, r.claim) = (p.id, p.claim) ORDER BY p.id FOR UPDATE OF p SKIP LOCKED))";
+        ON (r.id, r.claim) = (p.id, p.claim) WHERE p.id = ANY ($1) FOR UPDATE OF p SKIP LOCKED))";
 
 /// What names a claim.
 fn fence(row: &Row) -> (DeliveryId, i64) {

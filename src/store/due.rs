@@ -5,20 +5,18 @@
 //! row after the time was read, the sweep finds: it goes through the table page by page, round and round.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::{Store, StoreError, column, count};
+use super::{Params, Store, StoreError, column, count};
 use crate::delivery::ClosedReason;
 use crate::webhook::{Standing, WebhookId};
 
 /// Rows read by time at once.
 const READ_BY_TIME: i64 = 1000;
-/// Pages of 8 KiB that one step of the sweep reads, each of up to about 80 rows.
-const PAGES_PER_STEP: u32 = 64;
-
 /// How far due deliveries were read. A fresh one begins a moment ago: the sweep finds what is older.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ReadUntil(Option<(Timestamp, Uuid)>);
@@ -43,14 +41,23 @@ pub struct FoundDue {
     pub now: Timestamp,
 }
 
+/// Some pages of the table, of 8 KiB and up to about 80 rows each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pages {
+    pub first: u32,
+    pub count: u32,
+}
+
 /// What one step of the sweep found on its pages.
 #[derive(Debug)]
 pub struct Swept {
     pub due: Vec<DueWebhook>,
     /// What nobody is owed any more.
     pub ended: Vec<Ended>,
-    /// The next step's first page; `None` after the last.
-    pub next: Option<u32>,
+    /// Pending deliveries on these pages.
+    pub deliveries: u64,
+    /// Pages of the whole table.
+    pub pages: u32,
 }
 
 /// Pending deliveries that a webhook will never get: it is off, gone, or was off since they became owed.
@@ -70,33 +77,33 @@ pub struct ClosedAtOnce {
 }
 
 impl Store {
-    /// The webhooks of the deliveries that fell due since the last time.
-    pub async fn find_due(&self, from: ReadUntil) -> Result<FoundDue, StoreError> {
+    /// The webhooks of the deliveries that fell due since the last time. The next reading goes back by `overlap`, for what
+    /// commits later than it falls due.
+    pub async fn find_due(&self, from: ReadUntil, overlap: Duration) -> Result<FoundDue, StoreError> {
         let (time, webhook) = from.0.unzip();
-        let rows = self.query(FIND_DUE, &[&time, &webhook.unwrap_or_default(), &READ_BY_TIME]).await?;
+        let params: Params<'_> = &[&time, &webhook.unwrap_or_default(), &READ_BY_TIME, &overlap.as_secs_f64()];
+        let rows = self.query(FIND_DUE, params).await?;
         let now: Timestamp = column(rows.first().expect("the time is always a row"), "now");
         let overlap: Timestamp = column(&rows[0], "overlap");
         let webhooks: Vec<DueWebhook> = rows.iter().filter_map(due_webhook).collect();
         let more = webhooks.len() >= usize::try_from(READ_BY_TIME).expect("it is small");
         let until = match webhooks.last() {
             Some(last) if more => (last.since, last.id.0),
-            // What commits later than it fell due is met when these moments are read again.
             _ => (overlap, Uuid::nil()),
         };
         Ok(FoundDue { webhooks, until: ReadUntil(Some(until)), more, now })
     }
 
-    /// Looks at the pages from this one on.
-    pub async fn sweep(&self, first: u32) -> Result<Swept, StoreError> {
-        let (from, to) = pages(first);
+    /// Looks at these pages.
+    pub async fn sweep(&self, pages: Pages) -> Result<Swept, StoreError> {
+        let (from, to) = pages.bounds();
         let rows = self.query(SWEEP, &[&from, &to]).await?;
-        let mut swept = Swept { due: Vec::new(), ended: Vec::new(), next: None };
+        let mut swept = Swept { due: Vec::new(), ended: Vec::new(), deliveries: 0, pages: 0 };
         for row in &rows {
-            let pages: i64 = column(row, "pages");
-            swept.next = Some(first + PAGES_PER_STEP).filter(|next| i64::from(*next) < pages);
+            swept.pages = u32::try_from(column::<i64>(row, "pages")).unwrap_or(u32::MAX);
             let Some(owed_since) = column::<Option<i32>>(row, "owed_since") else { continue };
-            let ended = standing(row, owed_since).closes();
-            match ended {
+            swept.deliveries += count(row, "deliveries");
+            match standing(row, owed_since).closes() {
                 Some(reason) => swept.ended.push(Ended { webhook: id(row), activation: owed_since, reason }),
                 None => swept.due.extend(due_webhook(row)),
             }
@@ -104,9 +111,9 @@ impl Store {
         Ok(swept)
     }
 
-    /// Closes what the sweep found ended on the pages from this one on.
-    pub async fn close_ended(&self, first: u32, ended: &[Ended]) -> Result<Vec<ClosedAtOnce>, StoreError> {
-        let (from, to) = pages(first);
+    /// Closes what the sweep found ended on these pages.
+    pub async fn close_ended(&self, pages: Pages, ended: &[Ended]) -> Result<Vec<ClosedAtOnce>, StoreError> {
+        let (from, to) = pages.bounds();
         let webhooks: Vec<Uuid> = ended.iter().map(|ended| ended.webhook.0).collect();
         let activations: Vec<i32> = ended.iter().map(|ended| ended.activation).collect();
         let reasons: Vec<&str> = ended.iter().map(|ended| ended.reason.as_str()).collect();
@@ -140,15 +147,17 @@ fn standing(row: &Row, owed_since: i32) -> Standing {
     Standing::for_owed(owed_since, activation.map(|activation| (activation, now)))
 }
 
-/// The row addresses that a step reads: from the first one to before the second.
-fn pages(first: u32) -> (String, String) {
-    (format!("({first},0)"), format!("({},0)", first + PAGES_PER_STEP))
+impl Pages {
+    /// The row addresses from the first one to before the second.
+    fn bounds(self) -> (String, String) {
+        (format!("({},0)", self.first), format!("({},0)", self.first.saturating_add(self.count)))
+    }
 }
 
 /// Where the last reading ended, unless Postgres's clock was set back since then.
 const FIND_DUE: &str = "
     SELECT moment.now, moment.overlap, due.webhook_id, due.due_at
-    FROM (SELECT now() AS now, now() - interval '1 second' AS overlap) AS moment
+    FROM (SELECT now() AS now, now() - make_interval(secs => $4) AS overlap) AS moment
     LEFT JOIN LATERAL (
         SELECT p.webhook_id, p.due_at FROM pending_deliveries p
         WHERE (p.due_at, p.webhook_id)
@@ -160,12 +169,13 @@ const FIND_DUE: &str = "
 
 /// Only row addresses bound what is read whatever is dead and whatever the planner believes.
 const SWEEP: &str = "
-    SELECT size.pages, p.webhook_id, p.owed_since, p.due_at, w.activation, w.active, w.disabled_reason
+    SELECT size.pages, p.webhook_id, p.owed_since, p.due_at, p.deliveries, w.activation, w.active, w.disabled_reason
     FROM (
         SELECT pg_relation_size('pending_deliveries') / current_setting('block_size')::bigint AS pages
     ) AS size
     LEFT JOIN (
-        SELECT webhook_id, activation AS owed_since, min(due_at) FILTER (WHERE due_at <= now()) AS due_at
+        SELECT webhook_id, activation AS owed_since, min(due_at) FILTER (WHERE due_at <= now()) AS due_at,
+            count(*) AS deliveries
         FROM pending_deliveries WHERE ctid >= $1::text::tid AND ctid < $2::text::tid GROUP BY webhook_id, activation
     ) AS p ON true
     LEFT JOIN webhooks w ON w.id = p.webhook_id";

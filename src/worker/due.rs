@@ -11,22 +11,28 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::attempts::{Attempts, Origin, Turn};
+use super::portion::Portion;
 use super::stalls::Stalls;
 use crate::config::Worker;
 use crate::delivery::ClosedReason;
+use crate::error_chain;
 use crate::metrics::Reason;
-use crate::store::{Claimed, Claims, Ended, ReadUntil, StoreError};
+use crate::store::{Claimed, Claims, Ended, Pages, ReadUntil, StoreError};
 use crate::webhook::WebhookId;
 
 mod agenda;
+mod sweep;
 
 use agenda::Agenda;
+use sweep::Sweep;
 
 /// Between statements while there is more: what was claimed is under way meanwhile.
 const MORE: Duration = Duration::from_millis(5);
-/// Between two steps of the sweep, unless one closes something. The first round, which finds what fell due before this
-/// worker started, is made without a pause.
-const SWEEP_EVERY: Duration = Duration::from_secs(2);
+/// A reading goes back by so much, for what commits later than it falls due; and now and then by as long as a transaction
+/// of ours may take.
+const OVERLAP: Duration = Duration::from_secs(1);
+const DEEP_OVERLAP: Duration = Duration::from_secs(15);
+const DEEP_EVERY: Duration = Duration::from_secs(5);
 
 pub(super) struct Due {
     pub(super) attempts: Arc<Attempts>,
@@ -39,11 +45,10 @@ struct Search {
     agenda: Agenda,
     read_until: ReadUntil,
     read_next: Instant,
-    /// The page that the sweep comes to next, and when.
-    page: u32,
-    sweep_next: Instant,
-    /// Whether the sweep has seen every page since the start.
-    seen_all: bool,
+    read_deep: Instant,
+    sweep: Sweep,
+    /// Deliveries claimed by one statement: fewer after one ran out of time.
+    portion: Portion,
     /// Between questions while they find nothing: longer and longer.
     idle: Duration,
 }
@@ -55,9 +60,9 @@ impl Due {
             agenda: Agenda::default(),
             read_until: ReadUntil::default(),
             read_next: now,
-            page: 0,
-            sweep_next: now,
-            seen_all: false,
+            read_deep: now,
+            sweep: Sweep::new(now),
+            portion: Portion::of(self.worker.batch),
             idle: self.worker.poll_interval,
         };
         let (mut wait, mut stall) = (Duration::ZERO, None);
@@ -81,8 +86,8 @@ impl Due {
         if Instant::now() >= search.read_next {
             more |= self.read(search).await?;
         }
-        if Instant::now() >= search.sweep_next {
-            more |= self.sweep(search).await?;
+        if Instant::now() >= search.sweep.next {
+            more |= self.sweep(search).await;
         }
         let claimed = self.claim(search).await?;
         if more || claimed {
@@ -95,7 +100,12 @@ impl Due {
 
     /// Puts on the agenda what fell due since the last time. Whether there is more.
     async fn read(&self, search: &mut Search) -> Result<bool, StoreError> {
-        let found = self.attempts.store.find_due(search.read_until).await?;
+        let deep = Instant::now() >= search.read_deep;
+        let overlap = if deep { DEEP_OVERLAP } else { OVERLAP };
+        let found = self.attempts.store.find_due(search.read_until, overlap).await?;
+        if deep && !found.more {
+            search.read_deep = Instant::now() + DEEP_EVERY;
+        }
         search.read_until = found.until;
         let news = found.webhooks.into_iter().filter(|due| search.agenda.note(*due)).count();
         let late = search.agenda.oldest().map(|since| found.now.duration_since(since).as_secs_f64());
@@ -108,24 +118,39 @@ impl Due {
         Ok(found.more)
     }
 
-    /// Looks at the next pages of the table. Whether to go on at once.
-    async fn sweep(&self, search: &mut Search) -> Result<bool, StoreError> {
-        let swept = self.attempts.store.sweep(search.page).await?;
-        for due in &swept.due {
-            search.agenda.note(*due);
+    /// Looks at the next pages of the table. Whether to go on at once. Claims do not depend on it: what fails is looked at
+    /// again, a smaller part if it took too long.
+    async fn sweep(&self, search: &mut Search) -> bool {
+        let pages = search.sweep.pages();
+        let swept = async {
+            let swept = self.attempts.store.sweep(pages).await?;
+            if !swept.ended.is_empty() {
+                self.close_ended(pages, &swept.ended).await?;
+            }
+            Ok::<_, StoreError>(swept)
+        };
+        match swept.await {
+            Ok(swept) => {
+                for due in &swept.due {
+                    search.agenda.note(*due);
+                }
+                if let Some(pending) = search.sweep.looked_at(pages, &swept, Instant::now()) {
+                    self.attempts.metrics.pending.set(i64::try_from(pending).unwrap_or(i64::MAX));
+                    self.attempts.unopened.forget_unseen(3 * self.worker.probe_interval_max);
+                }
+                search.sweep.next <= Instant::now()
+            }
+            Err(error) => {
+                tracing::debug!(error = error_chain(&error), "cannot sweep pending deliveries, trying again");
+                search.sweep.failed(pages, &error, Instant::now());
+                false
+            }
         }
-        if !swept.ended.is_empty() {
-            self.close_ended(search.page, &swept.ended).await?;
-        }
-        search.seen_all |= swept.next.is_none();
-        search.page = swept.next.unwrap_or(0);
-        let more = !search.seen_all || (!swept.ended.is_empty() && swept.next.is_some());
-        search.sweep_next = Instant::now() + if more { Duration::ZERO } else { SWEEP_EVERY };
-        Ok(more)
     }
 
-    async fn close_ended(&self, page: u32, ended: &[Ended]) -> Result<(), StoreError> {
-        for closed in self.attempts.store.close_ended(page, ended).await? {
+    async fn close_ended(&self, pages: Pages, ended: &[Ended]) -> Result<(), StoreError> {
+        for closed in self.attempts.store.close_ended(pages, ended).await? {
+            self.attempts.unopened.forget(closed.webhook);
             let reason = closed.reason.as_str();
             self.attempts.metrics.closed.get_or_create(&Reason { reason }).inc_by(closed.deliveries);
             let deliveries = closed.deliveries;
@@ -138,13 +163,22 @@ impl Due {
     async fn claim(&self, search: &mut Search) -> Result<bool, StoreError> {
         let rooms = {
             let (lanes, now) = (self.attempts.lanes(), Instant::now());
-            search.agenda.rooms(self.worker.batch, |webhook| lanes.claimable(webhook, now))
+            search.agenda.rooms(search.portion.size(), |webhook| lanes.claimable(webhook, now))
         };
         if rooms.is_empty() {
             return Ok(false);
         }
         let looked_up = Instant::now();
-        let claims = self.attempts.store.claim_due(&self.attempts.keyring, &rooms, self.worker.lease).await?;
+        let claims = match self.attempts.store.claim_due(&self.attempts.keyring, &rooms, self.worker.lease).await {
+            Ok(claims) => claims,
+            Err(error) => {
+                if error.ran_out_of_time() {
+                    search.portion.ran_out_of_time(rooms.iter().map(|room| room.room).sum());
+                }
+                return Err(error);
+            }
+        };
+        search.portion.ended();
         for room in &rooms {
             search.agenda.claimed(room, claims.taken.get(&room.webhook));
         }

@@ -1,4 +1,4 @@
-//! Measures for operators what waits in the database, and who keeps it from removing dead rows.
+//! Measures for operators who keeps the database from removing dead rows.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub(super) async fn run(store: Store, metrics: Metrics, stop: CancellationToken)
     loop {
         match stop.run_until_cancelled(measure(&store, &metrics)).await {
             Some(Ok(())) => {}
-            Some(Err(error)) => tracing::debug!(error = error_chain(&error), "cannot measure the backlog"),
+            Some(Err(error)) => tracing::debug!(error = error_chain(&error), "cannot ask for old transactions"),
             None => return,
         }
         if stop.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_none() {
@@ -24,7 +24,6 @@ pub(super) async fn run(store: Store, metrics: Metrics, stop: CancellationToken)
 }
 
 async fn measure(store: &Store, metrics: &Metrics) -> Result<(), StoreError> {
-    metrics.pending.set(store.count_pending().await?);
     let holders = store.snapshot_holders().await?;
     let ages = holders.iter().filter_map(|holder| holder.age);
     metrics.oldest_transaction.set(ages.max().unwrap_or_default().as_secs_f64());

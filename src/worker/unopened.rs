@@ -1,15 +1,18 @@
 //! Knows which webhooks' secrets cannot be decrypted, so that an operator is told once and not for every delivery.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::metrics::Metrics;
 use crate::secret::OpenError;
 use crate::webhook::WebhookId;
 
-/// Webhooks by the reason for which their secrets do not open, which names the missing key.
+/// Webhooks by the reason for which their secrets do not open, which names the missing key, and when that was last seen.
+type Waiting = HashMap<String, HashMap<WebhookId, Instant>>;
+
 pub(super) struct Unopened {
-    webhooks: Mutex<HashMap<String, HashSet<WebhookId>>>,
+    webhooks: Mutex<Waiting>,
     metrics: Metrics,
 }
 
@@ -25,19 +28,36 @@ impl Unopened {
         if !webhooks.contains_key(&reason) {
             tracing::error!(webhook_id = %webhook, error = reason, "a secret cannot be decrypted; deliveries that need it wait");
         }
-        webhooks.entry(reason).or_default().insert(webhook);
+        webhooks.retain(|other, waiting| {
+            if *other != reason {
+                waiting.remove(&webhook);
+            }
+            !waiting.is_empty()
+        });
+        webhooks.entry(reason).or_default().insert(webhook, Instant::now());
         self.count(&webhooks);
     }
 
-    /// A webhook's secret opens, or nothing is owed to it any more. The last one of each reason is told.
+    /// A webhook's secret opens, or nothing is owed to it any more.
     pub(super) fn forget(&self, webhook: WebhookId) {
+        self.keep(|waiting, _| waiting != webhook);
+    }
+
+    /// Forgets those not seen for so long: another worker delivers to them, or they are gone.
+    pub(super) fn forget_unseen(&self, long: Duration) {
+        self.keep(|_, seen| seen.elapsed() < long);
+    }
+
+    /// Tells of each reason that no webhook is left for.
+    fn keep(&self, stays: impl Fn(WebhookId, Instant) -> bool) {
         // Usually there are none, and every attempt asks.
         if self.metrics.secrets_unopened.get() == 0 {
             return;
         }
         let mut webhooks = self.webhooks();
         webhooks.retain(|reason, waiting| {
-            if waiting.remove(&webhook) && waiting.is_empty() {
+            waiting.retain(|webhook, seen| stays(*webhook, *seen));
+            if waiting.is_empty() {
                 tracing::info!(error = reason, "no delivery waits for this any more");
             }
             !waiting.is_empty()
@@ -45,12 +65,12 @@ impl Unopened {
         self.count(&webhooks);
     }
 
-    fn webhooks(&self) -> MutexGuard<'_, HashMap<String, HashSet<WebhookId>>> {
+    fn webhooks(&self) -> MutexGuard<'_, Waiting> {
         self.webhooks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn count(&self, webhooks: &HashMap<String, HashSet<WebhookId>>) {
-        let count = webhooks.values().map(HashSet::len).sum::<usize>();
+    fn count(&self, webhooks: &Waiting) {
+        let count = webhooks.values().map(HashMap::len).sum::<usize>();
         self.metrics.secrets_unopened.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 }
