@@ -96,7 +96,7 @@ impl Store {
         Ok(backend(&ours).await? == before)
     }
 
-    /// Who keeps the oldest snapshots, the oldest first; a few of them.
+    /// Who keeps snapshots, the oldest first.
     pub async fn snapshot_holders(&self) -> Result<Vec<SnapshotHolder>, StoreError> {
         let rows = self.query(SNAPSHOT_HOLDERS, &[]).await?;
         let holder = |row| SnapshotHolder {
@@ -202,21 +202,24 @@ const SERVER: &str = "
         (SELECT sum(numbackends) FROM pg_stat_database)::integer AS connections_used,
         clock_timestamp() AS clock";
 
-/// Sessions of other databases do not matter; replication slots and prepared transactions of this one do.
+/// A session holds old rows with its snapshot or with its own writes, whichever is older; a vacuum does not. Sessions of
+/// other databases do not matter; replication slots and prepared transactions of this one do.
 const SNAPSHOT_HOLDERS: &str = "
     SELECT name, transactions, age FROM (
         SELECT 'session ' || pid || coalesce(' of ' || usename, '') || coalesce(' (' || nullif(application_name, '') || ')', '')
                 AS name,
-            age(backend_xmin) AS transactions, extract(epoch FROM clock_timestamp() - xact_start)::float8 AS age
+            greatest(age(backend_xmin), age(backend_xid)) AS transactions,
+            extract(epoch FROM clock_timestamp() - xact_start)::float8 AS age
         FROM pg_stat_activity
-        WHERE backend_xmin IS NOT NULL AND pid <> pg_backend_pid()
+        WHERE (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL) AND pid <> pg_backend_pid()
+            AND pid NOT IN (SELECT pid FROM pg_stat_progress_vacuum)
             AND (datname = current_database() OR datname IS NULL OR backend_type = 'walsender')
         UNION ALL
         SELECT 'replication slot ' || slot_name, age(xmin), NULL FROM pg_replication_slots WHERE xmin IS NOT NULL
         UNION ALL
         SELECT 'prepared transaction ' || gid, age(transaction), extract(epoch FROM clock_timestamp() - prepared)::float8
         FROM pg_prepared_xacts WHERE database = current_database()
-    ) AS holders ORDER BY transactions DESC, age DESC NULLS LAST LIMIT 5";
+    ) AS holders ORDER BY transactions DESC, age DESC NULLS LAST";
 
 const FIRST_MISSING_DAY: &str = concat!(
     "WITH made AS MATERIALIZED (SELECT * FROM ",

@@ -126,19 +126,23 @@ fn clock(server: &Server) -> Check {
 
 /// Dead rows of the queue stay as long as somebody could still see them, and with them the pages that are read.
 fn snapshots(holders: &Result<Vec<SnapshotHolder>, String>) -> Check {
-    let holder = match holders {
+    let holders = match holders {
         Err(error) => return Check::warns("snapshots", error.clone(), "make pg_stat_activity readable for this role"),
-        Ok(holders) => match holders.iter().max_by_key(|holder| (holder.age, holder.transactions)) {
-            None => return Check::ok("snapshots", "nobody keeps old rows from being removed"),
-            Some(holder) => holder,
-        },
+        Ok(holders) => holders,
+    };
+    let old = |holder: &&SnapshotHolder| {
+        holder.age.unwrap_or_default() > OLD_TRANSACTION || holder.transactions > MANY_TRANSACTIONS
+    };
+    let is_old = holders.iter().any(|holder| old(&holder));
+    let Some(holder) = holders.iter().find(old).or(holders.first()) else {
+        return Check::ok("snapshots", "nobody keeps old rows from being removed");
     };
     let since = match holder.age {
         Some(age) => format!("for {}", humantime::format_duration(Duration::from_secs(age.as_secs()))),
         None => format!("for {} transactions", holder.transactions),
     };
     let detail = format!("{} keeps old rows from being removed {since}", holder.name);
-    match holder.age.unwrap_or_default() > OLD_TRANSACTION || holder.transactions > MANY_TRANSACTIONS {
+    match is_old {
         true => Check::warns("snapshots", detail, "end it: the tables grow as long as it stays"),
         false => Check::ok("snapshots", detail),
     }
@@ -265,6 +269,10 @@ mod tests {
         assert_eq!([held(600, 10), held(1, MANY_TRANSACTIONS)], [Status::Ok; 2]);
         assert_eq!([held(601, 0), held(1, MANY_TRANSACTIONS + 1)], [Status::Warns; 2]);
         assert_eq!(snapshots(&Ok(Vec::new())).status, Status::Ok);
+        let slot = SnapshotHolder { name: "replication slot s".into(), transactions: 5_000_000, age: None };
+        let young = SnapshotHolder { name: "session 2".into(), transactions: 0, age: Some(Duration::from_millis(3)) };
+        let check = snapshots(&Ok(vec![young, slot]));
+        assert!(check.status == Status::Warns && check.detail.starts_with("replication slot s"), "{}", check.detail);
     }
 
     #[test]

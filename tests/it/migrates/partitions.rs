@@ -34,11 +34,12 @@ async fn with_old_partitions(site: &Site) {
 /// A delivery of an event of the old day that is due in the far future.
 async fn with_an_old_delivery(site: &Site) {
     let key = Uuid::new_v4();
+    let webhook = site.create_webhook("acc_1", "https://example.com/", &["content.created"]).await.id;
     let insert = format!(
         "INSERT INTO events (day, key, account_id, event_id, event_type, body)
          VALUES ('{OLD_DAY}', '{key}', 'acc_1', 'evt_1', 'content.created', '{{}}');
          INSERT INTO pending_deliveries (id, webhook_id, activation, event_day, event_key, trigger, attempts_made, due_at)
-         VALUES ('{key}', '{key}', 1, '{OLD_DAY}', '{key}', 'retry', 1, now() + interval '1 year')"
+         VALUES ('{key}', '{webhook}', 1, '{OLD_DAY}', '{key}', 'retry', 1, now() + interval '1 year')"
     );
     site.sql().await.batch_execute(&insert).await.unwrap();
 }
