@@ -18,6 +18,7 @@ mod fairness;
 mod health;
 mod hostile_receivers;
 mod migrates;
+mod model;
 mod never_inside;
 mod nobody_waits;
 mod page;

@@ -9,7 +9,11 @@ use crate::survives_kills::{PREFETCH, kill_over_and_over, short_leases};
 
 /// Each of the first three takes so long.
 fn duration() -> Duration {
-    let seconds = std::env::var("PENR_SOAK_SECONDS").map_or(180, |text| text.parse().expect("seconds"));
+    duration_or(180)
+}
+
+fn duration_or(seconds: u64) -> Duration {
+    let seconds = std::env::var("PENR_SOAK_SECONDS").map_or(seconds, |text| text.parse().expect("seconds"));
     Duration::from_secs(seconds)
 }
 
@@ -117,6 +121,13 @@ async fn eight_workers_make_each_of_10_000_due_attempts_once() {
     assert_eq!(ledger.receiver.count(), 2 * EVENTS);
     assert_eq!(ledger.count("SELECT count(*) FROM attempts").await, 2 * EVENTS as i64);
     close("due attempts", 0, ledger, workers, 0).await;
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn random_events_leave_no_delivery_lost_doubled_or_stuck() {
+    let cases = crate::model::look_for_the_next_one(1, duration_or(600));
+    println!("soak model: {cases} sequences");
 }
 
 #[tokio::test]
