@@ -138,7 +138,6 @@ impl Parts {
             parser: settings.events.clone(),
             attempts: attempts.clone(),
             batch: worker.batch,
-            prefetch: usize::from(worker.prefetch),
             retention: settings.retention.attempts,
             stop: stop.clone(),
         };

@@ -19,8 +19,6 @@ pub(super) struct Intake {
     pub(super) parser: EventParser,
     pub(super) attempts: Arc<Attempts>,
     pub(super) batch: usize,
-    /// Messages that the broker hands out at most before some are acked.
-    pub(super) prefetch: usize,
     /// How long the log is kept.
     pub(super) retention: Duration,
     pub(super) stop: CancellationToken,
@@ -29,19 +27,13 @@ pub(super) struct Intake {
 impl Intake {
     /// Until told to stop. What is in hand then goes back with its channel.
     pub(super) async fn run(self, messages: mpsc::Receiver<Incoming>) {
-        // It holds all that the broker hands out, so that the intake does not wait for it.
-        let (again, redelivered) = mpsc::channel(self.prefetch.max(1));
-        let check = Redelivered {
-            attempts: self.attempts.clone(),
-            retention: self.retention,
-            most: self.prefetch.max(1),
-            batch: self.batch,
-        };
+        let (again, redelivered) = mpsc::unbounded_channel();
+        let check = Redelivered { attempts: self.attempts.clone(), retention: self.retention, batch: self.batch };
         let work = async { tokio::join!(self.take(messages, again), check.run(redelivered)) };
         self.stop.run_until_cancelled(work).await;
     }
 
-    async fn take(&self, mut messages: mpsc::Receiver<Incoming>, again: mpsc::Sender<Taken>) {
+    async fn take(&self, mut messages: mpsc::Receiver<Incoming>, again: mpsc::UnboundedSender<Taken>) {
         let (mut in_hand, mut lookup) = (Vec::with_capacity(self.batch), Portion::of(self.batch));
         while messages.recv_many(&mut in_hand, self.batch).await > 0 {
             let (mut fresh, mut redelivered) = (Vec::new(), Vec::new());
@@ -54,7 +46,7 @@ impl Intake {
             }
             for taken in redelivered {
                 // Whoever receives ends after the intake.
-                let _ = again.send(taken).await;
+                let _ = again.send(taken);
             }
         }
     }

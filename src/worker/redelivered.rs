@@ -1,8 +1,8 @@
 //! Delivers what the broker hands out again, but for what was done before.
 //!
 //! To know that costs the database as much as there are webhooks times days of log. So it is asked in parts that end in
-//! time, small events first, beside the intake: nobody else waits for it, and each event goes on when its own part is
-//! answered.
+//! time, small events first, beside the intake: no fresh event waits for it, and each event goes on when its own part is
+//! answered. An event that cannot be checked stays unacked, and others go before it.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use super::owed::{Owed, Taken};
 use super::portion::Portion;
 use super::stalls::{Stall, Stalls};
 use crate::delivery::DeliveryId;
+use crate::store::StoreError;
 
 /// Deliveries that one statement is asked about: with a log of 30 days it takes about half a second.
 const MOST_ASKED: usize = 5_000;
@@ -22,57 +23,67 @@ const MOST_ASKED: usize = 5_000;
 /// Every so often the event that waits longest comes first, so that none waits for ever behind smaller ones.
 const OLDEST_EVERY: u64 = 8;
 
+/// Failures in a row after which an event that is checked alone lets others go first.
+const FAILURES_ALONE: u32 = 3;
+
 pub(super) struct Redelivered {
     pub(super) attempts: Arc<Attempts>,
     /// How long the log is kept.
     pub(super) retention: Duration,
-    /// Events in hand at most. More wait in the channel.
-    pub(super) most: usize,
     /// Events looked up at a time.
     pub(super) batch: usize,
 }
 
-/// An event that is to be checked, and its place in the order in which they came.
+/// An event that is to be checked, and its place in the order.
 struct Doubtful {
-    came: u64,
+    place: Place,
     owed: Owed,
 }
 
-/// Events that are to be checked: by the number of their webhooks, then in the order in which they came.
+/// What could not be checked, however small a part was asked for, comes last; then it goes by the number of webhooks, then
+/// in the order in which the events came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    failed: u32,
+    webhooks: usize,
+    came: u64,
+}
+
+/// Events that are to be checked.
 #[derive(Default)]
 struct Waiting {
-    events: BTreeMap<(usize, u64), Owed>,
+    events: BTreeMap<Place, Owed>,
     came: u64,
     taken: u64,
 }
 
 impl Redelivered {
-    /// Until nobody sends any more.
-    pub(super) async fn run(self, mut events: mpsc::Receiver<Taken>) {
+    /// Until nobody sends any more. The channel has no bound, for the intake must not wait for the checks: what lies in it
+    /// is what the broker has handed out, `worker.prefetch` for each time that our consumer was attached since we last
+    /// looked, and only the last of these lives is kept.
+    pub(super) async fn run(self, mut events: mpsc::UnboundedReceiver<Taken>) {
         let (mut waiting, mut in_hand) = (Waiting::default(), Vec::new());
         let (mut lookup, mut check, mut stall) = (Portion::of(self.batch), Portion::of(MOST_ASKED), None);
         loop {
+            in_hand.extend(std::iter::from_fn(|| events.try_recv().ok()));
             // What came over a channel of the broker that is gone comes again.
+            in_hand.retain(|taken: &Taken| taken.receipt.is_usable());
             waiting.events.retain(|_, owed| owed.taken.receipt.is_usable());
-            if waiting.events.is_empty() && events.recv_many(&mut in_hand, self.batch).await == 0 {
-                return;
+            if waiting.events.is_empty() && in_hand.is_empty() {
+                // Nothing of ours waits for the database now, and nothing might ask it for hours.
+                stall = None;
+                if events.recv_many(&mut in_hand, self.batch).await == 0 {
+                    return;
+                }
             }
-            while in_hand.len() < self.batch.min(self.most.saturating_sub(waiting.events.len())) {
-                let Ok(taken) = events.try_recv() else { break };
-                in_hand.push(taken);
-            }
-            self.attempts
-                .look_up(std::mem::take(&mut in_hand), &mut lookup)
-                .await
-                .into_iter()
-                .for_each(|owed| waiting.add(owed));
+            let some = in_hand.drain(..in_hand.len().min(self.batch)).collect();
+            self.attempts.look_up(some, &mut lookup).await.into_iter().for_each(|owed| waiting.add(owed));
             let next = self.as_they_are_now(waiting.next(check.size()), &mut lookup).await;
             match self.already_taken(&next, &mut check, &mut stall).await {
-                Some(done) => {
-                    Stalls::over(&mut stall);
-                    self.deliver(next, &done).await;
+                Ok(done) => self.deliver(next, &done).await,
+                Err(Unchecked { failed }) => {
+                    next.into_iter().for_each(|doubtful| waiting.put_back(doubtful.that_failed(failed)));
                 }
-                None => next.into_iter().for_each(|doubtful| waiting.put_back(doubtful)),
             }
         }
     }
@@ -82,44 +93,53 @@ impl Redelivered {
         if events.iter().all(|event| event.owed.looked_up.elapsed() < self.attempts.lookup_lifetime / 2) {
             return events;
         }
-        let (came, taken): (Vec<u64>, Vec<Taken>) =
-            events.into_iter().map(|event| (event.came, event.owed.taken)).unzip();
+        let (places, taken): (Vec<Place>, Vec<Taken>) =
+            events.into_iter().map(|event| (event.place, event.owed.taken)).unzip();
         let owed = self.attempts.look_up(taken, lookup).await;
-        came.into_iter().zip(owed).map(|(came, owed)| Doubtful { came, owed }).collect()
+        places.into_iter().zip(owed).map(|(place, owed)| Doubtful { place, owed }).collect()
     }
 
-    /// Which of these events' deliveries were done before; `None` if that were too many for one statement. Those of one
-    /// event alone are asked for in parts.
+    /// Which of these events' deliveries were done before. Those of one event alone are asked for in parts; several events
+    /// are one part, and are put together anew after a failure.
+    ///
+    /// While the database is away, it is asked again until it answers: else what the broker hands out would go back and
+    /// be taken again and again.
     async fn already_taken(
         &self,
         events: &[Doubtful],
         portion: &mut Portion,
         stall: &mut Option<Stall>,
-    ) -> Option<HashSet<DeliveryId>> {
+    ) -> Result<HashSet<DeliveryId>, Unchecked> {
         let doubtful: Vec<DeliveryId> = events.iter().flat_map(|event| event.owed.deliveries()).collect();
-        let (mut done, mut asked) = (HashSet::new(), 0);
+        let (mut done, mut asked, mut failures) = (HashSet::new(), 0, 0);
         while asked < doubtful.len() {
             let rest = &doubtful[asked..];
             let part = &rest[..rest.len().min(portion.size())];
             match self.attempts.store.already_taken(part, self.retention).await {
                 Ok(taken) => {
+                    Stalls::over(stall);
                     portion.ended();
                     done.extend(taken);
-                    asked += part.len();
+                    (asked, failures) = (asked + part.len(), 0);
                 }
                 Err(error) => {
                     let part_of_work = "cannot check what was handed out again, waiting";
-                    self.attempts.stalls.wait(stall, part_of_work, &error).await;
+                    self.attempts.stalls.aside().wait(stall, part_of_work, &error).await;
                     if error.ran_out_of_time() {
                         portion.ran_out_of_time(part.len());
-                        if events.len() > 1 {
-                            return None;
-                        }
+                    }
+                    if !matches!(error, StoreError::Busy(_)) {
+                        continue;
+                    }
+                    failures += 1;
+                    let alone = events.len() == 1;
+                    if !alone || failures == FAILURES_ALONE || !events[0].owed.taken.receipt.is_usable() {
+                        return Err(Unchecked { failed: alone });
                     }
                 }
             }
         }
-        Some(done)
+        Ok(done)
     }
 
     async fn deliver(&self, events: Vec<Doubtful>, done: &HashSet<DeliveryId>) {
@@ -131,35 +151,54 @@ impl Redelivered {
     }
 }
 
+/// The database did not say what was done before.
+struct Unchecked {
+    /// Also not about this one event in smaller parts.
+    failed: bool,
+}
+
+impl Doubtful {
+    fn that_failed(mut self, failed: bool) -> Self {
+        self.place.failed += u32::from(failed);
+        self
+    }
+}
+
 impl Waiting {
     fn add(&mut self, owed: Owed) {
-        self.put_back(Doubtful { came: self.came, owed });
+        let place = Place { failed: 0, webhooks: owed.webhooks.len(), came: self.came };
+        self.put_back(Doubtful { place, owed });
         self.came += 1;
     }
 
-    fn put_back(&mut self, Doubtful { came, owed }: Doubtful) {
-        self.events.insert((owed.webhooks.len(), came), owed);
+    fn put_back(&mut self, Doubtful { place, owed }: Doubtful) {
+        self.events.insert(Place { webhooks: owed.webhooks.len(), ..place }, owed);
     }
 
     /// Takes events with so many deliveries together, the smallest first, and one at least if there is any. Those that
-    /// share a statement are alike: a single delivery is not held up by an event of hundreds.
+    /// share a statement are alike: a single delivery is not held up by an event of hundreds, nor by one that failed.
     fn next(&mut self, most: usize) -> Vec<Doubtful> {
         self.taken += 1;
         if self.taken.is_multiple_of(OLDEST_EVERY)
-            && let Some(oldest) = self.events.keys().copied().min_by_key(|(_, came)| *came)
+            && let Some(oldest) = self.events.keys().copied().min_by_key(|place| place.came)
         {
-            return self.events.remove(&oldest).map(|owed| Doubtful { came: oldest.1, owed }).into_iter().collect();
+            return self.take(oldest).into_iter().collect();
         }
-        let (mut next, mut left, mut alike) = (Vec::new(), most, usize::MAX);
-        while let Some(smallest) = self.events.first_entry() {
-            let (count, came) = *smallest.key();
-            if !next.is_empty() && (count > left || count > alike) {
+        let (mut next, mut left, mut first) = (Vec::new(), most, None);
+        while let Some((place, _)) = self.events.first_key_value() {
+            let place = *place;
+            let Place { failed, webhooks, .. } = *first.get_or_insert(place);
+            let alike = place.failed == failed && failed == 0 && place.webhooks <= webhooks.max(1) * 10;
+            if !next.is_empty() && (place.webhooks > left || !alike) {
                 break;
             }
-            left = left.saturating_sub(count);
-            alike = alike.min(count.max(1) * 10);
-            next.push(Doubtful { came, owed: smallest.remove() });
+            left = left.saturating_sub(place.webhooks);
+            next.extend(self.take(place));
         }
         next
+    }
+
+    fn take(&mut self, place: Place) -> Option<Doubtful> {
+        self.events.remove(&place).map(|owed| Doubtful { place, owed })
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct Stalls {
     state: watch::Sender<State>,
     metrics: Metrics,
     busy_told_after: Duration,
+    /// Whoever waits is waited for by nobody else, unless the database is away for all.
+    aside: bool,
 }
 
 #[derive(Debug, Default)]
@@ -31,6 +33,8 @@ struct State {
     waiting: usize,
     /// How many of them because of a database that is not there, or takes nothing.
     away: usize,
+    /// How many of them keep everything from going on, and since when there have been any.
+    holding: usize,
     since: Option<Instant>,
     /// What an operator was told, and has to be told the end of.
     told: Option<Told>,
@@ -42,18 +46,28 @@ enum Told {
     Away,
 }
 
-/// One part's wait. It ends well through [`Stalls::over`]; merely dropped, by a stop, it says nothing.
+/// One part's wait. It ends well through [`Stalls::over`]; merely dropped, by a stop or because nothing is left to ask,
+/// it says nothing.
 #[derive(Debug)]
 pub(super) struct Stall {
     stalls: Stalls,
     reconnect: Reconnect,
     since: Instant,
     away: bool,
+    holding: bool,
+    /// It ended with a statement that succeeded.
+    well: bool,
 }
 
 impl Stalls {
     pub(super) fn new(metrics: Metrics) -> Self {
-        Self { state: watch::Sender::default(), metrics, busy_told_after: BUSY_TOLD_AFTER }
+        Self { state: watch::Sender::default(), metrics, busy_told_after: BUSY_TOLD_AFTER, aside: false }
+    }
+
+    /// For a part beside the others. That a statement of its own finds no time, or meets a lock, is no reason to give
+    /// back what the broker handed out: others go on. A database that is away is.
+    pub(super) fn aside(&self) -> Self {
+        Self { aside: true, ..self.clone() }
     }
 
     /// After a statement of a part failed: waits a little, longer each time. The part keeps its stall until one
@@ -73,27 +87,14 @@ impl Stalls {
 
     /// After a statement of a part has succeeded: nothing of it waits any more.
     pub(super) fn over(stall: &mut Option<Stall>) {
-        let Some(stall) = stall.take() else { return };
-        stall.stalls.state.send_modify(|state| {
-            if state.waiting > 1 {
-                return;
-            }
-            let waited_ms = state.since.map(|since| millis(since.elapsed()));
-            match state.told.take() {
-                Some(Told::Away) => tracing::info!(waited_ms, "the database takes what waited"),
-                Some(Told::Busy) => tracing::info!(waited_ms, "statements succeed again"),
-                None => {}
-            }
-        });
+        let Some(mut stall) = stall.take() else { return };
+        stall.well = true;
     }
 
     fn begin(&self) -> Stall {
-        let now = Instant::now();
-        self.state.send_modify(|state| {
-            state.waiting += 1;
-            state.since.get_or_insert(now);
-        });
-        Stall { stalls: self.clone(), reconnect: Reconnect::default(), since: now, away: false }
+        self.state.send_modify(|state| state.waiting += 1);
+        let (reconnect, since) = (Reconnect::default(), Instant::now());
+        Stall { stalls: self.clone(), reconnect, since, away: false, holding: false, well: false }
     }
 
     /// Says when results have waited so long that their broker messages should go back, and when nobody waits any more.
@@ -120,6 +121,7 @@ impl Stall {
         self.stalls.state.clone().send_modify(|state| {
             let away = !matches!(error, StoreError::Busy(_));
             self.count_as(state, away);
+            self.hold(state, away || !self.stalls.aside);
             let news = match error {
                 // The operations address tells of it, in all roles alike.
                 StoreError::ReadOnly(_) => None,
@@ -141,15 +143,32 @@ impl Stall {
         self.away = away;
         self.stalls.metrics.database_waiting.set(i64::from(state.away > 0));
     }
+
+    fn hold(&mut self, state: &mut State, holding: bool) {
+        state.holding = state.holding + usize::from(holding) - usize::from(self.holding);
+        self.holding = holding;
+        match state.holding {
+            0 => state.since = None,
+            _ => drop(state.since.get_or_insert_with(Instant::now)),
+        }
+    }
 }
 
 impl Drop for Stall {
+    /// In one step, so that of several stalls that end at once one is the last.
     fn drop(&mut self) {
         self.stalls.state.clone().send_modify(|state| {
+            let waited_ms = millis(state.since.unwrap_or(self.since).elapsed());
             self.count_as(state, false);
+            self.hold(state, false);
             state.waiting -= 1;
-            if state.waiting == 0 {
-                (state.since, state.told) = (None, None);
+            if state.waiting > 0 {
+                return;
+            }
+            match state.told.take().filter(|_| self.well) {
+                Some(Told::Away) => tracing::info!(waited_ms, "the database takes what waited"),
+                Some(Told::Busy) => tracing::info!(waited_ms, "statements succeed again"),
+                None => {}
             }
         });
     }
@@ -207,6 +226,25 @@ mod tests {
         assert_eq!(told(&stalls), Some(Told::Busy));
         Stalls::over(&mut stall);
         assert_eq!(told(&stalls), None);
+    }
+
+    #[tokio::test]
+    async fn what_waits_aside_holds_the_others_only_while_the_database_is_away() {
+        let stalls = Stalls::new(Metrics::default());
+        let held = || stalls.state.borrow().since.is_some();
+        let (mut aside, mut other) = (None, None);
+        stalls.aside().wait(&mut aside, "aside", &busy()).await;
+        assert!(!held());
+        stalls.aside().wait(&mut aside, "aside", &away()).await;
+        assert!(held());
+        stalls.aside().wait(&mut aside, "aside", &busy()).await;
+        assert!(!held());
+        stalls.wait(&mut other, "other", &busy()).await;
+        assert!(held());
+        Stalls::over(&mut other);
+        assert!(!held());
+        Stalls::over(&mut aside);
+        assert_eq!(stalls.state.borrow().waiting, 0);
     }
 
     #[tokio::test]

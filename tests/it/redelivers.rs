@@ -41,12 +41,27 @@ async fn close_but_for(site: &Site, events: &[String], webhook: &Webhook) {
     site.sql().await.execute(close, &[&done, &own]).await.unwrap();
 }
 
-/// Each closed delivery that is found costs half a millisecond, as if it lay on a busy disk.
-const SLOW: &str = "
-    CREATE FUNCTION slow() RETURNS boolean COST 1000000 LANGUAGE plpgsql AS
-        'BEGIN PERFORM pg_sleep(0.0005); RETURN true; END';
-    ALTER TABLE closed_deliveries RENAME TO closed;
-    CREATE VIEW closed_deliveries AS SELECT * FROM closed WHERE slow();";
+/// Each closed delivery that is found costs so many seconds, as if it lay on a busy disk.
+async fn slow_down(site: &Site, seconds: f64) {
+    let slow = format!(
+        "CREATE FUNCTION slow() RETURNS boolean COST 1000000 LANGUAGE plpgsql AS
+             'BEGIN PERFORM pg_sleep({seconds}); RETURN true; END';
+         ALTER TABLE closed_deliveries RENAME TO closed;
+         CREATE VIEW closed_deliveries AS SELECT * FROM closed WHERE slow()"
+    );
+    site.sql().await.batch_execute(&slow).await.unwrap();
+}
+
+/// A worker that gives back early, behind a proxy to the broker.
+async fn behind_a_proxy(site: &Site) -> (Replica, Proxy) {
+    let proxy = Proxy::to(site.amqp_address()).await;
+    let worker = site.launch(&["worker"]).set("worker.give_back_after", "1s").set("database.statement_timeout", "1s");
+    (worker.env("AMQP_URL", &site.amqp_url_through(&proxy.addr())).start_worker().await, proxy)
+}
+
+fn new_ids(count: usize) -> Vec<String> {
+    (0..count).map(|_| format!("evt_{}", Uuid::new_v4().simple())).collect()
+}
 
 #[tokio::test]
 async fn a_check_that_is_too_large_for_one_statement_goes_on_in_parts_and_holds_up_nobody() {
@@ -57,9 +72,9 @@ async fn a_check_that_is_too_large_for_one_statement_goes_on_in_parts_and_holds_
     let webhook = site.create_webhook("acc_many", &many.url(), &[TYPE]).await;
     site.create_webhook("acc_one", &one.url(), &[TYPE]).await;
     more_webhooks(&site, "acc_many").await;
-    let events: Vec<String> = (0..EVENTS).map(|_| format!("evt_{}", Uuid::new_v4().simple())).collect();
+    let events = new_ids(EVENTS);
     close_but_for(&site, &events, &webhook).await;
-    site.sql().await.batch_execute(SLOW).await.unwrap();
+    slow_down(&site, 0.0005).await;
     for event in &events {
         site.publish_raw(&handed_out_again(&site, event, "acc_many")).await;
     }
@@ -76,4 +91,64 @@ async fn a_check_that_is_too_large_for_one_statement_goes_on_in_parts_and_holds_
     assert_eq!((many.count(), one.count()), (EVENTS, 2));
     assert_eq!(site.count("SELECT count(*) FROM pending_deliveries").await, 0);
     assert_eq!(site.queue_depth(site.worker_queue()).await, 0);
+}
+
+#[tokio::test]
+async fn a_check_whose_messages_went_back_meanwhile_keeps_the_worker_from_nothing() {
+    let site = Site::new().await;
+    let receiver = Receiver::start().await;
+    site.worker().await.kill9();
+    let webhook = site.create_webhook("acc_many", &receiver.url(), &[TYPE]).await;
+    site.create_webhook("acc_one", &receiver.url(), &[TYPE]).await;
+    more_webhooks(&site, "acc_many").await;
+    let events = new_ids(2);
+    close_but_for(&site, &events, &webhook).await;
+    slow_down(&site, 0.02).await;
+    for event in &events {
+        site.publish_raw(&handed_out_again(&site, event, "acc_many")).await;
+    }
+    let (mut worker, proxy) = behind_a_proxy(&site).await;
+    let asking = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
+    wait_until("it is asked what was done before", async || site.count(asking).await > 0).await;
+    proxy.refuse(true).await;
+    proxy.cut().await;
+    wait_until("the broker has them", async || site.queue_depth(site.worker_queue()).await == 2).await;
+    while site.take_delivery_count().await.is_some() {}
+    worker.wait_for_log("cannot check what was handed out again").await;
+    worker.wait_for_log_times("lost the broker", 5).await;
+    proxy.refuse(false).await;
+    site.publish("acc_one", TYPE, json!({})).await;
+    within("a fresh event arrives", Duration::from_secs(10), receiver.wait_for(1)).await;
+    assert!(!worker.log().contains("goes back"));
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_checked_holds_up_only_itself_however_often_it_is_handed_out() {
+    let site = Site::new().await.set("worker.prefetch", "2").set("worker.batch", "2");
+    let receiver = Receiver::start().await;
+    site.worker().await.kill9();
+    site.create_webhook("acc_one", &receiver.url(), &[TYPE]).await;
+    let past = "
+        CREATE TABLE long_past PARTITION OF attempts
+        FOR VALUES FROM (date_trunc('day', now()) - interval '9 days') TO (date_trunc('day', now()) - interval '8 days')";
+    site.sql().await.batch_execute(past).await.unwrap();
+    let holder = site.another_sql().await;
+    holder.batch_execute("BEGIN; LOCK TABLE long_past IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    site.publish_raw(&handed_out_again(&site, "evt_redelivered", "acc_one")).await;
+    let (mut worker, proxy) = behind_a_proxy(&site).await;
+    for lives in 1..=6 {
+        worker.wait_for_log_times("consumer attached", lives).await;
+        wait_until("it is in hand", async || site.queue_depth(site.worker_queue()).await == 0).await;
+        proxy.cut().await;
+    }
+    worker.wait_for_log_times("cannot check what was handed out again", 3).await;
+    site.publish_many(5, "acc_one", TYPE, json!({})).await;
+    within("fresh events arrive", Duration::from_secs(10), receiver.wait_for(5)).await;
+    assert!(!worker.log().contains("goes back"));
+    holder.batch_execute("ROLLBACK").await.unwrap();
+    receiver.wait_for(6).await;
+    wait_until("all is recorded", async || site.count("SELECT count(*) FROM attempts").await == 6).await;
+    worker.terminate();
+    assert!(worker.wait().await.success());
+    assert_eq!((receiver.count(), site.queue_depth(site.worker_queue()).await), (6, 0));
 }
