@@ -25,6 +25,7 @@ use crate::upkeep::Upkeep;
 mod attempts;
 mod due;
 mod intake;
+mod kept;
 mod lookups;
 mod notices;
 mod owed;
@@ -145,6 +146,7 @@ impl Parts {
         let recorder = Recorder {
             writer: Writer::new(settings, store.clone(), stalls.clone(), metrics.clone()),
             batch: worker.batch,
+            last_health: Deadlines::reserve(settings.shutdown_grace) / 3,
             give_up: CancellationToken::clone(&give_up),
             acknowledger: Acknowledger::default(),
         };
@@ -259,8 +261,13 @@ struct Deadlines {
 }
 
 impl Deadlines {
+    /// What is kept of the grace to record, ack and close.
+    fn reserve(grace: Duration) -> Duration {
+        (grace / 5).min(Duration::from_secs(3))
+    }
+
     fn within(grace: Duration) -> Self {
-        let reserve = (grace / 5).min(Duration::from_secs(3));
+        let reserve = Self::reserve(grace);
         let end = Instant::now() + grace;
         Self { attempts: end - reserve, recording: end - reserve / 3, end }
     }

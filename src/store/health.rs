@@ -18,6 +18,7 @@ use super::record::{Ending, Finished};
 use super::{Store, StoreError, column};
 use crate::config::Health;
 use crate::retry::Step;
+use crate::webhook::WebhookId;
 
 /// Webhooks of which a worker keeps what it could not write, so that not even a lock on all of them fills its memory.
 /// Health of more is left to their next attempts.
@@ -27,6 +28,8 @@ const MOST_KEPT: usize = 10_000;
 #[derive(Debug, Default, Clone)]
 pub struct Observations {
     seen: BTreeMap<Uuid, Observed>,
+    /// The last of those that were taken.
+    taken: Uuid,
     /// Those that the last transaction did not write, for somebody held their rows.
     skipped: Vec<Uuid>,
 }
@@ -34,6 +37,8 @@ pub struct Observations {
 /// What results say about one webhook.
 #[derive(Debug, Default, Clone, Copy)]
 struct Observed {
+    /// The newest batch that says something about it.
+    batch: u64,
     succeeded: bool,
     /// Failed attempts after the last success.
     failures: i32,
@@ -43,6 +48,12 @@ struct Observed {
 }
 
 impl Observed {
+    /// Both, that of the newer batch after the other. Of what several batches say, the newest one's place is that of all:
+    /// so a count may be a little wrong, but not whether it ends with a success.
+    fn and(self, other: Self) -> Self {
+        if self.batch < other.batch { other.after(self) } else { self.after(other) }
+    }
+
     /// What was seen before, and then this.
     fn after(self, before: Self) -> Self {
         let gone = self.gone.max(before.gone);
@@ -51,7 +62,7 @@ impl Observed {
         }
         let last_error = self.last_error.or(before.last_error);
         let failures = before.failures.saturating_add(self.failures);
-        Self { succeeded: before.succeeded, failures, last_error, gone }
+        Self { batch: self.batch, succeeded: before.succeeded, failures, last_error, gone }
     }
 }
 
@@ -61,14 +72,15 @@ impl Observations {
     }
 
     /// Adds what a batch says, in its order, which is that in which attempts ended. Our own failures say nothing about a
-    /// webhook.
-    pub fn observe(&mut self, batch: &[Finished]) {
+    /// webhook, nor does a success unless there is trouble that it ends: `troubled` knows what is not written yet.
+    pub fn observe(&mut self, number: u64, batch: &[Finished], troubled: impl Fn(WebhookId) -> bool) {
         for finished in batch {
             let Ending::Attempted(attempt, step) = &finished.ending else { continue };
             let webhook = &finished.delivery.webhook;
+            let well = || !webhook.troubled && !self.seen.contains_key(&webhook.id.0) && !troubled(webhook.id);
             let seen = match step {
                 Step::RepeatIn(_) => continue,
-                Step::Succeeded if !webhook.troubled && !self.seen.contains_key(&webhook.id.0) => continue,
+                Step::Succeeded if well() => continue,
                 Step::Succeeded => Observed { succeeded: true, ..Observed::default() },
                 Step::RetryIn(_) | Step::Exhausted | Step::Disable => Observed {
                     failures: 1,
@@ -77,19 +89,54 @@ impl Observations {
                     ..Observed::default()
                 },
             };
-            self.add(webhook.id.0, seen);
+            self.add(webhook.id.0, Observed { batch: number, ..seen });
         }
+    }
+
+    /// The webhooks that something was seen of.
+    pub fn webhooks(&self) -> impl Iterator<Item = WebhookId> {
+        self.seen.keys().copied().map(WebhookId)
+    }
+
+    /// Whether something was seen of it.
+    pub fn contains(&self, webhook: WebhookId) -> bool {
+        self.seen.contains_key(&webhook.0)
+    }
+
+    /// Takes what was seen of so many webhooks, of others each time.
+    pub fn take(&mut self, most: usize) -> Self {
+        let next = self.seen.range(self.taken..).skip_while(|(id, _)| **id == self.taken);
+        let around = next.chain(self.seen.range(..=self.taken));
+        let some: Vec<Uuid> = around.map(|(id, _)| *id).take(most).collect();
+        self.taken = some.last().copied().unwrap_or_default();
+        let seen = some.into_iter().filter_map(|id| self.seen.remove_entry(&id)).collect();
+        Self { seen, ..Self::default() }
     }
 
     /// After the transaction was committed: what is still to be written.
     pub fn left(self) -> Self {
         let left = self.skipped.iter().filter_map(|id| Some((*id, *self.seen.get(id)?)));
-        Self { seen: left.collect(), skipped: Vec::new() }
+        Self { seen: left.collect(), ..Self::default() }
     }
 
-    /// Adds what was seen later.
-    pub fn extend(&mut self, later: Self) {
-        for (id, seen) in later.seen {
+    /// After the transaction was committed: the webhooks whose successes were written, and the batches that these are of.
+    pub fn written_successes(&self) -> impl Iterator<Item = (WebhookId, u64)> {
+        let written = self.seen.iter().filter(|(id, seen)| seen.succeeded && !self.skipped.contains(id));
+        written.map(|(id, seen)| (WebhookId(*id), seen.batch))
+    }
+
+    /// Leaves out what a success ends that was written, and is of a newer batch.
+    pub fn succeeded(&mut self, webhook: WebhookId, batch: u64) {
+        let Some(seen) = self.seen.get_mut(&webhook.0).filter(|seen| seen.batch < batch) else { return };
+        match seen.gone {
+            Some(_) => *seen = Observed { succeeded: true, batch, ..Observed::default() }.after(*seen),
+            None => drop(self.seen.remove(&webhook.0)),
+        }
+    }
+
+    /// Adds what others saw, before or after.
+    pub fn merge(&mut self, others: Self) {
+        for (id, seen) in others.seen {
             if self.seen.len() < MOST_KEPT || self.seen.contains_key(&id) {
                 self.add(id, seen);
             }
@@ -97,8 +144,20 @@ impl Observations {
     }
 
     fn add(&mut self, webhook: Uuid, seen: Observed) {
-        let before = self.seen.entry(webhook).or_default();
-        *before = seen.after(*before);
+        self.seen.entry(webhook).and_modify(|before| *before = seen.and(*before)).or_insert(seen);
+    }
+}
+
+#[cfg(test)]
+impl Observations {
+    /// As if somebody held all rows.
+    pub(crate) fn skip_all(&mut self) {
+        self.skipped = self.seen.keys().copied().collect();
+    }
+
+    /// Which webhooks succeeded, and how often they failed since.
+    pub(crate) fn facts(&self) -> Vec<(u128, bool, i32)> {
+        self.seen.iter().map(|(id, seen)| (id.as_u128(), seen.succeeded, seen.failures)).collect()
     }
 }
 
@@ -122,7 +181,7 @@ pub(super) async fn update(
     observations: &mut Observations,
     health: &Health,
 ) -> Result<(), tokio_postgres::Error> {
-    let Observations { seen: observed, skipped } = observations;
+    let Observations { seen: observed, skipped, .. } = observations;
     skipped.clear();
     if observed.is_empty() {
         return Ok(());
@@ -225,12 +284,8 @@ mod tests {
 
     fn observed(batch: &[Finished]) -> Observations {
         let mut observations = Observations::default();
-        observations.observe(batch);
+        observations.observe(1, batch, |_| false);
         observations
-    }
-
-    fn facts(observations: &Observations) -> Vec<(u128, bool, i32)> {
-        observations.seen.iter().map(|(id, seen)| (id.as_u128(), seen.succeeded, seen.failures)).collect()
     }
 
     const RETRY: Step = Step::RetryIn(Duration::ZERO);
@@ -244,17 +299,17 @@ mod tests {
             answered(2, 1, 500, Step::Exhausted),
             answered(3, 1, 500, Step::RepeatIn(Duration::ZERO)),
         ];
-        assert_eq!(facts(&observed(&batch)), [(1, true, 1), (2, false, 1)]);
+        assert_eq!(observed(&batch).facts(), [(1, true, 1), (2, false, 1)]);
     }
 
     #[test]
     fn a_success_counts_only_where_it_changes_something() {
         let success = |webhook| answered(webhook, 1, 200, Step::Succeeded);
         assert!(observed(&[success(1), success(1)]).is_empty());
-        assert_eq!(facts(&observed(&[of_a_troubled_webhook(success(1))])), [(1, true, 0)]);
+        assert_eq!(observed(&[of_a_troubled_webhook(success(1))]).facts(), [(1, true, 0)]);
         let mut kept = observed(&[answered(1, 1, 500, RETRY)]);
-        kept.observe(&[success(1), success(2)]);
-        assert_eq!(facts(&kept), [(1, true, 0)]);
+        kept.observe(2, &[success(1), success(2), success(3)], |webhook| webhook.0.as_u128() == 3);
+        assert_eq!(kept.facts(), [(1, true, 0), (3, true, 0)]);
     }
 
     #[test]
@@ -263,20 +318,20 @@ mod tests {
         let mut first = observed(&[failure(1), failure(2), failure(2)]);
         first.skipped = vec![Uuid::from_u128(2), Uuid::from_u128(9)];
         let mut kept = first.left();
-        assert_eq!(facts(&kept), [(2, false, 2)]);
-        kept.extend(observed(&[failure(2), failure(3)]));
-        assert_eq!(facts(&kept), [(2, false, 3), (3, false, 1)]);
-        kept.extend(observed(&[of_a_troubled_webhook(answered(2, 1, 200, Step::Succeeded)), failure(2)]));
-        assert_eq!(facts(&kept), [(2, true, 1), (3, false, 1)]);
+        assert_eq!(kept.facts(), [(2, false, 2)]);
+        kept.merge(observed(&[failure(2), failure(3)]));
+        assert_eq!(kept.facts(), [(2, false, 3), (3, false, 1)]);
+        kept.merge(observed(&[of_a_troubled_webhook(answered(2, 1, 200, Step::Succeeded)), failure(2)]));
+        assert_eq!(kept.facts(), [(2, true, 1), (3, false, 1)]);
     }
 
     #[test]
     fn what_is_kept_of_webhooks_is_bounded() {
         let many: Vec<Finished> = (0..MOST_KEPT as u128 + 10).map(|webhook| answered(webhook, 1, 500, RETRY)).collect();
         let mut kept = Observations::default();
-        kept.extend(observed(&many));
+        kept.merge(observed(&many));
         assert_eq!(kept.seen.len(), MOST_KEPT);
-        kept.extend(observed(&many));
+        kept.merge(observed(&many));
         assert!(kept.seen.values().all(|seen| seen.failures == 2));
     }
 

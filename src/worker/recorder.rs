@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::kept::{Kept, Try};
 use super::portion::Portion;
 use super::share::Share;
 use super::stalls::{Stall, Stalls};
@@ -17,7 +18,7 @@ use crate::delivery::{ClosedReason, DeliveryId, Outcome};
 use crate::error_chain;
 use crate::metrics::Metrics;
 use crate::queue::{Acknowledger, Settled};
-use crate::store::{Ending, Finished, Observations, Store, StoreError};
+use crate::store::{Ending, Finished, Store, StoreError};
 
 /// What the rest of the worker tells the recorder.
 #[derive(Debug)]
@@ -46,13 +47,15 @@ const ACKS_APART: Duration = Duration::from_millis(10);
 /// Between tries to write the health of webhooks whose rows somebody holds, if no results come that try it too.
 const HEALTH_APART: Duration = Duration::from_millis(250);
 
-/// The same at the end, and how often: a stop does not wait for who holds a row for long.
+/// The same at the end.
 const LAST_HEALTH_APART: Duration = Duration::from_millis(100);
-const LAST_HEALTH_TRIES: usize = 10;
 
 pub(super) struct Recorder {
     pub(super) writer: Writer,
     pub(super) batch: usize,
+    /// For how long the health of webhooks is written at the end: a stop waits neither for who holds a row nor for the
+    /// database.
+    pub(super) last_health: Duration,
     pub(super) give_up: CancellationToken,
     pub(super) acknowledger: Acknowledger,
 }
@@ -63,7 +66,7 @@ pub(super) struct Writer {
     stalls: Stalls,
     metrics: Metrics,
     /// What the results of a webhook say about it, while somebody holds its row.
-    kept: Mutex<Observations>,
+    kept: Mutex<Kept>,
     /// Results written by one transaction.
     portion: Mutex<Portion>,
 }
@@ -83,22 +86,26 @@ impl Recorder {
 
     /// While one transaction commits the next one is written.
     async fn record_all(&mut self, reports: &mut mpsc::Receiver<Report>, returned: &mut Returned) {
-        let Self { writer, batch, acknowledger, .. } = self;
+        let Self { writer, batch, last_health, acknowledger, .. } = self;
         let (mut in_hand, mut written, mut ended) = (Vec::with_capacity(*batch), FuturesUnordered::new(), false);
-        let mut earliest = Instant::now();
+        let (mut earliest, mut health_written) = (Instant::now(), FuturesUnordered::new());
         let (mut regularly, mut health) = (tokio::time::interval(ACKS_APART), tokio::time::interval(HEALTH_APART));
         regularly.set_missed_tick_behavior(MissedTickBehavior::Delay);
         health.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // What is kept of webhooks' health is not waited for here, for a stop must not.
         while !ended || !written.is_empty() || acknowledger.holds_any() || !returned.is_empty() {
             tokio::select! {
                 // Record before ack: repeating an attempt is harmless, losing one is not.
                 Some(settled) = written.next() => acknowledger.settle(settled).await,
                 Some(first) = returned.recv() => acknowledger.settle(all_of(first, returned)).await,
                 _ = regularly.tick(), if acknowledger.holds_any() => acknowledger.settle_held().await,
-                _ = health.tick(), if writer.keeps_health() && written.len() < WRITERS => {
-                    written.push(writer.write(Vec::new()));
+                Some(()) = health_written.next() => {}
+                _ = health.tick(), if writer.keeps_health() && written.len() + health_written.len() < WRITERS => {
+                    health_written.push(writer.write_kept_health());
                 }
-                received = gather(reports, &mut in_hand, *batch, earliest), if !ended && written.len() < WRITERS => {
+                received = gather(reports, &mut in_hand, *batch, earliest),
+                    if !ended && written.len() + health_written.len() < WRITERS =>
+                {
                     ended = received == 0;
                     earliest = Instant::now() + WRITES_APART;
                     if !ended {
@@ -107,13 +114,14 @@ impl Recorder {
                 }
             }
         }
-        for _ in 0..LAST_HEALTH_TRIES {
-            if !writer.keeps_health() {
-                break;
+        let last = async {
+            while health_written.next().await.is_some() {}
+            while writer.keeps_health() {
+                writer.write_kept_health().await;
+                tokio::time::sleep(LAST_HEALTH_APART).await;
             }
-            writer.write_kept_health().await;
-            tokio::time::sleep(LAST_HEALTH_APART).await;
-        }
+        };
+        let _ = tokio::time::timeout(*last_health, last).await;
     }
 }
 
@@ -142,11 +150,13 @@ impl Writer {
         Self { store, health: settings.health.clone(), stalls, metrics, kept, portion }
     }
 
-    /// Returns the messages that are done by it. Without reports it writes the health that was kept.
-    async fn write(&self, reports: Vec<Report>) -> Vec<Settled> {
-        if reports.is_empty() {
-            self.write_kept_health().await;
-        }
+    /// Returns the messages that are done by it. Batches are numbered in the order of these calls.
+    fn write(&self, reports: Vec<Report>) -> impl Future<Output = Vec<Settled>> {
+        let number = self.kept().number();
+        self.write_batch(number, reports)
+    }
+
+    async fn write_batch(&self, number: u64, reports: Vec<Report>) -> Vec<Settled> {
         let (mut results, mut settled, mut released) = (Results::default(), Vec::new(), Vec::new());
         for report in reports {
             match report {
@@ -156,7 +166,7 @@ impl Writer {
             }
         }
         if !results.0.is_empty() {
-            settled.extend(self.record(results).await);
+            settled.extend(self.record(number, results).await);
         }
         if !released.is_empty() {
             // Without it the lease ends later.
@@ -167,7 +177,7 @@ impl Writer {
 
     /// Writes all of it, split where the database refuses a part or takes too long for it, and returns the messages that
     /// are done by it.
-    async fn record(&self, results: Results) -> Vec<Settled> {
+    async fn record(&self, number: u64, results: Results) -> Vec<Settled> {
         let (mut done, mut stall) = (Vec::new(), None);
         let mut parts = by_weight(results);
         while let Some((mut finished, mut shares)) = parts.pop() {
@@ -175,7 +185,7 @@ impl Writer {
             if finished.len() > size {
                 parts.push((finished.split_off(size), shares.split_off(size)));
             }
-            match self.until_answered(&finished, &mut stall).await {
+            match self.until_answered(number, &finished, &mut stall).await {
                 Ok(()) => done.extend(shares.into_iter().flatten().filter_map(Share::recorded)),
                 // What took too long: the portion is smaller now.
                 Err(late) if late.ran_out_of_time() => parts.push((finished, shares)),
@@ -194,24 +204,27 @@ impl Writer {
     }
 
     /// Holds the results until the database has taken or refused them, or had no time for so many at once.
-    async fn until_answered(&self, finished: &[Finished], stall: &mut Option<Stall>) -> Result<(), StoreError> {
+    async fn until_answered(
+        &self,
+        number: u64,
+        finished: &[Finished],
+        stall: &mut Option<Stall>,
+    ) -> Result<(), StoreError> {
         loop {
             let began = Instant::now();
-            let kept = std::mem::take(&mut *self.kept());
-            let mut observations = kept.clone();
-            observations.observe(finished);
-            let error = match self.store.record(finished, &mut observations, &self.health).await {
+            let mut tried = self.kept().with(number, finished);
+            let error = match self.store.record(finished, &mut tried.observations, &self.health).await {
                 Ok(()) => {
                     Stalls::over(stall);
                     self.metrics.record_duration.observe(began.elapsed().as_secs_f64());
                     self.metrics.recorded.inc_by(finished.len() as u64);
                     self.portion().ended();
-                    self.keep(observations.left());
+                    self.kept().written(tried);
                     return Ok(());
                 }
-                // With what was kept: should that be the cause, it refuses no other batch.
                 Err(error @ StoreError::Refused(_)) => {
                     Stalls::over(stall);
+                    self.kept().refused(tried);
                     return Err(error);
                 }
                 Err(error) => error,
@@ -220,10 +233,10 @@ impl Writer {
             if self.was_recorded(finished, stall).await {
                 Stalls::over(stall);
                 finished.iter().for_each(|finished| finished.delivery.row.mark_stored());
-                self.keep(observations.left());
+                self.kept().written(tried);
                 return Ok(());
             }
-            self.keep(kept);
+            self.not_written(tried, &error);
             if error.ran_out_of_time() && finished.len() > 1 {
                 self.portion().ran_out_of_time(finished.len());
                 return Err(error);
@@ -247,28 +260,29 @@ impl Writer {
 
     /// Tries once more to write the health of webhooks whose rows somebody held.
     async fn write_kept_health(&self) {
-        let mut observations = std::mem::take(&mut *self.kept());
-        if observations.is_empty() {
-            return;
-        }
-        match self.store.record_health(&mut observations, &self.health).await {
-            Ok(()) => self.keep(observations.left()),
-            Err(StoreError::Refused(error)) => tracing::error!(%error, "the database refuses the health of webhooks"),
+        let number = self.kept().number();
+        let Some(mut tried) = self.kept().alone(number) else { return };
+        match self.store.record_health(&mut tried.observations, &self.health).await {
+            Ok(()) => self.kept().written_alone(tried),
+            Err(StoreError::Refused(error)) => {
+                tracing::error!(%error, "the database refuses the health of webhooks");
+                self.kept().refused(tried);
+            }
             Err(error) => {
                 tracing::debug!(error = error_chain(&error), "cannot write the health of webhooks yet");
-                self.keep(observations);
+                self.not_written(tried, &error);
             }
         }
     }
 
-    /// Keeps what could not be written, before what another batch kept meanwhile.
-    fn keep(&self, mut observations: Observations) {
-        let mut kept = self.kept();
-        observations.extend(std::mem::take(&mut *kept));
-        *kept = observations;
+    fn not_written(&self, tried: Try, error: &StoreError) {
+        match error.ran_out_of_time() {
+            true => self.kept().ran_out_of_time(tried),
+            false => self.kept().not_written(tried),
+        }
     }
 
-    fn kept(&self) -> MutexGuard<'_, Observations> {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

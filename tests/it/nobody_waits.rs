@@ -96,6 +96,25 @@ async fn a_worker_that_stops_has_written_the_health_it_kept() {
 }
 
 #[tokio::test]
+async fn a_stop_without_the_database_ends_although_health_is_kept_and_every_result_was_recorded() {
+    let mut stage = Stage::new().await;
+    stage.worker.kill9();
+    let proxy = Proxy::to(stage.site.postgres_address()).await;
+    let worker = stage.site.launch(&["worker"]).set("shutdown.grace", "3s");
+    stage.worker = worker.env("DATABASE_URL", &stage.site.database_url_through(&proxy.addr())).start_worker().await;
+    let _holder = stage.held_row().await;
+    stage.publish_and_record(2).await;
+    wait_until("it knows that all is recorded", async || {
+        stage.worker.metric("penr_webhooks_recorded_total").await == 4.0
+    })
+    .await;
+    proxy.pause();
+    stage.worker.terminate();
+    assert!(stage.worker.wait().await.success());
+    assert!(!stage.worker.log().contains("not every result"));
+}
+
+#[tokio::test]
 async fn webhooks_that_are_well_are_not_asked_about_when_results_are_recorded() {
     let stage = Stage::new().await;
     stage.receiver.always(Reply::status(200));
