@@ -3,6 +3,9 @@
 //! The AMQP library keeps a connection in a thread of its own until the broker agrees to its end. One that is only
 //! dropped while the broker does not answer therefore lives on, and once the broker answers again, a consumer that was
 //! asked for on it is handed events that nobody settles. A link also holds the connection's socket, and shuts it down.
+//!
+//! The socket is opened here, and the library is only given it: of a connection that it cannot open itself, the library
+//! leaves a task behind that never ends.
 
 use std::io::{Error, ErrorKind};
 use std::net::{Shutdown, TcpStream};
@@ -16,7 +19,6 @@ use lapin::tcp::{AMQPUriTcpExt as _, AsyncTcpStream, TLSConfig};
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use super::{MAX_FRAME_BYTES, QueueError, address, name};
 use crate::config::Amqp;
@@ -41,9 +43,7 @@ impl Link {
         let properties =
             ConnectionProperties::default().with_connection_name(format!("penr-webhooks {purpose}").into());
         let patience = settings.connect_timeout;
-        // Dropped with this future, it ends an attempt that is still under way in the library's thread.
-        let socket = Socket::default();
-        let connection = bounded(patience, "connecting", connect(uri, properties, socket.clone())).await?;
+        let (connection, socket) = bounded(patience, "connecting", connect(uri, properties)).await?;
         Ok(Self { connection, patience, _socket: socket })
     }
 
@@ -87,63 +87,39 @@ where
     Ok(timeout(limit, answer).await.with_context(late).map_err(QueueError::Unavailable)??)
 }
 
-async fn connect(uri: AMQPUri, properties: ConnectionProperties, socket: Socket) -> lapin::Result<Connection> {
+async fn connect(uri: AMQPUri, properties: ConnectionProperties) -> lapin::Result<(Connection, Socket)> {
     let runtime = lapin::runtime::default_runtime()?;
-    // The library's thread owns this closure, and drops it with the socket when the connection ends.
-    let own = runtime.clone();
-    let open = async move |uri: AMQPUri, _| {
-        let plain = AMQPUri { scheme: AMQPScheme::AMQP, ..uri.clone() };
-        let opening = async {
-            let stream = plain.connect_async(&own).await?;
-            if let AsyncTcpStream::Plain(tcp) = &stream {
-                socket.hold(tcp.get_ref().as_fd().try_clone_to_owned()?.into())?;
-            }
-            match uri.scheme {
-                AMQPScheme::AMQP => Ok(stream),
-                AMQPScheme::AMQPS => stream.into_tls(&uri.authority.host, TLSConfig::default()).await,
-            }
-        };
-        let opened = socket.0.ended.run_until_cancelled(opening).await;
-        Ok(opened.unwrap_or_else(|| Err(given_up()))?)
+    let plain = AMQPUri { scheme: AMQPScheme::AMQP, ..uri.clone() };
+    let stream = plain.connect_async(&runtime).await?;
+    // Dropped with this future, it ends an attempt that is still under way in the library's thread.
+    let AsyncTcpStream::Plain(tcp) = &stream else { return Err(Error::from(ErrorKind::Unsupported).into()) };
+    let socket = Socket(Arc::new(tcp.get_ref().as_fd().try_clone_to_owned()?.into()));
+    let stream = match uri.scheme {
+        AMQPScheme::AMQP => stream,
+        AMQPScheme::AMQPS => stream.into_tls(&uri.authority.host, TLSConfig::default()).await?,
     };
-    Connection::connector(uri, runtime, open, properties).await
+    // The library's thread owns this closure, and drops it with the socket when the connection ends.
+    let handed_over = (Mutex::new(Some(stream)), socket.clone());
+    let hand_over = async move |_, _| {
+        // All of it by name, so that the closure holds the socket, too.
+        let (stream, _socket) = &handed_over;
+        let stream = stream.lock().unwrap_or_else(PoisonError::into_inner).take();
+        // We have the library open no connection twice.
+        Ok(stream.ok_or_else(|| Error::from(ErrorKind::NotConnected))?)
+    };
+    let connection = Connection::connector(uri, runtime, hand_over, properties).await?;
+    Ok((connection, socket))
 }
 
-/// A socket that is shut down as soon as one of its holders is dropped: the link, or the library's thread.
-#[derive(Default, Clone)]
-struct Socket(Arc<Held>);
-
-#[derive(Default)]
-struct Held {
-    ended: CancellationToken,
-    /// A second descriptor of the library's socket.
-    tcp: Mutex<Option<TcpStream>>,
-}
-
-impl Socket {
-    fn hold(&self, tcp: TcpStream) -> Result<(), Error> {
-        let mut held = self.0.tcp.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.0.ended.is_cancelled() {
-            return Err(given_up());
-        }
-        *held = Some(tcp);
-        Ok(())
-    }
-}
+/// A second descriptor of the library's socket, which is shut down as soon as one of its holders is dropped: the link, or the library's thread.
+#[derive(Clone)]
+struct Socket(Arc<TcpStream>);
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        self.0.ended.cancel();
-        let held = self.0.tcp.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(tcp) = held {
-            // It may have ended already.
-            let _ = tcp.shutdown(Shutdown::Both);
-        }
+        // It may have ended already.
+        let _ = self.0.shutdown(Shutdown::Both);
     }
-}
-
-fn given_up() -> Error {
-    Error::new(ErrorKind::ConnectionAborted, "nobody waits for this connection any more")
 }
 
 #[cfg(test)]
@@ -174,6 +150,36 @@ mod tests {
         let (opened, sent) = tokio::join!(Link::open(&settings, "test"), all_of(&mute));
         assert!(matches!(opened, Err(QueueError::Unavailable(_))));
         assert_eq!(sent, b"AMQP\0\0\x09\x01");
+    }
+
+    async fn wait_until_no_task_is_left() {
+        let tasks = tokio::runtime::Handle::current().metrics();
+        let none = async {
+            while tasks.num_alive_tasks() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), none).await.expect("all tasks end");
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_is_refused_leaves_no_task() {
+        let gone = settings(&TcpListener::bind("127.0.0.1:0").await.unwrap());
+        for _ in 0..3 {
+            assert!(matches!(Link::open(&gone, "test").await, Err(QueueError::Unavailable(_))));
+        }
+        wait_until_no_task_is_left().await;
+    }
+
+    #[tokio::test]
+    async fn an_attempt_without_an_answer_or_with_a_hangup_leaves_no_task() {
+        let peer = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let settings = settings(&peer);
+        let (mute, _socket) = tokio::join!(Link::open(&settings, "test"), peer.accept());
+        let hang_up = async { drop(peer.accept().await) };
+        let (hung_up, ()) = tokio::join!(Link::open(&settings, "test"), hang_up);
+        assert!(mute.is_err() && hung_up.is_err());
+        wait_until_no_task_is_left().await;
     }
 
     #[tokio::test]
