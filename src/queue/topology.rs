@@ -10,9 +10,9 @@ use lapin::{Channel, ExchangeKind};
 use super::link::Link;
 use super::{QueueError, is_missing, name};
 use crate::config::Queue;
-use crate::error_chain;
 use crate::event::Catalogue;
 use crate::reconnect::Outage;
+use crate::{error_chain, millis};
 
 /// Between two looks at what could be deleted without our consumer noticing.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -24,11 +24,7 @@ pub(super) async fn declare(channel: &Channel, queue: &Queue, catalogue: &Catalo
     for (queue, arguments) in queues(queue) {
         declare_queue(channel, queue, arguments).await?;
     }
-    bind(channel, &queue.dead_queue, &queue.dead_exchange, "").await?;
-    for event_type in catalogue.types() {
-        bind(channel, &queue.worker_queue, &queue.events_exchange, event_type.as_str()).await?;
-    }
-    Ok(())
+    bind_all(channel, queue, catalogue).await
 }
 
 /// Declares again what somebody deletes while we consume: without the dead queue, rejected messages stay in the worker
@@ -39,7 +35,9 @@ pub(super) async fn keep_declared(link: &Link, queue: &Queue, catalogue: &Catalo
         tokio::time::sleep(LOOK_EVERY).await;
         match declare_missing(link, queue, catalogue).await {
             Ok(found) => {
-                failing.end();
+                if let Some(failed) = failing.end() {
+                    tracing::info!(failed_ms = millis(failed), "it can be looked again whether all is declared");
+                }
                 if let Found::Missing = found {
                     tracing::warn!("an exchange or the dead queue was deleted at the broker; declared it again");
                 }
@@ -63,7 +61,7 @@ enum Found {
 /// would only be one more channel that waits. The connection's end ends it.
 async fn declare_missing(link: &Link, queue: &Queue, catalogue: &Catalogue) -> Result<Found, QueueError> {
     let channel = link.channel().await?;
-    let found = match look(&channel, queue).await {
+    let found = match look(&channel, queue, catalogue).await {
         Ok(()) => Found::All,
         Err(error) if is_missing(&error) => Found::Missing,
         Err(error) => return Err(error.into()),
@@ -79,14 +77,16 @@ async fn declare_missing(link: &Link, queue: &Queue, catalogue: &Catalogue) -> R
     Ok(found)
 }
 
-/// Asks for each of them, and changes nothing.
-async fn look(channel: &Channel, queue: &Queue) -> lapin::Result<()> {
+/// Asks for each of them, and binds them: whether they are bound cannot be asked, and who deletes an exchange or a queue and
+/// creates it anew between two looks has lost its bindings. What is bound already stays as it is.
+async fn look(channel: &Channel, queue: &Queue, catalogue: &Catalogue) -> lapin::Result<()> {
     for (exchange, kind) in exchanges(queue) {
         let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
         channel.exchange_declare(name(exchange), kind, options, FieldTable::default()).await?;
     }
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    channel.queue_declare(name(&queue.dead_queue), options, FieldTable::default()).await.map(drop)
+    channel.queue_declare(name(&queue.dead_queue), options, FieldTable::default()).await?;
+    bind_all(channel, queue, catalogue).await
 }
 
 pub(super) fn exchanges(queue: &Queue) -> [(&str, ExchangeKind); 3] {
@@ -134,6 +134,14 @@ pub(super) async fn declare_exchange(channel: &Channel, exchange: &str, kind: Ex
 pub(super) async fn declare_queue(channel: &Channel, queue: &str, arguments: FieldTable) -> lapin::Result<()> {
     let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     channel.queue_declare(name(queue), options, arguments).await.map(drop)
+}
+
+async fn bind_all(channel: &Channel, queue: &Queue, catalogue: &Catalogue) -> lapin::Result<()> {
+    bind(channel, &queue.dead_queue, &queue.dead_exchange, "").await?;
+    for event_type in catalogue.types() {
+        bind(channel, &queue.worker_queue, &queue.events_exchange, event_type.as_str()).await?;
+    }
+    Ok(())
 }
 
 async fn bind(channel: &Channel, queue: &str, exchange: &str, key: &str) -> lapin::Result<()> {

@@ -4,6 +4,8 @@ mod access;
 mod alarms;
 mod half_there;
 
+use serde_json::json;
+
 use crate::support::*;
 
 const ATTACHED: &str = "consumer attached";
@@ -99,6 +101,18 @@ async fn a_dead_queue_deleted_under_the_workers_is_declared_again() {
     site.delete_dead_queue().await;
     worker.wait_for_log("declared it again").await;
     assert_eq!(site.publish_raw(&site.message("no event")).await, Fate::Confirmed);
+    assert_eq!(site.wait_for_dead_letters(1).await[0].body, b"no event");
+    assert_eq!(worker.log().matches(ATTACHED).count(), 1);
+}
+
+#[tokio::test]
+async fn exchanges_that_somebody_creates_anew_are_bound_again() {
+    let site = Site::new().await;
+    let worker = site.worker().await;
+    site.recreate_exchanges().await;
+    let event = site.event("evt_1", "acc_1", "content.created", &json!({}));
+    wait_until("events are routed", async || site.publish_raw(&event).await == Fate::Confirmed).await;
+    assert_eq!(site.publish_raw(&site.message_to_queue("no event")).await, Fate::Confirmed);
     assert_eq!(site.wait_for_dead_letters(1).await[0].body, b"no event");
     assert_eq!(worker.log().matches(ATTACHED).count(), 1);
 }

@@ -187,6 +187,16 @@ impl Site {
         self.keep(amqp).await;
     }
 
+    /// Deletes the exchanges of events and of dead letters and declares them again, as an operator would: without bindings.
+    pub async fn recreate_exchanges(&self) {
+        let mut amqp = self.amqp().await.expect("RabbitMQ takes the connection");
+        for (exchange, kind) in [(self.events_exchange(), "topic"), (self.dead_exchange(), "fanout")] {
+            amqp.delete_exchange(exchange).await.expect("the broker answers");
+            amqp.declare_exchange(exchange, kind).await.expect("the broker answers");
+        }
+        self.keep(amqp).await;
+    }
+
     /// Collects the notices published from now on.
     pub async fn notices(&self) -> Notices {
         let mut amqp = RawAmqp::connect(self.amqp_url()).await.expect("RabbitMQ takes the connection");
