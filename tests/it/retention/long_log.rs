@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// Shorter than a year took when every day was asked for apart.
+const IN_TIME: Duration = Duration::from_millis(2500);
+
 /// Keeps everybody from a table until it is dropped.
 async fn locked(site: &Site, table: &str) -> tokio_postgres::Client {
     let locker = site.another_sql().await;
@@ -78,4 +81,30 @@ async fn what_is_old_is_found_by_every_question_without_locking_all_of_the_log()
     let locks = site.count(locks).await;
     assert!(locks < 140, "{locks} locks, one partition takes 4");
     asked.abort();
+}
+
+#[tokio::test]
+async fn closed_deliveries_of_a_whole_year_are_counted_and_recovered_in_time() {
+    let site = Site::new().await.set("retention.events", "400d");
+    let webhook = site.create_webhook("acc_1", "http://127.0.0.1:9999/", &["content.created"]).await.id;
+    let a_year = format!(
+        "DO $$ BEGIN FOR n IN 2 .. 365 LOOP
+            PERFORM make_partition('events', (now() AT TIME ZONE 'UTC')::date - n);
+         END LOOP; END $$;
+         WITH stored AS (
+             INSERT INTO events (day, key, account_id, event_id, event_type, body)
+             SELECT (now() AT TIME ZONE 'UTC')::date - n, gen_random_uuid(), 'acc_1', 'evt_' || n, 'content.created', '{{}}'
+             FROM generate_series(1, 365) AS n RETURNING day, key)
+         INSERT INTO closed_deliveries (id, webhook_id, event_day, event_key, reason, attempts_made)
+         SELECT key, '{webhook}', day, key, 'exhausted', 10 FROM stored"
+    );
+    site.sql().await.batch_execute(&a_year).await.unwrap();
+    let api = site.api().await;
+    let recover = format!("/v1/webhooks/{webhook}/recover");
+    let since = serde_json::json!({ "since": "2026-01-01T00:00:00Z" });
+    let customer = api.customer("acc_1");
+    let asked = within("the answer", IN_TIME, customer.post(&recover, &since)).await;
+    assert_eq!((asked.status, asked.text()), (202, r#"{"recovering":365}"#.to_owned()));
+    let recovered = async || site.count("SELECT count(*) FROM pending_deliveries").await == 365;
+    within("all are recovered", IN_TIME, wait_until("all are recovered", recovered)).await;
 }
