@@ -24,7 +24,7 @@
 //! checks the tokens, [`test_send`] sends tests with the worker's own sender.
 //!
 //! `events` and the log, `attempts`, have a partition per day: [`upkeep`] makes them ahead, in every process, and workers
-//! drop those past their retention. Whoever reads the log walks windows of days, newest first.
+//! drop those past their retention. Whoever reads the log names the days, or walks windows of them, newest first.
 //!
 //! # Invariants
 //!

@@ -1,4 +1,5 @@
-//! Walks the log's days from the newest to the oldest, so that no statement reads, or locks, all of its partitions.
+//! Walks the log's days from the newest to the oldest, so that no statement reads, or locks, more than four weeks of its
+//! partitions.
 
 use std::time::{Duration, Instant};
 
@@ -64,6 +65,15 @@ impl LogDays {
             Some(*window)
         };
         std::iter::once(first).chain(widths.scan(first, next))
+    }
+
+    /// Windows that together are what is no older than this, newest first.
+    pub(super) fn windows_within(self, age: Duration) -> impl Iterator<Item = Window> {
+        // A day more for the beginning of today, and one for what is remembered of yesterday.
+        let days = i64::try_from(age.as_secs() / (24 * 60 * 60) + 2).unwrap_or(i64::MAX);
+        let begin = midnight(days_before(self.today, days));
+        let needed = move |window: &Window| window.until.is_none() || window.until > begin;
+        self.windows(None).take_while(needed).map(move |window| Window { from: window.from.max(begin), ..window })
     }
 
     /// What is remembered of yesterday must do for the first minute of today.
@@ -156,6 +166,16 @@ mod tests {
         // A cursor of the future, or from before the oldest day.
         assert_eq!(log(30).windows(Some(Timestamp::MAX)).next().unwrap().from, at(1));
         assert_eq!(log(30).windows(Some(Timestamp::UNIX_EPOCH)).map(|window| window.from).collect::<Vec<_>>(), [None]);
+    }
+
+    #[test]
+    fn what_is_no_older_than_the_retention_is_a_part_of_the_log() {
+        let days = |days: u64| Duration::from_secs(days * 24 * 60 * 60);
+        let windows = |log: LogDays, age| log.windows_within(days(age)).map(|window| window.from).collect::<Vec<_>>();
+        assert_eq!(windows(log(365), 30), [at(1), at(8), at(32)]);
+        assert_eq!(windows(log(365), 6), [at(1), at(8)]);
+        assert_eq!(windows(log(20), 365), [at(1), at(8), at(367)]);
+        assert_eq!(windows(LogDays { ahead: true, ..log(3) }, 1), [at(1), at(3)]);
     }
 
     #[test]

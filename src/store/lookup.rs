@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use jiff::civil::Date;
 use tokio_postgres::Row;
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::{Scope, Store, StoreError, account, column};
+use super::days::within_window;
+use super::{Scope, Store, StoreError, TypedParams, account, column};
 use crate::delivery::DeliveryId;
 use crate::event::{AccountId, EventType};
 use crate::secret::{Keyring, Owner};
@@ -61,16 +63,33 @@ impl Store {
         Ok(rows.first().map(|row| snapshot(row, keyring)))
     }
 
-    /// Which of these deliveries were already attempted within `retention`, are pending or were closed. Takes about as
-    /// long as there are deliveries times days of retention.
+    /// Which of these deliveries were already attempted within `retention`, are pending or were closed. For those that
+    /// were not, takes about as long as there are deliveries times days of retention.
     pub async fn already_taken(
         &self,
         deliveries: &[DeliveryId],
         retention: Duration,
     ) -> Result<HashSet<DeliveryId>, StoreError> {
         let ids: Vec<Uuid> = deliveries.iter().map(|delivery| delivery.0).collect();
-        let rows = self.query(ALREADY_TAKEN, &[&ids, &retention.as_secs_f64()]).await?;
-        Ok(rows.iter().map(|row| DeliveryId(column(row, "id"))).collect())
+        // First: what waits leaves no gap when it succeeds, for the attempt is there from then on.
+        let waiting = self.query(WAITING, &[&ids]).await?;
+        let mut taken: HashSet<Uuid> = waiting.iter().map(|row| column(row, "id")).collect();
+        for window in self.log_days().await?.windows_within(retention) {
+            let rest: Vec<Uuid> = ids.iter().filter(|id| !taken.contains(id)).copied().collect();
+            if rest.is_empty() {
+                break;
+            }
+            let age = retention.as_secs_f64();
+            let params: TypedParams<'_> = &[
+                (&rest, Type::UUID_ARRAY),
+                (&age, Type::FLOAT8),
+                (&window.from, Type::TIMESTAMPTZ),
+                (&window.until, Type::TIMESTAMPTZ),
+            ];
+            let attempted = self.query_planned_anew(ATTEMPTED, params).await?;
+            taken.extend(attempted.iter().map(|row| column::<Uuid>(row, "delivery_id")));
+        }
+        Ok(taken.into_iter().map(DeliveryId).collect())
     }
 }
 
@@ -89,12 +108,16 @@ const SNAPSHOT: &str = concat!(
     " FROM webhooks w WHERE w.id = $1 AND w.account_id = coalesce($2::text, w.account_id)"
 );
 
-/// Bounded by our own retention, never by a time that the event's publisher gave.
-const ALREADY_TAKEN: &str = "
-    SELECT delivery_id AS id FROM attempts
-    WHERE delivery_id = ANY ($1) AND trigger <> 'test' AND created_at >= now() - make_interval(secs => $2)
-    UNION SELECT id FROM pending_deliveries WHERE id = ANY ($1)
+const WAITING: &str = "
+    SELECT id FROM pending_deliveries WHERE id = ANY ($1)
     UNION SELECT id FROM closed_deliveries WHERE id = ANY ($1)";
+
+/// Bounded by our own retention, never by a time that the event's publisher gave.
+const ATTEMPTED: &str = concat!(
+    "SELECT DISTINCT delivery_id FROM attempts
+    WHERE delivery_id = ANY ($1) AND trigger <> 'test' AND created_at >= now() - make_interval(secs => $2) AND ",
+    within_window!("$3", "$4")
+);
 
 /// Reads the columns of `snapshot_columns!`.
 pub(super) fn snapshot(row: &Row, keyring: &Keyring) -> Snapshot {

@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use deadpool_postgres::{Object, Transaction};
 use futures_util::future::try_join_all;
+use jiff::Timestamp;
 use jiff::civil::Date;
 use tokio_postgres::IsolationLevel;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::health::{self, Observations};
-use super::{Params, Store, StoreError, column};
+use super::{Params, Store, StoreError, TypedParams, column};
 use crate::config::Health;
 use crate::delivery::{Attempt, ClosedReason, Delivery, Trigger};
 use crate::retry::Step;
@@ -157,13 +159,18 @@ impl Store {
         let attempts: Vec<(Uuid, Uuid)> =
             batch.iter().filter_map(|f| Some((f.attempt()?.id, f.delivery.id.0))).collect();
         let (ids, deliveries): (Vec<Uuid>, Vec<Uuid>) = attempts.into_iter().unzip();
+        let oldest = batch.iter().filter_map(|f| Some(f.attempt()?.started.elapsed())).max().unwrap_or_default();
         let mut connection = self.connection().await?;
         let ask = async |client: &mut Object| {
             // Each statement sees what was committed before it began: the second one begins when the lock is ours.
             let transaction = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await?;
             lock_batch(&transaction, batch).await?;
-            let statement = transaction.prepare_cached(IS_RECORDED).await?;
-            let rows = transaction.query(&statement, &[&ids, &deliveries]).await?;
+            let begin = transaction.query_one(LONG_BEFORE, &[&oldest.as_secs_f64()]).await?;
+            let begin: Timestamp = column(&begin, "begin");
+            let params: TypedParams<'_> =
+                &[(&ids, Type::UUID_ARRAY), (&deliveries, Type::UUID_ARRAY), (&begin, Type::TIMESTAMPTZ)];
+            // Planned for this time: a plan for any time locks every partition of the log.
+            let rows = transaction.query_typed(IS_RECORDED, params).await?;
             transaction.commit().await?;
             Ok(rows.first().is_some_and(|row| column(row, "recorded")))
         };
@@ -171,8 +178,12 @@ impl Store {
     }
 }
 
-const IS_RECORDED: &str =
-    "SELECT EXISTS (SELECT FROM attempts WHERE delivery_id = ANY ($2) AND id = ANY ($1)) AS recorded";
+/// A day before so many seconds ago, for Postgres's clock may have been set meanwhile.
+const LONG_BEFORE: &str = "SELECT now() - make_interval(secs => $1, days => 1) AS begin";
+
+const IS_RECORDED: &str = "
+    SELECT EXISTS (
+        SELECT FROM attempts WHERE delivery_id = ANY ($2) AND id = ANY ($1) AND created_at >= $3) AS recorded";
 
 /// The statements do not depend on each other's answers, so all are sent before the first answer is awaited.
 ///

@@ -24,7 +24,8 @@ const MANY_TRANSACTIONS: i64 = 1_000_000;
 /// Days that have a partition beside those of the retention: yesterday, today, a week ahead, and what is being dropped.
 const DAYS_BESIDE_RETENTION: u64 = 12;
 
-/// Statements that use every partition and may run side by side: workers' claims, a backup, an index that is built.
+/// Transactions that lock the partitions of all days and may run side by side: a backup, an index that is built, a
+/// recovery of what was closed in a long time, a question of somebody who reads the whole log.
 const USES_OF_ALL_PARTITIONS: i64 = 8;
 
 const OF_SERVER: [&str; 8] =

@@ -41,6 +41,42 @@ async fn questions_about_what_is_recent_do_not_touch_old_partitions() {
 }
 
 #[tokio::test]
+async fn a_redelivered_message_is_checked_against_the_retention_newest_first() {
+    let site = Site::new().await.set("retention.attempts", "20d").set("retry.schedule", "[]");
+    let receiver = Receiver::start().await;
+    let _worker = site.worker().await;
+    let webhook = site.create_webhook("acc_1", &receiver.url(), &["content.created"]).await;
+    site.publish_raw(&site.event("evt_done", "acc_1", "content.created", &serde_json::json!({}))).await;
+    receiver.wait_for(1).await;
+    site.wait_for_attempts(&webhook, 1).await;
+    with_past_days(&site, 2..=30).await;
+    let redelivered = async |id| {
+        let headers = Some(raw_amqp::Table::default().long_string("x-requeued", "true"));
+        site.publish_raw(&Message { headers, ..site.event(id, "acc_1", "content.created", &serde_json::json!({})) })
+            .await;
+    };
+    let checked = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = ";
+    // What was attempted today is known from today alone.
+    let within_retention = partition(&site, "attempts", -15).await;
+    let locker = locked(&site, &within_retention).await;
+    redelivered("evt_done").await;
+    site.publish_raw(&site.event("evt_2", "acc_1", "content.created", &serde_json::json!({}))).await;
+    within("the check", SOON, receiver.wait_for(2)).await;
+    within(
+        "its acknowledgement",
+        SOON,
+        wait_until("the queue is empty", async || site.queue_depth(site.worker_queue()).await == 0),
+    )
+    .await;
+    assert_eq!(site.count(&format!("{checked}'{within_retention}'::regclass")).await, 0);
+    locker.batch_execute("ROLLBACK").await.unwrap();
+    // What was never attempted is looked for as far back as the retention goes.
+    let _locked = locked(&site, &partition(&site, "attempts", -25).await).await;
+    redelivered("evt_3").await;
+    within("the check", SOON, receiver.wait_for(3)).await;
+}
+
+#[tokio::test]
 async fn what_is_old_is_found_by_every_question_without_locking_all_of_the_log() {
     let site = Site::new().await.set("retention.attempts", "90d").set("retention.events", "90d");
     with_past_days(&site, 2..=80).await;

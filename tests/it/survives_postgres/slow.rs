@@ -19,12 +19,27 @@ const END_LATE: &str = "
         FOR EACH ROW EXECUTE FUNCTION end_late();
     SELECT pg_advisory_lock(1);";
 
+/// Old attempts, which nobody who asks about new ones may need.
+async fn an_old_day_locked(ledger: &Ledger) -> tokio_postgres::Client {
+    let locker = ledger.site.another_sql().await;
+    let old = "(now() AT TIME ZONE 'UTC')::date - 10";
+    locker.batch_execute(&format!("SELECT make_partition('attempts', {old})")).await.unwrap();
+    let lock = format!(
+        "BEGIN; DO $$ BEGIN
+            EXECUTE format('LOCK TABLE attempts_%s IN ACCESS EXCLUSIVE MODE', to_char({old}, 'YYYYMMDD'));
+        END $$"
+    );
+    locker.batch_execute(&lock).await.unwrap();
+    locker
+}
+
 #[tokio::test]
 async fn a_commit_that_ends_after_its_time_is_not_repeated() {
     let ledger = Ledger::open(impatient(Site::new().await)).await;
     let mut worker = ledger.site.worker().await;
     let gatekeeper = ledger.site.another_sql().await;
     gatekeeper.batch_execute(END_LATE).await.unwrap();
+    let locker = an_old_day_locked(&ledger).await;
     ledger.publish(1).await;
     worker.wait_for_log(CANNOT_RECORD).await;
     // The commit is still under way, and somebody else waits for it.
@@ -32,6 +47,8 @@ async fn a_commit_that_ends_after_its_time_is_not_repeated() {
                    WHERE NOT l.granted AND a.datname = current_database()";
     ledger.wait_for_count(waiting, 2).await;
     gatekeeper.batch_execute("SELECT pg_advisory_unlock(1)").await.unwrap();
+    worker.wait_for_log("waited_ms").await;
+    locker.batch_execute("ROLLBACK").await.unwrap();
     // The recorder comes to it after the first.
     ledger.publish(1).await;
     ledger.wait_until_done().await;
