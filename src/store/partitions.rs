@@ -16,6 +16,8 @@ use super::{Store, StoreError, column};
 /// Any number but the migration's. Held shared by whoever makes use of old events, exclusively while those that expire
 /// are marked.
 pub(super) const LOCK: i64 = 0x7065_6e72_7061_7274;
+/// Held by the one session that makes partitions with the schema of a release before.
+const MAKING_AS_BEFORE: i64 = 0x7065_6e72_6d61_6b65;
 /// Held by the one session that detaches and drops.
 const DROPPING: i64 = 0x7065_6e72_6472_6f70;
 
@@ -28,26 +30,27 @@ const AT_ONCE: usize = 3;
 /// Retention trusts no clock from which another differs by more.
 const MAX_CLOCK_DIFFERENCE: SignedDuration = SignedDuration::from_hours(24);
 
-/// The comment of partitions that retention has ended.
+/// The comment of partitions that retention has ended, before the table's OID: a table that a dump brings back with its
+/// comment is another one.
 macro_rules! mark {
     () => {
-        "penr-webhooks: past its retention, to be dropped"
+        "penr-webhooks: past its retention, to be dropped, "
     };
 }
 
 /// The attached partitions of some tables, those that are DEFAULT left out, with the days from `since` to before `until`
-/// that they are for. Operators may have added some with other names and spans. Bounds are read only after the join:
+/// that they are for as a whole. Operators may have added some with other names and spans. Bounds are read only after the join:
 /// other tables' are of other types.
 macro_rules! attached_partitions {
     ($tables:literal) => {
         concat!(
-            "(SELECT k.relation, k.name, k.parent, k.detach_pending, k.marked,
-                coalesce((substring(k.bound FROM 'FROM \\(''([^'']+)''\\)')::timestamptz AT TIME ZONE k.zone)::date,
-                         '-infinity') AS since,
+            "(SELECT k.oid, k.relation, k.name, k.parent, k.detach_pending, k.marked,
+                coalesce((substring(k.bound FROM 'FROM \\(''([^'']+)''\\)')::timestamptz AT TIME ZONE k.zone
+                          + interval '1 day - 1 microsecond')::date, '-infinity') AS since,
                 coalesce((substring(k.bound FROM 'TO \\(''([^'']+)''\\)')::timestamptz AT TIME ZONE k.zone)::date,
                          'infinity') AS until
             FROM (
-                SELECT c.oid::regclass::text AS relation, c.relname::text AS name, p.relname::text AS parent,
+                SELECT c.oid, c.oid::regclass::text AS relation, c.relname::text AS name, p.relname::text AS parent,
                     i.inhdetachpending AS detach_pending, pg_get_expr(c.relpartbound, 0) AS bound,
                     d.objoid IS NOT NULL AS marked,
                     CASE p.relname WHEN 'events' THEN current_setting('timezone') ELSE 'UTC' END AS zone
@@ -55,7 +58,7 @@ macro_rules! attached_partitions {
                 LEFT JOIN pg_description d ON d.objoid = c.oid AND d.objsubid = 0
                     AND d.classoid = 'pg_class'::regclass AND d.description = '",
             $crate::store::partitions::mark!(),
-            "'
+            "' || c.oid
                 WHERE i.inhparent IN (",
             $tables,
             ") OFFSET 0
@@ -88,6 +91,7 @@ impl From<tokio_postgres::Error> for DropError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Expired {
     relation: String,
+    oid: u32,
     detach_pending: bool,
     marked: bool,
 }
@@ -112,19 +116,18 @@ impl Store {
         check_clocks(column(&clock, "clock"), Timestamp::now())?;
         let mut left = Ok(0);
         for (table, retention) in TABLES.into_iter().zip([events, attempts]) {
-            let days = i32::try_from(retention.as_secs() / DAY).unwrap_or(i32::MAX);
-            match detach_expired(&mut session, table, days).await {
+            match detach_expired(&mut session, table, days(retention)).await {
                 Ok(more) => left = left.map(|left| left + more),
                 Err(error) => left = left.and(Err(error)),
             }
         }
         let (dropped, all) = drop_detached(&session).await;
-        let forgotten = forget_closed(&session).await;
+        let forgotten = forget_closed(&session, events).await;
         if !dropped.is_empty() {
             tracing::info!(?dropped, "retention ended");
         }
-        all.and(forgotten)?;
-        left
+        let left = left?;
+        all.and(forgotten).map(|()| left)
     }
 
     /// A session whose every wait the server ends, also when this process is gone.
@@ -142,29 +145,42 @@ impl Store {
     }
 }
 
+fn days(retention: Duration) -> i32 {
+    i32::try_from(retention.as_secs() / DAY).unwrap_or(i32::MAX)
+}
+
 /// Each in a transaction of its own, so that one that cannot be made keeps no other from being made.
 pub(super) async fn make_missing(session: &Client) -> Result<(), StoreError> {
     let made_apart = "SELECT to_regprocedure('make_partition(text, date)') IS NOT NULL AS known";
     if !column::<bool>(&session.query_one(made_apart, &[]).await?, "known") {
-        // The schema of a release before.
-        session.execute("SELECT make_partitions($1)", &[&DAYS_AHEAD]).await?;
-        return Ok(());
+        return make_as_before(session).await;
     }
     let make = "SELECT make_partition($1, (now() AT TIME ZONE 'UTC')::date + $2::integer)";
     let mut made = Ok(());
     for day in -1..=DAYS_AHEAD {
         for table in TABLES {
             let result = session.execute(make, &[&table, &day]).await.map(drop).map_err(StoreError::from);
-            made = made.and(result.map_err(taken_name));
+            made = made.and(result.map_err(in_the_way));
         }
     }
     made
 }
 
-/// `make_partition` raises an exception of its own only for a name that is taken.
-fn taken_name(error: StoreError) -> StoreError {
+/// With the schema of a release before, a partition is made under a lock that everybody else waits behind: one process at
+/// a time, and not for long. The session frees what it holds when it ends, which is next.
+async fn make_as_before(session: &Client) -> Result<(), StoreError> {
+    let locked = session.query_one("SELECT pg_try_advisory_lock($1) AS locked", &[&MAKING_AS_BEFORE]).await?;
+    if column(&locked, "locked") {
+        session.batch_execute("SET lock_timeout = '2s'").await?;
+        session.execute("SELECT make_partitions($1)", &[&DAYS_AHEAD]).await?;
+    }
+    Ok(())
+}
+
+/// `make_partition` raises an exception of its own only for a table in the way, by its name or by its bounds.
+fn in_the_way(error: StoreError) -> StoreError {
     match error {
-        StoreError::Refused(cause) => StoreError::Schema(cause.context("rename the table in the way")),
+        StoreError::Refused(cause) => StoreError::Schema(cause.context("rename or detach the table in the way")),
         error => error,
     }
 }
@@ -179,7 +195,9 @@ fn check_clocks(database: Timestamp, ours: Timestamp) -> Result<(), DropError> {
 async fn detach_expired(session: &mut Client, table: &str, days: i32) -> Result<usize, DropError> {
     let lately = session.query_one(CHOSEN_LATELY, &[&table]).await?;
     let lately = usize::try_from(column::<i64>(&lately, "chosen")).unwrap_or(AT_ONCE);
-    let (now, later) = choose(expired(session.query(EXPIRED, &[&table, &days]).await?), lately);
+    let expired = expired(session.query(EXPIRED, &[&table, &days]).await?);
+    unmark_others(session, table, &expired).await?;
+    let (now, later) = choose(expired, lately);
     if now.iter().any(|partition| !partition.marked) {
         mark_all(session, table, days, &now).await?;
     }
@@ -191,14 +209,28 @@ async fn detach_expired(session: &mut Client, table: &str, days: i32) -> Result<
     let with_default = column(&session.query_one(HAS_DEFAULT, &[&table]).await?, "has_default");
     for Expired { relation, .. } in now.iter().filter(|partition| !partition.detach_pending) {
         let detach = format!("ALTER TABLE {table} DETACH PARTITION {relation}");
-        let detach = match with_default {
-            false => format!("{detach} CONCURRENTLY"),
+        if with_default {
             // PostgreSQL then detaches only under a lock that everybody else waits behind: rather try again later.
-            true => format!("BEGIN; SET LOCAL lock_timeout = '500ms'; {detach}; COMMIT"),
-        };
-        session.batch_execute(&detach).await?;
+            let transaction = session.transaction().await?;
+            transaction.batch_execute(&format!("SET LOCAL lock_timeout = '500ms'; {detach}")).await?;
+            transaction.commit().await?;
+        } else {
+            session.batch_execute(&format!("{detach} CONCURRENTLY")).await?;
+        }
     }
     Ok(later)
+}
+
+/// Takes the mark back from partitions that have not expired any more, such as after the retention was made longer.
+async fn unmark_others(session: &Client, table: &str, expired: &[Expired]) -> Result<(), DropError> {
+    for row in session.query(MARKED, &[&table]).await? {
+        let relation: String = column(&row, "relation");
+        if expired.iter().all(|expired| expired.relation != relation) {
+            session.batch_execute(&format!("COMMENT ON TABLE {relation} IS NULL")).await?;
+            tracing::info!(partition = relation, "its retention is not over any more, it is not dropped");
+        }
+    }
+    Ok(())
 }
 
 /// Of a table's expired partitions, oldest first, those to drop now, and how many wait. One that is marked was counted
@@ -214,10 +246,9 @@ fn choose(expired: Vec<Expired>, chosen_lately: usize) -> (Vec<Expired>, usize) 
 /// From here on nobody makes use of these partitions' events.
 async fn mark_all(session: &mut Client, table: &str, days: i32, chosen: &[Expired]) -> Result<(), DropError> {
     let transaction = session.transaction().await?;
-    let relations: Vec<&str> = chosen.iter().filter(|e| !e.marked).map(|e| e.relation.as_str()).collect();
-    tracing::info!(partitions = ?relations, "dropping partitions past their retention");
-    for relation in &relations {
-        transaction.batch_execute(&format!("COMMENT ON TABLE {relation} IS '{}'", mark!())).await?;
+    let fresh = || chosen.iter().filter(|expired| !expired.marked);
+    for Expired { relation, oid, .. } in fresh() {
+        transaction.batch_execute(&format!("COMMENT ON TABLE {relation} IS '{}{oid}'", mark!())).await?;
         transaction.execute("INSERT INTO dropped_partitions (partition) VALUES ($1)", &[relation]).await?;
     }
     // Those who are about to use an old event finish first. Whoever comes later waits for this transaction, so not long.
@@ -228,10 +259,12 @@ async fn mark_all(session: &mut Client, table: &str, days: i32, chosen: &[Expire
         lock => lock?,
     };
     let still = expired(transaction.query(EXPIRED, &[&table, &days]).await?);
-    if !relations.iter().all(|relation| still.iter().any(|expired| &expired.relation == relation)) {
+    let relations: Vec<&str> = fresh().map(|expired| expired.relation.as_str()).collect();
+    if !relations.iter().all(|relation| still.iter().any(|expired| expired.relation == *relation)) {
         let used = anyhow::anyhow!("a delivery that waits now needs a partition that was to be dropped");
         return Err(StoreError::Busy(used).into());
     }
+    tracing::info!(partitions = ?relations, "dropping partitions past their retention");
     Ok(transaction.commit().await?)
 }
 
@@ -251,14 +284,15 @@ async fn drop_detached(session: &Client) -> (Vec<String>, Result<(), DropError>)
     (dropped, result)
 }
 
-async fn forget_closed(session: &Client) -> Result<(), DropError> {
-    while session.execute(FORGET_CLOSED, &[]).await? > 0 {}
+async fn forget_closed(session: &Client, events: Duration) -> Result<(), DropError> {
+    while session.execute(FORGET_CLOSED, &[&days(events)]).await? > 0 {}
     Ok(())
 }
 
 fn expired(rows: Vec<Row>) -> Vec<Expired> {
     let expired = |row: Row| Expired {
         relation: column(&row, "relation"),
+        oid: column(&row, "oid"),
         detach_pending: column(&row, "detach_pending"),
         marked: column(&row, "marked"),
     };
@@ -276,7 +310,7 @@ const EXPIRED: &str = concat!(
     ), needed AS MATERIALIZED (
         SELECT DISTINCT event_day FROM pending_deliveries WHERE event_day < (SELECT max(until) FROM old)
     )
-    SELECT relation, detach_pending, marked FROM old
+    SELECT relation, oid, detach_pending, marked FROM old
     WHERE NOT ($1 = 'events' AND EXISTS (SELECT FROM needed WHERE event_day >= since AND event_day < until))
     ORDER BY since"
 );
@@ -285,7 +319,13 @@ const EXPIRED: &str = concat!(
 /// while do not count.
 const CHOSEN_LATELY: &str = "
     SELECT count(*) AS chosen FROM dropped_partitions
-    WHERE partition ~ ($1::text || '_[0-9]{8}$') AND chosen_at BETWEEN now() - interval '50 minutes' AND now()";
+    WHERE partition ~ ($1::text || '_[0-9]{8}$') AND chosen_at BETWEEN now() - interval '59 minutes' AND now()";
+
+const MARKED: &str = concat!(
+    "SELECT relation FROM ",
+    attached_partitions!("$1::text::regclass"),
+    " AS partitions WHERE marked AND NOT detach_pending"
+);
 
 const DETACH_PENDING: &str = "
     SELECT inhrelid::regclass::text AS relation FROM pg_inherits
@@ -299,18 +339,22 @@ const DETACHED: &str = concat!(
     FROM pg_class c JOIN pg_description d ON d.objoid = c.oid AND d.classoid = 'pg_class'::regclass AND d.objsubid = 0
     WHERE d.description = '",
     mark!(),
-    "' AND c.relkind = 'r' AND NOT c.relispartition AND c.relname ~ '^(events|attempts)_[0-9]{8}$'
+    "' || c.oid AND c.relkind = 'r' AND NOT c.relispartition AND c.relname ~ '^(events|attempts)_[0-9]{8}$'
         AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid)
     ORDER BY c.relname"
 );
 
-/// A closed delivery whose event is gone cannot be recovered. A few at a time, to hold no lock for long; those that somebody
+/// A closed delivery whose event is gone cannot be recovered. An operator's partition may keep events that are older than
+/// the retention. A few at a time, to hold no lock for long; those that somebody
 /// holds another time.
 const FORGET_CLOSED: &str = concat!(
-    "DELETE FROM closed_deliveries WHERE id = ANY (ARRAY(
-        SELECT id FROM closed_deliveries WHERE event_day < (SELECT min(since) FROM ",
+    "WITH kept AS MATERIALIZED (SELECT since, until FROM ",
     attached_partitions!("'events'::regclass"),
     " AS partitions)
+    DELETE FROM closed_deliveries WHERE id = ANY (ARRAY(
+        SELECT id FROM closed_deliveries
+        WHERE event_day < (now() AT TIME ZONE 'UTC')::date - $1::integer
+            AND NOT EXISTS (SELECT FROM kept WHERE event_day >= since AND event_day < until)
         LIMIT 10000 FOR UPDATE SKIP LOCKED))"
 );
 
@@ -319,7 +363,12 @@ mod tests {
     use super::*;
 
     fn days(count: usize, marked: usize) -> Vec<Expired> {
-        let day = |n| Expired { relation: format!("events_{n}"), detach_pending: false, marked: n < marked };
+        let day = |n: usize| Expired {
+            relation: format!("events_{n}"),
+            oid: u32::try_from(n).unwrap(),
+            detach_pending: false,
+            marked: n < marked,
+        };
         (0..count).map(day).collect()
     }
 

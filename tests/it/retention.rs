@@ -125,8 +125,7 @@ async fn what_retention_has_marked_cannot_be_sent_again() {
     let delivery = closed_delivery(&site, &webhook, 1).await;
     let yesterday = partition(&site, "events", -1).await;
     // As it is while the partition is being detached.
-    let mark = format!("COMMENT ON TABLE {yesterday} IS 'penr-webhooks: past its retention, to be dropped'");
-    site.sql().await.batch_execute(&mark).await.unwrap();
+    operators::marked(&site, &yesterday).await;
     let resent = site.cli(&["webhooks", "resend", &webhook, &delivery]).await;
     assert!(resent.code == 1 && resent.stderr.contains("no longer kept"), "{}", resent.stderr);
     let recovered = site.json(&["webhooks", "recover", &webhook, "--since", "1h"]).await;
@@ -234,3 +233,39 @@ async fn a_name_that_is_taken_is_told_and_the_other_days_are_made() {
 
 /// How long a statement may wait in a test that expects it not to.
 const SOON: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn a_partition_lies_where_its_table_does_and_belongs_to_its_owner() {
+    let site = Site::new().await;
+    let (ahead, role) = (partition(&site, "events", 6).await, format!("owner_{}", Uuid::new_v4().simple()));
+    let sql = site.another_sql().await;
+    let space = format!("space_{}", Uuid::new_v4().simple());
+    // PostgreSQL 14 has none without a directory of its own.
+    let spaces = site.count("SELECT current_setting('server_version_num')::bigint").await >= 150_000;
+    if spaces {
+        sql.batch_execute("SET allow_in_place_tablespaces = on").await.unwrap();
+        sql.batch_execute(&format!("CREATE TABLESPACE {space} LOCATION ''")).await.unwrap();
+        sql.batch_execute(&format!("ALTER TABLE events SET TABLESPACE {space}")).await.unwrap();
+    }
+    let own = format!(
+        "DROP TABLE {ahead}; CREATE ROLE {role}; GRANT ALL ON SCHEMA public TO {role}; ALTER TABLE events OWNER TO {role}"
+    );
+    sql.batch_execute(&own).await.unwrap();
+    sql.batch_execute("SELECT make_partitions(7)").await.unwrap();
+    let same = format!(
+        "SELECT count(DISTINCT (relowner, reltablespace)) FROM pg_class
+         WHERE oid IN ('events'::regclass, '{ahead}'::regclass)"
+    );
+    let same = site.count(&same).await;
+    // Roles and tablespaces belong to the whole server.
+    sql.batch_execute(&format!("REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}"))
+        .await
+        .unwrap();
+    if spaces {
+        let back =
+            format!("ALTER TABLE events SET TABLESPACE pg_default; ALTER TABLE {ahead} SET TABLESPACE pg_default");
+        sql.batch_execute(&back).await.unwrap();
+        sql.batch_execute(&format!("DROP TABLESPACE {space}")).await.unwrap();
+    }
+    assert_eq!(same, 1);
+}
