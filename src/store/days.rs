@@ -22,7 +22,8 @@ const REMEMBERED: Duration = Duration::from_secs(60);
 pub(super) struct LogDays {
     pub today: Date,
     oldest: Date,
-    /// Whether the log has attempts of the days ahead, as a clock that was put back leaves them.
+    /// Whether the log has attempts of the days ahead, as a clock that was put back leaves them, or a DEFAULT partition,
+    /// which may have some.
     ahead: bool,
 }
 
@@ -110,16 +111,22 @@ impl Store {
         let rows = self.query(LOG_DAYS, &[]).await?;
         let row = rows.first().expect("an aggregate is one row");
         let mut days = LogDays { today: column(row, "today"), oldest: column(row, "oldest"), ahead: false };
-        let ahead = midnight(days.today_and_two_days());
-        let rows = self.query_planned_anew(AHEAD, &[(&ahead, Type::TIMESTAMPTZ)]).await?;
-        days.ahead = !rows.is_empty();
+        // To look through a DEFAULT partition, which may have any day and is large, would take too long.
+        days.ahead = column(row, "has_default") || self.has_days_ahead(days).await?;
         *self.log_days.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some((Instant::now(), days));
         Ok(days)
+    }
+
+    async fn has_days_ahead(&self, days: LogDays) -> Result<bool, StoreError> {
+        let ahead = midnight(days.today_and_two_days());
+        let rows = self.query_planned_anew(AHEAD, &[(&ahead, Type::TIMESTAMPTZ)]).await?;
+        Ok(!rows.is_empty())
     }
 }
 
 const LOG_DAYS: &str = concat!(
-    "SELECT today, coalesce(min(since), today) AS oldest
+    "SELECT today, coalesce(min(since), today) AS oldest,
+        (SELECT partdefid <> 0 FROM pg_partitioned_table WHERE partrelid = 'attempts'::regclass) AS has_default
     FROM (SELECT (now() AT TIME ZONE 'UTC')::date AS today) AS clock
     LEFT JOIN ",
     attached_partitions!("'attempts'::regclass"),
