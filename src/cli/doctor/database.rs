@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 use super::{Check, Deadline, Status, millis};
 use crate::config::{Retention, Settings};
 use crate::error_chain;
-use crate::store::{LockRoom, Schema, SecretCheck, Server, SnapshotHolder, Store};
+use crate::store::{LockRoom, Schema, SecretCheck, Server, SnapshotHolder, Store, StoreError};
 
 const OLDEST_SERVER: i32 = 140_000;
 
@@ -151,16 +151,22 @@ fn snapshots(holders: &Result<Vec<SnapshotHolder>, String>) -> Check {
 
 async fn partitions(store: &Store, deadline: Deadline) -> Check {
     let advice = "run `penr-webhooks migrate`, which says what is in the way; workers and APIs make them every hour";
-    match deadline.answer(store.partition_days()).await {
+    let found =
+        async { Ok::<_, StoreError>((store.partition_days().await?, store.default_partitions().await?.join(", "))) };
+    match deadline.answer(found).await {
         Err(error) => Check::fails("partitions", error, "make the tables readable for this role"),
-        Ok(0) => Check::fails("partitions", "today's are missing: nothing can be recorded", advice),
-        Ok(days @ ..ENOUGH_PARTITION_DAYS) => {
+        Ok((0, defaults)) if defaults.is_empty() => {
+            Check::fails("partitions", "today's are missing: nothing can be recorded", advice)
+        }
+        Ok((0, defaults)) => {
+            let detail =
+                format!("today's are missing: only what {defaults} takes can be recorded, and it cannot be sent again");
+            Check::fails("partitions", detail, advice)
+        }
+        Ok((days @ ..ENOUGH_PARTITION_DAYS, _)) => {
             Check::warns("partitions", format!("made for today and {} days ahead only", days - 1), advice)
         }
-        Ok(days) => match deadline.answer(store.default_partitions()).await {
-            Err(error) => Check::fails("partitions", error, "make the tables readable for this role"),
-            Ok(defaults) => of_default(days, &defaults.join(", ")),
-        },
+        Ok((days, defaults)) => of_default(days, &defaults),
     }
 }
 
