@@ -67,7 +67,7 @@ impl Rig {
 
     pub async fn record(&self, batch: &[Finished]) -> Result<(), StoreError> {
         let mut observations = Observations::default();
-        observations.observe(batch);
+        observations.observe(1, batch, |_| false);
         self.store.record(batch, &mut observations, &self.settings.health).await
     }
 
