@@ -102,7 +102,7 @@ impl Redelivered {
     /// Which of these events' deliveries were done before. Those of one event alone are asked for in parts; several events
     /// are one part, and are put together anew after a failure.
     ///
-    /// While the database is away, it is asked again until it answers: else what the broker hands out would go back and
+    /// While the database is away, it is asked again until it answers, also after the messages went back: else what the broker hands out would go back and
     /// be taken again and again.
     async fn already_taken(
         &self,
@@ -128,12 +128,15 @@ impl Redelivered {
                     if error.ran_out_of_time() {
                         portion.ran_out_of_time(part.len());
                     }
-                    if !matches!(error, StoreError::Busy(_)) {
+                    let usable = events.iter().any(|event| event.owed.taken.receipt.is_usable());
+                    // An answer that was too late for us may also be of a database that is merely slow.
+                    let late = error.ran_out_of_time() && usable;
+                    if !late && !matches!(error, StoreError::Busy(_)) {
                         continue;
                     }
                     failures += 1;
                     let alone = events.len() == 1;
-                    if !alone || failures == FAILURES_ALONE || !events[0].owed.taken.receipt.is_usable() {
+                    if !alone || failures == FAILURES_ALONE || !usable {
                         return Err(Unchecked { failed: alone });
                     }
                 }
