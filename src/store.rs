@@ -44,6 +44,7 @@ mod partitions;
 mod record;
 mod recover;
 mod reencrypt;
+mod resend;
 mod session;
 mod stats;
 mod tasks;

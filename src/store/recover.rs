@@ -1,31 +1,29 @@
-//! Takes deliveries back to the beginning of their schedule, one (resend) or all that were closed (recover).
+//! Takes a webhook's closed deliveries back to the beginning of their schedule.
 //!
 //! A delivery is moved, never copied, in one transaction that holds its webhook's row: repeated, interrupted or done by
 //! two at once, nothing is doubled and nothing is lost. Switching the webhook off comes before or after, never between.
 
-use std::collections::{BTreeMap, HashSet};
-use std::ops::{Range, RangeInclusive};
+use std::collections::HashSet;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use deadpool_postgres::{Object, Transaction};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use tokio_postgres::Row;
-use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::days::within_window;
-use super::partitions::attached_partitions;
-use super::{Params, Place, Scope, Store, StoreError, TypedParams, column, partitions};
-use crate::delivery::DeliveryId;
+use super::{Params, Place, Scope, Store, StoreError, column, partitions};
 use crate::webhook::WebhookId;
+
+mod events;
+
+pub(super) use events::stored_events;
 
 /// Deliveries moved by one transaction, short enough that the webhook's own results do not wait for long.
 const BATCH: i64 = 500;
 /// Closed deliveries counted by one transaction.
 const PAGE: i64 = 10_000;
-/// Days whose events are looked up by one statement, which locks their partitions.
-const DAYS_AT_ONCE: usize = 28;
 /// Closed deliveries that somebody else holds are asked for again, so often and after so long.
 const TRIES: u32 = 100;
 const HELD_WAIT: Duration = Duration::from_millis(200);
@@ -78,63 +76,6 @@ pub struct Recovery {
 pub const YEARS: RangeInclusive<i16> = 1970..=9999;
 
 impl Store {
-    /// Makes a delivery, whether it is pending, closed or succeeded, due now with its whole schedule before it. The
-    /// result of an attempt under way no longer decides about it, unless that is a success.
-    pub async fn resend(&self, scope: Scope<'_>, webhook: WebhookId, delivery: DeliveryId) -> Result<(), RecoverError> {
-        let found = self.find_event(scope, webhook, delivery).await?;
-        let mut connection = self.connection().await?;
-        let work = async |client: &mut Object| {
-            let transaction = client.transaction().await?;
-            if let Err(refused) = lock_active(&transaction, scope, webhook).await? {
-                return Ok(Err(refused));
-            }
-            let Some((day, key)) = found else { return Ok(Err(RecoverError::UnknownDelivery)) };
-            // From here on retention is held off.
-            if stored_events(&transaction, &[(day, key)]).await?.is_empty() {
-                return Ok(Err(RecoverError::EventDropped));
-            }
-            query(&transaction, RESEND, &[&webhook.0, &delivery.0, &day, &key]).await?;
-            // Last, so that it finds also what was closed while the row above was waited for.
-            query(&transaction, FORGET_CLOSED, &[&delivery.0]).await?;
-            transaction.commit().await?;
-            Ok(Ok(()))
-        };
-        connection.bounded(work).await?
-    }
-
-    /// Where a delivery's event is stored. One that came twice may be stored twice: then the one that is kept. The log
-    /// is looked through last, newest days first.
-    async fn find_event(
-        &self,
-        scope: Scope<'_>,
-        webhook: WebhookId,
-        delivery: DeliveryId,
-    ) -> Result<Option<(Date, Uuid)>, StoreError> {
-        let place = |row: &Row| (column(row, "event_day"), column(row, "event_key"));
-        let account = scope.account();
-        let waiting = self.query(FIND_WAITING, &[&webhook.0, &delivery.0, &account]).await?;
-        let mut found = waiting.first().map(place);
-        if waiting.first().is_some_and(|row| column(row, "kept")) {
-            return Ok(found);
-        }
-        for window in self.log_days().await?.windows(None) {
-            let params: TypedParams<'_> = &[
-                (&webhook.0, Type::UUID),
-                (&delivery.0, Type::UUID),
-                (&account, Type::TEXT),
-                (&window.from, Type::TIMESTAMPTZ),
-                (&window.until, Type::TIMESTAMPTZ),
-            ];
-            let rows = self.query_planned_anew(FIND_ATTEMPTED, params).await?;
-            let Some(row) = rows.first() else { continue };
-            if column(row, "kept") {
-                return Ok(Some(place(row)));
-            }
-            found = found.or_else(|| Some(place(row)));
-        }
-        Ok(found)
-    }
-
     /// Counts what `recover` would take, and no further than `most`. Refused as that would be.
     pub async fn closed(
         &self,
@@ -298,39 +239,6 @@ async fn closed_page(
     Ok(Page { rows: rows.len() as u64, recoverable, next })
 }
 
-/// Which of these events are there, and not about to be dropped. Planned for some days at a time: a plan for any day
-/// locks every partition.
-async fn stored_events(
-    transaction: &Transaction<'_>,
-    events: &[(Date, Uuid)],
-) -> Result<HashSet<(Date, Uuid)>, tokio_postgres::Error> {
-    let mut stored = HashSet::new();
-    if events.is_empty() {
-        return Ok(stored);
-    }
-    let kept = kept_spans(transaction).await?;
-    let mut by_day: BTreeMap<Date, Vec<Uuid>> = BTreeMap::new();
-    for (day, key) in events.iter().filter(|(day, _)| kept.iter().any(|kept| kept.contains(day))) {
-        by_day.entry(*day).or_default().push(*key);
-    }
-    for some in by_day.into_iter().collect::<Vec<_>>().chunks(DAYS_AT_ONCE) {
-        let wanted = || some.iter().flat_map(|(day, keys)| keys.iter().map(move |key| (*day, *key)));
-        let (days, keys): (Vec<Date>, Vec<Uuid>) = wanted().unzip();
-        let partitions: Vec<Date> = some.iter().map(|(day, _)| *day).collect();
-        let params: TypedParams<'_> =
-            &[(&days, Type::DATE_ARRAY), (&keys, Type::UUID_ARRAY), (&partitions, Type::DATE_ARRAY)];
-        let rows = transaction.query_typed(STORED_EVENTS, params).await?;
-        stored.extend(rows.iter().map(|row| (column::<Date>(row, "day"), column::<Uuid>(row, "key"))));
-    }
-    Ok(stored)
-}
-
-/// The days from which events are kept. Asked once for a whole page: with a year of partitions one answer takes about 8 ms.
-async fn kept_spans(transaction: &Transaction<'_>) -> Result<Vec<Range<Date>>, tokio_postgres::Error> {
-    let rows = query(transaction, KEPT_SPANS, &[]).await?;
-    Ok(rows.iter().map(|row| column(row, "since")..column(row, "until")).collect())
-}
-
 /// Makes closed deliveries pending, in the store's order of locks: inserts, rows that are pending already, closed rows.
 /// Returns how many. One that somebody else has taken meanwhile, or holds, is left to them.
 async fn move_to_pending(
@@ -371,7 +279,7 @@ async fn move_to_pending(
 }
 
 /// Holds an active webhook's row, and retention off the events, until the transaction ends.
-async fn lock_active(
+pub(super) async fn lock_active(
     transaction: &Transaction<'_>,
     scope: Scope<'_>,
     webhook: WebhookId,
@@ -390,30 +298,13 @@ fn active(state: Option<&Row>) -> Result<(), RecoverError> {
     }
 }
 
-async fn query(
+pub(super) async fn query(
     transaction: &Transaction<'_>,
     sql: &str,
     params: Params<'_>,
 ) -> Result<Vec<Row>, tokio_postgres::Error> {
     let statement = transaction.prepare_cached(sql).await?;
     transaction.query(&statement, params).await
-}
-
-/// Events go with their whole partition, from the moment that retention has marked it. A day ten years ago stands for all
-/// before it.
-macro_rules! event_is_kept {
-    ($day:literal) => {
-        concat!(
-            $day,
-            " = ANY (ARRAY(
-            SELECT greatest(since, current_date - 3660) + n FROM ",
-            attached_partitions!("'events'::regclass"),
-            " AS partitions
-            CROSS JOIN LATERAL generate_series(
-                0, least(until, current_date + 366) - greatest(since, current_date - 3660) - 1) AS n
-            WHERE NOT detach_pending AND NOT marked))"
-        )
-    };
 }
 
 /// Above all claims that the delivery ever had, also those of rows that are gone: no old result is taken for a new one.
@@ -439,53 +330,6 @@ macro_rules! state {
 const STATE: &str = state!();
 const LOCK: &str = concat!(state!(), " FOR NO KEY UPDATE");
 
-/// The webhook, if the account has it.
-macro_rules! own_webhook {
-    () => {
-        "webhook_id = (SELECT id FROM webhooks WHERE id = $1 AND account_id = coalesce($3::text, account_id))"
-    };
-}
-
-const FIND_WAITING: &str = concat!(
-    "SELECT event_day, event_key, ",
-    event_is_kept!("event_day"),
-    " AS kept
-    FROM (
-        SELECT event_day, event_key FROM pending_deliveries WHERE id = $2 AND ",
-    own_webhook!(),
-    " UNION ALL SELECT event_day, event_key FROM closed_deliveries WHERE id = $2 AND ",
-    own_webhook!(),
-    ") AS found
-    ORDER BY kept DESC, event_day DESC LIMIT 1"
-);
-
-/// A test's event is not stored.
-const FIND_ATTEMPTED: &str = concat!(
-    "SELECT event_day, event_key, ",
-    event_is_kept!("event_day"),
-    " AS kept
-    FROM attempts
-    WHERE delivery_id = $2 AND trigger <> 'test' AND ",
-    own_webhook!(),
-    " AND ",
-    within_window!("$4", "$5"),
-    " ORDER BY kept DESC, event_day DESC LIMIT 1"
-);
-
-const RESEND: &str = concat!(
-    "INSERT INTO pending_deliveries AS p
-         (id, webhook_id, activation, event_day, event_key, attempts_made, trigger, due_at, claim)
-     SELECT $2::uuid, id, activation, $3::date, $4::uuid, 0, 'resend', statement_timestamp(), ",
-    new_claim!(),
-    " FROM webhooks WHERE id = $1
-     ON CONFLICT (id) DO UPDATE
-     SET activation = excluded.activation, event_day = excluded.event_day, event_key = excluded.event_key,
-         attempts_made = 0, trigger = 'resend', due_at = excluded.due_at,
-         claim = greatest(p.claim + 1, excluded.claim)"
-);
-
-const FORGET_CLOSED: &str = "DELETE FROM closed_deliveries WHERE id = $1";
-
 const SPAN: &str = "
     SELECT coalesce($1::timestamptz, now() - make_interval(secs => $2::float8)) AS since, now() AS until";
 
@@ -493,18 +337,6 @@ const CLOSED: &str = "
     SELECT id, event_day, event_key, closed_at FROM closed_deliveries
     WHERE webhook_id = $1 AND closed_at BETWEEN $2 AND $3 AND (closed_at, id) > ($4, $5)
     ORDER BY closed_at, id LIMIT $6";
-
-/// Bounds that are infinite stand for days that no `Date` has.
-const KEPT_SPANS: &str = concat!(
-    "SELECT greatest(since, '0001-01-01') AS since, least(until, '9999-12-31') AS until FROM ",
-    attached_partitions!("'events'::regclass"),
-    " AS partitions WHERE NOT detach_pending AND NOT marked"
-);
-
-/// The days once more as one array, which tells the planner the partitions.
-const STORED_EVENTS: &str = "
-    SELECT wanted.day, wanted.key FROM unnest($1, $2) AS wanted (day, key)
-    WHERE EXISTS (SELECT FROM events e WHERE e.day = wanted.day AND e.key = wanted.key AND e.day = ANY ($3) OFFSET 0)";
 
 /// What was recovered before falls due first.
 const START: &str = "SELECT greatest(recovering_until, statement_timestamp()) AS start FROM webhooks WHERE id = $1";
