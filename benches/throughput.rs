@@ -26,6 +26,9 @@ struct Options {
     /// Seconds that the ceiling is measured, at each concurrency
     #[arg(long, default_value_t = 3)]
     ceiling_seconds: u64,
+    /// Only cases with this in their name
+    #[arg(long, default_value = "")]
+    case: String,
 }
 
 const CONCURRENCIES: [usize; 3] = [32, 64, 128];
@@ -45,7 +48,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
         ("16 KiB", one, 16 * 1024, options.events / 5),
     ];
     for _ in 0..options.runs {
-        for (name, webhooks, bytes, events) in cases {
+        for (name, webhooks, bytes, events) in cases.into_iter().filter(|(name, ..)| name.contains(&options.case)) {
             site.empty().await?;
             site.register(&webhooks).await?;
             let load = Load::new(&webhooks, bytes);

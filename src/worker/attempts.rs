@@ -67,14 +67,17 @@ impl Attempts {
             self.room.notified().await;
             waited = true;
         }
-        let offered = self.lanes().offer(turn.delivery.webhook.id, turn, Instant::now());
+        let (offered, takes_more) = {
+            let mut lanes = self.lanes();
+            (lanes.offer(turn.delivery.webhook.id, turn, Instant::now()), lanes.takes_more())
+        };
         match offered {
             Offer::Start(start) => self.start(start),
             Offer::Waits => {}
             Offer::Park(turn) => self.park(turn).await,
         }
-        if waited {
-            // There may be room for another who waits, and who was not told of it.
+        if waited && takes_more {
+            // Somebody else may wait for this room, and was not told of it.
             self.room.notify_one();
         }
     }
