@@ -180,6 +180,15 @@ const SWEEP: &str = "
     ) AS p ON true
     LEFT JOIN webhooks w ON w.id = p.webhook_id";
 
+/// The end of an INSERT into `closed_deliveries`, for a delivery that was closed before.
+macro_rules! latest_closing_stands {
+    () => {
+        "ON CONFLICT (id) DO UPDATE SET event_day = excluded.event_day, event_key = excluded.event_key,
+            reason = excluded.reason, attempts_made = excluded.attempts_made, closed_at = excluded.closed_at"
+    };
+}
+pub(super) use latest_closing_stands;
+
 /// Moves the chosen pending deliveries to the closed ones: the common table expressions `removed` and `closed`.
 macro_rules! close_removed {
     ($chosen:literal, $reason:literal) => {
@@ -193,10 +202,9 @@ macro_rules! close_removed {
                 INSERT INTO closed_deliveries (id, webhook_id, event_day, event_key, reason, attempts_made)
                 SELECT r.id, r.webhook_id, r.event_day, r.event_key, ",
             $reason,
-            ", r.attempts_made FROM removed r ORDER BY r.id
-                ON CONFLICT (id) DO UPDATE SET event_day = excluded.event_day, event_key = excluded.event_key,
-                    reason = excluded.reason, attempts_made = excluded.attempts_made, closed_at = excluded.closed_at
-            )"
+            ", r.attempts_made FROM removed r ORDER BY r.id ",
+            $crate::store::due::latest_closing_stands!(),
+            ")"
         )
     };
 }

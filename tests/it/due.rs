@@ -161,7 +161,7 @@ async fn deliveries_whose_events_are_gone_are_closed_and_hold_up_no_other() {
     let cancelled = "SELECT count(*) FROM closed_deliveries WHERE reason = 'cancelled'";
     assert_eq!(queue.site.count(cancelled).await, 2000);
     worker.wait_for_log("closed deliveries whose events are gone").await;
-    assert_eq!(worker.metric(r#"penr_webhooks_closed_total{reason="cancelled"}"#).await, 2000.0);
+    assert_eq!(worker.metric(r#"closed_total{reason="cancelled"}"#).await, 2000.0);
     assert_eq!(queue.receiver.requests_at("/waiting").len(), 1);
 }
 

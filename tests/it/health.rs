@@ -1,6 +1,6 @@
 //! The operations address tells the platform what a worker can do now and has done so far.
 
-use crate::support::http::get;
+use crate::support::http::{get, metric};
 use crate::support::*;
 
 struct Operations(String);
@@ -19,12 +19,8 @@ impl Operations {
         wait_until("it is ready", async || self.ready().await.0 == 200).await;
     }
 
-    /// A metric by its name and labels, 0 while it is not there.
     async fn metric(&self, name: &str) -> f64 {
-        let text = get(&self.0, "/metrics").await.text();
-        let lines = text.lines().filter_map(|line| line.strip_prefix("penr_webhooks_"));
-        let value = lines.filter_map(|line| line.split_once(' ')).find(|(found, _)| *found == name);
-        value.map_or(0.0, |(_, value)| value.parse().expect("a number"))
+        metric(&self.0, name).await
     }
 }
 

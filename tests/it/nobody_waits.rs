@@ -104,10 +104,7 @@ async fn a_stop_without_the_database_ends_although_health_is_kept_and_every_resu
     stage.worker = worker.env("DATABASE_URL", &stage.site.database_url_through(&proxy.addr())).start_worker().await;
     let _holder = stage.held_row().await;
     stage.publish_and_record(2).await;
-    wait_until("it knows that all is recorded", async || {
-        stage.worker.metric("penr_webhooks_recorded_total").await == 4.0
-    })
-    .await;
+    wait_until("it knows that all is recorded", async || stage.worker.metric("recorded_total").await == 4.0).await;
     proxy.pause();
     stage.worker.terminate();
     assert!(stage.worker.wait().await.success());

@@ -227,7 +227,7 @@ async fn deliveries_whose_secret_cannot_be_decrypted_wait_for_the_key_unsent_and
     // Its deliveries are probed meanwhile.
     let probed = "SELECT max(claim) FROM pending_deliveries";
     wait_until("some were claimed in vain", async || site.count(probed).await > 3).await;
-    assert_eq!(worker.metric("penr_webhooks_secrets_unopened").await, 1.0);
+    assert_eq!(worker.metric("secrets_unopened").await, 1.0);
     stop(worker).await;
     assert_eq!(receiver.connections(), 0);
     assert_eq!(site.log(&webhook.id).await, Vec::<serde_json::Value>::new());
@@ -252,7 +252,7 @@ async fn a_missing_key_is_one_line_however_many_webhooks_and_deliveries_need_it(
         site.publish_many(10, account, TYPE, json!({})).await;
     }
     wait_until("all wait", async || site.count("SELECT count(*) FROM pending_deliveries").await == 30).await;
-    assert_eq!(worker.metric("penr_webhooks_secrets_unopened").await, 3.0);
+    assert_eq!(worker.metric("secrets_unopened").await, 3.0);
     assert_eq!(worker.log().matches("a secret cannot be decrypted").count(), 1, "{}", worker.log());
     // New secrets, under the key that is there.
     let ids = site.sql().await.query("SELECT id::text FROM webhooks", &[]).await.unwrap();
@@ -264,7 +264,7 @@ async fn a_missing_key_is_one_line_however_many_webhooks_and_deliveries_need_it(
     }
     receiver.wait_for(30).await;
     worker.wait_for_log("no delivery waits for this any more").await;
-    assert_eq!(worker.metric("penr_webhooks_secrets_unopened").await, 0.0);
+    assert_eq!(worker.metric("secrets_unopened").await, 0.0);
 }
 
 /// A delivery whose first attempt failed and whose second is an hour away.

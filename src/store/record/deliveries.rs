@@ -3,6 +3,7 @@
 use deadpool_postgres::Transaction;
 use uuid::Uuid;
 
+use super::super::due::latest_closing_stands;
 use super::super::recover::new_claim;
 use super::{Finished, collect, execute};
 use crate::delivery::ClosedReason;
@@ -152,8 +153,8 @@ const UPDATE_PENDING: &str = "
 /// that came twice may close its delivery twice, even in one batch: the latest closing stands. The closed rows
 /// of deliveries that succeeded ($8), which are deleted next, are written as they are: that locks them in one order with
 /// those that are closed here.
-const CLOSE: &str = "
-    WITH given AS (
+const CLOSE: &str = concat!(
+    "WITH given AS (
         SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::date[], $5::uuid[], $6::text[], $7::integer[])
             AS g (id, claim, webhook_id, event_day, event_key, reason, attempts_made)
     ), there AS MATERIALIZED (
@@ -174,9 +175,9 @@ const CLOSE: &str = "
     UNION ALL
     SELECT id, webhook_id, event_day, event_key, reason, attempts_made, closed_at FROM closed_deliveries
     WHERE id = ANY ($8) AND id NOT IN (SELECT id FROM closing)
-    ORDER BY id
-    ON CONFLICT (id) DO UPDATE SET event_day = excluded.event_day, event_key = excluded.event_key,
-        reason = excluded.reason, attempts_made = excluded.attempts_made, closed_at = excluded.closed_at";
+    ORDER BY id ",
+    latest_closing_stands!()
+);
 
 /// A row that another transaction has just inserted and holds may be skipped where its kind is locked already: to wait for
 /// it would break the order, and at worst a delivery that succeeded is attempted once more.

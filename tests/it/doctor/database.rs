@@ -26,7 +26,7 @@ async fn who_keeps_dead_rows_from_being_removed_is_named() {
         .unwrap();
     site.doctor().await.assert("snapshots", "ok", &["nightly backup", "keeps old rows from being removed"]);
     let mut worker = site.worker().await;
-    wait_until("it is measured", async || worker.metric("penr_webhooks_oldest_transaction_seconds").await > 0.0).await;
+    wait_until("it is measured", async || worker.metric("oldest_transaction_seconds").await > 0.0).await;
 }
 
 #[tokio::test]

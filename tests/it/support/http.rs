@@ -99,6 +99,17 @@ pub async fn get(address: &str, path: &str) -> Response {
     ask(address, "GET", path, &[], b"").await
 }
 
+/// A metric of ours by its name without `penr_webhooks_`, and its labels. One with labels is 0 until it is counted.
+pub async fn metric(operations: &str, name: &str) -> f64 {
+    let text = get(operations, "/metrics").await.text();
+    let mut ours = text.lines().filter_map(|line| line.strip_prefix("penr_webhooks_")?.rsplit_once(' '));
+    match ours.find(|(found, _)| *found == name) {
+        Some((_, value)) => value.parse().expect("a number"),
+        None if name.contains('{') => 0.0,
+        None => panic!("no {name} in {text}"),
+    }
+}
+
 /// One request on a connection of its own; the answer must come.
 pub async fn ask(address: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
     let what = format!("{method} {path} is answered");

@@ -179,13 +179,10 @@ impl Replica {
         http::get(&address, "/readyz").await.status == 200
     }
 
-    /// A number that it gives its operators at /metrics.
+    /// Its number at /metrics.
     pub async fn metric(&mut self, name: &str) -> f64 {
         let address = self.logged("operations address", "address").await;
-        let text = http::get(&address, "/metrics").await.text();
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        let value = line.unwrap_or_else(|| panic!("no {name} in {text}"));
-        value.parse().expect("a number")
+        http::metric(&address, name).await
     }
 
     /// Waits until memory and open files are about where they were when it had just attached, if it was waited for.
