@@ -18,6 +18,9 @@ demo:
 run:
 	@scripts/run
 
+# A test that waits for a server or for a time needs no processor: one more runs than there are.
+export RUST_TEST_THREADS ?= $(shell expr $$(nproc) + 1)
+
 # Not --all-targets: that would run the benches.
 test: toolchain browser
 	scripts/with-services test cargo test $(ARGS)
