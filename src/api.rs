@@ -33,6 +33,7 @@ mod body;
 mod cursor;
 mod deliveries;
 mod drained;
+mod etag;
 mod event_types;
 mod exchange;
 mod limits;

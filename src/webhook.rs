@@ -113,9 +113,9 @@ pub struct Webhook {
     #[serde(serialize_with = "rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
-    /// Changes with what the customer can change, and with nothing else.
-    #[serde(skip)]
-    pub etag: String,
+    /// Changes with `name`, `url`, `events` and `active`, and with nothing else. An opaque string: in quotes it is the
+    /// webhook's `ETag`, for `If-Match`.
+    pub version: String,
 }
 
 /// What one lookup saw of a webhook: enough to call it, or the reason not to.

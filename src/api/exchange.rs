@@ -108,7 +108,8 @@ fn finish(headers: &mut HeaderMap, request_id: &str) {
     }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let defaults = [
-        (header::CACHE_CONTROL, "no-store"),
+        // A proxy that compresses changes the ETag; most leave alone what must not be transformed.
+        (header::CACHE_CONTROL, "no-store, no-transform"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
     ];

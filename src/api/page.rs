@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use sha2::{Digest, Sha256};
 
-use super::Api;
+use super::{Api, etag};
 
 const PATH: &str = "/settings/webhooks";
 const PAGE: &str = include_str!("page/index.html");
@@ -78,6 +78,7 @@ impl IntoResponse for Page {
 #[derive(Clone)]
 struct File {
     body: Bytes,
+    version: String,
     headers: HeaderMap,
 }
 
@@ -90,18 +91,16 @@ impl File {
             _ => "text/plain; charset=utf-8",
         };
         let mut headers = common(kind);
-        let tag = format!("\"{}\"", hex::encode(&Sha256::digest(text)[..16]));
-        headers.insert(header::ETAG, HeaderValue::from_str(&tag).expect("hex is ASCII"));
+        let version = hex::encode(&Sha256::digest(text)[..16]);
+        headers.insert(header::ETAG, HeaderValue::from_str(&etag::tag(&version)).expect("hex is ASCII"));
         // Kept, but asked about each time: a new version is there at once.
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        Self { body: Bytes::from_static(text.as_bytes()), headers }
+        Self { body: Bytes::from_static(text.as_bytes()), version, headers }
     }
 
     fn answer(&self, asked: &HeaderMap) -> Response {
-        let known = asked.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let own = &self.headers[header::ETAG];
-        let fresh = known.split(',').any(|tag| tag.trim().trim_start_matches("W/").as_bytes() == own.as_bytes());
-        match fresh {
+        let known = etag::versions(asked, &header::IF_NONE_MATCH).any(|version| version == self.version);
+        match known {
             true => (StatusCode::NOT_MODIFIED, self.headers.clone()).into_response(),
             false => (self.headers.clone(), self.body.clone()).into_response(),
         }

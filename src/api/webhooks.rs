@@ -13,6 +13,7 @@ use super::Api;
 use super::auth::Caller;
 use super::body::{Json, Text, given};
 use super::cursor::Cursors;
+use super::etag;
 use super::openapi::{BodyProblems, Document, Problems, WebhookProblems};
 use super::problem::{FieldError, Problem};
 use super::query::WebhookPath;
@@ -161,7 +162,7 @@ pub(super) async fn create(
     let most = api.settings.limits.max_webhooks;
     match api.ask(api.store.create_webhook_within(&api.keyring, &new, most)).await? {
         Created::Webhook(webhook) => {
-            let tag = [(header::ETAG, etag(&webhook))];
+            let tag = [(header::ETAG, etag::tag(&webhook.version))];
             Ok((
                 StatusCode::CREATED,
                 tag,
@@ -181,12 +182,12 @@ pub(super) async fn show(
     WebhookPath(id): WebhookPath,
 ) -> Result<([(HeaderName, String); 1], Document<Webhook>), Problem> {
     let webhook = find(&api, &caller, id).await?;
-    Ok(([(header::ETAG, etag(&webhook))], Document(webhook)))
+    Ok(([(header::ETAG, etag::tag(&webhook.version))], Document(webhook)))
 }
 
 /// Change a webhook; with If-Match only if nobody else did before
 #[utoipa::path(patch, path = "/v1/webhooks/{id}", tag = "webhooks", request_body = Change,
-    params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header, description = "An ETag of this webhook")),
+    params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header, description = "The `ETag` of this webhook as it was seen, or its `version` in quotes: it is changed only if it is still the same")),
     responses(
         (status = 200, body = Webhook, headers(("ETag" = String))),
         (status = 412, description = "The webhook is not as If-Match says", body = super::problem::Document, content_type = "application/problem+json"),
@@ -208,9 +209,9 @@ pub(super) async fn update(
     if !refused.0.is_empty() {
         return Err(refused.into());
     }
-    let change = WebhookChange { name, url, events, active: change.active, only_if: if_match(&headers) };
+    let change = WebhookChange { name, url, events, active: change.active, only_if: etag::if_match(&headers) };
     match api.ask(api.store.update_webhook(caller.scope(), id, &change)).await? {
-        Changed::Webhook(webhook) => Ok(([(header::ETAG, etag(&webhook))], Document(*webhook))),
+        Changed::Webhook(webhook) => Ok(([(header::ETAG, etag::tag(&webhook.version))], Document(*webhook))),
         Changed::Unknown => Err(Problem::not_found()),
         Changed::Stale => Err(Problem::stale()),
     }
@@ -233,23 +234,6 @@ pub(super) async fn delete(
 /// The caller's own webhook.
 pub(super) async fn find(api: &Api, caller: &Caller, id: WebhookId) -> Result<Webhook, Problem> {
     api.ask(api.store.find_webhook(caller.scope(), id)).await?.ok_or_else(Problem::not_found)
-}
-
-/// RFC 9110, section 8.8.3: a strong one.
-fn etag(webhook: &Webhook) -> String {
-    format!("\"{}\"", webhook.etag)
-}
-
-/// The entity tags that a change is meant for (RFC 9110, section 13.1.1): `None` asks for nothing, weak tags match
-/// nothing.
-fn if_match(headers: &HeaderMap) -> Option<Vec<String>> {
-    let given: Vec<&str> =
-        headers.get_all(header::IF_MATCH).iter().map(|value| value.to_str().unwrap_or_default()).collect();
-    if given.is_empty() || given == ["*"] {
-        return None;
-    }
-    let tags = given.iter().flat_map(|value| value.split(',')).map(str::trim);
-    Some(tags.filter_map(|tag| tag.strip_prefix('"')?.strip_suffix('"')).map(str::to_owned).collect())
 }
 
 /// Fields that cannot be accepted, all of them at once.

@@ -33,7 +33,7 @@ pub struct WebhookChange {
     pub url: Option<WebhookUrl>,
     pub events: Option<Subscriptions>,
     pub active: Option<bool>,
-    /// One of these entity tags must be the webhook's, if there are any.
+    /// One of these versions must be the webhook's, if they are given.
     pub only_if: Option<Vec<String>>,
 }
 
@@ -70,8 +70,8 @@ pub struct Activity {
     pub waiting: u64,
 }
 
-/// The customer's fields alone.
-macro_rules! etag {
+/// Of the customer's fields alone.
+macro_rules! version {
     () => {
         "encode(sha256(convert_to(json_build_array(name, url, event_types, active)::text, 'UTF8')), 'hex')"
     };
@@ -79,8 +79,8 @@ macro_rules! etag {
 
 const COLUMNS: &str = concat!(
     "id, account_id, name, url, event_types, active, disabled_reason, failing_since, created_at, updated_at, ",
-    etag!(),
-    " AS etag"
+    version!(),
+    " AS version"
 );
 
 impl Store {
@@ -203,7 +203,7 @@ impl Store {
                  updated_at = now()
              WHERE id = $1 AND account_id = coalesce($6::text, account_id)
                  AND ($7::text[] IS NULL OR {} = ANY ($7)) RETURNING {COLUMNS}",
-            etag!()
+            version!()
         );
         let name = change.name.as_ref().map(WebhookName::as_str);
         let url = change.url.as_ref().map(WebhookUrl::as_str);
@@ -295,6 +295,6 @@ fn webhook(row: &Row) -> Webhook {
         failing_since: column(row, "failing_since"),
         created_at: column(row, "created_at"),
         updated_at: column(row, "updated_at"),
-        etag: column(row, "etag"),
+        version: column(row, "version"),
     }
 }

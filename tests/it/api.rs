@@ -7,6 +7,7 @@ mod isolation;
 mod limits;
 mod log;
 mod page;
+mod proxied;
 pub mod schemathesis;
 mod test_sends;
 mod tokens;

@@ -16,7 +16,7 @@ const ACCOUNT: &str = "acc_42";
 const TYPE: &str = "content.published";
 const NOBODY: &str = "01900000-0000-7000-8000-000000000000";
 
-const WEBHOOK: [&str; 10] = [
+const WEBHOOK: [&str; 11] = [
     "id",
     "name",
     "url",
@@ -27,6 +27,7 @@ const WEBHOOK: [&str; 10] = [
     "warnings",
     "created_at",
     "updated_at",
+    "version",
 ];
 
 #[tokio::test]

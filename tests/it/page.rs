@@ -12,6 +12,7 @@ mod files;
 mod list;
 mod log;
 mod outages;
+mod proxied;
 mod screenshots;
 mod secrets;
 mod states;

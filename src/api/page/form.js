@@ -104,7 +104,7 @@ export function createView(main, signal) {
 	put(main, crumb(), h('h1', { tabindex: -1 }, 'Create Webhook'), body);
 	poll(body, 0, signal, async () => {
 		const fields = webhookFields(await eventTypes(signal), { name: '', url: '', events: [] });
-		const save = async () => created((await ask('POST', '/webhooks', { body: fields.values() })).data);
+		const save = async () => created(await ask('POST', '/webhooks', { body: fields.values() }));
 		put(body, h('.card', webhookForm(fields, link('Cancel', ''), save).element));
 	});
 

@@ -21,7 +21,7 @@ class Problem extends Error {
 let signedOut = () => {};
 export const onSignedOut = (listener) => { signedOut = listener; };
 
-/** `path` is below /v1; gives `data` and `etag`. */
+/** `path` is below /v1; gives what the body of the answer says. */
 export async function ask(method, path, options = {}) {
 	let used = token.current();
 	let answer = used && await send(method, path, options, used);
@@ -41,15 +41,15 @@ export async function ask(method, path, options = {}) {
 	}
 	const data = await answer.json().catch(() => null);
 	if (!answer.ok) throw new Problem(answer.status, data, answer.headers);
-	return { data, etag: answer.headers.get('etag') };
+	return data;
 }
 
-export const get = async (path, signal) => (await ask('GET', path, { signal })).data;
+export const get = (path, signal) => ask('GET', path, { signal });
 
-async function send(method, path, { body, etag, signal }, bearer) {
+async function send(method, path, { body, ifMatch, signal }, bearer) {
 	const headers = { Authorization: `Bearer ${bearer}` };
 	if (body) headers['Content-Type'] = 'application/json';
-	if (etag) headers['If-Match'] = etag;
+	if (ifMatch) headers['If-Match'] = ifMatch;
 	const timeout = AbortSignal.timeout(TIMEOUT_MS);
 	try {
 		return await fetch(`/v1${path}`, {

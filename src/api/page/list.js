@@ -96,7 +96,7 @@ const owedSince = (one) => unrecovered.get(one.id) ?? one.failing_since ?? one.u
 
 export async function activate(webhook, active) {
 	if (webhook.disabled_reason) unrecovered.set(webhook.id, owedSince(webhook));
-	return (await ask('PATCH', webhookPath(webhook.id), { body: { active } })).data;
+	return ask('PATCH', webhookPath(webhook.id), { body: { active } });
 }
 
 export const appearance = (webhook) => JSON.stringify([webhook, unrecovered.has(webhook.id)]);
@@ -107,7 +107,7 @@ export function banner(webhook, signal, refresh) {
 	const way = (text) => button(text, async (own) => {
 		try {
 			if (!active) await activate(webhook, true);
-			const { data: { recovering } } = await ask('POST', `${webhookPath(id)}/recover`, { body: { since } });
+			const { recovering } = await ask('POST', `${webhookPath(id)}/recover`, { body: { since } });
 			unrecovered.delete(id);
 			if (document.activeElement === own) focus(own.closest('li, main').querySelector(PLACE));
 			own.closest('.notice').remove();

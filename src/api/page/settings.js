@@ -12,38 +12,41 @@ export function settingsTab(body, { path, signal, show }) {
 	poll(body, 0, signal, async () => {
 		const types = await eventTypes(signal);
 		const edit = h('div');
-		edit.append(editor(edit, types, await ask('GET', path, { signal })));
+		edit.append(editor(edit, types, await get(path, signal)));
 		put(body, section('Edit', edit), section('Signing secret', secret()), snippets(), section('Delete', removal()));
 	});
 
 	/** Saves only over the version that the reader has seen. */
-	function editor(place, types, { data, etag }) {
+	function editor(place, types, data) {
+		let { version } = data;
 		const fields = webhookFields(types, data);
 		const form = webhookForm(fields, null, async () => {
-			({ data, etag } = await ask('PATCH', path, { body: fields.values(), etag }));
+			// Not the ETag: a proxy may have changed or dropped it.
+			data = await ask('PATCH', path, { body: fields.values(), ifMatch: `"${version}"` });
+			({ version } = data);
 			fields.clear();
 			show(data);
 			say('Saved.');
 		}, async (problem, again) => {
 			if (problem.status !== 412) return false;
-			const now = await ask('GET', path, { signal });
-			const changes = Object.keys(LABELS).filter((key) => String(now.data[key]) !== String(data[key]));
+			const now = await get(path, signal);
+			const changes = Object.keys(LABELS).filter((key) => String(now[key]) !== String(data[key]));
 			// Only the switch above was used.
-			if (!changes.length && etag !== now.etag) {
-				etag = now.etag;
+			if (!changes.length && version !== now.version) {
+				({ version } = now);
 				return again();
 			}
 			const focus = () => place.querySelector('#name').focus();
 			const theirs = button('Discard mine, load theirs', () => {
 				put(place, editor(place, types, now));
-				show(now.data);
+				show(now);
 				focus();
 			}, '.primary');
 			put(fields.problem, notice('', 'Not saved: this webhook was changed meanwhile',
-				h('ul', changes.map((key) => h('li', `${LABELS[key]} is now: `, h('bdi', [now.data[key]].flat().join(', ')))),
-					now.data.active !== data.active && h('li', `It was switched ${now.data.active ? 'on' : 'off'}.`)),
+				h('ul', changes.map((key) => h('li', `${LABELS[key]} is now: `, h('bdi', [now[key]].flat().join(', ')))),
+					now.active !== data.active && h('li', `It was switched ${now.active ? 'on' : 'off'}.`)),
 				h('.actions.start', button('Save mine anyway', async () => {
-					etag = now.etag;
+					({ version } = now);
 					await form.send();
 					if (document.activeElement === document.body) focus();
 				}), theirs)));
@@ -62,9 +65,9 @@ export function settingsTab(body, { path, signal, show }) {
 				'For 24 hours the old one stays valid in Webhook-Signature, which carries both signatures.',
 				'X-Webhook-Signature is made with the new one alone: receivers that check it need the new secret at once. What they refuse is tried again.',
 			], 'Regenerate')) return;
-			const { data } = await ask('POST', `${path}/secret/regenerate`);
+			const { previous_valid_until: until } = await ask('POST', `${path}/secret/regenerate`);
 			box.dispatchEvent(new Event('hide'));
-			put(told, 'Regenerated. In Webhook-Signature the old secret stays valid until ', time(data.previous_valid_until), '.');
+			put(told, 'Regenerated. In Webhook-Signature the old secret stays valid until ', time(until), '.');
 			say('Put the new secret into your receiver.');
 		})));
 	}

@@ -27,7 +27,7 @@ function tester(types, { path, signal, webhook, onChange, show }) {
 		const tell = (found) => signal.aborted || put(result, found);
 		try {
 			// Without the signal: leaving the tab does not call it back.
-			tell(shown((await ask('POST', `${path}/test`, { body: { event_type: select.value } })).data));
+			tell(shown(await ask('POST', `${path}/test`, { body: { event_type: select.value } })));
 		} catch (problem) {
 			tell(notice('.bad', 'The test was not sent', h('p', problem.message, problem.retryAfter > 0 && ` Try again in ${problem.retryAfter} s.`)));
 		}

@@ -33,7 +33,9 @@ async fn a_path_that_names_nothing_is_not_found() {
         assert_problem(&customer.ask("POST", &resend, &[], b"").await, 404, "not-found");
     }
     for path in ["/", "/v1", "/v1/", "/v1/webhooks/", "/v2/webhooks", "/v1//webhooks", "/debug", "/metrics", "/livez"] {
-        assert_problem(&customer.get(path).await, 404, "not-found");
+        let answer = customer.get(path).await;
+        assert_problem(&answer, 404, "not-found");
+        assert_eq!(answer.header("cache-control"), Some("no-store, no-transform"));
     }
 }
 

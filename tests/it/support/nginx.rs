@@ -1,0 +1,85 @@
+//! nginx between a customer and the API: as a proxy that an operator puts there, it changes answers on their way.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::process::{Child, Command};
+
+use super::wait::wait_until;
+
+pub struct Nginx {
+    _process: Child,
+    /// Bound, but not listening: as long as it lives, nobody but nginx gets the port.
+    port: TcpSocket,
+    folder: TempDir,
+}
+
+impl Nginx {
+    /// Compresses every answer of the API at `host:port`, also one that says `no-transform`.
+    pub async fn that_compresses(target: &str) -> Self {
+        Self::before(target, "gzip on; gzip_types application/json; gzip_min_length 0; gzip_proxied any;").await
+    }
+
+    /// Passes no ETag on.
+    pub async fn that_drops_etags(target: &str) -> Self {
+        Self::before(target, "proxy_hide_header ETag;").await
+    }
+
+    async fn before(target: &str, directives: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let port = TcpSocket::new_v4().expect("a socket");
+        port.set_reuseport(true).expect("a socket");
+        port.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
+        let address = port.local_addr().expect("it is bound");
+        let text = format!(
+            "daemon off; master_process off; pid nginx.pid; error_log stderr;
+             events {{}}
+             http {{
+                 access_log off;
+                 client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+                 server {{ listen {address} reuseport; {directives} location / {{ proxy_pass http://{target}; }} }}
+             }}"
+        );
+        let settings = folder.path().join("nginx.conf");
+        fs::write(&settings, text).expect("the folder is writable");
+        let mut command = Command::new(program());
+        command.arg("-p").arg(folder.path()).arg("-c").arg(settings).args(["-e", "stderr"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
+        command.stderr(File::create(folder.path().join("log")).expect("as above"));
+        let nginx = Self { _process: command.spawn().expect("nginx starts"), port, folder };
+        wait_until("nginx listens", async || TcpStream::connect(address).await.is_ok()).await;
+        nginx
+    }
+
+    /// `host:port`.
+    pub fn addr(&self) -> String {
+        self.port.local_addr().expect("it is bound").to_string()
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("nginx said: {}", fs::read_to_string(self.folder.path().join("log")).unwrap_or_default());
+        }
+    }
+}
+
+/// Installs it if it is missing.
+fn program() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        // Outside the PATH of most users.
+        let program = PathBuf::from("/usr/sbin/nginx");
+        if !program.exists() {
+            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/services");
+            let status = std::process::Command::new(script).args(["install", "nginx"]).status();
+            assert!(status.is_ok_and(|status| status.success()), "nginx was not installed");
+        }
+        program
+    })
+}
