@@ -64,7 +64,7 @@ pub use record::{Ending, Finished};
 pub use recover::{Closed, RecoverError, Recovery, Since, YEARS};
 pub use reencrypt::Reencrypted;
 pub use stats::{Bucket, Window};
-pub use webhooks::{Activity, Changed, Created, NewWebhook, Place, WebhookChange};
+pub use webhooks::{Activity, Changed, Created, Deleted, NewWebhook, Place, WebhookChange};
 
 use connections::{Connection, Connections};
 

@@ -54,6 +54,15 @@ impl IntoResponses for WebhookProblems {
     }
 }
 
+/// The answer of routes that heed If-Match.
+pub(super) struct PreconditionProblem;
+
+impl IntoResponses for PreconditionProblem {
+    fn responses() -> BTreeMap<String, RefOr<DescribedResponse>> {
+        BTreeMap::from([("412".to_owned(), problem_response("The webhook is not as If-Match says"))])
+    }
+}
+
 /// The answers of routes that read a body.
 pub(super) struct BodyProblems;
 

@@ -14,12 +14,12 @@ use super::auth::Caller;
 use super::body::{Json, Text, given};
 use super::cursor::Cursors;
 use super::etag;
-use super::openapi::{BodyProblems, Document, Problems, WebhookProblems};
+use super::openapi::{BodyProblems, Document, PreconditionProblem, Problems, WebhookProblems};
 use super::problem::{FieldError, Problem};
 use super::query::WebhookPath;
 use crate::event::AccountId;
 use crate::secret::SigningSecret;
-use crate::store::{self, Changed, Created, NewWebhook, Place, WebhookChange};
+use crate::store::{self, Changed, Created, Deleted, NewWebhook, Place, WebhookChange};
 use crate::webhook::{Subscriptions, Webhook, WebhookId, WebhookName, WebhookRefusal, WebhookUrl};
 
 const PAGE: u32 = 100;
@@ -187,11 +187,10 @@ pub(super) async fn show(
 
 /// Change a webhook; with If-Match only if nobody else did before
 #[utoipa::path(patch, path = "/v1/webhooks/{id}", tag = "webhooks", request_body = Change,
-    params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header, description = "The `ETag` of this webhook as it was seen, or its `version` in quotes: it is changed only if it is still the same")),
+    params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header, description = "The webhook's `ETag`, or its `version` in quotes, as it was last seen")),
     responses(
         (status = 200, body = Webhook, headers(("ETag" = String))),
-        (status = 412, description = "The webhook is not as If-Match says", body = super::problem::Document, content_type = "application/problem+json"),
-        WebhookProblems, BodyProblems,
+        WebhookProblems, PreconditionProblem, BodyProblems,
     ))]
 pub(super) async fn update(
     State(api): State<Arc<Api>>,
@@ -218,16 +217,20 @@ pub(super) async fn update(
 }
 
 /// Delete a webhook and cancel what it is owed; its log stays as long as it is kept
-#[utoipa::path(delete, path = "/v1/webhooks/{id}", tag = "webhooks", params(("id" = Uuid, Path)),
-    responses((status = 204, description = "It is gone"), WebhookProblems))]
+#[utoipa::path(delete, path = "/v1/webhooks/{id}", tag = "webhooks",
+    params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header, description = "The webhook's `ETag`, or its `version` in quotes, as it was last seen")),
+    responses((status = 204, description = "It is gone"), WebhookProblems, PreconditionProblem))]
 pub(super) async fn delete(
     State(api): State<Arc<Api>>,
     caller: Caller,
     WebhookPath(id): WebhookPath,
+    headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
-    match api.ask(api.store.delete_webhook(caller.scope(), id)).await? {
-        true => Ok(StatusCode::NO_CONTENT),
-        false => Err(Problem::not_found()),
+    let only_if = etag::if_match(&headers);
+    match api.ask(api.store.delete_webhook(caller.scope(), id, only_if.as_deref())).await? {
+        Deleted::Done => Ok(StatusCode::NO_CONTENT),
+        Deleted::Unknown => Err(Problem::not_found()),
+        Deleted::Stale => Err(Problem::stale()),
     }
 }
 

@@ -7,7 +7,7 @@ use super::{Failure, Outcome, account, output, store};
 use crate::config::Settings;
 use crate::event::AccountId;
 use crate::secret::SigningSecret;
-use crate::store::{Changed, LogFilter, NewWebhook, Scope, Store, WebhookChange};
+use crate::store::{Changed, Deleted, LogFilter, NewWebhook, Scope, Store, WebhookChange};
 use crate::webhook::{Subscriptions, Webhook, WebhookId, WebhookName, WebhookRefusal, WebhookUrl};
 
 mod recover;
@@ -180,8 +180,9 @@ async fn update(store: &Store, settings: &Settings, id: WebhookId, change: &Chan
 }
 
 async fn delete(store: &Store, id: WebhookId, json: bool) -> Outcome {
-    if !store.delete_webhook(Scope::Everyone, id).await? {
-        return Err(unknown(id));
+    match store.delete_webhook(Scope::Everyone, id, None).await? {
+        Deleted::Done => {}
+        Deleted::Unknown | Deleted::Stale => return Err(unknown(id)),
     }
     if json {
         return output::json(&json!({ "deleted": id }));

@@ -54,6 +54,15 @@ pub enum Changed {
     Stale,
 }
 
+/// What became of a deletion.
+#[derive(Debug)]
+pub enum Deleted {
+    Done,
+    Unknown,
+    /// Somebody changed the webhook before.
+    Stale,
+}
+
 /// Where a row stands in a list that is ordered by time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
@@ -215,10 +224,22 @@ impl Store {
         Ok(self.find_webhook(scope, id).await?.map_or(Changed::Unknown, |_| Changed::Stale))
     }
 
-    /// Whether there was such a webhook. Its log stays until retention ends it.
-    pub async fn delete_webhook(&self, scope: Scope<'_>, id: WebhookId) -> Result<bool, StoreError> {
-        let sql = "DELETE FROM webhooks WHERE id = $1 AND account_id = coalesce($2::text, account_id)";
-        Ok(self.execute(sql, &[&id.0, &scope.account()]).await? > 0)
+    /// Its log stays until retention ends it. With `only_if`, only a webhook of one of these versions is deleted.
+    pub async fn delete_webhook(
+        &self,
+        scope: Scope<'_>,
+        id: WebhookId,
+        only_if: Option<&[String]>,
+    ) -> Result<Deleted, StoreError> {
+        const SQL: &str = concat!(
+            "DELETE FROM webhooks WHERE id = $1 AND account_id = coalesce($2::text, account_id) AND ($3::text[] IS NULL OR ",
+            version!(),
+            " = ANY ($3))"
+        );
+        if self.execute(SQL, &[&id.0, &scope.account(), &only_if]).await? > 0 {
+            return Ok(Deleted::Done);
+        }
+        Ok(self.find_webhook(scope, id).await?.map_or(Deleted::Unknown, |_| Deleted::Stale))
     }
 
     /// The secret that signs now. The outer `None` means that there is no such webhook.

@@ -43,7 +43,7 @@ async fn a_webhook_lives_from_its_registration_to_its_deletion() {
 }
 
 #[tokio::test]
-async fn a_stale_change_is_refused_and_a_fresh_one_is_not() {
+async fn a_stale_change_or_deletion_is_refused_and_a_fresh_one_is_not() {
     let site = Site::new().await;
     let api = site.api().await;
     let customer = api.customer("acc_1");
@@ -71,7 +71,12 @@ async fn a_stale_change_is_refused_and_a_fresh_one_is_not() {
         assert_problem(&change(&tag, "other").await, 412, "precondition-failed");
     }
     assert_eq!(change("*", "last").await.status, 200);
-    assert_eq!(customer.get(&path).await.json()["name"], "last");
+    let last = customer.get(&path).await;
+    assert_eq!(last.json()["name"], "last");
+    let delete = async |if_match: &str| customer.ask("DELETE", &path, &[("If-Match", if_match)], b"").await;
+    assert_problem(&delete(&tag).await, 412, "precondition-failed");
+    assert_eq!(delete(last.header("etag").unwrap()).await.status, 204);
+    assert_problem(&delete("*").await, 404, "not-found");
 }
 
 #[tokio::test]

@@ -127,7 +127,7 @@ impl Rig {
     }
 
     pub async fn delete(&self, webhook: WebhookId) -> Result<(), StoreError> {
-        self.store.delete_webhook(Scope::Everyone, webhook).await.map(drop)
+        self.store.delete_webhook(Scope::Everyone, webhook, None).await.map(drop)
     }
 
     pub async fn resend(&self, webhook: WebhookId, delivery: DeliveryId) -> Result<Resent, StoreError> {
