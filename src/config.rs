@@ -20,8 +20,10 @@ use crate::webhook::UrlPolicy;
 
 mod check;
 mod layers;
+mod source;
 
 pub use layers::ConfigFile;
+pub use source::UrlSource;
 
 /// The settings of one process, checked as a whole.
 #[derive(Debug, Clone)]
@@ -49,6 +51,8 @@ pub struct Settings {
 #[derive(Debug, Clone, Deserialize)]
 pub struct Database {
     pub url: SecretText,
+    #[serde(skip)]
+    pub url_from: UrlSource,
     pub pool_size: usize,
     #[serde(with = "duration")]
     pub connect_timeout: Duration,
@@ -60,6 +64,8 @@ pub struct Database {
 #[derive(Debug, Clone, Deserialize)]
 pub struct Amqp {
     pub url: SecretText,
+    #[serde(skip)]
+    pub url_from: UrlSource,
     #[serde(with = "duration")]
     pub connect_timeout: Duration,
     #[serde(with = "duration")]

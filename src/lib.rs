@@ -68,6 +68,7 @@ pub mod webhook;
 pub mod metrics;
 pub mod queue;
 pub mod reconnect;
+pub mod rotation;
 pub mod sender;
 pub mod store;
 

@@ -69,6 +69,14 @@ impl QueueError {
     }
 }
 
+/// What the broker says to a wrong password.
+fn is_refused_login(error: &QueueError) -> bool {
+    let refused = AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED);
+    let QueueError::Unavailable(cause) = error else { return false };
+    let kind = cause.downcast_ref::<lapin::Error>().map(lapin::Error::kind);
+    matches!(kind, Some(ErrorKind::ProtocolError(amqp)) if amqp.kind() == &refused)
+}
+
 fn is_missing(error: &lapin::Error) -> bool {
     let missing = AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND);
     matches!(error.kind(), ErrorKind::ProtocolError(amqp) if amqp.kind() == &missing)
@@ -94,9 +102,12 @@ pub fn check_address(settings: &Amqp) -> Result<(), QueueError> {
 const MAX_FRAME_BYTES: u32 = 128 * 1024;
 
 fn address(settings: &Amqp) -> Result<AMQPUri, QueueError> {
+    read_address(settings.url_from.newest_or(&settings.url).expose()).map_err(QueueError::Address)
+}
+
+fn read_address(text: &str) -> anyhow::Result<AMQPUri> {
     // The parser's own error may repeat a part of the address, and with it the password.
-    let form = || anyhow::anyhow!("it has the form amqp://user:password@host:port/virtual-host");
-    settings.url.expose().parse().map_err(|_| QueueError::Address(form()))
+    text.parse().map_err(|_| anyhow::anyhow!("it has the form amqp://user:password@host:port/virtual-host"))
 }
 
 /// What the event parser wants to know besides the body.

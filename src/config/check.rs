@@ -13,7 +13,7 @@ use crate::token::Tokens;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const MIB: usize = 1024 * 1024;
 
-pub(super) fn settings(raw: Raw, layers: &Layers) -> Result<Settings, ConfigError> {
+pub(super) fn settings(mut raw: Raw, layers: &Layers) -> Result<Settings, ConfigError> {
     let check = Check(layers);
     check.numbers(&raw)?;
     check.durations(&raw)?;
@@ -27,6 +27,8 @@ pub(super) fn settings(raw: Raw, layers: &Layers) -> Result<Settings, ConfigErro
     let tokens = check.tokens(&raw)?;
     check.origins("api.cors_origins", &raw.api.cors_origins)?;
     check.origins("api.frame_ancestors", &raw.api.frame_ancestors)?;
+    raw.database.url_from = layers.url_source("database.url");
+    raw.amqp.url_from = layers.url_source("amqp.url");
     Ok(Settings {
         events: raw.event_parser(catalogue),
         retry: RetryPolicy {
@@ -192,12 +194,9 @@ impl Check<'_> {
         Ok(())
     }
 
+    /// The database's is read by the store, which every command that uses it begins with.
     fn urls(&self, raw: &Raw) -> Result<(), ConfigError> {
-        self.server_url("database.url", &raw.database.url, &["postgres", "postgresql"])?;
-        self.server_url("amqp.url", &raw.amqp.url, &["amqp", "amqps"])
-    }
-
-    fn server_url(&self, setting: &str, text: &SecretText, schemes: &[&str]) -> Result<(), ConfigError> {
+        let (setting, text, schemes) = ("amqp.url", &raw.amqp.url, ["amqp", "amqps"]);
         if text.is_empty() {
             return Ok(());
         }

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 use zeroize::Zeroize as _;
 
-use super::ConfigError;
+use super::{ConfigError, UrlSource};
 
 const DEFAULTS: &str = include_str!("../../config/default.toml");
 const PREFIX: &str = "PENR_WEBHOOKS__";
@@ -28,6 +28,8 @@ pub struct ConfigFile {
 pub(super) struct Layers {
     table: Table,
     origins: HashMap<String, String>,
+    /// The files that hold settings' values, by the settings.
+    files: HashMap<String, String>,
 }
 
 pub(super) fn merge(
@@ -36,13 +38,14 @@ pub(super) fn merge(
     read_secret_file: impl Fn(&str) -> std::io::Result<String>,
 ) -> Result<Layers, ConfigError> {
     let table = DEFAULTS.parse().expect("config/default.toml is valid TOML");
-    let mut layers = Layers { table, origins: HashMap::new() };
+    let mut layers = Layers { table, origins: HashMap::new(), files: HashMap::new() };
     if let Some(file) = file {
         layers.lay_file(&file)?;
     }
     let mut from_environment = HashMap::new();
     for (variable, value) in environment {
-        let Some((setting, value)) = setting_of(&variable, value, &read_secret_file)? else { continue };
+        let Some((setting, in_file)) = setting_of(&variable) else { continue };
+        let value = if in_file { layers.read_file(&setting, &variable, value, &read_secret_file)? } else { value };
         if let Some(other) = from_environment.insert(setting.clone(), variable.clone()) {
             return Err(ConfigError::new(variable, format!("and {other} set the same thing; keep one of them")));
         }
@@ -51,23 +54,13 @@ pub(super) fn merge(
     Ok(layers)
 }
 
-/// Which setting an environment variable names, if it is one of ours, and its value.
-fn setting_of(
-    variable: &str,
-    value: String,
-    read_secret_file: impl Fn(&str) -> std::io::Result<String>,
-) -> Result<Option<(String, String)>, ConfigError> {
+/// Which setting an environment variable names, if it is one of ours, and whether a file holds its value.
+fn setting_of(variable: &str) -> Option<(String, bool)> {
     let plain = variable.strip_suffix(FILE_SUFFIX);
     let name = plain.unwrap_or(variable);
     let alias = ALIASES.iter().find(|(alias, _)| *alias == name).map(|(_, setting)| (*setting).to_owned());
-    let ours = || Some(name.strip_prefix(PREFIX)?.to_lowercase().replace("__", "."));
-    let Some(setting) = alias.or_else(ours) else { return Ok(None) };
-    if plain.is_none() {
-        return Ok(Some((setting, value)));
-    }
-    let text = read_secret_file(&value)
-        .map_err(|error| ConfigError::new(variable, format!("names a file that cannot be read: {error}")))?;
-    Ok(Some((setting, text.trim_end().to_owned())))
+    let setting = alias.or_else(|| Some(name.strip_prefix(PREFIX)?.to_lowercase().replace("__", ".")))?;
+    Some((setting, plain.is_some()))
 }
 
 impl Drop for Layers {
@@ -103,6 +96,25 @@ impl Layers {
     /// The name under which a setting was given.
     pub(super) fn origin(&self, setting: &str) -> String {
         self.origins.get(setting).cloned().unwrap_or_else(|| setting.to_owned())
+    }
+
+    /// Where a server's address was given.
+    pub(super) fn url_source(&self, setting: &str) -> UrlSource {
+        let name = self.origins.get(setting).cloned().unwrap_or_default();
+        UrlSource::new(name, self.files.get(setting).cloned())
+    }
+
+    fn read_file(
+        &mut self,
+        setting: &str,
+        variable: &str,
+        path: String,
+        read_secret_file: impl Fn(&str) -> std::io::Result<String>,
+    ) -> Result<String, ConfigError> {
+        let text = read_secret_file(&path)
+            .map_err(|error| ConfigError::new(variable, format!("names a file that cannot be read: {error}")))?;
+        self.files.insert(setting.to_owned(), path);
+        Ok(text.trim_end().to_owned())
     }
 
     fn lay_file(&mut self, file: &ConfigFile) -> Result<(), ConfigError> {

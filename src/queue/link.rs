@@ -20,8 +20,9 @@ use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use tokio::time::timeout;
 
-use super::{MAX_FRAME_BYTES, QueueError, address, name};
+use super::{MAX_FRAME_BYTES, QueueError, address, is_refused_login, name, read_address};
 use crate::config::Amqp;
+use crate::rotation;
 
 /// For the broker's agreement to an end. Without it the socket is shut down.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -35,9 +36,21 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Opens a connection for one purpose, which the broker shows to its operators.
+    /// Opens a connection for one purpose, which the broker shows to its operators. After a refused login the address is
+    /// read again from its file, if it has one.
     pub(super) async fn open(settings: &Amqp, purpose: &str) -> Result<Self, QueueError> {
-        let mut uri = address(settings)?;
+        let used = settings.url_from.newest_or(&settings.url);
+        let refused = match Self::log_in(address(settings)?, settings, purpose).await {
+            Err(error) if is_refused_login(&error) => error,
+            opened_or_not => return opened_or_not,
+        };
+        match rotation::read_again(&settings.url_from, &used, read_address).await {
+            Some((_, uri)) => Self::log_in(uri, settings, purpose).await,
+            None => Err(refused),
+        }
+    }
+
+    async fn log_in(mut uri: AMQPUri, settings: &Amqp, purpose: &str) -> Result<Self, QueueError> {
         uri.query.frame_max = Some(MAX_FRAME_BYTES);
         uri.query.heartbeat = Some(u16::try_from(settings.heartbeat.as_secs()).unwrap_or(u16::MAX));
         let properties =
@@ -125,6 +138,7 @@ impl Drop for Socket {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::UrlSource;
     use crate::secret::SecretText;
     use tokio::io::AsyncReadExt as _;
     use tokio::net::TcpListener;
@@ -132,7 +146,12 @@ mod tests {
     fn settings(listener: &TcpListener) -> Amqp {
         let url = format!("amqp://guest:guest@{}/%2f", listener.local_addr().unwrap());
         let connect_timeout = Duration::from_millis(100);
-        Amqp { url: SecretText::new(url), connect_timeout, heartbeat: Duration::from_secs(10) }
+        Amqp {
+            url: SecretText::new(url),
+            url_from: UrlSource::default(),
+            connect_timeout,
+            heartbeat: Duration::from_secs(10),
+        }
     }
 
     /// What the client sends until its socket ends.

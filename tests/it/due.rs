@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio_postgres::Client;
 
-use penr_webhooks::config::Database;
+use penr_webhooks::config::{Database, UrlSource};
 use penr_webhooks::store::{ReadUntil, Store};
 
 use crate::support::*;
@@ -263,5 +263,6 @@ async fn more_that_falls_due_at_once_than_one_question_reads_is_read_by_the_next
 fn store(site: &Site) -> Store {
     let url = site.database_url().into();
     let (connect_timeout, statement_timeout) = (Duration::from_secs(5), Duration::from_secs(10));
-    Store::new(&Database { url, pool_size: 1, connect_timeout, statement_timeout }).unwrap()
+    Store::new(&Database { url, url_from: UrlSource::default(), pool_size: 1, connect_timeout, statement_timeout })
+        .unwrap()
 }

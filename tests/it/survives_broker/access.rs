@@ -1,5 +1,8 @@
 //! A worker that the broker does not let in any more says why, is not ready, and comes back when it may.
 
+use std::fs;
+use std::path::Path;
+
 use url::Url;
 
 use crate::support::*;
@@ -29,10 +32,13 @@ async fn a_worker_that_lost_its_access_says_so_and_comes_back_with_it() {
     url.set_username("worker").unwrap();
     url.set_password(Some(PASSWORD)).unwrap();
     url.set_path("own");
+    let file = site.folder().join("url");
+    fs::write(&file, format!("{url}\n")).unwrap();
     let site = site.env("AMQP_URL", url.as_str());
     let receiver = Receiver::start().await;
     site.create_webhook("acc_1", &receiver.url(), &["content.created"]).await;
-    let mut worker = site.worker().await;
+    let launch = site.launch(&["worker"]).remove_env("AMQP_URL");
+    let mut worker = launch.env("AMQP_URL_FILE", file.to_str().unwrap()).start_worker().await;
     for (lost, says, given_back) in LOSSES {
         let said = worker.log().matches(says).count();
         servers.ctl(lost).await;
@@ -46,8 +52,22 @@ async fn a_worker_that_lost_its_access_says_so_and_comes_back_with_it() {
         let event = site.json(&["publish", "--account", "acc_1", "--type", "content.created"]).await;
         assert_eq!(receiver.next().await.event_id(), event["event_ids"][0], "after {lost:?}");
     }
+    change_password(&servers, &mut worker, &url, &file).await;
     assert!(!worker.log().contains(PASSWORD));
     worker.wait_for_its_level().await;
     worker.terminate();
     assert_eq!(worker.wait().await.code(), Some(0));
+}
+
+/// For good, and in the file a little later: no restart is needed.
+async fn change_password(servers: &PrivateServers, worker: &mut Replica, url: &Url, file: &Path) {
+    let said = worker.log().matches("ACCESS_REFUSED").count();
+    servers.ctl(&["change_password", "worker", "another"]).await;
+    servers.ctl(&["close_all_connections", "--global", "a test"]).await;
+    worker.wait_for_log_times("ACCESS_REFUSED", said + 1).await;
+    let mut url = url.clone();
+    url.set_password(Some("another")).unwrap();
+    fs::write(file, url.as_str()).unwrap();
+    worker.wait_for_log("its address was read again").await;
+    wait_until("it is ready with the new password", async || worker.is_ready().await).await;
 }
