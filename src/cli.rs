@@ -89,7 +89,7 @@ impl From<WebhookRefusal> for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Address(_) => Self::Usage(error_chain(&error)),
+            StoreError::Address(..) => Self::Usage(error_chain(&error)),
             error => Self::Failed(error.into()),
         }
     }

@@ -29,13 +29,16 @@ use tokio_postgres::{Client, Row};
 use crate::config::Database;
 use crate::event::AccountId;
 
+mod address;
 mod claim;
 mod connections;
 mod days;
 mod due;
 mod health;
+mod hosts;
 mod inspect;
 mod log;
+mod login;
 mod lookup;
 mod migrate;
 mod notices;
@@ -92,8 +95,8 @@ pub enum StoreError {
     #[error("the database's schema was not made by this program's migrations")]
     Schema(#[source] anyhow::Error),
     /// The address in the settings cannot be used at all.
-    #[error("DATABASE_URL cannot be used")]
-    Address(#[source] anyhow::Error),
+    #[error("{0} cannot be used")]
+    Address(String, #[source] anyhow::Error),
 }
 
 impl From<tokio_postgres::Error> for StoreError {

@@ -240,7 +240,7 @@ impl From<StoreError> for Problem {
                 tracing::debug!(error = error_chain(&error), "the database did not answer a request");
                 Self::unavailable()
             }
-            StoreError::Refused(_) | StoreError::Schema(_) | StoreError::Address(_) => {
+            StoreError::Refused(_) | StoreError::Schema(_) | StoreError::Address(..) => {
                 tracing::error!(error = error_chain(&error), "the database refused a request");
                 Self::internal()
             }

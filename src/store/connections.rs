@@ -65,20 +65,22 @@ impl Connections {
             .pre_recycle(not_older_than(renewed.clone()))
             .runtime(Runtime::Tokio1)
             .build()
-            .map_err(|error| StoreError::Address(error.into()))?;
+            .map_err(|error| StoreError::Unavailable(error.into()))?;
         let (statement_timeout, answered) = (settings.statement_timeout, Mutex::default());
         Ok(Self { pool, sessions, openings, tasks, statement_timeout, answered, renewed })
     }
 
     pub(super) async fn lend(self: &Arc<Self>) -> Result<Connection, StoreError> {
-        let object = self.pool.get().await?;
+        let object = self.pool.get().await.map_err(|error| self.sessions.explain(error.into()))?;
         Ok(Connection { object: Some(object), running: None, home: self.clone() })
     }
 
     /// A session outside the pool.
     pub(super) async fn own_session(&self) -> Result<Client, StoreError> {
         let late = |_| StoreError::Unavailable(anyhow::anyhow!("no answer while connecting"));
-        let opened = timeout(self.sessions.bound(), self.sessions.open()).await.map_err(late)?;
+        let opened = timeout(self.sessions.bound(), self.sessions.open()).await.map_err(late);
+        let opened =
+            opened.and_then(|opened| opened.map_err(StoreError::from)).map_err(|error| self.sessions.explain(error));
         // Its connection ends when the client is dropped.
         Ok(opened?.0)
     }

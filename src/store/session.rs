@@ -3,19 +3,20 @@
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio_postgres::{Client, Config, Error};
+use tokio_postgres::{Client, Error};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::StoreError;
-use super::tls::{self, Tls};
+use super::login::Login;
+use super::tls::Tls;
 use crate::config::Database;
 
 /// A peer that has not been heard for so long is gone, on both sides of a connection.
-const SILENCE: Duration = Duration::from_secs(10);
+pub(super) const SILENCE: Duration = Duration::from_secs(10);
 /// The other side of an idle connection is asked after this long, and then so often, so far apart.
-const IDLE: Duration = Duration::from_secs(10);
-const PROBES: u32 = 3;
-const PROBES_APART: Duration = Duration::from_secs(5);
+pub(super) const IDLE: Duration = Duration::from_secs(10);
+pub(super) const PROBES: u32 = 3;
+pub(super) const PROBES_APART: Duration = Duration::from_secs(5);
 /// How often the server looks whether we still wait for a statement's answer.
 const ARE_WE_THERE: Duration = Duration::from_secs(1);
 /// A transaction that we do not go on with, because we were cut off, holds its locks for no longer.
@@ -26,8 +27,7 @@ const LOCK_WAIT: (Duration, Duration) = (Duration::from_millis(500), Duration::f
 /// Makes sessions of ours.
 #[derive(Clone)]
 pub(super) struct Sessions {
-    config: Config,
-    tls: Tls,
+    login: Login,
     bound: Duration,
     setup: String,
     /// Set where the server can; each on its own.
@@ -39,13 +39,8 @@ pub(super) type Opened = (Client, JoinHandle<()>);
 
 impl Sessions {
     pub(super) fn new(settings: &Database) -> Result<Self, StoreError> {
-        let (mut config, tls) = tls::read_url(settings.url.expose()).map_err(StoreError::Address)?;
-        config.application_name("penr-webhooks");
-        config.connect_timeout(settings.connect_timeout);
-        config.tcp_user_timeout(SILENCE);
-        config.keepalives(true).keepalives_idle(IDLE).keepalives_interval(PROBES_APART).keepalives_retries(PROBES);
         let (setup, optional) = (setup(settings.statement_timeout), [tcp(), liveness()]);
-        Ok(Self { config, tls, bound: settings.connect_timeout, setup, optional })
+        Ok(Self { login: Login::new(settings)?, bound: settings.connect_timeout, setup, optional })
     }
 
     /// The longest that opening a session may take.
@@ -54,13 +49,18 @@ impl Sessions {
     }
 
     pub(super) fn tls(&self) -> Tls {
-        self.tls.clone()
+        self.login.tls()
+    }
+
+    /// Says which hosts were tried and why none served, where an error says no more than that there is no session.
+    pub(super) fn explain(&self, error: StoreError) -> StoreError {
+        self.login.explain(error)
     }
 
     /// Opens a session. The settings go to the server together, so that they take one round trip: after the login, because
     /// poolers refuse or drop what is asked for during it.
     pub(super) async fn open(&self) -> Result<Opened, Error> {
-        let (client, connection) = self.config.connect(self.tls.clone()).await?;
+        let (client, connection) = self.login.connect().await?;
         let drive = async move {
             // Whoever waits for an answer learns of it, and tells of it if that is news.
             if let Err(error) = connection.await {

@@ -22,6 +22,7 @@ mod model;
 mod never_inside;
 mod nobody_waits;
 mod page;
+mod reaches_postgres;
 mod recovers;
 mod redelivers;
 mod retention;

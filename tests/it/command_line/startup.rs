@@ -16,6 +16,8 @@ async fn a_setting_that_cannot_be_used_is_named_and_its_value_not_shown() {
         ("DATABASE_URL", "mysql://user:hunter2@localhost/db"),
         ("DATABASE_URL", "postgres://user:hunter2@localhost:port/db"),
         ("DATABASE_URL", "postgres://user:hunter2@localhost/db?sslmode=hunter2"),
+        ("DATABASE_URL", "postgres://user:hunter2#x@localhost/db"),
+        ("DATABASE_URL", "host=localhost password=hunter2 service=x"),
         ("AMQP_URL", "http://user:hunter2@localhost"),
         ("AMQP_URL", "amqp://user:hunter2@localhost:port"),
         ("AMQP_URL", "amqp://user:hunter2@localhost/?heartbeat=hunter2"),

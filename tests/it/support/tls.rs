@@ -50,6 +50,12 @@ impl Authority {
         self.issue(None)
     }
 
+    /// Its own certificate as a server's, which names no host: what `openssl req -x509` makes.
+    pub fn own_identity(&self) -> Identity {
+        let key = KeyPair::try_from(self.0.key().serialize_der()).expect("ring reads what it wrote");
+        Identity { chain: vec![self.0.der().clone()], key }
+    }
+
     pub fn flawed_identity(&self, flaw: Flaw) -> Identity {
         self.issue(Some(flaw))
     }

@@ -1,0 +1,151 @@
+//! Splits the text of an address into its parts, as libpq does (PostgreSQL manual, 34.1.1), and changes none of them.
+
+use anyhow::bail;
+use percent_encoding::percent_decode_str;
+
+const SCHEMES: [&str; 2] = ["postgresql://", "postgres://"];
+
+const FORMS: &str = "it must be postgresql://user:password@host/name or host=… user=… password=… dbname=…";
+
+/// The parts of an address. Those of a URI are still percent-encoded, as the driver wants them.
+#[derive(Default)]
+pub(super) struct Text<'a> {
+    pub(super) form: Form,
+    /// Of a URI: `user:password`.
+    login: Option<&'a str>,
+    /// Of a URI: hosts with ports.
+    pub(super) hosts: &'a str,
+    /// Of a URI: `/name`.
+    path: &'a str,
+    pub(super) parameters: Vec<Parameter<'a>>,
+}
+
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Form {
+    #[default]
+    Uri,
+    KeyValue,
+}
+
+/// A pair from the query of a URI, or from the `key=value` form.
+pub(super) struct Parameter<'a> {
+    pub(super) key: String,
+    pub(super) value: String,
+    /// Both as they were written.
+    pub(super) written: &'a str,
+    /// Whether the key is surely none that a password which was not encoded has brought.
+    pub(super) may_be_shown: bool,
+}
+
+/// Whether `key` is one that an address may have.
+type IsKey<'f> = &'f dyn Fn(&str) -> bool;
+
+pub(super) fn split<'a>(text: &'a str, is_key: IsKey<'_>) -> anyhow::Result<Text<'a>> {
+    if let Some(uri) = SCHEMES.iter().find_map(|scheme| text.trim().strip_prefix(scheme)) {
+        return split_uri(uri);
+    }
+    if text.split(['=', ' ']).next().is_some_and(|first| first.contains("://")) {
+        bail!("it must begin with postgresql:// or postgres://");
+    }
+    let parameters = split_pairs(text)?;
+    // What begins with no key that we know may be a password, put where it does not belong.
+    match parameters.first() {
+        Some(first) if is_key(&first.key) => Ok(Text { form: Form::KeyValue, parameters, ..Text::default() }),
+        _ => bail!(FORMS),
+    }
+}
+
+fn split_uri(uri: &str) -> anyhow::Result<Text<'_>> {
+    let (authority, tail) = uri.split_at(uri.find(['/', '?', '#']).unwrap_or(uri.len()));
+    let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
+    // The password would end there, and its rest be taken for something that errors may show.
+    if path.contains('@') || (!tail.starts_with('/') && tail.contains('@')) {
+        bail!("a / ? # or @ in the user name, the password or the database's name must be written %2F %3F %23 or %40");
+    }
+    let (login, hosts) = authority.rsplit_once('@').map_or((None, authority), |(login, hosts)| (Some(login), hosts));
+    // Without the @ that follows a password, what was taken for a port and a query may be the password.
+    let mut may_be_shown = !tail.contains('@') && (login.is_some() || !authority.contains(':'));
+    let mut parameters = Vec::new();
+    for written in query.split('&').filter(|pair| !pair.is_empty()) {
+        let decode = |text| percent_decode_str(text).decode_utf8().map(String::from);
+        let Some((Ok(key), Ok(value))) = written.split_once('=').map(|(key, value)| (decode(key), decode(value)))
+        else {
+            bail!("what follows the ? must be pairs with & between them, as in ?sslmode=require&connect_timeout=5");
+        };
+        may_be_shown &= !may_bring_password(&key, &value);
+        parameters.push(Parameter { key, value, written, may_be_shown });
+    }
+    Ok(Text { form: Form::Uri, login, hosts, path, parameters })
+}
+
+fn split_pairs(text: &str) -> anyhow::Result<Vec<Parameter<'_>>> {
+    let (mut rest, mut may_be_shown, mut parameters) = (text.trim_start(), true, Vec::new());
+    while !rest.is_empty() {
+        let (key, after) = rest.split_at(rest.find(|c: char| c == '=' || c.is_whitespace()).unwrap_or(rest.len()));
+        let Some(after) = after.trim_start().strip_prefix('=').filter(|_| !key.is_empty()) else {
+            bail!("{FORMS}; a value with a space stands in single quotes");
+        };
+        let Some((value, after)) = take_value(after.trim_start()) else {
+            bail!("a value is missing or its closing quote is, as in password='it has spaces'");
+        };
+        let written = &rest[..rest.len() - after.len()];
+        // The rest of a password with a space is read as the next pair.
+        may_be_shown &= !may_bring_password(key, &value);
+        parameters.push(Parameter { key: key.to_owned(), written, may_be_shown, value });
+        rest = after.trim_start();
+    }
+    Ok(parameters)
+}
+
+/// Whether from here on what looks like a key may be a part of a password: after a `password`, or after a value that has
+/// swallowed the next pair, for want of what divides them.
+fn may_bring_password(key: &str, value: &str) -> bool {
+    key.contains("pass") || value.contains('=')
+}
+
+/// A value, and what follows it.
+fn take_value(text: &str) -> Option<(String, &str)> {
+    let quoted = text.starts_with('\'');
+    let mut value = String::new();
+    let mut letters = text.char_indices().skip(usize::from(quoted));
+    while let Some((at, letter)) = letters.next() {
+        match letter {
+            '\'' if quoted => return Some((value, &text[at + 1..])),
+            space if !quoted && space.is_whitespace() => return Some((value, &text[at..])),
+            '\\' => value.extend(letters.next().map(|(_, letter)| letter)),
+            letter => value.push(letter),
+        }
+    }
+    (!quoted && !value.is_empty()).then_some((value, ""))
+}
+
+impl Text<'_> {
+    /// The address without its hosts, and of its parameters with these only, for the driver.
+    pub(super) fn without_hosts(&self, parameters: &[&str]) -> String {
+        match self.form {
+            Form::KeyValue => parameters.join(" "),
+            Form::Uri => {
+                let login = self.login.map(|login| format!("{}@", for_driver(login))).unwrap_or_default();
+                let path = if self.path.is_empty() { "/" } else { self.path };
+                let query = for_driver(&parameters.join("&"));
+                format!("postgresql://{login}{path}?{query}")
+            }
+        }
+    }
+
+    /// The hosts of a URI alone, for the driver.
+    pub(super) fn hosts_alone(&self) -> String {
+        format!("postgresql://{}/", self.hosts)
+    }
+
+    /// One parameter alone, for the driver.
+    pub(super) fn alone(&self, parameter: &Parameter<'_>) -> String {
+        Text { form: self.form, ..Text::default() }.without_hosts(&[parameter.written])
+    }
+}
+
+/// The driver takes the first `@` of a URI for the end of the login, wherever it stands. Others are written as it reads
+/// them back.
+fn for_driver(part: &str) -> String {
+    part.replace('@', "%40")
+}

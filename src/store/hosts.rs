@@ -1,0 +1,173 @@
+//! Finds the server among the hosts of an address, within a time that all of them share.
+//!
+//! The driver can do this, too, but bounds no more than the connecting: a host that accepts and stays silent, as the machine
+//! of a server that hangs does, would take all of the time, at every try.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rand::seq::SliceRandom as _;
+use tokio::net::lookup_host;
+use tokio::time::{Instant, timeout};
+use tokio_postgres::config::Host;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Connection, Error, Socket};
+
+use super::address::{Address, Target};
+use super::tls::{self, Tls};
+
+/// A session, and what drives it.
+pub(super) type Connected = (Client, Connection<Socket, <Tls as tokio_postgres::tls::MakeTlsConnect<Socket>>::Stream>);
+
+/// The server that served last is tried first: behind a host that stays silent, every session would cost its share.
+#[derive(Default)]
+pub(super) struct LastServed(Mutex<Option<(Target, Option<IpAddr>)>>);
+
+/// Why no host has served.
+#[derive(Debug, Default, thiserror::Error)]
+pub(super) struct NoHost {
+    /// Each with what went wrong.
+    tried: Vec<(String, String)>,
+    /// The last that the driver told of.
+    error: Option<Error>,
+    login_refused: bool,
+}
+
+impl fmt::Display for NoHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (host, why)) in self.tried.iter().enumerate() {
+            write!(f, "{}{host}: {why}", if at == 0 { "" } else { "; " })?;
+        }
+        Ok(())
+    }
+}
+
+impl NoHost {
+    pub(super) fn is_refused_login(&self) -> bool {
+        self.login_refused
+    }
+
+    pub(super) fn into_error(self) -> Option<Error> {
+        self.error
+    }
+
+    fn note(&mut self, host: String, why: impl Into<String>) {
+        self.tried.push((host, why.into()));
+    }
+
+    fn note_error(&mut self, host: String, error: Error, address: &Address) {
+        let refused = [SqlState::INVALID_PASSWORD, SqlState::INVALID_AUTHORIZATION_SPECIFICATION];
+        self.login_refused |= error.code().is_some_and(|code| refused.contains(code));
+        self.note(host, reason(&error, address.sslmode));
+        self.error = Some(error);
+    }
+}
+
+/// Every host, and every address of its name, gets an equal share of what is left until `deadline`. Names are looked up
+/// each time, since what they stand for may change.
+pub(super) async fn connect(address: &Address, last: &LastServed, deadline: Instant) -> Result<Connected, NoHost> {
+    let mut failure = NoHost::default();
+    let targets = last.first(address.targets(), address);
+    for (at, target) in targets.iter().enumerate() {
+        let deadline = Instant::now() + share(deadline, targets.len() - at);
+        let addresses = match addresses(target, address, last, deadline).await {
+            Ok(addresses) => addresses,
+            Err(why) => {
+                failure.note(target.to_string(), why);
+                continue;
+            }
+        };
+        for (at, ip) in addresses.iter().enumerate() {
+            let share = share(deadline, addresses.len() - at);
+            let share = address.patience().map_or(share, |patience| share.min(patience));
+            let config = address.config_for(target, *ip);
+            let name = || match ip {
+                Some(ip) if target.host != Host::Tcp(ip.to_string()) => format!("{target} ({ip})"),
+                _ => target.to_string(),
+            };
+            match timeout(share, config.connect(address.tls.clone())).await {
+                Ok(Ok(connected)) => {
+                    last.remember(target, *ip);
+                    return Ok(connected);
+                }
+                Ok(Err(error)) => failure.note_error(name(), error, address),
+                Err(_) => failure.note(name(), "no answer"),
+            }
+        }
+    }
+    Err(failure)
+}
+
+fn share(deadline: Instant, among: usize) -> Duration {
+    let left = deadline.saturating_duration_since(Instant::now());
+    left / u32::try_from(among.max(1)).unwrap_or(u32::MAX)
+}
+
+/// `None` is a socket's.
+async fn addresses(
+    target: &Target,
+    address: &Address,
+    last: &LastServed,
+    deadline: Instant,
+) -> Result<Vec<Option<IpAddr>>, String> {
+    let name = match (&target.host, target.address) {
+        (Host::Unix(_), _) => return Ok(vec![None]),
+        (_, Some(given)) => return Ok(vec![Some(given)]),
+        (Host::Tcp(name), None) => name,
+    };
+    let found = match tokio::time::timeout_at(deadline, lookup_host((name.as_str(), target.port))).await {
+        Err(_) => return Err("no answer when its name was looked up".to_owned()),
+        Ok(Err(error)) => return Err(error.to_string()),
+        Ok(Ok(found)) => found,
+    };
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for ip in found.map(|found| found.ip()) {
+        if !addresses.contains(&ip) {
+            addresses.push(ip);
+        }
+    }
+    if address.is_shuffled() {
+        addresses.shuffle(&mut rand::rng());
+    } else {
+        addresses.sort_by_key(|ip| !last.was(target, *ip));
+    }
+    if addresses.is_empty() {
+        Err("its name has no address".to_owned())
+    } else {
+        Ok(addresses.into_iter().map(Some).collect())
+    }
+}
+
+impl LastServed {
+    fn first<'a>(&self, mut targets: Vec<&'a Target>, address: &Address) -> Vec<&'a Target> {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((last, _)) = last.as_ref().filter(|_| !address.is_shuffled()) {
+            targets.sort_by_key(|target| *target != last);
+        }
+        targets
+    }
+
+    fn was(&self, target: &Target, ip: IpAddr) -> bool {
+        let last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().is_some_and(|last| last.0 == *target && last.1 == Some(ip))
+    }
+
+    fn remember(&self, target: &Target, ip: Option<IpAddr>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((target.clone(), ip));
+    }
+}
+
+/// What the server or the driver says, without the driver's frame around it.
+fn reason(error: &Error, sslmode: &str) -> String {
+    if let Some(refusal) = error.as_db_error() {
+        // Without the detail, which may repeat what was sent.
+        return format!("{} (SQLSTATE {})", refusal.message(), refusal.code().code());
+    }
+    let Some(cause) = std::error::Error::source(error) else { return error.to_string() };
+    match tls::refused_certificate(cause) {
+        Some(why) => format!("its certificate is refused by sslmode={sslmode}: {why}"),
+        None => crate::error_chain(cause),
+    }
+}

@@ -1,0 +1,106 @@
+//! Finds the server and logs in, with an address that may change while the process runs.
+
+use std::future::pending;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_postgres::Error;
+
+use super::StoreError;
+use super::address::Address;
+use super::hosts::{self, Connected, LastServed};
+use super::tls::Tls;
+use crate::config::{Database, UrlSource};
+use crate::rotation;
+use crate::secret::SecretText;
+
+/// Of the time for opening a session, what finding the server may take. The rest is for setting the session up, and for
+/// saying why no host has served before whoever waits gives up.
+const FOR_FINDING: f64 = 0.95;
+
+/// Clones share the address.
+#[derive(Clone)]
+pub(super) struct Login {
+    state: Arc<Mutex<State>>,
+    url_from: UrlSource,
+    last_served: Arc<LastServed>,
+    /// The longest that opening a session may take.
+    bound: Duration,
+}
+
+struct State {
+    url: SecretText,
+    address: Arc<Address>,
+    /// Why the last try has found no server.
+    failure: Option<String>,
+}
+
+impl Login {
+    pub(super) fn new(settings: &Database) -> Result<Self, StoreError> {
+        let (url, url_from) = (settings.url_from.newest_or(&settings.url), settings.url_from.clone());
+        let unusable = |cause| StoreError::Address(url_from.name("DATABASE_URL"), cause);
+        let address = Address::read(url.expose()).map_err(unusable)?.into();
+        let state = Arc::new(Mutex::new(State { url, address, failure: None }));
+        Ok(Self { state, url_from, last_served: Arc::default(), bound: settings.connect_timeout })
+    }
+
+    pub(super) fn tls(&self) -> Tls {
+        self.state().address.tls.clone()
+    }
+
+    /// Says which hosts were tried and why none served, where an error says no more than that there is no session.
+    pub(super) fn explain(&self, error: StoreError) -> StoreError {
+        match (error, self.state().failure.clone()) {
+            (StoreError::Unavailable(_), Some(failure)) => StoreError::Unavailable(anyhow::Error::msg(failure)),
+            (error, _) => error,
+        }
+    }
+
+    /// After a refused login the address is read again from its file, if it has one. Does not return if no host has
+    /// answered at all: callers bound the wait, and `explain` has the reason.
+    pub(super) async fn connect(&self) -> Result<Connected, Error> {
+        let deadline = Instant::now() + self.bound.mul_f64(FOR_FINDING);
+        let mut address = self.state().address.clone();
+        loop {
+            let failure = match hosts::connect(&address, &self.last_served, deadline).await {
+                Ok(connected) => {
+                    self.state().failure = None;
+                    return Ok(connected);
+                }
+                Err(failure) => failure,
+            };
+            if failure.is_refused_login()
+                && let Some(another) = self.read_again(&address).await
+            {
+                address = another;
+                continue;
+            }
+            self.state().failure = Some(failure.to_string());
+            match failure.into_error() {
+                Some(error) => return Err(error),
+                None => pending().await,
+            }
+        }
+    }
+
+    /// The address that is to be used instead of one with a refused login.
+    async fn read_again(&self, refused: &Arc<Address>) -> Option<Arc<Address>> {
+        let url = {
+            let state = self.state();
+            if !Arc::ptr_eq(&state.address, refused) {
+                return Some(state.address.clone());
+            }
+            state.url.clone()
+        };
+        let (url, address) = rotation::read_again(&self.url_from, &url, Address::read).await?;
+        let mut state = self.state();
+        state.address = Arc::new(address);
+        state.url = url;
+        Some(state.address.clone())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
