@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::Object;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
@@ -78,7 +78,7 @@ type TypedParams<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
 /// What to do about a statement that did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// Postgres is not there, not answering, out of room or not migrated: try again later, nothing is lost.
+    /// Postgres is not there, not answering or out of room: try again later, nothing is lost.
     #[error("the database is not available")]
     Unavailable(#[source] anyhow::Error),
     /// Postgres is there, but somebody else stood in the way of this statement, or it took too long: try again soon,
@@ -91,6 +91,12 @@ pub enum StoreError {
     /// Postgres refuses this data: trying again will not help.
     #[error("the database refuses the data")]
     Refused(#[source] anyhow::Error),
+    /// The role lacks a right: trying again helps once somebody has granted it.
+    #[error("the database does not permit it")]
+    Denied(#[source] anyhow::Error),
+    /// Postgres is there, but not what this program's statements need of its schema.
+    #[error("the database's schema is not the one needed")]
+    NotMigrated(#[source] anyhow::Error),
     /// The schema is not one of ours: somebody else must decide what becomes of it.
     #[error("the database's schema was not made by this program's migrations")]
     Schema(#[source] anyhow::Error),
@@ -101,12 +107,21 @@ pub enum StoreError {
 
 impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
-        let Some(refusal) = error.as_db_error() else { return Self::Unavailable(error.into()) };
+        match error.as_db_error() {
+            Some(refusal) => Self::of_refusal(refusal),
+            None => Self::Unavailable(error.into()),
+        }
+    }
+}
+
+impl StoreError {
+    /// What Postgres answered instead of doing it.
+    fn of_refusal(refusal: &DbError) -> Self {
         // Without the detail, which may repeat a row.
         let cause = anyhow::anyhow!("{} (SQLSTATE {})", refusal.message(), refusal.code().code());
         // A missing partition is reported as a check that no constraint makes.
         if refusal.code() == &SqlState::CHECK_VIOLATION && refusal.constraint().is_none() {
-            return Self::Unavailable(cause.context("run `penr-webhooks migrate` to make partitions"));
+            return Self::NotMigrated(cause.context("run `penr-webhooks migrate` to make partitions"));
         }
         match &refusal.code().code()[..2] {
             // Data exceptions, integrity violations, and what a trigger raises.
@@ -114,8 +129,9 @@ impl From<tokio_postgres::Error> for StoreError {
             _ if refusal.code() == &SqlState::QUERY_CANCELED => Self::Busy(OutOfTime(cause.to_string()).into()),
             _ if PASSING.contains(refusal.code()) => Self::Busy(cause),
             _ if refusal.code() == &SqlState::READ_ONLY_SQL_TRANSACTION => Self::ReadOnly(cause),
+            _ if refusal.code() == &SqlState::INSUFFICIENT_PRIVILEGE => Self::Denied(cause),
             _ if NOT_MIGRATED.contains(refusal.code()) => {
-                Self::Unavailable(cause.context("run `penr-webhooks migrate` first"))
+                Self::NotMigrated(cause.context("run `penr-webhooks migrate` first"))
             }
             _ => Self::Unavailable(cause),
         }

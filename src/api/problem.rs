@@ -236,7 +236,11 @@ impl From<TokenRefusal> for Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match &error {
-            StoreError::Unavailable(_) | StoreError::Busy(_) | StoreError::ReadOnly(_) => {
+            StoreError::Unavailable(_)
+            | StoreError::Busy(_)
+            | StoreError::ReadOnly(_)
+            | StoreError::Denied(_)
+            | StoreError::NotMigrated(_) => {
                 tracing::debug!(error = error_chain(&error), "the database did not answer a request");
                 Self::unavailable()
             }

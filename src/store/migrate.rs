@@ -39,7 +39,10 @@ impl Store {
         // A newer replica may have migrated further: its schema serves the previous version too.
         let runner = embedded::migrations::runner().set_abort_missing(false);
         let report = runner.run_async(&mut client).await.map_err(|error| match error.kind() {
-            Kind::Connection(..) => StoreError::Unavailable(anyhow::Error::new(error).context("the migration failed")),
+            Kind::Connection(_, cause) => match cause.downcast_ref().and_then(tokio_postgres::Error::as_db_error) {
+                Some(refusal) => StoreError::of_refusal(refusal),
+                None => StoreError::Unavailable(anyhow::Error::new(error).context("the migration failed")),
+            },
             _ => StoreError::Schema(error.into()),
         })?;
         partitions::make_missing(&client).await?;
@@ -64,7 +67,7 @@ impl Store {
             Schema::Older { version, .. } if version < OLDEST => "its schema is older than this program can use",
             Schema::Older { .. } | Schema::Current { .. } | Schema::Newer { .. } => return Ok(()),
         };
-        Err(StoreError::Unavailable(anyhow::anyhow!("{problem}; run `penr-webhooks migrate` first")))
+        Err(StoreError::NotMigrated(anyhow::anyhow!("{problem}; run `penr-webhooks migrate` first")))
     }
 
     /// The schema's version beside this program's.
