@@ -44,6 +44,7 @@ struct State {
 enum Told {
     Busy,
     Away,
+    Denied,
 }
 
 /// One part's wait. It ends well through [`Stalls::over`]; merely dropped, by a stop or because nothing is left to ask,
@@ -126,10 +127,13 @@ impl Stall {
                 // The operations address tells of it, in all roles alike.
                 StoreError::ReadOnly(_) => None,
                 StoreError::Busy(_) => (long && state.told.is_none()).then_some(Told::Busy),
-                _ => (state.told != Some(Told::Away)).then_some(Told::Away),
+                StoreError::Denied(_) => (state.told != Some(Told::Denied)).then_some(Told::Denied),
+                _ => matches!(state.told, None | Some(Told::Busy)).then_some(Told::Away),
             };
             let error = error_chain(error);
             match news {
+                // Waiting does not end this: somebody has to do something.
+                Some(Told::Denied) => tracing::error!(error, "waiting until the database's role may do its work"),
                 Some(Told::Away) => tracing::warn!(error, "waiting for the database"),
                 Some(Told::Busy) => tracing::warn!(error, "statements wait for others' locks or take too long"),
                 None => return,
@@ -166,7 +170,7 @@ impl Drop for Stall {
                 return;
             }
             match state.told.take().filter(|_| self.well) {
-                Some(Told::Away) => tracing::info!(waited_ms, "the database takes what waited"),
+                Some(Told::Away | Told::Denied) => tracing::info!(waited_ms, "the database takes what waited"),
                 Some(Told::Busy) => tracing::info!(waited_ms, "statements succeed again"),
                 None => {}
             }
@@ -216,6 +220,20 @@ mod tests {
         assert_eq!((stalls.metrics.database_waiting.get(), told(&stalls)), (1, Some(Told::Away)));
         stalls.wait(&mut stall, "one", &busy()).await;
         assert_eq!((stalls.metrics.database_waiting.get(), told(&stalls)), (0, Some(Told::Away)));
+    }
+
+    #[tokio::test]
+    async fn a_missing_right_is_told_whatever_was_told_before_and_once() {
+        let stalls = Stalls::new(Metrics::default());
+        let denied = StoreError::Denied(anyhow::anyhow!("permission denied for table attempts"));
+        let mut stall = None;
+        stalls.wait(&mut stall, "one", &away()).await;
+        stalls.wait(&mut stall, "one", &denied).await;
+        assert_eq!((stalls.metrics.database_waiting.get(), told(&stalls)), (1, Some(Told::Denied)));
+        stalls.wait(&mut stall, "one", &away()).await;
+        assert_eq!(told(&stalls), Some(Told::Denied));
+        Stalls::over(&mut stall);
+        assert_eq!((stalls.metrics.database_waiting.get(), told(&stalls)), (0, None));
     }
 
     #[tokio::test]
