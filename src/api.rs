@@ -19,8 +19,10 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::config::{self, Settings};
+use crate::error_chain;
 use crate::event::Catalogue;
 use crate::metrics::Metrics;
+use crate::reconnect::{Outage, Reconnect};
 use crate::secret::Keyring;
 use crate::sender::Sender;
 use crate::store::{Store, StoreError};
@@ -81,13 +83,41 @@ pub async fn run(settings: Settings, metrics: Metrics, stop: CancellationToken) 
         listener.map_err(|error| anyhow::anyhow!("api.listen: {} cannot be used: {error}", settings.api.listen))?;
     let api = Arc::new(Api::new(&settings, metrics)?);
     tracing::info!(address = %listener.local_addr()?, "API address");
-    let recovering = recoveries::run(api.clone(), stop.clone());
+    let store = api.store.clone();
     let testing = finish_tests(api.tests.clone(), settings.shutdown_grace, stop.clone());
     // Tests and resending need today's partitions, also where no worker runs.
-    let upkeep = Upkeep { store: api.store.clone(), metrics: api.metrics.clone(), retention: None }.run(stop.clone());
-    let serving = server::serve(listener, router(api), &settings.api.limits, settings.shutdown_grace, stop);
-    tokio::join!(recovering, testing, upkeep, serving);
-    Ok(())
+    let upkeep = Upkeep { store: store.clone(), metrics: api.metrics.clone(), retention: None };
+    let recovering = recoveries::run(api.clone(), stop.clone());
+    let unasked = async {
+        check_schema(&store, &stop).await?;
+        tokio::join!(upkeep.run(stop.clone()), recovering);
+        Ok::<_, StoreError>(())
+    };
+    let serving = server::serve(listener, router(api), &settings.api.limits, settings.shutdown_grace, stop.clone());
+    let (unasked, ..) = tokio::join!(unasked, testing, serving);
+    Ok(unasked?)
+}
+
+/// Until the database is there and migrated; requests are answered meanwhile. Stops all if the schema is another
+/// product's, in which nothing is to be done.
+async fn check_schema(store: &Store, stop: &CancellationToken) -> Result<(), StoreError> {
+    let recognised = async {
+        let (mut reconnect, mut told) = (Reconnect::default(), Outage::default());
+        loop {
+            match store.check_schema().await {
+                Ok(()) => return Ok(()),
+                Err(error @ StoreError::Schema(_)) => return Err(error),
+                Err(error) => {
+                    if told.is_news("schema") {
+                        tracing::warn!(error = error_chain(&error), "the API cannot work yet");
+                    }
+                    tokio::time::sleep(reconnect.wait()).await;
+                }
+            }
+        }
+    };
+    let found = stop.run_until_cancelled(recognised).await.unwrap_or(Ok(()));
+    found.inspect_err(|_| stop.cancel())
 }
 
 /// Those whose callers have hung up; the others are waited for with their answers.

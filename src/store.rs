@@ -48,6 +48,7 @@ mod record;
 mod recover;
 mod reencrypt;
 mod resend;
+mod schema;
 mod session;
 mod stats;
 mod tasks;
@@ -60,12 +61,12 @@ pub use health::Observations;
 pub use inspect::{LockRoom, SecretCheck, Server, SnapshotHolder};
 pub use log::{LogFilter, LogPage, LogRow, LogStatus};
 pub use lookup::Lookup;
-pub use migrate::Schema;
 pub use notices::Notice;
 pub use partitions::DropError;
 pub use record::{Ending, Finished};
 pub use recover::{Closed, RecoverError, Recovery, Since, YEARS};
 pub use reencrypt::Reencrypted;
+pub use schema::Schema;
 pub use stats::{Bucket, Window};
 pub use webhooks::{Activity, Changed, Created, Deleted, NewWebhook, Place, WebhookChange};
 
@@ -129,7 +130,10 @@ impl StoreError {
             _ if refusal.code() == &SqlState::QUERY_CANCELED => Self::Busy(OutOfTime(cause.to_string()).into()),
             _ if PASSING.contains(refusal.code()) => Self::Busy(cause),
             _ if refusal.code() == &SqlState::READ_ONLY_SQL_TRANSACTION => Self::ReadOnly(cause),
-            _ if refusal.code() == &SqlState::INSUFFICIENT_PRIVILEGE => Self::Denied(cause),
+            _ if refusal.code() == &SqlState::INSUFFICIENT_PRIVILEGE => {
+                let cure = "the owner of the tables gives it with `penr-webhooks migrate --grant-to ROLE`";
+                Self::Denied(anyhow::anyhow!("{cause}; {cure}"))
+            }
             _ if NOT_MIGRATED.contains(refusal.code()) => {
                 Self::NotMigrated(cause.context("run `penr-webhooks migrate` first"))
             }
@@ -255,6 +259,23 @@ impl Store {
         self.connections.own_session().await
     }
 }
+
+/// The number of an advisory lock, as SQL. Advisory locks belong to the whole database: with this number, installations
+/// in two schemas do not wait for each other. In `public` it is the one that releases before use in all schemas.
+macro_rules! lock_of_schema {
+    ($number:literal, $schema:literal) => {
+        concat!(
+            $number,
+            "::bigint # CASE ",
+            $schema,
+            "::text WHEN 'public' THEN 0 ELSE hashtextextended(",
+            $schema,
+            "::text, 0) END"
+        )
+    };
+}
+
+use lock_of_schema;
 
 /// The account that a row belongs to.
 fn account(row: &Row) -> AccountId {

@@ -19,7 +19,7 @@ use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 use crate::queue::{Acknowledger, Consumer, Incoming};
 use crate::sender::Sender;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::upkeep::Upkeep;
 
 mod attempts;
@@ -49,20 +49,25 @@ use unopened::Unopened;
 pub async fn run(settings: Settings, store: Store, metrics: Metrics, stop: CancellationToken) -> anyhow::Result<()> {
     let sender = Sender::new(&settings.sender)?;
     let stalls = Stalls::new(metrics.clone());
-    if stop.run_until_cancelled(wait_for_schema(&store, &stalls)).await.is_none() {
-        return Ok(());
+    match stop.run_until_cancelled(wait_for_schema(&store, &stalls)).await {
+        None => return Ok(()),
+        Some(found) => found?,
     }
     let parts = Parts::start(&settings, Shared { store, sender, metrics, stalls }, &stop)?;
     parts.until_stopped(&stop, settings.shutdown_grace).await
 }
 
-/// Until the database is there and migrated.
-async fn wait_for_schema(store: &Store, stalls: &Stalls) {
+/// Until the database is there and migrated. No waiting makes another product's schema ours.
+async fn wait_for_schema(store: &Store, stalls: &Stalls) -> Result<(), StoreError> {
     let mut stall = None;
     while let Err(error) = store.check_schema().await {
+        if let StoreError::Schema(_) = error {
+            return Err(error);
+        }
         stalls.wait(&mut stall, "the worker cannot start yet", &error).await;
     }
     Stalls::over(&mut stall);
+    Ok(())
 }
 
 /// What several parts use.

@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
+use refinery::Migration;
 use refinery::error::Kind;
-use tokio_postgres::Client;
+use tokio_postgres::error::{DbError, SqlState};
+use tokio_postgres::{Client, Error};
 
-use super::{Store, StoreError, column, partitions};
+use super::schema::{self, Place};
+use super::{Store, StoreError, lock_of_schema, partitions};
 
-/// Any number, as long as nothing else in the database uses it as an advisory lock.
-const LOCK: i64 = 0x7065_6e72_7768_6b73;
+/// Any number, as long as nothing else in the database uses it as an advisory lock. Held by the session that
+/// migrates, or gives rights.
+pub(super) const LOCK: i64 = 0x7065_6e72_7768_6b73;
 /// That a replica waits for another.
 const BOUND: Duration = Duration::from_secs(300);
-/// The oldest schema that serves a worker: it may be rolled out before the newest is there.
-const OLDEST: i32 = 1;
 
 /// Partitions are made this many days ahead.
 pub(super) const DAYS_AHEAD: i32 = 7;
@@ -21,74 +23,74 @@ mod embedded {
     refinery::embed_migrations!("src/store/migrations");
 }
 
-/// The version of the database's schema against the one this program was built for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Schema {
-    Missing,
-    Older { version: i32, ours: i32 },
-    Current { version: i32 },
-    Newer { version: i32, ours: i32 },
+pub(super) fn migrations() -> Vec<Migration> {
+    embedded::migrations::runner().get_migrations().clone()
 }
 
 impl Store {
     /// Applies what is missing and returns the names of what was applied. One replica works, the others wait for it.
-    /// An index over a long log takes as long as it takes.
+    /// An index over a long log takes as long as it takes. Nothing is done to a schema that is another product's.
     pub async fn migrate(&self) -> Result<Vec<String>, StoreError> {
         let late = |_| StoreError::Unavailable(anyhow::anyhow!("another migration did not end within 5 minutes"));
         let mut client = tokio::time::timeout(BOUND, self.session_that_migrates()).await.map_err(late)??;
         // A newer replica may have migrated further: its schema serves the previous version too.
         let runner = embedded::migrations::runner().set_abort_missing(false);
-        let report = runner.run_async(&mut client).await.map_err(|error| match error.kind() {
-            Kind::Connection(_, cause) => match cause.downcast_ref().and_then(tokio_postgres::Error::as_db_error) {
-                Some(refusal) => StoreError::of_refusal(refusal),
-                None => StoreError::Unavailable(anyhow::Error::new(error).context("the migration failed")),
-            },
-            _ => StoreError::Schema(error.into()),
-        })?;
+        let report = runner.run_async(&mut client).await.map_err(|error| failed(&error))?;
         partitions::make_missing(&client).await?;
-        client.execute("SELECT pg_advisory_unlock($1)", &[&LOCK]).await?;
+        client.execute("SELECT pg_advisory_unlock_all()", &[]).await?;
         Ok(report.applied_migrations().iter().map(ToString::to_string).collect())
     }
 
     async fn session_that_migrates(&self) -> Result<Client, StoreError> {
-        let client = self.own_session().await?;
+        let (client, place) = self.session_at_home().await?;
         client
             .batch_execute("SET statement_timeout = 0; SET lock_timeout = 0; SET client_min_messages = warning")
             .await?;
         // Held by the session: a killed replica frees it.
-        client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await?;
+        let lock = concat!("SELECT pg_advisory_lock(", lock_of_schema!("$1", "$2"), ")");
+        client.execute(lock, &[&LOCK, &place.name]).await?;
         Ok(client)
     }
 
-    /// Fails while the schema is older than a worker can use.
-    pub async fn check_schema(&self) -> Result<(), StoreError> {
-        let problem = match self.schema().await? {
-            Schema::Missing => "it has no schema yet",
-            Schema::Older { version, .. } if version < OLDEST => "its schema is older than this program can use",
-            Schema::Older { .. } | Schema::Current { .. } | Schema::Newer { .. } => return Ok(()),
+    /// A session whose search path begins with the schema that our tables are in, or will be made in.
+    pub(super) async fn session_at_home(&self) -> Result<(Client, Place), StoreError> {
+        let client = self.own_session().await?;
+        let Some(place) = schema::find(&client, &migrations()).await? else {
+            let path = "the search path names no schema that exists and that this role may use";
+            return Err(StoreError::Schema(anyhow::anyhow!("{path}; create it with CREATE SCHEMA")));
         };
-        Err(StoreError::NotMigrated(anyhow::anyhow!("{problem}; run `penr-webhooks migrate` first")))
-    }
-
-    /// The schema's version beside this program's.
-    pub async fn schema(&self) -> Result<Schema, StoreError> {
-        let ours = embedded::migrations::runner().get_migrations().iter().map(|m| m.version()).max();
-        let ours = ours.expect("there is a first migration");
-        if !self.has_history().await? {
-            return Ok(Schema::Missing);
-        }
-        let rows = self.query("SELECT max(version)::integer AS version FROM refinery_schema_history", &[]).await?;
-        let version: Option<i32> = rows.first().and_then(|row| column(row, "version"));
-        Ok(match version {
-            None => Schema::Missing,
-            Some(version) if version < ours => Schema::Older { version, ours },
-            Some(version) if version > ours => Schema::Newer { version, ours },
-            Some(version) => Schema::Current { version },
-        })
-    }
-
-    async fn has_history(&self) -> Result<bool, StoreError> {
-        let rows = self.query("SELECT to_regclass('refinery_schema_history') IS NOT NULL AS made", &[]).await?;
-        Ok(rows.first().is_some_and(|row| column(row, "made")))
+        let begin = "SELECT set_config('search_path', $1 || ', ' || current_setting('search_path'), false)";
+        client.execute(begin, &[&place.name]).await?;
+        Ok((client, place))
     }
 }
+
+fn failed(error: &refinery::Error) -> StoreError {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    let refusal = causes.filter_map(|cause| cause.downcast_ref::<Error>()).find_map(Error::as_db_error);
+    let whole = || anyhow::anyhow!("the migration failed: {error}");
+    match (refusal, error.kind()) {
+        (Some(refusal), Kind::Connection(step, _)) => refused(refusal, step),
+        (None, Kind::Connection(..)) => StoreError::Unavailable(whole()),
+        _ => StoreError::Schema(whole()),
+    }
+}
+
+/// What the server says of a statement of a migration. Trying again does not cure it when the statement itself cannot be
+/// carried out, as opposed to one that was in somebody's way.
+fn refused(refusal: &DbError, step: &str) -> StoreError {
+    let (message, code) = (refusal.message(), refusal.code());
+    let cause = anyhow::anyhow!("{step}: {message} (SQLSTATE {})", code.code());
+    match &code.code()[..2] {
+        _ if code == &SqlState::INSUFFICIENT_PRIVILEGE => StoreError::Denied(anyhow::anyhow!("{cause}; {OWNERS_WORK}")),
+        // Not there, there already, or of another type: as in a schema that somebody has changed by hand.
+        "3F" | "42" => StoreError::Schema(cause),
+        _ => match StoreError::of_refusal(refusal) {
+            StoreError::Unavailable(cause) => StoreError::Unavailable(cause.context(step.to_owned())),
+            error => error,
+        },
+    }
+}
+
+const OWNERS_WORK: &str =
+    "run `penr-webhooks migrate` as the owner of the tables and functions, with CREATE on their schema";

@@ -3,4 +3,5 @@
 
 mod partitions;
 mod replicas;
+mod schemas;
 mod topology;

@@ -1,0 +1,281 @@
+//! Finds our tables on the search path, and knows them from those of another product, before anything is done with them.
+
+use deadpool_postgres::Object;
+use refinery::Migration;
+use tokio_postgres::{Client, Error, Row};
+
+use super::{Store, StoreError, column};
+
+/// The oldest schema that serves a worker: it may be rolled out before the newest is there.
+const OLDEST: i32 = 1;
+
+/// Where migrations are written down. Other products that use the same library have a table of this name, too.
+macro_rules! history {
+    () => {
+        "refinery_schema_history"
+    };
+}
+
+/// Tables that our migrations make.
+const OURS: [&str; 8] = [
+    "webhooks",
+    "events",
+    "attempts",
+    "pending_deliveries",
+    "closed_deliveries",
+    "notices",
+    "recoveries",
+    "dropped_partitions",
+];
+
+/// The version of the database's schema against the one this program was built for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Schema {
+    Missing,
+    Older { version: i32, ours: i32 },
+    Current { version: i32 },
+    Newer { version: i32, ours: i32 },
+}
+
+/// The schema, in PostgreSQL's sense, that our tables are in, or will be made in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Quoted where it has to be.
+    pub name: String,
+    /// Of what was migrated last.
+    version: Option<i32>,
+}
+
+impl Store {
+    /// The schema's version beside this program's.
+    pub async fn schema(&self) -> Result<Schema, StoreError> {
+        let migrations = super::migrate::migrations();
+        let ours = newest(&migrations);
+        let mut connection = self.connection().await?;
+        let found = connection.ask(async |client: &mut Object| look(client).await).await?;
+        let version = judge(&found, &migrations)?.and_then(|place| place.version);
+        Ok(match version {
+            None => Schema::Missing,
+            Some(version) if version < ours => Schema::Older { version, ours },
+            Some(version) if version > ours => Schema::Newer { version, ours },
+            Some(version) => Schema::Current { version },
+        })
+    }
+
+    /// Fails while the schema is missing or older than a worker can use, and with [`StoreError::Schema`] if it is another
+    /// product's, which no waiting cures.
+    pub async fn check_schema(&self) -> Result<(), StoreError> {
+        let problem = match self.schema().await? {
+            Schema::Missing => "it has no schema yet",
+            Schema::Older { version, .. } if version < OLDEST => "its schema is older than this program can use",
+            Schema::Older { .. } | Schema::Current { .. } | Schema::Newer { .. } => return Ok(()),
+        };
+        Err(StoreError::NotMigrated(anyhow::anyhow!("{problem}; run `penr-webhooks migrate` first")))
+    }
+}
+
+fn newest(migrations: &[Migration]) -> i32 {
+    migrations.iter().map(Migration::version).max().expect("there is a first migration")
+}
+
+/// The first schema of the search path with our history; else the one that new tables are made in, if nothing in it is in
+/// our way; `None` if the search path names no schema that is there.
+pub(super) async fn find(session: &Client, migrations: &[Migration]) -> Result<Option<Place>, StoreError> {
+    judge(&look(session).await?, migrations)
+}
+
+/// What is to be seen of the search path.
+#[derive(Debug, Clone, Default)]
+struct Found {
+    candidates: Vec<Candidate>,
+    /// A schema with a history that this role may not use, and the role. PostgreSQL passes over it on the search path, as
+    /// if it were not there.
+    without_usage: Option<(String, String)>,
+}
+
+/// What a schema of the search path has.
+#[derive(Debug, Clone, Default)]
+struct Candidate {
+    name: String,
+    /// What its history says was applied, oldest first.
+    applied: Vec<Applied>,
+    /// Tables and the like that have names of ours.
+    taken: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Applied {
+    version: i32,
+    name: String,
+    checksum: String,
+}
+
+async fn look(session: &Client) -> Result<Found, Error> {
+    let mut found = Found::default();
+    for row in session.query(CANDIDATES, &[&&OURS[..]]).await? {
+        let name: String = column(&row, "name");
+        let applied = match column(&row, "has_history") {
+            true => history(session, &name).await?,
+            false => Vec::new(),
+        };
+        found.candidates.push(Candidate { name, applied, taken: column(&row, "taken") });
+    }
+    if found.candidates.iter().all(|candidate| candidate.applied.is_empty()) {
+        let unusable = session.query_opt(WITHOUT_USAGE, &[]).await?;
+        found.without_usage = unusable.map(|row| (column(&row, "schema"), column(&row, "role")));
+    }
+    Ok(found)
+}
+
+async fn history(session: &Client, schema: &str) -> Result<Vec<Applied>, Error> {
+    let query = format!(
+        concat!("SELECT version, name::text, checksum::text FROM {}.", history!(), " ORDER BY version"),
+        schema
+    );
+    let applied = |row: Row| Applied {
+        version: column(&row, "version"),
+        name: column::<Option<String>>(&row, "name").unwrap_or_default(),
+        checksum: column::<Option<String>>(&row, "checksum").unwrap_or_default(),
+    };
+    Ok(session.query(&query, &[]).await?.into_iter().map(applied).collect())
+}
+
+fn judge(found: &Found, migrations: &[Migration]) -> Result<Option<Place>, StoreError> {
+    if let Some((schema, role)) = &found.without_usage {
+        let grant = format!("the owner of its tables gives it with `penr-webhooks migrate --grant-to {role}`");
+        return Err(StoreError::Denied(anyhow::anyhow!(
+            "the role {role} has no USAGE on the schema {schema}; {grant}"
+        )));
+    }
+    let place = |candidate: &Candidate| Place {
+        name: candidate.name.clone(),
+        version: candidate.applied.last().map(|applied| applied.version),
+    };
+    if let Some(ours) = found.candidates.iter().find(|candidate| begins_as_ours(&candidate.applied, migrations)) {
+        return match ours.applied.iter().find(|applied| differs(applied, migrations)) {
+            Some(Applied { version, name, .. }) => Err(StoreError::Schema(anyhow::anyhow!(
+                "the migration V{version}__{name} in the schema {} is not this program's: another build has made it",
+                ours.name
+            ))),
+            None => Ok(Some(place(ours))),
+        };
+    }
+    let Some(first) = found.candidates.first() else { return Ok(None) };
+    let stranger = match (first.applied.last(), first.taken.first()) {
+        (Some(Applied { version, name, .. }), _) => format!("migrations of another product (V{version}__{name})"),
+        (None, Some(table)) => format!("a table {table} of another product"),
+        (None, None) => return Ok(Some(place(first))),
+    };
+    Err(StoreError::Schema(anyhow::anyhow!("the schema {} holds {stranger}; {OWN_SCHEMA}", first.name)))
+}
+
+const OWN_SCHEMA: &str = "give penr-webhooks a schema of its own: CREATE SCHEMA penr_webhooks, and end DATABASE_URL with \
+                          ?options=-csearch_path%3Dpenr_webhooks";
+
+fn begins_as_ours(applied: &[Applied], migrations: &[Migration]) -> bool {
+    applied.first().is_some_and(|first| {
+        migrations.iter().any(|ours| ours.version() == first.version && !differs(first, migrations))
+            && migrations.iter().all(|ours| ours.version() >= first.version)
+    })
+}
+
+/// Whether a migration that this program has, too, is another one. Those of newer programs it does not have.
+fn differs(applied: &Applied, migrations: &[Migration]) -> bool {
+    migrations.iter().any(|ours| {
+        ours.version() == applied.version
+            && (ours.name() != applied.name || ours.checksum().to_string() != applied.checksum)
+    })
+}
+
+/// The schemas of the search path, in its order. A table that has the history's name and other columns is none.
+const CANDIDATES: &str = concat!(
+    "SELECT n.oid::regnamespace::text AS name,
+        (SELECT count(*) FROM pg_attribute a
+         WHERE a.attrelid = to_regclass(n.oid::regnamespace::text || '.",
+    history!(),
+    "') AND a.attname IN ('version', 'name', 'checksum') AND a.attnum > 0
+            AND (a.attname <> 'version' OR a.atttypid = 'integer'::regtype)) = 3 AS has_history,
+        array(SELECT c.relname::text FROM pg_class c WHERE c.relnamespace = n.oid AND c.relname = ANY ($1::text[])
+              AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'c') ORDER BY c.relname) AS taken
+    FROM unnest(current_schemas(false)) WITH ORDINALITY AS path (name, place)
+    JOIN pg_namespace n ON n.nspname = path.name ORDER BY path.place"
+);
+
+const WITHOUT_USAGE: &str = concat!(
+    "SELECT n.oid::regnamespace::text AS schema, quote_ident(current_user) AS role
+    FROM regexp_split_to_table(replace(current_setting('search_path'), '\"', ''), '\\s*,\\s*')
+        WITH ORDINALITY AS path (name, place)
+    JOIN pg_namespace n ON n.nspname = CASE path.name WHEN '$user' THEN current_user ELSE path.name END
+    WHERE NOT has_schema_privilege(n.oid, 'USAGE')
+        AND EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relname = '",
+    history!(),
+    "') ORDER BY path.place LIMIT 1"
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn migrations() -> Vec<Migration> {
+        let migration = |name| Migration::unapplied(name, "SELECT 1").unwrap();
+        ["V1__first", "V2__second", "V3__third"].map(migration).to_vec()
+    }
+
+    /// As the first of these migrations were applied.
+    fn applied(count: usize) -> Vec<Applied> {
+        let applied = |ours: &Migration| Applied {
+            version: ours.version(),
+            name: ours.name().into(),
+            checksum: ours.checksum().to_string(),
+        };
+        migrations().iter().take(count).map(applied).collect()
+    }
+
+    fn candidate(name: &str, applied: Vec<Applied>) -> Candidate {
+        let taken = if applied.is_empty() { Vec::new() } else { vec!["webhooks".to_owned()] };
+        Candidate { name: name.into(), applied, taken }
+    }
+
+    fn other(version: i32) -> Applied {
+        Applied { version, name: "other".into(), checksum: "1".into() }
+    }
+
+    fn judged(candidates: &[Candidate]) -> Result<Option<Place>, StoreError> {
+        judge(&Found { candidates: candidates.to_vec(), ..Found::default() }, &migrations())
+    }
+
+    fn refused(candidates: &[Candidate]) -> String {
+        crate::error_chain(&judged(candidates).unwrap_err())
+    }
+
+    #[test]
+    fn our_history_is_found_wherever_it_is_on_the_search_path_also_a_newer_one() {
+        let newer = [applied(3), vec![other(4)]].concat();
+        for (history, version) in [(applied(1), 1), (applied(3), 3), (newer, 4)] {
+            let path = [candidate("own", vec![]), candidate("theirs", vec![other(1)]), candidate("ours", history)];
+            let place = judged(&path).unwrap().unwrap();
+            assert_eq!((place.name.as_str(), place.version), ("ours", Some(version)));
+        }
+    }
+
+    #[test]
+    fn anothers_history_is_refused_whatever_its_versions_are() {
+        let theirs = [vec![other(1)], vec![other(9)], vec![other(0), applied(1).remove(0)], vec![other(1), other(2)]];
+        for history in theirs {
+            let error = refused(&[candidate("public", history.clone())]);
+            assert!(error.contains("migrations of another product (V"), "{history:?}: {error}");
+            assert!(error.contains("CREATE SCHEMA"), "{error}");
+        }
+        let altered = [applied(2), vec![other(3)]].concat();
+        assert!(refused(&[candidate("public", altered)]).contains("V3__other in the schema public is not"));
+    }
+
+    #[test]
+    fn a_table_in_our_way_is_refused_only_where_our_tables_would_be_made() {
+        let taken = Candidate { name: "public".into(), taken: vec!["events".into()], ..Candidate::default() };
+        assert!(refused(std::slice::from_ref(&taken)).contains("a table events of another product"));
+        let place = judged(&[candidate("own", vec![]), taken]).unwrap().unwrap();
+        assert_eq!((place.name.as_str(), place.version), ("own", None));
+        assert_eq!(judged(&[]).unwrap(), None);
+    }
+}
