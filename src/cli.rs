@@ -41,7 +41,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Bring the database's schema up to date; safe to run from several replicas at once
-    Migrate,
+    Migrate(migrate::Arguments),
     /// Consume events and deliver them until SIGTERM or SIGINT
     Worker,
     /// Serve the HTTP API and the page at /settings/webhooks until SIGTERM or SIGINT
@@ -145,7 +145,7 @@ pub fn main() -> ExitCode {
 async fn execute(cli: Cli, settings: Settings, log: &log::Writing) -> Outcome {
     let json = cli.json;
     match cli.command {
-        Command::Migrate => migrate::run(&settings, json).await,
+        Command::Migrate(arguments) => migrate::run(&arguments, &settings, json).await,
         Command::Worker => roles::run(settings, Role::Worker, log).await,
         Command::Api => roles::run(settings, Role::Api, log).await,
         Command::Run => roles::run(settings, Role::Both, log).await,

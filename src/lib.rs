@@ -23,8 +23,8 @@
 //! of [`store`] that sees the account's own rows alone; whatever goes wrong becomes a `problem`. [`token`] makes and
 //! checks the tokens, [`test_send`] sends tests with the worker's own sender.
 //!
-//! `events` and the log, `attempts`, have a partition per day: [`upkeep`] makes them ahead, in every process, and workers
-//! drop those past their retention. Whoever reads the log names the days, or walks windows of them, newest first.
+//! `events` and the log, `attempts`, have a partition per day: [`upkeep`] makes them ahead, in every process, by functions
+//! that have the rights of the tables' owner; workers that own the tables drop those past their retention. Whoever reads the log names the days, or walks windows of them, newest first.
 //!
 //! # Invariants
 //!

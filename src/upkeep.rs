@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Retention;
 use crate::error_chain;
 use crate::metrics::{Metrics, Reason};
-use crate::store::{DropError, Store};
+use crate::store::{DropError, Dropped, Store, StoreError};
 
 /// Partitions are made days ahead, so an hour missed is nothing.
 const EVERY: Duration = Duration::from_secs(3600);
@@ -47,6 +47,7 @@ impl Upkeep {
         if let Ok(Ok(days)) = timeout(MAKING_BOUND, self.store.partition_days()).await {
             self.metrics.partition_days.set(i64::from(days));
         }
+        failures.is_denied(matches!(made, Ok(Err(StoreError::Denied(_)))));
         let error = match made {
             Ok(Ok(())) => return failures.end("partitions are made again"),
             Ok(Err(error)) => error_chain(&error),
@@ -59,22 +60,25 @@ impl Upkeep {
 
     async fn drop_expired(&self, failures: &mut Failures) -> bool {
         let Some(retention) = &self.retention else { return true };
-        let (reason, error) =
-            match timeout(DROPPING_BOUND, self.store.drop_expired(retention.events, retention.attempts)).await {
-                Ok(Ok(left)) => {
-                    if left > 0 {
-                        tracing::info!(
-                            left,
-                            "more partitions are past their retention, dropping three of a table an hour"
-                        );
-                    }
-                    return failures.end("partitions past their retention are dropped again");
+        let (reason, error) = match timeout(DROPPING_BOUND, self.store.drop_expired(retention)).await {
+            Ok(Ok(Dropped { left, .. })) => {
+                if left > 0 {
+                    tracing::info!(left, "more partitions are past their retention, dropping three of a table an hour");
                 }
-                Ok(Err(DropError::Locked)) => ("locked", error_chain(&DropError::Locked)),
-                Ok(Err(error @ DropError::Clocks(_))) => ("clocks", error_chain(&error)),
-                Ok(Err(DropError::Store(error))) => ("drop", error_chain(&error)),
-                Err(_) => ("drop", "no answer".to_owned()),
-            };
+                return failures.end("partitions past their retention are dropped again");
+            }
+            // No failure: it is how this installation is set up.
+            Ok(Err(DropError::NotOwner)) => {
+                if !std::mem::replace(&mut failures.told_of_owner, true) {
+                    tracing::info!("partitions past their retention are not dropped here: {}", DropError::NotOwner);
+                }
+                return failures.end("partitions past their retention are left to their owner");
+            }
+            Ok(Err(DropError::Locked)) => ("locked", error_chain(&DropError::Locked)),
+            Ok(Err(error @ DropError::Clocks(_))) => ("clocks", error_chain(&error)),
+            Ok(Err(DropError::Store(error))) => ("drop", error_chain(&error)),
+            Err(_) => ("drop", "no answer".to_owned()),
+        };
         self.count(reason);
         const WHAT: &str = "partitions past their retention are not dropped, trying again every minute";
         match reason {
@@ -95,6 +99,9 @@ impl Upkeep {
 struct Failures {
     told: Option<Instant>,
     was_locked: bool,
+    /// Waiting does not end the last one: somebody has to do something.
+    denied: bool,
+    told_of_owner: bool,
 }
 
 impl Failures {
@@ -104,7 +111,17 @@ impl Failures {
             return;
         }
         self.told = Some(Instant::now());
-        tracing::warn!(error, "{what}");
+        match self.denied {
+            true => tracing::error!(error, "{what}"),
+            false => tracing::warn!(error, "{what}"),
+        }
+    }
+
+    fn is_denied(&mut self, denied: bool) {
+        if denied && !self.denied {
+            self.told = None;
+        }
+        self.denied = denied;
     }
 
     fn end(&mut self, what: &'static str) -> bool {

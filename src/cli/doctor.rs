@@ -17,6 +17,7 @@ use crate::text::printable;
 mod broker;
 mod database;
 mod machine;
+mod rights;
 mod settings;
 
 /// For all checks together. More than the bounds within them, so that those tell what was waited for.

@@ -1,23 +1,59 @@
-//! Brings the schema up to date.
+//! Brings the schema up to date, gives roles what they need, and does the owner's part of retention.
 
 use std::time::Duration;
 
+use clap::Args;
 use serde_json::json;
 
 use super::{Outcome, output, store};
 use crate::config::Settings;
 use crate::error_chain;
 use crate::reconnect::Reconnect;
-use crate::store::StoreError;
+use crate::store::{GrantError, Store, StoreError};
 
 /// A database that starts together with us gets this long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(super) async fn run(settings: &Settings, json: bool) -> Outcome {
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Then give a role what workers, APIs and the other commands need, and nothing else; may be repeated
+    #[arg(long, value_name = "ROLE")]
+    grant_to: Vec<String>,
+    /// Only drop what is past its retention: a daily job of the tables' owner, where no worker has its role
+    #[arg(long, conflicts_with = "grant_to")]
+    retention: bool,
+}
+
+pub(super) async fn run(arguments: &Arguments, settings: &Settings, json: bool) -> Outcome {
     let store = store(settings)?;
+    if arguments.retention {
+        return drop_expired(&store, settings, json).await;
+    }
+    let applied = migrate(&store).await?;
+    for role in &arguments.grant_to {
+        store.grant_to(role).await.map_err(|error| match error {
+            GrantError::Store(error) => error.into(),
+            error => anyhow::Error::from(error),
+        })?;
+    }
+    if json {
+        let mut done = json!({ "applied": applied });
+        if !arguments.grant_to.is_empty() {
+            done["granted_to"] = json!(arguments.grant_to);
+        }
+        return output::json(&done);
+    }
+    match applied.len() {
+        0 => output::line("the schema is up to date"),
+        _ => output::line(format_args!("applied {}", applied.join(", "))),
+    }?;
+    arguments.grant_to.iter().try_for_each(|role| output::line(format_args!("{role} has what it needs")))
+}
+
+async fn migrate(store: &Store) -> Result<Vec<String>, StoreError> {
     let mut reconnect = Reconnect::default();
     let deadline = tokio::time::Instant::now() + PATIENCE;
-    let applied = loop {
+    loop {
         match store.migrate().await {
             Err(error @ (StoreError::Unavailable(_) | StoreError::Busy(_) | StoreError::ReadOnly(_)))
                 if tokio::time::Instant::now() < deadline =>
@@ -25,14 +61,25 @@ pub(super) async fn run(settings: &Settings, json: bool) -> Outcome {
                 tracing::warn!(error = error_chain(&error), "waiting for the database");
                 tokio::time::sleep(reconnect.wait()).await;
             }
-            done => break done?,
+            done => return done,
         }
-    };
-    if json {
-        return output::json(&json!({ "applied": applied }));
     }
-    match applied.len() {
-        0 => output::line("the schema is up to date"),
-        _ => output::line(format_args!("applied {}", applied.join(", "))),
+}
+
+async fn drop_expired(store: &Store, settings: &Settings, json: bool) -> Outcome {
+    store.check_schema().await?;
+    let dropped = store.drop_expired(&settings.retention).await.map_err(anyhow::Error::from)?;
+    if json {
+        return output::json(&json!({ "dropped": dropped.partitions, "left": dropped.left }));
+    }
+    match dropped.partitions.len() {
+        0 => output::line("no partition was dropped"),
+        _ => output::line(format_args!("dropped {}", dropped.partitions.join(", "))),
+    }?;
+    match dropped.left {
+        0 => Ok(()),
+        left => {
+            output::line(format_args!("{left} more are past their retention: three of a table are dropped an hour"))
+        }
     }
 }

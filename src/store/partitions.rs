@@ -4,6 +4,9 @@
 //! goes on at the next run. Nothing else is dropped: a table that somebody detached, or that only has such a name, stays.
 //! Readers and writers go on meanwhile. The lock that keeps others from using an old event is held for the moment of
 //! marking only.
+//!
+//! Any role that may run the functions for it makes partitions. Only their owner drops them: PostgreSQL detaches beside
+//! readers and writers in no function.
 
 use std::time::Duration;
 
@@ -11,10 +14,11 @@ use jiff::{SignedDuration, Timestamp};
 use tokio_postgres::{Client, Row};
 
 use super::migrate::DAYS_AHEAD;
-use super::{Store, StoreError, column};
+use super::{Store, StoreError, column, lock_of_schema};
+use crate::config::Retention;
 
 /// Any number but the migration's. Held shared by whoever makes use of old events, exclusively while those that expire
-/// are marked.
+/// are marked. One for the whole database, as releases before have it: nobody holds it for long.
 pub(super) const LOCK: i64 = 0x7065_6e72_7061_7274;
 /// Held by the one session that makes partitions with the schema of a release before.
 const MAKING_AS_BEFORE: i64 = 0x7065_6e72_6d61_6b65;
@@ -75,6 +79,11 @@ pub(super) use {attached_partitions, mark};
 pub enum DropError {
     #[error("another session holds the lock")]
     Locked,
+    /// Nothing of these tables will be dropped by this role.
+    #[error(
+        "this role does not own the tables: their owner drops them, by `penr-webhooks migrate --retention` once a day"
+    )]
+    NotOwner,
     #[error("the database's clock and this machine's differ by {} hours", .0.as_hours())]
     Clocks(SignedDuration),
     #[error(transparent)]
@@ -85,6 +94,14 @@ impl From<tokio_postgres::Error> for DropError {
     fn from(error: tokio_postgres::Error) -> Self {
         Self::Store(error.into())
     }
+}
+
+/// What retention came to.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    pub partitions: Vec<String>,
+    /// Expired partitions that are left for later.
+    pub left: usize,
 }
 
 /// A partition that ended before its table's retention.
@@ -103,31 +120,43 @@ impl Store {
         make_missing(&self.session_of_upkeep().await?).await
     }
 
-    /// Drops the oldest partitions of `events` and `attempts` that ended before their retention, a few at a time, and
-    /// tells how many are left for later. One session works at a time. What keeps one table's from being dropped does
-    /// not keep the other's.
-    pub async fn drop_expired(&self, events: Duration, attempts: Duration) -> Result<usize, DropError> {
+    /// Drops the oldest partitions of `events` and `attempts` that ended before their retention, a few at a time. One
+    /// session works at a time. What keeps one table's from being dropped does not keep the other's.
+    pub async fn drop_expired(&self, retention: &Retention) -> Result<Dropped, DropError> {
         let mut session = self.session_of_upkeep().await?;
-        let locked = session.query_one("SELECT pg_try_advisory_lock($1) AS locked", &[&DROPPING]).await?;
+        let locked = session.query_one(TRY_DROPPING, &[&DROPPING]).await?;
         if !column::<bool>(&locked, "locked") {
             return Err(DropError::Locked);
         }
         let clock = session.query_one("SELECT clock_timestamp() AS clock", &[]).await?;
         check_clocks(column(&clock, "clock"), Timestamp::now())?;
+        if !column::<bool>(&session.query_one(OWNED, &[]).await?, "owned") {
+            forget_closed(&session, retention.events).await?;
+            return Err(DropError::NotOwner);
+        }
         let mut left = Ok(0);
-        for (table, retention) in TABLES.into_iter().zip([events, attempts]) {
+        for (table, retention) in TABLES.into_iter().zip([retention.events, retention.attempts]) {
             match detach_expired(&mut session, table, days(retention)).await {
                 Ok(more) => left = left.map(|left| left + more),
                 Err(error) => left = left.and(Err(error)),
             }
         }
-        let (dropped, all) = drop_detached(&session).await;
-        let forgotten = forget_closed(&session, events).await;
-        if !dropped.is_empty() {
-            tracing::info!(?dropped, "retention ended");
+        let (partitions, all) = drop_detached(&session).await;
+        let forgotten = forget_closed(&session, retention.events).await;
+        if !partitions.is_empty() {
+            tracing::info!(dropped = ?partitions, "retention ended");
         }
         let left = left?;
-        all.and(forgotten).map(|()| left)
+        all.and(forgotten).map(|()| Dropped { partitions, left })
+    }
+
+    /// How many partitions of the table that has the most of them are past their retention.
+    pub async fn expired_partitions(&self, retention: &Retention) -> Result<usize, StoreError> {
+        let mut most = 0;
+        for (table, retention) in TABLES.into_iter().zip([retention.events, retention.attempts]) {
+            most = most.max(self.query(EXPIRED, &[&table, &days(retention)]).await?.len());
+        }
+        Ok(most)
     }
 
     /// A session whose every wait the server ends, also when this process is gone.
@@ -151,22 +180,31 @@ fn days(retention: Duration) -> i32 {
 
 /// Each in a transaction of its own, so that one that cannot be made keeps no other from being made.
 pub(super) async fn make_missing(session: &Client) -> Result<(), StoreError> {
-    let made_apart = "SELECT to_regprocedure('make_partition(text, date)') IS NOT NULL AS known";
-    if !column::<bool>(&session.query_one(made_apart, &[]).await?, "known") {
+    let made_by = session.query_one(MADE_BY, &[]).await?;
+    if column(&made_by, "as_first") {
         return make_as_before(session).await;
     }
-    let make = "SELECT make_partition($1, (now() AT TIME ZONE 'UTC')::date + $2::integer)";
+    let for_all_roles: bool = column(&made_by, "for_all_roles");
     let mut made = Ok(());
     for day in -1..=DAYS_AHEAD {
         for table in TABLES {
-            let result = session.execute(make, &[&table, &day]).await.map(drop).map_err(StoreError::from);
+            let make = match for_all_roles {
+                true => format!("SELECT make_{table}_partition($1)"),
+                false => format!("SELECT make_partition('{table}', (now() AT TIME ZONE 'UTC')::date + $1::integer)"),
+            };
+            let result = session.execute(&make, &[&day]).await.map(drop).map_err(StoreError::from);
             made = made.and(result.map_err(in_the_way));
         }
     }
     made
 }
 
-/// With the schema of a release before, a partition is made under a lock that everybody else waits behind: one process at
+/// By which functions: a worker may meet the schema of a release before.
+const MADE_BY: &str = "
+    SELECT to_regprocedure('make_events_partition(integer)') IS NOT NULL AS for_all_roles,
+        to_regprocedure('make_partition(text, date)') IS NULL AS as_first";
+
+/// With the schema of V1 to V7, a partition is made under a lock that everybody else waits behind: one process at
 /// a time, and not for long. The session frees what it holds when it ends, which is next.
 async fn make_as_before(session: &Client) -> Result<(), StoreError> {
     let locked = session.query_one("SELECT pg_try_advisory_lock($1) AS locked", &[&MAKING_AS_BEFORE]).await?;
@@ -299,6 +337,16 @@ fn expired(rows: Vec<Row>) -> Vec<Expired> {
     rows.into_iter().map(expired).collect()
 }
 
+const TRY_DROPPING: &str = concat!(
+    "SELECT pg_try_advisory_lock(",
+    lock_of_schema!("$1", "(SELECT relnamespace::regnamespace FROM pg_class WHERE oid = 'events'::regclass)"),
+    ") AS locked"
+);
+
+const OWNED: &str = "
+    SELECT bool_and(pg_has_role(relowner, 'USAGE')) AS owned FROM pg_class
+    WHERE oid IN ('events'::regclass, 'attempts'::regclass)";
+
 /// A table's daily partitions that ended so many days ago. One that a waiting delivery references is kept. The waiting
 /// deliveries are read once, and only if anything has expired.
 const EXPIRED: &str = concat!(
@@ -341,6 +389,7 @@ const DETACHED: &str = concat!(
     mark!(),
     "' || c.oid AND c.relkind = 'r' AND NOT c.relispartition AND c.relname ~ '^(events|attempts)_[0-9]{8}$'
         AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid)
+        AND c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'events'::regclass)
     ORDER BY c.relname"
 );
 

@@ -12,7 +12,7 @@ mod broker;
 mod database;
 mod machine;
 
-const CHECKS: [&str; 22] = [
+const CHECKS: [&str; 24] = [
     "settings",
     "private_networks",
     "https",
@@ -24,6 +24,8 @@ const CHECKS: [&str; 22] = [
     "clock",
     "snapshots",
     "schema",
+    "rights",
+    "retention",
     "partitions",
     "locks",
     "secrets",
@@ -38,8 +40,18 @@ const CHECKS: [&str; 22] = [
 ];
 
 /// Those that need a database that answers.
-const OF_DATABASE: &[&str] =
-    &["durability", "connections", "clock", "snapshots", "schema", "partitions", "locks", "secrets"];
+const OF_DATABASE: &[&str] = &[
+    "durability",
+    "connections",
+    "clock",
+    "snapshots",
+    "schema",
+    "rights",
+    "retention",
+    "partitions",
+    "locks",
+    "secrets",
+];
 
 pub struct Report {
     code: i32,
@@ -82,6 +94,11 @@ impl Report {
         assert_eq!(check["status"], status, "{check}");
         assert!(said.iter().all(|said| check.to_string().contains(said)), "no {said:?} in {check}");
         assert_eq!(check["advice"].is_null(), status == "ok", "{check}");
+    }
+
+    #[track_caller]
+    pub fn assert_nowhere(&self, said: &str) {
+        assert!(!format!("{:?}", self.checks).contains(said), "{said} in {:?}", self.checks);
     }
 
     #[track_caller]
@@ -152,7 +169,7 @@ async fn missing_settings_are_all_named_and_what_needs_them_is_skipped() {
     let report = Report::of(doctor.start()).await;
     let keys = "PENR_WEBHOOKS__SECURITY__ENCRYPTION_KEYS is not set";
     report.assert("settings", "fails", &["DATABASE_URL is not set", "AMQP_URL is not set", keys]);
-    report.assert_skipped(&CHECKS[5..18]);
+    report.assert_skipped(&CHECKS[5..20]);
     assert_eq!(report.code, 1);
     let report = site.doctor().await;
     report.assert_skipped(&["secrets"]);

@@ -27,6 +27,7 @@ mod recovers;
 mod redelivers;
 mod retention;
 mod retries;
+mod rights;
 mod secrets;
 mod soak;
 mod stops;

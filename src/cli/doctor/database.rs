@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use super::{Check, Deadline, Status, millis};
+use super::{Check, Deadline, Status, millis, rights};
 use crate::config::{Retention, Settings};
 use crate::error_chain;
 use crate::store::{LockRoom, Schema, SecretCheck, Server, SnapshotHolder, Store, StoreError};
@@ -28,8 +28,18 @@ const DAYS_BESIDE_RETENTION: u64 = 12;
 /// recovery of what was closed in a long time, a question of somebody who reads the whole log.
 const USES_OF_ALL_PARTITIONS: i64 = 8;
 
-const OF_SERVER: [&str; 8] =
-    ["durability", "connections", "clock", "snapshots", "schema", "partitions", "locks", "secrets"];
+const OF_SERVER: [&str; 10] = [
+    "durability",
+    "connections",
+    "clock",
+    "snapshots",
+    "schema",
+    "rights",
+    "retention",
+    "partitions",
+    "locks",
+    "secrets",
+];
 
 pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check> {
     let unusable = |check| [vec![check], Check::skipped(&OF_SERVER, "the database does not answer")].concat();
@@ -62,18 +72,22 @@ async fn tables(store: &Store, settings: &Settings, deadline: Deadline) -> Vec<C
             Check::fails("schema", format!("version {version}, this program needs {ours}"), migrate)
         }
         Ok(Schema::Missing) => Check::fails("schema", "there is none", migrate),
-        Err(error) => Check::fails("schema", error, "make it readable for this role"),
+        Err(error) => Check::fails("schema", error, "cure that first"),
     };
     if schema.status == Status::Fails {
-        let skipped = Check::skipped(&["partitions", "locks", "secrets"], "the schema is not the one needed");
+        let skipped = Check::skipped(
+            &["rights", "retention", "partitions", "locks", "secrets"],
+            "the schema is not the one needed",
+        );
         return [vec![schema], skipped].concat();
     }
-    let (partitions, locks, secrets) = tokio::join!(
+    let (rights, partitions, locks, secrets) = tokio::join!(
+        rights::checks(store, &settings.retention, deadline),
         partitions(store, deadline),
         locks(store, &settings.retention, deadline),
         secrets(store, settings, deadline)
     );
-    vec![schema, partitions, locks, secrets]
+    [vec![schema], rights, vec![partitions, locks, secrets]].concat()
 }
 
 fn version(server: &Server) -> Check {

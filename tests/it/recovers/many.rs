@@ -212,7 +212,8 @@ async fn a_worker_serves_the_first_schema_and_recovering_asks_for_the_newest() {
     let first = "ALTER TABLE webhooks DROP COLUMN recovering_until;
         DROP INDEX pending_deliveries_by_webhook; CREATE INDEX pending_deliveries_due ON pending_deliveries (due_at);
         DROP INDEX pending_deliveries_by_time; CREATE INDEX pending_deliveries_by_event_day ON pending_deliveries (event_day);
-        DROP INDEX attempts_failed_by_webhook; DROP TABLE recoveries; DROP TABLE dropped_partitions; DROP FUNCTION make_partition;
+        DROP INDEX attempts_failed_by_webhook; DROP TABLE recoveries; DROP TABLE dropped_partitions;
+        DROP FUNCTION make_partition, make_events_partition, make_attempts_partition;
         DELETE FROM refinery_schema_history WHERE version > 1";
     quiet.execute(first).await;
     let _worker = quiet.site.worker().await;

@@ -1,0 +1,173 @@
+//! What a role must be allowed that delivers, answers and looks, but owns nothing: gives it and finds what is missing.
+
+use deadpool_postgres::Object;
+use tokio_postgres::{Error, GenericClient, Row};
+
+use super::migrate::LOCK;
+use super::{Store, StoreError, column, lock_of_schema};
+
+/// On tables. Partitions need no rights of their own: all statements go through their tables.
+const TABLES: [(&str, &[&str]); 8] = [
+    ("webhooks", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+    ("events", &["SELECT", "INSERT"]),
+    ("attempts", &["SELECT", "INSERT"]),
+    ("pending_deliveries", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+    ("closed_deliveries", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+    ("notices", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+    ("recoveries", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+    ("refinery_schema_history", &["SELECT"]),
+];
+
+/// That make partitions with the rights of the tables' owner, each with its table.
+const FUNCTIONS: [(&str, &str); 2] = [("make_events_partition", "events"), ("make_attempts_partition", "attempts")];
+
+/// What a role may do, and what it may not.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rights {
+    /// As it is written in SQL: quoted where it has to be.
+    pub role: String,
+    /// Such as `INSERT on attempts`.
+    pub missing: Vec<String>,
+    /// What keeps the functions that make partitions from doing so, whoever runs them, and the statement that cures it.
+    pub functions: Vec<String>,
+    /// Whether it owns the tables, so that it may drop partitions.
+    pub owner: bool,
+}
+
+/// Why a role was not given what it needs.
+#[derive(Debug, thiserror::Error)]
+pub enum GrantError {
+    #[error("PostgreSQL has no role {0}: make it with CREATE ROLE … LOGIN, or correct the name (capitals count)")]
+    NoSuchRole(String),
+    #[error("{role} still lacks {missing}, which somebody else has to grant")]
+    NotOurs { role: String, missing: String },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<Error> for GrantError {
+    fn from(error: Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+impl Store {
+    /// Gives a role what workers, APIs and commands need, and takes nothing from it. For the owner of the tables.
+    pub async fn grant_to(&self, role: &str) -> Result<(), GrantError> {
+        let (mut session, place) = self.session_at_home().await?;
+        let Some(quoted) = session.query_opt(ROLE, &[&role]).await? else {
+            return Err(GrantError::NoSuchRole(role.to_owned()));
+        };
+        let quoted: String = column(&quoted, "quoted");
+        let transaction = session.transaction().await?;
+        // Replicas may start together: PostgreSQL fails one of two that grant rights on one table at a time.
+        transaction.batch_execute("SET LOCAL statement_timeout = '60s'; SET LOCAL lock_timeout = '60s'").await?;
+        let lock = concat!("SELECT pg_advisory_xact_lock(", lock_of_schema!("$1", "$2"), ")");
+        transaction.execute(lock, &[&LOCK, &place.name]).await?;
+        if !rights(&transaction, Some(role)).await?.missing.is_empty() {
+            transaction.batch_execute(&grants(&place.name, &quoted)).await?;
+            // Often everybody may use the schema already, and it belongs to somebody else.
+            let usable = transaction.query_one(USABLE, &[&role, &place.name]).await?;
+            if !column::<bool>(&usable, "usable") {
+                transaction.batch_execute(&format!("GRANT USAGE ON SCHEMA {} TO {quoted}", place.name)).await?;
+            }
+        }
+        let rights = rights(&transaction, Some(role)).await?;
+        transaction.commit().await?;
+        match &rights.missing[..] {
+            [] => Ok(()),
+            missing => Err(GrantError::NotOurs { role: rights.role, missing: missing.join(", ") }),
+        }
+    }
+
+    /// What the role of this program's sessions may do.
+    pub async fn rights(&self) -> Result<Rights, StoreError> {
+        let mut connection = self.connection().await?;
+        connection.ask(async |client: &mut Object| rights(&***client, None).await).await
+    }
+}
+
+fn grants(schema: &str, role: &str) -> String {
+    let on_tables =
+        TABLES.iter().map(|(table, rights)| format!("GRANT {} ON {schema}.{table} TO {role};", rights.join(", ")));
+    let on_functions = FUNCTIONS
+        .iter()
+        .map(|(function, _)| format!("GRANT EXECUTE ON FUNCTION {schema}.{function}(integer) TO {role};"));
+    on_tables.chain(on_functions).collect()
+}
+
+/// `None` is the role of the session.
+async fn rights(session: &impl GenericClient, role: Option<&str>) -> Result<Rights, Error> {
+    let (tables, privileges): (Vec<&str>, Vec<&str>) =
+        TABLES.iter().flat_map(|(table, rights)| rights.iter().map(move |right| (*table, *right))).unzip();
+    let (functions, made): (Vec<&str>, Vec<&str>) = FUNCTIONS.into_iter().unzip();
+    let missing = session.query(MISSING, &[&role, &tables, &privileges, &functions]).await?;
+    let faults = session.query(FUNCTION_FAULTS, &[&functions, &made]).await?;
+    let who = session.query_one(WHO, &[&role]).await?;
+    let text = |name: &'static str| move |row: &Row| column::<String>(row, name);
+    Ok(Rights {
+        role: column(&who, "role"),
+        missing: missing.iter().map(text("missing")).collect(),
+        functions: faults.iter().map(text("fault")).collect(),
+        owner: column(&who, "owner"),
+    })
+}
+
+const ROLE: &str = "SELECT quote_ident(rolname) AS quoted FROM pg_roles WHERE rolname = $1::text";
+
+const USABLE: &str = "SELECT has_schema_privilege($1::text::name, $2::text::regnamespace::oid, 'USAGE') AS usable";
+
+const WHO: &str = "
+    SELECT quote_ident(coalesce($1::text, current_user)) AS role,
+        (SELECT bool_and(pg_has_role(coalesce($1::text, current_user)::name, c.relowner, 'USAGE')) FROM pg_class c
+         WHERE c.oid IN ('events'::regclass, 'attempts'::regclass)) AS owner";
+
+const MISSING: &str = "
+    WITH home AS (SELECT relnamespace AS schema, coalesce($1::text, current_user)::name AS role
+                  FROM pg_class WHERE oid = 'webhooks'::regclass)
+    SELECT 'CONNECT to the database ' || quote_ident(current_database()) AS missing FROM home
+    WHERE NOT has_database_privilege(role, current_database(), 'CONNECT')
+    UNION ALL
+    SELECT 'USAGE on the schema ' || schema::regnamespace FROM home WHERE NOT has_schema_privilege(role, schema, 'USAGE')
+    UNION ALL
+    SELECT string_agg(needed.privilege, ', ' ORDER BY needed.place) || ' on ' || needed.name
+    FROM home CROSS JOIN unnest($2::text[], $3::text[]) WITH ORDINALITY AS needed (name, privilege, place)
+    JOIN pg_class c ON c.relnamespace = home.schema AND c.relname = needed.name
+    WHERE NOT has_table_privilege(role, c.oid, needed.privilege)
+    GROUP BY needed.name
+    UNION ALL
+    SELECT 'EXECUTE on ' || needed.name FROM home CROSS JOIN unnest($4::text[]) AS needed (name)
+    JOIN pg_proc p ON p.pronamespace = home.schema AND p.proname = needed.name
+    WHERE NOT has_function_privilege(role, p.oid, 'EXECUTE')";
+
+/// The functions act for their own owner, who must be able to do what they do: not so if the tables were given to
+/// another role and the functions were not.
+const FUNCTION_FAULTS: &str = "
+    SELECT CASE
+        WHEN NOT pg_has_role(p.proowner, c.relowner, 'USAGE') THEN
+            format('the function %s belongs to %s, who does not own %s: ALTER FUNCTION %s OWNER TO %s', p.proname,
+                p.proowner::regrole, c.relname, p.oid::regprocedure, c.relowner::regrole)
+        ELSE format('%s, who owns the function %s, may not make tables: GRANT CREATE ON SCHEMA %s TO %s',
+                p.proowner::regrole, p.proname, c.relnamespace::regnamespace, p.proowner::regrole)
+        END AS fault
+    FROM unnest($1::text[], $2::text[]) AS made (function, parent)
+    JOIN pg_class c ON c.oid = made.parent::regclass
+    JOIN pg_proc p ON p.pronamespace = c.relnamespace AND p.proname = made.function
+    WHERE NOT pg_has_role(p.proowner, c.relowner, 'USAGE')
+        OR NOT has_schema_privilege(p.proowner, c.relnamespace, 'CREATE')";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_role_gets_no_right_to_change_or_remove_what_was_logged() {
+        let grants = grants("public", "app");
+        for statement in
+            ["GRANT SELECT, INSERT ON public.attempts TO app;", "ON FUNCTION public.make_events_partition(integer)"]
+        {
+            assert!(grants.contains(statement), "{grants}");
+        }
+        assert!(!grants.contains("CREATE") && !grants.contains("ALL"), "{grants}");
+    }
+}

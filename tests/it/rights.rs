@@ -1,0 +1,93 @@
+//! A role that owns nothing does all daily work with the rights that `migrate --grant-to` gives it. What is missing is
+//! named, with the command that gives it.
+
+use serde_json::json;
+use url::Url;
+use uuid::Uuid;
+
+use crate::support::*;
+
+mod functions;
+mod granted;
+mod owners_job;
+
+const ACCOUNT: &str = "acc_1";
+const TYPE: &str = "content.created";
+
+/// A role that may log in, and owns nothing. Roles belong to the whole server.
+struct Role {
+    name: String,
+    sql: tokio_postgres::Client,
+}
+
+impl Role {
+    /// On a server of which version 14 lets everybody make tables in `public`, as version 15 does not any more.
+    async fn narrow(site: &Site) -> Self {
+        Self::named(site, &format!("narrow_{}", Uuid::new_v4().simple())).await
+    }
+
+    async fn named(site: &Site, name: &str) -> Self {
+        let sql = site.another_sql().await;
+        let create = format!(r#"CREATE ROLE "{name}" LOGIN PASSWORD 'x'; REVOKE CREATE ON SCHEMA public FROM PUBLIC"#);
+        sql.batch_execute(&create).await.unwrap();
+        Self { name: name.to_owned(), sql }
+    }
+
+    async fn with_rights(site: &Site) -> Self {
+        let role = Self::narrow(site).await;
+        let granted = site.json(&["migrate", "--grant-to", &role.name]).await;
+        assert_eq!(granted, json!({"applied": [], "granted_to": [role.name]}));
+        role
+    }
+
+    /// As such roles are made by hand: with all rows of all tables.
+    async fn with_all_rows(site: &Site) -> Self {
+        let role = Self::narrow(site).await;
+        let grant = "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO";
+        role.sql.batch_execute(&format!("{grant} {}", role.name)).await.unwrap();
+        role
+    }
+
+    async fn url(&self, site: &Site) -> String {
+        let mut url = Url::parse(site.database_url()).unwrap();
+        url.set_username(&self.name).unwrap();
+        url.set_password(Some("x")).unwrap();
+        url.into()
+    }
+
+    /// All of this site's processes have this role from here on; the test itself does not.
+    async fn used_by(&self, site: Site) -> Site {
+        let url = self.url(&site).await;
+        site.env("DATABASE_URL", &url)
+    }
+
+    /// Removes it, so that the next test of this server does not meet it.
+    async fn drop(self) {
+        let drop = format!(r#"DROP OWNED BY "{0}"; DROP ROLE "{0}""#, self.name);
+        self.sql.batch_execute(&drop).await.unwrap();
+    }
+}
+
+/// Removes the partitions of all days after today, as if nobody had made any for a week.
+async fn with_todays_partitions_only(site: &Site) {
+    let drop = "DO $$ BEGIN
+        FOR n IN 1 .. 7 LOOP
+            EXECUTE 'DROP TABLE events_' || to_char((now() AT TIME ZONE 'UTC')::date + n, 'YYYYMMDD');
+            EXECUTE 'DROP TABLE attempts_' || to_char((now() AT TIME ZONE 'UTC')::date + n, 'YYYYMMDD');
+        END LOOP;
+    END $$";
+    site.sql().await.batch_execute(drop).await.unwrap();
+}
+
+/// Partitions of days ahead, in both tables, that belong to the owner of the tables.
+async fn days_ahead(site: &Site) -> i64 {
+    let query = "SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_class p ON p.oid = i.inhparent
+        WHERE i.inhparent IN ('events'::regclass, 'attempts'::regclass) AND c.relowner = p.relowner
+            AND right(c.relname, 8) > to_char((now() AT TIME ZONE 'UTC')::date, 'YYYYMMDD')";
+    site.count(query).await
+}
+
+/// Errors in a log, as whole lines.
+fn errors(replica: &Replica) -> Vec<String> {
+    replica.log().lines().filter(|line| line.contains("\"ERROR\"")).map(str::to_owned).collect()
+}

@@ -1,0 +1,127 @@
+//! What runs with an owner's rights does one thing, for those who were named.
+
+use super::*;
+
+/// The one line with which PostgreSQL refuses a statement.
+async fn refused(sql: &tokio_postgres::Client, statement: &str) -> String {
+    let error = sql.batch_execute(statement).await.expect_err(statement);
+    error.as_db_error().unwrap().message().to_owned()
+}
+
+#[tokio::test]
+async fn only_named_roles_run_them_and_only_for_the_days_ahead() {
+    let site = Site::new().await;
+    let role = Role::narrow(&site).await;
+    let narrow = servers::connect(&role.url(&site).await).await;
+    for function in ["make_events_partition", "make_attempts_partition"] {
+        assert!(refused(&narrow, &format!("SELECT {function}(1)")).await.contains("permission denied for function"));
+    }
+    assert_eq!(site.cli(&["migrate", "--grant-to", &role.name]).await.code, 0);
+    for day in ["-2", "32", "NULL"] {
+        let said = refused(&narrow, &format!("SELECT make_events_partition({day})")).await;
+        assert!(said.contains("31 days ahead"), "{said}");
+    }
+    narrow.batch_execute("SELECT make_events_partition(31), make_attempts_partition(-1)").await.unwrap();
+    let hardened =
+        "SELECT count(*) FROM pg_proc WHERE prosecdef AND proconfig = ARRAY['search_path=pg_catalog, public, pg_temp']
+        AND proname IN ('make_events_partition', 'make_attempts_partition')";
+    assert_eq!(site.count(hardened).await, 2);
+    assert_eq!(site.count("SELECT count(*) FROM pg_proc WHERE prosecdef AND proname ~ 'partition'").await, 2);
+    role.drop().await;
+}
+
+#[tokio::test]
+async fn they_do_what_they_did_when_others_put_functions_and_tables_in_their_way() {
+    let site = Site::new().await;
+    let role = Role::with_rights(&site).await;
+    with_todays_partitions_only(&site).await;
+    // In PostgreSQL 14 everybody may make functions in `public`.
+    role.sql.batch_execute(&format!("GRANT CREATE ON SCHEMA public TO {}", role.name)).await.unwrap();
+    let narrow = servers::connect(&role.url(&site).await).await;
+    // Each fits the arguments of a call better than what PostgreSQL itself has.
+    let traps = "
+        CREATE FUNCTION trap() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'trapped'; END $$;
+        CREATE FUNCTION format(text, text, text, regclass, text) RETURNS text RETURN trap();
+        CREATE FUNCTION format(text, regclass, text, text, timestamp, timestamp) RETURNS text RETURN trap();
+        CREATE FUNCTION hashtextextended(text, integer) RETURNS bigint RETURN trap()::bigint;
+        CREATE FUNCTION quote_ident(name) RETURNS text RETURN trap();
+        CREATE FUNCTION to_char(date, text) RETURNS text RETURN trap();
+        CREATE FUNCTION make_partition(text, timestamp) RETURNS void RETURN trap();
+        CREATE FUNCTION differs(regrole, oid) RETURNS boolean RETURN trap()::boolean;
+        CREATE OPERATOR public.<> (LEFTARG = regrole, RIGHTARG = oid, FUNCTION = differs);
+        CREATE FUNCTION equals(regclass, oid) RETURNS boolean RETURN trap()::boolean;
+        CREATE OPERATOR public.= (LEFTARG = regclass, RIGHTARG = oid, FUNCTION = equals);
+        SET search_path = pg_temp, public;
+        CREATE TEMP TABLE events (day date) PARTITION BY RANGE (day);
+        CREATE TEMP TABLE attempts (day date) PARTITION BY RANGE (day)";
+    narrow.batch_execute(traps).await.unwrap();
+    narrow.batch_execute("SELECT public.make_events_partition(1), public.make_attempts_partition(1)").await.unwrap();
+    drop(narrow);
+    // With its traps, into which the test would go.
+    role.drop().await;
+    assert_eq!(days_ahead(&site).await, 2);
+}
+
+#[tokio::test]
+async fn a_superuser_who_migrates_leaves_them_to_the_owner_of_the_tables() {
+    let site = Site::new().await;
+    let (owner, role) = (Role::narrow(&site).await, Role::narrow(&site).await);
+    as_before_them(&site).await;
+    let own = format!(
+        "GRANT CREATE ON SCHEMA public TO {0}; ALTER TABLE events OWNER TO {0}; ALTER TABLE attempts OWNER TO {0}",
+        owner.name
+    );
+    owner.sql.batch_execute(&own).await.unwrap();
+    assert_eq!(site.cli(&["migrate", "--grant-to", &role.name]).await.code, 0);
+    let theirs = format!(
+        "SELECT count(*) FROM pg_proc WHERE proowner = '{}'::regrole
+         AND proname IN ('make_events_partition', 'make_attempts_partition', 'make_partition')",
+        owner.name
+    );
+    assert_eq!(site.count(&theirs).await, 3);
+    // Whoever gives the tables away, and not the functions, is told.
+    owner.sql.batch_execute("ALTER TABLE events OWNER TO CURRENT_USER").await.unwrap();
+    let url = role.url(&site).await;
+    let site = site.env("DATABASE_URL", &url);
+    let report = site.doctor().await;
+    report.assert(
+        "rights",
+        "fails",
+        &["make_events_partition belongs to", "ALTER FUNCTION make_events_partition(integer)"],
+    );
+    let back = format!("REASSIGN OWNED BY {} TO CURRENT_USER", owner.name);
+    owner.sql.batch_execute(&back).await.unwrap();
+    role.drop().await;
+    owner.drop().await;
+}
+
+#[tokio::test]
+async fn what_somebody_else_has_put_there_before_is_not_taken_over() {
+    let site = Site::new().await;
+    let role = Role::narrow(&site).await;
+    as_before_them(&site).await;
+    let squat = "CREATE FUNCTION make_events_partition(days_ahead integer) RETURNS void LANGUAGE sql AS ''";
+    role.sql.batch_execute(&format!("GRANT CREATE ON SCHEMA public TO {}", role.name)).await.unwrap();
+    servers::connect(&role.url(&site).await).await.batch_execute(squat).await.unwrap();
+    let output = site.cli(&["migrate"]).await;
+    assert_eq!(output.code, 1);
+    assert!(output.stderr.contains("make_events_partition\" already exists"), "{}", output.stderr);
+    role.drop().await;
+    assert_eq!(site.cli(&["migrate"]).await.code, 0);
+}
+
+#[tokio::test]
+async fn a_worker_makes_partitions_with_the_schema_of_the_release_before() {
+    let site = Site::new().await;
+    as_before_them(&site).await;
+    with_todays_partitions_only(&site).await;
+    let _worker = site.worker().await;
+    wait_until("they are made", async || days_ahead(&site).await == 14).await;
+}
+
+/// The schema as it was before there were these functions.
+async fn as_before_them(site: &Site) {
+    let back = "DROP FUNCTION make_events_partition(integer), make_attempts_partition(integer);
+        DELETE FROM refinery_schema_history WHERE version = 9";
+    site.sql().await.batch_execute(back).await.unwrap();
+}
