@@ -72,7 +72,7 @@ impl Store {
     ) -> Result<HashSet<DeliveryId>, StoreError> {
         let ids: Vec<Uuid> = deliveries.iter().map(|delivery| delivery.0).collect();
         // First: what waits leaves no gap when it succeeds, for the attempt is there from then on.
-        let waiting = self.query(WAITING, &[&ids]).await?;
+        let waiting = self.query_kept(WAITING, &[(&ids, Type::UUID_ARRAY)]).await?;
         let mut taken: HashSet<Uuid> = waiting.iter().map(|row| column(row, "id")).collect();
         for window in self.log_days().await?.windows_within(retention) {
             let rest: Vec<Uuid> = ids.iter().filter(|id| !taken.contains(id)).copied().collect();
@@ -86,7 +86,7 @@ impl Store {
                 (&window.from, Type::TIMESTAMPTZ),
                 (&window.until, Type::TIMESTAMPTZ),
             ];
-            let attempted = self.query_planned_anew(ATTEMPTED, params).await?;
+            let attempted = self.query_kept(ATTEMPTED, params).await?;
             taken.extend(attempted.iter().map(|row| column::<Uuid>(row, "delivery_id")));
         }
         Ok(taken.into_iter().map(DeliveryId).collect())

@@ -16,7 +16,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::health::{self, Observations};
-use super::{Params, Store, StoreError, TypedParams, column};
+use super::{AS_A_WRITE, Params, Store, StoreError, TypedParams, column};
 use crate::config::Health;
 use crate::delivery::{Attempt, ClosedReason, Delivery, Trigger};
 use crate::retry::Step;
@@ -171,8 +171,12 @@ impl Store {
                 &[(&ids, Type::UUID_ARRAY), (&deliveries, Type::UUID_ARRAY), (&begin, Type::TIMESTAMPTZ)];
             // Planned for this time: a plan for any time locks every partition of the log.
             let rows = transaction.query_typed(IS_RECORDED, params).await?;
+            let recorded = rows.first().is_some_and(|row| column(row, "recorded"));
+            if recorded {
+                transaction.batch_execute(AS_A_WRITE).await?;
+            }
             transaction.commit().await?;
-            Ok(rows.first().is_some_and(|row| column(row, "recorded")))
+            Ok(recorded)
         };
         connection.bounded(ask).await
     }
@@ -218,9 +222,11 @@ async fn write_batch(
     reason.map_or(Ok(()), Err)
 }
 
-/// A batch without attempts can be written twice without harm and takes no lock.
+/// A batch without attempts can be written twice without harm and takes no lock. The second time, all its rows are there.
 async fn lock_batch(transaction: &Transaction<'_>, batch: &[Finished]) -> Result<(), tokio_postgres::Error> {
-    let Some(first) = batch.iter().find_map(Finished::attempt) else { return Ok(()) };
+    let Some(first) = batch.iter().find_map(Finished::attempt) else {
+        return transaction.batch_execute(AS_A_WRITE).await;
+    };
     // The variant bits of a UUID make it negative: the advisory locks with fixed names are not.
     let (_, name) = first.id.as_u64_pair();
     execute(transaction, LOCK_BATCH, &[&name.cast_signed()]).await

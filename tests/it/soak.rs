@@ -1,5 +1,7 @@
 //! Minutes of faults under load, and large backlogs. Run with `make soak`; each prints what its books say.
 
+mod fail_overs;
+
 use std::time::{Duration, Instant};
 
 use tokio::time::{MissedTickBehavior, interval_at};

@@ -25,6 +25,7 @@ pub mod request;
 pub mod servers;
 pub mod settings;
 pub mod site;
+pub mod standby;
 pub mod tls;
 pub mod wait;
 
@@ -48,5 +49,6 @@ pub use reply::{Gate, Reply};
 pub use request::{Request, Verdict};
 pub use servers::Servers;
 pub use site::Site;
+pub use standby::{Loss, Replicated, Way};
 pub use tls::{Authority, Flaw, TlsFront};
 pub use wait::{PATIENCE, eventually, wait_until, within};

@@ -41,6 +41,12 @@ impl Ledger {
         self.published.lock().unwrap().len()
     }
 
+    /// The ids of all but the first so many events.
+    pub fn published_since(&self, first: usize) -> Vec<String> {
+        let published = self.published.lock().unwrap();
+        published.iter().skip(first).map(|event| event.event_id.clone()).collect()
+    }
+
     /// Publishes so many events, confirmed, and returns their ids.
     pub async fn publish(&self, count: usize) -> Vec<String> {
         let ids = self.site.publish_many(count, ACCOUNT, TYPE, json!({})).await;
@@ -104,9 +110,12 @@ impl Ledger {
     /// Waits until every event has ended: with a success, or closed where an operator sees it.
     pub async fn wait_until_done(&self) {
         let owed = self.published();
-        let done = "SELECT count(*) FROM (SELECT delivery_id FROM attempts WHERE error IS NULL
-                    UNION SELECT id FROM closed_deliveries) d";
-        self.wait_for_growth(done, owed).await;
+        let done = format!(
+            "SELECT count(*) FROM (SELECT delivery_id FROM attempts WHERE error IS NULL AND webhook_id = '{id}'
+             UNION SELECT id FROM closed_deliveries WHERE webhook_id = '{id}') d",
+            id = self.webhook.id
+        );
+        self.wait_for_growth(&done, owed).await;
         self.wait_for_count("SELECT count(*) FROM pending_deliveries", 0).await;
     }
 

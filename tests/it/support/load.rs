@@ -1,5 +1,7 @@
 //! A ledger under load: events at a steady rate, a receiver that often fails, retries at once.
 
+use std::cell::Cell;
+use std::future::Future;
 use std::time::{Duration, Instant};
 
 use super::ledger::Ledger;
@@ -7,6 +9,7 @@ use super::reply::Reply;
 use super::site::Site;
 
 const EVENTS_PER_SECOND: u32 = 100;
+const BURSTS_PER_SECOND: u32 = 20;
 
 impl Ledger {
     /// One request in ten fails. No worker has more than `prefetch` messages in hand.
@@ -25,5 +28,23 @@ impl Ledger {
             ticks.tick().await;
             self.publish_until_confirmed().await;
         }
+    }
+
+    /// Publishes so many events per second while something happens, in bursts. The broker has to be well.
+    pub async fn publish_during<T>(&self, events_per_second: usize, what: impl Future<Output = T>) -> T {
+        let over = Cell::new(false);
+        let what = async {
+            let result = what.await;
+            over.set(true);
+            result
+        };
+        let publish = async {
+            let mut ticks = tokio::time::interval(Duration::from_secs(1) / BURSTS_PER_SECOND);
+            while !over.get() {
+                ticks.tick().await;
+                self.publish(events_per_second / BURSTS_PER_SECOND as usize).await;
+            }
+        };
+        tokio::join!(what, publish).0
     }
 }

@@ -19,40 +19,33 @@ pub struct PrivateServers {
 
 impl PrivateServers {
     pub async fn start() -> Self {
-        let room = ROOM.acquire().await.expect("the semaphore is never closed");
-        let instance = Instance(unique_name());
-        services(&["start", &instance.0]).await;
-        let exports = services(&["env", &instance.0]).await;
-        let value = |name: &str| {
-            let line = exports.lines().find_map(|line| line.strip_prefix(&format!("export {name}=")));
-            // The values are URLs: the shell's quoting never needs more than a backslash.
-            line.unwrap_or_else(|| panic!("scripts/services gives no {name}")).replace('\\', "")
-        };
-        let servers = Servers::disposable(value("DATABASE_URL"), value("AMQP_URL"));
+        let room = room().await;
+        let instance = Instance::start(&["postgres", "rabbitmq"]).await;
+        let servers = Servers::disposable(instance.export("DATABASE_URL").await, instance.export("AMQP_URL").await);
         Self { instance, servers, _room: room }
     }
 
     /// SIGKILL to `postgres` or `rabbitmq`.
     pub async fn kill(&self, server: &str) {
-        services(&["kill", server, &self.instance.0]).await;
+        self.instance.tell(&["kill", server]).await;
     }
 
     /// An orderly stop that keeps the data; `restart` brings it back.
     pub async fn graceful_stop(&self, server: &str) {
-        services(&["graceful-stop", server, &self.instance.0]).await;
+        self.instance.tell(&["graceful-stop", server]).await;
     }
 
     /// Starts it on the same port with the same data, stopping it in good order first if it runs.
     pub async fn restart(&self, server: &str) {
-        services(&["restart", server, &self.instance.0]).await;
+        self.instance.tell(&["restart", server]).await;
     }
 
     pub async fn pause(&self, server: &str) {
-        services(&["pause", server, &self.instance.0]).await;
+        self.instance.tell(&["pause", server]).await;
     }
 
     pub async fn resume(&self, server: &str) {
-        services(&["resume", server, &self.instance.0]).await;
+        self.instance.tell(&["resume", server]).await;
     }
 
     /// What `rabbitmqctl` prints.
@@ -81,8 +74,35 @@ impl From<&PrivateServers> for Arc<Servers> {
     }
 }
 
+/// The right to start servers.
+pub(super) async fn room() -> SemaphorePermit<'static> {
+    ROOM.acquire().await.expect("the semaphore is never closed")
+}
+
 /// An instance to be stopped, also when its start fails or is abandoned half-way.
-struct Instance(String);
+pub(super) struct Instance(String);
+
+impl Instance {
+    /// Starts these servers.
+    pub(super) async fn start(servers: &[&str]) -> Self {
+        let instance = Self(unique_name());
+        services(&[&["start", &instance.0], servers].concat()).await;
+        instance
+    }
+
+    /// What `scripts/services env` exports under this name.
+    pub(super) async fn export(&self, name: &str) -> String {
+        let exports = services(&["env", &self.0]).await;
+        let line = exports.lines().find_map(|line| line.strip_prefix(&format!("export {name}=")));
+        // The values are URLs: the shell's quoting never needs more than a backslash.
+        line.unwrap_or_else(|| panic!("scripts/services gives no {name}")).replace('\\', "")
+    }
+
+    /// `tell(&["kill", "postgres"])`.
+    pub(super) async fn tell(&self, command: &[&str]) {
+        services(&[command, &[&self.0]].concat()).await;
+    }
+}
 
 impl Drop for Instance {
     fn drop(&mut self) {
@@ -101,7 +121,7 @@ fn command(arguments: &[&str]) -> Command {
 }
 
 /// Runs to its end, which the script itself bounds: half a restart would be worse than a slow one.
-async fn services(arguments: &[&str]) -> String {
+pub(super) async fn services(arguments: &[&str]) -> String {
     let mut command = command(arguments);
     let output = tokio::task::spawn_blocking(move || command.output());
     let output = output.await.expect("no panic in there").expect("scripts/services can be run");

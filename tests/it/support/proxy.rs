@@ -54,7 +54,7 @@ enum Direction {
 }
 
 struct Shared {
-    target: String,
+    target: watch::Sender<String>,
     rules: watch::Sender<Rules>,
     endings: watch::Sender<Ending>,
     listening: watch::Sender<bool>,
@@ -83,7 +83,7 @@ impl Proxy {
             cut_off_before: None,
         };
         let shared = Arc::new(Shared {
-            target: target.to_string(),
+            target: watch::Sender::new(target.to_string()),
             rules: watch::Sender::new(rules),
             endings: watch::Sender::new(Ending::Close),
             listening: watch::Sender::new(true),
@@ -165,6 +165,11 @@ impl Proxy {
         let mut listening = self.shared.listening.subscribe();
         let obeyed = listening.wait_for(|listening| *listening != refusing);
         let _ = within("the proxy opens or closes its port", PATIENCE, obeyed).await;
+    }
+
+    /// New connections go to another server's `host:port` from here on; open ones stay.
+    pub fn move_to(&self, target: impl ToString) {
+        self.shared.target.send_replace(target.to_string());
     }
 
     /// Connections opened so far.

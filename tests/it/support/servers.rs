@@ -8,13 +8,16 @@ use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
 use url::Url;
 
+use super::broker::Names;
 use super::cli;
 use super::settings::Settings;
 
 pub struct Servers {
     database_url: String,
     amqp_url: String,
-    disposable: bool,
+    /// Whether Postgres vanishes with everything on it, so that nobody has to tidy up.
+    postgres_disposable: bool,
+    broker_disposable: bool,
     template: OnceCell<String>,
 }
 
@@ -23,24 +26,28 @@ impl Servers {
     pub fn shared() -> Arc<Self> {
         static SHARED: OnceLock<Arc<Servers>> = OnceLock::new();
         let of = |name| env::var(name).unwrap_or_else(|_| panic!("{name} is not set: run the tests with `make test`"));
-        SHARED.get_or_init(|| Arc::new(Self::new(of("DATABASE_URL"), of("AMQP_URL"), false))).clone()
+        SHARED.get_or_init(|| Arc::new(Self::new(of("DATABASE_URL"), of("AMQP_URL")))).clone()
     }
 
-    /// Servers that vanish with everything on them, so that nobody has to tidy up.
+    /// Servers that vanish with everything on them.
     pub fn disposable(database_url: String, amqp_url: String) -> Arc<Self> {
-        Arc::new(Self::new(database_url, amqp_url, true))
+        let servers = Self::new(database_url, amqp_url);
+        Arc::new(Self { postgres_disposable: true, broker_disposable: true, ..servers })
     }
 
-    fn new(database_url: String, amqp_url: String, disposable: bool) -> Self {
-        Self { database_url, amqp_url, disposable, template: OnceCell::new() }
+    /// A Postgres that vanishes, beside the broker that all tests share.
+    pub fn with_disposable_postgres(database_url: String) -> Arc<Self> {
+        let servers = Self::new(database_url, Self::shared().amqp_url.clone());
+        Arc::new(Self { postgres_disposable: true, ..servers })
+    }
+
+    fn new(database_url: String, amqp_url: String) -> Self {
+        let (postgres_disposable, broker_disposable) = (false, false);
+        Self { database_url, amqp_url, postgres_disposable, broker_disposable, template: OnceCell::new() }
     }
 
     pub fn amqp_url(&self) -> &str {
         &self.amqp_url
-    }
-
-    pub fn are_disposable(&self) -> bool {
-        self.disposable
     }
 
     /// Connects to the database the others are made from.
@@ -63,7 +70,11 @@ impl Servers {
         self.url_of(name)
     }
 
+    /// Unless it goes with its server anyhow.
     pub async fn drop_database(&self, name: &str) {
+        if self.postgres_disposable {
+            return;
+        }
         let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
         self.admin().await.batch_execute(&drop).await.expect("a test's database can be dropped");
     }
@@ -88,6 +99,13 @@ impl Servers {
             if !std::path::Path::new("/proc").join(pid).exists() {
                 self.drop_database(&name).await;
             }
+        }
+    }
+
+    /// Unless they go with their server anyhow.
+    pub async fn delete_queues(&self, names: &Names) {
+        if !self.broker_disposable {
+            names.delete_all(&self.amqp_url).await;
         }
     }
 

@@ -173,13 +173,9 @@ impl Site {
 
 impl Drop for Site {
     fn drop(&mut self) {
-        if self.servers.are_disposable() {
-            return;
-        }
         let (servers, names, database) = (self.servers.clone(), self.names.clone(), self.database.clone());
         let clear = async move {
-            let broker = names.delete_all(servers.amqp_url());
-            tokio::join!(broker, servers.drop_database(&database));
+            tokio::join!(servers.delete_queues(&names), servers.drop_database(&database));
         };
         // A thread and a runtime of its own: the test's may be single-threaded or already on its way out.
         let clearing = thread::spawn(|| {

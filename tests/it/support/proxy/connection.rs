@@ -72,7 +72,8 @@ impl Drop for Live {
 }
 
 async fn connect(mut client: TcpStream, mut live: Live) {
-    let Ok(mut server) = TcpStream::connect(&live.shared.target).await else {
+    let target = live.shared.target.borrow().clone();
+    let Ok(mut server) = TcpStream::connect(target).await else {
         let _ = client.set_zero_linger();
         return;
     };

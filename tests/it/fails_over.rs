@@ -1,0 +1,99 @@
+//! A stand-by takes over from its primary under load: nothing that was confirmed is lost or sent twice, and workers and the
+//! API go on by themselves.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::*;
+
+/// Workers and the API have to go on within this time of the promotion.
+pub const SOON: Duration = Duration::from_secs(10);
+const PREFETCH: usize = 50;
+
+/// A ledger on a primary, each of whose commits waits for the stand-by.
+pub async fn replicated(commit: &str) -> (Replicated, Ledger) {
+    let servers = Replicated::start().await;
+    // A claim whose answer is lost with the primary is due again after its lease.
+    let ledger = Ledger::under_load(Site::on(&servers).await.set("worker.lease", "15s"), PREFETCH).await;
+    servers.synchronous(commit).await;
+    (servers, ledger)
+}
+
+/// One of the API's customers, who changes a webhook again and again.
+pub struct Caller {
+    pub api: Api,
+    customer: Customer,
+    webhook: String,
+}
+
+impl Caller {
+    pub async fn of(launch: Launch, site: &Site) -> Self {
+        let api = site.api_of(launch).await;
+        let customer = api.customer("acc_2");
+        let webhook = eventually("the API takes a webhook", async || {
+            let webhook = json!({ "name": "A", "url": "http://127.0.0.1:9999/", "events": ["content.created"] });
+            let answer = customer.post("/v1/webhooks", &webhook).await;
+            (answer.status == 201).then(|| format!("/v1/webhooks/{}", answer.json()["id"].as_str().unwrap()))
+        })
+        .await;
+        Self { api, customer, webhook }
+    }
+
+    /// Returns once a change was taken.
+    pub async fn change(&self) {
+        let change = json!({ "name": "Another" });
+        wait_until("the API writes", async || self.customer.patch(&self.webhook, &change).await.status == 200).await;
+    }
+}
+
+/// How long after the promotion, just now, a worker had recorded an attempt begun after it, and the API had written.
+pub async fn gone_on_after(promoted: Instant, ledger: &Ledger, caller: &Caller) -> [Duration; 2] {
+    let worker = async {
+        let now = ledger.count("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint").await;
+        let begun = format!("SELECT count(*) FROM attempts WHERE created_at > to_timestamp({now} / 1000.0)");
+        wait_until("an attempt begun after the promotion is recorded", async || ledger.count(&begun).await > 0).await;
+        promoted.elapsed()
+    };
+    let api = async {
+        caller.change().await;
+        promoted.elapsed()
+    };
+    let (worker, api) = tokio::join!(worker, api);
+    [worker, api]
+}
+
+/// Waits until a commit of ours waits for the stand-by, or all that waited for the database has been taken.
+async fn wait_for_a_commit_that_waits(servers: &Replicated, worker: &Replica) {
+    let (primary, taken) = (servers.primary().await, "the database takes what waited");
+    let waiting = "SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query = 'COMMIT'";
+    wait_until("a commit waits for the stand-by", async || {
+        worker.log().contains(taken) || !primary.query(waiting, &[]).await.unwrap().is_empty()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_the_primary_alone_has_is_not_acked_and_a_fail_over_under_load_is_gone_on_with() {
+    let (servers, ledger) = replicated("remote_apply").await;
+    let launch = |way, command: &str| servers.launch(&ledger.site, way, &[command]);
+    let worker = launch(Way::MovingAddress, "worker").start_worker().await;
+    let caller = Caller::of(launch(Way::MovingAddress, "api"), &ledger.site).await;
+    let fail_over = async {
+        servers.stop_standby().await;
+        wait_for_a_commit_that_waits(&servers, &worker).await;
+        // After a restart everybody sees what it had written, though the stand-by has none of it.
+        servers.lose_primary(Loss::Killed).await;
+        servers.restart_primary().await;
+        wait_for_a_commit_that_waits(&servers, &worker).await;
+        servers.lose_primary(Loss::Killed).await;
+        servers.restart_standby().await;
+        // The address of this one does not move: it can only wait.
+        let beside = launch(Way::Standby, "worker").start_worker().await;
+        servers.promote().await;
+        (gone_on_after(Instant::now(), &ledger, &caller).await, beside)
+    };
+    let ([recorded, written], beside) = ledger.publish_during(100, fail_over).await;
+    assert!(recorded < SOON && written < SOON, "{recorded:?}, {written:?}");
+    ledger.close(vec![worker, beside]).await.assert_sound(0);
+}

@@ -1,0 +1,117 @@
+//! Every way in which a primary goes, with every way in which its successor is found.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use super::duration_or;
+use crate::fails_over::{Caller, SOON, gone_on_after, replicated};
+use crate::support::*;
+
+const EVENTS_PER_SECOND: usize = 300;
+/// Whoever decides on a fail-over has to notice first that the primary is gone.
+const NOTICED_AFTER: Duration = Duration::from_secs(3);
+
+async fn every_fail_over(way: Way) {
+    for (loss, commit) in [(Loss::Killed, "on"), (Loss::Frozen, "remote_apply"), (Loss::Demoted, "on")] {
+        fail_over(way, loss, commit, duration_or(60)).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "takes minutes"]
+async fn a_fail_over_through_an_address_that_moves_loses_nothing_and_is_gone_on_with() {
+    every_fail_over(Way::MovingAddress).await;
+}
+
+#[tokio::test]
+#[ignore = "takes minutes"]
+async fn a_fail_over_through_a_name_whose_address_changes_loses_nothing_and_is_gone_on_with() {
+    standby::install_name_wrapper().await;
+    every_fail_over(Way::MovingName).await;
+}
+
+#[tokio::test]
+#[ignore = "takes minutes"]
+async fn a_fail_over_through_several_hosts_loses_nothing_and_is_gone_on_with() {
+    every_fail_over(Way::SeveralHosts).await;
+}
+
+/// One fail-over with all its books: two workers and the API find the new primary in this way.
+async fn fail_over(way: Way, loss: Loss, commit: &str, duration: Duration) {
+    let (servers, ledger) = replicated(commit).await;
+    let worker = async || servers.launch(&ledger.site, way, &["worker"]).start_worker().await;
+    let mut workers = vec![worker().await, worker().await];
+    let caller = Caller::of(servers.launch(&ledger.site, way, &["api"]), &ledger.site).await;
+    let newer = Receiver::start().await;
+    let faults = async {
+        let began = Instant::now();
+        tokio::time::sleep(duration / 4).await;
+        let lost = Instant::now();
+        servers.lose_primary(loss).await;
+        tokio::time::sleep_until((lost + NOTICED_AFTER).into()).await;
+        servers.promote().await;
+        let gone_on = gone_on_after(Instant::now(), &ledger, &caller).await;
+        // Whoever still asks the old primary does not know this webhook, and takes its events for nobody's.
+        ledger.site.create_webhook("acc_1", &newer.url(), &["content.created"]).await;
+        let known_from = ledger.published() + EVENTS_PER_SECOND;
+        if loss == Loss::Frozen {
+            servers.thaw_primary().await;
+            // For so long both take themselves for the primary.
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            servers.lose_primary(Loss::Demoted).await;
+        }
+        tokio::time::sleep_until((began + duration).into()).await;
+        (gone_on, known_from)
+    };
+    let ([worker, api], known_from) = ledger.publish_during(EVENTS_PER_SECOND, faults).await;
+    let of_newer = ledger.published_since(known_from);
+    ledger.wait_until_done().await;
+    wait_until("the newer webhook has its events", async || {
+        let requests = newer.requests();
+        let received: HashSet<&str> = requests.iter().map(|request| request.event_id()).collect();
+        of_newer.iter().all(|id| received.contains(id.as_str()))
+    })
+    .await;
+    for worker in &mut workers {
+        wait_until("the worker is ready", async || worker.is_ready().await).await;
+    }
+    let (events, requests) = (ledger.published(), ledger.receiver.count());
+    let report = ledger.close(workers).await;
+    println!(
+        "soak fail-over {way:?} {loss:?} {commit}: {events} events, {requests} requests; {}; after the promotion \
+         workers recorded within {worker:.1?}, the API wrote within {api:.1?}",
+        report.summary()
+    );
+    report.assert_sound(0);
+    assert!(worker < SOON && api < SOON, "{worker:?}, {api:?}");
+    drop(caller);
+}
+
+#[tokio::test]
+#[ignore = "takes servers of its own"]
+async fn a_server_that_an_operator_keeps_from_writing_for_a_while_is_written_to_afterwards() {
+    let servers = Replicated::start().await;
+    let ledger = Ledger::open(Site::on(&servers).await).await;
+    let mut worker = ledger.site.worker().await;
+    let mut caller = Caller::of(ledger.site.launch(&["api"]), &ledger.site).await;
+    ledger.publish(20).await;
+    ledger.wait_until_done().await;
+    let primary = servers.primary().await;
+    let keep = async |change: &str| {
+        for statement in [change, "SELECT pg_reload_conf()"] {
+            primary.batch_execute(statement).await.unwrap();
+        }
+    };
+    keep("ALTER SYSTEM SET default_transaction_read_only = on").await;
+    ledger.publish(20).await;
+    for replica in [&mut worker, &mut caller.api.replica] {
+        replica.wait_for_log("the database refuses writes").await;
+    }
+    keep("ALTER SYSTEM RESET default_transaction_read_only").await;
+    let lifted = Instant::now();
+    caller.change().await;
+    ledger.wait_until_done().await;
+    assert!(lifted.elapsed() < SOON, "{:?}", lifted.elapsed());
+    assert_eq!(worker.log().matches(replica::ATTACHED).count(), 1, "it gave back what it had");
+    ledger.close(vec![worker]).await.assert_sound(0);
+}
