@@ -13,18 +13,23 @@ pub struct Reconnect(ExponentialBackoff);
 
 impl Default for Reconnect {
     fn default() -> Self {
-        let backoff = ExponentialBackoffBuilder::new()
-            .with_initial_interval(Duration::from_millis(100))
-            .with_multiplier(2.0)
-            .with_randomization_factor(0.5)
-            .with_max_interval(Duration::from_secs(10))
-            .with_max_elapsed_time(None)
-            .build();
-        Self(backoff)
+        Self::up_to(Duration::from_secs(10))
     }
 }
 
 impl Reconnect {
+    /// As the default, but doubling to about `longest` only.
+    pub fn up_to(longest: Duration) -> Self {
+        let backoff = ExponentialBackoffBuilder::new()
+            .with_initial_interval(Duration::from_millis(100))
+            .with_multiplier(2.0)
+            .with_randomization_factor(0.5)
+            .with_max_interval(longest)
+            .with_max_elapsed_time(None)
+            .build();
+        Self(backoff)
+    }
+
     /// The next wait.
     pub fn wait(&mut self) -> Duration {
         self.0.next_backoff().expect("no elapsed time is too long")
@@ -83,6 +88,12 @@ mod tests {
         assert!(waits[20..].iter().all(|wait| *wait >= Duration::from_secs(5)));
         reconnect.reset();
         assert!(reconnect.wait() <= Duration::from_millis(150));
+    }
+
+    #[test]
+    fn waits_grow_no_further_than_to_the_bound_they_are_given() {
+        let mut reconnect = Reconnect::up_to(Duration::from_secs(2));
+        assert!((0..50).all(|_| reconnect.wait() <= Duration::from_secs(3)));
     }
 
     #[test]

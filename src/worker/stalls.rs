@@ -17,6 +17,9 @@ const BUSY_TOLD_AFTER: Duration = Duration::from_secs(10);
 /// database much.
 const BUSY_WAIT: Duration = Duration::from_secs(1);
 const READ_ONLY_WAIT: Duration = Duration::from_secs(2);
+/// The longest wait for a database that is away, ±50 %: a try that fails may take as long as a connection may, and the
+/// next one has to find the server that has taken over within seconds of its doing so.
+const AWAY_WAIT: Duration = Duration::from_secs(2);
 
 /// Shared by all parts that cannot go on without the database.
 #[derive(Debug, Clone)]
@@ -94,7 +97,7 @@ impl Stalls {
 
     fn begin(&self) -> Stall {
         self.state.send_modify(|state| state.waiting += 1);
-        let (reconnect, since) = (Reconnect::default(), Instant::now());
+        let (reconnect, since) = (Reconnect::up_to(AWAY_WAIT), Instant::now());
         Stall { stalls: self.clone(), reconnect, since, away: false, holding: false, well: false }
     }
 
