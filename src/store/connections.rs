@@ -48,6 +48,8 @@ pub(super) struct Connections {
     answered: Mutex<Option<Instant>>,
     /// A connection older than this is not lent again.
     renewed: Arc<Mutex<Instant>>,
+    /// When the newest statement began that was given up without an answer.
+    unanswered: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Connections {
@@ -56,6 +58,7 @@ impl Connections {
         let (sessions, tasks) = (Sessions::new(settings)?, Arc::<Tasks>::default());
         let openings = Openings::new(sessions.clone(), tasks.clone());
         let renewed = Arc::new(Mutex::new(Instant::now()));
+        let unanswered = Arc::<Mutex<Option<Instant>>>::default();
         let config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let manager = Manager::from_connect(tokio_postgres::Config::new(), openings.clone(), config);
         let bound = Some(settings.connect_timeout);
@@ -63,11 +66,12 @@ impl Connections {
             .max_size(settings.pool_size)
             .timeouts(Timeouts { wait: bound, create: bound, recycle: bound })
             .pre_recycle(not_older_than(renewed.clone()))
+            .pre_recycle(used_since(unanswered.clone()))
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| StoreError::Unavailable(error.into()))?;
         let (statement_timeout, answered) = (settings.statement_timeout, Mutex::default());
-        Ok(Self { pool, sessions, openings, tasks, statement_timeout, answered, renewed })
+        Ok(Self { pool, sessions, openings, tasks, statement_timeout, answered, renewed, unanswered })
     }
 
     pub(super) async fn lend(self: &Arc<Self>) -> Result<Connection, StoreError> {
@@ -107,6 +111,14 @@ impl Connections {
         }
     }
 
+    /// After a statement that began then was given up without an answer. A server that is frozen, or that an address has
+    /// left, answers on no connection: those that rested meanwhile would each cost somebody the same wait.
+    fn note_silence(&self, began: Instant) {
+        let mut unanswered = self.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
+        *unanswered = (*unanswered).max(Some(began));
+        self.openings.forget_spare();
+    }
+
     fn note_answer(&self) {
         *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
@@ -116,6 +128,16 @@ fn not_older_than(renewed: Arc<Mutex<Instant>>) -> Hook {
     Hook::sync_fn(move |_, metrics| {
         let renewed = *renewed.lock().unwrap_or_else(PoisonError::into_inner);
         if metrics.created < renewed { Err(HookError::message("replaced by a new one")) } else { Ok(()) }
+    })
+}
+
+/// A connection comes back only after an answer, so one that was lent since then still leads to a server.
+fn used_since(unanswered: Arc<Mutex<Option<Instant>>>) -> Hook {
+    Hook::sync_fn(move |_, metrics| {
+        let unanswered = *unanswered.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = metrics.recycled.unwrap_or(metrics.created);
+        let rested = unanswered.is_some_and(|began| used < began);
+        if rested { Err(HookError::message("it may lead to a server that is gone")) } else { Ok(()) }
     })
 }
 
@@ -132,7 +154,8 @@ enum Abandoned {
 /// A pooled connection whose use is bounded. It goes back to the pool only if its last statement was answered.
 pub(super) struct Connection {
     object: Option<Object>,
-    running: Option<Abandoned>,
+    /// The statement that was not answered yet, and when it began.
+    running: Option<(Abandoned, Instant)>,
     home: Arc<Connections>,
 }
 
@@ -165,7 +188,7 @@ impl Connection {
         let bound = self.home.statement_timeout;
         let object = self.object.as_mut().expect("taken only when it is not used again");
         // Until there is an answer: this future may be dropped at any time.
-        self.running = Some(abandoned);
+        self.running = Some((abandoned, Instant::now()));
         let Ok(answer) = timeout(bound, work(object)).await else {
             self.abandon();
             let late = OutOfTime(format!("no answer within {}", humantime::format_duration(bound)));
@@ -203,7 +226,12 @@ impl Connection {
 
     fn abandon(&mut self) {
         let Some(object) = self.object.take() else { return };
-        match self.running.take() {
+        let (abandoned, began) = self.running.take().unzip();
+        // Who goes away sooner may just have lost interest.
+        if let Some(began) = began.filter(|began| began.elapsed() >= self.home.statement_timeout / 2) {
+            self.home.note_silence(began);
+        }
+        match abandoned {
             // Without a runtime the process is about to end.
             Some(Abandoned::Cancelled) if Handle::try_current().is_ok() => {
                 self.home.tasks.spawn(cancel(object, self.home.sessions.tls()));

@@ -24,6 +24,8 @@ struct Rules {
     /// The server's first piece of a connection waits this long.
     greeting_delay: Duration,
     cut_off_before: Option<&'static str>,
+    /// On the first so many connections nothing gets through.
+    mute: usize,
 }
 
 /// How one direction flows.
@@ -81,6 +83,7 @@ impl Proxy {
             refusing: false,
             greeting_delay: Duration::ZERO,
             cut_off_before: None,
+            mute: 0,
         };
         let shared = Arc::new(Shared {
             target: watch::Sender::new(target.to_string()),
@@ -121,6 +124,13 @@ impl Proxy {
             rules.to_server.held = false;
             rules.to_client.held = false;
         });
+    }
+
+    /// Nothing gets through any more on the connections that are open, as when a new server has taken over the address of
+    /// one that is frozen; new ones work.
+    pub fn mute_open(&self) {
+        let opened = self.opened();
+        self.change(|rules| rules.mute = opened);
     }
 
     /// Each piece of up to 16 KiB waits this long, in both directions.

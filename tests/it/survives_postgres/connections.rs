@@ -58,3 +58,27 @@ async fn results_wait_while_other_questions_have_all_connections() {
     assert!(!worker.log().contains("waiting for the database"), "it was there all the time");
     ledger.close(vec![worker]).await.assert_sound(0);
 }
+
+#[tokio::test]
+async fn connections_that_all_fall_silent_cost_one_wait() {
+    let site = Site::new().await;
+    let proxy = Proxy::to(site.postgres_address()).await;
+    let through = site.database_url_through(&proxy.addr());
+    let launch = site.launch(&["api"]).env("DATABASE_URL", &through);
+    let api = site.api_of(launch.set("api.database_timeout", "2s").set("api.request_timeout", "5s")).await;
+    let customer = api.customer("acc_1");
+    let webhook = customer.create_at("http://127.0.0.1:9999/").await;
+    // Whoever waits for the table has a connection of its own.
+    let locker = site.another_sql().await;
+    locker.batch_execute("BEGIN; LOCK TABLE webhooks").await.unwrap();
+    let get = || customer.get(&webhook);
+    let crowd = async { tokio::join!(get(), get(), get()) };
+    let unlock = async {
+        wait_until("all wait", async || proxy.live() >= 3).await;
+        locker.batch_execute("ROLLBACK").await.unwrap();
+    };
+    tokio::join!(crowd, unlock);
+    proxy.mute_open();
+    assert_eq!(get().await.status, 503, "it waited on a connection that is mute");
+    assert_eq!(get().await.status, 200, "it waited on another one");
+}

@@ -52,16 +52,18 @@ struct CutOff;
 
 /// Counts its connection as long as it lives.
 struct Live {
+    /// It is the so-manieth that was opened.
+    number: usize,
     shared: Arc<Shared>,
     endings: watch::Receiver<Ending>,
 }
 
 impl Live {
     fn new(shared: Arc<Shared>) -> Self {
-        shared.opened.fetch_add(1, Ordering::SeqCst);
+        let number = shared.opened.fetch_add(1, Ordering::SeqCst) + 1;
         shared.live.fetch_add(1, Ordering::SeqCst);
         let endings = shared.endings.subscribe();
-        Self { shared, endings }
+        Self { number, shared, endings }
     }
 }
 
@@ -78,13 +80,13 @@ async fn connect(mut client: TcpStream, mut live: Live) {
         return;
     };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
-    let shared = &live.shared;
+    let (number, shared) = (live.number, &live.shared);
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
     let flowing = async {
         tokio::try_join!(
-            pump(from_client, to_server, Direction::ToServer, shared),
-            pump(from_server, to_client, Direction::ToClient, shared)
+            pump(from_client, to_server, (number, Direction::ToServer), shared),
+            pump(from_server, to_client, (number, Direction::ToClient), shared)
         )
     };
     let ending = tokio::select! {
@@ -105,7 +107,12 @@ async fn connect(mut client: TcpStream, mut live: Live) {
     }
 }
 
-async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, direction: Direction, shared: &Shared) -> Result<()> {
+async fn pump(
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    (number, direction): (usize, Direction),
+    shared: &Shared,
+) -> Result<()> {
     let mut rules = shared.rules.subscribe();
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut greeted = false;
@@ -122,17 +129,17 @@ async fn pump(mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, direction: Directio
             _ => {}
         }
         while !rest.is_empty() {
-            let flow = released(&mut rules, direction).await;
+            let flow = released(&mut rules, number, direction).await;
             let (piece, later) = rest.split_at(flow.piece_bytes.min(rest.len()));
             tokio::time::sleep(flow.delay).await;
             // It may have been held meanwhile.
-            released(&mut rules, direction).await;
+            released(&mut rules, number, direction).await;
             to.write_all(piece).await?;
             shared.bytes(direction).fetch_add(piece.len() as u64, Ordering::SeqCst);
             rest = later;
         }
         if length == 0 {
-            released(&mut rules, direction).await;
+            released(&mut rules, number, direction).await;
             return to.shutdown().await;
         }
     }
@@ -146,8 +153,9 @@ impl Shared {
     }
 }
 
-/// The direction's flow, as soon as it is not held.
-async fn released(rules: &mut watch::Receiver<Rules>, direction: Direction) -> Flow {
-    let rules = rules.wait_for(|rules| !rules.flow(direction).held).await.expect("the proxy keeps the sender");
+/// The flow of a connection's direction, as soon as it is not held.
+async fn released(rules: &mut watch::Receiver<Rules>, number: usize, direction: Direction) -> Flow {
+    let flows = |rules: &Rules| number > rules.mute && !rules.flow(direction).held;
+    let rules = rules.wait_for(|rules| flows(rules)).await.expect("the proxy keeps the sender");
     rules.flow(direction)
 }
