@@ -14,8 +14,9 @@ const PREFETCH: usize = 50;
 /// A ledger on a primary, each of whose commits waits for the stand-by.
 pub async fn replicated(commit: &str) -> (Replicated, Ledger) {
     let servers = Replicated::start().await;
-    // A claim whose answer is lost with the primary is due again after its lease.
-    let ledger = Ledger::under_load(Site::on(&servers).await.set("worker.lease", "15s"), PREFETCH).await;
+    // A claim whose answer is lost with the primary is due again after its lease; one that is in hand is sent again if the
+    // fail-over takes longer.
+    let ledger = Ledger::under_load(Site::on(&servers).await.set("worker.lease", "18s"), PREFETCH).await;
     servers.synchronous(commit).await;
     (servers, ledger)
 }

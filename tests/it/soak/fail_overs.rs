@@ -9,7 +9,7 @@ use crate::support::*;
 
 const EVENTS_PER_SECOND: usize = 300;
 /// Whoever decides on a fail-over has to notice first that the primary is gone.
-const NOTICED_AFTER: Duration = Duration::from_secs(15);
+const NOTICED_AFTER: Duration = Duration::from_secs(10);
 
 async fn every_fail_over(way: Way) {
     for (loss, commit) in [(Loss::Killed, "on"), (Loss::Frozen, "remote_apply"), (Loss::Demoted, "on")] {
