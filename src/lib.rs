@@ -29,7 +29,8 @@
 //! # Invariants
 //!
 //! 1. What is acked is recorded: a broker message is acked when, for each of its webhooks, an outcome or a pending or
-//!    closed delivery is committed.
+//!    closed delivery is committed, and is on the synchronous standby where there is one. Rows that are merely seen, after
+//!    a commit without an answer or by a message that comes again, count only then, too.
 //! 2. No database connection and no lock is held during an HTTP call. What a process that is cut off or killed had locked,
 //!    Postgres itself frees within seconds.
 //! 3. A receiver's answer is data ([`delivery::Outcome`]), never an `Err`.

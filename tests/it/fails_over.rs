@@ -1,4 +1,4 @@
-//! A stand-by takes over from its primary under load: nothing that was confirmed is lost or sent twice, and workers and the
+//! A standby takes over from its primary under load: nothing that was confirmed is lost or sent twice, and workers and the
 //! API go on by themselves.
 
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use crate::support::*;
 pub const SOON: Duration = Duration::from_secs(10);
 const PREFETCH: usize = 50;
 
-/// A ledger on a primary, each of whose commits waits for the stand-by.
+/// A ledger on a primary, each of whose commits waits for the standby.
 pub async fn replicated(commit: &str) -> (Replicated, Ledger) {
     let servers = Replicated::start().await;
     // A claim whose answer is lost with the primary is due again after its lease; one that is in hand is sent again if the
@@ -64,11 +64,11 @@ pub async fn gone_on_after(promoted: Instant, ledger: &Ledger, caller: &Caller) 
     [worker, api]
 }
 
-/// Waits until a commit of ours waits for the stand-by, or all that waited for the database has been taken.
+/// Waits until a commit of ours waits for the standby, or all that waited for the database has been taken.
 async fn wait_for_a_commit_that_waits(servers: &Replicated, worker: &Replica) {
     let (primary, taken) = (servers.primary().await, "the database takes what waited");
     let waiting = "SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query = 'COMMIT'";
-    wait_until("a commit waits for the stand-by", async || {
+    wait_until("a commit waits for the standby", async || {
         worker.log().contains(taken) || !primary.query(waiting, &[]).await.unwrap().is_empty()
     })
     .await;
@@ -83,7 +83,7 @@ async fn what_the_primary_alone_has_is_not_acked_and_a_fail_over_under_load_is_g
     let fail_over = async {
         servers.stop_standby().await;
         wait_for_a_commit_that_waits(&servers, &worker).await;
-        // After a restart everybody sees what it had written, though the stand-by has none of it.
+        // After a restart everybody sees what it had written, though the standby has none of it.
         servers.lose_primary(Loss::Killed).await;
         servers.restart_primary().await;
         wait_for_a_commit_that_waits(&servers, &worker).await;

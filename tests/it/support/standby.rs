@@ -1,5 +1,5 @@
-//! A primary with a streaming stand-by, one test's own: the ways the primary goes, and the ways a process finds the
-//! stand-by that has taken over. The broker is the one that all tests share.
+//! A primary with a streaming standby, one test's own: the ways the primary goes, and the ways a process finds the
+//! standby that has taken over. The broker is the one that all tests share.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ pub enum Loss {
     Killed,
     /// SIGSTOP: its connections stay open and mute.
     Frozen,
-    /// It is a stand-by from then on, which lets clients in and refuses their writes.
+    /// It is a standby from then on, which lets clients in and refuses their writes.
     Demoted,
 }
 
@@ -35,7 +35,7 @@ pub enum Way {
     MovingAddress,
     /// One host name, whose address becomes the new primary's.
     MovingName,
-    /// The stand-by's own address.
+    /// The standby's own address.
     Standby,
 }
 
@@ -56,7 +56,7 @@ pub struct Replicated {
 }
 
 impl Replicated {
-    /// The stand-by streams, and nobody waits for it yet.
+    /// The standby streams, and nobody waits for it yet.
     pub async fn start() -> Self {
         let room = room().await;
         let instance = Instance::start(&["postgres", "standby"]).await;
@@ -71,7 +71,7 @@ impl Replicated {
         replicated
     }
 
-    /// From here on every commit waits for the stand-by, as `synchronous_commit` says: `on`, `remote_apply`.
+    /// From here on every commit waits for the standby, as `synchronous_commit` says: `on`, `remote_apply`.
     pub async fn synchronous(&self, commit: &str) {
         let primary = self.primary().await;
         let names = "ALTER SYSTEM SET synchronous_standby_names = 'standby'";
@@ -80,7 +80,7 @@ impl Replicated {
             primary.batch_execute(change).await.expect("a superuser may do this");
         }
         let waited_for = "SELECT FROM pg_stat_replication WHERE sync_state = 'sync'";
-        wait_until("the primary waits for its stand-by", async || {
+        wait_until("the primary waits for its standby", async || {
             !primary.query(waited_for, &[]).await.expect("the query is right").is_empty()
         })
         .await;
@@ -137,7 +137,7 @@ impl Replicated {
         self.instance.tell(&["restart", "standby"]).await;
     }
 
-    /// The stand-by becomes the primary, and then the address and the name are its.
+    /// The standby becomes the primary, and then the address and the name are its.
     pub async fn promote(&self) {
         let standby = connect(self.standby.as_str()).await;
         let done = standby.query_one("SELECT pg_promote()", &[]).await.expect("a superuser may do this");

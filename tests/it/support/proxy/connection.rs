@@ -52,7 +52,7 @@ struct CutOff;
 
 /// Counts its connection as long as it lives.
 struct Live {
-    /// It is the so-manieth that was opened.
+    /// Connections are counted in the order in which they are opened, from 1.
     number: usize,
     shared: Arc<Shared>,
     endings: watch::Receiver<Ending>,
