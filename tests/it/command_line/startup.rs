@@ -197,3 +197,23 @@ async fn ended(mut replica: Replica) -> (Option<i32>, String) {
     assert!(started.elapsed() < Duration::from_secs(10), "a process that cannot start must say so at once");
     (status.code(), replica.log())
 }
+
+#[tokio::test]
+async fn a_missing_right_is_called_that_and_not_tried_again() {
+    let site = Site::new().await;
+    let role = format!("bare_{}", std::process::id());
+    site.sql().await.batch_execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'bare'")).await.unwrap();
+    let mut url = url::Url::parse(site.database_url()).unwrap();
+    url.set_username(&role).unwrap();
+    url.set_password(Some("bare")).unwrap();
+    let site = site.env("DATABASE_URL", url.as_str());
+    let began = Instant::now();
+    for arguments in [&["webhooks", "list", "--account", ACCOUNT][..], &["migrate"]] {
+        let output = site.cli(arguments).await;
+        assert_fails(&output, 1, &["the database does not permit it", "permission denied", "42501"]);
+        assert!(!output.stderr.contains("not available"), "{}", output.stderr);
+    }
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    let sql = site.another_sql().await;
+    sql.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await.unwrap();
+}
