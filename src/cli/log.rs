@@ -31,16 +31,18 @@ pub(super) fn start(settings: &Log) -> Writing {
         LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
     };
     let filter: EnvFilter = settings.filter.parse().expect("checked with the settings");
-    // The AMQP client shows what it cannot parse, the DNS client every customer's name that fails, the verifier of
-    // certificates every one that it refuses, and the pool tells of each connection that an outage costs.
+    // The AMQP client shows what it cannot parse, the DNS client every customer's name that fails, the verifier each
+    // certificate of a customer's that is wrong, the pool each connection that an outage costs, and the migrations what
+    // our own error says.
     let ours = Targets::new()
         .with_default(LevelFilter::WARN)
         .with_target("penr_webhooks", LevelFilter::TRACE)
         .with_target("deadpool", LevelFilter::OFF)
         .with_target("lapin", LevelFilter::OFF)
-        .with_target("rustls_platform_verifier", LevelFilter::OFF)
         .with_target("hickory_net", LevelFilter::OFF)
-        .with_target("hickory_resolver", LevelFilter::OFF);
+        .with_target("hickory_resolver", LevelFilter::OFF)
+        .with_target("rustls_platform_verifier", LevelFilter::OFF)
+        .with_target("refinery_core", LevelFilter::OFF);
     tracing_subscriber::registry().with(layer.with_filter(filter).with_filter(ours)).init();
     Writing { _until: guard, dropped_lines }
 }

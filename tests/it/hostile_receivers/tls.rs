@@ -75,3 +75,13 @@ async fn http_and_https_taken_for_each_other_fail_without_an_answer() {
     assert_eq!(secure.count(), 0);
     stage.close().await;
 }
+
+#[tokio::test]
+async fn a_certificate_that_does_not_hold_writes_no_line_of_a_library_into_the_log() {
+    let receiver = Receiver::start_tls(Authority::new().identity().server_config()).await;
+    let site = Site::new().await.set("log.filter", "info");
+    let webhook = site.create_webhook("acc_1", &receiver.url(), &["content.created"]).await;
+    let sent = site.cli(&["webhooks", "test", &webhook.id]).await;
+    assert!([&sent.stdout[..], &sent.stderr].concat().contains("tls"), "{}{}", sent.stdout, sent.stderr);
+    assert!(!sent.stderr.contains("rustls") && !sent.stderr.contains("certificate"), "{}", sent.stderr);
+}
