@@ -1,6 +1,6 @@
 # Servers: those named by DATABASE_URL and AMQP_URL when both are set, else private ones that end with the target.
 
-.PHONY: help demo run test soak bench check screenshots clean toolchain browser
+.PHONY: help demo run test soak bench check screenshots clean toolchain browser beside
 
 help:
 	@echo "make demo    show an event's whole way, with checks"
@@ -22,7 +22,7 @@ run:
 export RUST_TEST_THREADS ?= $(shell expr $$(nproc) + 1)
 
 # Not --all-targets: that would run the benches.
-test: toolchain browser
+test: toolchain browser beside
 	scripts/with-services test cargo test $(ARGS)
 
 soak: toolchain
@@ -45,6 +45,10 @@ toolchain:
 
 browser:
 	@scripts/browser >/dev/null
+
+# Programs that tests put before the servers.
+beside:
+	@scripts/services need pgbouncer
 
 # Every state of the page, light and dark, narrow and wide, into target/screenshots.
 screenshots: toolchain browser

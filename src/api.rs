@@ -89,7 +89,7 @@ pub async fn run(settings: Settings, metrics: Metrics, stop: CancellationToken) 
     let upkeep = Upkeep { store: store.clone(), metrics: api.metrics.clone(), retention: None };
     let recovering = recoveries::run(api.clone(), stop.clone());
     let unasked = async {
-        check_schema(&store, &stop).await?;
+        wait_for_schema(&store, &stop).await?;
         tokio::join!(upkeep.run(stop.clone()), recovering);
         Ok::<_, StoreError>(())
     };
@@ -99,14 +99,14 @@ pub async fn run(settings: Settings, metrics: Metrics, stop: CancellationToken) 
 }
 
 /// Until the database is there and migrated; requests are answered meanwhile. Stops all if the schema is another
-/// product's, in which nothing is to be done.
-async fn check_schema(store: &Store, stop: &CancellationToken) -> Result<(), StoreError> {
+/// product's, or a pooler does not keep our sessions: then no request can be answered.
+async fn wait_for_schema(store: &Store, stop: &CancellationToken) -> Result<(), StoreError> {
     let recognised = async {
         let (mut reconnect, mut told) = (Reconnect::default(), Outage::default());
         loop {
-            match store.check_schema().await {
+            match check(store).await {
                 Ok(()) => return Ok(()),
-                Err(error @ StoreError::Schema(_)) => return Err(error),
+                Err(error @ (StoreError::Schema(_) | StoreError::Sessions(_))) => return Err(error),
                 Err(error) => {
                     if told.is_news("schema") {
                         tracing::warn!(error = error_chain(&error), "the API cannot work yet");
@@ -118,6 +118,11 @@ async fn check_schema(store: &Store, stop: &CancellationToken) -> Result<(), Sto
     };
     let found = stop.run_until_cancelled(recognised).await.unwrap_or(Ok(()));
     found.inspect_err(|_| stop.cancel())
+}
+
+async fn check(store: &Store) -> Result<(), StoreError> {
+    store.check_sessions().await?;
+    store.check_schema().await
 }
 
 /// Those whose callers have hung up; the others are waited for with their answers.

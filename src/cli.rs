@@ -89,7 +89,7 @@ impl From<WebhookRefusal> for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Address(..) => Self::Usage(error_chain(&error)),
+            StoreError::Address(..) | StoreError::Sessions(_) => Self::Usage(error_chain(&error)),
             error => Self::Failed(error.into()),
         }
     }
@@ -106,7 +106,10 @@ impl From<QueueError> for Failure {
 
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Self {
-        Self::Failed(error)
+        match error.downcast::<StoreError>() {
+            Ok(error) => error.into(),
+            Err(error) => Self::Failed(error),
+        }
     }
 }
 

@@ -29,7 +29,10 @@ use tokio_postgres::{Client, Row};
 use crate::config::Database;
 use crate::event::AccountId;
 
+mod abandoned;
 mod address;
+mod answers;
+mod backends;
 mod claim;
 mod connections;
 mod days;
@@ -56,6 +59,7 @@ mod tasks;
 mod tls;
 mod webhooks;
 
+pub use backends::SessionFault;
 pub use claim::{Claimed, Claims, Room, Taken};
 pub use due::{ClosedAtOnce, DueWebhook, Ended, FoundDue, Pages, ReadUntil, Swept};
 pub use health::Observations;
@@ -94,6 +98,9 @@ pub enum StoreError {
     /// Postgres refuses this data: trying again will not help.
     #[error("the database refuses the data")]
     Refused(#[source] anyhow::Error),
+    /// Something between us and Postgres does not keep our sessions: trying again helps once somebody has set it right.
+    #[error("the database's sessions cannot be used: {0}; {advice}", advice = SessionFault::ADVICE)]
+    Sessions(SessionFault),
     /// The role lacks a right: trying again helps once somebody has granted it.
     #[error("the database does not permit it")]
     Denied(#[source] anyhow::Error),
@@ -199,6 +206,12 @@ impl Store {
     /// Opens no connection yet.
     pub fn new(settings: &Database) -> Result<Self, StoreError> {
         Ok(Self { connections: Connections::new(settings)?.into(), log_days: Arc::default() })
+    }
+
+    /// Compares two sessions, so that a pooler that does not keep them is found at once and not by what it breaks. For
+    /// whatever runs for long, or is asked what is the matter.
+    pub async fn check_sessions(&self) -> Result<(), StoreError> {
+        self.connections.check_sessions().await
     }
 
     /// Asks Postgres for an answer, to know that it is there.

@@ -57,17 +57,22 @@ pub async fn run(settings: Settings, store: Store, metrics: Metrics, stop: Cance
     parts.until_stopped(&stop, settings.shutdown_grace).await
 }
 
-/// Until the database is there and migrated. No waiting makes another product's schema ours.
+/// Until the database is there and migrated. No waiting makes another product's schema ours, or a pooler keep sessions.
 async fn wait_for_schema(store: &Store, stalls: &Stalls) -> Result<(), StoreError> {
     let mut stall = None;
-    while let Err(error) = store.check_schema().await {
-        if let StoreError::Schema(_) = error {
+    while let Err(error) = check(store).await {
+        if let StoreError::Schema(_) | StoreError::Sessions(_) = error {
             return Err(error);
         }
         stalls.wait(&mut stall, "the worker cannot start yet", &error).await;
     }
     Stalls::over(&mut stall);
     Ok(())
+}
+
+async fn check(store: &Store) -> Result<(), StoreError> {
+    store.check_sessions().await?;
+    store.check_schema().await
 }
 
 /// What several parts use.

@@ -239,6 +239,7 @@ impl From<StoreError> for Problem {
             StoreError::Unavailable(_)
             | StoreError::Busy(_)
             | StoreError::ReadOnly(_)
+            | StoreError::Sessions(_)
             | StoreError::Denied(_)
             | StoreError::NotMigrated(_) => {
                 tracing::debug!(error = error_chain(&error), "the database did not answer a request");

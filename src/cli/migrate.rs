@@ -50,11 +50,16 @@ pub(super) async fn run(arguments: &Arguments, settings: &Settings, json: bool) 
     arguments.grant_to.iter().try_for_each(|role| output::line(format_args!("{role} has what it needs")))
 }
 
+async fn checked_and_migrated(store: &Store) -> Result<Vec<String>, StoreError> {
+    store.check_sessions().await?;
+    store.migrate().await
+}
+
 async fn migrate(store: &Store) -> Result<Vec<String>, StoreError> {
     let mut reconnect = Reconnect::default();
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
-        match store.migrate().await {
+        match checked_and_migrated(store).await {
             Err(error @ (StoreError::Unavailable(_) | StoreError::Busy(_) | StoreError::ReadOnly(_)))
                 if tokio::time::Instant::now() < deadline =>
             {

@@ -11,31 +11,37 @@ use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, Statement};
 
+use super::abandoned::{self, Abandoned, Unanswered};
+use super::answers::Answers;
 use super::openings::Openings;
 use super::session::Sessions;
 use super::tasks::Tasks;
-use super::tls::Tls;
 use super::{OutOfTime, StoreError};
 use crate::config::Database;
 
 /// What only a new connection cures: the server is going, it has become one that may only be read, a pooler before it
 /// has given us another's session, or the session holds a plan that the schema has left behind.
-const UNFIT: [SqlState; 7] = [
+const UNFIT: [SqlState; 8] = [
     SqlState::READ_ONLY_SQL_TRANSACTION,
     SqlState::ADMIN_SHUTDOWN,
     SqlState::CRASH_SHUTDOWN,
     SqlState::CANNOT_CONNECT_NOW,
     SqlState::INVALID_SQL_STATEMENT_NAME,
     SqlState::DUPLICATE_PSTATEMENT,
+    SqlState::PROTOCOL_VIOLATION,
     // "cached plan must not change result type".
     SqlState::FEATURE_NOT_SUPPORTED,
 ];
 
+/// What is answered in another's session, which has other prepared statements, or none.
+const SOMEBODY_ELSES: [SqlState; 3] =
+    [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT, SqlState::PROTOCOL_VIOLATION];
+
+/// How often whoever waits for a new connection looks for an idle one.
+const LOOKS_APART: Duration = Duration::from_millis(50);
+
 /// All connections are replaced no more often, however many statements find that they may only read.
 const RENEWALS_APART: Duration = Duration::from_secs(1);
-
-/// The wish to end a statement reaches the server within this time or not at all.
-const CANCEL_BOUND: Duration = Duration::from_secs(1);
 
 /// The pool, and what its connections are made of.
 pub(super) struct Connections {
@@ -43,13 +49,11 @@ pub(super) struct Connections {
     sessions: Sessions,
     openings: Openings,
     tasks: Arc<Tasks>,
+    unanswered: Arc<Unanswered>,
     statement_timeout: Duration,
-    /// When the database last answered a statement.
-    answered: Mutex<Option<Instant>>,
+    answers: Arc<Answers>,
     /// A connection older than this is not lent again.
     renewed: Arc<Mutex<Instant>>,
-    /// When the newest statement began that was given up without an answer.
-    unanswered: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Connections {
@@ -58,25 +62,55 @@ impl Connections {
         let (sessions, tasks) = (Sessions::new(settings)?, Arc::<Tasks>::default());
         let openings = Openings::new(sessions.clone(), tasks.clone());
         let renewed = Arc::new(Mutex::new(Instant::now()));
-        let unanswered = Arc::<Mutex<Option<Instant>>>::default();
+        let answers = Arc::<Answers>::default();
         let config = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let manager = Manager::from_connect(tokio_postgres::Config::new(), openings.clone(), config);
         let bound = Some(settings.connect_timeout);
         let pool = Pool::builder(manager)
             .max_size(settings.pool_size)
             .timeouts(Timeouts { wait: bound, create: bound, recycle: bound })
+            .post_create(only_fit(sessions.clone()))
+            .pre_recycle(only_fit(sessions.clone()))
             .pre_recycle(not_older_than(renewed.clone()))
-            .pre_recycle(used_since(unanswered.clone()))
+            .pre_recycle(only_heard(answers.clone()))
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| StoreError::Unavailable(error.into()))?;
-        let (statement_timeout, answered) = (settings.statement_timeout, Mutex::default());
-        Ok(Self { pool, sessions, openings, tasks, statement_timeout, answered, renewed, unanswered })
+        let unanswered = Unanswered::new(sessions.clone(), settings.pool_size).into();
+        let statement_timeout = settings.statement_timeout;
+        Ok(Self { pool, sessions, openings, tasks, unanswered, statement_timeout, answers, renewed })
     }
 
     pub(super) async fn lend(self: &Arc<Self>) -> Result<Connection, StoreError> {
-        let object = self.pool.get().await.map_err(|error| self.sessions.explain(error.into()))?;
+        if let Some(fault) = self.sessions.backends().recent_fault() {
+            return Err(StoreError::Sessions(fault));
+        }
+        let object = self.object().await.map_err(|error| match (error, self.sessions.backends().fault()) {
+            (PoolError::PostCreateHook(_), Some(fault)) => StoreError::Sessions(fault),
+            (error, _) => self.sessions.explain(error.into()),
+        })?;
         Ok(Connection { object: Some(object), running: None, home: self.clone() })
+    }
+
+    /// Compares two sessions.
+    pub(super) async fn check_sessions(&self) -> Result<(), StoreError> {
+        let late = |_| StoreError::Unavailable(anyhow::anyhow!("no answer while connecting"));
+        timeout(self.sessions.bound(), self.sessions.look_at_two()).await.map_err(late)??;
+        self.sessions.backends().fault().map_or(Ok(()), |fault| Err(StoreError::Sessions(fault)))
+    }
+
+    /// One that is idle, or a new one, whichever comes first: a pooler may have no more for us than those that are open.
+    async fn object(&self) -> Result<Object, PoolError> {
+        let timeouts = self.pool.timeouts();
+        let deadline = Instant::now() + timeouts.create.unwrap_or_default();
+        let timeouts = Timeouts { create: Some(LOOKS_APART), ..timeouts };
+        loop {
+            match self.pool.timeout_get(&timeouts).await {
+                // It is still being opened.
+                Err(PoolError::Timeout(TimeoutType::Create)) if Instant::now() < deadline => {}
+                ended => return ended,
+            }
+        }
     }
 
     /// A session outside the pool.
@@ -86,12 +120,16 @@ impl Connections {
         let opened =
             opened.and_then(|opened| opened.map_err(StoreError::from)).map_err(|error| self.sessions.explain(error));
         // Its connection ends when the client is dropped.
-        Ok(opened?.0)
+        let (client, _) = opened?;
+        match self.sessions.backends().fault() {
+            Some(fault) => Err(StoreError::Sessions(fault)),
+            None => Ok(client),
+        }
     }
 
     /// When the database last answered a statement.
     pub(super) fn last_answer(&self) -> Option<Instant> {
-        *self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+        self.answers.last()
     }
 
     /// Whether the database has answered lately, and all connections wait for other answers of it: each comes before the
@@ -110,18 +148,14 @@ impl Connections {
             self.openings.forget_spare();
         }
     }
+}
 
-    /// After a statement that began then was given up without an answer. A server that is frozen, or that an address has
-    /// left, answers on no connection: those that rested meanwhile would each cost somebody the same wait.
-    fn note_silence(&self, began: Instant) {
-        let mut unanswered = self.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
-        *unanswered = (*unanswered).max(Some(began));
-        self.openings.forget_spare();
-    }
-
-    fn note_answer(&self) {
-        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-    }
+/// Lends no connection while sessions are known to be unfit.
+fn only_fit(sessions: Sessions) -> Hook {
+    Hook::sync_fn(move |_, _| match sessions.backends().fault() {
+        Some(fault) => Err(HookError::message(fault.to_string())),
+        None => Ok(()),
+    })
 }
 
 fn not_older_than(renewed: Arc<Mutex<Instant>>) -> Hook {
@@ -131,24 +165,12 @@ fn not_older_than(renewed: Arc<Mutex<Instant>>) -> Hook {
     })
 }
 
-/// A connection comes back only after an answer, so one that was lent since then still leads to a server.
-fn used_since(unanswered: Arc<Mutex<Option<Instant>>>) -> Hook {
-    Hook::sync_fn(move |_, metrics| {
-        let unanswered = *unanswered.lock().unwrap_or_else(PoisonError::into_inner);
-        let used = metrics.recycled.unwrap_or(metrics.created);
-        let rested = unanswered.is_some_and(|began| used < began);
-        if rested { Err(HookError::message("it may lead to a server that is gone")) } else { Ok(()) }
+/// Lends no connection that leads to a server that has fallen silent.
+fn only_heard(answers: Arc<Answers>) -> Hook {
+    Hook::sync_fn(move |_, metrics| match answers.may_be_lent(metrics.created) {
+        true => Ok(()),
+        false => Err(HookError::message("it may lead to a server that is gone")),
     })
-}
-
-/// What becomes of a statement whose caller does not wait for its answer.
-#[derive(Debug, Clone, Copy)]
-enum Abandoned {
-    /// The server is told to end it.
-    Cancelled,
-    /// The connection is closed, which the server notices by itself: a COMMIT that waits for a synchronous standby must not
-    /// be cancelled, for then it is done here and perhaps not there, and whoever asks takes it for safe.
-    LeftAlone,
 }
 
 /// A pooled connection whose use is bounded. It goes back to the pool only if its last statement was answered.
@@ -177,6 +199,11 @@ impl Connection {
         &mut self,
         work: impl AsyncFnOnce(&mut Object) -> Result<T, Error>,
     ) -> Result<T, StoreError> {
+        if !self.home.unanswered.have_room() {
+            return Err(StoreError::Busy(anyhow::anyhow!(
+                "transactions before this one still wait for their commits, perhaps for a synchronous standby"
+            )));
+        }
         self.run(Abandoned::LeftAlone, work).await
     }
 
@@ -197,7 +224,7 @@ impl Connection {
         self.running = None;
         match answer {
             Ok(done) => {
-                self.home.note_answer();
+                self.note_answer();
                 Ok(done)
             }
             Err(error) => Err(self.judge(error)),
@@ -210,13 +237,25 @@ impl Connection {
         if closed || error.code().is_some_and(|code| UNFIT.contains(code)) {
             self.discard();
         }
+        if error.code().is_some_and(|code| SOMEBODY_ELSES.contains(code)) {
+            self.home.sessions.backends().doubt();
+            self.home.renew();
+            // What is the matter is found when the next session is opened.
+            return StoreError::Busy(error.into());
+        }
         let error = StoreError::from(error);
         match &error {
             StoreError::ReadOnly(_) => self.home.renew(),
-            StoreError::Busy(_) | StoreError::Refused(_) => self.home.note_answer(),
+            StoreError::Busy(_) | StoreError::Refused(_) => self.note_answer(),
             _ => {}
         }
         error
+    }
+
+    fn note_answer(&self) {
+        if let Some(object) = &self.object {
+            self.home.answers.note(Object::metrics(object).created);
+        }
     }
 
     /// It does not go back to the pool.
@@ -228,13 +267,17 @@ impl Connection {
         let Some(object) = self.object.take() else { return };
         let (abandoned, began) = self.running.take().unzip();
         // Who goes away sooner may just have lost interest.
-        if let Some(began) = began.filter(|began| began.elapsed() >= self.home.statement_timeout / 2) {
-            self.home.note_silence(began);
+        let late = began.filter(|began| began.elapsed() >= self.home.statement_timeout / 2);
+        if late.is_some_and(|began| self.home.answers.note_silence(began)) {
+            self.home.openings.forget_spare();
         }
         match abandoned {
             // Without a runtime the process is about to end.
             Some(Abandoned::Cancelled) if Handle::try_current().is_ok() => {
-                self.home.tasks.spawn(cancel(object, self.home.sessions.tls()));
+                self.home.tasks.spawn(abandoned::cancel(object, self.home.sessions.tls()));
+            }
+            Some(Abandoned::LeftAlone) if Handle::try_current().is_ok() => {
+                self.home.tasks.spawn(self.home.unanswered.clone().see_out(object));
             }
             _ => drop(Object::take(object)),
         }
@@ -247,18 +290,6 @@ impl Drop for Connection {
             self.abandon();
         }
     }
-}
-
-/// The connection keeps its place in the pool meanwhile, so that the server never has more of ours, and is closed even if
-/// the statement ended well: the wish may come late, and would end the next one.
-async fn cancel(object: Object, tls: Tls) {
-    let token = object.cancel_token();
-    match timeout(CANCEL_BOUND, token.cancel_query(tls)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "cannot have a statement ended"),
-        Err(_) => tracing::debug!("no answer when having a statement ended"),
-    }
-    drop(Object::take(object));
 }
 
 impl From<PoolError> for StoreError {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
-use tokio_postgres::{Client, Row, SimpleQueryMessage};
+use tokio_postgres::Row;
 
 use super::migrate::DAYS_AHEAD;
 use super::partitions::attached_partitions;
@@ -25,9 +25,6 @@ pub struct Server {
     pub encrypted: bool,
     /// A standby, or a server told to refuse writes.
     pub read_only: bool,
-    /// Whether a session of ours is one at the server. A pooler in transaction mode lends another for each transaction, with
-    /// other settings and without our prepared statements.
-    pub keeps_sessions: bool,
     /// Settings that are off and without which a crash may lose what was committed.
     pub unsafe_settings: Vec<String>,
     /// Connections it gives to ordinary roles, and those in use by anybody.
@@ -83,17 +80,7 @@ impl Store {
         let rows = self.query(SERVER, &[]).await?;
         let row = rows.first().ok_or_else(|| StoreError::Unavailable(anyhow::anyhow!("it gave an empty answer")))?;
         let after = Timestamp::now();
-        // What could not be found out, for want of connections say, is no fault.
-        let keeps_sessions = self.keeps_sessions().await.unwrap_or(true);
-        Ok(Server { keeps_sessions, ..server(row, latency, before, after) })
-    }
-
-    /// While another session is in a transaction, a pooler that does not keep sessions serves ours with another of its own.
-    async fn keeps_sessions(&self) -> Result<bool, StoreError> {
-        let (ours, other) = (self.own_session().await?, self.own_session().await?);
-        let before = backend(&ours).await?;
-        other.batch_execute("BEGIN; SELECT").await?;
-        Ok(backend(&ours).await? == before)
+        Ok(server(row, latency, before, after))
     }
 
     /// Who keeps snapshots, the oldest first.
@@ -152,16 +139,6 @@ impl Store {
     }
 }
 
-/// The process that serves a session. Not prepared: that is what such a pooler breaks.
-async fn backend(session: &Client) -> Result<Option<String>, StoreError> {
-    let answer = session.simple_query("SELECT pg_backend_pid()").await?;
-    let pid = |message: &SimpleQueryMessage| match message {
-        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-        _ => None,
-    };
-    Ok(answer.iter().find_map(pid))
-}
-
 fn server(row: &Row, latency: Duration, before: Timestamp, after: Timestamp) -> Server {
     let clock: Timestamp = column(row, "clock");
     // It was read between the two: only what lies outside of them is known to be a difference.
@@ -172,7 +149,6 @@ fn server(row: &Row, latency: Duration, before: Timestamp, after: Timestamp) -> 
         latency,
         encrypted: column(row, "encrypted"),
         read_only: column(row, "read_only"),
-        keeps_sessions: true,
         unsafe_settings: column(row, "unsafe_settings"),
         connections: column(row, "connections"),
         connections_used: column(row, "connections_used"),

@@ -1,12 +1,16 @@
 //! Opens sessions and sets them up, all alike whatever the role, the database and the server have as defaults.
 
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_postgres::{Client, Error};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::StoreError;
+use super::backends::{self, Backend, Backends, InUse, Wanted};
 use super::login::Login;
 use super::tls::Tls;
 use crate::config::Database;
@@ -21,6 +25,8 @@ pub(super) const PROBES_APART: Duration = Duration::from_secs(5);
 const ARE_WE_THERE: Duration = Duration::from_secs(1);
 /// A transaction that we do not go on with, because we were cut off, holds its locks for no longer.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(4);
+/// What comparing a session with another may take, its login included.
+const COMPARISON: Duration = Duration::from_secs(2);
 /// Bounds of the wait for somebody else's lock.
 const LOCK_WAIT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(2));
 
@@ -32,6 +38,10 @@ pub(super) struct Sessions {
     setup: String,
     /// Set where the server can; each on its own.
     optional: [String; 2],
+    /// What is read back, and the question.
+    wanted: Arc<[Wanted]>,
+    question: String,
+    backends: Arc<Backends>,
 }
 
 /// A session, and the task that drives its connection.
@@ -40,12 +50,15 @@ pub(super) type Opened = (Client, JoinHandle<()>);
 impl Sessions {
     pub(super) fn new(settings: &Database) -> Result<Self, StoreError> {
         let (setup, optional) = (setup(settings.statement_timeout), [tcp(), liveness()]);
-        Ok(Self { login: Login::new(settings)?, bound: settings.connect_timeout, setup, optional })
+        let (login, bound) = (Login::new(settings)?, settings.connect_timeout);
+        let (wanted, backends) = (wanted(settings.statement_timeout), Arc::default());
+        let question = backends::question(&wanted);
+        Ok(Self { login, bound, setup, optional, wanted: wanted.into(), question, backends })
     }
 
-    /// The longest that opening a session may take.
+    /// The longest that opening a session may take, if it is compared with another.
     pub(super) fn bound(&self) -> Duration {
-        self.bound
+        self.bound + COMPARISON
     }
 
     pub(super) fn tls(&self) -> Tls {
@@ -57,29 +70,112 @@ impl Sessions {
         self.login.explain(error)
     }
 
-    /// Opens a session. The settings go to the server together, so that they take one round trip: after the login, because
-    /// poolers refuse or drop what is asked for during it.
+    /// Opens a session. While there are doubts about what stands between us and the server it is compared with another;
+    /// [`Backends::fault`] says what was found.
     pub(super) async fn open(&self) -> Result<Opened, Error> {
+        let ours = self.log_in().await?;
+        if self.backends.are_in_doubt() {
+            self.compare(&ours).await;
+        } else {
+            self.check(&ours);
+        }
+        Ok((ours.client, ours.drive.detach()))
+    }
+
+    /// Opens two sessions, compares and closes them. Others are opened meanwhile as if all were well.
+    pub(super) async fn look_at_two(&self) -> Result<(), Error> {
+        let ours = self.log_in().await?;
+        self.compare(&ours).await;
+        Ok(())
+    }
+
+    /// What makes sessions unfit, if that was found when they were last looked at.
+    pub(super) fn backends(&self) -> &Backends {
+        &self.backends
+    }
+
+    async fn compare(&self, ours: &LoggedIn) {
+        let compared = async {
+            let backend = ours.backend.as_ref()?;
+            let alone = backends::look(&ours.client, backend, &self.wanted).await?;
+            let Ok(other) = self.log_in().await else { return alone.err().map(Err) };
+            let beside = backends::look_beside(&other.client, &ours.client, backend).await?;
+            // The pooler may have had one backend only until the other came.
+            let after = backends::look(&ours.client, backend, &self.wanted).await?;
+            Some(beside.and(alone).and(after))
+        };
+        let compared = timeout(COMPARISON, compared).await;
+        tracing::debug!(?compared, "looked at a session");
+        match compared {
+            Ok(Some(found)) => self.backends.judge(found),
+            // A server, or a pooler in session mode, may have no second session for us. The next one is compared.
+            _ => self.check(ours),
+        }
+    }
+
+    fn check(&self, session: &LoggedIn) {
+        if let Some(Err(fault)) = session.backend.as_ref().map(|backend| backend.check(&self.wanted)) {
+            self.backends.judge(Err(fault));
+        }
+    }
+
+    /// The settings go to the server together, so that they take one round trip: after the login, because poolers refuse
+    /// or drop what is asked for during it. What came of them is read in the same.
+    async fn log_in(&self) -> Result<LoggedIn, Error> {
         let (client, connection) = self.login.connect().await?;
+        let in_use = Arc::<OnceLock<Option<InUse>>>::default();
+        let noted = in_use.clone();
         let drive = async move {
+            let mut connection = pin!(connection);
+            // Dropped first: a pooler may give the backend to our next session as soon as the connection is closed.
+            let _in_use = in_use;
             // Whoever waits for an answer learns of it, and tells of it if that is news.
-            if let Err(error) = connection.await {
+            if let Err(error) = (&mut connection).await {
                 tracing::debug!(%error, "a database session ended");
             }
         };
         // Ends with this future, should nobody wait for the session any more.
         let drive = AbortOnDropHandle::new(tokio::spawn(drive));
         let [tcp, liveness] = &self.optional;
-        let (set_up, _, _) =
-            tokio::join!(client.batch_execute(&self.setup), client.batch_execute(tcp), client.batch_execute(liveness));
+        let (set_up, _, _, answer) = tokio::join!(
+            client.batch_execute(&self.setup),
+            client.batch_execute(tcp),
+            client.batch_execute(liveness),
+            client.simple_query(&self.question)
+        );
         set_up?;
-        Ok((client, drive.detach()))
+        let backend = answer.ok().and_then(|answer| backends::read(&answer));
+        if let Some(backend) = &backend {
+            noted.get_or_init(|| self.backends.note(backend));
+        }
+        Ok(LoggedIn { client, drive, backend })
     }
 }
 
+/// A session that was set up.
+struct LoggedIn {
+    client: Client,
+    drive: AbortOnDropHandle<()>,
+    /// Unless it does not say.
+    backend: Option<Backend>,
+}
+
+/// The server gives up first, so that an abandoned statement holds no locks.
+fn server_side(statement_timeout: Duration) -> Duration {
+    statement_timeout.mul_f64(0.8)
+}
+
+/// What must have taken: without it locks are held for long, days begin at another time, and statements that meet fail.
+fn wanted(statement_timeout: Duration) -> Vec<Wanted> {
+    vec![
+        ("statement_timeout", backends::shown(server_side(statement_timeout)).to_string()),
+        ("TimeZone", "UTC".to_owned()),
+        ("default_transaction_isolation", "read committed".to_owned()),
+    ]
+}
+
 fn setup(statement_timeout: Duration) -> String {
-    // The server gives up first, so that an abandoned statement holds no locks.
-    let server_side = statement_timeout.mul_f64(0.8);
+    let server_side = server_side(statement_timeout);
     let lock_wait = (server_side / 4).clamp(LOCK_WAIT.0, LOCK_WAIT.1);
     let idle_in_transaction = IDLE_IN_TRANSACTION.min(server_side);
     set(&[

@@ -54,7 +54,7 @@ const OF_DATABASE: &[&str] = &[
 ];
 
 pub struct Report {
-    code: i32,
+    pub code: i32,
     checks: Vec<Value>,
 }
 

@@ -23,6 +23,7 @@ mod model;
 mod never_inside;
 mod nobody_waits;
 mod page;
+mod poolers;
 mod reaches_postgres;
 mod recovers;
 mod redelivers;

@@ -5,6 +5,7 @@ mod connections;
 mod refusals;
 mod sessions;
 mod slow;
+mod standbys;
 
 use crate::support::*;
 

@@ -7,7 +7,7 @@ use jiff::SignedDuration;
 use super::{Check, Deadline, Status, millis, rights};
 use crate::config::{Retention, Settings};
 use crate::error_chain;
-use crate::store::{LockRoom, Schema, SecretCheck, Server, SnapshotHolder, Store, StoreError};
+use crate::store::{LockRoom, Schema, SecretCheck, Server, SessionFault, SnapshotHolder, Store, StoreError};
 
 const OLDEST_SERVER: i32 = 140_000;
 
@@ -50,8 +50,15 @@ pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check
         Ok(store) => store,
         Err(error) => return unusable(Check::fails("database", error_chain(&error), "correct it")),
     };
-    let server = match deadline.answer(store.server()).await {
-        Ok(server) => server,
+    let found = async {
+        match store.check_sessions().await {
+            Err(StoreError::Sessions(fault)) => Ok(Err(fault)),
+            checked => checked.and(store.server().await).map(Ok),
+        }
+    };
+    let server = match deadline.answer(found).await {
+        Ok(Ok(server)) => server,
+        Ok(Err(fault)) => return unusable(Check::fails("database", fault.to_string(), SessionFault::ADVICE)),
         Err(error) => return unusable(Check::fails("database", error, "is it up, and is DATABASE_URL right?")),
     };
     let mut checks =
@@ -99,11 +106,6 @@ fn version(server: &Server) -> Check {
         server if server.read_only => {
             Check::fails("database", format!("{detail}, and is read-only"), "have DATABASE_URL name the primary")
         }
-        server if !server.keeps_sessions => Check::fails(
-            "database",
-            format!("{detail}, behind a pooler that lends sessions for a transaction only"),
-            "have the pooler use session mode, or have DATABASE_URL name PostgreSQL itself",
-        ),
         _ => Check::ok("database", detail),
     }
 }
@@ -253,7 +255,6 @@ mod tests {
             latency: Duration::from_millis(1),
             encrypted: true,
             read_only: false,
-            keeps_sessions: true,
             unsafe_settings: Vec::new(),
             connections: 97,
             connections_used: 5,
@@ -266,11 +267,6 @@ mod tests {
         assert_eq!(version(&healthy()).status, Status::Ok);
         let old = Server { version: "13.21".into(), version_number: 130_021, ..healthy() };
         assert_eq!(version(&old).status, Status::Fails);
-    }
-
-    #[test]
-    fn a_pooler_that_does_not_keep_sessions_fails() {
-        assert_eq!(version(&Server { keeps_sessions: false, ..healthy() }).status, Status::Fails);
     }
 
     #[test]
