@@ -24,13 +24,15 @@
 //! checks the tokens, [`test_send`] sends tests with the worker's own sender.
 //!
 //! `events` and the log, `attempts`, have a partition per day: [`upkeep`] makes them ahead, in every process, by functions
-//! that have the rights of the tables' owner; workers that own the tables drop those past their retention. Whoever reads the log names the days, or walks windows of them, newest first.
+//! that have the rights of the tables' owner; workers that own the tables drop those past their retention. Whoever reads
+//! the log names the days, or walks windows of them, newest first.
 //!
 //! # Invariants
 //!
 //! 1. What is acked is recorded: a broker message is acked when, for each of its webhooks, an outcome or a pending or
-//!    closed delivery is committed, and is on the synchronous standby where there is one. Rows that are merely seen, after
-//!    a commit without an answer or by a message that comes again, count only then, too.
+//!    closed delivery is committed, and is on the synchronous standby where there is one. What was only read is no proof
+//!    by itself, for a primary shows rows that its standby does not have yet: an ack that rests on it (a result that was
+//!    there already, an event that nobody wants) waits for a commit, too.
 //! 2. No database connection and no lock is held during an HTTP call. What a process that is cut off or killed had locked,
 //!    Postgres itself frees within seconds.
 //! 3. A receiver's answer is data ([`delivery::Outcome`]), never an `Err`.

@@ -65,7 +65,7 @@ pub async fn gone_on_after(promoted: Instant, ledger: &Ledger, caller: &Caller) 
 }
 
 /// Waits until a commit of ours waits for the standby, or all that waited for the database has been taken.
-async fn wait_for_a_commit_that_waits(servers: &Replicated, worker: &Replica) {
+pub async fn wait_for_a_commit_that_waits(servers: &Replicated, worker: &Replica) {
     let (primary, taken) = (servers.primary().await, "the database takes what waited");
     let waiting = "SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query = 'COMMIT'";
     wait_until("a commit waits for the standby", async || {

@@ -3,8 +3,10 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use super::duration_or;
-use crate::fails_over::{Caller, SOON, gone_on_after, replicated};
+use crate::fails_over::{Caller, SOON, gone_on_after, replicated, wait_for_a_commit_that_waits};
 use crate::support::*;
 
 const EVENTS_PER_SECOND: usize = 300;
@@ -121,4 +123,29 @@ async fn a_server_that_an_operator_keeps_from_writing_for_a_while_is_written_to_
     assert!(lifted.elapsed() < SOON, "{:?}", lifted.elapsed());
     assert_eq!(worker.log().matches(replica::ATTACHED).count(), 1, "it gave back what it had");
     ledger.close(vec![worker]).await.assert_sound(0);
+}
+
+#[tokio::test]
+#[ignore = "takes servers of its own"]
+async fn an_event_whose_webhook_only_a_restarted_primary_has_lost_waits_for_the_fail_over() {
+    let (servers, ledger) = replicated("on").await;
+    let launch = |command| servers.launch(&ledger.site, Way::MovingAddress, &[command]);
+    let worker = launch("worker").start_worker().await;
+    let caller = Caller::of(launch("api"), &ledger.site).await;
+    let (receiver, owner) = (Receiver::start().await, caller.api.customer("acc_3"));
+    let webhook = owner.create_at(&receiver.url()).await;
+    servers.stop_standby().await;
+    assert_eq!(owner.send("DELETE", &webhook, &json!({})).await.status, 503);
+    // Afterwards everybody sees that the webhook is gone, though the standby still has it.
+    servers.lose_primary(Loss::Killed).await;
+    servers.restart_primary().await;
+    let left = "SELECT FROM webhooks WHERE account_id = 'acc_3'";
+    assert!(ledger.site.another_sql().await.query(left, &[]).await.unwrap().is_empty());
+    let event = ["publish", "--account", "acc_3", "--type", "content.created", "--data", "{}"];
+    assert_eq!(ledger.site.cli(&event).await.code, 0);
+    wait_for_a_commit_that_waits(&servers, &worker).await;
+    servers.lose_primary(Loss::Killed).await;
+    servers.restart_standby().await;
+    servers.promote().await;
+    receiver.wait_for(1).await;
 }
