@@ -54,6 +54,8 @@ impl Address {
         for (at, parameter) in text.parameters.iter().enumerate() {
             let key = parameter.key.as_str();
             match keys::find(key) {
+                // The driver takes no empty one. To libpq it is as if there were none.
+                Some(("password", _)) if parameter.value.is_empty() => {}
                 Some((_, Key::Drivers { example })) => {
                     read_by_driver(&text.alone(parameter))
                         .with_context(|| format!("its {key} cannot be used; write it as in {example}"))?;
@@ -67,6 +69,9 @@ impl Address {
         let hosts = hosts(&text, &cut)?;
         let mut config = read_by_driver(&text.without_hosts(&kept))
             .context("its user name or database name is not UTF-8 once it is percent-decoded")?;
+        if !config.get_hosts().is_empty() {
+            bail!("its hosts and its database's name cannot be told apart; write it as in postgresql://user@host/name");
+        }
         defaults(&mut config, &cut, &text)?;
         session_attributes(&mut config, &cut, hosts.len())?;
         let (tls, sslmode) = encryption(&mut config, &cut)?;
@@ -179,6 +184,11 @@ fn hosts(text: &Text<'_>, cut: &Cut) -> anyhow::Result<Vec<Target>> {
 
 fn target(host: Host, address: Option<IpAddr>, port: u16) -> anyhow::Result<Target> {
     let host = match (host, address) {
+        (Host::Unix(_), Some(_)) => bail!("hostaddr belongs to a host's name, and not to the folder of a socket"),
+        // Logs show hosts: one that has swallowed the next pair would show a password.
+        (Host::Unix(folder), None) if folder.to_string_lossy().contains(divides_pairs) => {
+            bail!("a socket's folder with {SWALLOWS}")
+        }
         (Host::Tcp(name), Some(address)) if name.is_empty() => Host::Tcp(address.to_string()),
         (Host::Tcp(name), None) if name.is_empty() => {
             bail!("one of its hosts has no name; write it as in postgresql://user@host/name")
@@ -188,10 +198,29 @@ fn target(host: Host, address: Option<IpAddr>, port: u16) -> anyhow::Result<Targ
                 "a socket in the abstract namespace (host=@…) is not supported: name its folder, as in host=/run/postgresql"
             )
         }
+        (Host::Tcp(name), _) if name.contains('%') => {
+            bail!("an IPv6 address with a zone, as fe80::1%eth0, is not supported: name an address without one")
+        }
+        (Host::Tcp(name), _) if name.parse::<IpAddr>().is_err() && !name.chars().all(is_of_a_name) => {
+            bail!(
+                "a host's name may have letters, digits and . - _ only; pairs have a space between them, as in host=h port=5432"
+            )
+        }
         (host, _) => host,
     };
     Ok(Target { host, address, port })
 }
+
+fn is_of_a_name(letter: char) -> bool {
+    letter.is_alphanumeric() || ".-_".contains(letter)
+}
+
+/// What ends a pair, or stands within one, where somebody has left out what divides them.
+fn divides_pairs(letter: char) -> bool {
+    "=;'\"".contains(letter)
+}
+
+const SWALLOWS: &str = "= ; or a quote in its name is not supported: pairs have a space between them, in a URI an &";
 
 fn port(text: &str) -> anyhow::Result<u16> {
     match text {
@@ -265,6 +294,10 @@ fn session_attributes(config: &mut Config, cut: &Cut, hosts: usize) -> anyhow::R
 /// a file trusts the system's authorities, and `allow` is `prefer`.
 fn encryption(config: &mut Config, cut: &Cut) -> anyhow::Result<(Tls, &'static str)> {
     let file = cut.get("sslrootcert").map(String::as_str).filter(|file| !file.is_empty());
+    // Errors show the path, which may have swallowed the next pair.
+    if file.is_some_and(|file| file.contains(divides_pairs)) {
+        bail!("an sslrootcert with {SWALLOWS}");
+    }
     let mode = match cut.get("sslmode").map(String::as_str) {
         None if file == Some("system") => "verify-full",
         None | Some("allow") => "prefer",

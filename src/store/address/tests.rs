@@ -71,6 +71,8 @@ fn what_the_driver_knows_reaches_it_as_it_was_written() {
         ("postgresql:///d?host=h&user=u&password=p@s", ["u", "p@s", "d"]),
         (r"host=h user=u password='p \'s\\' dbname=d", ["u", r"p 's\", "d"]),
         (r"host=h user=u password=p\ s dbname=d", ["u", "p s", "d"]),
+        ("host=h user=u dbname=d password=", ["u", "", "d"]),
+        ("host=h password='' user=u dbname=d", ["u", "", "d"]),
     ] {
         assert_eq!(login(text), parts, "{text}");
     }
@@ -169,6 +171,19 @@ fn what_cannot_be_used_is_named_with_a_right_example() {
         ("host=@abstract user=u", "abstract namespace"),
         ("postgres://u@a,b,c/d?port=1,2", "one port for all hosts, or one for each"),
         ("host=a,b hostaddr=10.0.0.1 user=u", "one address for each host"),
+        ("host=h;user=u;password=s3cret;dbname=d", "a host's name may have letters"),
+        ("host=h,password=s3cret user=u", "a host's name may have letters"),
+        ("host=hpassword='s3cret' user=u", "a host's name may have letters"),
+        ("postgres://h;password=s3cret/d", "a host's name may have letters"),
+        ("postgres://u:p@/d?host=h%20password%3Ds3cret", "a host's name may have letters"),
+        ("host=/run/pg;user=u;password=s3cret", "a socket's folder with"),
+        ("postgres://u@h/d?sslmode=verify-full&sslrootcert=/ca.pem;password=s3cret", "sslrootcert with"),
+        ("sslmode=require host=h sslrootcert='/ca.pem password=s3cret'", "sslrootcert with"),
+        ("host=/run/pg hostaddr=10.0.0.1 user=u", "hostaddr belongs to a host's name"),
+        ("postgres://u@[fe80::1%25eth0]/d", "zone"),
+        ("host=fe80::1%eth0 user=u", "zone"),
+        ("postgres://u:s3cret@h:5432#prod", "must be written %2F %3F %23"),
+        ("postgres://h#s3cret", "must be written %2F %3F %23"),
         ("host=a hostaddr=a user=u", "hostaddr must be an IP address, as in hostaddr=10.0.0.1"),
         ("host=a port=s3cret user=u", "as in port=5432"),
         ("postgres://u@h/d?sslmode=s3cret", "sslmode must be disable, prefer, require, verify-ca or verify-full"),
@@ -199,8 +214,9 @@ fn what_cannot_be_used_is_named_with_a_right_example() {
         ("postgres://u@h/d?sslmode", "must be pairs"),
         ("host=h user", "stands in single quotes"),
         ("host=h user=u password=s3cret pass", "stands in single quotes"),
+        ("postgres://h;password=p@s3cret/d", "must be written %3D"),
+        ("host=h:5432 user=u", "as in host=h port=5432"),
         ("host=h password='s3cret", "closing quote"),
-        ("host=h password=", "closing quote"),
         ("postgres://u%ff:p@h/d", "not UTF-8"),
     ] {
         let error = refusal(text);
@@ -224,7 +240,7 @@ const MARK: &str = "Zq7Zq7Zq7";
 
 fn addresses() -> impl Strategy<Value = String> {
     // Around the mark everything that may divide an address.
-    let password = ("[a-z0-9@:/?#&=%'\\\\, +]{0,6}", "[a-z0-9@:/?#&=%'\\\\, +]{0,6}");
+    let password = ("[a-z0-9@:/?#&=%'\\\\,; +]{0,6}", "[a-z0-9@:/?#&=%'\\\\,; +]{0,6}");
     let password = password.prop_map(|(before, after)| format!("{before}{MARK}{after}"));
     let hosts = prop::sample::select(vec!["h", "h:5432", "a:1,b:2", "[::1]:5432", "%2Frun%2Fpg", ""]);
     let query = prop::sample::select(vec![
@@ -236,12 +252,18 @@ fn addresses() -> impl Strategy<Value = String> {
         "?foo=1",
         "?sslcert=x",
     ]);
-    let form = prop::sample::select(vec![0, 1, 2, 3]);
+    let form = prop::sample::select(vec![0, 1, 2, 3, 4, 5, 6, 7, 8]);
     (password, hosts, query, form).prop_map(|(password, hosts, query, form)| match form {
         0 => format!("postgresql://user:{password}@{hosts}/name{query}"),
         1 => format!("postgres:///name?host=h&user=u&password={password}&connect_timeout=x"),
         2 => format!("host=h user=u password={password} dbname=name sslmode=x"),
-        _ => format!("host=h password='{password}' user=u port=x"),
+        3 => format!("host=h password='{password}' user=u port=x"),
+        // What divides pairs elsewhere, or nothing.
+        4 => format!("host=h;user=u;password={password};dbname=name"),
+        5 => format!("host=h,password={password} user=u"),
+        6 => format!("host=/run/pgpassword='{password}' user=u"),
+        7 => format!("postgres://h;password={password}/name"),
+        _ => format!("postgres://h/name?sslmode=verify-ca&sslrootcert=/ca.pem;password={password}"),
     })
 }
 
@@ -249,18 +271,22 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_error_shows_a_part_of_a_password(text in addresses(), at: prop::sample::Index, with in "[a-z@:/?#&=' ]?", cut: bool) {
+    fn no_error_and_no_host_shows_a_part_of_a_password(text in addresses(), at: prop::sample::Index, with in "[a-z@:/?#&=' ]?", cut: bool) {
         let mut mutated = text.clone();
         let places: Vec<_> = text.char_indices().filter(|(at, _)| !text[..*at].ends_with("Zq7")).collect();
         let (place, letter) = places[at.index(places.len())];
         if !MARK.contains(letter) {
             mutated.replace_range(place..place + if cut { letter.len_utf8() } else { 0 }, &with);
         }
-        for text in [text, mutated] {
-            if let Err(error) = Address::read(&text) {
-                let shown = format!("{error:#} {error:?}");
-                prop_assert!(!shown.contains(MARK) && !shown.contains("Zq7"), "{text}: {shown}");
-            }
+        // Without its last @, postgres://user:1,password has two hosts, and so has host=h,password=… without its last =.
+        let may_be_host = letter == '@' || letter == '=';
+        for (text, may_be_host) in [(text, false), (mutated, may_be_host)] {
+            let shown = match Address::read(&text) {
+                Err(error) => format!("{error:#} {error:?}"),
+                Ok(_) if may_be_host => continue,
+                Ok(address) => address.hosts.iter().map(|host| format!("{host} {host:?}")).collect(),
+            };
+            prop_assert!(!shown.contains("Zq7"), "{text}: {shown}");
         }
     }
 }

@@ -59,10 +59,16 @@ fn split_uri(uri: &str) -> anyhow::Result<Text<'_>> {
     let (authority, tail) = uri.split_at(uri.find(['/', '?', '#']).unwrap_or(uri.len()));
     let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
     // The password would end there, and its rest be taken for something that errors may show.
-    if path.contains('@') || (!tail.starts_with('/') && tail.contains('@')) {
+    if tail.starts_with('#') || path.contains('@') || (!tail.starts_with('/') && tail.contains('@')) {
         bail!("a / ? # or @ in the user name, the password or the database's name must be written %2F %3F %23 or %40");
     }
     let (login, hosts) = authority.rsplit_once('@').map_or((None, authority), |(login, hosts)| (Some(login), hosts));
+    // Of postgresql://host;password=p@ss/name the rest of the password would be the host.
+    if login.is_some_and(|login| login.split(':').next().is_some_and(|user| user.contains('='))) {
+        bail!(
+            "a = in the user name must be written %3D; parameters stand behind a ?, as in postgresql://host/name?user=u"
+        );
+    }
     // Without the @ that follows a password, what was taken for a port and a query may be the password.
     let mut may_be_shown = !tail.contains('@') && (login.is_some() || !authority.contains(':'));
     let mut parameters = Vec::new();
@@ -86,7 +92,7 @@ fn split_pairs(text: &str) -> anyhow::Result<Vec<Parameter<'_>>> {
             bail!("{FORMS}; a value with a space stands in single quotes");
         };
         let Some((value, after)) = take_value(after.trim_start()) else {
-            bail!("a value is missing or its closing quote is, as in password='it has spaces'");
+            bail!("the closing quote of a value is missing, as in password='it has spaces'");
         };
         let written = &rest[..rest.len() - after.len()];
         // The rest of a password with a space is read as the next pair.
@@ -116,7 +122,7 @@ fn take_value(text: &str) -> Option<(String, &str)> {
             letter => value.push(letter),
         }
     }
-    (!quoted && !value.is_empty()).then_some((value, ""))
+    (!quoted).then_some((value, ""))
 }
 
 impl Text<'_> {
