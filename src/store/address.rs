@@ -135,7 +135,10 @@ fn unknown(at: usize, parameter: &text::Parameter<'_>) -> anyhow::Error {
         None if parameter.may_be_shown && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') => {
             anyhow::anyhow!("no parameter is called {key}")
         }
-        None => anyhow::anyhow!("its parameter {} is none that PostgreSQL knows, or a part of the password", at + 1),
+        None => anyhow::anyhow!(
+            "its parameter {} is unknown; if your password has a space or &, quote it, or write it %20 or %26 in a URI",
+            at + 1
+        ),
     }
 }
 

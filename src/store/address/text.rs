@@ -70,7 +70,8 @@ fn split_uri(uri: &str) -> anyhow::Result<Text<'_>> {
         );
     }
     // Without the @ that follows a password, what was taken for a port and a query may be the password.
-    let mut may_be_shown = !tail.contains('@') && (login.is_some() || !authority.contains(':'));
+    let is_whole = login.is_some() || !authority.contains(':');
+    let mut may_be_shown = !tail.contains('@') && is_whole && !may_bring_password("", hosts);
     let mut parameters = Vec::new();
     for written in query.split('&').filter(|pair| !pair.is_empty()) {
         let decode = |text| percent_decode_str(text).decode_utf8().map(String::from);
@@ -106,7 +107,7 @@ fn split_pairs(text: &str) -> anyhow::Result<Vec<Parameter<'_>>> {
 /// Whether from here on what looks like a key may be a part of a password: after a `password`, or after a value that has
 /// swallowed the next pair, for want of what divides them.
 fn may_bring_password(key: &str, value: &str) -> bool {
-    key.contains("pass") || value.contains('=')
+    key.contains("pass") || value.contains("pass") || value.contains(['=', ';'])
 }
 
 /// A value, and what follows it.
