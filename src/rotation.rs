@@ -1,47 +1,55 @@
-//! Reads a server's address again from its file after the server has refused the login: whoever changes a password writes
+//! Reads a server's URL again from its file after the server has refused the login: whoever changes a password writes
 //! the new one there, and no process needs a restart.
 
 use crate::config::UrlSource;
 use crate::secret::SecretText;
 
-/// What the file holds now and what was read from it, if it is something else than the refused address and can be used.
-/// Otherwise the old one is kept, and the log says once what is wrong with the new one.
-pub async fn read_again<T>(
+/// What the file holds now and what was read from it, if it is something else than the refused URL and can be used.
+/// Otherwise the old one is kept, and the log says once what is wrong with the new one. Nobody else waits for files, also not
+/// for those that `read` opens: they may be on a disk of the network.
+pub async fn read_again<T: Send + 'static>(
+    from: &UrlSource,
+    refused: &SecretText,
+    read: impl FnOnce(&str) -> anyhow::Result<T> + Send + 'static,
+) -> Option<(SecretText, T)> {
+    let (from, refused) = (from.clone(), refused.clone());
+    tokio::task::spawn_blocking(move || read_now(&from, &refused, read)).await.ok()?
+}
+
+fn read_now<T>(
     from: &UrlSource,
     refused: &SecretText,
     read: impl FnOnce(&str) -> anyhow::Result<T>,
 ) -> Option<(SecretText, T)> {
-    let path = from.file()?.to_owned();
+    let path = from.file()?;
     let newest = from.newest_or(refused);
     if newest != *refused {
         // Somebody else of this process was here first.
-        return read(newest.expose()).ok().map(|address| (newest, address));
+        return read(newest.expose()).ok().map(|found| (newest, found));
     }
-    // A file may be on a disk of the network: nobody else waits for it.
-    let content = tokio::task::spawn_blocking(move || std::fs::read_to_string(path)).await.ok()?;
-    let address = match content.map(UrlSource::from_content) {
+    let found = match std::fs::read_to_string(path).map(UrlSource::from_content) {
         Ok(text) if text == *refused => return None,
         Ok(text) if text.is_empty() => Err("is empty".to_owned()),
         Ok(text) => match read(text.expose()) {
-            Ok(address) => Ok((text, address)),
+            Ok(found) => Ok((text, found)),
             Err(problem) => Err(format!("cannot be used: {problem:#}")),
         },
         Err(error) => Err(format!("cannot be read: {error}")),
     };
     let variable = from.name("");
-    match address {
-        Ok((text, address)) => {
+    match found {
+        Ok((text, found)) => {
             if from.replace(&text) {
-                tracing::info!(variable, "the server refused the login; its address was read again");
+                tracing::info!(variable, "the server refused the login; its URL was read again");
             }
-            Some((text, address))
+            Some((text, found))
         }
         Err(problem) => {
             if from.is_news(&problem) {
                 tracing::warn!(
                     variable,
                     problem,
-                    "the server refused the login, and its new address is no better; keeping the old one"
+                    "the server refused the login, and the new URL cannot be used; keeping the old one"
                 );
             }
             None

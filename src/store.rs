@@ -53,6 +53,8 @@ mod reencrypt;
 mod resend;
 mod rights;
 mod schema;
+#[cfg(test)]
+mod scripted;
 mod session;
 mod stats;
 mod tasks;

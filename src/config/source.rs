@@ -21,7 +21,7 @@ struct State {
 }
 
 impl UrlSource {
-    pub(super) fn new(name: String, file: Option<String>) -> Self {
+    pub(crate) fn new(name: String, file: Option<String>) -> Self {
         Self { name, file, state: Arc::default() }
     }
 

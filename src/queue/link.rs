@@ -20,7 +20,7 @@ use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Channel, Connection, ConnectionProperties, Event};
 use tokio::time::timeout;
 
-use super::{MAX_FRAME_BYTES, QueueError, address, is_refused_login, name, read_address};
+use super::{MAX_FRAME_BYTES, QueueError, is_refused_login, name, read_address};
 use crate::config::Amqp;
 use crate::rotation;
 
@@ -36,18 +36,22 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Opens a connection for one purpose, which the broker shows to its operators. After a refused login the address is
-    /// read again from its file, if it has one.
+    /// Opens a connection for one purpose, which the broker shows to its operators. After a refused login the URL is
+    /// read again from its file, if it has one. Both tries together take no longer than `amqp.connect_timeout`.
     pub(super) async fn open(settings: &Amqp, purpose: &str) -> Result<Self, QueueError> {
-        let used = settings.url_from.newest_or(&settings.url);
-        let refused = match Self::log_in(address(settings)?, settings, purpose).await {
-            Err(error) if is_refused_login(&error) => error,
-            opened_or_not => return opened_or_not,
-        };
-        match rotation::read_again(&settings.url_from, &used, read_address).await {
-            Some((_, uri)) => Self::log_in(uri, settings, purpose).await,
-            None => Err(refused),
-        }
+        bounded(settings.connect_timeout, "connecting", async {
+            let used = settings.url_from.newest_or(&settings.url);
+            let uri = read_address(used.expose()).map_err(QueueError::Address)?;
+            let refused = match Self::log_in(uri, settings, purpose).await {
+                Err(error) if is_refused_login(&error) => error,
+                opened_or_not => return opened_or_not,
+            };
+            match rotation::read_again(&settings.url_from, &used, read_address).await {
+                Some((_, uri)) => Self::log_in(uri, settings, purpose).await,
+                None => Err(refused),
+            }
+        })
+        .await
     }
 
     async fn log_in(mut uri: AMQPUri, settings: &Amqp, purpose: &str) -> Result<Self, QueueError> {
@@ -55,9 +59,8 @@ impl Link {
         uri.query.heartbeat = Some(u16::try_from(settings.heartbeat.as_secs()).unwrap_or(u16::MAX));
         let properties =
             ConnectionProperties::default().with_connection_name(format!("penr-webhooks {purpose}").into());
-        let patience = settings.connect_timeout;
-        let (connection, socket) = bounded(patience, "connecting", connect(uri, properties)).await?;
-        Ok(Self { connection, patience, _socket: socket })
+        let (connection, socket) = connect(uri, properties).await?;
+        Ok(Self { connection, patience: settings.connect_timeout, _socket: socket })
     }
 
     pub(super) async fn channel(&self) -> Result<Channel, QueueError> {

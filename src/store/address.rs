@@ -29,6 +29,8 @@ pub(super) struct Address {
     /// Without a host.
     config: Config,
     hosts: Vec<Target>,
+    /// Of several addresses of the only host, one that takes writes is better than one that does not.
+    pub(super) prefers_writes: bool,
     pub(super) tls: Tls,
     /// As errors name it: the certificate of a server may not be good enough for it.
     pub(super) sslmode: &'static str,
@@ -74,8 +76,9 @@ impl Address {
         }
         defaults(&mut config, &cut, &text)?;
         session_attributes(&mut config, &cut, hosts.len())?;
+        let prefers_writes = hosts.len() == 1 && !cut.contains_key("target_session_attrs");
         let (tls, sslmode) = encryption(&mut config, &cut)?;
-        Ok(Self { config, hosts, tls, sslmode })
+        Ok(Self { config, hosts, prefers_writes, tls, sslmode })
     }
 
     /// The hosts in the order in which they are to be tried.

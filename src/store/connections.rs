@@ -146,6 +146,7 @@ impl Connections {
         if renewed.elapsed() >= RENEWALS_APART {
             *renewed = Instant::now();
             self.openings.forget_spare();
+            self.sessions.forget_last_served();
         }
     }
 }

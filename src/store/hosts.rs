@@ -11,9 +11,9 @@ use std::time::Duration;
 use rand::seq::SliceRandom as _;
 use tokio::net::lookup_host;
 use tokio::time::{Instant, timeout};
-use tokio_postgres::config::Host;
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Connection, Error, Socket};
+use tokio_postgres::{Client, Config, Connection, Error, NoTls, Socket};
 
 use super::address::{Address, Target};
 use super::tls::{self, Tls};
@@ -32,6 +32,7 @@ pub(super) struct NoHost {
     tried: Vec<(String, String)>,
     /// The last that the driver told of.
     error: Option<Error>,
+    refused: bool,
     login_refused: bool,
 }
 
@@ -45,8 +46,10 @@ impl fmt::Display for NoHost {
 }
 
 impl NoHost {
-    pub(super) fn is_refused_login(&self) -> bool {
-        self.login_refused
+    /// Whether a server, or a pooler before it, has answered the login, and did not let us in. Poolers have SQLSTATEs of
+    /// their own for a wrong password.
+    pub(super) fn is_refusal(&self) -> bool {
+        self.refused
     }
 
     pub(super) fn into_error(self) -> Option<Error> {
@@ -59,6 +62,7 @@ impl NoHost {
 
     fn note_error(&mut self, host: String, error: Error, address: &Address) {
         let refused = [SqlState::INVALID_PASSWORD, SqlState::INVALID_AUTHORIZATION_SPECIFICATION];
+        self.refused |= error.as_db_error().is_some();
         self.login_refused |= error.code().is_some_and(|code| refused.contains(code));
         self.note(host, reason(&error, address.sslmode));
         self.error = Some(error);
@@ -68,36 +72,108 @@ impl NoHost {
 /// Every host, and every address of its name, gets an equal share of what is left until `deadline`. Names are looked up
 /// each time, since what they stand for may change.
 pub(super) async fn connect(address: &Address, last: &LastServed, deadline: Instant) -> Result<Connected, NoHost> {
-    let mut failure = NoHost::default();
+    let mut search = Search { address, last, failure: NoHost::default() };
     let targets = last.first(address.targets(), address);
     for (at, target) in targets.iter().enumerate() {
         let deadline = Instant::now() + share(deadline, targets.len() - at);
-        let addresses = match addresses(target, address, last, deadline).await {
-            Ok(addresses) => addresses,
-            Err(why) => {
-                failure.note(target.to_string(), why);
-                continue;
-            }
-        };
-        for (at, ip) in addresses.iter().enumerate() {
-            let share = share(deadline, addresses.len() - at);
-            let share = address.patience().map_or(share, |patience| share.min(patience));
-            let config = address.config_for(target, *ip);
-            let name = || match ip {
-                Some(ip) if target.host != Host::Tcp(ip.to_string()) => format!("{target} ({ip})"),
-                _ => target.to_string(),
-            };
-            match timeout(share, config.connect(address.tls.clone())).await {
-                Ok(Ok(connected)) => {
-                    last.remember(target, *ip);
+        match addresses(target, address, last, deadline).await {
+            Ok(addresses) => {
+                if let Some(connected) = search.try_addresses(target, &addresses, deadline).await {
                     return Ok(connected);
                 }
-                Ok(Err(error)) => failure.note_error(name(), error, address),
-                Err(_) => failure.note(name(), "no answer"),
+            }
+            Err(why) => search.failure.note(target.to_string(), why),
+        }
+        // As libpq: the others would refuse it, too, and may lock the role.
+        if search.failure.login_refused {
+            break;
+        }
+    }
+    Err(search.failure)
+}
+
+/// Why one address has not served.
+enum Unserved {
+    TakesNoWrites,
+    Otherwise,
+}
+
+struct Search<'a> {
+    address: &'a Address,
+    last: &'a LastServed,
+    failure: NoHost,
+}
+
+impl Search<'_> {
+    /// The addresses of one host. If there are several, one that takes writes is looked for first: the name of a cluster may
+    /// have the address of a server that was demoted. If none does, one that may be read serves, as it would alone.
+    async fn try_addresses(
+        &mut self,
+        target: &Target,
+        addresses: &[Option<IpAddr>],
+        deadline: Instant,
+    ) -> Option<Connected> {
+        let prefers_writes = self.address.prefers_writes && addresses.len() > 1;
+        let mut may_be_read = None;
+        for (at, ip) in addresses.iter().enumerate() {
+            let share = share(deadline, addresses.len() - at + usize::from(prefers_writes));
+            let mut config = self.address.config_for(target, *ip);
+            if prefers_writes {
+                config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+            }
+            match self.try_one(target, *ip, &config, share).await {
+                Ok(connected) => {
+                    self.last.remember(target, *ip);
+                    return Some(connected);
+                }
+                Err(Unserved::TakesNoWrites) => may_be_read = may_be_read.or(Some(*ip)),
+                Err(Unserved::Otherwise) if self.failure.login_refused => return None,
+                Err(Unserved::Otherwise) => {}
+            }
+        }
+        let ip = may_be_read.filter(|_| prefers_writes)?;
+        let config = self.address.config_for(target, ip);
+        self.try_one(target, ip, &config, share(deadline, 1)).await.ok()
+    }
+
+    async fn try_one(
+        &mut self,
+        target: &Target,
+        ip: Option<IpAddr>,
+        config: &Config,
+        share: Duration,
+    ) -> Result<Connected, Unserved> {
+        let share = self.address.patience().map_or(share, |patience| share.min(patience));
+        let name = || match ip {
+            Some(ip) if target.host != Host::Tcp(ip.to_string()) => format!("{target} ({ip})"),
+            _ => target.to_string(),
+        };
+        match timeout(share, config.connect(self.address.tls.clone())).await {
+            Ok(Ok(connected)) => Ok(connected),
+            Ok(Err(error)) => {
+                let unserved = if takes_no_writes(&error) { Unserved::TakesNoWrites } else { Unserved::Otherwise };
+                self.failure.note_error(name(), error, self.address);
+                Err(unserved)
+            }
+            Err(_) => {
+                self.failure.note(name(), "no answer");
+                Err(Unserved::Otherwise)
             }
         }
     }
-    Err(failure)
+}
+
+/// What the driver says of a server that does not take what `target_session_attrs` asks for.
+fn takes_no_writes(error: &Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::PermissionDenied)
+}
+
+/// The driver's error for a server that has not answered: it makes one only itself, here of a connection without a peer.
+pub(super) async fn unanswered() -> Error {
+    let (alone, _) = tokio::io::duplex(1);
+    let failed = Config::new().user("nobody").ssl_mode(SslMode::Disable).connect_raw(alone, NoTls).await;
+    failed.err().expect("nobody is there to log in to")
 }
 
 fn share(deadline: Instant, among: usize) -> Duration {
@@ -154,6 +230,11 @@ impl LastServed {
         last.as_ref().is_some_and(|last| last.0 == *target && last.1 == Some(ip))
     }
 
+    /// The servers may have changed their parts.
+    pub(super) fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     fn remember(&self, target: &Target, ip: Option<IpAddr>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((target.clone(), ip));
     }
@@ -171,3 +252,6 @@ fn reason(error: &Error, sslmode: &str) -> String {
         None => crate::error_chain(cause),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,5 @@
 //! Finds the server and logs in, with an address that may change while the process runs.
 
-use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -57,11 +56,12 @@ impl Login {
         }
     }
 
-    /// After a refused login the address is read again from its file, if it has one. Does not return if no host has
-    /// answered at all: callers bound the wait, and `explain` has the reason.
+    /// After a refusal the URL is read again from its file, if it has one, and tried once more if it is another one. If no
+    /// host has answered at all, the error says so little that `explain` is needed.
     pub(super) async fn connect(&self) -> Result<Connected, Error> {
         let deadline = Instant::now() + self.bound.mul_f64(FOR_FINDING);
         let mut address = self.state().address.clone();
+        let mut read_again = false;
         loop {
             let failure = match hosts::connect(&address, &self.last_served, deadline).await {
                 Ok(connected) => {
@@ -70,18 +70,24 @@ impl Login {
                 }
                 Err(failure) => failure,
             };
-            if failure.is_refused_login()
+            if failure.is_refusal()
+                && !std::mem::replace(&mut read_again, true)
                 && let Some(another) = self.read_again(&address).await
             {
                 address = another;
                 continue;
             }
             self.state().failure = Some(failure.to_string());
-            match failure.into_error() {
-                Some(error) => return Err(error),
-                None => pending().await,
-            }
+            return match failure.into_error() {
+                Some(error) => Err(error),
+                None => Err(hosts::unanswered().await),
+            };
         }
+    }
+
+    /// The next session tries the hosts in their own order.
+    pub(super) fn forget_last_served(&self) {
+        self.last_served.forget();
     }
 
     /// The address that is to be used instead of one with a refused login.
@@ -104,3 +110,6 @@ impl Login {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests;

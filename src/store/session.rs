@@ -65,6 +65,11 @@ impl Sessions {
         self.login.tls()
     }
 
+    /// The next session tries the hosts in their own order.
+    pub(super) fn forget_last_served(&self) {
+        self.login.forget_last_served();
+    }
+
     /// Says which hosts were tried and why none served, where an error says no more than that there is no session.
     pub(super) fn explain(&self, error: StoreError) -> StoreError {
         self.login.explain(error)

@@ -175,7 +175,7 @@ async fn a_password_that_changes_is_read_again_from_its_file() {
     let ledger = Ledger::open(Site::new().await).await;
     let (role, file) = (unique_name(), ledger.site.folder().join("url"));
     let sql = ledger.site.another_sql().await;
-    sql.batch_execute(&format!("CREATE ROLE {role} SUPERUSER LOGIN PASSWORD 'first'")).await.unwrap();
+    sql.batch_execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'first' IN ROLE CURRENT_USER")).await.unwrap();
     let login = |password: &str| {
         let mut url = url::Url::parse(ledger.site.database_url()).unwrap();
         url.set_username(&role).unwrap();
@@ -203,11 +203,4 @@ async fn a_password_that_changes_is_read_again_from_its_file() {
     ledger.close(vec![worker]).await.assert_sound(0);
     let admin = Servers::shared().admin().await;
     admin.batch_execute(&format!("DROP ROLE {role}")).await.unwrap();
-}
-
-/// Nobody reads half of it.
-fn write_at_once(file: &Path, text: &str) {
-    let beside = file.with_extension("new");
-    fs::write(&beside, text).unwrap();
-    fs::rename(beside, file).unwrap();
 }

@@ -33,7 +33,7 @@ async fn a_worker_that_lost_its_access_says_so_and_comes_back_with_it() {
     url.set_password(Some(PASSWORD)).unwrap();
     url.set_path("own");
     let file = site.folder().join("url");
-    fs::write(&file, format!("{url}\n")).unwrap();
+    write_at_once(&file, &format!("{url}\n"));
     let site = site.env("AMQP_URL", url.as_str());
     let receiver = Receiver::start().await;
     site.create_webhook("acc_1", &receiver.url(), &["content.created"]).await;
@@ -67,7 +67,7 @@ async fn change_password(servers: &PrivateServers, worker: &mut Replica, url: &U
     worker.wait_for_log_times("ACCESS_REFUSED", said + 1).await;
     let mut url = url.clone();
     url.set_password(Some("another")).unwrap();
-    fs::write(file, url.as_str()).unwrap();
-    worker.wait_for_log("its address was read again").await;
+    write_at_once(file, url.as_str());
+    worker.wait_for_log("its URL was read again").await;
     wait_until("it is ready with the new password", async || worker.is_ready().await).await;
 }
