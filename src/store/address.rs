@@ -296,8 +296,8 @@ fn session_attributes(config: &mut Config, cut: &Cut, hosts: usize) -> anyhow::R
     Ok(())
 }
 
-/// `sslmode` and `sslrootcert` mean what they mean to libpq (PostgreSQL manual, 34.19), but for this: `verify-full` without
-/// a file trusts the system's authorities, and `allow` is `prefer`.
+/// `sslmode` and `sslrootcert` mean what they mean to libpq (PostgreSQL manual, 34.19), but for this: without a
+/// file `verify-full` trusts the system's authorities, `~/.postgresql/root.crt` is never looked for, and `allow` is `prefer`.
 fn encryption(config: &mut Config, cut: &Cut) -> anyhow::Result<(Tls, &'static str)> {
     let file = cut.get("sslrootcert").map(String::as_str).filter(|file| !file.is_empty());
     // Errors show the path, which may have swallowed the next pair.

@@ -3,14 +3,19 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_platform_verifier::BuilderVerifierExt as _;
 use tokio_postgres_rustls::MakeRustlsConnect;
+use x509_cert::der::Decode as _;
+use x509_cert::ext::pkix::BasicConstraints;
+use x509_cert::time::Validity;
+use x509_cert::{Certificate, TbsCertificate, Version};
 
 pub(super) type Tls = MakeRustlsConnect;
 
@@ -46,7 +51,8 @@ pub(super) fn connector(trust: &Trust<'_>, direct: bool) -> anyhow::Result<Tls> 
         Trust::File { file, name } => own(Arc::new(OfFile::read(file, *name, provider)?)),
     };
     if direct {
-        // PostgreSQL takes no other.
+        // PostgreSQL takes no other. A server that chooses none is not refused: libpq would, since it may be of another
+        // protocol, but then its first answer cannot be read either.
         client.alpn_protocols = vec![b"postgresql".to_vec()];
     }
     Ok(MakeRustlsConnect::new(client))
@@ -63,6 +69,9 @@ pub(super) fn refused_certificate(error: &(dyn std::error::Error + 'static)) -> 
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             "the host is not among its subject alternative names".to_owned()
         }
+        CertificateError::Other(why) if matches!(why.0.downcast_ref(), Some(webpki::Error::UnsupportedCertVersion)) => {
+            "it is of X.509 version 1: have it issued again as version 3".to_owned()
+        }
         CertificateError::Other(why) => {
             format!("it is not trusted ({why}): name its authority's with sslrootcert, or itself")
         }
@@ -70,28 +79,59 @@ pub(super) fn refused_certificate(error: &(dyn std::error::Error + 'static)) -> 
     })
 }
 
-/// Trusts the certificates of one file.
+/// Trusts the certificates of one file: authorities for what they have signed, and a server's own for that server.
+///
+/// To libpq only a chain that ends in a certificate which has signed itself is good; here an intermediate authority in the
+/// file is enough. Whether the file's authorities have expired is looked at when it is read.
 #[derive(Debug)]
 struct OfFile {
-    chains: Arc<WebPkiServerVerifier>,
-    trusted: Vec<CertificateDer<'static>>,
+    authorities: RootCertStore,
+    all: Vec<CertificateDer<'static>>,
     names: ServerNames,
+    provider: Arc<CryptoProvider>,
 }
 
 impl OfFile {
     fn read(file: &str, names: ServerNames, provider: Arc<CryptoProvider>) -> anyhow::Result<Self> {
         let pem = std::fs::read(file).with_context(|| format!("sslrootcert names {file}, which cannot be read"))?;
-        let trusted: Vec<_> = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).collect();
-        let mut roots = RootCertStore::empty();
-        let (usable, _) = roots.add_parsable_certificates(trusted.iter().cloned());
-        if usable == 0 {
+        let mut all: Vec<_> = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).collect();
+        let mut authorities = RootCertStore::empty();
+        all.retain(|one| RootCertStore::empty().add(one.clone()).is_ok());
+        if all.is_empty() {
             bail!(
                 "sslrootcert names {file}, which holds no certificate: it must begin with -----BEGIN CERTIFICATE-----"
             );
         }
-        let chains = WebPkiServerVerifier::builder_with_provider(roots.into(), provider).build()?;
-        Ok(Self { chains, trusted, names })
+        all.retain(is_valid_today);
+        if all.is_empty() {
+            bail!("sslrootcert names {file}, which holds certificates, none of which is valid today");
+        }
+        authorities.add_parsable_certificates(all.iter().filter(|one| is_authority(one)).cloned());
+        Ok(Self { authorities, all, names, provider })
     }
+}
+
+/// `None` is one that breaks the rules of RFC 5280, as by a serial number that is too long.
+fn parsed(certificate: &CertificateDer<'_>) -> Option<TbsCertificate> {
+    Certificate::from_der(certificate).ok().map(|parsed| parsed.tbs_certificate)
+}
+
+fn is_valid_today(certificate: &CertificateDer<'_>) -> bool {
+    let now = UnixTime::now().as_secs();
+    parsed(certificate).is_none_or(|parsed| {
+        let Validity { not_before, not_after } = parsed.validity;
+        (not_before.to_unix_duration().as_secs()..=not_after.to_unix_duration().as_secs()).contains(&now)
+    })
+}
+
+/// The keys of other certificates must not sign for names: a file may hold the server's own certificate beside its authority's.
+fn is_authority(certificate: &CertificateDer<'_>) -> bool {
+    parsed(certificate).is_some_and(|parsed| match parsed.get::<BasicConstraints>() {
+        Ok(Some((_, constraints))) => constraints.ca,
+        // There were no such marks in version 1.
+        Ok(None) => parsed.version == Version::V1 && parsed.subject == parsed.issuer,
+        Err(_) => false,
+    })
 }
 
 impl ServerCertVerifier for OfFile {
@@ -100,27 +140,23 @@ impl ServerCertVerifier for OfFile {
         server: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         name: &ServerName<'_>,
-        ocsp: &[u8],
+        _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        use CertificateError::{NotValidForName, NotValidForNameContext, Other};
-        match self.chains.verify_server_cert(server, intermediates, name, ocsp, now) {
-            // The name is looked at last, after the chain.
-            Err(rustls::Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }))
-                if self.names == ServerNames::Ignored =>
-            {
-                Ok(ServerCertVerified::assertion())
-            }
+        use CertificateError::{Other, UnknownIssuer};
+        let parsed = ParsedCertificate::try_from(server)?;
+        let algorithms = self.provider.signature_verification_algorithms.all;
+        match verify_server_cert_signed_by_trust_anchor(&parsed, &self.authorities, intermediates, now, algorithms) {
             // A server that is its own authority, as `openssl req -x509` makes one and PostgreSQL's manual shows (18.9.5).
-            Err(rustls::Error::InvalidCertificate(Other(_))) if self.trusted.iter().any(|one| one == server) => {
-                if self.names == ServerNames::Checked {
-                    let server = rustls::server::ParsedCertificate::try_from(server)?;
-                    rustls::client::verify_server_name(&server, name)?;
-                }
-                Ok(ServerCertVerified::assertion())
-            }
-            verdict => verdict,
+            // That it has expired is another error.
+            Err(rustls::Error::InvalidCertificate(Other(_) | UnknownIssuer))
+                if self.all.iter().any(|one| one == server) => {}
+            verdict => verdict?,
         }
+        if self.names == ServerNames::Checked {
+            verify_server_name(&parsed, name)?;
+        }
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -129,7 +165,7 @@ impl ServerCertVerifier for OfFile {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chains.verify_tls12_signature(message, certificate, signature)
+        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -138,11 +174,11 @@ impl ServerCertVerifier for OfFile {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.chains.verify_tls13_signature(message, certificate, signature)
+        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chains.supported_verify_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 
@@ -184,3 +220,6 @@ impl ServerCertVerifier for EncryptOnly {
         self.0.signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests;

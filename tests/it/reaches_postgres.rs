@@ -175,7 +175,8 @@ async fn a_password_that_changes_is_read_again_from_its_file() {
     let ledger = Ledger::open(Site::new().await).await;
     let (role, file) = (unique_name(), ledger.site.folder().join("url"));
     let sql = ledger.site.another_sql().await;
-    sql.batch_execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'first' IN ROLE CURRENT_USER")).await.unwrap();
+    sql.batch_execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'first'")).await.unwrap();
+    ledger.site.json(&["migrate", "--grant-to", &role]).await;
     let login = |password: &str| {
         let mut url = url::Url::parse(ledger.site.database_url()).unwrap();
         url.set_username(&role).unwrap();

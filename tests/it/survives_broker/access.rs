@@ -1,6 +1,5 @@
 //! A worker that the broker does not let in any more says why, is not ready, and comes back when it may.
 
-use std::fs;
 use std::path::Path;
 
 use url::Url;
