@@ -1,10 +1,10 @@
-//! Where a server's address was given. One that a file holds may change while the process runs.
+//! Where a server's URL was given. One that a file holds may change while the process runs.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::secret::SecretText;
 
-/// The origin of an address. Clones share what was read from the file last.
+/// The origin of a URL. Clones share what was read from the file last.
 #[derive(Debug, Clone, Default)]
 pub struct UrlSource {
     /// The variable or setting, as the operator wrote it.
@@ -30,12 +30,12 @@ impl UrlSource {
         if self.name.is_empty() { usual.to_owned() } else { self.name.clone() }
     }
 
-    /// The path of the file that holds the address.
+    /// The path of the file that holds the URL.
     pub fn file(&self) -> Option<&str> {
         self.file.as_deref()
     }
 
-    /// An address as it stands in a file, without the end of the line.
+    /// A URL as it stands in a file, without the end of the line.
     pub fn from_content(mut content: String) -> SecretText {
         content.truncate(content.trim_end().len());
         SecretText::new(content)
@@ -46,10 +46,10 @@ impl UrlSource {
         self.state().newest.as_ref().unwrap_or(first).clone()
     }
 
-    /// From here on this is the address. Whether it was another one until now.
-    pub fn replace(&self, address: &SecretText) -> bool {
-        let before = std::mem::replace(&mut *self.state(), State { newest: Some(address.clone()), told: None });
-        before.newest.as_ref() != Some(address)
+    /// From here on this is the URL. Whether it was another one until now.
+    pub fn replace(&self, url: &SecretText) -> bool {
+        let before = std::mem::replace(&mut *self.state(), State { newest: Some(url.clone()), told: None });
+        before.newest.as_ref() != Some(url)
     }
 
     /// Whether a problem with the file is not the one that was told of last.

@@ -1,4 +1,4 @@
-//! Reads the address of the database: what libpq's users write, in both forms (PostgreSQL manual, 34.1).
+//! Reads `DATABASE_URL`: what libpq's users write, in both forms (PostgreSQL manual, 34.1).
 //!
 //! The driver reads the text. Cut out of it, and done here, is what the driver does not know or takes for something else
 //! than libpq does. What neither does is refused by name. An error names the part that is wrong and shows a right one; no
@@ -24,7 +24,7 @@ use text::{Form, Text};
 const DEFAULT_PORT: u16 = 5432;
 const APPLICATION: &str = "penr-webhooks";
 
-/// Where the database is, and how to log in there.
+/// What `DATABASE_URL` says: where the database is, and how to log in there.
 pub(super) struct Address {
     /// Without a host.
     config: Config,

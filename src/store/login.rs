@@ -1,4 +1,4 @@
-//! Finds the server and logs in, with an address that may change while the process runs.
+//! Finds the server and logs in, with a URL that may change while the process runs.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

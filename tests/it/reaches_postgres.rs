@@ -154,6 +154,10 @@ async fn a_certificate_is_checked_as_far_as_the_address_asks() {
     }
     let full = format!("sslmode=verify-full&sslrootcert={ours}");
     assert_says(read(&misnamed, &full).await, &["sslmode=verify-full: the host is not among its"]);
+    // The name that is checked is the host's, and hostaddr is where it is.
+    let elsewhere = with_hosts(&site, &misnamed.addr().replace("127.0.0.1", "other.example.com"));
+    let through_hostaddr = read_through(&site, &format!("{elsewhere}?hostaddr=127.0.0.1&{full}")).await;
+    assert_eq!(through_hostaddr, (true, String::new()));
     assert_says(read(&good, "sslmode=verify-full").await, &["sslmode=verify-full", "sslrootcert"]);
     assert_says(read(&good, "sslmode=verify-ca").await, &["DATABASE_URL cannot be used", "sslrootcert=/folder/ca.pem"]);
     assert_says(read(&good, "sslmode=verify-ca&sslrootcert=/none").await, &["DATABASE_URL cannot be used", "/none"]);

@@ -50,7 +50,7 @@ const fn not(instead: &'static str) -> Key {
 const NO_CLIENT_CERTIFICATES: Key = not("there are no client certificates, give a password");
 const NO_REVOCATION_LISTS: Key = not("revocation lists are not read, leave it out");
 const NO_GSSAPI: Key = not("GSSAPI is never used, leave it out and give a password");
-const NO_FILES: Key = not("give all of the address in DATABASE_URL, or in the file that DATABASE_URL_FILE names");
+const NO_FILES: Key = not("give all of it in DATABASE_URL, or in the file that DATABASE_URL_FILE names");
 const NO_OAUTH: Key = not("give a password");
 const LEAVE_OUT: Key = not("leave it out");
 
