@@ -149,7 +149,9 @@ async fn writes_are_refused(replica: &mut Replica) -> (u16, bool) {
 
 #[tokio::test]
 async fn sessions_that_may_only_read_are_replaced_once_writes_are_taken_again() {
-    let ledger = Ledger::open(impatient(Site::new().await)).await;
+    // All sessions are opened anew at once, which a busy machine may take more than a second for.
+    let site = impatient(Site::new().await).set("database.connect_timeout", "5s");
+    let ledger = Ledger::open(site).await;
     let webhook = ledger.site.create_webhook("acc_2", "http://127.0.0.1:9999/", &["content.created"]).await;
     let (webhook, change) = (format!("/v1/webhooks/{}", webhook.id), json!({ "name": "Another" }));
     read_only(&ledger, true).await;
