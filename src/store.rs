@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use deadpool_postgres::Object;
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{Client, Error, Row};
 
 use crate::config::Database;
 use crate::event::AccountId;
@@ -263,7 +263,6 @@ impl Store {
     /// As `query_planned_anew`, for rows that decide that nothing is left to do: returns once they are as safe as after a
     /// commit of our own. See [`AS_A_WRITE`].
     async fn query_kept(&self, sql: &str, params: TypedParams<'_>) -> Result<Vec<Row>, StoreError> {
-        let mut connection = self.connection().await?;
         let ask = async |client: &mut Object| {
             let transaction = client.transaction().await?;
             let rows = transaction.query_typed(sql, params).await?;
@@ -273,13 +272,32 @@ impl Store {
             transaction.commit().await?;
             Ok(rows)
         };
-        connection.bounded(ask).await
+        self.write(ask).await
+    }
+
+    /// As `query`, for a statement that writes.
+    async fn query_to_write(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, StoreError> {
+        let write = async |client: &mut Object| {
+            let statement = client.prepare_cached(sql).await?;
+            client.query(&statement, params).await
+        };
+        self.write(write).await
     }
 
     async fn execute(&self, sql: &str, params: Params<'_>) -> Result<u64, StoreError> {
-        let mut connection = self.connection().await?;
-        let statement = connection.prepare(sql).await?;
-        connection.ask(async |client: &mut Object| client.execute(&statement, params).await).await
+        let write = async |client: &mut Object| {
+            let statement = client.prepare_cached(sql).await?;
+            client.execute(&statement, params).await
+        };
+        self.write(write).await
+    }
+
+    /// A transaction, or a statement that writes. It is not cancelled, whoever gives it up: see [`Abandoned::LeftAlone`].
+    ///
+    /// [`Abandoned::LeftAlone`]: abandoned::Abandoned::LeftAlone
+    async fn write<T>(&self, work: impl AsyncFnOnce(&mut Object) -> Result<T, Error>) -> Result<T, StoreError> {
+        let (mut connection, room) = self.connections.lend_to_write().await?;
+        connection.write(room, work).await
     }
 
     async fn connection(&self) -> Result<Connection, StoreError> {

@@ -1,32 +1,39 @@
 //! Sees to statements whose callers do not wait for the answer any more, so that the server never has more sessions of
 //! ours than the pool may have.
 
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex as Shared, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::Object;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use super::StoreError;
+use super::backends;
 use super::session::Sessions;
 use super::tls::Tls;
 
 /// The wish to end a statement reaches the server within this time or not at all.
 const CANCEL_BOUND: Duration = Duration::from_secs(1);
-/// How often the server is asked whether commits of ours still wait there.
+/// How often the server is asked which sessions still have something to do.
 const LOOKS_APART: Duration = Duration::from_secs(2);
 /// A server that lets nobody in for so long is gone, and with it whatever waited there.
 const SILENCE: Duration = Duration::from_secs(30);
+/// So many connections are forgotten at once.
+const FORGOTTEN_AT: usize = 1024;
 
 /// What becomes of a statement whose caller does not wait for its answer.
-#[derive(Debug, Clone, Copy)]
 pub(super) enum Abandoned {
     /// The server is told to end it.
     Cancelled,
-    /// It goes on, and its connection keeps its place until it has ended: a COMMIT that waits for a synchronous standby must
+    /// It goes on, and its connection keeps its place until it has ended: a commit that waits for a synchronous standby must
     /// not be cancelled, for then it is done here and perhaps not there, and whoever asks takes it for safe.
-    LeftAlone,
+    LeftAlone(Room),
 }
+
+/// The right to write, which whoever has it keeps until the commit has been answered.
+pub(super) type Room = OwnedSemaphorePermit;
 
 /// The connection keeps its place in the pool meanwhile, and is closed even if the statement ended well: the wish may come
 /// late, and would end the next one.
@@ -40,20 +47,22 @@ pub(super) async fn cancel(object: Object, tls: Tls) {
     drop(Object::take(object));
 }
 
-/// Transactions that were abandoned and go on at the server.
+/// Writes, and those of them that were abandoned and go on at the server.
 pub(super) struct Unanswered {
     sessions: Sessions,
-    /// While none is left no other transaction begins: it would wait for the same, and questions would find no connection.
+    /// Fewer than the pool has connections, so that questions find one while all writes wait for a standby.
     room: Arc<Semaphore>,
+    /// The backend of each connection that wrote, named by when the connection was opened.
+    backends: Shared<HashMap<Instant, String>>,
     asked: Mutex<Option<(Instant, Answer)>>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone)]
 enum Answer {
-    /// There are commits of ours that wait, or the server has no room to say so.
-    Wait,
-    /// They are not at the server that answers now.
-    Gone,
+    /// Those that have something to do at the server that answers now.
+    Busy(Arc<HashSet<String>>),
+    /// Such as too many clients already.
+    Refused,
     /// No server answers.
     Silence,
 }
@@ -62,37 +71,61 @@ impl Unanswered {
     pub(super) fn new(sessions: Sessions, pool_size: usize) -> Self {
         // At least a quarter of the pool is for questions.
         let room = pool_size.saturating_sub(pool_size.div_ceil(4)).max(1);
-        Self { sessions, room: Arc::new(Semaphore::new(room)), asked: Mutex::default() }
+        Self { sessions, room: Arc::new(Semaphore::new(room)), backends: Shared::default(), asked: Mutex::default() }
     }
 
-    /// Whether a transaction begun now may find its end.
-    pub(super) fn have_room(&self) -> bool {
-        self.room.available_permits() > 0
+    /// Waits for other writes to end. Asked for before a connection is, for who waits here must keep none.
+    pub(super) async fn room(&self, bound: Duration) -> Result<Room, StoreError> {
+        let room = timeout(bound, self.room.clone().acquire_owned()).await.ok().and_then(Result::ok);
+        room.ok_or_else(|| {
+            StoreError::Busy(anyhow::anyhow!(
+                "transactions before this one still wait for their commits, perhaps for a synchronous standby"
+            ))
+        })
     }
 
-    /// Keeps the connection's place in the pool until its last answer has come, or its connection has ended, or its
-    /// transaction is no longer at the server.
-    pub(super) async fn see_out(self: Arc<Self>, object: Object) {
-        let _room: Option<OwnedSemaphorePermit> = self.room.clone().try_acquire_owned().ok();
+    pub(super) fn knows_backend(&self, opened: Instant) -> bool {
+        self.backends().contains_key(&opened)
+    }
+
+    /// The connection that was opened then is served by this backend.
+    pub(super) fn note_backend(&self, opened: Instant, backend: String) {
+        let mut backends = self.backends();
+        // Most of them were closed. Those that were not are asked again.
+        if backends.len() >= FORGOTTEN_AT {
+            backends.clear();
+        }
+        backends.insert(opened, backend);
+    }
+
+    fn backends(&self) -> MutexGuard<'_, HashMap<Instant, String>> {
+        self.backends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the connection's place in the pool, and the room of its write, until its last answer has come, or its
+    /// connection has ended, or its backend is gone from the server or idle.
+    pub(super) async fn see_out(self: Arc<Self>, object: Object, _room: Room) {
+        let backend = self.backends().get(&Object::metrics(&object).created).cloned();
         let ended = async {
             // Answered after everything that was sent before.
             let _ = object.batch_execute("").await;
         };
         tokio::select! {
             () = ended => {}
-            () = self.until_gone() => {}
+            () = self.until_gone(backend) => {}
         }
         drop(Object::take(object));
     }
 
-    async fn until_gone(&self) {
+    async fn until_gone(&self, backend: Option<String>) {
         let mut answered = Instant::now();
         loop {
             tokio::time::sleep(LOOKS_APART).await;
             match self.look().await {
-                Answer::Wait => answered = Instant::now(),
                 Answer::Silence if answered.elapsed() < SILENCE => {}
-                Answer::Silence | Answer::Gone => return,
+                Answer::Silence => return,
+                Answer::Busy(found) if backend.as_ref().is_some_and(|backend| !found.contains(backend)) => return,
+                Answer::Busy(_) | Answer::Refused => answered = Instant::now(),
             }
         }
     }
@@ -100,34 +133,25 @@ impl Unanswered {
     /// One question for all that wait, in a session of its own: one of those that are open may be another server's.
     async fn look(&self) -> Answer {
         let mut asked = self.asked.lock().await;
-        if let Some((at, answer)) = *asked
+        if let Some((at, answer)) = &*asked
             && at.elapsed() < LOOKS_APART
         {
-            return answer;
+            return answer.clone();
         }
         let answer = timeout(self.sessions.bound(), self.ask()).await.unwrap_or(Answer::Silence);
-        *asked = Some((Instant::now(), answer));
+        *asked = Some((Instant::now(), answer.clone()));
         answer
     }
 
     async fn ask(&self) -> Answer {
         let found = async {
             let (client, _) = self.sessions.open().await?;
-            client.query_one(COMMITS_WAIT, &[]).await?.try_get("waiting")
+            backends::busy(&client).await
         };
         match found.await {
-            Ok(true) => Answer::Wait,
-            Ok(false) => Answer::Gone,
-            // Such as too many clients already.
-            Err(error) if error.as_db_error().is_some() => Answer::Wait,
+            Ok(found) => Answer::Busy(found.into()),
+            Err(error) if error.as_db_error().is_some() => Answer::Refused,
             Err(_) => Answer::Silence,
         }
     }
 }
-
-/// A wait for a standby has no end in time; all else that a commit waits for has.
-const COMMITS_WAIT: &str = "
-    SELECT EXISTS (
-        SELECT FROM pg_stat_activity
-        WHERE usename = current_user AND datname = current_database() AND application_name = 'penr-webhooks'
-            AND pid <> pg_backend_pid() AND state = 'active' AND (query = 'COMMIT' OR wait_event = 'SyncRep')) AS waiting";

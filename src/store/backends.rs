@@ -129,6 +129,23 @@ pub(super) fn question(wanted: &[Wanted]) -> String {
     format!("SELECT pg_backend_pid() || ' since ' || pg_postmaster_start_time(){settings}")
 }
 
+/// Who serves this session.
+pub(super) async fn of(session: &Client) -> Result<Option<String>, Error> {
+    Ok(read(&session.simple_query(&question(&[])).await?).map(|backend| backend.id))
+}
+
+/// The backends of this session's server that have something to do.
+pub(super) async fn busy(session: &Client) -> Result<HashSet<String>, Error> {
+    let rows = session.query(BUSY, &[]).await?;
+    rows.iter().map(|row| row.try_get("backend")).collect()
+}
+
+/// Named as in `question`. Of other users' backends we may not see the state: they count, for a session that was opened
+/// before the user in the address changed may be among them.
+const BUSY: &str = "
+    SELECT pid || ' since ' || pg_postmaster_start_time() AS backend FROM pg_stat_activity
+    WHERE state IS DISTINCT FROM 'idle'";
+
 pub(super) fn read(answer: &[SimpleQueryMessage]) -> Option<Backend> {
     let row = answer.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row),
@@ -170,7 +187,7 @@ pub(super) async fn look_beside(
     let ask = async |session: &Client| read(&session.simple_query(&question).await.ok()?);
     // A pooler gives it to nobody else before its transaction ends.
     if let Err(error) = other.batch_execute("BEGIN").await {
-        return is_out_of_the_question(&error).then_some(Err(SessionFault::NotKept));
+        return refuses_transactions(&error).then_some(Err(SessionFault::NotKept));
     }
     let others = ask(other).await?;
     // Not asked for if it would have to wait for the other's transaction.
@@ -180,7 +197,7 @@ pub(super) async fn look_beside(
 }
 
 /// PgBouncer in statement mode allows no transaction.
-fn is_out_of_the_question(error: &Error) -> bool {
+fn refuses_transactions(error: &Error) -> bool {
     error.code() == Some(&SqlState::PROTOCOL_VIOLATION)
 }
 

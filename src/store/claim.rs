@@ -59,7 +59,7 @@ impl Store {
         let webhooks: Vec<Uuid> = rooms.iter().map(|room| room.webhook.0).collect();
         let since: Vec<Timestamp> = rooms.iter().map(|room| room.since).collect();
         let numbers: Vec<i64> = rooms.iter().map(|room| i64::try_from(room.room).unwrap_or(i64::MAX)).collect();
-        let rows = self.query(CLAIM_DUE, &[&webhooks, &numbers, &since, &lease.as_secs_f64()]).await?;
+        let rows = self.query_to_write(CLAIM_DUE, &[&webhooks, &numbers, &since, &lease.as_secs_f64()]).await?;
         if rows.is_empty() {
             return Ok(Claims::default());
         }

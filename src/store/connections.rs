@@ -11,8 +11,9 @@ use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, Statement};
 
-use super::abandoned::{self, Abandoned, Unanswered};
+use super::abandoned::{self, Abandoned, Room, Unanswered};
 use super::answers::Answers;
+use super::backends;
 use super::openings::Openings;
 use super::session::Sessions;
 use super::tasks::Tasks;
@@ -33,8 +34,8 @@ const UNFIT: [SqlState; 8] = [
     SqlState::FEATURE_NOT_SUPPORTED,
 ];
 
-/// What is answered in another's session, which has other prepared statements, or none.
-const SOMEBODY_ELSES: [SqlState; 3] =
+/// Answers of a session that is not the one that our statements were prepared in.
+const OF_ANOTHER_SESSION: [SqlState; 3] =
     [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT, SqlState::PROTOCOL_VIOLATION];
 
 /// How often whoever waits for a new connection looks for an idle one.
@@ -82,10 +83,28 @@ impl Connections {
     }
 
     pub(super) async fn lend(self: &Arc<Self>) -> Result<Connection, StoreError> {
+        self.lend_until(Instant::now() + self.wait()).await
+    }
+
+    /// A connection for a write, and the room for it.
+    pub(super) async fn lend_to_write(self: &Arc<Self>) -> Result<(Connection, Room), StoreError> {
+        let deadline = Instant::now() + self.wait();
+        let room = self.unanswered.room(self.wait()).await?;
+        let mut connection = self.lend_until(deadline).await?;
+        connection.know_backend().await?;
+        Ok((connection, room))
+    }
+
+    /// How long a connection is waited for.
+    fn wait(&self) -> Duration {
+        self.pool.timeouts().wait.unwrap_or_default()
+    }
+
+    async fn lend_until(self: &Arc<Self>, deadline: Instant) -> Result<Connection, StoreError> {
         if let Some(fault) = self.sessions.backends().recent_fault() {
             return Err(StoreError::Sessions(fault));
         }
-        let object = self.object().await.map_err(|error| match (error, self.sessions.backends().fault()) {
+        let object = self.object(deadline).await.map_err(|error| match (error, self.sessions.backends().fault()) {
             (PoolError::PostCreateHook(_), Some(fault)) => StoreError::Sessions(fault),
             (error, _) => self.sessions.explain(error.into()),
         })?;
@@ -100,11 +119,10 @@ impl Connections {
     }
 
     /// One that is idle, or a new one, whichever comes first: a pooler may have no more for us than those that are open.
-    async fn object(&self) -> Result<Object, PoolError> {
-        let timeouts = self.pool.timeouts();
-        let deadline = Instant::now() + timeouts.create.unwrap_or_default();
-        let timeouts = Timeouts { create: Some(LOOKS_APART), ..timeouts };
+    async fn object(&self, deadline: Instant) -> Result<Object, PoolError> {
         loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeouts = Timeouts { wait: Some(left), create: Some(LOOKS_APART), ..self.pool.timeouts() };
             match self.pool.timeout_get(&timeouts).await {
                 // It is still being opened.
                 Err(PoolError::Timeout(TimeoutType::Create)) if Instant::now() < deadline => {}
@@ -187,7 +205,7 @@ impl Connection {
         self.ask(async |client: &mut Object| client.prepare_cached(sql).await).await
     }
 
-    /// One statement.
+    /// One statement that only reads.
     pub(super) async fn ask<T>(
         &mut self,
         work: impl AsyncFnOnce(&mut Object) -> Result<T, Error>,
@@ -195,17 +213,23 @@ impl Connection {
         self.run(Abandoned::Cancelled, work).await
     }
 
-    /// A transaction.
-    pub(super) async fn bounded<T>(
+    /// A transaction, or a statement that writes.
+    pub(super) async fn write<T>(
         &mut self,
+        room: Room,
         work: impl AsyncFnOnce(&mut Object) -> Result<T, Error>,
     ) -> Result<T, StoreError> {
-        if !self.home.unanswered.have_room() {
-            return Err(StoreError::Busy(anyhow::anyhow!(
-                "transactions before this one still wait for their commits, perhaps for a synchronous standby"
-            )));
+        self.run(Abandoned::LeftAlone(room), work).await
+    }
+
+    /// Once for each connection: later, while it waits for a commit, it cannot be asked.
+    async fn know_backend(&mut self) -> Result<(), StoreError> {
+        let opened = self.object.as_ref().map(|object| Object::metrics(object).created);
+        let Some(opened) = opened.filter(|opened| !self.home.unanswered.knows_backend(*opened)) else { return Ok(()) };
+        if let Some(backend) = self.ask(async |client: &mut Object| backends::of(client).await).await? {
+            self.home.unanswered.note_backend(opened, backend);
         }
-        self.run(Abandoned::LeftAlone, work).await
+        Ok(())
     }
 
     async fn run<T>(
@@ -238,7 +262,7 @@ impl Connection {
         if closed || error.code().is_some_and(|code| UNFIT.contains(code)) {
             self.discard();
         }
-        if error.code().is_some_and(|code| SOMEBODY_ELSES.contains(code)) {
+        if error.code().is_some_and(|code| OF_ANOTHER_SESSION.contains(code)) {
             self.home.sessions.backends().doubt();
             self.home.renew();
             // What is the matter is found when the next session is opened.
@@ -277,8 +301,8 @@ impl Connection {
             Some(Abandoned::Cancelled) if Handle::try_current().is_ok() => {
                 self.home.tasks.spawn(abandoned::cancel(object, self.home.sessions.tls()));
             }
-            Some(Abandoned::LeftAlone) if Handle::try_current().is_ok() => {
-                self.home.tasks.spawn(self.home.unanswered.clone().see_out(object));
+            Some(Abandoned::LeftAlone(room)) if Handle::try_current().is_ok() => {
+                self.home.tasks.spawn(self.home.unanswered.clone().see_out(object, room));
             }
             _ => drop(Object::take(object)),
         }

@@ -117,7 +117,7 @@ impl Store {
         let webhooks: Vec<Uuid> = ended.iter().map(|ended| ended.webhook.0).collect();
         let activations: Vec<i32> = ended.iter().map(|ended| ended.activation).collect();
         let reasons: Vec<&str> = ended.iter().map(|ended| ended.reason.as_str()).collect();
-        let rows = self.query(CLOSE_ENDED, &[&from, &to, &webhooks, &activations, &reasons]).await?;
+        let rows = self.query_to_write(CLOSE_ENDED, &[&from, &to, &webhooks, &activations, &reasons]).await?;
         let reasons: HashMap<(WebhookId, i32), ClosedReason> =
             ended.iter().map(|ended| ((ended.webhook, ended.activation), ended.reason)).collect();
         let closed = |row| {

@@ -165,13 +165,12 @@ impl Store {
     /// Writes what could not be written with the results it follows from. It counts twice if the commit is not answered,
     /// which makes no second notice.
     pub async fn record_health(&self, observations: &mut Observations, health: &Health) -> Result<(), StoreError> {
-        let mut connection = self.connection().await?;
         let write = async |client: &mut deadpool_postgres::Object| {
             let transaction = client.transaction().await?;
             update(&transaction, observations, health).await?;
             transaction.commit().await
         };
-        connection.bounded(write).await
+        self.write(write).await
     }
 }
 

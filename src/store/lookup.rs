@@ -61,13 +61,12 @@ impl Store {
     async fn trust_in_absence(&self) -> Result<(), StoreError> {
         let rows = self.query(MAY_BE_BEHIND, &[]).await?;
         if rows.first().is_none_or(|row| column(row, "may_be_behind")) {
-            let mut connection = self.connection().await?;
             let commit = async |client: &mut Object| {
                 let transaction = client.transaction().await?;
                 transaction.batch_execute(AS_A_WRITE).await?;
                 transaction.commit().await
             };
-            connection.bounded(commit).await?;
+            self.write(commit).await?;
         }
         Ok(())
     }

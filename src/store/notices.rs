@@ -19,7 +19,7 @@ pub struct Notice {
 impl Store {
     /// Takes up to `limit` unsent notices, oldest first; another worker takes them again after `lease`.
     pub async fn claim_notices(&self, limit: i64, lease: Duration) -> Result<Vec<Notice>, StoreError> {
-        let rows = self.query(CLAIM, &[&limit, &lease.as_secs_f64()]).await?;
+        let rows = self.query_to_write(CLAIM, &[&limit, &lease.as_secs_f64()]).await?;
         let notice = |row| Notice { id: column(row, "id"), kind: column(row, "kind"), body: column(row, "body") };
         Ok(rows.iter().map(notice).collect())
     }

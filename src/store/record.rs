@@ -128,13 +128,12 @@ impl Store {
         observations: &mut Observations,
         health: &Health,
     ) -> Result<(), StoreError> {
-        let mut connection = self.connection().await?;
         let write = async |client: &mut Object| {
             let transaction = client.transaction().await?;
             write_batch(&transaction, batch, observations, health).await?;
             transaction.commit().await
         };
-        connection.bounded(write).await?;
+        self.write(write).await?;
         batch.iter().for_each(|finished| finished.delivery.row.mark_stored());
         Ok(())
     }
@@ -143,13 +142,12 @@ impl Store {
     pub async fn record_test(&self, delivery: &Delivery, attempt: &Attempt) -> Result<(), StoreError> {
         let ending = Ending::Attempted(attempt.clone(), Step::Succeeded);
         let finished = [Finished { delivery: delivery.clone(), claim: None, ending }];
-        let mut connection = self.connection().await?;
         let write = async |client: &mut Object| {
             let transaction = client.transaction().await?;
             insert_attempts(&transaction, &finished).await?;
             transaction.commit().await
         };
-        connection.bounded(write).await
+        self.write(write).await
     }
 
     /// Whether a batch, whose commit was not answered, was written all the same. Waits for a commit that is still under
@@ -160,7 +158,6 @@ impl Store {
             batch.iter().filter_map(|f| Some((f.attempt()?.id, f.delivery.id.0))).collect();
         let (ids, deliveries): (Vec<Uuid>, Vec<Uuid>) = attempts.into_iter().unzip();
         let oldest = batch.iter().filter_map(|f| Some(f.attempt()?.started.elapsed())).max().unwrap_or_default();
-        let mut connection = self.connection().await?;
         let ask = async |client: &mut Object| {
             // Each statement sees what was committed before it began: the second one begins when the lock is ours.
             let transaction = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await?;
@@ -178,7 +175,7 @@ impl Store {
             transaction.commit().await?;
             Ok(recorded)
         };
-        connection.bounded(ask).await
+        self.write(ask).await
     }
 }
 

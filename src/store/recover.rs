@@ -96,7 +96,6 @@ impl Store {
             Closed { since: column(row, "since"), until: column(row, "until"), recoverable: 0, dropped: 0 };
         let (mut after, mut left) = (Some(FIRST), most);
         while let Some(place) = after.filter(|_| left > 0) {
-            let mut connection = self.connection().await?;
             let limit = left.min(PAGE);
             let page = async |client: &mut Object| {
                 let transaction = client.transaction().await?;
@@ -104,7 +103,7 @@ impl Store {
                 transaction.commit().await?;
                 Ok(page)
             };
-            let page = connection.bounded(page).await?;
+            let page = self.write(page).await?;
             let recoverable = u64::try_from(page.recoverable.len()).unwrap_or(u64::MAX);
             closed.recoverable += recoverable;
             closed.dropped += page.rows - recoverable;
@@ -173,7 +172,6 @@ impl Store {
     ) -> Result<Batch, RecoverError> {
         // Whoever asks was told of `span` for this webhook.
         let scope = Scope::Everyone;
-        let mut connection = self.connection().await?;
         let work = async |client: &mut Object| {
             let transaction = client.transaction().await?;
             if let Err(refused) = lock_active(&transaction, scope, webhook).await? {
@@ -185,7 +183,7 @@ impl Store {
             let held = recovered < page.recoverable.len();
             Ok(Ok(Batch { recovered: recovered as u64, held, next: page.next }))
         };
-        connection.bounded(work).await?
+        self.write(work).await?
     }
 }
 

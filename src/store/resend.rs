@@ -18,7 +18,6 @@ impl Store {
     /// result of an attempt under way no longer decides about it, unless that is a success.
     pub async fn resend(&self, scope: Scope<'_>, webhook: WebhookId, delivery: DeliveryId) -> Result<(), RecoverError> {
         let found = self.find_event(scope, webhook, delivery).await?;
-        let mut connection = self.connection().await?;
         let work = async |client: &mut Object| {
             let transaction = client.transaction().await?;
             if let Err(refused) = lock_active(&transaction, scope, webhook).await? {
@@ -35,7 +34,7 @@ impl Store {
             transaction.commit().await?;
             Ok(Ok(()))
         };
-        connection.bounded(work).await?
+        self.write(work).await?
     }
 
     /// Where a delivery's event is stored. One that came twice may be stored twice: then the one that is kept. The log

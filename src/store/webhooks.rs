@@ -120,7 +120,6 @@ impl Store {
         let most = i64::from(most);
         let params: Params<'_> =
             &[&new.id.0, &account, &new.name.as_str(), &new.url.as_str(), &types, &envelope, &most];
-        let mut connection = self.connection().await?;
         let work = async |client: &mut Object| {
             let transaction = client.transaction().await?;
             // Registrations of one account come one after the other: each sees those before it.
@@ -131,7 +130,7 @@ impl Store {
             transaction.commit().await?;
             Ok(rows)
         };
-        let rows = connection.bounded(work).await?;
+        let rows = self.write(work).await?;
         Ok(rows.first().map_or(Created::TooMany, |row| Created::Webhook(Box::new(webhook(row)))))
     }
 
@@ -218,7 +217,7 @@ impl Store {
         let url = change.url.as_ref().map(WebhookUrl::as_str);
         let types = change.events.as_ref().map(|events| names(events.types()));
         let params: Params<'_> = &[&id.0, &name, &url, &types, &change.active, &scope.account(), &change.only_if];
-        if let Some(row) = self.query(&sql, params).await?.first() {
+        if let Some(row) = self.query_to_write(&sql, params).await?.first() {
             return Ok(Changed::Webhook(Box::new(webhook(row))));
         }
         Ok(self.find_webhook(scope, id).await?.map_or(Changed::Unknown, |_| Changed::Stale))
@@ -265,7 +264,7 @@ impl Store {
         let owner = Owner { account_id: &webhook.account_id, webhook_id: webhook.id };
         let envelope = keyring.seal(secret, owner, rand::random());
         let params: Params<'_> = &[&webhook.id.0, &envelope, &webhook.account_id.as_str()];
-        Ok(self.query(REPLACE_SECRET, params).await?.first().map(|row| column(row, "previous_secret_until")))
+        Ok(self.query_to_write(REPLACE_SECRET, params).await?.first().map(|row| column(row, "previous_secret_until")))
     }
 }
 
