@@ -81,6 +81,14 @@ impl Backends {
         };
     }
 
+    /// Nothing was found the matter, as far as could be seen: sessions are lent again, and looked at when they are opened.
+    pub(super) fn forget_fault(&self) {
+        let mut state = self.lock();
+        if matches!(state.verdict, Verdict::Unfit(..)) {
+            state.verdict = Verdict::Unknown;
+        }
+    }
+
     /// What was found when sessions were last looked at.
     pub(super) fn fault(&self) -> Option<SessionFault> {
         match &self.lock().verdict {

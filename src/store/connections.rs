@@ -111,11 +111,23 @@ impl Connections {
         Ok(Connection { object: Some(object), running: None, home: self.clone() })
     }
 
-    /// Compares two sessions.
-    pub(super) async fn check_sessions(&self) -> Result<(), StoreError> {
+    /// Compares two sessions, or none if there is room for no more than the pool has: those were checked when they were
+    /// opened.
+    pub(super) async fn check_sessions(self: &Arc<Self>) -> Result<(), StoreError> {
         let late = |_| StoreError::Unavailable(anyhow::anyhow!("no answer while connecting"));
-        timeout(self.sessions.bound(), self.sessions.look_at_two()).await.map_err(late)??;
+        let looked = timeout(self.sessions.bound(), self.sessions.look_at_two()).await.map_err(late);
+        if let Err(error) = looked.and_then(|looked| Ok(looked?))
+            && !(self.pool.status().size > 0 && self.answers_in_the_pool().await)
+        {
+            return Err(error);
+        }
         self.sessions.backends().fault().map_or(Ok(()), |fault| Err(StoreError::Sessions(fault)))
+    }
+
+    async fn answers_in_the_pool(self: &Arc<Self>) -> bool {
+        let answered =
+            async { self.lend().await?.ask(async |client: &mut Object| client.batch_execute("").await).await };
+        answered.await.is_ok()
     }
 
     /// One that is idle, or a new one, whichever comes first: a pooler may have no more for us than those that are open.

@@ -5,12 +5,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tokio_postgres::{Client, Error};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::StoreError;
-use super::backends::{self, Backend, Backends, InUse, Wanted};
+use super::backends::{self, Backend, Backends, InUse, SessionFault, Wanted};
 use super::login::Login;
 use super::tls::Tls;
 use crate::config::Database;
@@ -100,22 +100,29 @@ impl Sessions {
     }
 
     async fn compare(&self, ours: &LoggedIn) {
-        let compared = async {
-            let backend = ours.backend.as_ref()?;
-            let alone = backends::look(&ours.client, backend, &self.wanted).await?;
-            let Ok(other) = self.log_in().await else { return alone.err().map(Err) };
-            let beside = backends::look_beside(&other.client, &ours.client, backend).await?;
-            // The pooler may have had one backend only until the other came.
-            let after = backends::look(&ours.client, backend, &self.wanted).await?;
-            Some(beside.and(alone).and(after))
-        };
-        let compared = timeout(COMPARISON, compared).await;
-        tracing::debug!(?compared, "looked at a session");
-        match compared {
-            Ok(Some(found)) => self.backends.judge(found),
+        let deadline = Instant::now() + COMPARISON;
+        let alone = timeout_at(deadline, self.look(ours)).await.ok().flatten();
+        let beside = timeout_at(deadline, self.look_beside(ours)).await.ok().flatten();
+        tracing::debug!(?alone, ?beside, "looked at a session");
+        match (alone, beside) {
+            (_, Some(Err(fault))) | (Some(Err(fault)), _) => self.backends.judge(Err(fault)),
+            (Some(Ok(())), Some(Ok(()))) => self.backends.judge(Ok(())),
             // A server, or a pooler in session mode, may have no second session for us. The next one is compared.
-            _ => self.check(ours),
+            (Some(Ok(())), None) => self.backends.forget_fault(),
+            (None, _) => self.check(ours),
         }
+    }
+
+    /// `None`, here and below, if it cannot be told.
+    async fn look(&self, ours: &LoggedIn) -> Option<Result<(), SessionFault>> {
+        backends::look(&ours.client, ours.backend.as_ref()?, &self.wanted).await
+    }
+
+    async fn look_beside(&self, ours: &LoggedIn) -> Option<Result<(), SessionFault>> {
+        let other = self.log_in().await.ok()?;
+        let beside = backends::look_beside(&other.client, &ours.client, ours.backend.as_ref()?).await?;
+        // The pooler may have had one backend only until the other came.
+        Some(beside.and(self.look(ours).await?))
     }
 
     fn check(&self, session: &LoggedIn) {
@@ -134,7 +141,7 @@ impl Sessions {
             let mut connection = pin!(connection);
             // Dropped first: a pooler may give the backend to our next session as soon as the connection is closed.
             let _in_use = in_use;
-            // Whoever waits for an answer learns of it, and tells of it if that is news.
+            // Whoever waits for an answer gets the error, and logs it if it is the first of its kind.
             if let Err(error) = (&mut connection).await {
                 tracing::debug!(%error, "a database session ended");
             }

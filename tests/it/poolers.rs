@@ -1,5 +1,6 @@
 //! A PgBouncer before Postgres: in session mode all works, in any other mode nothing starts, and the reason is told.
 
+use futures_util::future::join_all;
 use serde_json::json;
 
 use crate::support::*;
@@ -54,16 +55,16 @@ async fn a_small_pool_is_shared_without_an_outage() {
     ledger.close(vec![worker]).await.assert_sound(0);
 }
 
-/// Nothing starts, and one line says why.
-async fn assert_refused(settings: &[(&str, &str)], reason: &str) {
+/// None of these starts, and one line says why.
+async fn assert_refused(commands: &[&str], settings: &[(&str, &str)], reason: &str) {
     let site = Site::new().await;
     let pooler = Pooler::before(&site, settings).await;
     let site = site.postgres_through(&pooler.address());
     let report = site.doctor().await;
     report.assert("database", "fails", &[reason, "pool_mode = session"]);
     assert_eq!(report.code, 1);
-    for command in ["migrate", "worker", "api", "run"] {
-        let mut replica = site.launch(&[command]).start();
+    for command in commands {
+        let mut replica = site.launch(&[*command]).start();
         assert_eq!(replica.wait().await.code(), Some(2), "{command} {settings:?}: {}", replica.log());
         let log = replica.log();
         let told = log.lines().filter(|line| line.contains("sessions cannot be used") && !line.contains("DEBUG"));
@@ -76,9 +77,9 @@ async fn assert_refused(settings: &[(&str, &str)], reason: &str) {
 #[tokio::test]
 async fn a_pooler_in_another_mode_is_refused_at_once() {
     tokio::join!(
-        assert_refused(&[TRANSACTION], NOT_KEPT),
-        assert_refused(&[TRANSACTION, ("default_pool_size", "1")], NOT_KEPT),
-        assert_refused(&[("pool_mode", "statement")], NOT_KEPT),
+        assert_refused(&["migrate", "worker", "api", "run"], &[TRANSACTION], NOT_KEPT),
+        assert_refused(&["worker"], &[TRANSACTION, ("default_pool_size", "1")], NOT_KEPT),
+        assert_refused(&["worker"], &[("pool_mode", "statement")], NOT_KEPT),
     );
 }
 
@@ -92,8 +93,8 @@ async fn a_pooler_is_refused_whichever_session_it_lends_and_a_setting_that_is_lo
         ("max_client_conn", "1"),
     ];
     tokio::join!(
-        assert_refused(&[TRANSACTION, ("server_round_robin", "1"), ("min_pool_size", "2")], NOT_KEPT),
-        assert_refused(&lost, "and is 0: something before PostgreSQL drops what a session sets"),
+        assert_refused(&["worker"], &[TRANSACTION, ("server_round_robin", "1"), ("min_pool_size", "2")], NOT_KEPT),
+        assert_refused(&["worker"], &lost, "and is 0: something before PostgreSQL drops what a session sets"),
     );
 }
 
@@ -121,4 +122,27 @@ async fn a_worker_notices_that_its_pooler_was_switched_to_another_mode_and_back(
     let outages = worker.log_lines().into_iter().filter(|line| line["message"] == "waiting for the database");
     assert!(outages.clone().all(|line| line.to_string().contains(NOT_KEPT)), "{:?}", outages.collect::<Vec<_>>());
     ledger.close(vec![worker]).await.assert_sound(0);
+}
+
+#[tokio::test]
+async fn an_api_with_one_session_works_and_does_so_again_once_its_pooler_is_switched_back() {
+    let site = Ledger::open(Site::new().await.set("database.connect_timeout", "1s")).await.site;
+    // Readiness has the other.
+    let two = ("default_pool_size", "2");
+    let pooler = Pooler::before(&site, &[SESSION, two]).await;
+    let through = site.database_url_through(&pooler.address());
+    let mut api = site.api_of(site.launch(&["api"]).env("DATABASE_URL", &through)).await;
+    wait_until("it is ready", async || api.replica.is_ready().await).await;
+    let customer = api.customer("acc_1");
+    let answered = async |status: u16| {
+        let answers = join_all((0..4).map(|_| customer.get("/v1/webhooks"))).await;
+        answers.iter().all(|answer| answer.status == status)
+    };
+    wait_until("it answers", async || answered(200).await).await;
+    // At its start it would end for what follows.
+    wait_until("it has started", async || api.replica.metric("partition_days").await > 0.0).await;
+    pooler.set(&[TRANSACTION, two]);
+    wait_until("it is noticed", async || answered(503).await).await;
+    pooler.set(&[SESSION, two]);
+    wait_until("it answers again", async || answered(200).await).await;
 }

@@ -8,7 +8,7 @@ use crate::support::*;
 
 /// What `database.pool_size` is by default.
 const POOL_SIZE: i64 = 8;
-const BURSTS: i64 = 5;
+const BURSTS: i64 = 4;
 
 /// An address may name the application.
 const OF_API: &str = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'the operator''s'";
