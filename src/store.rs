@@ -106,7 +106,7 @@ pub enum StoreError {
     /// The role lacks a right: trying again helps once somebody has granted it.
     #[error("the database does not permit it")]
     Denied(#[source] anyhow::Error),
-    /// Postgres is there, but not what this program's statements need of its schema.
+    /// Postgres answers, but its schema lacks a table, a column, a function or a partition that this program needs.
     #[error("the database's schema is not the one needed")]
     NotMigrated(#[source] anyhow::Error),
     /// The schema is not one of ours: somebody else must decide what becomes of it.
