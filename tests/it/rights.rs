@@ -18,6 +18,8 @@ const TYPE: &str = "content.created";
 struct Role {
     name: String,
     sql: tokio_postgres::Client,
+    /// Of the database that it may own something of.
+    url: String,
 }
 
 impl Role {
@@ -30,7 +32,7 @@ impl Role {
         let sql = site.another_sql().await;
         let create = format!(r#"CREATE ROLE "{name}" LOGIN PASSWORD 'x'; REVOKE CREATE ON SCHEMA public FROM PUBLIC"#);
         sql.batch_execute(&create).await.unwrap();
-        Self { name: name.to_owned(), sql }
+        Self { name: name.to_owned(), sql, url: site.database_url().to_owned() }
     }
 
     async fn with_rights(site: &Site) -> Self {
@@ -62,9 +64,34 @@ impl Role {
     }
 
     /// Removes it, so that the next test of this server does not meet it.
-    async fn drop(self) {
+    async fn drop(mut self) {
         let drop = format!(r#"DROP OWNED BY "{0}"; DROP ROLE "{0}""#, self.name);
         self.sql.batch_execute(&drop).await.unwrap();
+        self.url.clear();
+    }
+}
+
+impl Drop for Role {
+    /// After a test that failed, also if its database is gone already.
+    fn drop(&mut self) {
+        if self.url.is_empty() {
+            return;
+        }
+        let (name, url) = (self.name.clone(), self.url.clone());
+        let clear = async move {
+            if let Ok((sql, connection)) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await {
+                tokio::spawn(connection);
+                let _ = sql.batch_execute(&format!(r#"DROP OWNED BY "{name}" CASCADE"#)).await;
+            }
+            let drop = format!(r#"DROP ROLE IF EXISTS "{name}""#);
+            servers::Servers::shared().admin().await.batch_execute(&drop).await
+        };
+        let clearing = std::thread::spawn(|| {
+            tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(clear)
+        });
+        if !matches!(clearing.join(), Ok(Ok(()))) {
+            eprintln!("the role {} was not removed", self.name);
+        }
     }
 }
 
