@@ -1,7 +1,7 @@
 //! Makes the coming days' partitions and drops those that retention has ended.
 //!
-//! A partition that is to be dropped is first marked by a comment, then detached, then dropped; whatever was interrupted
-//! goes on at the next run. Nothing else is dropped: a table that somebody detached, or that only has such a name, stays.
+//! A partition that is to be dropped is first marked by a comment, then detached, then dropped. If the process ends in
+//! between, the next run continues with the marked ones. Nothing else is dropped: a table that somebody detached, or that only has such a name, stays.
 //! Readers and writers go on meanwhile. The lock that keeps others from using an old event is held for the moment of
 //! marking only.
 //!
@@ -124,15 +124,15 @@ impl Store {
     /// session works at a time. What keeps one table's from being dropped does not keep the other's.
     pub async fn drop_expired(&self, retention: &Retention) -> Result<Dropped, DropError> {
         let mut session = self.session_of_upkeep().await?;
-        let locked = session.query_one(TRY_DROPPING, &[&DROPPING]).await?;
-        if !column::<bool>(&locked, "locked") {
-            return Err(DropError::Locked);
-        }
         let clock = session.query_one("SELECT clock_timestamp() AS clock", &[]).await?;
         check_clocks(column(&clock, "clock"), Timestamp::now())?;
         if !column::<bool>(&session.query_one(OWNED, &[]).await?, "owned") {
             forget_closed(&session, retention.events).await?;
             return Err(DropError::NotOwner);
+        }
+        let locked = session.query_one(TRY_DROPPING, &[&DROPPING]).await?;
+        if !column::<bool>(&locked, "locked") {
+            return Err(DropError::Locked);
         }
         let mut left = Ok(0);
         for (table, retention) in TABLES.into_iter().zip([retention.events, retention.attempts]) {
@@ -161,7 +161,7 @@ impl Store {
 
     /// A session whose every wait the server ends, also when this process is gone.
     async fn session_of_upkeep(&self) -> Result<Client, StoreError> {
-        let session = self.own_session().await?;
+        let (session, _) = self.session_at_home().await?;
         session
             .batch_execute(
                 "SET statement_timeout = '60s'; SET lock_timeout = '10s'; SET timezone = 'UTC';
@@ -189,8 +189,10 @@ pub(super) async fn make_missing(session: &Client) -> Result<(), StoreError> {
     for day in -1..=DAYS_AHEAD {
         for table in TABLES {
             let make = match for_all_roles {
-                true => format!("SELECT make_{table}_partition($1)"),
-                false => format!("SELECT make_partition('{table}', (now() AT TIME ZONE 'UTC')::date + $1::integer)"),
+                true => format!("SELECT make_{table}_partition($1::integer)"),
+                false => {
+                    format!("SELECT make_partition('{table}'::text, (now() AT TIME ZONE 'UTC')::date + $1::integer)")
+                }
             };
             let result = session.execute(&make, &[&day]).await.map(drop).map_err(StoreError::from);
             made = made.and(result.map_err(in_the_way));
@@ -210,7 +212,7 @@ async fn make_as_before(session: &Client) -> Result<(), StoreError> {
     let locked = session.query_one("SELECT pg_try_advisory_lock($1) AS locked", &[&MAKING_AS_BEFORE]).await?;
     if column(&locked, "locked") {
         session.batch_execute("SET lock_timeout = '2s'").await?;
-        session.execute("SELECT make_partitions($1)", &[&DAYS_AHEAD]).await?;
+        session.execute("SELECT make_partitions($1::integer)", &[&DAYS_AHEAD]).await?;
     }
     Ok(())
 }
