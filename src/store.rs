@@ -319,9 +319,9 @@ macro_rules! lock_of_schema {
             $number,
             "::bigint # CASE ",
             $schema,
-            "::text WHEN 'public' THEN 0 ELSE hashtextextended(",
+            "::text WHEN 'public' THEN 0::bigint ELSE pg_catalog.hashtextextended(",
             $schema,
-            "::text, 0) END"
+            "::text, 0::bigint) END"
         )
     };
 }

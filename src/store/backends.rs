@@ -134,7 +134,8 @@ pub(super) type Wanted = (&'static str, String);
 /// The question that `read` reads the answer of. Not prepared, for that is what such a pooler breaks.
 pub(super) fn question(wanted: &[Wanted]) -> String {
     let settings: String = wanted.iter().map(|(name, _)| format!(", current_setting('{name}')")).collect();
-    format!("SELECT pg_backend_pid() || ' since ' || pg_postmaster_start_time(){settings}")
+    // Not with ||, for which others may have an operator on the search path.
+    format!("SELECT pg_catalog.format('%s since %s', pg_backend_pid(), pg_postmaster_start_time()){settings}")
 }
 
 /// Who serves this session.

@@ -52,15 +52,15 @@ impl Store {
         Ok(client)
     }
 
-    /// A session whose search path begins with the schema that our tables are in, or will be made in.
+    /// A session whose search path is the schema that our tables are in, or will be made in, and no other: its rights may
+    /// be an owner's or a superuser's, and others may have functions in the other schemas.
     pub(super) async fn session_at_home(&self) -> Result<(Client, Place), StoreError> {
-        let client = self.own_session().await?;
-        let Some(place) = schema::find(&client, &migrations()).await? else {
+        let mut client = self.own_session().await?;
+        let Some(place) = schema::find(&mut client, &migrations()).await? else {
             let path = "the search path names no schema that exists and that this role may use";
             return Err(StoreError::Schema(anyhow::anyhow!("{path}; create it with CREATE SCHEMA")));
         };
-        let begin = "SELECT set_config('search_path', $1 || ', ' || current_setting('search_path'), false)";
-        client.execute(begin, &[&place.name]).await?;
+        client.batch_execute(&format!("SET search_path = {}", place.name)).await?;
         Ok((client, place))
     }
 }

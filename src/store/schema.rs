@@ -2,7 +2,7 @@
 
 use deadpool_postgres::Object;
 use refinery::Migration;
-use tokio_postgres::{Client, Error, Row};
+use tokio_postgres::{Client, Error, Row, Transaction};
 
 use super::{Store, StoreError, column};
 
@@ -17,7 +17,7 @@ macro_rules! history {
 }
 
 /// Tables that our migrations make.
-const OURS: [&str; 8] = [
+pub(super) const OURS: [&str; 8] = [
     "webhooks",
     "events",
     "attempts",
@@ -52,7 +52,7 @@ impl Store {
         let migrations = super::migrate::migrations();
         let ours = newest(&migrations);
         let mut connection = self.connection().await?;
-        let found = connection.ask(async |client: &mut Object| look(client).await).await?;
+        let found = connection.ask(async |client: &mut Object| look(client, &migrations).await).await?;
         let version = judge(&found, &migrations)?.and_then(|place| place.version);
         Ok(match version {
             None => Schema::Missing,
@@ -80,16 +80,17 @@ fn newest(migrations: &[Migration]) -> i32 {
 
 /// The first schema of the search path with our history; else the one that new tables are made in, if nothing in it is in
 /// our way; `None` if the search path names no schema that is there.
-pub(super) async fn find(session: &Client, migrations: &[Migration]) -> Result<Option<Place>, StoreError> {
-    judge(&look(session).await?, migrations)
+pub(super) async fn find(session: &mut Client, migrations: &[Migration]) -> Result<Option<Place>, StoreError> {
+    judge(&look(session, migrations).await?, migrations)
 }
 
 /// What is to be seen of the search path.
 #[derive(Debug, Clone, Default)]
 struct Found {
+    /// In the order of the search path. What comes after our tables is not looked at.
     candidates: Vec<Candidate>,
-    /// A schema with a history that this role may not use, and the role. PostgreSQL passes over it on the search path, as
-    /// if it were not there.
+    /// A schema before the first candidate, with a history, that this role may not use; and the role. PostgreSQL passes
+    /// over it on the search path, as if it were not there.
     without_usage: Option<(String, String)>,
 }
 
@@ -99,6 +100,8 @@ struct Candidate {
     name: String,
     /// What its history says was applied, oldest first.
     applied: Vec<Applied>,
+    /// Whether this role may not read its history: then it is another product's, unless nothing else can be ours.
+    unreadable: bool,
     /// Tables and the like that have names of ours.
     taken: Vec<String>,
 }
@@ -110,24 +113,38 @@ struct Applied {
     checksum: String,
 }
 
-async fn look(session: &Client) -> Result<Found, Error> {
+/// With PostgreSQL's own functions and operators only: others may have put some into the schemas of the search path that
+/// fit our arguments better, and they would run with our rights.
+async fn look(session: &mut Client, migrations: &[Migration]) -> Result<Found, Error> {
+    let transaction = session.transaction().await?;
+    let path = transaction.query_one(PATH, &[]).await?;
+    transaction.batch_execute("SET LOCAL search_path = pg_catalog").await?;
+    let (schemas, setting): (Vec<String>, String) = (column(&path, "schemas"), column(&path, "setting"));
     let mut found = Found::default();
-    for row in session.query(CANDIDATES, &[&&OURS[..]]).await? {
-        let name: String = column(&row, "name");
-        let applied = match column(&row, "has_history") {
-            true => history(session, &name).await?,
-            false => Vec::new(),
+    for row in transaction.query(CANDIDATES, &[&&OURS[..], &schemas]).await? {
+        let (name, readable) = (column::<String>(&row, "name"), column::<Option<bool>>(&row, "readable"));
+        let applied = match readable {
+            Some(true) => history(&transaction, &name).await?,
+            _ => Vec::new(),
         };
-        found.candidates.push(Candidate { name, applied, taken: column(&row, "taken") });
+        let ours = begins_as_ours(&applied, migrations);
+        found.candidates.push(Candidate {
+            name,
+            applied,
+            unreadable: readable == Some(false),
+            taken: column(&row, "taken"),
+        });
+        if ours {
+            return transaction.commit().await.map(|()| found);
+        }
     }
-    if found.candidates.iter().all(|candidate| candidate.applied.is_empty()) {
-        let unusable = session.query_opt(WITHOUT_USAGE, &[]).await?;
-        found.without_usage = unusable.map(|row| (column(&row, "schema"), column(&row, "role")));
-    }
+    let unusable = transaction.query_opt(WITHOUT_USAGE, &[&setting]).await?;
+    found.without_usage = unusable.map(|row| (column(&row, "schema"), column(&row, "role")));
+    transaction.commit().await?;
     Ok(found)
 }
 
-async fn history(session: &Client, schema: &str) -> Result<Vec<Applied>, Error> {
+async fn history(session: &Transaction<'_>, schema: &str) -> Result<Vec<Applied>, Error> {
     let query = format!(
         concat!("SELECT version, name::text, checksum::text FROM {}.", history!(), " ORDER BY version"),
         schema
@@ -152,6 +169,16 @@ fn judge(found: &Found, migrations: &[Migration]) -> Result<Option<Place>, Store
         version: candidate.applied.last().map(|applied| applied.version),
     };
     if let Some(ours) = found.candidates.iter().find(|candidate| begins_as_ours(&candidate.applied, migrations)) {
+        // Statements name tables without their schema: they would go to that one.
+        let before = found.candidates.iter().take_while(|candidate| candidate.name != ours.name);
+        if let Some((before, table)) = before.flat_map(|c| c.taken.iter().map(move |table| (c, table))).next() {
+            return Err(StoreError::Schema(anyhow::anyhow!(
+                "the schema {} holds a table {table} of another product and comes before {}, which holds ours; put {1} first \
+                 on the search path",
+                before.name,
+                ours.name
+            )));
+        }
         return match ours.applied.iter().find(|applied| differs(applied, migrations)) {
             Some(Applied { version, name, .. }) => Err(StoreError::Schema(anyhow::anyhow!(
                 "the migration V{version}__{name} in the schema {} is not this program's: another build has made it",
@@ -161,6 +188,13 @@ fn judge(found: &Found, migrations: &[Migration]) -> Result<Option<Place>, Store
         };
     }
     let Some(first) = found.candidates.first() else { return Ok(None) };
+    if first.unreadable {
+        return Err(StoreError::Denied(anyhow::anyhow!(
+            "permission denied for table {}.{}; the owner of the tables gives it with `penr-webhooks migrate --grant-to ROLE`",
+            first.name,
+            history!()
+        )));
+    }
     let stranger = match (first.applied.last(), first.taken.first()) {
         (Some(Applied { version, name, .. }), _) => format!("migrations of another product (V{version}__{name})"),
         (None, Some(table)) => format!("a table {table} of another product"),
@@ -187,29 +221,37 @@ fn differs(applied: &Applied, migrations: &[Migration]) -> bool {
     })
 }
 
-/// The schemas of the search path, in its order. A table that has the history's name and other columns is none.
+/// The search path as data: its schemas that are there and may be used, and the whole setting.
+const PATH: &str = "SELECT pg_catalog.current_schemas(false)::text[] AS schemas,
+    pg_catalog.current_setting('search_path'::text) AS setting";
+
+/// Of these schemas, in their order. A table that has the history's name and other columns is none: `readable` is null.
 const CANDIDATES: &str = concat!(
     "SELECT n.oid::regnamespace::text AS name,
-        (SELECT count(*) FROM pg_attribute a
+        (SELECT has_table_privilege(a.attrelid, 'SELECT') FROM pg_attribute a
          WHERE a.attrelid = to_regclass(n.oid::regnamespace::text || '.",
     history!(),
     "') AND a.attname IN ('version', 'name', 'checksum') AND a.attnum > 0
-            AND (a.attname <> 'version' OR a.atttypid = 'integer'::regtype)) = 3 AS has_history,
+            AND (a.attname <> 'version' OR a.atttypid = 'integer'::regtype)
+         GROUP BY a.attrelid HAVING count(*) = 3) AS readable,
         array(SELECT c.relname::text FROM pg_class c WHERE c.relnamespace = n.oid AND c.relname = ANY ($1::text[])
               AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'c') ORDER BY c.relname) AS taken
-    FROM unnest(current_schemas(false)) WITH ORDINALITY AS path (name, place)
+    FROM unnest($2::text[]) WITH ORDINALITY AS path (name, place)
     JOIN pg_namespace n ON n.nspname = path.name ORDER BY path.place"
 );
 
 const WITHOUT_USAGE: &str = concat!(
-    "SELECT n.oid::regnamespace::text AS schema, quote_ident(current_user) AS role
-    FROM regexp_split_to_table(replace(current_setting('search_path'), '\"', ''), '\\s*,\\s*')
-        WITH ORDINALITY AS path (name, place)
-    JOIN pg_namespace n ON n.nspname = CASE path.name WHEN '$user' THEN current_user ELSE path.name END
-    WHERE NOT has_schema_privilege(n.oid, 'USAGE')
-        AND EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relname = '",
+    "SELECT schema, role FROM (
+        SELECT n.oid::regnamespace::text AS schema, quote_ident(current_user) AS role,
+            has_schema_privilege(n.oid, 'USAGE') AS usable
+        FROM regexp_split_to_table(replace($1::text, '\"', ''), '\\s*,\\s*') WITH ORDINALITY AS path (name, place)
+        JOIN pg_namespace n ON n.nspname = CASE path.name WHEN '$user' THEN current_user ELSE path.name END
+        WHERE has_schema_privilege(n.oid, 'USAGE')
+            OR EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relname = '",
     history!(),
-    "') ORDER BY path.place LIMIT 1"
+    "')
+        ORDER BY path.place LIMIT 1
+    ) AS first WHERE NOT usable"
 );
 
 #[cfg(test)]
@@ -233,7 +275,7 @@ mod tests {
 
     fn candidate(name: &str, applied: Vec<Applied>) -> Candidate {
         let taken = if applied.is_empty() { Vec::new() } else { vec!["webhooks".to_owned()] };
-        Candidate { name: name.into(), applied, taken }
+        Candidate { name: name.into(), applied, taken, ..Candidate::default() }
     }
 
     fn other(version: i32) -> Applied {
@@ -252,7 +294,9 @@ mod tests {
     fn our_history_is_found_wherever_it_is_on_the_search_path_also_a_newer_one() {
         let newer = [applied(3), vec![other(4)]].concat();
         for (history, version) in [(applied(1), 1), (applied(3), 3), (newer, 4)] {
-            let path = [candidate("own", vec![]), candidate("theirs", vec![other(1)]), candidate("ours", history)];
+            let theirs = Candidate { taken: vec![], ..candidate("theirs", vec![other(1)]) };
+            let hidden = Candidate { name: "hidden".into(), unreadable: true, ..Candidate::default() };
+            let path = [Candidate::default(), theirs, hidden, candidate("ours", history)];
             let place = judged(&path).unwrap().unwrap();
             assert_eq!((place.name.as_str(), place.version), ("ours", Some(version)));
         }
@@ -277,5 +321,22 @@ mod tests {
         let place = judged(&[candidate("own", vec![]), taken]).unwrap().unwrap();
         assert_eq!((place.name.as_str(), place.version), ("own", None));
         assert_eq!(judged(&[]).unwrap(), None);
+    }
+
+    #[test]
+    fn a_table_that_statements_would_find_before_ours_is_refused() {
+        for history in [vec![], vec![other(1)]] {
+            let before = Candidate { taken: vec!["events".into()], ..candidate("shop", history) };
+            let error = refused(&[candidate("own", vec![]), before, candidate("public", applied(3))]);
+            assert!(error.contains("shop holds a table events of another product and comes before public"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_history_that_may_not_be_read_is_anothers_unless_nothing_else_can_be_ours() {
+        let hidden = Candidate { unreadable: true, ..candidate("public", vec![]) };
+        let place = judged(&[Candidate::default(), hidden.clone()]).unwrap().unwrap();
+        assert_eq!(place.version, None);
+        assert!(refused(&[hidden]).contains("permission denied for table public.refinery_schema_history"));
     }
 }

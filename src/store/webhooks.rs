@@ -123,7 +123,8 @@ impl Store {
         let work = async |client: &mut Object| {
             let transaction = client.transaction().await?;
             // Registrations of one account come one after the other: each sees those before it.
-            let lock = transaction.prepare_cached("SELECT pg_advisory_xact_lock(hashtextextended($1, 1))").await?;
+            let lock = "SELECT pg_advisory_xact_lock(pg_catalog.hashtextextended($1::text, 1::bigint))";
+            let lock = transaction.prepare_cached(lock).await?;
             transaction.query(&lock, &[&account]).await?;
             let insert = transaction.prepare_cached(&sql).await?;
             let rows = transaction.query(&insert, params).await?;

@@ -97,6 +97,27 @@ async fn two_installations_in_one_database_do_not_disturb_each_other() {
 }
 
 #[tokio::test]
+async fn partitions_are_made_for_the_first_installation_on_the_path_also_if_it_is_of_the_release_before() {
+    let site = Site::unmigrated().await;
+    let sql = site.another_sql().await;
+    sql.batch_execute("CREATE SCHEMA one; CREATE SCHEMA two").await.unwrap();
+    for schema in ["one", "two"] {
+        json_in(&site, schema, &["migrate"]).await;
+    }
+    let back = "DROP FUNCTION two.make_events_partition(integer), two.make_attempts_partition(integer);
+        DELETE FROM two.refinery_schema_history WHERE version = 9";
+    sql.batch_execute(back).await.unwrap();
+    let tomorrow = "SELECT to_char((now() AT TIME ZONE 'UTC')::date + 1, '\"events_\"YYYYMMDD')";
+    let tomorrow: String = sql.query_one(tomorrow, &[]).await.unwrap().get(0);
+    sql.batch_execute(&format!("DROP TABLE one.{tomorrow}, two.{tomorrow}")).await.unwrap();
+    let url = within_schema(&site, "two,one");
+    let _worker = site.launch(&["worker"]).env("DATABASE_URL", &url).start_worker().await;
+    let made =
+        format!("SELECT count(*) FROM pg_class WHERE relname = '{tomorrow}' AND relnamespace = 'two'::regnamespace");
+    wait_until("its partition is made", async || site.count(&made).await == 1).await;
+}
+
+#[tokio::test]
 async fn another_products_history_is_refused_at_once_by_all_and_left_as_it_is() {
     let site = Site::unmigrated().await;
     site.sql().await.batch_execute(ANOTHER_PRODUCT).await.unwrap();
@@ -111,6 +132,23 @@ async fn another_products_table_is_refused_before_anything_is_made() {
     site.sql().await.batch_execute("CREATE TABLE events (x integer)").await.unwrap();
     refused(&site, &["migrate"], "a table events of another product").await;
     assert_eq!(site.count(OF_PUBLIC).await, 1);
+}
+
+#[tokio::test]
+async fn another_products_table_that_would_be_taken_for_ours_is_refused() {
+    let site = Site::new().await;
+    let shop = "CREATE SCHEMA shop; CREATE TABLE shop.webhooks (x integer)";
+    site.sql().await.batch_execute(shop).await.unwrap();
+    let url = within_schema(&site, "shop,public");
+    let site = site.env("DATABASE_URL", &url);
+    for command in ["migrate", "worker"] {
+        let output = site.cli(&[command]).await;
+        assert_eq!(output.code, 1, "{command}");
+        let said = "the schema shop holds a table webhooks of another product and comes before public";
+        assert!(output.stderr.contains(said), "{}", output.stderr);
+    }
+    let url = within_schema(&site, "public,shop");
+    assert_eq!(site.env("DATABASE_URL", &url).json(&["migrate"]).await["applied"], json!([]));
 }
 
 /// These commands end with one line that says this and what to do; the doctor does so, too.
