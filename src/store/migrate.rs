@@ -8,7 +8,7 @@ use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{Client, Error};
 
 use super::schema::{self, Place};
-use super::{Store, StoreError, lock_of_schema, partitions};
+use super::{Store, StoreError, lock_of_schema, partitions, rights};
 
 /// Any number, as long as nothing else in the database uses it as an advisory lock. Held by the session that
 /// migrates, or gives rights.
@@ -36,6 +36,7 @@ impl Store {
         // A newer replica may have migrated further: its schema serves the previous version too.
         let runner = embedded::migrations::runner().set_abort_missing(false);
         let report = runner.run_async(&mut client).await.map_err(|error| failed(&error))?;
+        rights::give_to_owner(&client).await?;
         partitions::make_missing(&client).await?;
         client.execute("SELECT pg_advisory_unlock_all()", &[]).await?;
         Ok(report.applied_migrations().iter().map(ToString::to_string).collect())

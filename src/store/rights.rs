@@ -1,9 +1,10 @@
 //! What a role must be allowed that delivers, answers and looks, but owns nothing: gives it and finds what is missing.
 
 use deadpool_postgres::Object;
-use tokio_postgres::{Error, GenericClient, Row};
+use tokio_postgres::{Client, Error, GenericClient, Row};
 
 use super::migrate::LOCK;
+use super::schema::OURS;
 use super::{Store, StoreError, column, lock_of_schema};
 
 /// On tables. Partitions need no rights of their own: all statements go through their tables.
@@ -28,8 +29,11 @@ pub struct Rights {
     pub role: String,
     /// Such as `INSERT on attempts`.
     pub missing: Vec<String>,
-    /// What keeps the functions that make partitions from doing so, whoever runs them, and the statement that cures it.
-    pub functions: Vec<String>,
+    /// What keeps partitions from being made or dropped, whoever does it, and the statement that cures it.
+    pub faults: Vec<String>,
+    /// Statements that keep others from making functions on the search path up to our tables, which may run with the rights
+    /// of whoever uses them.
+    pub revokes: Vec<String>,
     /// Whether it owns the tables, so that it may drop partitions.
     pub owner: bool,
 }
@@ -87,6 +91,19 @@ impl Store {
     }
 }
 
+/// What a superuser or a member of the owner's role has made belongs to the maker, and the owner could not use it. Whoever
+/// may not give it away leaves it: the doctor tells.
+pub(super) async fn give_to_owner(session: &Client) -> Result<(), StoreError> {
+    session.batch_execute("SET lock_timeout = '2s'").await?;
+    for row in session.query(STRAYS, &[&&OURS[..]]).await? {
+        let given = session.batch_execute(&column::<String>(&row, "statement")).await.map_err(StoreError::from);
+        if !matches!(given, Err(StoreError::Denied(_))) {
+            given?;
+        }
+    }
+    Ok(())
+}
+
 fn grants(schema: &str, role: &str) -> String {
     let on_tables =
         TABLES.iter().map(|(table, rights)| format!("GRANT {} ON {schema}.{table} TO {role};", rights.join(", ")));
@@ -103,58 +120,93 @@ async fn rights(session: &impl GenericClient, role: Option<&str>) -> Result<Righ
     let (functions, made): (Vec<&str>, Vec<&str>) = FUNCTIONS.into_iter().unzip();
     let missing = session.query(MISSING, &[&role, &tables, &privileges, &functions]).await?;
     let faults = session.query(FUNCTION_FAULTS, &[&functions, &made]).await?;
+    let strays = session.query(STRAYS, &[&&OURS[..]]).await?;
+    let revokes = session.query(REVOKES, &[]).await?;
     let who = session.query_one(WHO, &[&role]).await?;
     let text = |name: &'static str| move |row: &Row| column::<String>(row, name);
     Ok(Rights {
         role: column(&who, "role"),
         missing: missing.iter().map(text("missing")).collect(),
-        functions: faults.iter().map(text("fault")).collect(),
+        faults: faults.iter().map(text("fault")).chain(strays.iter().map(text("fault"))).collect(),
+        revokes: revokes.iter().map(text("statement")).collect(),
         owner: column(&who, "owner"),
     })
 }
 
-const ROLE: &str = "SELECT quote_ident(rolname) AS quoted FROM pg_roles WHERE rolname = $1::text";
+const ROLE: &str = "SELECT pg_catalog.quote_ident(rolname) AS quoted FROM pg_roles WHERE rolname = $1::text";
 
-const USABLE: &str = "SELECT has_schema_privilege($1::text::name, $2::text::regnamespace::oid, 'USAGE') AS usable";
+const USABLE: &str =
+    "SELECT pg_catalog.has_schema_privilege($1::text::name, $2::text::regnamespace::oid, 'USAGE') AS usable";
 
 const WHO: &str = "
-    SELECT quote_ident(coalesce($1::text, current_user)) AS role,
-        (SELECT bool_and(pg_has_role(coalesce($1::text, current_user)::name, c.relowner, 'USAGE')) FROM pg_class c
+    SELECT pg_catalog.quote_ident(coalesce($1::text, current_user)) AS role,
+        (SELECT pg_catalog.bool_and(pg_catalog.pg_has_role(coalesce($1::text, current_user)::name, c.relowner, 'USAGE')) FROM pg_class c
          WHERE c.oid IN ('events'::regclass, 'attempts'::regclass)) AS owner";
 
 const MISSING: &str = "
     WITH home AS (SELECT relnamespace AS schema, coalesce($1::text, current_user)::name AS role
                   FROM pg_class WHERE oid = 'webhooks'::regclass)
-    SELECT 'CONNECT to the database ' || quote_ident(current_database()) AS missing FROM home
-    WHERE NOT has_database_privilege(role, current_database(), 'CONNECT')
+    SELECT 'CONNECT to the database ' || pg_catalog.quote_ident(pg_catalog.current_database()) AS missing FROM home
+    WHERE NOT pg_catalog.has_database_privilege(role, pg_catalog.current_database(), 'CONNECT')
     UNION ALL
-    SELECT 'USAGE on the schema ' || schema::regnamespace FROM home WHERE NOT has_schema_privilege(role, schema, 'USAGE')
+    SELECT 'USAGE on the schema ' || schema::regnamespace::text FROM home WHERE NOT pg_catalog.has_schema_privilege(role, schema, 'USAGE')
     UNION ALL
-    SELECT string_agg(needed.privilege, ', ' ORDER BY needed.place) || ' on ' || needed.name
+    SELECT pg_catalog.string_agg(needed.privilege, ', ' ORDER BY needed.place) || ' on ' || needed.name
     FROM home CROSS JOIN unnest($2::text[], $3::text[]) WITH ORDINALITY AS needed (name, privilege, place)
     JOIN pg_class c ON c.relnamespace = home.schema AND c.relname = needed.name
-    WHERE NOT has_table_privilege(role, c.oid, needed.privilege)
+    WHERE NOT pg_catalog.has_table_privilege(role, c.oid, needed.privilege)
     GROUP BY needed.name
     UNION ALL
-    SELECT 'EXECUTE on ' || needed.name FROM home CROSS JOIN unnest($4::text[]) AS needed (name)
+    SELECT 'EXECUTE on ' || needed.name FROM home CROSS JOIN pg_catalog.unnest($4::text[]) AS needed (name)
     JOIN pg_proc p ON p.pronamespace = home.schema AND p.proname = needed.name
-    WHERE NOT has_function_privilege(role, p.oid, 'EXECUTE')";
+    WHERE NOT pg_catalog.has_function_privilege(role, p.oid, 'EXECUTE')";
 
 /// The functions act for their own owner, who must be able to do what they do: not so if the tables were given to
 /// another role and the functions were not.
 const FUNCTION_FAULTS: &str = "
     SELECT CASE
-        WHEN NOT pg_has_role(p.proowner, c.relowner, 'USAGE') THEN
-            format('the function %s belongs to %s, who does not own %s: ALTER FUNCTION %s OWNER TO %s', p.proname,
+        WHEN NOT pg_catalog.pg_has_role(p.proowner, c.relowner, 'USAGE') THEN
+            pg_catalog.format('the function %s belongs to %s, who does not own %s: ALTER FUNCTION %s OWNER TO %s', p.proname,
                 p.proowner::regrole, c.relname, p.oid::regprocedure, c.relowner::regrole)
-        ELSE format('%s, who owns the function %s, may not make tables: GRANT CREATE ON SCHEMA %s TO %s',
+        ELSE pg_catalog.format('%s, who owns the function %s, may not make tables: GRANT CREATE ON SCHEMA %s TO %s',
                 p.proowner::regrole, p.proname, c.relnamespace::regnamespace, p.proowner::regrole)
         END AS fault
     FROM unnest($1::text[], $2::text[]) AS made (function, parent)
     JOIN pg_class c ON c.oid = made.parent::regclass
     JOIN pg_proc p ON p.pronamespace = c.relnamespace AND p.proname = made.function
-    WHERE NOT pg_has_role(p.proowner, c.relowner, 'USAGE')
-        OR NOT has_schema_privilege(p.proowner, c.relnamespace, 'CREATE')";
+    WHERE NOT pg_catalog.pg_has_role(p.proowner, c.relowner, 'USAGE')
+        OR NOT pg_catalog.has_schema_privilege(p.proowner, c.relnamespace, 'CREATE')";
+
+/// Tables whose rights the owner of `events` does not have. `attempts` has partitions, which would have to go with it.
+const STRAYS: &str = "
+    SELECT pg_catalog.format('the table %s belongs to %s, not to %s as events does: %s'::text, relation, holder, owner,
+        statement) AS fault, statement
+    FROM (
+        SELECT c.oid::regclass::text AS relation, c.relowner::regrole::text AS holder,
+            e.relowner::regrole::text AS owner,
+            'ALTER TABLE '::text || c.oid::regclass::text || ' OWNER TO '::text || e.relowner::regrole::text AS statement
+        FROM pg_class e JOIN pg_class c ON c.relnamespace = e.relnamespace
+        WHERE e.oid = 'events'::regclass AND c.relkind = 'r'
+            AND (c.relname = ANY ($1::text[]) OR c.relname = 'refinery_schema_history'::text)
+            AND NOT pg_catalog.pg_has_role(e.relowner, c.relowner, 'USAGE')
+    ) AS strays ORDER BY relation";
+
+/// For schemas up to the one that holds our tables. A schema's owner, and who has the rights of the tables' owner, is not
+/// somebody else.
+const REVOKES: &str = "
+    WITH home AS (SELECT relnamespace AS schema, relowner AS owner FROM pg_class WHERE oid = 'events'::regclass),
+    path AS (
+        SELECT n.oid, n.nspacl, n.nspowner, p.place
+        FROM pg_catalog.unnest(pg_catalog.current_schemas(false)::text[]) WITH ORDINALITY AS p (name, place)
+        JOIN pg_namespace n ON n.nspname = p.name
+    )
+    SELECT 'REVOKE CREATE ON SCHEMA '::text || path.oid::regnamespace::text || ' FROM '::text
+        || CASE a.grantee WHEN 0::oid THEN 'PUBLIC'::text ELSE a.grantee::regrole::text END AS statement
+    FROM home CROSS JOIN path CROSS JOIN LATERAL pg_catalog.aclexplode(path.nspacl) AS a
+    WHERE path.place <= (SELECT p.place FROM path AS p WHERE p.oid = home.schema)
+        AND a.privilege_type = 'CREATE'::text AND a.grantee <> path.nspowner
+        AND NOT pg_catalog.pg_has_role(a.grantee, home.owner, 'USAGE')
+    ORDER BY path.place";
 
 #[cfg(test)]
 mod tests {

@@ -12,7 +12,7 @@ mod broker;
 mod database;
 mod machine;
 
-const CHECKS: [&str; 24] = [
+const CHECKS: [&str; 25] = [
     "settings",
     "private_networks",
     "https",
@@ -25,6 +25,7 @@ const CHECKS: [&str; 24] = [
     "snapshots",
     "schema",
     "rights",
+    "search_path",
     "retention",
     "partitions",
     "locks",
@@ -47,6 +48,7 @@ const OF_DATABASE: &[&str] = &[
     "snapshots",
     "schema",
     "rights",
+    "search_path",
     "retention",
     "partitions",
     "locks",

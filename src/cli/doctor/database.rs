@@ -28,13 +28,14 @@ const DAYS_BESIDE_RETENTION: u64 = 12;
 /// recovery of what was closed in a long time, a question of somebody who reads the whole log.
 const USES_OF_ALL_PARTITIONS: i64 = 8;
 
-const OF_SERVER: [&str; 10] = [
+const OF_SERVER: [&str; 11] = [
     "durability",
     "connections",
     "clock",
     "snapshots",
     "schema",
     "rights",
+    "search_path",
     "retention",
     "partitions",
     "locks",
@@ -83,7 +84,7 @@ async fn tables(store: &Store, settings: &Settings, deadline: Deadline) -> Vec<C
     };
     if schema.status == Status::Fails {
         let skipped = Check::skipped(
-            &["rights", "retention", "partitions", "locks", "secrets"],
+            &["rights", "search_path", "retention", "partitions", "locks", "secrets"],
             "the schema is not the one needed",
         );
         return [vec![schema], skipped].concat();

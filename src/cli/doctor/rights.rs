@@ -20,22 +20,36 @@ pub(super) async fn checks(store: &Store, retention: &Retention, deadline: Deadl
         Ok(rights) => allowed(rights),
         Err(error) => Check::fails("rights", error.clone(), "make the tables readable for this role"),
     };
-    vec![allowed, dropping]
+    let path = rights.as_ref().ok().map(search_path);
+    [Some(allowed), path, Some(dropping)].into_iter().flatten().collect()
 }
 
 fn allowed(rights: &Rights) -> Check {
-    let Rights { role, missing, functions, owner } = rights;
+    let Rights { role, missing, faults, owner, .. } = rights;
     if !missing.is_empty() {
         let detail = format!("{role} lacks {}", missing.join("; "));
         let advice = format!("run `penr-webhooks migrate --grant-to {role}` as the owner of the tables");
         return Check::fails("rights", detail, advice);
     }
-    if !functions.is_empty() {
-        let advice = "run these statements as a superuser: without them no partitions are made";
-        return Check::fails("rights", functions.join("; "), advice);
+    if !faults.is_empty() {
+        let advice = "run these statements as a superuser: without them partitions are not made, or not dropped";
+        return Check::fails("rights", faults.join("; "), advice);
     }
     let whose = if *owner { "owns the tables" } else { "has what it needs, and owns nothing" };
     Check::ok("rights", format!("{role} {whose}"))
+}
+
+fn search_path(rights: &Rights) -> Check {
+    match &rights.revokes[..] {
+        [] => Check::ok("search_path", "nobody else can make functions there that our sessions would run"),
+        revokes => {
+            let detail = format!(
+                "others can make functions there that run with the rights of our sessions: {}",
+                revokes.join("; ")
+            );
+            Check::warns("search_path", detail, "run these statements as the owner of the schemas or a superuser")
+        }
+    }
 }
 
 fn dropping(owner: bool, expired: usize) -> Check {
@@ -58,7 +72,7 @@ mod tests {
     use super::*;
 
     fn rights() -> Rights {
-        Rights { role: "app".into(), missing: Vec::new(), functions: Vec::new(), owner: false }
+        Rights { role: "app".into(), missing: Vec::new(), faults: Vec::new(), revokes: Vec::new(), owner: false }
     }
 
     #[test]
@@ -70,7 +84,7 @@ mod tests {
             (Status::Fails, "app lacks INSERT on attempts; EXECUTE on f")
         );
         assert!(check.advice.unwrap().contains("migrate --grant-to app`"));
-        let check = allowed(&Rights { functions: vec!["the function f belongs to x".into()], ..rights() });
+        let check = allowed(&Rights { faults: vec!["the function f belongs to x".into()], ..rights() });
         assert_eq!(check.status, Status::Fails);
     }
 

@@ -42,7 +42,7 @@ async fn a_bare_database_is_to_be_migrated() {
     let report = Site::unmigrated().await.doctor().await;
     report.assert("database", "ok", &["PostgreSQL"]);
     report.assert("schema", "fails", &["there is none", "penr-webhooks migrate"]);
-    report.assert_skipped(&["rights", "retention", "partitions", "locks", "secrets"]);
+    report.assert_skipped(&["rights", "search_path", "retention", "partitions", "locks", "secrets"]);
     assert_eq!(report.code, 1);
 }
 

@@ -63,6 +63,42 @@ async fn they_do_what_they_did_when_others_put_functions_and_tables_in_their_way
 }
 
 #[tokio::test]
+async fn an_owner_runs_nothing_that_others_have_put_on_the_search_path() {
+    let site = Site::unmigrated().await;
+    let role = Role::narrow(&site).await;
+    let open = "CREATE SCHEMA own; GRANT USAGE, CREATE ON SCHEMA own, public TO";
+    role.sql.batch_execute(&format!("{open} {}", role.name)).await.unwrap();
+    let narrow = servers::connect(&role.url(&site).await).await;
+    let url = format!("{}?options=-csearch_path%3Down,public", site.database_url());
+    let site = site.env("DATABASE_URL", &url);
+    let receiver = Receiver::start().await;
+    // What is there before the first migration, then also what is among our tables.
+    for schema in ["public", "own"] {
+        let traps = "
+            SET search_path = SCHEMA;
+            CREATE FUNCTION trap() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'trapped'; END $$;
+            CREATE FUNCTION current_schemas(text) RETURNS name[] RETURN trap()::name[];
+            CREATE FUNCTION hashtextextended(text, integer) RETURNS bigint RETURN trap()::bigint;
+            CREATE FUNCTION make_events_partition(double precision) RETURNS void RETURN trap();
+            CREATE FUNCTION unnest(name[]) RETURNS SETOF name BEGIN ATOMIC SELECT trap()::name; END;
+            CREATE FUNCTION joined(text, timestamptz) RETURNS text RETURN trap();
+            CREATE OPERATOR || (LEFTARG = text, RIGHTARG = timestamptz, FUNCTION = joined);
+            CREATE FUNCTION quote_ident(name) RETURNS text RETURN trap()";
+        narrow.batch_execute(&traps.replace("SCHEMA", schema)).await.unwrap();
+        let output = site.cli(&["migrate", "--grant-to", &role.name]).await;
+        assert_eq!((output.code, output.stderr.contains("trapped")), (0, false), "{schema}: {}", output.stderr);
+        site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
+        site.json(&["migrate", "--retention"]).await;
+    }
+    narrow.batch_execute("DROP FUNCTION own.trap, public.trap CASCADE").await.unwrap();
+    let report = site.doctor().await;
+    report.assert("search_path", "warns", &[&format!("REVOKE CREATE ON SCHEMA own FROM {}", role.name)]);
+    drop(narrow);
+    role.drop().await;
+    site.doctor().await.assert("search_path", "ok", &[]);
+}
+
+#[tokio::test]
 async fn a_superuser_who_migrates_leaves_them_to_the_owner_of_the_tables() {
     let site = Site::new().await;
     let (owner, role) = (Role::narrow(&site).await, Role::narrow(&site).await);
@@ -79,6 +115,14 @@ async fn a_superuser_who_migrates_leaves_them_to_the_owner_of_the_tables() {
         owner.name
     );
     assert_eq!(site.count(&theirs).await, 3);
+    let strays = format!(
+        "SELECT count(*) FROM pg_class WHERE relkind = 'r' AND NOT relispartition AND relnamespace = 'public'::regnamespace
+         AND relowner <> '{}'::regrole",
+        owner.name
+    );
+    assert_eq!(site.count(&strays).await, 0, "and the tables");
+    owner.sql.batch_execute("ALTER TABLE dropped_partitions OWNER TO CURRENT_USER").await.unwrap();
+    site.doctor().await.assert("rights", "fails", &["ALTER TABLE dropped_partitions OWNER TO", &owner.name]);
     // Whoever gives the tables away, and not the functions, is told.
     owner.sql.batch_execute("ALTER TABLE events OWNER TO CURRENT_USER").await.unwrap();
     let url = role.url(&site).await;
