@@ -34,14 +34,20 @@ async fn a_synchronous_standby_that_is_away_costs_no_more_sessions_than_the_pool
     let customer = api.customer("acc_1");
     let path = format!("/v1/webhooks/{}", ledger.webhook.id);
     wait_until("the API answers", async || customer.get(&path).await.status == 200).await;
+    let webhook = json!({ "name": "A test's", "url": ledger.receiver.url(), "events": ["content.created"] });
+    let another = api.customer("acc_2");
+    let other = another.post("/v1/webhooks", &webhook).await.json()["id"].as_str().unwrap().to_owned();
+    let other = format!("/v1/webhooks/{other}");
     wait_for_standby(&servers, "nobody").await;
+    let third = api.customer("acc_3");
+    wait_until("commits wait", async || third.post("/v1/webhooks", &webhook).await.status == 503).await;
+    assert_eq!(another.delete(&other).await.status, 503);
     let mut most = (0, 0);
     // Failures and successes in turn, so that the webhook's row changes.
     ledger.receiver.script((0..20).map(|at| Reply::status(if at % 2 == 0 { 500 } else { 200 })));
     for burst in 0..BURSTS {
         ledger.publish(4).await;
         // All at once, and of an account each, so that none waits for another's lock.
-        let webhook = json!({ "name": "A test's", "url": ledger.receiver.url(), "events": ["content.created"] });
         let create = async |at| {
             let refused = api.customer(&format!("acc_{burst}_{at}")).post("/v1/webhooks", &webhook).await;
             assert_eq!(refused.status, 503, "{}", refused.text());
@@ -51,12 +57,15 @@ async fn a_synchronous_standby_that_is_away_costs_no_more_sessions_than_the_pool
         assert_eq!(customer.get(&path).await.status, 200);
         most = (most.0.max(ledger.count(OF_API).await), most.1.max(ledger.count(OF_WORKER).await));
     }
+    // A wait for the standby that was cancelled would have confirmed it.
+    assert_eq!(another.get(&other).await.status, 200);
     assert!(ledger.count(WAITING).await > 2, "nothing waits for the standby");
     assert!(most.0 <= POOL_SIZE + 1 && most.1 <= POOL_SIZE + 1, "{most:?} sessions");
     wait_for_standby(&servers, "").await;
     ledger.wait_until_done().await;
     let change = json!({ "name": "Another" });
     wait_until("the API writes", async || customer.patch(&path, &change).await.status == 200).await;
+    assert_eq!(another.get(&other).await.status, 404);
     assert!(stayed_attached(&worker));
     let doubled = "SELECT count(*) FROM (SELECT FROM attempts GROUP BY delivery_id, attempt HAVING count(*) > 1) AS d";
     assert_eq!(ledger.count(doubled).await, 0);
