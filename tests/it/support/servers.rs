@@ -88,6 +88,9 @@ impl Servers {
         let settings = Settings::new(&self.url_of(&template), &self.amqp_url);
         let output = cli::run(&settings, &env::temp_dir(), &["migrate"]).await;
         assert_eq!(output.code, 0, "migrate failed: {}", output.stderr);
+        // As it is since version 15; before, everybody may make tables and functions there.
+        let revoke = "REVOKE CREATE ON SCHEMA public FROM PUBLIC";
+        connect(&self.url_of(&template)).await.batch_execute(revoke).await.expect("the role owns it");
         template
     }
 
