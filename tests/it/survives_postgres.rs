@@ -5,16 +5,15 @@ mod connections;
 mod refusals;
 mod sessions;
 mod slow;
-mod standbys;
 
 use crate::support::*;
 
-const ATTEMPTS: &str = "SELECT count(*) FROM attempts";
+pub const ATTEMPTS: &str = "SELECT count(*) FROM attempts";
 const CANNOT_RECORD: &str = "cannot record, holding the results";
 const CANNOT_LOOK_UP: &str = "cannot look up webhooks, waiting";
 
 /// Statements end after this long; long enough for a test to act within one.
-fn impatient(site: Site) -> Site {
+pub fn impatient(site: Site) -> Site {
     site.set("database.statement_timeout", "2s").set("database.connect_timeout", "1s")
 }
 
@@ -49,7 +48,7 @@ async fn wait_for_locked_out(ledger: &Ledger, count: i64) {
 }
 
 /// Whether the worker kept all it had been handed.
-fn stayed_attached(worker: &Replica) -> bool {
+pub fn stayed_attached(worker: &Replica) -> bool {
     worker.log().matches("consumer attached").count() == 1
 }
 

@@ -3,8 +3,8 @@
 use futures_util::future::join_all;
 use serde_json::json;
 
-use super::{ATTEMPTS, impatient, stayed_attached};
 use crate::support::*;
+use crate::survives_postgres::{ATTEMPTS, impatient, stayed_attached};
 
 /// What `database.pool_size` is by default.
 const POOL_SIZE: i64 = 8;
@@ -23,6 +23,7 @@ async fn wait_for_standby(servers: &PrivateServers, name: &str) {
 }
 
 #[tokio::test]
+#[ignore = "takes servers of its own"]
 async fn a_synchronous_standby_that_is_away_costs_no_more_sessions_than_the_pools_have() {
     let servers = PrivateServers::start().await;
     let site = impatient(Site::on(&servers).await).set("database.statement_timeout", "1s");
