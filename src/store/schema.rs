@@ -118,6 +118,7 @@ struct Applied {
 async fn look(session: &mut Client, migrations: &[Migration]) -> Result<Found, Error> {
     let transaction = session.transaction().await?;
     let path = transaction.query_one(PATH, &[]).await?;
+    // Until the transaction is rolled back: it changes nothing else.
     transaction.batch_execute("SET LOCAL search_path = pg_catalog").await?;
     let (schemas, setting): (Vec<String>, String) = (column(&path, "schemas"), column(&path, "setting"));
     let mut found = Found::default();
@@ -135,12 +136,12 @@ async fn look(session: &mut Client, migrations: &[Migration]) -> Result<Found, E
             taken: column(&row, "taken"),
         });
         if ours {
-            return transaction.commit().await.map(|()| found);
+            return transaction.rollback().await.map(|()| found);
         }
     }
     let unusable = transaction.query_opt(WITHOUT_USAGE, &[&setting]).await?;
     found.without_usage = unusable.map(|row| (column(&row, "schema"), column(&row, "role")));
-    transaction.commit().await?;
+    transaction.rollback().await?;
     Ok(found)
 }
 
