@@ -104,7 +104,7 @@ async fn wait_for_schema(store: &Store, stop: &CancellationToken) -> Result<(), 
     let recognised = async {
         let (mut reconnect, mut told) = (Reconnect::default(), Outage::default());
         loop {
-            match check(store).await {
+            match store.check_usable().await {
                 Ok(()) => return Ok(()),
                 Err(error @ (StoreError::Schema(_) | StoreError::Sessions(_))) => return Err(error),
                 Err(error) => {
@@ -118,11 +118,6 @@ async fn wait_for_schema(store: &Store, stop: &CancellationToken) -> Result<(), 
     };
     let found = stop.run_until_cancelled(recognised).await.unwrap_or(Ok(()));
     found.inspect_err(|_| stop.cancel())
-}
-
-async fn check(store: &Store) -> Result<(), StoreError> {
-    store.check_sessions().await?;
-    store.check_schema().await
 }
 
 /// Those whose callers have hung up; the others are waited for with their answers.

@@ -60,7 +60,7 @@ pub async fn run(settings: Settings, store: Store, metrics: Metrics, stop: Cance
 /// Until the database is there and migrated. No waiting makes another product's schema ours, or a pooler keep sessions.
 async fn wait_for_schema(store: &Store, stalls: &Stalls) -> Result<(), StoreError> {
     let mut stall = None;
-    while let Err(error) = check(store).await {
+    while let Err(error) = store.check_usable().await {
         if let StoreError::Schema(_) | StoreError::Sessions(_) = error {
             return Err(error);
         }
@@ -68,11 +68,6 @@ async fn wait_for_schema(store: &Store, stalls: &Stalls) -> Result<(), StoreErro
     }
     Stalls::over(&mut stall);
     Ok(())
-}
-
-async fn check(store: &Store) -> Result<(), StoreError> {
-    store.check_sessions().await?;
-    store.check_schema().await
 }
 
 /// What several parts use.

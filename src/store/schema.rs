@@ -62,8 +62,15 @@ impl Store {
         })
     }
 
+    /// Fails while this program cannot work with the database: with [`StoreError::Sessions`] or [`StoreError::Schema`] if no
+    /// waiting cures that.
+    pub async fn check_usable(&self) -> Result<(), StoreError> {
+        self.check_sessions().await?;
+        self.check_schema().await
+    }
+
     /// Fails while the schema is missing or older than a worker can use, and with [`StoreError::Schema`] if it is another
-    /// product's, which no waiting cures.
+    /// product's.
     pub async fn check_schema(&self) -> Result<(), StoreError> {
         let problem = match self.schema().await? {
             Schema::Missing => "it has no schema yet",
