@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
@@ -41,15 +41,16 @@ pub(super) enum ServerNames {
 pub(super) fn connector(trust: &Trust<'_>, direct: bool) -> anyhow::Result<Tls> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
-    let own = |verifier| builder.clone().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
-    let mut client = match trust {
-        Trust::Anyone => own(Arc::new(EncryptOnly(provider))),
-        Trust::System => {
-            let builder = builder.clone().with_platform_verifier();
-            builder.context("the system's CA certificates cannot be read")?.with_no_client_auth()
-        }
-        Trust::File { file, name } => own(Arc::new(OfFile::read(file, *name, provider)?)),
+    let trusted = match trust {
+        Trust::System => None,
+        Trust::Anyone => Some(Trusted::Anyone),
+        Trust::File { file, name } => Some(Trusted::OfFile(OfFile::read(file, *name)?)),
     };
+    let builder = match trusted {
+        None => builder.with_platform_verifier().context("the system's CA certificates cannot be read")?,
+        Some(trusted) => builder.dangerous().with_custom_certificate_verifier(Arc::new(Verifier { trusted, provider })),
+    };
+    let mut client = builder.with_no_client_auth();
     if direct {
         // PostgreSQL takes no other. A server that chooses none is not refused: libpq would, since it may be of another
         // protocol, but then its first answer cannot be read either.
@@ -88,11 +89,10 @@ struct OfFile {
     authorities: RootCertStore,
     all: Vec<CertificateDer<'static>>,
     names: ServerNames,
-    provider: Arc<CryptoProvider>,
 }
 
 impl OfFile {
-    fn read(file: &str, names: ServerNames, provider: Arc<CryptoProvider>) -> anyhow::Result<Self> {
+    fn read(file: &str, names: ServerNames) -> anyhow::Result<Self> {
         let pem = std::fs::read(file).with_context(|| format!("sslrootcert names {file}, which cannot be read"))?;
         let mut all: Vec<_> = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).collect();
         let mut authorities = RootCertStore::empty();
@@ -107,7 +107,30 @@ impl OfFile {
             bail!("sslrootcert names {file}, which holds certificates, none of which is valid today");
         }
         authorities.add_parsable_certificates(all.iter().filter(|one| is_authority(one)).cloned());
-        Ok(Self { authorities, all, names, provider })
+        Ok(Self { authorities, all, names })
+    }
+
+    fn check(
+        &self,
+        server: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        now: UnixTime,
+        algorithms: WebPkiSupportedAlgorithms,
+    ) -> Result<(), rustls::Error> {
+        use CertificateError::{Other, UnknownIssuer};
+        let (parsed, algorithms) = (ParsedCertificate::try_from(server)?, algorithms.all);
+        match verify_server_cert_signed_by_trust_anchor(&parsed, &self.authorities, intermediates, now, algorithms) {
+            // A server that is its own authority, as `openssl req -x509` makes one and PostgreSQL's manual shows (18.9.5).
+            // That it has expired is another error.
+            Err(rustls::Error::InvalidCertificate(Other(_) | UnknownIssuer))
+                if self.all.iter().any(|one| one == server) => {}
+            verdict => verdict?,
+        }
+        match self.names {
+            ServerNames::Checked => verify_server_name(&parsed, name),
+            ServerNames::Ignored => Ok(()),
+        }
     }
 }
 
@@ -134,7 +157,21 @@ fn is_authority(certificate: &CertificateDer<'_>) -> bool {
     })
 }
 
-impl ServerCertVerifier for OfFile {
+/// Whose certificate is accepted by our own check.
+#[derive(Debug)]
+enum Trusted {
+    /// As by libpq's `require` and `prefer`.
+    Anyone,
+    OfFile(OfFile),
+}
+
+#[derive(Debug)]
+struct Verifier {
+    trusted: Trusted,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         server: &CertificateDer<'_>,
@@ -143,18 +180,8 @@ impl ServerCertVerifier for OfFile {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        use CertificateError::{Other, UnknownIssuer};
-        let parsed = ParsedCertificate::try_from(server)?;
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        match verify_server_cert_signed_by_trust_anchor(&parsed, &self.authorities, intermediates, now, algorithms) {
-            // A server that is its own authority, as `openssl req -x509` makes one and PostgreSQL's manual shows (18.9.5).
-            // That it has expired is another error.
-            Err(rustls::Error::InvalidCertificate(Other(_) | UnknownIssuer))
-                if self.all.iter().any(|one| one == server) => {}
-            verdict => verdict?,
-        }
-        if self.names == ServerNames::Checked {
-            verify_server_name(&parsed, name)?;
+        if let Trusted::OfFile(file) = &self.trusted {
+            file.check(server, intermediates, name, now, self.provider.signature_verification_algorithms)?;
         }
         Ok(ServerCertVerified::assertion())
     }
@@ -179,45 +206,6 @@ impl ServerCertVerifier for OfFile {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// Accepts any certificate, as libpq's `require` and `prefer` do.
-#[derive(Debug)]
-struct EncryptOnly(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for EncryptOnly {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -32,14 +32,15 @@ fn server(name: &str, issuer: &Holder) -> Holder {
     CertifiedIssuer::signed_by(params(name), KeyPair::generate().unwrap(), issuer).unwrap()
 }
 
-fn trust(pems: &[String], names: ServerNames) -> anyhow::Result<OfFile> {
+fn trust(pems: &[String], names: ServerNames) -> anyhow::Result<Verifier> {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), pems.concat()).unwrap();
-    OfFile::read(file.path().to_str().unwrap(), names, Arc::new(ring::default_provider()))
+    let trusted = Trusted::OfFile(OfFile::read(file.path().to_str().unwrap(), names)?);
+    Ok(Verifier { trusted, provider: Arc::new(ring::default_provider()) })
 }
 
 /// What an error would say.
-fn verdict(file: &OfFile, chain: &[&CertificateDer<'static>], name: &'static str) -> Result<(), String> {
+fn verdict(file: &Verifier, chain: &[&CertificateDer<'static>], name: &'static str) -> Result<(), String> {
     let between: Vec<_> = chain[1..].iter().map(|one| (*one).clone()).collect();
     let name = name.try_into().unwrap();
     match file.verify_server_cert(chain[0], &between, &name, &[], UnixTime::now()) {
