@@ -22,21 +22,8 @@ pub(super) fn find(key: &str) -> Option<(&'static str, Key)> {
 pub(super) fn similar(key: &str) -> Option<&'static str> {
     let lower = key.to_lowercase();
     let known = KEYS.iter().map(|(known, _)| *known).filter(|known| known.len() > 4);
-    known.map(|known| (edits(known, &lower), known)).filter(|(edits, _)| *edits <= 2).min().map(|(_, known)| known)
-}
-
-/// How many letters must be put in, left out or changed (Levenshtein's distance).
-fn edits(from: &str, to: &str) -> usize {
-    let mut row: Vec<usize> = (0..=to.chars().count()).collect();
-    for (at, a) in from.chars().enumerate() {
-        let mut corner = std::mem::replace(&mut row[0], at + 1);
-        for (column, b) in to.chars().enumerate() {
-            let changed = corner + usize::from(a != b);
-            corner = row[column + 1];
-            row[column + 1] = changed.min(corner + 1).min(row[column] + 1);
-        }
-    }
-    row[to.chars().count()]
+    let edits = known.map(|known| (strsim::levenshtein(known, &lower), known));
+    edits.filter(|(edits, _)| *edits <= 2).min().map(|(_, known)| known)
 }
 
 const fn drivers(example: &'static str) -> Key {
