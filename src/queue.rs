@@ -71,15 +71,16 @@ impl QueueError {
 
 /// What the broker says to a wrong password.
 fn is_refused_login(error: &QueueError) -> bool {
-    let refused = AMQPErrorKind::Soft(AMQPSoftError::ACCESSREFUSED);
     let QueueError::Unavailable(cause) = error else { return false };
-    let kind = cause.downcast_ref::<lapin::Error>().map(lapin::Error::kind);
-    matches!(kind, Some(ErrorKind::ProtocolError(amqp)) if amqp.kind() == &refused)
+    cause.downcast_ref().is_some_and(|error| says(error, AMQPSoftError::ACCESSREFUSED))
 }
 
 fn is_missing(error: &lapin::Error) -> bool {
-    let missing = AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND);
-    matches!(error.kind(), ErrorKind::ProtocolError(amqp) if amqp.kind() == &missing)
+    says(error, AMQPSoftError::NOTFOUND)
+}
+
+fn says(error: &lapin::Error, what: AMQPSoftError) -> bool {
+    matches!(error.kind(), ErrorKind::ProtocolError(amqp) if amqp.kind() == &AMQPErrorKind::Soft(what))
 }
 
 fn is_mismatch(kind: &AMQPErrorKind) -> bool {

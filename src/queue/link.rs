@@ -127,7 +127,8 @@ async fn connect(uri: AMQPUri, properties: ConnectionProperties) -> lapin::Resul
     Ok((connection, socket))
 }
 
-/// A second descriptor of the library's socket, which is shut down as soon as one of its holders is dropped: the link, or the library's thread.
+/// A second descriptor of the library's socket, which is shut down as soon as one of its holders is dropped: the link, or
+/// the library's thread.
 #[derive(Clone)]
 struct Socket(Arc<TcpStream>);
 
