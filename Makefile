@@ -48,7 +48,7 @@ browser:
 
 # Programs that tests put before the servers.
 beside:
-	@scripts/services need pgbouncer
+	@scripts/services need pgbouncer nginx
 
 # Every state of the page, light and dark, narrow and wide, into target/screenshots.
 screenshots: toolchain browser

@@ -1,15 +1,16 @@
 //! nginx between a customer and the API: as a proxy that an operator puts there, it changes answers on their way.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::OnceLock;
 
 use tempfile::TempDir;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::process::{Child, Command};
 
 use super::wait::wait_until;
+
+/// Debian's package has it in no ordinary user's path.
+const PROGRAM: &str = "/usr/sbin/nginx";
 
 pub struct Nginx {
     _process: Child,
@@ -46,11 +47,12 @@ impl Nginx {
         );
         let settings = folder.path().join("nginx.conf");
         fs::write(&settings, text).expect("the folder is writable");
-        let mut command = Command::new(program());
+        let mut command = Command::new(PROGRAM);
         command.arg("-p").arg(folder.path()).arg("-c").arg(settings).args(["-e", "stderr"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true);
         command.stderr(File::create(folder.path().join("log")).expect("as above"));
-        let nginx = Self { _process: command.spawn().expect("nginx starts"), port, folder };
+        let nginx =
+            Self { _process: command.spawn().expect("nginx starts: `scripts/services need nginx`"), port, folder };
         wait_until("nginx listens", async || TcpStream::connect(address).await.is_ok()).await;
         nginx
     }
@@ -67,19 +69,4 @@ impl Drop for Nginx {
             eprintln!("nginx said: {}", fs::read_to_string(self.folder.path().join("log")).unwrap_or_default());
         }
     }
-}
-
-/// Installs it if it is missing.
-fn program() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        // Outside the PATH of most users.
-        let program = PathBuf::from("/usr/sbin/nginx");
-        if !program.exists() {
-            let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/services");
-            let status = std::process::Command::new(script).args(["install", "nginx"]).status();
-            assert!(status.is_ok_and(|status| status.success()), "nginx was not installed");
-        }
-        program
-    })
 }
