@@ -33,6 +33,7 @@ mod abandoned;
 mod address;
 mod answers;
 mod backends;
+mod by_connection;
 mod claim;
 mod connections;
 mod days;

@@ -1,7 +1,7 @@
 //! Sees to statements whose callers do not wait for the answer any more, so that the server never has more sessions of
 //! ours than the pool may have.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex as Shared, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::StoreError;
 use super::backends;
+use super::by_connection::ByConnection;
 use super::session::Sessions;
 use super::tls::Tls;
 
@@ -20,8 +21,6 @@ const CANCEL_BOUND: Duration = Duration::from_secs(1);
 const LOOKS_APART: Duration = Duration::from_secs(2);
 /// A server that lets nobody in for so long is gone, and with it whatever waited there.
 const SILENCE: Duration = Duration::from_secs(30);
-/// So many connections are forgotten at once.
-const FORGOTTEN_AT: usize = 1024;
 
 /// What becomes of a statement whose caller does not wait for its answer.
 pub(super) enum Abandoned {
@@ -52,8 +51,8 @@ pub(super) struct Unanswered {
     sessions: Sessions,
     /// Fewer than the pool has connections, so that questions find one while all writes wait for a standby.
     room: Arc<Semaphore>,
-    /// The backend of each connection that wrote, named by when the connection was opened.
-    backends: Shared<HashMap<Instant, String>>,
+    /// The backend of each connection that wrote. One that was forgotten is asked again.
+    backends: Shared<ByConnection<String>>,
     asked: Mutex<Option<(Instant, Answer)>>,
 }
 
@@ -85,27 +84,22 @@ impl Unanswered {
     }
 
     pub(super) fn knows_backend(&self, opened: Instant) -> bool {
-        self.backends().contains_key(&opened)
+        self.backends().of(opened).is_some()
     }
 
     /// The connection that was opened then is served by this backend.
     pub(super) fn note_backend(&self, opened: Instant, backend: String) {
-        let mut backends = self.backends();
-        // Most of them were closed. Those that were not are asked again.
-        if backends.len() >= FORGOTTEN_AT {
-            backends.clear();
-        }
-        backends.insert(opened, backend);
+        self.backends().note(opened, backend);
     }
 
-    fn backends(&self) -> MutexGuard<'_, HashMap<Instant, String>> {
+    fn backends(&self) -> MutexGuard<'_, ByConnection<String>> {
         self.backends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps the connection's place in the pool, and the room of its write, until its last answer has come, or its
     /// connection has ended, or its backend is gone from the server or idle.
     pub(super) async fn see_out(self: Arc<Self>, object: Object, _room: Room) {
-        let backend = self.backends().get(&Object::metrics(&object).created).cloned();
+        let backend = self.backends().of(Object::metrics(&object).created).cloned();
         let ended = async {
             // Answered after everything that was sent before.
             let _ = object.batch_execute("").await;

@@ -8,36 +8,26 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use super::by_connection::ByConnection;
+
 #[derive(Default)]
 pub(super) struct Answers(Mutex<State>);
 
 #[derive(Default)]
 struct State {
     last: Option<Instant>,
-    /// Of each connection, named by when it was opened, the last answer. No more than the pool has connections, and those
-    /// that were closed lately.
-    of: Vec<(Instant, Instant)>,
+    /// Of each connection the last answer.
+    by_connection: ByConnection<Instant>,
     /// When the newest statement began that no connection answered.
     silent_since: Option<Instant>,
 }
-
-/// So many connections that were closed are forgotten at once.
-const FORGOTTEN_AT: usize = 1024;
 
 impl Answers {
     /// The database has answered on the connection that was opened then.
     pub(super) fn note(&self, opened: Instant) {
         let (mut state, now) = (self.lock(), Instant::now());
         state.last = Some(now);
-        match state.of.iter_mut().find(|(connection, _)| *connection == opened) {
-            Some((_, at)) => *at = now,
-            None => {
-                if state.of.len() >= FORGOTTEN_AT {
-                    state.of.clear();
-                }
-                state.of.push((opened, now));
-            }
-        }
+        state.by_connection.note(opened, now);
     }
 
     /// The last answer on any connection.
@@ -49,7 +39,7 @@ impl Answers {
     /// does not if it has answered meanwhile on another connection that was open at the time.
     pub(super) fn note_silence(&self, began: Instant) -> bool {
         let mut state = self.lock();
-        let heard = state.of.iter().any(|(opened, at)| *opened <= began && *at > began);
+        let heard = state.by_connection.all().any(|(opened, at)| opened <= began && *at > began);
         if !heard {
             state.silent_since = state.silent_since.max(Some(began));
         }
@@ -59,7 +49,7 @@ impl Answers {
     /// Whether the connection that was opened then is newer than the silence, or has answered since.
     pub(super) fn may_be_lent(&self, opened: Instant) -> bool {
         let state = self.lock();
-        let last = state.of.iter().find(|(connection, _)| *connection == opened).map_or(opened, |(_, at)| *at);
+        let last = state.by_connection.of(opened).copied().unwrap_or(opened);
         state.silent_since.is_none_or(|began| last >= began)
     }
 

@@ -114,8 +114,7 @@ impl Connections {
     /// Compares two sessions, or none if there is room for no more than the pool has: those were checked when they were
     /// opened.
     pub(super) async fn check_sessions(self: &Arc<Self>) -> Result<(), StoreError> {
-        let late = |_| StoreError::Unavailable(anyhow::anyhow!("no answer while connecting"));
-        let looked = timeout(self.sessions.bound(), self.sessions.look_at_two()).await.map_err(late);
+        let looked = timeout(self.sessions.bound(), self.sessions.look_at_two()).await.map_err(|_| not_connected());
         if let Err(error) = looked.and_then(|looked| Ok(looked?))
             && !(self.pool.status().size > 0 && self.answers_in_the_pool().await)
         {
@@ -145,8 +144,7 @@ impl Connections {
 
     /// A session outside the pool.
     pub(super) async fn own_session(&self) -> Result<Client, StoreError> {
-        let late = |_| StoreError::Unavailable(anyhow::anyhow!("no answer while connecting"));
-        let opened = timeout(self.sessions.bound(), self.sessions.open()).await.map_err(late);
+        let opened = timeout(self.sessions.bound(), self.sessions.open()).await.map_err(|_| not_connected());
         let opened =
             opened.and_then(|opened| opened.map_err(StoreError::from)).map_err(|error| self.sessions.explain(error));
         // Its connection ends when the client is dropped.
@@ -334,8 +332,12 @@ impl From<PoolError> for StoreError {
         match error {
             // All connections are in use by other statements of this process.
             PoolError::Timeout(TimeoutType::Wait) => Self::Busy(error.into()),
-            PoolError::Timeout(_) => Self::Unavailable(anyhow::anyhow!("no answer while connecting")),
+            PoolError::Timeout(_) => not_connected(),
             error => Self::Unavailable(error.into()),
         }
     }
+}
+
+fn not_connected() -> StoreError {
+    StoreError::Unavailable(anyhow::anyhow!("no answer while connecting"))
 }

@@ -1,9 +1,9 @@
 //! Makes the coming days' partitions and drops those that retention has ended.
 //!
 //! A partition that is to be dropped is first marked by a comment, then detached, then dropped. If the process ends in
-//! between, the next run continues with the marked ones. Nothing else is dropped: a table that somebody detached, or that only has such a name, stays.
-//! Readers and writers go on meanwhile. The lock that keeps others from using an old event is held for the moment of
-//! marking only.
+//! between, the next run continues with the marked ones. Nothing else is dropped: a table that somebody detached, or that
+//! only has such a name, stays. Readers and writers go on meanwhile. The lock that keeps others from using an old event is
+//! held for the moment of marking only.
 //!
 //! Any role that may run the functions for it makes partitions. Only their owner drops them: PostgreSQL detaches beside
 //! readers and writers in no function.
