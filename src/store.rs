@@ -60,6 +60,7 @@ mod session;
 mod stats;
 mod tasks;
 mod tls;
+mod traps;
 mod webhooks;
 
 pub use backends::SessionFault;
@@ -113,6 +114,9 @@ pub enum StoreError {
     /// The schema is not one of ours: somebody else must decide what becomes of it.
     #[error("the database's schema was not made by this program's migrations")]
     Schema(#[source] anyhow::Error),
+    /// Another role's code would run with our rights: the operator must remove it first.
+    #[error("the database's schema is not safe to migrate")]
+    Unsafe(#[source] anyhow::Error),
     /// The address in the settings cannot be used at all.
     #[error("{0} cannot be used")]
     Address(String, #[source] anyhow::Error),

@@ -245,7 +245,7 @@ impl From<StoreError> for Problem {
                 tracing::debug!(error = error_chain(&error), "the database did not answer a request");
                 Self::unavailable()
             }
-            StoreError::Refused(_) | StoreError::Schema(_) | StoreError::Address(..) => {
+            StoreError::Refused(_) | StoreError::Schema(_) | StoreError::Unsafe(_) | StoreError::Address(..) => {
                 tracing::error!(error = error_chain(&error), "the database refused a request");
                 Self::internal()
             }

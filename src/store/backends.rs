@@ -131,11 +131,17 @@ impl Drop for InUse {
 /// A setting, and what the server shows for it once it is set.
 pub(super) type Wanted = (&'static str, String);
 
+/// A backend's name, as SQL. Not with ||, for which others may have an operator on the search path.
+macro_rules! backend_id {
+    ($pid:literal) => {
+        concat!("pg_catalog.format('%s since %s', ", $pid, ", pg_catalog.pg_postmaster_start_time())")
+    };
+}
+
 /// The question that `read` reads the answer of. Not prepared, for that is what such a pooler breaks.
 pub(super) fn question(wanted: &[Wanted]) -> String {
-    let settings: String = wanted.iter().map(|(name, _)| format!(", current_setting('{name}')")).collect();
-    // Not with ||, for which others may have an operator on the search path.
-    format!("SELECT pg_catalog.format('%s since %s', pg_backend_pid(), pg_postmaster_start_time()){settings}")
+    let settings: String = wanted.iter().map(|(name, _)| format!(", pg_catalog.current_setting('{name}')")).collect();
+    format!("SELECT {}{settings}", backend_id!("pg_catalog.pg_backend_pid()"))
 }
 
 /// Who serves this session.
@@ -149,11 +155,13 @@ pub(super) async fn busy(session: &Client) -> Result<HashSet<String>, Error> {
     rows.iter().map(|row| row.try_get("backend")).collect()
 }
 
-/// Named as in `question`. Of other users' backends we may not see the state: they count, for a session that was opened
-/// before the user in the address changed may be among them.
-const BUSY: &str = "
-    SELECT pid || ' since ' || pg_postmaster_start_time() AS backend FROM pg_stat_activity
-    WHERE state IS DISTINCT FROM 'idle'";
+/// Of other users' backends we may not see the state: they count, for a session that was opened before the user
+/// in the address changed may be among them.
+const BUSY: &str = concat!(
+    "SELECT ",
+    backend_id!("pid"),
+    " AS backend FROM pg_catalog.pg_stat_activity WHERE state IS DISTINCT FROM 'idle'"
+);
 
 pub(super) fn read(answer: &[SimpleQueryMessage]) -> Option<Backend> {
     let row = answer.iter().find_map(|message| match message {

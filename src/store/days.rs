@@ -126,10 +126,10 @@ impl Store {
 
 const LOG_DAYS: &str = concat!(
     "SELECT today, coalesce(min(since), today) AS oldest,
-        (SELECT partdefid <> 0 FROM pg_partitioned_table WHERE partrelid = 'attempts'::regclass) AS has_default
+        (SELECT partdefid <> 0::oid FROM pg_partitioned_table WHERE partrelid = 'attempts'::regclass::oid) AS has_default
     FROM (SELECT (now() AT TIME ZONE 'UTC')::date AS today) AS clock
     LEFT JOIN ",
-    attached_partitions!("'attempts'::regclass"),
+    attached_partitions!("'attempts'::regclass::oid"),
     " AS partitions ON since > '-infinity'
     GROUP BY today"
 );

@@ -171,7 +171,7 @@ const SERVER: &str = "
         current_setting('server_version_num')::integer AS version_number,
         coalesce((SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()), false) AS encrypted,
         current_setting('transaction_read_only')::boolean AS read_only,
-        array(SELECT name FROM unnest(array['fsync', 'full_page_writes', 'synchronous_commit']) AS name
+        array(SELECT name FROM pg_catalog.unnest(array['fsync', 'full_page_writes', 'synchronous_commit']) AS name
               WHERE current_setting(name) = 'off') AS unsafe_settings,
         current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer
             AS connections,
@@ -182,7 +182,7 @@ const SERVER: &str = "
 /// other databases do not matter; replication slots and prepared transactions of this one do.
 const SNAPSHOT_HOLDERS: &str = "
     SELECT name, transactions, age FROM (
-        SELECT 'session ' || pid || coalesce(' of ' || usename, '') || coalesce(' (' || nullif(application_name, '') || ')', '')
+        SELECT 'session ' || pid::text || coalesce(' of ' || usename::text, '') || coalesce(' (' || nullif(application_name, '') || ')', '')
                 AS name,
             greatest(age(backend_xmin), age(backend_xid)) AS transactions,
             extract(epoch FROM clock_timestamp() - xact_start)::float8 AS age
@@ -191,7 +191,7 @@ const SNAPSHOT_HOLDERS: &str = "
             AND pid NOT IN (SELECT pid FROM pg_stat_progress_vacuum)
             AND (datname = current_database() OR datname IS NULL OR backend_type = 'walsender')
         UNION ALL
-        SELECT 'replication slot ' || slot_name, age(xmin), NULL FROM pg_replication_slots WHERE xmin IS NOT NULL
+        SELECT 'replication slot ' || slot_name::text, age(xmin), NULL FROM pg_replication_slots WHERE xmin IS NOT NULL
         UNION ALL
         SELECT 'prepared transaction ' || gid, age(transaction), extract(epoch FROM clock_timestamp() - prepared)::float8
         FROM pg_prepared_xacts WHERE database = current_database()
@@ -199,10 +199,10 @@ const SNAPSHOT_HOLDERS: &str = "
 
 const FIRST_MISSING_DAY: &str = concat!(
     "WITH made AS MATERIALIZED (SELECT * FROM ",
-    attached_partitions!("'events'::regclass, 'attempts'::regclass"),
+    attached_partitions!("'events'::regclass::oid, 'attempts'::regclass::oid"),
     " AS partitions WHERE NOT detach_pending)
     SELECT min(ahead)::integer AS day
-    FROM generate_series(0, $1::integer) AS ahead, unnest(array['events', 'attempts']) AS needed
+    FROM generate_series(0, $1::integer) AS ahead, pg_catalog.unnest(array['events', 'attempts']) AS needed
     WHERE NOT EXISTS (
         SELECT FROM made WHERE parent = needed AND (now() AT TIME ZONE 'UTC')::date + ahead >= since
             AND (now() AT TIME ZONE 'UTC')::date + ahead < until)"
@@ -210,15 +210,15 @@ const FIRST_MISSING_DAY: &str = concat!(
 
 const DEFAULT_PARTITIONS: &str = "
     SELECT c.oid::regclass::text AS name FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-    WHERE i.inhparent IN ('events'::regclass, 'attempts'::regclass)
-        AND pg_get_expr(c.relpartbound, 0) = 'DEFAULT'
+    WHERE i.inhparent IN ('events'::regclass::oid, 'attempts'::regclass::oid)
+        AND pg_catalog.pg_get_expr(c.relpartbound, 0) = 'DEFAULT'
     ORDER BY name";
 
 const LOCK_ROOM: &str = "
     SELECT current_setting('max_locks_per_transaction')::bigint AS per_session,
         current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint AS sessions,
-        1 + (SELECT count(*) FROM pg_index WHERE indrelid = 'events'::regclass) AS events_day,
-        1 + (SELECT count(*) FROM pg_index WHERE indrelid = 'attempts'::regclass) AS attempts_day";
+        1 + (SELECT count(*) FROM pg_index WHERE indrelid = 'events'::regclass::oid) AS events_day,
+        1 + (SELECT count(*) FROM pg_index WHERE indrelid = 'attempts'::regclass::oid) AS attempts_day";
 
 /// The part of an envelope that ends with its key id, whose length is the second byte: few differ.
 const ENVELOPE_BEGINNINGS: &str = "

@@ -10,10 +10,12 @@
 
 use std::time::Duration;
 
+use deadpool_postgres::Object;
 use jiff::{SignedDuration, Timestamp};
 use tokio_postgres::{Client, Row};
 
 use super::migrate::DAYS_AHEAD;
+use super::schema::{self, Place};
 use super::{Store, StoreError, column, lock_of_schema};
 use crate::config::Retention;
 
@@ -45,6 +47,9 @@ macro_rules! mark {
 /// The attached partitions of some tables, those that are DEFAULT left out, with the days from `since` to before `until`
 /// that they are for as a whole. Operators may have added some with other names and spans. Bounds are read only after the join:
 /// other tables' are of other types.
+///
+/// Also for sessions whose search path has schemas in which others may have functions and operators: every operator has
+/// arguments of exactly its types, so that no other fits better.
 macro_rules! attached_partitions {
     ($tables:literal) => {
         concat!(
@@ -55,14 +60,14 @@ macro_rules! attached_partitions {
                          'infinity') AS until
             FROM (
                 SELECT c.oid, c.oid::regclass::text AS relation, c.relname::text AS name, p.relname::text AS parent,
-                    i.inhdetachpending AS detach_pending, pg_get_expr(c.relpartbound, 0) AS bound,
+                    i.inhdetachpending AS detach_pending, pg_catalog.pg_get_expr(c.relpartbound, 0::oid) AS bound,
                     d.objoid IS NOT NULL AS marked,
-                    CASE p.relname WHEN 'events' THEN current_setting('timezone') ELSE 'UTC' END AS zone
+                    CASE p.relname WHEN 'events' THEN pg_catalog.current_setting('timezone') ELSE 'UTC' END AS zone
                 FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_class p ON p.oid = i.inhparent
                 LEFT JOIN pg_description d ON d.objoid = c.oid AND d.objsubid = 0
-                    AND d.classoid = 'pg_class'::regclass AND d.description = '",
+                    AND d.classoid = 'pg_class'::regclass::oid AND d.description = '",
             $crate::store::partitions::mark!(),
-            "' || c.oid
+            "' || c.oid::text
                 WHERE i.inhparent IN (",
             $tables,
             ") OFFSET 0
@@ -107,42 +112,58 @@ pub struct Dropped {
 /// A partition that ended before its table's retention.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Expired {
+    /// With its schema, for statements; and without, for people.
     relation: String,
+    name: String,
     oid: u32,
     detach_pending: bool,
     marked: bool,
+}
+
+/// One of `TABLES`.
+struct Table<'a> {
+    place: &'a Place,
+    name: &'static str,
+}
+
+impl Table<'_> {
+    /// With its schema.
+    fn path(&self) -> String {
+        format!("{}.{}", self.place.name, self.name)
+    }
 }
 
 impl Store {
     /// Makes the partitions from yesterday to some days ahead that are missing, each on its own. Fails with the first
     /// that could not be made, after all were tried.
     pub async fn make_partitions(&self) -> Result<(), StoreError> {
-        make_missing(&self.session_of_upkeep().await?).await
+        let (session, place) = self.session_of_upkeep().await?;
+        make_missing(&session, &place).await
     }
 
     /// Drops the oldest partitions of `events` and `attempts` that ended before their retention, a few at a time. One
     /// session works at a time. What keeps one table's from being dropped does not keep the other's.
     pub async fn drop_expired(&self, retention: &Retention) -> Result<Dropped, DropError> {
-        let mut session = self.session_of_upkeep().await?;
+        let (mut session, place) = self.session_of_upkeep().await?;
         let clock = session.query_one("SELECT clock_timestamp() AS clock", &[]).await?;
         check_clocks(column(&clock, "clock"), Timestamp::now())?;
-        if !column::<bool>(&session.query_one(OWNED, &[]).await?, "owned") {
-            forget_closed(&session, retention.events).await?;
+        if !column::<bool>(&session.query_one(OWNED, &[&place.name]).await?, "owned") {
+            forget_closed(&session, &place, retention.events).await?;
             return Err(DropError::NotOwner);
         }
-        let locked = session.query_one(TRY_DROPPING, &[&DROPPING]).await?;
+        let locked = session.query_one(TRY_DROPPING, &[&DROPPING, &place.name]).await?;
         if !column::<bool>(&locked, "locked") {
             return Err(DropError::Locked);
         }
         let mut left = Ok(0);
         for (table, retention) in TABLES.into_iter().zip([retention.events, retention.attempts]) {
-            match detach_expired(&mut session, table, days(retention)).await {
+            match detach_expired(&mut session, &Table { place: &place, name: table }, days(retention)).await {
                 Ok(more) => left = left.map(|left| left + more),
                 Err(error) => left = left.and(Err(error)),
             }
         }
-        let (partitions, all) = drop_detached(&session).await;
-        let forgotten = forget_closed(&session, retention.events).await;
+        let (partitions, all) = drop_detached(&session, &place).await;
+        let forgotten = forget_closed(&session, &place, retention.events).await;
         if !partitions.is_empty() {
             tracing::info!(dropped = ?partitions, "retention ended");
         }
@@ -152,16 +173,24 @@ impl Store {
 
     /// How many partitions of the table that has the most of them are past their retention.
     pub async fn expired_partitions(&self, retention: &Retention) -> Result<usize, StoreError> {
-        let mut most = 0;
-        for (table, retention) in TABLES.into_iter().zip([retention.events, retention.attempts]) {
-            most = most.max(self.query(EXPIRED, &[&table, &days(retention)]).await?.len());
-        }
-        Ok(most)
+        let tables = || TABLES.into_iter().zip([retention.events, retention.attempts]);
+        let count = async |client: &mut Object| {
+            let (transaction, path) = schema::undisturbed(client).await?;
+            let mut most = 0;
+            for (name, retention) in tables() {
+                let table = Table { place: &path.home(), name };
+                most = most.max(
+                    transaction.query(&table.place.within(EXPIRED), &[&table.path(), &days(retention)]).await?.len(),
+                );
+            }
+            transaction.rollback().await.map(|()| most)
+        };
+        self.connection().await?.ask(count).await
     }
 
     /// A session whose every wait the server ends, also when this process is gone.
-    async fn session_of_upkeep(&self) -> Result<Client, StoreError> {
-        let (session, _) = self.session_at_home().await?;
+    async fn session_of_upkeep(&self) -> Result<(Client, Place), StoreError> {
+        let (session, place) = self.session_at_home().await?;
         session
             .batch_execute(
                 "SET statement_timeout = '60s'; SET lock_timeout = '10s'; SET timezone = 'UTC';
@@ -170,7 +199,7 @@ impl Store {
             .await?;
         // Not every operating system can tell a server that its client has gone.
         let _ = session.batch_execute("SET client_connection_check_interval = '2s'").await;
-        Ok(session)
+        Ok((session, place))
     }
 }
 
@@ -179,17 +208,21 @@ fn days(retention: Duration) -> i32 {
 }
 
 /// Each in a transaction of its own, so that one that cannot be made keeps no other from being made.
-pub(super) async fn make_missing(session: &Client) -> Result<(), StoreError> {
-    let made_by = session.query_one(MADE_BY, &[]).await?;
+pub(super) async fn make_missing(session: &Client, place: &Place) -> Result<(), StoreError> {
+    let made_by = session.query_one(MADE_BY, &[&place.name]).await?;
+    let for_all_roles: bool = column(&made_by, "for_all_roles");
+    if !for_all_roles {
+        // The functions of releases before find their tables, and whatever they call, on the search path.
+        session.batch_execute(&place.within("SET search_path = {home}")).await?;
+    }
     if column(&made_by, "as_first") {
         return make_as_before(session).await;
     }
-    let for_all_roles: bool = column(&made_by, "for_all_roles");
     let mut made = Ok(());
     for day in -1..=DAYS_AHEAD {
         for table in TABLES {
             let make = match for_all_roles {
-                true => format!("SELECT make_{table}_partition($1::integer)"),
+                true => format!("SELECT {}.make_{table}_partition($1::integer)", place.name),
                 false => {
                     format!("SELECT make_partition('{table}'::text, (now() AT TIME ZONE 'UTC')::date + $1::integer)")
                 }
@@ -203,8 +236,8 @@ pub(super) async fn make_missing(session: &Client) -> Result<(), StoreError> {
 
 /// By which functions: a worker may meet the schema of a release before.
 const MADE_BY: &str = "
-    SELECT to_regprocedure('make_events_partition(integer)') IS NOT NULL AS for_all_roles,
-        to_regprocedure('make_partition(text, date)') IS NULL AS as_first";
+    SELECT to_regprocedure($1::text || '.make_events_partition(integer)') IS NOT NULL AS for_all_roles,
+        to_regprocedure($1::text || '.make_partition(text, date)') IS NULL AS as_first";
 
 /// With the schema of V1 to V7, a partition is made under a lock that everybody else waits behind: one process at
 /// a time, and not for long. The session frees what it holds when it ends, which is next.
@@ -232,23 +265,23 @@ fn check_clocks(database: Timestamp, ours: Timestamp) -> Result<(), DropError> {
 }
 
 /// Marks a table's oldest expired partitions and detaches all that are marked. Returns how many are left for later.
-async fn detach_expired(session: &mut Client, table: &str, days: i32) -> Result<usize, DropError> {
-    let lately = session.query_one(CHOSEN_LATELY, &[&table]).await?;
+async fn detach_expired(session: &mut Client, table: &Table<'_>, days: i32) -> Result<usize, DropError> {
+    let lately = session.query_one(&table.place.within(CHOSEN_LATELY), &[&table.name]).await?;
     let lately = usize::try_from(column::<i64>(&lately, "chosen")).unwrap_or(AT_ONCE);
-    let expired = expired(session.query(EXPIRED, &[&table, &days]).await?);
+    let expired = expired(session.query(&table.place.within(EXPIRED), &[&table.path(), &days]).await?);
     unmark_others(session, table, &expired).await?;
     let (now, later) = choose(expired, lately);
     if now.iter().any(|partition| !partition.marked) {
         mark_all(session, table, days, &now).await?;
     }
     // One that was begun keeps the table's others from being begun: also one that is not ours to drop.
-    for row in session.query(DETACH_PENDING, &[&table]).await? {
+    for row in session.query(DETACH_PENDING, &[&table.path()]).await? {
         let relation: String = column(&row, "relation");
-        session.batch_execute(&format!("ALTER TABLE {table} DETACH PARTITION {relation} FINALIZE")).await?;
+        session.batch_execute(&format!("ALTER TABLE {} DETACH PARTITION {relation} FINALIZE", table.path())).await?;
     }
-    let with_default = column(&session.query_one(HAS_DEFAULT, &[&table]).await?, "has_default");
+    let with_default = column(&session.query_one(HAS_DEFAULT, &[&table.path()]).await?, "has_default");
     for Expired { relation, .. } in now.iter().filter(|partition| !partition.detach_pending) {
-        let detach = format!("ALTER TABLE {table} DETACH PARTITION {relation}");
+        let detach = format!("ALTER TABLE {} DETACH PARTITION {relation}", table.path());
         if with_default {
             // PostgreSQL then detaches only under a lock that everybody else waits behind: rather try again later.
             let transaction = session.transaction().await?;
@@ -262,8 +295,8 @@ async fn detach_expired(session: &mut Client, table: &str, days: i32) -> Result<
 }
 
 /// Takes the mark back from partitions that have not expired any more, such as after the retention was made longer.
-async fn unmark_others(session: &Client, table: &str, expired: &[Expired]) -> Result<(), DropError> {
-    for row in session.query(MARKED, &[&table]).await? {
+async fn unmark_others(session: &Client, table: &Table<'_>, expired: &[Expired]) -> Result<(), DropError> {
+    for row in session.query(MARKED, &[&table.path()]).await? {
         let relation: String = column(&row, "relation");
         if expired.iter().all(|expired| expired.relation != relation) {
             session.batch_execute(&format!("COMMENT ON TABLE {relation} IS NULL")).await?;
@@ -284,12 +317,12 @@ fn choose(expired: Vec<Expired>, chosen_lately: usize) -> (Vec<Expired>, usize) 
 }
 
 /// From here on nobody makes use of these partitions' events.
-async fn mark_all(session: &mut Client, table: &str, days: i32, chosen: &[Expired]) -> Result<(), DropError> {
+async fn mark_all(session: &mut Client, table: &Table<'_>, days: i32, chosen: &[Expired]) -> Result<(), DropError> {
     let transaction = session.transaction().await?;
     let fresh = || chosen.iter().filter(|expired| !expired.marked);
-    for Expired { relation, oid, .. } in fresh() {
+    for Expired { relation, name, oid, .. } in fresh() {
         transaction.batch_execute(&format!("COMMENT ON TABLE {relation} IS '{}{oid}'", mark!())).await?;
-        transaction.execute("INSERT INTO dropped_partitions (partition) VALUES ($1)", &[relation]).await?;
+        transaction.execute(&table.place.within(CHOOSE), &[name]).await?;
     }
     // Those who are about to use an old event finish first. Whoever comes later waits for this transaction, so not long.
     transaction.batch_execute("SET LOCAL lock_timeout = '1s'").await?;
@@ -298,40 +331,42 @@ async fn mark_all(session: &mut Client, table: &str, days: i32, chosen: &[Expire
         Err(StoreError::Busy(_)) => return Err(DropError::Locked),
         lock => lock?,
     };
-    let still = expired(transaction.query(EXPIRED, &[&table, &days]).await?);
-    let relations: Vec<&str> = fresh().map(|expired| expired.relation.as_str()).collect();
-    if !relations.iter().all(|relation| still.iter().any(|expired| expired.relation == *relation)) {
+    let still = expired(transaction.query(&table.place.within(EXPIRED), &[&table.path(), &days]).await?);
+    let names: Vec<&str> = fresh().map(|expired| expired.name.as_str()).collect();
+    if !names.iter().all(|name| still.iter().any(|expired| expired.name == *name)) {
         let used = anyhow::anyhow!("a delivery that waits now needs a partition that was to be dropped");
         return Err(StoreError::Busy(used).into());
     }
-    tracing::info!(partitions = ?relations, "dropping partitions past their retention");
+    tracing::info!(partitions = ?names, "dropping partitions past their retention");
     Ok(transaction.commit().await?)
 }
 
 /// Also what an earlier run detached and did not come to drop. Tells what was dropped, whatever failed.
-async fn drop_detached(session: &Client) -> (Vec<String>, Result<(), DropError>) {
+async fn drop_detached(session: &Client, place: &Place) -> (Vec<String>, Result<(), DropError>) {
     let (mut dropped, mut result) = (Vec::new(), Ok(()));
-    let detached = match session.query(DETACHED, &[]).await {
+    let detached = match session.query(DETACHED, &[&place.name]).await {
         Ok(detached) => detached,
         Err(error) => return (dropped, Err(error.into())),
     };
-    for relation in detached.iter().map(|row| column::<String>(row, "relation")) {
-        match session.batch_execute(&format!("DROP TABLE {relation}")).await {
-            Ok(()) => dropped.push(relation),
+    for name in detached.iter().map(|row| column::<String>(row, "name")) {
+        match session.batch_execute(&format!("DROP TABLE {}.{name}", place.name)).await {
+            Ok(()) => dropped.push(name),
             Err(error) => result = Err(error.into()),
         }
     }
     (dropped, result)
 }
 
-async fn forget_closed(session: &Client, events: Duration) -> Result<(), DropError> {
-    while session.execute(FORGET_CLOSED, &[&days(events)]).await? > 0 {}
+async fn forget_closed(session: &Client, place: &Place, events: Duration) -> Result<(), DropError> {
+    let table = Table { place, name: "events" };
+    while session.execute(&place.within(FORGET_CLOSED), &[&days(events), &table.path()]).await? > 0 {}
     Ok(())
 }
 
 fn expired(rows: Vec<Row>) -> Vec<Expired> {
     let expired = |row: Row| Expired {
         relation: column(&row, "relation"),
+        name: column(&row, "name"),
         oid: column(&row, "oid"),
         detach_pending: column(&row, "detach_pending"),
         marked: column(&row, "marked"),
@@ -339,15 +374,13 @@ fn expired(rows: Vec<Row>) -> Vec<Expired> {
     rows.into_iter().map(expired).collect()
 }
 
-const TRY_DROPPING: &str = concat!(
-    "SELECT pg_try_advisory_lock(",
-    lock_of_schema!("$1", "(SELECT relnamespace::regnamespace FROM pg_class WHERE oid = 'events'::regclass)"),
-    ") AS locked"
-);
+const TRY_DROPPING: &str = concat!("SELECT pg_try_advisory_lock(", lock_of_schema!("$1", "$2"), ") AS locked");
 
 const OWNED: &str = "
     SELECT bool_and(pg_has_role(relowner, 'USAGE')) AS owned FROM pg_class
-    WHERE oid IN ('events'::regclass, 'attempts'::regclass)";
+    WHERE oid IN (($1::text || '.events')::regclass, ($1::text || '.attempts')::regclass)";
+
+const CHOOSE: &str = "INSERT INTO {home}.dropped_partitions (partition) VALUES ($1)";
 
 /// A table's daily partitions that ended so many days ago. One that a waiting delivery references is kept. The waiting
 /// deliveries are read once, and only if anything has expired.
@@ -358,17 +391,17 @@ const EXPIRED: &str = concat!(
     " AS partitions
         WHERE name ~ '^(events|attempts)_[0-9]{8}$' AND until <= (now() AT TIME ZONE 'UTC')::date - $2::integer
     ), needed AS MATERIALIZED (
-        SELECT DISTINCT event_day FROM pending_deliveries WHERE event_day < (SELECT max(until) FROM old)
+        SELECT DISTINCT event_day FROM {home}.pending_deliveries WHERE event_day < (SELECT max(until) FROM old)
     )
-    SELECT relation, oid, detach_pending, marked FROM old
-    WHERE NOT ($1 = 'events' AND EXISTS (SELECT FROM needed WHERE event_day >= since AND event_day < until))
+    SELECT relation, name, oid, detach_pending, marked FROM old
+    WHERE NOT (parent = 'events' AND EXISTS (SELECT FROM needed WHERE event_day >= since AND event_day < until))
     ORDER BY since"
 );
 
 /// A little less than an hour, lest a run that is a moment early finds no room. Those of a clock that was ahead for a
 /// while do not count.
 const CHOSEN_LATELY: &str = "
-    SELECT count(*) AS chosen FROM dropped_partitions
+    SELECT count(*) AS chosen FROM {home}.dropped_partitions
     WHERE partition ~ ($1::text || '_[0-9]{8}$') AND chosen_at BETWEEN now() - interval '59 minutes' AND now()";
 
 const MARKED: &str = concat!(
@@ -385,13 +418,13 @@ const HAS_DEFAULT: &str =
     "SELECT partdefid <> 0 AS has_default FROM pg_partitioned_table WHERE partrelid = $1::text::regclass";
 
 const DETACHED: &str = concat!(
-    "SELECT c.oid::regclass::text AS relation
+    "SELECT c.relname::text AS name
     FROM pg_class c JOIN pg_description d ON d.objoid = c.oid AND d.classoid = 'pg_class'::regclass AND d.objsubid = 0
     WHERE d.description = '",
     mark!(),
     "' || c.oid AND c.relkind = 'r' AND NOT c.relispartition AND c.relname ~ '^(events|attempts)_[0-9]{8}$'
         AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhrelid = c.oid)
-        AND c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'events'::regclass)
+        AND c.relnamespace = $1::text::regnamespace
     ORDER BY c.relname"
 );
 
@@ -400,10 +433,10 @@ const DETACHED: &str = concat!(
 /// holds another time.
 const FORGET_CLOSED: &str = concat!(
     "WITH kept AS MATERIALIZED (SELECT since, until FROM ",
-    attached_partitions!("'events'::regclass"),
+    attached_partitions!("$2::text::regclass"),
     " AS partitions)
-    DELETE FROM closed_deliveries WHERE id = ANY (ARRAY(
-        SELECT id FROM closed_deliveries
+    DELETE FROM {home}.closed_deliveries WHERE id = ANY (ARRAY(
+        SELECT id FROM {home}.closed_deliveries
         WHERE event_day < (now() AT TIME ZONE 'UTC')::date - $1::integer
             AND NOT EXISTS (SELECT FROM kept WHERE event_day >= since AND event_day < until)
         LIMIT 10000 FOR UPDATE SKIP LOCKED))"
@@ -415,7 +448,8 @@ mod tests {
 
     fn days(count: usize, marked: usize) -> Vec<Expired> {
         let day = |n: usize| Expired {
-            relation: format!("events_{n}"),
+            relation: format!("public.events_{n}"),
+            name: format!("events_{n}"),
             oid: u32::try_from(n).unwrap(),
             detach_pending: false,
             marked: n < marked,

@@ -79,7 +79,7 @@ macro_rules! event_is_kept {
             $day,
             " = ANY (ARRAY(
             SELECT greatest(since, current_date - 3660) + n FROM ",
-            attached_partitions!("'events'::regclass"),
+            attached_partitions!("'events'::regclass::oid"),
             " AS partitions
             CROSS JOIN LATERAL generate_series(
                 0, least(until, current_date + 366) - greatest(since, current_date - 3660) - 1) AS n

@@ -1,10 +1,10 @@
 //! What a role must be allowed that delivers, answers and looks, but owns nothing: gives it and finds what is missing.
 
 use deadpool_postgres::Object;
-use tokio_postgres::{Client, Error, GenericClient, Row};
+use tokio_postgres::{Client, Error, Row, Transaction};
 
 use super::migrate::LOCK;
-use super::schema::OURS;
+use super::schema::{self, OURS, Place};
 use super::{Store, StoreError, column, lock_of_schema};
 
 /// On tables. Partitions need no rights of their own: all statements go through their tables.
@@ -68,7 +68,7 @@ impl Store {
         transaction.batch_execute("SET LOCAL statement_timeout = '60s'; SET LOCAL lock_timeout = '60s'").await?;
         let lock = concat!("SELECT pg_advisory_xact_lock(", lock_of_schema!("$1", "$2"), ")");
         transaction.execute(lock, &[&LOCK, &place.name]).await?;
-        if !rights(&transaction, Some(role)).await?.missing.is_empty() {
+        if !rights(&transaction, &place, Some(role)).await?.missing.is_empty() {
             transaction.batch_execute(&grants(&place.name, &quoted)).await?;
             // Often everybody may use the schema already, and it belongs to somebody else.
             let usable = transaction.query_one(USABLE, &[&role, &place.name]).await?;
@@ -76,7 +76,7 @@ impl Store {
                 transaction.batch_execute(&format!("GRANT USAGE ON SCHEMA {} TO {quoted}", place.name)).await?;
             }
         }
-        let rights = rights(&transaction, Some(role)).await?;
+        let rights = rights(&transaction, &place, Some(role)).await?;
         transaction.commit().await?;
         match &rights.missing[..] {
             [] => Ok(()),
@@ -87,15 +87,23 @@ impl Store {
     /// What the role of this program's sessions may do.
     pub async fn rights(&self) -> Result<Rights, StoreError> {
         let mut connection = self.connection().await?;
-        connection.ask(async |client: &mut Object| rights(&***client, None).await).await
+        let ask = async |client: &mut Object| {
+            let (transaction, path) = schema::undisturbed(client).await?;
+            let home = path.home();
+            let revokes = transaction.query(REVOKES, &[&path.schemas, &home.name]).await?;
+            let revokes = revokes.iter().map(|row| column(row, "statement")).collect();
+            let rights = Rights { revokes, ..rights(&transaction, &home, None).await? };
+            transaction.rollback().await.map(|()| rights)
+        };
+        connection.ask(ask).await
     }
 }
 
 /// What a superuser or a member of the owner's role has made belongs to the maker, and the owner could not use it. Whoever
 /// may not give it away leaves it: the doctor tells.
-pub(super) async fn give_to_owner(session: &Client) -> Result<(), StoreError> {
+pub(super) async fn give_to_owner(session: &Client, place: &Place) -> Result<(), StoreError> {
     session.batch_execute("SET lock_timeout = '2s'").await?;
-    for row in session.query(STRAYS, &[&&OURS[..]]).await? {
+    for row in session.query(STRAYS, &[&&OURS[..], &place.name]).await? {
         let given = session.batch_execute(&column::<String>(&row, "statement")).await.map_err(StoreError::from);
         if !matches!(given, Err(StoreError::Denied(_))) {
             given?;
@@ -113,22 +121,21 @@ fn grants(schema: &str, role: &str) -> String {
     on_tables.chain(on_functions).collect()
 }
 
-/// `None` is the role of the session.
-async fn rights(session: &impl GenericClient, role: Option<&str>) -> Result<Rights, Error> {
+/// `None` is the role of the session, which finds PostgreSQL's own functions and operators only. Without the revokes.
+async fn rights(session: &Transaction<'_>, place: &Place, role: Option<&str>) -> Result<Rights, Error> {
     let (tables, privileges): (Vec<&str>, Vec<&str>) =
         TABLES.iter().flat_map(|(table, rights)| rights.iter().map(move |right| (*table, *right))).unzip();
     let (functions, made): (Vec<&str>, Vec<&str>) = FUNCTIONS.into_iter().unzip();
-    let missing = session.query(MISSING, &[&role, &tables, &privileges, &functions]).await?;
-    let faults = session.query(FUNCTION_FAULTS, &[&functions, &made]).await?;
-    let strays = session.query(STRAYS, &[&&OURS[..]]).await?;
-    let revokes = session.query(REVOKES, &[]).await?;
-    let who = session.query_one(WHO, &[&role]).await?;
+    let missing = session.query(MISSING, &[&role, &tables, &privileges, &functions, &place.name]).await?;
+    let faults = session.query(FUNCTION_FAULTS, &[&functions, &made, &place.name]).await?;
+    let strays = session.query(STRAYS, &[&&OURS[..], &place.name]).await?;
+    let who = session.query_one(WHO, &[&role, &place.name]).await?;
     let text = |name: &'static str| move |row: &Row| column::<String>(row, name);
     Ok(Rights {
         role: column(&who, "role"),
         missing: missing.iter().map(text("missing")).collect(),
         faults: faults.iter().map(text("fault")).chain(strays.iter().map(text("fault"))).collect(),
-        revokes: revokes.iter().map(text("statement")).collect(),
+        revokes: Vec::new(),
         owner: column(&who, "owner"),
     })
 }
@@ -141,11 +148,10 @@ const USABLE: &str =
 const WHO: &str = "
     SELECT pg_catalog.quote_ident(coalesce($1::text, current_user)) AS role,
         (SELECT pg_catalog.bool_and(pg_catalog.pg_has_role(coalesce($1::text, current_user)::name, c.relowner, 'USAGE')) FROM pg_class c
-         WHERE c.oid IN ('events'::regclass, 'attempts'::regclass)) AS owner";
+         WHERE c.oid IN (($2::text || '.events')::regclass, ($2::text || '.attempts')::regclass)) AS owner";
 
 const MISSING: &str = "
-    WITH home AS (SELECT relnamespace AS schema, coalesce($1::text, current_user)::name AS role
-                  FROM pg_class WHERE oid = 'webhooks'::regclass)
+    WITH home AS (SELECT $5::text::regnamespace::oid AS schema, coalesce($1::text, current_user)::name AS role)
     SELECT 'CONNECT to the database ' || pg_catalog.quote_ident(pg_catalog.current_database()) AS missing FROM home
     WHERE NOT pg_catalog.has_database_privilege(role, pg_catalog.current_database(), 'CONNECT')
     UNION ALL
@@ -172,7 +178,7 @@ const FUNCTION_FAULTS: &str = "
                 p.proowner::regrole, p.proname, c.relnamespace::regnamespace, p.proowner::regrole)
         END AS fault
     FROM unnest($1::text[], $2::text[]) AS made (function, parent)
-    JOIN pg_class c ON c.oid = made.parent::regclass
+    JOIN pg_class c ON c.relnamespace = $3::text::regnamespace AND c.relname = made.parent
     JOIN pg_proc p ON p.pronamespace = c.relnamespace AND p.proname = made.function
     WHERE NOT pg_catalog.pg_has_role(p.proowner, c.relowner, 'USAGE')
         OR NOT pg_catalog.has_schema_privilege(p.proowner, c.relnamespace, 'CREATE')";
@@ -186,7 +192,7 @@ const STRAYS: &str = "
             e.relowner::regrole::text AS owner,
             'ALTER TABLE '::text || c.oid::regclass::text || ' OWNER TO '::text || e.relowner::regrole::text AS statement
         FROM pg_class e JOIN pg_class c ON c.relnamespace = e.relnamespace
-        WHERE e.oid = 'events'::regclass AND c.relkind = 'r'
+        WHERE e.relname = 'events' AND e.relnamespace = $2::text::regnamespace AND c.relkind = 'r'
             AND (c.relname = ANY ($1::text[]) OR c.relname = 'refinery_schema_history'::text)
             AND NOT pg_catalog.pg_has_role(e.relowner, c.relowner, 'USAGE')
     ) AS strays ORDER BY relation";
@@ -194,10 +200,11 @@ const STRAYS: &str = "
 /// For schemas up to the one that holds our tables. A schema's owner, and who has the rights of the tables' owner, is not
 /// somebody else.
 const REVOKES: &str = "
-    WITH home AS (SELECT relnamespace AS schema, relowner AS owner FROM pg_class WHERE oid = 'events'::regclass),
+    WITH home AS (SELECT relnamespace AS schema, relowner AS owner FROM pg_class
+                  WHERE relname = 'events' AND relnamespace = $2::text::regnamespace),
     path AS (
         SELECT n.oid, n.nspacl, n.nspowner, p.place
-        FROM pg_catalog.unnest(pg_catalog.current_schemas(false)::text[]) WITH ORDINALITY AS p (name, place)
+        FROM pg_catalog.unnest($1::text[]) WITH ORDINALITY AS p (name, place)
         JOIN pg_namespace n ON n.nspname = p.name
     )
     SELECT 'REVOKE CREATE ON SCHEMA '::text || path.oid::regnamespace::text || ' FROM '::text

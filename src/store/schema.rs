@@ -16,6 +16,9 @@ macro_rules! history {
     };
 }
 
+/// The same.
+pub(super) const HISTORY: &str = history!();
+
 /// Tables that our migrations make.
 pub(super) const OURS: [&str; 8] = [
     "webhooks",
@@ -44,6 +47,18 @@ pub(super) struct Place {
     pub name: String,
     /// Of what was migrated last.
     version: Option<i32>,
+}
+
+impl Place {
+    /// A statement with this schema in place of `{home}`.
+    pub fn within(&self, statement: &str) -> String {
+        statement.replace("{home}", &self.name)
+    }
+
+    /// Whether nothing was migrated here yet.
+    pub fn is_fresh(&self) -> bool {
+        self.version.is_none()
+    }
 }
 
 impl Store {
@@ -120,16 +135,42 @@ struct Applied {
     checksum: String,
 }
 
-/// With PostgreSQL's own functions and operators only: others may have put some into the schemas of the search path that
-/// fit our arguments better, and they would run with our rights.
-async fn look(session: &mut Client, migrations: &[Migration]) -> Result<Found, Error> {
+/// A session's search path.
+pub(super) struct SearchPath {
+    /// Those of its schemas that are there and may be used.
+    pub schemas: Vec<String>,
+    setting: String,
+    /// Where the first `events` is.
+    home: Option<String>,
+}
+
+impl SearchPath {
+    /// Where statements find our tables. Where there are none, statements that name them will say so.
+    pub fn home(&self) -> Place {
+        let name = self.home.clone().unwrap_or_else(|| "public".to_owned());
+        Place { name, version: None }
+    }
+}
+
+/// Begins a transaction that finds PostgreSQL's own functions and operators only: others may have put some into the schemas
+/// of the search path that fit our arguments better, and they would run with our rights. It is to be rolled back, which
+/// gives the session its search path back; until then our tables are named by their schema.
+pub(super) async fn undisturbed(session: &mut Client) -> Result<(Transaction<'_>, SearchPath), Error> {
     let transaction = session.transaction().await?;
     let path = transaction.query_one(PATH, &[]).await?;
-    // Until the transaction is rolled back: it changes nothing else.
     transaction.batch_execute("SET LOCAL search_path = pg_catalog").await?;
-    let (schemas, setting): (Vec<String>, String) = (column(&path, "schemas"), column(&path, "setting"));
+    let path = SearchPath {
+        schemas: column(&path, "schemas"),
+        setting: column(&path, "setting"),
+        home: column(&path, "home"),
+    };
+    Ok((transaction, path))
+}
+
+async fn look(session: &mut Client, migrations: &[Migration]) -> Result<Found, Error> {
+    let (transaction, path) = undisturbed(session).await?;
     let mut found = Found::default();
-    for row in transaction.query(CANDIDATES, &[&&OURS[..], &schemas]).await? {
+    for row in transaction.query(CANDIDATES, &[&&OURS[..], &path.schemas]).await? {
         let (name, readable) = (column::<String>(&row, "name"), column::<Option<bool>>(&row, "readable"));
         let applied = match readable {
             Some(true) => history(&transaction, &name).await?,
@@ -146,7 +187,7 @@ async fn look(session: &mut Client, migrations: &[Migration]) -> Result<Found, E
             return transaction.rollback().await.map(|()| found);
         }
     }
-    let unusable = transaction.query_opt(WITHOUT_USAGE, &[&setting]).await?;
+    let unusable = transaction.query_opt(WITHOUT_USAGE, &[&path.setting]).await?;
     found.without_usage = unusable.map(|row| (column(&row, "schema"), column(&row, "role")));
     transaction.rollback().await?;
     Ok(found)
@@ -154,7 +195,7 @@ async fn look(session: &mut Client, migrations: &[Migration]) -> Result<Found, E
 
 async fn history(session: &Transaction<'_>, schema: &str) -> Result<Vec<Applied>, Error> {
     let query = format!(
-        concat!("SELECT version, name::text, checksum::text FROM {}.", history!(), " ORDER BY version"),
+        concat!("SELECT version, name::text, checksum::text FROM ONLY {}.", history!(), " ORDER BY version"),
         schema
     );
     let applied = |row: Row| Applied {
@@ -229,18 +270,22 @@ fn differs(applied: &Applied, migrations: &[Migration]) -> bool {
     })
 }
 
-/// The search path as data: its schemas that are there and may be used, and the whole setting.
-const PATH: &str = "SELECT pg_catalog.current_schemas(false)::text[] AS schemas,
-    pg_catalog.current_setting('search_path'::text) AS setting";
+/// Names all by their schema: it is asked on whatever search path the session has, even one with `pg_catalog` last.
+const PATH: &str = "SELECT pg_catalog.current_schemas(false)::pg_catalog.text[] AS schemas,
+    pg_catalog.current_setting('search_path'::pg_catalog.text) AS setting,
+    (SELECT c.relnamespace::pg_catalog.regnamespace::pg_catalog.text FROM pg_catalog.pg_class c
+     WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('events'::pg_catalog.text)::pg_catalog.oid) AS home";
 
-/// Of these schemas, in their order. A table that has the history's name and other columns is none: `readable` is null.
+/// Of these schemas, in their order. What has the history's name and is no table, or has other columns, is none: `readable`
+/// is null. To read a view, or a column of another's type, would run its maker's functions with our rights.
 const CANDIDATES: &str = concat!(
     "SELECT n.oid::regnamespace::text AS name,
         (SELECT has_table_privilege(a.attrelid, 'SELECT') FROM pg_attribute a
          WHERE a.attrelid = to_regclass(n.oid::regnamespace::text || '.",
     history!(),
     "') AND a.attname IN ('version', 'name', 'checksum') AND a.attnum > 0
-            AND (a.attname <> 'version' OR a.atttypid = 'integer'::regtype)
+            AND a.atttypid = ANY (CASE a.attname WHEN 'version' THEN '{integer}' ELSE '{text,varchar}' END::regtype[])
+            AND EXISTS (SELECT FROM pg_class c WHERE c.oid = a.attrelid AND c.relkind = 'r')
          GROUP BY a.attrelid HAVING count(*) = 3) AS readable,
         array(SELECT c.relname::text FROM pg_class c WHERE c.relnamespace = n.oid AND c.relname = ANY ($1::text[])
               AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'c') ORDER BY c.relname) AS taken

@@ -11,7 +11,7 @@ mod long_log;
 mod operators;
 
 const DETACHING: &str = "SELECT count(*) FROM pg_stat_activity
-    WHERE datname = current_database() AND query LIKE 'ALTER TABLE attempts DETACH%'
+    WHERE datname = current_database() AND query LIKE 'ALTER TABLE %.attempts DETACH%'
         AND state = 'active' AND wait_event_type = 'Lock'";
 
 /// Partitions of days before today, in both tables.

@@ -52,7 +52,7 @@ async fn kept_spans(transaction: &Transaction<'_>) -> Result<Vec<Range<Date>>, t
 /// Bounds that are infinite stand for days that no `Date` has.
 const KEPT_SPANS: &str = concat!(
     "SELECT greatest(since, '0001-01-01') AS since, least(until, '9999-12-31') AS until FROM ",
-    attached_partitions!("'events'::regclass"),
+    attached_partitions!("'events'::regclass::oid"),
     " AS partitions WHERE NOT detach_pending AND NOT marked"
 );
 

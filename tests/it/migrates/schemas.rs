@@ -84,7 +84,7 @@ async fn two_installations_in_one_database_do_not_disturb_each_other() {
     let url = within_schema(&site, "one");
     let mut waiting = site.launch(&["migrate", "--retention"]).env("DATABASE_URL", &url).start();
     let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
-        AND query LIKE 'ALTER TABLE attempts DETACH%'";
+        AND query LIKE 'ALTER TABLE %.attempts DETACH%'";
     wait_until("the detaching waits for the reader", async || site.count(waits).await == 1).await;
     assert_eq!(json_in(&site, "two", &["migrate", "--retention"]).await["dropped"], json!(["attempts_20200229"]));
     assert_eq!(json_in(&site, "two", &["migrate"]).await["applied"], json!([]));

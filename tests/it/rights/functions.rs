@@ -73,7 +73,7 @@ async fn an_owner_runs_nothing_that_others_have_put_on_the_search_path() {
     let site = site.env("DATABASE_URL", &url);
     let receiver = Receiver::start().await;
     // What is there before the first migration, then also what is among our tables.
-    for schema in ["public", "own"] {
+    for (schema, code) in [("public", 0), ("own", 1)] {
         let traps = "
             SET search_path = SCHEMA;
             CREATE FUNCTION trap() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'trapped'; END $$;
@@ -83,19 +83,68 @@ async fn an_owner_runs_nothing_that_others_have_put_on_the_search_path() {
             CREATE FUNCTION unnest(name[]) RETURNS SETOF name BEGIN ATOMIC SELECT trap()::name; END;
             CREATE FUNCTION joined(text, timestamptz) RETURNS text RETURN trap();
             CREATE OPERATOR || (LEFTARG = text, RIGHTARG = timestamptz, FUNCTION = joined);
+            CREATE FUNCTION joined(text, oid) RETURNS text RETURN trap();
+            CREATE OPERATOR || (LEFTARG = text, RIGHTARG = oid, FUNCTION = joined);
+            CREATE FUNCTION equals(oid, regclass) RETURNS boolean RETURN trap()::boolean;
+            CREATE OPERATOR = (LEFTARG = oid, RIGHTARG = regclass, FUNCTION = equals);
             CREATE FUNCTION quote_ident(name) RETURNS text RETURN trap()";
         narrow.batch_execute(&traps.replace("SCHEMA", schema)).await.unwrap();
         let output = site.cli(&["migrate", "--grant-to", &role.name]).await;
-        assert_eq!((output.code, output.stderr.contains("trapped")), (0, false), "{schema}: {}", output.stderr);
+        assert_eq!((output.code, output.stderr.contains("trapped")), (code, false), "{schema}: {}", output.stderr);
         site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
         site.json(&["migrate", "--retention"]).await;
+        let report = site.doctor().await;
+        report.assert_nowhere("trapped");
+        report.assert("search_path", "warns", &[&format!("REVOKE CREATE ON SCHEMA own FROM {}", role.name)]);
     }
-    narrow.batch_execute("DROP FUNCTION own.trap, public.trap CASCADE").await.unwrap();
-    let report = site.doctor().await;
-    report.assert("search_path", "warns", &[&format!("REVOKE CREATE ON SCHEMA own FROM {}", role.name)]);
     drop(narrow);
     role.drop().await;
     site.doctor().await.assert("search_path", "ok", &[]);
+}
+
+#[tokio::test]
+async fn nothing_is_migrated_where_others_have_put_what_a_migration_would_run() {
+    let site = Site::unmigrated().await;
+    let role = Role::narrow(&site).await;
+    role.sql.batch_execute(&format!("GRANT CREATE ON SCHEMA public TO {}", role.name)).await.unwrap();
+    let narrow = servers::connect(&role.url(&site).await).await;
+    // None of these is run: the first is a superuser's, the next has a name of its own, and PostgreSQL's types come first.
+    let harmless = "CREATE FUNCTION format(text, date) RETURNS text RETURN 'x'";
+    role.sql.batch_execute(harmless).await.unwrap();
+    let theirs = "
+        CREATE FUNCTION trap() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'trapped'; END $$;
+        CREATE FUNCTION equals(oid, regclass) RETURNS boolean RETURN trap()::boolean;
+        CREATE DOMAIN public.text AS pg_catalog.text CHECK (trap() IS NULL)";
+    narrow.batch_execute(theirs).await.unwrap();
+    let planted = [
+        ("FUNCTION", "format(pg_catalog.text, regclass)", "RETURNS pg_catalog.text RETURN trap()"),
+        ("OPERATOR", "= (oid, regclass)", "(LEFTARG = oid, RIGHTARG = regclass, FUNCTION = equals)"),
+        ("VIEW", "refinery_schema_history", "AS SELECT trap()::integer AS version, trap() AS name, trap() AS checksum"),
+        (
+            "TABLE",
+            "refinery_schema_history",
+            "(version integer PRIMARY KEY, name varchar, applied_on varchar, checksum varchar)",
+        ),
+    ];
+    for (kind, name, definition) in planted {
+        let made = name.trim_end_matches(" (oid, regclass)");
+        narrow.batch_execute(&format!("CREATE {kind} public.{made} {definition}")).await.unwrap();
+        let output = site.cli(&["migrate"]).await;
+        let errors = output.stderr.lines().filter(|line| line.starts_with("error: ")).count();
+        assert_eq!((output.code, errors), (1, 1), "{name}: {}", output.stderr);
+        assert!(!output.stderr.contains("trapped"), "{name}: {}", output.stderr);
+        let named = format!("public.{}", &made[..made.find('(').unwrap_or(made.len())]);
+        let cure = format!("REVOKE CREATE ON SCHEMA public FROM PUBLIC, {}", role.name);
+        for said in [&kind.to_lowercase(), &named, &role.name, &cure, "drop or move it"] {
+            assert!(output.stderr.contains(said), "{name}: no {said} in {}", output.stderr);
+        }
+        narrow.batch_execute(&format!("DROP {kind} public.{name}")).await.unwrap();
+        assert_eq!(site.count("SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace").await, 0);
+    }
+    let output = site.cli(&["migrate"]).await;
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    drop(narrow);
+    role.drop().await;
 }
 
 #[tokio::test]
@@ -122,7 +171,7 @@ async fn a_superuser_who_migrates_leaves_them_to_the_owner_of_the_tables() {
     );
     assert_eq!(site.count(&strays).await, 0, "and the tables");
     owner.sql.batch_execute("ALTER TABLE dropped_partitions OWNER TO CURRENT_USER").await.unwrap();
-    site.doctor().await.assert("rights", "fails", &["ALTER TABLE dropped_partitions OWNER TO", &owner.name]);
+    site.doctor().await.assert("rights", "fails", &["ALTER TABLE public.dropped_partitions OWNER TO", &owner.name]);
     // Whoever gives the tables away, and not the functions, is told.
     owner.sql.batch_execute("ALTER TABLE events OWNER TO CURRENT_USER").await.unwrap();
     let url = role.url(&site).await;
@@ -131,7 +180,7 @@ async fn a_superuser_who_migrates_leaves_them_to_the_owner_of_the_tables() {
     report.assert(
         "rights",
         "fails",
-        &["make_events_partition belongs to", "ALTER FUNCTION make_events_partition(integer)"],
+        &["make_events_partition belongs to", "ALTER FUNCTION public.make_events_partition(integer)"],
     );
     let back = format!("REASSIGN OWNED BY {} TO CURRENT_USER", owner.name);
     owner.sql.batch_execute(&back).await.unwrap();
