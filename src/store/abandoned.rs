@@ -1,24 +1,27 @@
 //! Sees to statements whose callers do not wait for the answer any more, so that the server never has more sessions of
 //! ours than the pool may have.
 
-use std::collections::HashSet;
+use std::future::pending;
 use std::sync::{Arc, Mutex as Shared, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::Object;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{sleep, sleep_until, timeout};
 
 use super::StoreError;
-use super::backends;
+use super::answers::Answers;
+use super::backends::Activity;
 use super::by_connection::ByConnection;
 use super::session::Sessions;
 use super::tls::Tls;
 
 /// The wish to end a statement reaches the server within this time or not at all.
 const CANCEL_BOUND: Duration = Duration::from_secs(1);
-/// How often the server is asked which sessions still have something to do.
+/// How often the server is asked which sessions it has, and which of them still have something to do.
 const LOOKS_APART: Duration = Duration::from_secs(2);
+/// A statement's server is suspected after so long without any answer of it.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// A server that lets nobody in for so long is gone, and with it whatever waited there.
 const SILENCE: Duration = Duration::from_secs(30);
 
@@ -46,20 +49,28 @@ pub(super) async fn cancel(object: Object, tls: Tls) {
     drop(Object::take(object));
 }
 
-/// Writes, and those of them that were abandoned and go on at the server.
+/// Writes, those of them that were abandoned and go on at the server, and statements whose server may be gone.
 pub(super) struct Unanswered {
     sessions: Sessions,
     /// Fewer than the pool has connections, so that questions find one while all writes wait for a standby.
     room: Arc<Semaphore>,
-    /// The backend of each connection that wrote. One that was forgotten is asked again.
+    /// The backend of each connection. One that was forgotten is asked again before it writes.
     backends: Shared<ByConnection<String>>,
-    asked: Mutex<Option<(Instant, Answer)>>,
+    asked: Mutex<Option<Asked>>,
+}
+
+/// What became of a question, and when it was asked.
+#[derive(Clone)]
+struct Asked {
+    began: Instant,
+    ended: Instant,
+    answer: Answer,
 }
 
 #[derive(Clone)]
 enum Answer {
-    /// Those that have something to do at the server that answers now.
-    Busy(Arc<HashSet<String>>),
+    /// Of the server that answers now.
+    Activity(Arc<Activity>),
     /// Such as too many clients already.
     Refused,
     /// No server answers.
@@ -112,38 +123,62 @@ impl Unanswered {
     }
 
     async fn until_gone(&self, backend: Option<String>) {
-        let mut answered = Instant::now();
+        let began = Instant::now();
+        let mut answered = began;
         loop {
-            tokio::time::sleep(LOOKS_APART).await;
-            match self.look().await {
+            sleep(LOOKS_APART).await;
+            match self.look(began).await.answer {
                 Answer::Silence if answered.elapsed() < SILENCE => {}
                 Answer::Silence => return,
-                Answer::Busy(found) if backend.as_ref().is_some_and(|backend| !found.contains(backend)) => return,
-                Answer::Busy(_) | Answer::Refused => answered = Instant::now(),
+                Answer::Activity(found) if backend.as_ref().is_some_and(|backend| !found.is_busy(backend)) => return,
+                Answer::Activity(_) | Answer::Refused => answered = Instant::now(),
             }
         }
     }
 
-    /// One question for all that wait, in a session of its own: one of those that are open may be another server's.
-    async fn look(&self) -> Answer {
-        let mut asked = self.asked.lock().await;
-        if let Some((at, answer)) = &*asked
-            && at.elapsed() < LOOKS_APART
-        {
-            return answer.clone();
+    /// For a statement that began then and had no answer within [`PATIENCE`], on the connection that was opened then:
+    /// returns if its server turns out to have been replaced by another one, with the time when that one was looked for.
+    /// A server that answers other statements is not suspected.
+    pub(super) async fn until_replaced(&self, opened: Instant, began: Instant, answers: &Answers) -> Instant {
+        let known = self.backends().of(opened).cloned();
+        let Some(backend) = known else { return pending().await };
+        loop {
+            let heard = answers.last_of_those_open_at(began).map_or(PATIENCE, |last| last.elapsed());
+            if heard < PATIENCE {
+                sleep(PATIENCE - heard).await;
+                continue;
+            }
+            let asked = self.look(began).await;
+            if matches!(&asked.answer, Answer::Activity(found) if found.has_replaced_that_of(&backend)) {
+                return asked.began;
+            }
+            // At once if the question has taken longer: an address may lead to a silent server until it moves.
+            sleep_until((asked.began + LOOKS_APART).into()).await;
         }
+    }
+
+    /// One question for all that wait, in a session of its own: one of those that are open may be another server's. It was
+    /// asked after the time given.
+    async fn look(&self, after: Instant) -> Asked {
+        let came = Instant::now();
+        let mut last = self.asked.lock().await;
+        if let Some(asked) = last.as_ref().filter(|asked| asked.began >= after)
+            && (asked.ended >= came || asked.began.elapsed() < LOOKS_APART)
+        {
+            return asked.clone();
+        }
+        let began = Instant::now();
         let answer = timeout(self.sessions.bound(), self.ask()).await.unwrap_or(Answer::Silence);
-        *asked = Some((Instant::now(), answer.clone()));
-        answer
+        last.insert(Asked { began, ended: Instant::now(), answer }).clone()
     }
 
     async fn ask(&self) -> Answer {
         let found = async {
-            let (client, _) = self.sessions.open().await?;
-            backends::busy(&client).await
+            let opened = self.sessions.open().await?;
+            Activity::of(&opened.client).await
         };
         match found.await {
-            Ok(found) => Answer::Busy(found.into()),
+            Ok(found) => Answer::Activity(found.into()),
             Err(error) if error.as_db_error().is_some() => Answer::Refused,
             Err(_) => Answer::Silence,
         }

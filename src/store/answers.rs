@@ -35,6 +35,11 @@ impl Answers {
         self.lock().last
     }
 
+    /// The last answer on any connection that was open at the time.
+    pub(super) fn last_of_those_open_at(&self, time: Instant) -> Option<Instant> {
+        self.lock().by_connection.all().filter(|(opened, _)| *opened <= time).map(|(_, at)| *at).max()
+    }
+
     /// A statement that began then was given up without an answer. Returns whether the server counts as silent since: it
     /// does not if it has answered meanwhile on another connection that was open at the time.
     pub(super) fn note_silence(&self, began: Instant) -> bool {
@@ -80,6 +85,7 @@ mod tests {
         answers.note(rested);
         let began = Instant::now();
         answers.note(busy);
+        assert!(answers.last_of_those_open_at(began).is_some_and(|last| last >= began));
         assert!(!answers.note_silence(began));
         assert!(answers.may_be_lent(rested) && answers.may_be_lent(busy));
     }
@@ -91,6 +97,7 @@ mod tests {
         let began = Instant::now();
         let new = Instant::now();
         answers.note(new);
+        assert!(answers.last_of_those_open_at(began).is_some_and(|last| last <= began));
         assert!(answers.note_silence(began));
         assert!(!answers.may_be_lent(rested) && answers.may_be_lent(new));
     }

@@ -4,7 +4,7 @@
 //! settings and without our prepared statements. It is seen by two sessions that meet in one backend, or by one that
 //! changes its backend; a real server and a pooler in session mode never show either.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -131,10 +131,15 @@ impl Drop for InUse {
 /// A setting, and what the server shows for it once it is set.
 pub(super) type Wanted = (&'static str, String);
 
-/// A backend's name, as SQL. Not with ||, for which others may have an operator on the search path.
+/// The id of a backend in SQL, the same in all sessions, whatever their role has as `DateStyle`. Not with ||, for which
+/// others may have an operator on the search path.
 macro_rules! backend_id {
     ($pid:literal) => {
-        concat!("pg_catalog.format('%s since %s', ", $pid, ", pg_catalog.pg_postmaster_start_time())")
+        concat!(
+            "pg_catalog.format('%s since %s', ",
+            $pid,
+            ", pg_catalog.to_char(pg_catalog.pg_postmaster_start_time(), 'YYYY-MM-DD HH24:MI:SS.US'))"
+        )
     };
 }
 
@@ -149,19 +154,43 @@ pub(super) async fn of(session: &Client) -> Result<Option<String>, Error> {
     Ok(read(&session.simple_query(&question(&[])).await?).map(|backend| backend.id))
 }
 
-/// The backends of this session's server that have something to do.
-pub(super) async fn busy(session: &Client) -> Result<HashSet<String>, Error> {
-    let rows = session.query(BUSY, &[]).await?;
-    rows.iter().map(|row| row.try_get("backend")).collect()
+/// What a server has running.
+#[derive(Debug)]
+pub(super) struct Activity {
+    takes_writes: bool,
+    /// Whether each of its backends has something to do.
+    busy: HashMap<String, bool>,
 }
 
-/// Of other users' backends we may not see the state: they count, for a session that was opened before the user
-/// in the address changed may be among them.
-const BUSY: &str = concat!(
-    "SELECT ",
-    backend_id!("pid"),
-    " AS backend FROM pg_catalog.pg_stat_activity WHERE state IS DISTINCT FROM 'idle'"
-);
+impl Activity {
+    /// Of this session's server.
+    pub(super) async fn of(session: &Client) -> Result<Self, Error> {
+        // Of other users' backends we may not see the state: they count as busy, for a session that was opened before the
+        // user in the address changed may be among them.
+        let question = concat!(
+            "SELECT ",
+            backend_id!("pid"),
+            " AS backend, state IS DISTINCT FROM 'idle' AS busy,
+                pg_catalog.current_setting('transaction_read_only') = 'off'::text AS takes_writes
+            FROM pg_catalog.pg_stat_activity"
+        );
+        let mut activity = Self { takes_writes: false, busy: HashMap::new() };
+        for row in session.query(question, &[]).await? {
+            activity.takes_writes = row.try_get("takes_writes")?;
+            activity.busy.insert(row.try_get("backend")?, row.try_get("busy")?);
+        }
+        Ok(activity)
+    }
+
+    pub(super) fn is_busy(&self, backend: &str) -> bool {
+        self.busy.get(backend).is_some_and(|busy| *busy)
+    }
+
+    /// Whether this server is used now instead of the backend's. A standby is not: the address may lead to it for a moment.
+    pub(super) fn has_replaced_that_of(&self, backend: &str) -> bool {
+        self.takes_writes && !self.busy.contains_key(backend)
+    }
+}
 
 pub(super) fn read(answer: &[SimpleQueryMessage]) -> Option<Backend> {
     let row = answer.iter().find_map(|message| match message {
@@ -173,6 +202,10 @@ pub(super) fn read(answer: &[SimpleQueryMessage]) -> Option<Backend> {
 }
 
 impl Backend {
+    pub(super) fn into_id(self) -> String {
+        self.id
+    }
+
     /// Whether the settings are as they were set.
     pub(super) fn check(&self, wanted: &[Wanted]) -> Result<(), SessionFault> {
         let differs = wanted.iter().zip(&self.settings).find(|((_, wanted), found)| wanted != *found);
@@ -247,6 +280,16 @@ mod tests {
         assert!(backends.note(&backend("2")).is_none());
         assert!(backends.are_in_doubt());
         drop((second, third));
+    }
+
+    #[test]
+    fn a_server_has_replaced_another_if_it_takes_writes_and_lacks_the_backend() {
+        let activity =
+            |takes_writes| Activity { takes_writes, busy: [("1".to_owned(), true), ("2".to_owned(), false)].into() };
+        let (primary, standby) = (activity(true), activity(false));
+        assert_eq!(["1", "2", "3"].map(|backend| primary.is_busy(backend)), [true, false, false]);
+        assert_eq!(["1", "2", "3"].map(|backend| primary.has_replaced_that_of(backend)), [false, false, true]);
+        assert!(!standby.has_replaced_that_of("3"));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Lends pooled connections, and takes back none that is unfit: one on which a statement still runs, or that the server
 //! will not serve as it serves a new one.
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,10 +12,10 @@ use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, Statement};
 
-use super::abandoned::{self, Abandoned, Room, Unanswered};
+use super::abandoned::{self, Abandoned, PATIENCE, Room, Unanswered};
 use super::answers::Answers;
 use super::backends;
-use super::openings::Openings;
+use super::openings::{Openings, with_backend};
 use super::session::Sessions;
 use super::tasks::Tasks;
 use super::{OutOfTime, StoreError};
@@ -134,11 +135,31 @@ impl Connections {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let timeouts = Timeouts { wait: Some(left), create: Some(LOOKS_APART), ..self.pool.timeouts() };
-            match self.pool.timeout_get(&timeouts).await {
+            match with_backend(self.pool.timeout_get(&timeouts)).await {
                 // It is still being opened.
-                Err(PoolError::Timeout(TimeoutType::Create)) if Instant::now() < deadline => {}
-                ended => return ended,
+                (Err(PoolError::Timeout(TimeoutType::Create)), _) if Instant::now() < deadline => {}
+                (Ok(object), Some(backend)) => {
+                    self.unanswered.note_backend(Object::metrics(&object).created, backend);
+                    return Ok(object);
+                }
+                (ended, _) => return ended,
             }
+        }
+    }
+
+    /// The answer of a statement on the connection that was opened then.
+    async fn answer<T>(&self, opened: Instant, statement: impl Future<Output = T>) -> Result<T, NoAnswer> {
+        let (began, bound, mut statement) = (Instant::now(), self.statement_timeout, pin!(statement));
+        if let Ok(answer) = timeout(bound.min(PATIENCE), &mut statement).await {
+            return Ok(answer);
+        }
+        let left = bound.saturating_sub(began.elapsed());
+        if left.is_zero() {
+            return Err(NoAnswer::InTime);
+        }
+        tokio::select! {
+            answer = timeout(left, statement) => answer.map_err(|_| NoAnswer::InTime),
+            by = self.unanswered.until_replaced(opened, began, &self.answers) => Err(NoAnswer::ServerReplaced(by)),
         }
     }
 
@@ -147,8 +168,7 @@ impl Connections {
         let opened = timeout(self.sessions.bound(), self.sessions.open()).await.map_err(|_| not_connected());
         let opened =
             opened.and_then(|opened| opened.map_err(StoreError::from)).map_err(|error| self.sessions.explain(error));
-        // Its connection ends when the client is dropped.
-        let (client, _) = opened?;
+        let client = opened?.client;
         match self.sessions.backends().fault() {
             Some(fault) => Err(StoreError::Sessions(fault)),
             None => Ok(client),
@@ -166,6 +186,15 @@ impl Connections {
         let status = self.pool.status();
         let all_lent = status.size == status.max_size && status.available == 0;
         all_lent && self.last_answer().is_some_and(|last| last.elapsed() <= self.statement_timeout)
+    }
+
+    /// Has no connection lent again that was opened before then: it may lead to a server that another one has replaced.
+    fn leave_server(&self, before: Instant) {
+        let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
+        if *renewed < before {
+            *renewed = before;
+            self.openings.forget_spare();
+        }
     }
 
     /// Has no connection lent again that is open now: what they may do was decided when they were opened.
@@ -202,6 +231,13 @@ fn only_heard(answers: Arc<Answers>) -> Hook {
     })
 }
 
+/// Why a statement is not waited for any longer.
+enum NoAnswer {
+    InTime,
+    /// No answer will come. Another server has been found in the place of the statement's by a search that began then.
+    ServerReplaced(Instant),
+}
+
 /// A pooled connection whose use is bounded. It goes back to the pool only if its last statement was answered.
 pub(super) struct Connection {
     object: Option<Object>,
@@ -232,7 +268,8 @@ impl Connection {
         self.run(Abandoned::LeftAlone(room), work).await
     }
 
-    /// Once for each connection: later, while it waits for a commit, it cannot be asked.
+    /// Asks a connection of which it is not known from its login, or was forgotten: later, while it waits for a commit, it
+    /// cannot be asked.
     async fn know_backend(&mut self) -> Result<(), StoreError> {
         let opened = self.object.as_ref().map(|object| Object::metrics(object).created);
         let Some(opened) = opened.filter(|opened| !self.home.unanswered.knows_backend(*opened)) else { return Ok(()) };
@@ -247,14 +284,25 @@ impl Connection {
         abandoned: Abandoned,
         work: impl AsyncFnOnce(&mut Object) -> Result<T, Error>,
     ) -> Result<T, StoreError> {
-        let bound = self.home.statement_timeout;
         let object = self.object.as_mut().expect("taken only when it is not used again");
         // Until there is an answer: this future may be dropped at any time.
         self.running = Some((abandoned, Instant::now()));
-        let Ok(answer) = timeout(bound, work(object)).await else {
-            self.abandon();
-            let late = OutOfTime(format!("no answer within {}", humantime::format_duration(bound)));
-            return Err(StoreError::Unavailable(late.into()));
+        let answer = match self.home.answer(Object::metrics(object).created, work(object)).await {
+            Ok(answer) => answer,
+            Err(NoAnswer::InTime) => {
+                self.abandon();
+                let bound = humantime::format_duration(self.home.statement_timeout);
+                return Err(StoreError::Unavailable(OutOfTime(format!("no answer within {bound}")).into()));
+            }
+            Err(NoAnswer::ServerReplaced(looked)) => {
+                // Nothing to cancel, and nobody to wait for: the new server does not know the statement.
+                self.running = None;
+                self.discard();
+                self.home.leave_server(looked);
+                return Err(StoreError::Unavailable(anyhow::anyhow!(
+                    "its server is silent and was replaced by another"
+                )));
+            }
         };
         self.running = None;
         match answer {

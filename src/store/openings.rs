@@ -4,15 +4,17 @@
 //! than a request may wait answers all but the first, and a crowd of impatient requests opens no more connections than the
 //! pool may have: another opening begins only while more wait than are under way, and none is spare.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::pending;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use deadpool_postgres::Connect;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_postgres::{Config, Error};
+use tokio_postgres::{Client, Config, Error};
 
 use super::session::{Opened, Sessions};
 use super::tasks::Tasks;
@@ -23,6 +25,25 @@ pub(super) struct Openings {
     sessions: Sessions,
     tasks: Arc<Tasks>,
     queue: Arc<Queue<Result<Opened, Error>>>,
+}
+
+tokio::task_local! {
+    /// The backend of the connection that the pool was given last, by whoever asked the pool: the pool hands on the
+    /// connection alone.
+    static BACKEND: Cell<Option<String>>;
+}
+
+/// Runs what asks the pool for a connection, and returns also the backend of the connection that was opened for it.
+pub(super) async fn with_backend<T>(asking: impl Future<Output = T>) -> (T, Option<String>) {
+    let mut asking = pin!(BACKEND.scope(Cell::default(), asking));
+    let answer = asking.as_mut().await;
+    (answer, asking.take_value().and_then(Cell::into_inner))
+}
+
+fn hand_on(opened: Result<Opened, Error>) -> Result<(Client, JoinHandle<()>), Error> {
+    let Opened { client, drive, backend } = opened?;
+    let _ = BACKEND.try_with(|noted| noted.set(backend));
+    Ok((client, drive))
 }
 
 /// Who waits for a connection, and what is to come.
@@ -74,17 +95,20 @@ impl Openings {
 }
 
 impl Connect for Openings {
-    fn connect(&self, _: &Config) -> Pin<Box<dyn Future<Output = Result<Opened, Error>> + Send + '_>> {
-        let usable = |opened: &Result<Opened, Error>| matches!(opened, Ok((client, _)) if !client.is_closed());
+    fn connect(
+        &self,
+        _: &Config,
+    ) -> Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), Error>> + Send + '_>> {
+        let usable = |opened: &Result<Opened, Error>| matches!(opened, Ok(opened) if !opened.client.is_closed());
         match self.queue.take_place(usable) {
-            Place::Served(opened) => Box::pin(async { opened }),
+            Place::Served(opened) => Box::pin(async { hand_on(opened) }),
             Place::Waits { place, opening } => {
                 if let Some(opening) = opening {
                     self.tasks.spawn(Self::open(self.sessions.clone(), opening));
                 }
                 Box::pin(async {
                     match place.await {
-                        Ok(opened) => opened,
+                        Ok(opened) => hand_on(opened),
                         // All is being dropped. The pool bounds this wait, too.
                         Err(_) => pending().await,
                     }
@@ -223,6 +247,18 @@ mod tests {
         drop(impatient);
         assert!(opening.and_then(UnderWay::unless_unwanted).is_none());
         assert!(wait(&queue).1.is_some());
+    }
+
+    #[tokio::test]
+    async fn whoever_asks_the_pool_learns_the_backend_of_the_connection_that_was_opened_for_it() {
+        let opened = |backend: &'static str| async move {
+            tokio::task::yield_now().await;
+            BACKEND.with(|noted| noted.set(Some(backend.to_owned())));
+            tokio::task::yield_now().await;
+        };
+        let ((_, one), (_, two), (_, none)) =
+            tokio::join!(with_backend(opened("1")), with_backend(opened("2")), with_backend(async {}));
+        assert_eq!((one.as_deref(), two.as_deref(), none), (Some("1"), Some("2"), None));
     }
 
     #[test]

@@ -44,8 +44,14 @@ pub(super) struct Sessions {
     backends: Arc<Backends>,
 }
 
-/// A session, and the task that drives its connection.
-pub(super) type Opened = (Client, JoinHandle<()>);
+/// A session.
+pub(super) struct Opened {
+    pub(super) client: Client,
+    /// Drives its connection, and ends when the client is dropped.
+    pub(super) drive: JoinHandle<()>,
+    /// Who serves it, unless it did not say.
+    pub(super) backend: Option<String>,
+}
 
 impl Sessions {
     pub(super) fn new(settings: &Database) -> Result<Self, StoreError> {
@@ -84,7 +90,8 @@ impl Sessions {
         } else {
             self.check(&ours);
         }
-        Ok((ours.client, ours.drive.detach()))
+        let LoggedIn { client, drive, backend } = ours;
+        Ok(Opened { client, drive: drive.detach(), backend: backend.map(Backend::into_id) })
     }
 
     /// Opens two sessions, compares and closes them. Others are opened meanwhile as if all were well.

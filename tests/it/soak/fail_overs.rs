@@ -12,10 +12,14 @@ use crate::support::*;
 const EVENTS_PER_SECOND: usize = 300;
 /// Whoever decides on a fail-over has to notice first that the primary is gone.
 const NOTICED_AFTER: Duration = Duration::from_secs(10);
+const NOTICED_SOON: Duration = Duration::from_secs(1);
+/// A worker that waited for its statements to time out, 10 s after they began, would go on later than this after a
+/// fail-over that was noticed soon.
+const BEFORE_ANY_TIMEOUT: Duration = Duration::from_secs(7);
 
 async fn every_fail_over(way: Way) {
     for (loss, commit) in [(Loss::Killed, "on"), (Loss::Frozen, "remote_apply"), (Loss::Demoted, "on")] {
-        fail_over(way, loss, commit, duration_or(60)).await;
+        fail_over(way, loss, NOTICED_AFTER, commit).await;
     }
 }
 
@@ -38,6 +42,25 @@ async fn a_fail_over_through_several_hosts_loses_nothing_and_is_gone_on_with() {
     every_fail_over(Way::SeveralHosts).await;
 }
 
+#[tokio::test]
+#[ignore = "takes a minute"]
+async fn a_primary_replaced_just_after_it_fell_silent_is_left_for_where_its_address_moves() {
+    fail_over(Way::MovingAddress, Loss::Frozen, NOTICED_SOON, "on").await;
+}
+
+#[tokio::test]
+#[ignore = "takes a minute"]
+async fn a_primary_replaced_just_after_it_fell_silent_is_left_for_the_new_address_of_its_name() {
+    standby::install_name_wrapper().await;
+    fail_over(Way::MovingName, Loss::Frozen, NOTICED_SOON, "on").await;
+}
+
+#[tokio::test]
+#[ignore = "takes a minute"]
+async fn a_primary_replaced_just_after_it_fell_silent_is_left_for_another_of_several_hosts() {
+    fail_over(Way::SeveralHosts, Loss::Frozen, NOTICED_SOON, "on").await;
+}
+
 /// How long after the promotion all workers were ready.
 async fn ready_after(promoted: Instant, workers: &mut [Replica]) -> Duration {
     for worker in workers {
@@ -47,7 +70,8 @@ async fn ready_after(promoted: Instant, workers: &mut [Replica]) -> Duration {
 }
 
 /// One fail-over with all its books: two workers and the API find the new primary in this way.
-async fn fail_over(way: Way, loss: Loss, commit: &str, duration: Duration) {
+async fn fail_over(way: Way, loss: Loss, noticed_after: Duration, commit: &str) {
+    let duration = duration_or(60);
     let (servers, ledger) = replicated(commit).await;
     let worker = async || servers.launch(&ledger.site, way, &["worker"]).start_worker().await;
     let mut workers = vec![worker().await, worker().await];
@@ -58,7 +82,7 @@ async fn fail_over(way: Way, loss: Loss, commit: &str, duration: Duration) {
         tokio::time::sleep(duration / 8).await;
         let lost = Instant::now();
         servers.lose_primary(loss).await;
-        tokio::time::sleep_until((lost + NOTICED_AFTER).into()).await;
+        tokio::time::sleep_until((lost + noticed_after).into()).await;
         servers.promote().await;
         let promoted = Instant::now();
         let (gone_on, ready) =
@@ -87,12 +111,13 @@ async fn fail_over(way: Way, loss: Loss, commit: &str, duration: Duration) {
     let (events, requests) = (ledger.published(), ledger.receiver.count());
     let report = ledger.close(workers).await;
     println!(
-        "soak fail-over {way:?} {loss:?} {commit}: {events} events, {requests} requests; {}; after the promotion \
+        "soak fail-over {way:?} {loss:?} noticed after {noticed_after:?} {commit}: {events} events, {requests} requests; {}; after the promotion \
          a worker recorded within {worker:.1?}, all were ready within {ready:.1?}, the API wrote within {api:.1?}",
         report.summary()
     );
     report.assert_sound(0);
     assert!(worker < SOON && ready < SOON && api < SOON, "{worker:?}, {ready:?}, {api:?}");
+    assert!(noticed_after > NOTICED_SOON || worker < BEFORE_ANY_TIMEOUT, "{worker:?}");
     drop(caller);
 }
 
