@@ -27,6 +27,9 @@ pub(super) struct Openings {
     queue: Arc<Queue<Result<Opened, Error>>>,
 }
 
+/// A connection as the pool takes it, and what drives it.
+type Driven = (Client, JoinHandle<()>);
+
 tokio::task_local! {
     /// The backend of the connection that the pool was given last, by whoever asked the pool: the pool hands on the
     /// connection alone.
@@ -40,7 +43,7 @@ pub(super) async fn with_backend<T>(asking: impl Future<Output = T>) -> (T, Opti
     (answer, asking.take_value().and_then(Cell::into_inner))
 }
 
-fn hand_on(opened: Result<Opened, Error>) -> Result<(Client, JoinHandle<()>), Error> {
+fn hand_on(opened: Result<Opened, Error>) -> Result<Driven, Error> {
     let Opened { client, drive, backend } = opened?;
     let _ = BACKEND.try_with(|noted| noted.set(backend));
     Ok((client, drive))
@@ -95,10 +98,7 @@ impl Openings {
 }
 
 impl Connect for Openings {
-    fn connect(
-        &self,
-        _: &Config,
-    ) -> Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), Error>> + Send + '_>> {
+    fn connect(&self, _: &Config) -> Pin<Box<dyn Future<Output = Result<Driven, Error>> + Send + '_>> {
         let usable = |opened: &Result<Opened, Error>| matches!(opened, Ok(opened) if !opened.client.is_closed());
         match self.queue.take_place(usable) {
             Place::Served(opened) => Box::pin(async { hand_on(opened) }),

@@ -15,7 +15,7 @@ const NOTICED_AFTER: Duration = Duration::from_secs(10);
 const NOTICED_SOON: Duration = Duration::from_secs(1);
 /// A worker that waited for its statements to time out, 10 s after they began, would go on later than this after a
 /// fail-over that was noticed soon.
-const BEFORE_ANY_TIMEOUT: Duration = Duration::from_secs(7);
+const BEFORE_ANY_TIMEOUT: Duration = Duration::from_secs(8);
 
 async fn every_fail_over(way: Way) {
     for (loss, commit) in [(Loss::Killed, "on"), (Loss::Frozen, "remote_apply"), (Loss::Demoted, "on")] {

@@ -1,6 +1,9 @@
 //! Too few connections: whoever gets none waits for one, and nothing is sent twice for it.
 
-use super::{ATTEMPTS, CANNOT_RECORD, held_in_flight, impatient, stayed_attached, wait_for_locked_out};
+use std::time::{Duration, Instant};
+
+use super::{ATTEMPTS, CANNOT_RECORD};
+use super::{held_in_flight, impatient, ledger_behind_a_proxy, stayed_attached, wait_for_locked_out};
 use crate::support::*;
 
 /// Superusers are let in beyond every limit: the worker needs a role of its own.
@@ -86,4 +89,22 @@ async fn connections_that_all_fall_silent_do_not_each_cost_a_wait() {
         // One waits for the answer of a mute connection, and the next on a slow machine for a new one.
         assert!(refused < CONNECTIONS, "every connection cost a request");
     }
+}
+
+#[tokio::test]
+async fn statements_whose_server_was_replaced_are_given_up_long_before_their_time_is_over() {
+    let site = Site::new().await.set("database.statement_timeout", "30s");
+    let (ledger, proxy, worker) = ledger_behind_a_proxy(site).await;
+    ledger.publish(20).await;
+    ledger.wait_until_done().await;
+    // What answers then on the same address does not have the sessions of the connections that have fallen silent.
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name = 'penr-webhooks'";
+    proxy.mute_open();
+    ledger.site.sql().await.batch_execute(end).await.unwrap();
+    let silent = Instant::now();
+    ledger.publish(20).await;
+    ledger.wait_until_done().await;
+    assert!(silent.elapsed() < Duration::from_secs(15), "{:?}", silent.elapsed());
+    ledger.close(vec![worker]).await.assert_sound(0);
 }
