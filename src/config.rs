@@ -93,7 +93,10 @@ pub struct Sender {
     pub body_timeout: Duration,
     pub max_body_bytes: usize,
     pub idle_connections_per_host: usize,
+    /// 0 means what the process may open decides.
+    pub max_idle_connections: usize,
     pub idle_timeout: Duration,
+    pub max_connection_age: Duration,
     pub dns_timeout: Duration,
     pub max_dns_lookups: usize,
     /// Empty means the system's.
@@ -337,8 +340,11 @@ struct RawSender {
     body_timeout: Duration,
     max_body_bytes: usize,
     idle_connections_per_host: usize,
+    max_idle_connections: usize,
     #[serde(with = "duration")]
     idle_timeout: Duration,
+    #[serde(with = "duration")]
+    max_connection_age: Duration,
     #[serde(with = "duration")]
     dns_timeout: Duration,
     max_dns_lookups: usize,

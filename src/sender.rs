@@ -1,13 +1,14 @@
 //! Makes one attempt: a signed POST whose answer is data. The only door to HTTP receivers.
 //!
-//! The URL and every address behind it are checked again each time; the client follows no redirect, uses no proxy,
-//! retries nothing and stores nothing.
+//! The URL and every address behind it are checked again each time; the clients follow no redirect, use no proxy and
+//! store nothing. Only a request on a connection that ended under it is made once more, within the same attempt.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
-use reqwest::{Client, Response, redirect, retry};
+use reqwest::{Method, Request, Response};
 use uuid::Uuid;
 
 use crate::config;
@@ -17,11 +18,16 @@ use crate::signature;
 use crate::webhook::{Secrets, SnapshotState, UrlPolicy, UrlRefusal, WebhookUrl};
 
 mod answer;
+mod clients;
+mod opening;
+mod places;
 mod resolver;
 mod sent;
 
+use clients::Clients;
 use resolver::{ResolveError, Resolver, ResolverSettings};
 
+pub use clients::max_idle_connections;
 pub use sent::SentRequest;
 
 const OUR_NAME: &str = concat!("penr-webhooks/", env!("CARGO_PKG_VERSION"));
@@ -36,15 +42,15 @@ const STANDARD_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signatur
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     #[error("there are no CA certificates: install them (ca-certificates), or have SSL_CERT_FILE name a file of them")]
-    Certificates(#[source] reqwest::Error),
+    Certificates(#[source] rustls::Error),
     #[error("the HTTP client cannot be set up")]
     Client(#[source] anyhow::Error),
 }
 
 /// Sends attempts, sharing connections between them.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Sender {
-    client: Client,
+    clients: Arc<Clients>,
     urls: UrlPolicy,
     timeout: Duration,
     limits: answer::Limits,
@@ -52,22 +58,9 @@ pub struct Sender {
 
 impl Sender {
     pub fn new(settings: &config::Sender) -> Result<Self, SetupError> {
-        let client = Client::builder()
-            .dns_resolver(resolver(settings)?)
-            .no_proxy()
-            .redirect(redirect::Policy::none())
-            .retry(retry::never())
-            .referer(false)
-            .http1_only()
-            .http1_title_case_headers()
-            .pool_max_idle_per_host(settings.idle_connections_per_host)
-            .pool_idle_timeout(settings.idle_timeout)
-            // An attempt that is given a pooled connection meanwhile leaves the one it began to a task of the pool's.
-            .connect_timeout(settings.timeout)
-            .build()
-            .map_err(SetupError::from)?;
+        let clients = Arc::new(Clients::new(settings, resolver(settings)?)?);
         let limits = answer::Limits { timeout: settings.body_timeout, max_bytes: settings.max_body_bytes };
-        Ok(Self { client, urls: settings.urls.clone(), timeout: settings.timeout, limits })
+        Ok(Self { clients, urls: settings.urls.clone(), timeout: settings.timeout, limits })
     }
 
     /// Makes one attempt. Whatever happens is in the outcome; it takes no longer than the timeouts for the attempt and
@@ -90,15 +83,10 @@ impl Sender {
         (self.send(request, started).await, sent)
     }
 
-    async fn send(&self, request: Result<reqwest::Request, AttemptError>, started: Instant) -> Attempt {
-        let answered = match request {
-            Ok(request) => self.execute(request).await,
-            Err(error) => Err(error),
-        };
-        let duration = started.elapsed();
-        let outcome = match answered {
-            Ok(response) => Outcome::Answered(self.read(response).await),
-            Err(error) => Outcome::Failed(error),
+    async fn send(&self, request: Result<Request, AttemptError>, started: Instant) -> Attempt {
+        let (outcome, duration) = match request {
+            Ok(request) => self.execute(request, started).await,
+            Err(error) => (Outcome::Failed(error), started.elapsed()),
         };
         Attempt { id: Uuid::now_v7(), outcome, duration, started }
     }
@@ -115,7 +103,7 @@ impl Sender {
         Ok(headers(delivery.event(), secrets, delivery.attempt, unix_seconds()))
     }
 
-    fn request(&self, delivery: &Delivery) -> Result<reqwest::Request, AttemptError> {
+    fn request(&self, delivery: &Delivery) -> Result<Request, AttemptError> {
         let SnapshotState::Active { url, .. } = &delivery.webhook.state else {
             return Err(AttemptError::Internal);
         };
@@ -124,16 +112,24 @@ impl Sender {
             UrlRefusal::Blocked => AttemptError::BlockedAddress,
             _ => AttemptError::InvalidUrl,
         })?;
-        let request = self.client.post(url.url().clone()).headers(headers).body(delivery.event().body.clone());
-        request.build().map_err(|_| AttemptError::InvalidUrl)
+        let mut request = Request::new(Method::POST, url.url().clone());
+        *request.headers_mut() = headers;
+        *request.body_mut() = Some(delivery.event().body.clone().into());
+        Ok(request)
     }
 
-    async fn execute(&self, request: reqwest::Request) -> Result<Response, AttemptError> {
-        match tokio::time::timeout(self.timeout, self.client.execute(request)).await {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(classify(&error)),
-            Err(_) => Err(AttemptError::Timeout),
-        }
+    /// The outcome, and how long the verdict took.
+    async fn execute(&self, request: Request, started: Instant) -> (Outcome, Duration) {
+        // Kept until the answer is read: its connection is in use until then.
+        let chosen = self.clients.for_attempt(request.url());
+        let answered = tokio::time::timeout(self.timeout, chosen.execute(request)).await;
+        let duration = started.elapsed();
+        let outcome = match answered {
+            Ok(Ok(response)) => Outcome::Answered(self.read(response).await),
+            Ok(Err(error)) => Outcome::Failed(classify(&error)),
+            Err(_) => Outcome::Failed(AttemptError::Timeout),
+        };
+        (outcome, duration)
     }
 
     /// The verdict stands in the status line; nothing that follows changes it.
@@ -147,9 +143,7 @@ impl Sender {
 
 impl From<reqwest::Error> for SetupError {
     fn from(error: reqwest::Error) -> Self {
-        // All that TLS needs from outside are the certificates to trust.
-        let untrusting = causes(&error).any(|cause| cause.is::<rustls::Error>());
-        if untrusting { Self::Certificates(error) } else { Self::Client(error.into()) }
+        Self::Client(error.into())
     }
 }
 

@@ -42,7 +42,9 @@ pub(super) fn settings(mut raw: Raw, layers: &Layers) -> Result<Settings, Config
             body_timeout: raw.sender.body_timeout,
             max_body_bytes: raw.sender.max_body_bytes,
             idle_connections_per_host: raw.sender.idle_connections_per_host,
+            max_idle_connections: raw.sender.max_idle_connections,
             idle_timeout: raw.sender.idle_timeout,
+            max_connection_age: raw.sender.max_connection_age,
             dns_timeout: raw.sender.dns_timeout,
             max_dns_lookups: raw.sender.max_dns_lookups,
             dns_servers: raw.sender.dns_servers.clone(),
@@ -106,6 +108,7 @@ impl Check<'_> {
         self.within("retry.jitter", raw.retry.jitter, 0.0..=0.5)?;
         self.within("sender.max_body_bytes", raw.sender.max_body_bytes, 0..=MIB)?;
         self.within("sender.idle_connections_per_host", raw.sender.idle_connections_per_host, 0..=10_000)?;
+        self.within("sender.max_idle_connections", raw.sender.max_idle_connections, 0..=1_000_000)?;
         self.within("sender.max_dns_lookups", raw.sender.max_dns_lookups, 1..=10_000)?;
         self.within("worker.prefetch", raw.worker.prefetch, 1..=u16::MAX)?;
         self.within("worker.max_in_flight", raw.worker.max_in_flight, 1..=100_000)?;
@@ -137,6 +140,7 @@ impl Check<'_> {
         self.lasting("sender.timeout", raw.sender.timeout, millis(10)..=seconds(60))?;
         self.lasting("sender.body_timeout", raw.sender.body_timeout, Duration::ZERO..=seconds(60))?;
         self.lasting("sender.idle_timeout", raw.sender.idle_timeout, Duration::ZERO..=DAY)?;
+        self.lasting("sender.max_connection_age", raw.sender.max_connection_age, seconds(1)..=DAY)?;
         self.lasting("sender.dns_timeout", raw.sender.dns_timeout, millis(10)..=seconds(60))?;
         self.lasting("worker.lookup_lifetime", raw.worker.lookup_lifetime, Duration::ZERO..=seconds(1))?;
         self.lasting("worker.poll_interval", raw.worker.poll_interval, millis(1)..=seconds(60))?;

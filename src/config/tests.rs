@@ -110,6 +110,7 @@ fn a_bad_setting_is_named_where_it_was_written_and_its_value_is_not_shown() {
         (Some("[event_types.\"a b\"]\nname=\"a\"\ndescription=\"b\""), &[], "event_types.a b (in penr.toml) must be"),
         (Some("[event_types.\"a.b\"]\nname=\"a\""), &[], "event_types.a.b (in penr.toml) needs a name"),
         (Some("[sender]\ntimeout = \"61s\""), &[], "sender.timeout (in penr.toml) must be from 10ms to 1m"),
+        (Some("[sender]\nmax_connection_age = \"0s\""), &[], "sender.max_connection_age (in penr.toml) must be"),
     ];
     for (file, variables, expected) in cases {
         let error = load(*file, variables).expect_err(expected).to_string();

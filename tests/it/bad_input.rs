@@ -2,7 +2,7 @@
 //! lives on as if nothing had been: no loop, no lost connection, no payload in its log.
 
 mod bodies;
-mod crowds;
+pub mod crowds;
 mod delivered;
 mod headers;
 mod large;
@@ -18,8 +18,8 @@ use crate::support::broker::new_event_id;
 use crate::support::replica::ATTACHED;
 use crate::support::{Fate, Message, Receiver, Replica, Site, Webhook, wait_until};
 
-const ACCOUNT: &str = "acc_good";
-const TYPE: &str = "content.created";
+pub const ACCOUNT: &str = "acc_good";
+pub const TYPE: &str = "content.created";
 
 /// Stands in every payload, and so must stand in no log.
 const MARKER: &str = "payload-marker-9f3b";

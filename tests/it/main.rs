@@ -18,6 +18,7 @@ mod fails_over;
 mod fairness;
 mod health;
 mod hostile_receivers;
+mod kept_connections;
 mod migrates;
 mod model;
 mod never_inside;

@@ -49,7 +49,7 @@ async fn an_event_for_a_thousand_webhooks_reaches_each_with_bounded_concurrency(
 }
 
 /// Registers webhooks for `TYPE` events of `ACCOUNT` with the product's own sealing: by command they would take minutes.
-async fn with_webhooks(site: Site, urls: &[String]) -> Site {
+pub async fn with_webhooks(site: Site, urls: &[String]) -> Site {
     let keys = encryption_key("k1");
     let keyring = Keyring::parse(&keys).unwrap();
     let account_id = AccountId::parse(ACCOUNT).unwrap();

@@ -54,6 +54,11 @@ impl Receiver {
         Self::listening(listener, None)
     }
 
+    /// As `start`, at this address.
+    pub async fn start_at(address: SocketAddr) -> Self {
+        Self::listening(TcpListener::bind(address).await.expect("a free port"), None)
+    }
+
     /// As `start`, on https.
     pub async fn start_tls(config: ServerConfig) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");

@@ -1,5 +1,6 @@
 //! The real binary as a child process: its log is kept for the test to read, and it never outlives the test.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -210,6 +211,22 @@ impl Replica {
 
     pub fn open_files(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("it is running").count()
+    }
+
+    /// Its TCP connections over IPv4 to these ports that stand.
+    pub fn connections_to(&self, ports: &[u16]) -> usize {
+        const ESTABLISHED: &str = "01";
+        let opened = |entry: fs::DirEntry| fs::read_link(entry.path()).ok();
+        let files = fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("it is running");
+        let own: HashSet<PathBuf> = files.flatten().filter_map(opened).collect();
+        let table = fs::read_to_string(format!("/proc/{}/net/tcp", self.pid())).expect("it is running");
+        let counts = |line: &&str| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let port = fields[2].split(':').next_back().and_then(|port| u16::from_str_radix(port, 16).ok());
+            let is_there = port.is_some_and(|port| ports.contains(&port)) && fields[3] == ESTABLISHED;
+            is_there && own.contains(Path::new(&format!("socket:[{}]", fields[9])))
+        };
+        table.lines().skip(1).filter(counts).count()
     }
 
     fn log_tail(&self) -> String {
