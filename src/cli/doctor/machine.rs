@@ -3,7 +3,7 @@
 use super::{Check, Deadline, millis};
 use crate::config::Settings;
 use crate::error_chain;
-use crate::sender::{Sender, look_up};
+use crate::sender::{Sender, look_up, max_idle_connections};
 
 /// Always there: reserved by IANA (RFC 2606).
 const WELL_KNOWN_NAME: &str = "example.com";
@@ -33,24 +33,27 @@ pub(super) fn certificates(settings: &Settings) -> Check {
 }
 
 pub(super) fn open_files(settings: &Settings) -> Check {
-    let needed = needed_files(settings);
     // A worker raises the soft limit itself.
     let Ok((_, limit)) = rlimit::Resource::NOFILE.get() else {
+        let needed = needed_files(settings, 0);
         return Check::ok("open_files", format!("a busy worker needs about {needed}; the limit is not known here"));
     };
+    let needed = needed_files(settings, limit);
     let detail = format!("{limit} allowed here, a busy worker needs about {needed}");
     if limit < needed {
-        let advice =
-            format!("raise the limit to {} (ulimit -Hn, LimitNOFILE=, --ulimit nofile)", needed.next_power_of_two());
+        // With a higher limit more connections are kept.
+        let enough = (0..u64::BITS).map(|bits| 1 << bits).find(|limit| *limit >= needed_files(settings, *limit));
+        let enough = enough.unwrap_or(needed);
+        let advice = format!("raise the limit to {enough} (ulimit -Hn, LimitNOFILE=, --ulimit nofile)");
         return Check::warns("open_files", detail, advice);
     }
     Check::ok("open_files", detail)
 }
 
-/// Requests in flight and the names they wait for, connections kept to one busy receiver, and the database's.
-fn needed_files(settings: &Settings) -> u64 {
+/// Requests in flight and the names they wait for, connections that are kept, and the database's.
+fn needed_files(settings: &Settings, limit: u64) -> u64 {
     let (sender, in_flight) = (&settings.sender, settings.worker.max_in_flight);
     let lookups = sender.max_dns_lookups.min(in_flight);
-    let files = in_flight + sender.idle_connections_per_host + settings.database.pool_size;
+    let files = in_flight + max_idle_connections(sender, limit) + settings.database.pool_size;
     files as u64 + PER_LOOKUP * lookups as u64 + OTHER_FILES
 }

@@ -32,6 +32,10 @@ async fn too_few_open_files_are_warned_about() {
     let site = Site::new().await;
     let doctor = site.launch(&["doctor", "--json"]).under(&["prlimit", "--nofile=500"]).start();
     let report = Report::of(doctor).await;
-    report.assert("open_files", "warns", &["500 allowed here", "LimitNOFILE"]);
+    report.assert("open_files", "warns", &["500 allowed here", "LimitNOFILE", "to 2048 "]);
     assert_eq!(report.code, 0);
+
+    let site = site.set("sender.max_idle_connections", "60000");
+    let doctor = site.launch(&["doctor", "--json"]).under(&["prlimit", "--nofile=4096"]).start();
+    Report::of(doctor).await.assert("open_files", "warns", &["4096 allowed here", "to 65536 "]);
 }
