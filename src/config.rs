@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::Deserialize;
+use url::Url;
 
 use crate::address::AddressPolicy;
 use crate::event::{Catalogue, EventParser};
@@ -101,7 +102,18 @@ pub struct Sender {
     pub max_dns_lookups: usize,
     /// Empty means the system's.
     pub dns_servers: Vec<SocketAddr>,
+    /// Through which all requests go, if any.
+    pub proxy: Option<EgressProxy>,
     pub urls: UrlPolicy,
+}
+
+/// A forward proxy of the operator's.
+#[derive(Debug, Clone)]
+pub struct EgressProxy {
+    /// `http` or `https`, a host and a port; nothing secret.
+    pub url: Url,
+    /// `user:password`
+    pub credentials: Option<SecretText>,
 }
 
 /// `[worker]`
@@ -349,6 +361,8 @@ struct RawSender {
     dns_timeout: Duration,
     max_dns_lookups: usize,
     dns_servers: Vec<SocketAddr>,
+    proxy: SecretText,
+    proxy_credentials: SecretText,
     allow_networks: Vec<IpNet>,
     deny_networks: Vec<IpNet>,
     require_https: bool,

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::layers::Layers;
-use super::{Api, ConfigError, Raw, RawEventType, Sender, Settings};
+use super::{Api, ConfigError, EgressProxy, Raw, RawEventType, RawSender, Sender, Settings};
 use crate::event::{Catalogue, CatalogueEntry, EventType};
 use crate::retry::RetryPolicy;
 use crate::secret::{Keyring, SecretText};
@@ -25,6 +25,7 @@ pub(super) fn settings(mut raw: Raw, layers: &Layers) -> Result<Settings, Config
     let catalogue = check.catalogue(&raw)?;
     let keyring = check.keyring(&raw.security.encryption_keys)?;
     let tokens = check.tokens(&raw)?;
+    let proxy = check.proxy(&raw.sender)?;
     check.origins("api.cors_origins", &raw.api.cors_origins)?;
     check.origins("api.frame_ancestors", &raw.api.frame_ancestors)?;
     raw.database.url_from = layers.url_source("database.url");
@@ -48,6 +49,7 @@ pub(super) fn settings(mut raw: Raw, layers: &Layers) -> Result<Settings, Config
             dns_timeout: raw.sender.dns_timeout,
             max_dns_lookups: raw.sender.max_dns_lookups,
             dns_servers: raw.sender.dns_servers.clone(),
+            proxy,
             urls: raw.url_policy(),
         },
         database: raw.database,
@@ -209,6 +211,35 @@ impl Check<'_> {
             Ok(_) => self.refuse(setting, format!("must begin with {}://", schemes.join(":// or "))),
             Err(error) => self.refuse(setting, format!("is not a URL: {error}")),
         }
+    }
+
+    /// No message repeats any part of the URL: who puts a password into it by mistake does not find it in the log.
+    fn proxy(&self, sender: &RawSender) -> Result<Option<EgressProxy>, ConfigError> {
+        let credentials = (!sender.proxy_credentials.is_empty()).then(|| sender.proxy_credentials.clone());
+        if sender.proxy.is_empty() {
+            return match credentials {
+                None => Ok(None),
+                Some(_) => self.refuse("sender.proxy_credentials", "are for sender.proxy, which is not set"),
+            };
+        }
+        let url = match url::Url::parse(sender.proxy.expose()) {
+            Ok(url) if ["http", "https"].contains(&url.scheme()) => url,
+            Ok(_) => return self.refuse("sender.proxy", "must begin with http:// or https://"),
+            Err(error) => return self.refuse("sender.proxy", format!("is not a URL: {error}")),
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            return self.refuse("sender.proxy", "must name no user or password; give them as sender.proxy_credentials");
+        }
+        if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
+            return self.refuse("sender.proxy", "must be no more than scheme, host and port: http://proxy:3128");
+        }
+        if credentials
+            .as_ref()
+            .is_some_and(|text| !text.expose().contains(':') || text.expose().contains(char::is_control))
+        {
+            return self.refuse("sender.proxy_credentials", "must be user:password in one line");
+        }
+        Ok(Some(EgressProxy { url, credentials }))
     }
 
     fn filter(&self, raw: &Raw) -> Result<(), ConfigError> {

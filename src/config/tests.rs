@@ -5,6 +5,7 @@ fn load(file: Option<&str>, variables: &[(&str, &str)]) -> Result<Settings, Conf
     let variables: Vec<_> = variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
     Settings::load(file, variables, |path| match path {
         "/keys" => Ok(format!("{}\n", key())),
+        "/proxy" => Ok("user:s3cret\n".to_owned()),
         "/url" => Ok("postgresql://u:s3cret@h/d\n".to_owned()),
         _ => Err(std::io::ErrorKind::NotFound.into()),
     })
@@ -60,6 +61,17 @@ fn a_secret_may_come_from_a_file() {
 }
 
 #[test]
+fn a_proxys_credentials_come_from_a_file_and_are_shown_nowhere() {
+    let credentials = ("PENR_WEBHOOKS__SENDER__PROXY_CREDENTIALS_FILE", "/proxy");
+    let settings = load(Some("[sender]\nproxy = \"https://proxy.example.net\""), &[credentials]).unwrap();
+    let proxy = settings.sender.proxy.clone().unwrap();
+    assert_eq!(proxy.url.as_str(), "https://proxy.example.net/");
+    assert_eq!(proxy.credentials.unwrap().expose(), "user:s3cret");
+    assert!(!format!("{settings:?}").contains("s3cret"));
+    assert!(load(None, &[]).unwrap().sender.proxy.is_none());
+}
+
+#[test]
 fn a_bad_setting_is_named_where_it_was_written_and_its_value_is_not_shown() {
     type Case<'a> = (Option<&'a str>, &'a [(&'a str, &'a str)], &'a str);
     let cases: &[Case<'_>] = &[
@@ -109,6 +121,25 @@ fn a_bad_setting_is_named_where_it_was_written_and_its_value_is_not_shown() {
         (Some("[api]\njwt_secret = \"s3cret"), &[], "penr.toml is not valid TOML near line 2"),
         (Some("[event_types.\"a b\"]\nname=\"a\"\ndescription=\"b\""), &[], "event_types.a b (in penr.toml) must be"),
         (Some("[event_types.\"a.b\"]\nname=\"a\""), &[], "event_types.a.b (in penr.toml) needs a name"),
+        (
+            Some("[sender]\nproxy = \"http://u:s3cret@proxy:3128\""),
+            &[],
+            "sender.proxy (in penr.toml) must name no user",
+        ),
+        (Some("[sender]\nproxy = \"socks5://s3cret:1\""), &[], "sender.proxy (in penr.toml) must begin with http://"),
+        (Some("[sender]\nproxy = \"http://proxy/s3cret\""), &[], "sender.proxy (in penr.toml) must be no more than"),
+        (None, &[("PENR_WEBHOOKS__SENDER__PROXY", "s3cret:3128")], "PENR_WEBHOOKS__SENDER__PROXY must begin with"),
+        (None, &[("PENR_WEBHOOKS__SENDER__PROXY", "http://s3cret:x")], "PENR_WEBHOOKS__SENDER__PROXY is not a URL"),
+        (
+            None,
+            &[("PENR_WEBHOOKS__SENDER__PROXY_CREDENTIALS_FILE", "/proxy")],
+            "PENR_WEBHOOKS__SENDER__PROXY_CREDENTIALS_FILE are for sender.proxy",
+        ),
+        (
+            Some("[sender]\nproxy = \"http://proxy:3128\""),
+            &[("PENR_WEBHOOKS__SENDER__PROXY_CREDENTIALS", "s3cret")],
+            "PENR_WEBHOOKS__SENDER__PROXY_CREDENTIALS must be user:password",
+        ),
         (Some("[sender]\ntimeout = \"61s\""), &[], "sender.timeout (in penr.toml) must be from 10ms to 1m"),
         (Some("[sender]\nmax_connection_age = \"0s\""), &[], "sender.max_connection_age (in penr.toml) must be"),
     ];
