@@ -1,14 +1,16 @@
 //! Makes one attempt: a signed POST whose answer is data. The only door to HTTP receivers.
 //!
-//! The URL and every address behind it are checked again each time; the clients follow no redirect, use no proxy and
-//! store nothing. Only a request on a connection that ended under it is made once more, within the same attempt.
+//! The URL and every address behind it are checked again each time; the clients follow no redirect, use no proxy but the
+//! one of the settings, and store nothing. Only a request on a connection that ended under it is made once more, within the
+//! same attempt.
 
-use std::error::Error;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use reqwest::{Method, Request, Response};
+use url::Host;
 use uuid::Uuid;
 
 use crate::config;
@@ -19,12 +21,17 @@ use crate::webhook::{Secrets, SnapshotState, UrlPolicy, UrlRefusal, WebhookUrl};
 
 mod answer;
 mod clients;
+mod failure;
 mod opening;
 mod places;
+mod probe;
+mod proxy;
 mod resolver;
 mod sent;
 
-use clients::Clients;
+use clients::{Chosen, Clients};
+use failure::{Failure, Way, causes};
+use proxy::Egress;
 use resolver::{ResolveError, Resolver, ResolverSettings};
 
 pub use clients::max_idle_connections;
@@ -51,6 +58,7 @@ pub enum SetupError {
 #[derive(Clone)]
 pub struct Sender {
     clients: Arc<Clients>,
+    egress: Egress,
     urls: UrlPolicy,
     timeout: Duration,
     limits: answer::Limits,
@@ -58,9 +66,11 @@ pub struct Sender {
 
 impl Sender {
     pub fn new(settings: &config::Sender) -> Result<Self, SetupError> {
-        let clients = Arc::new(Clients::new(settings, resolver(settings)?)?);
+        let resolver = resolver(settings)?;
+        let clients = Arc::new(Clients::new(settings, resolver.clone())?);
+        let egress = Egress::new(settings, resolver);
         let limits = answer::Limits { timeout: settings.body_timeout, max_bytes: settings.max_body_bytes };
-        Ok(Self { clients, urls: settings.urls.clone(), timeout: settings.timeout, limits })
+        Ok(Self { clients, egress, urls: settings.urls.clone(), timeout: settings.timeout, limits })
     }
 
     /// Makes one attempt. Whatever happens is in the outcome; it takes no longer than the timeouts for the attempt and
@@ -122,14 +132,28 @@ impl Sender {
     async fn execute(&self, request: Request, started: Instant) -> (Outcome, Duration) {
         // Kept until the answer is read: its connection is in use until then.
         let chosen = self.clients.for_attempt(request.url());
-        let answered = tokio::time::timeout(self.timeout, chosen.execute(request)).await;
+        let made = tokio::time::timeout(self.timeout, self.exchange(&chosen, request)).await;
+        let made = match made.unwrap_or(Err(Failure::Theirs(AttemptError::Timeout))) {
+            Err(Failure::Theirs(AttemptError::Timeout)) => Err(self.egress.blame_timeout(started).await),
+            made => made,
+        };
         let duration = started.elapsed();
-        let outcome = match answered {
-            Ok(Ok(response)) => Outcome::Answered(self.read(response).await),
-            Ok(Err(error)) => Outcome::Failed(classify(&error)),
-            Err(_) => Outcome::Failed(AttemptError::Timeout),
+        let outcome = match made {
+            Ok(response) => Outcome::Answered(self.read(response).await),
+            Err(failure) => Outcome::Failed(failure.into_error()),
         };
         (outcome, duration)
+    }
+
+    async fn exchange(&self, chosen: &Chosen, request: Request) -> Result<Response, Failure> {
+        self.egress.vet(request.url()).await.map_err(|error| Failure::from(&error))?;
+        let hop = self.egress.hop(request.url());
+        let way = Way { literal: literal(request.url()), hop };
+        let response = chosen.execute(request).await.map_err(|error| Failure::of(&error, way))?;
+        match proxy::by_answer(response.status(), hop) {
+            Some(failure) => Err(failure),
+            None => Ok(response),
+        }
     }
 
     /// The verdict stands in the status line; nothing that follows changes it.
@@ -159,13 +183,36 @@ pub async fn look_up(settings: &config::Sender, host: &str) -> anyhow::Result<Du
         }
         // Its sources say the same again.
         Err(ResolveError::Failed(error)) => Err(anyhow::anyhow!("{error}")),
-        Err(error @ ResolveError::Timeout) => Err(error.into()),
+        Err(ResolveError::NoNameServer) if settings.dns_servers.is_empty() && !resolver::system_names_one() => {
+            Err(anyhow::anyhow!("no name server answers, and {} names none", resolver::RESOLV_CONF))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Has the proxy of the settings open a way to `host`, and returns how long its answer took, whatever it was, unless it wants
+/// other credentials.
+pub async fn ask_proxy(settings: &config::Sender, host: &str) -> anyhow::Result<Duration> {
+    let sender = Sender::new(settings)?;
+    let request = Request::new(Method::HEAD, format!("https://{host}/").parse()?);
+    let asked = Instant::now();
+    let way = Way { literal: None, hop: sender.egress.hop(request.url()) };
+    let chosen = sender.clients.for_attempt(request.url());
+    let failure = match tokio::time::timeout(sender.timeout, chosen.execute(request)).await {
+        Ok(Ok(_)) => return Ok(asked.elapsed()),
+        Ok(Err(error)) => Failure::of(&error, way),
+        Err(_) => sender.egress.blame_timeout(asked).await,
+    };
+    match failure {
+        Failure::Ours(lack) => Err(lack.into()),
+        Failure::Theirs(_) => Ok(asked.elapsed()),
     }
 }
 
 fn resolver(settings: &config::Sender) -> Result<Resolver, SetupError> {
     let lookups = ResolverSettings {
-        timeout: settings.dns_timeout.min(settings.timeout),
+        // Within the attempt, so that it is known whose fault it is that a name gives no address.
+        timeout: settings.dns_timeout.min(settings.timeout * 4 / 5),
         max_lookups: settings.max_dns_lookups,
         ..ResolverSettings::default()
     };
@@ -198,35 +245,11 @@ fn unix_seconds() -> i64 {
     jiff::Timestamp::now().as_second()
 }
 
-/// Looks at the types in the error's chain: its texts may hold what the receiver sent.
-fn classify(error: &reqwest::Error) -> AttemptError {
-    if let Some(known) = causes(error).find_map(by_cause) {
-        return known;
+/// The host of a URL that gives an address, not a name.
+fn literal(url: &url::Url) -> Option<IpAddr> {
+    match url.host()? {
+        Host::Ipv4(ip) => Some(ip.into()),
+        Host::Ipv6(ip) => Some(ip.into()),
+        Host::Domain(_) => None,
     }
-    match ResolveError::within(error) {
-        Some(ResolveError::Blocked) => AttemptError::BlockedAddress,
-        Some(ResolveError::Failed(_) | ResolveError::Timeout) => AttemptError::Dns,
-        None if error.is_timeout() => AttemptError::Timeout,
-        None if error.is_connect() => AttemptError::Connect,
-        None => AttemptError::Protocol,
-    }
-}
-
-fn by_cause(cause: &(dyn Error + 'static)) -> Option<AttemptError> {
-    if cause.is::<rustls::Error>() {
-        return Some(AttemptError::Tls);
-    }
-    let code = cause.downcast_ref::<std::io::Error>()?.raw_os_error();
-    // EMFILE and ENFILE: we are out of file descriptors, which is no fault of the receiver.
-    matches!(code, Some(23 | 24)).then_some(AttemptError::Internal)
-}
-
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&error| wrapped(error).or_else(|| error.source()))
-}
-
-/// What an I/O error is made of, which its `source` passes over. TLS errors come wrapped twice.
-fn wrapped<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    let inner = error.downcast_ref::<std::io::Error>()?.get_ref()?;
-    Some(inner)
 }

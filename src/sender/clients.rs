@@ -17,6 +17,7 @@ use url::{Position, Url};
 
 use super::opening::{NoteOpening, noted};
 use super::places::{Limits, Places};
+use super::proxy::with_proxy;
 use super::resolver::Resolver;
 use super::{SetupError, causes};
 use crate::config;
@@ -218,27 +219,26 @@ impl Recipe {
     }
 
     fn pooled(&self) -> Result<Client, SetupError> {
-        let builder = self.builder().pool_max_idle_per_host(kept_per_host(&self.settings));
+        let builder = self.builder()?.pool_max_idle_per_host(kept_per_host(&self.settings));
         let builder = builder.pool_idle_timeout(self.settings.idle_timeout);
         Ok(builder.connector_layer(NoteOpening).build()?)
     }
 
     fn unpooled(&self) -> Result<Client, SetupError> {
-        Ok(self.builder().pool_max_idle_per_host(0).build()?)
+        Ok(self.builder()?.pool_max_idle_per_host(0).build()?)
     }
 
-    fn builder(&self) -> ClientBuilder {
-        Client::builder()
+    fn builder(&self) -> Result<ClientBuilder, SetupError> {
+        let builder = Client::builder()
             .tls_backend_preconfigured(self.tls.clone())
-            .dns_resolver(self.resolver.clone())
-            .no_proxy()
             .redirect(redirect::Policy::none())
             .retry(retry::never())
             .referer(false)
             .http1_only()
             .http1_title_case_headers()
             // An attempt that is given a pooled connection meanwhile leaves the one it began to a task of the pool's.
-            .connect_timeout(self.settings.timeout)
+            .connect_timeout(self.settings.timeout);
+        Ok(with_proxy(builder, &self.settings, self.resolver.clone())?)
     }
 }
 

@@ -5,30 +5,32 @@
 //! URL's own policy vets that.
 
 use std::error::Error;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{
-    ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
-};
+use hickory_resolver::config::{ResolveHosts, ResolverOpts};
 use hickory_resolver::net::NetError;
-use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::proto::rr::Name;
-use hickory_resolver::system_conf::read_system_conf;
+use hickory_resolver::proto::rr::{Name, RecordType};
 use reqwest::dns::{Addrs, Resolve, Resolving};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::address::AddressPolicy;
+use name_servers::{NameServers, ResolvConf};
+
+mod name_servers;
+mod resolv_conf;
+
+pub(super) use name_servers::{RESOLV_CONF, system_names_one};
 
 /// How many addresses of one name are tried; the rest are vetted and left.
 const MAX_ADDRESSES: usize = 16;
 
 /// The tries for each address family take three fifths of [`ResolverSettings::timeout`], so that a name server which
-/// never answers for one family leaves the other usable. Longer tries would hold more sockets: within a try hickory
-/// repeats the query from a new one every 333 ms.
+/// never answers for one family leaves the other usable, and the last fifth is there to find out whether the name servers
+/// answer at all. Longer tries would hold more sockets: within a try hickory repeats the query from a new one every 333 ms.
 const TRIES: u32 = 3;
 const TRIES_PER_TIMEOUT: u32 = 5;
 
@@ -41,7 +43,7 @@ const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(10);
 /// What one lookup may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResolverSettings {
-    /// For one lookup as a whole, waiting for its turn included.
+    /// For one lookup as a whole, waiting for its turn included, and for finding out whose fault a failure is.
     pub timeout: Duration,
     /// Lookups under way at the same time; more wait for their turn. Each holds two UDP sockets, or up to four for
     /// every name server asked while none answers.
@@ -59,13 +61,26 @@ impl Default for ResolverSettings {
     }
 }
 
+impl ResolverSettings {
+    /// For one question to the name servers.
+    fn try_timeout(&self) -> Duration {
+        self.timeout / TRIES_PER_TIMEOUT
+    }
+}
+
 /// Resolves names through the DNS alone: as absolute names, without search domains and without the hosts file, which
 /// know names that are no business of a customer.
 #[derive(Clone)]
 pub struct Resolver(Arc<Shared>);
 
+impl std::fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Resolver").field(&self.0.settings).finish()
+    }
+}
+
 struct Shared {
-    dns: TokioResolver,
+    servers: NameServers,
     turns: Semaphore,
     settings: ResolverSettings,
     policy: AddressPolicy,
@@ -80,9 +95,19 @@ pub enum ResolveError {
     /// The name does not exist, has no address, or its servers failed.
     #[error("the host cannot be resolved")]
     Failed(#[source] NetError),
-    /// Nothing was known within [`ResolverSettings::timeout`].
+    /// Nothing was known within [`ResolverSettings::timeout`], though the name servers answer other questions.
     #[error("resolving the host took too long")]
     Timeout,
+    /// The name has addresses, none of which can be reached from this machine: it has no route to them, or no address of
+    /// its own in their family.
+    #[error("no address of the host can be reached from this machine")]
+    Unreachable,
+    /// No name server could be asked, or none answers anything: our own failure.
+    #[error("no name server answers")]
+    NoNameServer,
+    /// It was not looked up, since too many others were: our own failure.
+    #[error("more names than sender.max_dns_lookups wait to be looked up")]
+    NoTurn,
 }
 
 /// The name servers of the system cannot be used.
@@ -91,22 +116,17 @@ pub enum ResolveError {
 pub struct SetupError(#[source] NetError);
 
 impl Resolver {
-    /// Asks the name servers of the system (`/etc/resolv.conf`); the one on this machine where none is configured, as
-    /// resolv.conf(5) has it.
+    /// Asks the name servers of the system (`/etc/resolv.conf`), as they are now: the file is read again when it changes.
     ///
     /// # Errors
     ///
     /// [`SetupError`] if the DNS client cannot be built.
     pub fn system(settings: ResolverSettings, policy: AddressPolicy) -> Result<Self, SetupError> {
-        let (config, options) = read_system_conf().unwrap_or_else(|error| {
-            tracing::warn!(%error, "no name server is configured; asking the one on this machine");
-            (
-                ResolverConfig::from_name_servers(vec![NameServerConfig::udp_and_tcp([127, 0, 0, 1].into())]),
-                ResolverOpts::default(),
-            )
-        });
-        let (_domain, _search, servers) = config.into_parts();
-        Self::build(servers, options, settings, policy)
+        Self::of_file(ResolvConf::of_system(), settings, policy)
+    }
+
+    fn of_file(file: ResolvConf, settings: ResolverSettings, policy: AddressPolicy) -> Result<Self, SetupError> {
+        Ok(Self::new(NameServers::of_file(file, settings)?, settings, policy))
     }
 
     /// Asks these name servers, over UDP and TCP.
@@ -119,22 +139,12 @@ impl Resolver {
         settings: ResolverSettings,
         policy: AddressPolicy,
     ) -> Result<Self, SetupError> {
-        let servers = servers.iter().copied().map(name_server).collect();
-        Self::build(servers, ResolverOpts::default(), settings, policy)
+        Ok(Self::new(NameServers::given(servers, settings)?, settings, policy))
     }
 
-    fn build(
-        servers: Vec<NameServerConfig>,
-        options: ResolverOpts,
-        settings: ResolverSettings,
-        policy: AddressPolicy,
-    ) -> Result<Self, SetupError> {
-        let config = ResolverConfig::from_parts(None, Vec::new(), servers);
-        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-        *builder.options_mut() = bounded(options, settings);
-        let dns = builder.build().map_err(SetupError)?;
+    fn new(servers: NameServers, settings: ResolverSettings, policy: AddressPolicy) -> Self {
         let turns = Semaphore::new(settings.max_lookups);
-        Ok(Self(Arc::new(Shared { dns, turns, settings, policy })))
+        Self(Arc::new(Shared { servers, turns, settings, policy }))
     }
 
     /// The addresses of `host`, one to sixteen, every one permitted by the policy.
@@ -143,11 +153,7 @@ impl Resolver {
     ///
     /// [`ResolveError::Blocked`] if the policy refuses any address of the name, even if it permits others.
     pub async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError> {
-        let mut found =
-            timeout(self.0.settings.timeout, self.lookup(host)).await.map_err(|_| ResolveError::Timeout)??;
-        if found.is_empty() {
-            return Err(ResolveError::Failed(NetError::Message("the name has no address")));
-        }
+        let mut found = self.lookup(host).await?;
         if !found.iter().all(|ip| self.0.policy.permits(*ip)) {
             return Err(ResolveError::Blocked);
         }
@@ -155,19 +161,116 @@ impl Resolver {
         Ok(found)
     }
 
-    async fn lookup(&self, host: &str) -> Result<Vec<IpAddr>, NetError> {
-        let _turn = self.0.turns.acquire().await.expect("the semaphore is never closed");
-        let mut name = Name::from_ascii(host)?;
-        name.set_fqdn(true);
-        Ok(self.0.dns.lookup_ip(name).await?.iter().collect())
+    async fn lookup(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError> {
+        let began = Instant::now();
+        let client = self.0.servers.now();
+        let error = match self.ask(&client.dns, host, began).await? {
+            Ok(found) => return Ok(found),
+            Err(error) => error,
+        };
+        match Blame::of(&error) {
+            Blame::Ours => Err(ResolveError::NoNameServer),
+            Blame::Open if !client.answers(began).await => Err(ResolveError::NoNameServer),
+            Blame::Open | Blame::Zone => Err(error.into()),
+        }
     }
+
+    /// The outer error is that nobody was asked, or not for long enough.
+    async fn ask(
+        &self,
+        dns: &TokioResolver,
+        host: &str,
+        began: Instant,
+    ) -> Result<Result<Vec<IpAddr>, NetError>, ResolveError> {
+        let mut name = match Name::from_ascii(host) {
+            Ok(name) => name,
+            Err(error) => return Ok(Err(error.into())),
+        };
+        name.set_fqdn(true);
+        let patience = self.0.settings.timeout - self.0.settings.try_timeout();
+        let turn = timeout(patience, self.0.turns.acquire()).await.map_err(|_| ResolveError::NoTurn)?;
+        let _turn = turn.expect("the semaphore is never closed");
+        let waited = began.elapsed();
+        let asking = async {
+            let (v4, v6) = tokio::join!(of_family(dns, &name, RecordType::A), of_family(dns, &name, RecordType::AAAA));
+            of_both_families(v4, v6)
+        };
+        match timeout(patience.saturating_sub(waited), asking).await {
+            Ok(answered) => Ok(answered),
+            Err(_) if waited > self.0.settings.try_timeout() => Err(ResolveError::NoTurn),
+            Err(_) => Ok(Err(NetError::Timeout)),
+        }
+    }
+}
+
+async fn of_family(dns: &TokioResolver, name: &Name, family: RecordType) -> Result<Vec<IpAddr>, NetError> {
+    let answer = dns.lookup(name.clone(), family).await?;
+    let found: Vec<IpAddr> = answer.answers().iter().filter_map(|record| record.data.ip_addr()).collect();
+    if found.is_empty() { Err(NetError::Message("the name has no address")) } else { Ok(found) }
+}
+
+/// One family is enough. Where neither has an address, the failure counts that is least the zone's fault.
+fn of_both_families(
+    v4: Result<Vec<IpAddr>, NetError>,
+    v6: Result<Vec<IpAddr>, NetError>,
+) -> Result<Vec<IpAddr>, NetError> {
+    match (v4, v6) {
+        (Ok(v4), Ok(v6)) => Ok([v4, v6].concat()),
+        (Ok(found), Err(_)) | (Err(_), Ok(found)) => Ok(found),
+        (Err(v4), Err(v6)) => Err(if Blame::of(&v6) > Blame::of(&v4) { v6 } else { v4 }),
+    }
+}
+
+/// Whose fault it is that a question has no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Blame {
+    /// The zone's, and so its customer's: somebody answered.
+    Zone,
+    /// The zone's if the name servers answer other questions, ours if not.
+    Open,
+    /// Ours: no name server was asked. hickory hides the I/O error, such as a lack of file descriptors, in these; what a
+    /// zone answers never becomes one of them.
+    Ours,
+}
+
+impl Blame {
+    fn of(error: &NetError) -> Self {
+        match error {
+            NetError::Io(_) | NetError::NoConnections | NetError::Busy => Self::Ours,
+            NetError::Timeout => Self::Open,
+            error if name_servers::is_server_failure(error) => Self::Open,
+            _ => Self::Zone,
+        }
+    }
+}
+
+/// Those of the addresses that this machine can reach: connecting to others would only hide why it fails with these. (The
+/// system's own `getaddrinfo` leaves out a family in which the machine has no address, too.)
+fn within_reach(mut found: Vec<IpAddr>) -> Result<Vec<IpAddr>, ResolveError> {
+    found.retain(|ip| is_within_reach(*ip));
+    if found.is_empty() { Err(ResolveError::Unreachable) } else { Ok(found) }
+}
+
+/// Whether this machine has a route to `ip`, and an address of its own to come from. Sends nothing: connecting a UDP socket
+/// only looks both up.
+pub(super) fn is_within_reach(ip: IpAddr) -> bool {
+    /// EINVAL (a link-local address without its interface), EAFNOSUPPORT, EADDRNOTAVAIL, ENETUNREACH, EHOSTUNREACH.
+    const OUT_OF_REACH: [i32; 5] = [22, 97, 99, 101, 113];
+    const DISCARD_PORT: u16 = 9;
+    let any: IpAddr = match ip {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let connected = UdpSocket::bind((any, 0)).and_then(|socket| socket.connect((ip, DISCARD_PORT)));
+    let code = connected.err().and_then(|error| error.raw_os_error());
+    !code.is_some_and(|code| OUT_OF_REACH.contains(&code))
 }
 
 impl Resolve for Resolver {
     fn resolve(&self, name: reqwest::dns::Name) -> Resolving {
         let resolver = self.clone();
         Box::pin(async move {
-            let addresses = resolver.addresses(name.as_str()).await?;
+            let addresses = within_reach(resolver.addresses(name.as_str()).await?)?;
             // Port 0 stands for the port of the URL.
             Ok(Box::new(addresses.into_iter().map(|ip| SocketAddr::new(ip, 0))) as Addrs)
         })
@@ -192,22 +295,13 @@ impl From<NetError> for ResolveError {
 }
 
 fn bounded(mut options: ResolverOpts, settings: ResolverSettings) -> ResolverOpts {
-    options.timeout = settings.timeout / TRIES_PER_TIMEOUT;
+    options.timeout = settings.try_timeout();
     options.attempts = TRIES as usize - 1;
-    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     options.use_hosts_file = ResolveHosts::Never;
     options.cache_size = settings.cached_answers;
     options.positive_max_ttl = Some(MAX_TTL);
     options.negative_max_ttl = Some(MAX_NEGATIVE_TTL);
     options
-}
-
-fn name_server(address: SocketAddr) -> NameServerConfig {
-    let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
-        connection.port = address.port();
-        connection
-    });
-    NameServerConfig::new(address.ip(), true, connections.into())
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod dead_letters;
 mod delivers;
 mod doctor;
 mod due;
+mod egress_proxy;
 mod fails_over;
 mod fairness;
 mod health;

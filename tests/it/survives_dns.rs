@@ -1,4 +1,4 @@
-//! Name servers that do not answer cost webhooks behind names their attempts, and nobody else anything.
+//! Name servers that do not answer delay webhooks behind names, and cost nobody an attempt.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,24 +12,25 @@ const TYPE: &str = "content.created";
 async fn name_servers_that_are_down_for_a_while_delay_only_those_behind_names() {
     let down = Arc::new(AtomicBool::new(true));
     let silent = down.clone();
-    let names = NameServer::start(move |_, _| match silent.load(Ordering::SeqCst) {
+    let names = NameServer::start(move |name, _| match silent.load(Ordering::SeqCst) {
         true => Says::silence(),
+        // Its own zone is down for good.
+        false if name.starts_with("broken") => Says::silence(),
         false => Says::addresses(&["127.0.0.1"]),
     })
     .await;
-    let schedule = format!("[{}]", ["\"300ms\""; 40].join(","));
     let site = Site::new().await.set("sender.dns_servers", &format!("[\"{}\"]", names.address()));
-    let site =
-        site.set("sender.dns_timeout", "200ms").set("worker.max_in_flight", "5").set("retry.schedule", &schedule);
-    let site = site.set("worker.probe_after", "1000");
+    let site = site.set("sender.dns_timeout", "300ms").set("worker.max_in_flight", "5");
+    let site = site.set("retry.schedule", r#"["1h"]"#).set("retry.internal_delay", "300ms");
     let ledger = Ledger::open(site).await;
     let receiver = Receiver::start().await;
-    let url = format!("http://hooks.example.com:{}/hook", receiver.address().port());
-    let named = ledger.site.create_webhook(ACCOUNT, &url, &[TYPE]).await;
-    let worker = ledger.site.worker().await;
+    let port = receiver.address().port();
+    let named = ledger.site.create_webhook(ACCOUNT, &format!("http://hooks.example.com:{port}/hook"), &[TYPE]).await;
+    let mut worker = ledger.site.worker().await;
     ledger.site.publish_many(20, ACCOUNT, TYPE, serde_json::json!({})).await;
     let attempts = ledger.site.wait_for_attempts(&named, 20).await;
-    assert!(attempts.iter().all(|attempt| attempt.verdict() == "dns"), "{attempts:?}");
+    assert!(attempts.iter().all(|attempt| attempt.verdict() == "internal"), "{attempts:?}");
+    worker.wait_for_log("no name server answers or can be asked").await;
     ledger.publish(50).await;
     ledger.receiver.wait_for(50).await;
     assert_eq!(receiver.count(), 0);
@@ -37,5 +38,13 @@ async fn name_servers_that_are_down_for_a_while_delay_only_those_behind_names() 
     receiver.wait_for(20).await;
     ledger.wait_for_count("SELECT count(*) FROM pending_deliveries", 0).await;
     assert_eq!(receiver.count(), 20);
+    assert!(receiver.requests().iter().all(|request| request.attempt() == 1), "it cost a delivery an attempt");
+    let failed = format!("SELECT count(*) FROM webhooks WHERE id = '{}' AND failing_since IS NOT NULL", named.id);
+    assert_eq!(ledger.site.count(&failed).await, 0);
+
+    let broken =
+        ledger.site.create_webhook("acc_broken", &format!("http://broken.example.com:{port}/hook"), &[TYPE]).await;
+    ledger.site.publish("acc_broken", TYPE, 1.into()).await;
+    assert_eq!(ledger.site.wait_for_attempts(&broken, 1).await[0].verdict(), "dns", "the name servers answer others");
     drop(worker);
 }

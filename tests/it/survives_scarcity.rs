@@ -17,6 +17,27 @@ async fn a_worker_without_file_descriptors_blames_no_receiver_and_recovers() {
     ledger.close(vec![worker]).await.assert_sound(0);
 }
 
+/// The first socket of an attempt is then that of its DNS question.
+#[tokio::test]
+async fn a_worker_without_file_descriptors_blames_no_receiver_behind_a_name() {
+    let names = NameServer::start(|_, _| Says::addresses(&["127.0.0.1"]).with_ttl(0)).await;
+    let site = Site::new().await.set("retry.schedule", r#"["1h"]"#).set("retry.internal_delay", "200ms");
+    let site = site.set("sender.timeout", "30s").set("sender.dns_servers", &format!("[\"{}\"]", names.address()));
+    let site = site.set("worker.lease", "10m").set("sender.idle_connections_per_host", "0");
+    let (gate, receiver) = (Gate::default(), Receiver::start().await);
+    receiver.always(Reply::status(200).held_by(&gate));
+    let url = format!("http://hooks.example.com:{}/hook", receiver.address().port());
+    site.create_webhook("acc_named", &url, &["content.created"]).await;
+    let mut worker = site.launch(&["worker"]).under(&["prlimit", "--nofile=64"]).start_worker().await;
+    site.publish_many(200, "acc_named", "content.created", serde_json::json!({})).await;
+    worker.wait_for_log("no name server answers or can be asked").await;
+    gate.open();
+    receiver.wait_for(200).await;
+    assert!(receiver.requests().iter().all(|request| request.attempt() == 1), "it cost a delivery an attempt");
+    assert_eq!(site.count("SELECT count(*) FROM attempts WHERE error <> 'internal'").await, 0);
+    drop(worker);
+}
+
 #[tokio::test]
 async fn a_worker_whose_log_nobody_reads_delivers_and_stops_all_the_same() {
     let ledger = Ledger::open(Site::new().await).await;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use super::{MAX_ADDRESSES, ResolveError, Resolver, ResolverSettings};
+use super::{MAX_ADDRESSES, ResolvConf, ResolveError, Resolver, ResolverSettings, within_reach};
 use crate::address::AddressPolicy;
 use name_server::{NameServer, Says};
 
@@ -112,12 +112,106 @@ async fn a_name_without_an_address_fails() {
 }
 
 #[tokio::test]
-async fn a_name_server_that_never_answers_ends_in_a_timeout() {
+async fn name_servers_that_answer_nothing_are_our_failure() {
     let server = NameServer::start(|_, _| Says::silence()).await;
     let resolver = resolver_with(&server, within(Duration::from_millis(300)), AddressPolicy::default());
     let started = Instant::now();
-    assert!(matches!(resolver.addresses(HOST).await, Err(ResolveError::Timeout)));
+    assert!(matches!(resolver.addresses(HOST).await, Err(ResolveError::NoNameServer)));
     assert!(started.elapsed() < Duration::from_secs(2));
+}
+
+#[tokio::test]
+async fn a_zone_whose_servers_never_answer_is_its_customers_failure_and_a_crowd_of_them_costs_few_questions() {
+    let server = NameServer::start(|name, _| if name == "." { Says::addresses(&[]) } else { Says::silence() }).await;
+    let resolver = resolver_with(&server, within(Duration::from_millis(500)), AddressPolicy::default());
+    let crowd = (0..50).map(|number| {
+        let resolver = resolver.clone();
+        async move { resolver.addresses(&format!("hooks{number}.example.com")).await }
+    });
+    for found in futures_util::future::join_all(crowd).await {
+        assert!(matches!(found, Err(ResolveError::Timeout)), "{found:?}");
+    }
+    let asked_for_the_root = server.questions().iter().filter(|(name, _)| name == ".").count();
+    assert!((1..=3).contains(&asked_for_the_root), "{asked_for_the_root}");
+}
+
+#[tokio::test]
+async fn a_name_server_that_cannot_ask_anybody_is_our_failure_and_one_broken_zone_is_not() {
+    let server = NameServer::start(|_, _| Says::failed()).await;
+    assert!(matches!(resolver(&server).addresses(HOST).await, Err(ResolveError::NoNameServer)));
+    let server = NameServer::start(|name, _| if name == "." { Says::addresses(&[]) } else { Says::failed() }).await;
+    assert!(matches!(resolver(&server).addresses(HOST).await, Err(ResolveError::Failed(_))));
+}
+
+#[tokio::test]
+async fn a_name_server_that_cannot_even_be_asked_is_our_failure() {
+    // Sending to the broadcast address is an I/O error, as without a route or a file descriptor.
+    let nobody = "255.255.255.255:53".parse().expect("an address");
+    let resolver = Resolver::with_name_servers(&[nobody], within(Duration::from_secs(5)), AddressPolicy::default())
+        .expect("set up");
+    assert!(matches!(resolver.addresses(HOST).await, Err(ResolveError::NoNameServer)));
+}
+
+/// A resolv.conf of a test. Its name servers are on this machine, at the port of `server`.
+struct File {
+    folder: tempfile::TempDir,
+    port: u16,
+}
+
+impl File {
+    fn beside(server: &NameServer) -> Self {
+        Self { folder: tempfile::tempdir().expect("a folder"), port: server.address().port() }
+    }
+
+    fn write(&self, text: &str) {
+        std::fs::write(self.folder.path().join("resolv.conf"), text).expect("written");
+    }
+
+    fn resolver(&self) -> Resolver {
+        let file = ResolvConf { path: self.folder.path().join("resolv.conf"), port: self.port };
+        Resolver::of_file(file, within(Duration::from_millis(250)), AddressPolicy::default()).expect("a resolver")
+    }
+}
+
+#[tokio::test]
+async fn an_odd_line_of_resolv_conf_costs_no_name_server() {
+    let server = NameServer::start_on("127.0.0.2", |_, _| Says::addresses(&[PUBLIC])).await;
+    let file = File::beside(&server);
+    file.write("search bad..name\noptions timeout:x\nnameserver 127.0.0.2\nnameserver 300.0.0.1\n");
+    assert_eq!(file.resolver().addresses(HOST).await.expect("a public address"), ips(&[PUBLIC]));
+}
+
+#[tokio::test]
+async fn resolv_conf_is_read_again_when_it_changes_and_until_then_the_failure_is_ours() {
+    let server = NameServer::start_on("127.0.0.2", |_, _| Says::addresses(&[PUBLIC])).await;
+    let file = File::beside(&server);
+    let missing = file.resolver();
+    let found = missing.addresses(HOST).await;
+    assert!(matches!(found, Err(ResolveError::NoNameServer)), "{found:?}");
+    file.write("");
+    let empty = file.resolver();
+    file.write("nameserver 127.0.0.3\n");
+    let wrong = file.resolver();
+    file.write("nameserver 127.0.0.2\n");
+    for resolver in [missing, empty, wrong] {
+        // Whoever asked meanwhile got an answer about ourselves.
+        while let Err(error) = resolver.addresses(HOST).await {
+            assert!(matches!(error, ResolveError::NoNameServer), "{error:?}");
+        }
+    }
+    let in_use = file.resolver();
+    file.write("");
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    in_use.addresses("other.example.com").await.expect("the server that was named last is still asked");
+}
+
+#[test]
+fn a_family_in_which_this_machine_has_no_address_is_left_out() {
+    let loopback: IpAddr = [127, 0, 0, 1].into();
+    // Without an interface a link-local address leads nowhere.
+    let nowhere: IpAddr = "fe80::1".parse().expect("an address");
+    assert_eq!(within_reach(vec![nowhere, loopback]).ok(), Some(vec![loopback]));
+    assert!(matches!(within_reach(vec![nowhere]), Err(ResolveError::Unreachable)));
 }
 
 #[tokio::test]
@@ -137,12 +231,24 @@ async fn a_lookup_beyond_the_limit_waits_for_its_turn() {
     .await;
     let settings = ResolverSettings { max_lookups: 1, ..within(Duration::from_millis(900)) };
     let resolver = resolver_with(&server, settings, AddressPolicy::default());
-    let slow = async { (resolver.addresses("slow.example.com").await, Instant::now()) };
-    let quick = async { (resolver.addresses("quick.example.com").await, Instant::now()) };
-    let ((slow, slow_ended), (quick, quick_ended)) = tokio::join!(slow, quick);
+    let (slow, quick) = tokio::join!(resolver.addresses("slow.example.com"), resolver.addresses("quick.example.com"));
     slow.expect_err("never answered");
     quick.expect("answered in its turn");
-    assert!(slow_ended <= quick_ended);
+    let questions = server.questions();
+    let last_slow = questions.iter().rposition(|(name, _)| name.starts_with("slow"));
+    let first_quick = questions.iter().position(|(name, _)| name.starts_with("quick"));
+    assert!(last_slow < first_quick, "{questions:?}");
+}
+
+#[tokio::test]
+async fn a_lookup_that_gets_no_turn_is_our_failure() {
+    let server = NameServer::start(|name, _| if name == "." { Says::addresses(&[]) } else { Says::silence() }).await;
+    let settings = ResolverSettings { max_lookups: 1, ..within(Duration::from_millis(500)) };
+    let resolver = resolver_with(&server, settings, AddressPolicy::default());
+    let (first, second) =
+        tokio::join!(resolver.addresses("first.example.com"), resolver.addresses("second.example.com"));
+    assert!(matches!(first, Err(ResolveError::Timeout)), "{first:?}");
+    assert!(matches!(second, Err(ResolveError::NoTurn)), "{second:?}");
 }
 
 #[tokio::test]
@@ -174,8 +280,8 @@ async fn a_refused_name_is_recognised_in_the_error_of_a_failed_request() {
 
 #[tokio::test]
 async fn a_timeout_is_recognised_in_the_error_of_a_failed_request() {
-    let server = NameServer::start(|_, _| Says::silence()).await;
-    let resolver = resolver_with(&server, within(Duration::from_millis(200)), AddressPolicy::default());
+    let server = NameServer::start(|name, _| if name == "." { Says::addresses(&[]) } else { Says::silence() }).await;
+    let resolver = resolver_with(&server, within(Duration::from_millis(500)), AddressPolicy::default());
     let error = client(resolver).post(format!("http://{HOST}/")).send().await.expect_err("no answer");
     assert!(matches!(ResolveError::within(&error), Some(ResolveError::Timeout)), "{error:?}");
 }

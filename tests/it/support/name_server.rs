@@ -51,6 +51,11 @@ impl Says {
         Self { code: ResponseCode::Refused, ..Self::addresses(&[]) }
     }
 
+    /// As one whose own servers it cannot reach.
+    pub fn failed() -> Self {
+        Self { code: ResponseCode::ServFail, ..Self::addresses(&[]) }
+    }
+
     pub fn silence() -> Self {
         Self { silent: Some(Silence::Always), ..Self::addresses(&[]) }
     }
@@ -83,7 +88,12 @@ impl Says {
 impl NameServer {
     /// `decide` gets the name and how often that name and family were asked for before.
     pub async fn start(decide: impl Fn(&str, usize) -> Says + Send + 'static) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a port");
+        Self::start_on("127.0.0.1", decide).await
+    }
+
+    /// As `start`, on another address of this machine.
+    pub async fn start_on(ip: &str, decide: impl Fn(&str, usize) -> Says + Send + 'static) -> Self {
+        let socket = UdpSocket::bind((ip, 0)).await.expect("a port");
         let address = socket.local_addr().expect("bound");
         let asked = Arc::new(Mutex::new(Vec::new()));
         let task = tokio::spawn(serve(socket, asked.clone(), decide));
@@ -96,7 +106,12 @@ impl NameServer {
 
     /// How many questions came in.
     pub fn queries(&self) -> usize {
-        self.asked.lock().expect("no panic").len()
+        self.questions().len()
+    }
+
+    /// The names and the kinds of record that were asked for.
+    pub fn questions(&self) -> Vec<(String, RecordType)> {
+        self.asked.lock().expect("no panic").clone()
     }
 
     /// The different names that were asked for.

@@ -1,0 +1,177 @@
+//! Tells whose failure it was that an attempt got no answer.
+
+use std::error::Error;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::proxy;
+use super::resolver::{ResolveError, is_within_reach};
+use crate::delivery::AttemptError;
+
+/// Who is the cause of an attempt without an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failure {
+    Theirs(AttemptError),
+    /// It costs the delivery no attempt.
+    Ours(Lack),
+}
+
+/// What this machine, or the operator's network, lacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Lack {
+    #[error("no file descriptor or no memory is left (`doctor` says how many files a busy worker needs)")]
+    Files,
+    #[error("no local port is left for another connection to a receiver's address (net.ipv4.ip_local_port_range)")]
+    Ports,
+    #[error(
+        "no name server answers or can be asked: see /etc/resolv.conf, sender.dns_servers and the limit of open files"
+    )]
+    NameServer,
+    #[error("more names wait to be looked up than sender.max_dns_lookups allows")]
+    Lookups,
+    #[error("sender.proxy does not answer")]
+    Proxy,
+    #[error("sender.proxy refuses us (407): correct sender.proxy_credentials")]
+    ProxyCredentials,
+}
+
+/// The way a request was to take, as far as it decides what an error means.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Way {
+    /// The receiver's address, where its URL gives one.
+    pub(super) literal: Option<IpAddr>,
+    pub(super) hop: Hop,
+}
+
+/// Where the connection of a request ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hop {
+    Receiver,
+    /// The proxy has been asked for a tunnel to the receiver.
+    Tunnel,
+    /// The proxy itself makes the request to the receiver.
+    Proxy,
+}
+
+impl Failure {
+    /// Looks at the types in the error's chain: its texts may hold what the receiver sent.
+    pub(super) fn of(error: &reqwest::Error, way: Way) -> Self {
+        if let Some(failure) = causes(error).find_map(|cause| by_shortage(cause, way)) {
+            return failure;
+        }
+        if way.hop != Hop::Receiver
+            && let Some(failure) = causes(error).find_map(proxy::by_tunnel)
+        {
+            return failure;
+        }
+        if let Some(resolving) = ResolveError::within(error) {
+            return resolving.into();
+        }
+        if way.hop == Hop::Proxy && error.is_connect() {
+            return Self::Ours(Lack::Proxy);
+        }
+        Self::Theirs(match error {
+            error if causes(error).any(|cause| cause.is::<rustls::Error>()) => AttemptError::Tls,
+            error if error.is_timeout() => AttemptError::Timeout,
+            error if error.is_connect() => AttemptError::Connect,
+            _ => AttemptError::Protocol,
+        })
+    }
+
+    /// As it is recorded. The log gets what we lack once a minute, since no receiver's owner can tell the operator.
+    pub(super) fn into_error(self) -> AttemptError {
+        match self {
+            Self::Theirs(error) => error,
+            Self::Ours(lack) => {
+                if is_news(lack) {
+                    tracing::warn!(%lack, "an attempt failed by our own fault, and counts for nothing");
+                }
+                AttemptError::Internal
+            }
+        }
+    }
+}
+
+impl From<&ResolveError> for Failure {
+    fn from(error: &ResolveError) -> Self {
+        match error {
+            ResolveError::Blocked => Self::Theirs(AttemptError::BlockedAddress),
+            ResolveError::Failed(_) | ResolveError::Timeout => Self::Theirs(AttemptError::Dns),
+            ResolveError::Unreachable => Self::Theirs(AttemptError::Connect),
+            ResolveError::NoNameServer => Self::Ours(Lack::NameServer),
+            ResolveError::NoTurn => Self::Ours(Lack::Lookups),
+        }
+    }
+}
+
+fn by_shortage(cause: &(dyn Error + 'static), way: Way) -> Option<Failure> {
+    /// ENOMEM, ENFILE, EMFILE, ENOBUFS.
+    const FILES: [i32; 4] = [12, 23, 24, 105];
+    const EADDRNOTAVAIL: i32 = 99;
+    let code = cause.downcast_ref::<std::io::Error>()?.raw_os_error()?;
+    if FILES.contains(&code) {
+        return Some(Failure::Ours(Lack::Files));
+    }
+    // Where this machine has no address in a family, connecting to any address of that family gives the same error. The
+    // addresses of a name are within reach, or the resolver had left them out.
+    let has_address = way.literal.is_none_or(is_within_reach);
+    (code == EADDRNOTAVAIL && has_address).then_some(Failure::Ours(Lack::Ports))
+}
+
+/// The error and all that caused it.
+pub(super) fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| wrapped(error).or_else(|| error.source()))
+}
+
+/// What an I/O error is made of, which its `source` passes over. TLS errors come wrapped twice.
+fn wrapped<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    let inner = error.downcast_ref::<std::io::Error>()?.get_ref()?;
+    Some(inner)
+}
+
+/// Whether the log was not told of it within the last minute.
+fn is_news(lack: Lack) -> bool {
+    const EVERY: Duration = Duration::from_secs(60);
+    static TOLD: Mutex<Vec<(Lack, Instant)>> = Mutex::new(Vec::new());
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    told.retain(|(_, at)| at.elapsed() < EVERY);
+    let news = told.iter().all(|(other, _)| *other != lack);
+    if news {
+        told.push((lack, Instant::now()));
+    }
+    news
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    const DIRECT: Way = Way { literal: Some(LOOPBACK), hop: Hop::Receiver };
+
+    /// Of a connection that cannot begin, since no address of this machine is `from`.
+    async fn unavailable() -> reqwest::Error {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        // RFC 5737: nobody's.
+        let from: IpAddr = [192, 0, 2, 1].into();
+        let client = reqwest::Client::builder().no_proxy().local_address(from).build().unwrap();
+        client.post("http://127.0.0.1:9/").send().await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn a_lack_of_local_ports_is_ours_where_the_machine_has_an_address() {
+        let error = unavailable().await;
+        assert_eq!(Failure::of(&error, DIRECT), Failure::Ours(Lack::Ports));
+        assert_eq!(Failure::of(&error, Way { literal: None, ..DIRECT }), Failure::Ours(Lack::Ports));
+    }
+
+    #[tokio::test]
+    async fn an_address_that_this_machine_cannot_reach_at_all_is_the_receivers() {
+        // A link-local address without its interface, for a machine without IPv6.
+        let way = Way { literal: Some("fe80::1".parse().unwrap()), ..DIRECT };
+        assert_eq!(Failure::of(&unavailable().await, way), Failure::Theirs(AttemptError::Connect));
+    }
+}

@@ -1,0 +1,143 @@
+//! Through a forward proxy (`sender.proxy`) everything reaches its receiver as without one, what must not be called is not
+//! even asked of the proxy, and a proxy that fails is our own failure.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::support::*;
+
+const ACCOUNT: &str = "acc_1";
+const TYPE: &str = "content.created";
+
+/// Every name is public in the eyes of the policy, but those that begin with `inside`.
+async fn names() -> NameServer {
+    NameServer::start(|name, _| match name.starts_with("inside") {
+        true => Says::addresses(&["127.0.0.2"]),
+        false => Says::addresses(&["127.0.0.1"]),
+    })
+    .await
+}
+
+async fn behind(proxy: &ForwardProxy, names: &NameServer) -> Site {
+    let site = Site::new().await.set("sender.dns_servers", &format!("[\"{}\"]", names.address()));
+    let site = site.set("sender.proxy", &proxy.url()).set("retry.internal_delay", "100ms");
+    site.set("retry.schedule", r#"["100ms", "1h"]"#).set("retry.jitter", "0.0")
+}
+
+async fn named(site: &Site, name: &str, port: u16) -> Webhook {
+    site.create_webhook(ACCOUNT, &format!("http://{name}:{port}/hook"), &[TYPE]).await
+}
+
+async fn verdicts(site: &Site, webhook: &Webhook, count: usize) -> Vec<String> {
+    site.wait_for_attempts(webhook, count).await.iter().take(count).map(LoggedAttempt::verdict).collect()
+}
+
+#[tokio::test]
+async fn requests_go_through_the_proxy_and_what_must_not_be_called_is_not_asked_of_it() {
+    let (proxy, names) = (ForwardProxy::start().await, names().await);
+    let authority = Authority::new();
+    let secure = Receiver::start_tls(authority.identity().server_config()).await;
+    let plain = Receiver::start().await;
+    let site = behind(&proxy, &names).await;
+    let trusted = authority.trust_file(site.folder());
+    let credentials = site.folder().join("credentials");
+    std::fs::write(&credentials, "penr:s3cret:word\n").unwrap();
+    let site = site.env("SSL_CERT_FILE", trusted.to_str().unwrap());
+    let site = site.env("PENR_WEBHOOKS__SENDER__PROXY_CREDENTIALS_FILE", credentials.to_str().unwrap());
+    let tunnelled = site.create_webhook(ACCOUNT, &secure.url(), &[TYPE]).await;
+    let forwarded = named(&site, "hooks.example.com", plain.address().port()).await;
+    let inside = named(&site, "inside.example.com", plain.address().port()).await;
+    let untrusted = Receiver::start_tls(Authority::new().identity().server_config()).await;
+    let forged = site.create_webhook(ACCOUNT, &untrusted.url(), &[TYPE]).await;
+    let closed = ClosedPort::new();
+    let unreached = site.create_webhook(ACCOUNT, &closed.url().replace("http://", "https://"), &[TYPE]).await;
+    let worker = site.worker().await;
+    site.publish(ACCOUNT, TYPE, 1.into()).await;
+
+    assert_eq!(verdicts(&site, &tunnelled, 1).await, ["ok 200"]);
+    assert_eq!(verdicts(&site, &forwarded, 1).await, ["ok 200"]);
+    assert_eq!(verdicts(&site, &inside, 2).await, ["blocked_address", "blocked_address"]);
+    assert_eq!(verdicts(&site, &forged, 1).await, ["tls"], "a receiver's certificate is checked all the same");
+    assert_eq!(verdicts(&site, &unreached, 1).await, ["connect"], "a receiver that the proxy cannot reach has failed");
+
+    let port = plain.address().port();
+    let asked = proxy.asked();
+    assert!(asked.contains(&format!("POST http://hooks.example.com:{port}/hook HTTP/1.1")), "{asked:?}");
+    assert!(asked.contains(&format!("CONNECT {} HTTP/1.1", secure.address())), "{asked:?}");
+    assert!(!asked.iter().any(|line| line.contains("inside")), "{asked:?}");
+    let basic = format!("Basic {}", STANDARD.encode("penr:s3cret:word"));
+    assert!(proxy.heads().iter().all(|head| head.header("proxy-authorization") == Some(&basic)));
+    for request in [&secure.requests()[0], &plain.requests()[0]] {
+        assert!(!format!("{request:?}").to_lowercase().contains("proxy-"), "{request:?}");
+    }
+    assert!(!worker.log().contains("s3cret") && !worker.log().contains(&basic));
+}
+
+#[tokio::test]
+async fn a_proxy_may_speak_tls_itself() {
+    let (proxy, names) = (ForwardProxy::start().await, names().await);
+    let authority = Authority::new();
+    let front = TlsFront::to(proxy.address(), authority.identity().server_config()).await;
+    let secure = Receiver::start_tls(authority.identity().server_config()).await;
+    let plain = Receiver::start().await;
+    let site = behind(&proxy, &names).await.set("sender.proxy", &format!("https://{}", front.addr()));
+    let trusted = authority.trust_file(site.folder());
+    let site = site.env("SSL_CERT_FILE", trusted.to_str().unwrap());
+    let forwarded = named(&site, "hooks.example.com", plain.address().port()).await;
+    let tunnelled = site.create_webhook(ACCOUNT, &secure.url(), &[TYPE]).await;
+    let _worker = site.worker().await;
+    site.publish(ACCOUNT, TYPE, 1.into()).await;
+    for webhook in [&forwarded, &tunnelled] {
+        assert_eq!(verdicts(&site, webhook, 1).await, ["ok 200"]);
+    }
+    assert_eq!(proxy.asked().len(), 2);
+}
+
+#[tokio::test]
+async fn a_proxy_that_refuses_us_or_is_gone_costs_no_attempt() {
+    let (proxy, names) = (ForwardProxy::start().await, names().await);
+    proxy.refuse(Some(407));
+    let authority = Authority::new();
+    let secure = Receiver::start_tls(authority.identity().server_config()).await;
+    let plain = Receiver::start().await;
+    let site = behind(&proxy, &names).await;
+    let trusted = authority.trust_file(site.folder());
+    let site = site.env("SSL_CERT_FILE", trusted.to_str().unwrap());
+    let forwarded = named(&site, "hooks.example.com", plain.address().port()).await;
+    let tunnelled = site.create_webhook(ACCOUNT, &secure.url(), &[TYPE]).await;
+    let mut worker = site.worker().await;
+    site.publish(ACCOUNT, TYPE, 1.into()).await;
+    let own = ["internal", "internal"];
+    assert_eq!(verdicts(&site, &forwarded, 2).await, own);
+    assert_eq!(verdicts(&site, &tunnelled, 2).await, own);
+    worker.wait_for_log("sender.proxy_credentials").await;
+
+    let address = proxy.address();
+    drop(proxy);
+    worker.wait_for_log("sender.proxy does not answer").await;
+    let _proxy = ForwardProxy::start_at(address).await;
+    plain.wait_for(1).await;
+    secure.wait_for(1).await;
+    assert!(plain.requests()[0].attempt() == 1 && secure.requests()[0].attempt() == 1, "it cost an attempt");
+    assert_eq!(site.count("SELECT count(*) FROM attempts WHERE error <> 'internal'").await, 0);
+}
+
+#[tokio::test]
+async fn a_proxy_that_takes_no_connection_is_our_failure_and_a_slow_receiver_behind_it_is_not() {
+    let (proxy, names) = (ForwardProxy::start().await, names().await);
+    let slow = Receiver::start().await;
+    slow.always(Reply::silence());
+    let site = behind(&proxy, &names).await.set("sender.timeout", "1s");
+    let webhook = named(&site, "hooks.example.com", slow.address().port()).await;
+    let worker = site.worker().await;
+    site.publish(ACCOUNT, TYPE, 1.into()).await;
+    assert_eq!(verdicts(&site, &webhook, 1).await, ["timeout"]);
+    worker.kill9();
+
+    let mute = FullBacklog::new().await;
+    let site = site.set("sender.proxy", mute.url().trim_end_matches("/hook"));
+    let other = named(&site, "mute.example.com", slow.address().port()).await;
+    let _worker = site.worker().await;
+    site.publish(ACCOUNT, TYPE, 2.into()).await;
+    assert_eq!(verdicts(&site, &other, 1).await, ["internal"]);
+}
