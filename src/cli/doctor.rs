@@ -45,12 +45,13 @@ enum Status {
 
 pub(super) async fn run(settings: &Settings, json: bool) -> Outcome {
     let deadline = Deadline(Instant::now() + PATIENCE);
-    let (database, broker, dns) = tokio::join!(
+    let (database, broker, dns, proxy) = tokio::join!(
         database::checks(settings, deadline),
         broker::checks(settings, deadline),
         machine::dns(settings, deadline),
+        machine::proxy(settings, deadline),
     );
-    let of_machine = vec![dns, machine::certificates(settings), machine::open_files(settings)];
+    let of_machine = vec![dns, proxy, machine::certificates(settings), machine::open_files(settings)];
     let checks = [settings::checks(settings), database, broker, of_machine].concat();
     if json {
         output::json(&json!({ "data": checks }))?;

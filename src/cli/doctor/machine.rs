@@ -3,7 +3,7 @@
 use super::{Check, Deadline, millis};
 use crate::config::Settings;
 use crate::error_chain;
-use crate::sender::{Sender, look_up, max_idle_connections};
+use crate::sender::{Sender, ask_proxy, look_up, max_idle_connections};
 
 /// Always there: reserved by IANA (RFC 2606).
 const WELL_KNOWN_NAME: &str = "example.com";
@@ -21,6 +21,30 @@ pub(super) async fn dns(settings: &Settings, deadline: Deadline) -> Check {
         Err(error) => {
             let advice = "unless this machine is offline, correct /etc/resolv.conf or sender.dns_servers";
             Check::warns("dns", format!("{WELL_KNOWN_NAME}: {error}"), advice)
+        }
+    }
+}
+
+/// Of other software, which uses the proxies that these name.
+const PROXY_VARIABLES: [&str; 6] = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
+
+pub(super) async fn proxy(settings: &Settings, deadline: Deadline) -> Check {
+    let given = |name: &&&str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let ignored: Vec<&str> = PROXY_VARIABLES.iter().filter(given).copied().collect();
+    let ignored = (!ignored.is_empty()).then(|| format!("; {} is not read", ignored.join(", ")));
+    let noted = ignored.clone().unwrap_or_default();
+    let Some(proxy) = &settings.sender.proxy else {
+        let detail = format!("requests go out directly{noted}");
+        return match ignored {
+            None => Check::ok("proxy", detail),
+            Some(_) => Check::warns("proxy", detail, "set sender.proxy if receivers can only be reached through it"),
+        };
+    };
+    match deadline.answer(ask_proxy(&settings.sender, WELL_KNOWN_NAME)).await {
+        Ok(took) => Check::ok("proxy", format!("{} answered in {}{noted}", proxy.url, millis(took))),
+        Err(error) => {
+            let advice = "correct sender.proxy or sender.proxy_credentials: nothing is delivered without";
+            Check::fails("proxy", format!("{}: {error}{noted}", proxy.url), advice)
         }
     }
 }

@@ -39,3 +39,32 @@ async fn too_few_open_files_are_warned_about() {
     let doctor = site.launch(&["doctor", "--json"]).under(&["prlimit", "--nofile=4096"]).start();
     Report::of(doctor).await.assert("open_files", "warns", &["4096 allowed here", "to 65536 "]);
 }
+
+/// Whether the environment of these tests names a proxy.
+pub fn names_a_proxy() -> bool {
+    std::env::vars_os().any(|(name, _)| name.to_string_lossy().to_ascii_uppercase().ends_with("_PROXY"))
+}
+
+#[tokio::test]
+async fn a_proxy_of_the_environment_is_said_not_to_be_used() {
+    let site = Site::new().await.env("https_proxy", "http://user:s3cret@127.0.0.1:9");
+    let report = site.doctor().await;
+    report.assert("proxy", "warns", &["go out directly", "https_proxy is not read", "sender.proxy"]);
+    report.assert_nowhere("s3cret");
+    assert_eq!(report.code, 0);
+}
+
+#[tokio::test]
+async fn a_proxy_must_answer_and_accept_its_credentials() {
+    let proxy = ForwardProxy::start().await;
+    let site = Site::new().await.set("sender.proxy", &proxy.url());
+    // Nobody listens there for it, which is an answer of the proxy's.
+    site.doctor().await.assert("proxy", "ok", &[&proxy.url(), "answered"]);
+    assert_eq!(proxy.asked(), ["CONNECT example.com:443 HTTP/1.1"]);
+    proxy.refuse(Some(407));
+    let report = site.doctor().await;
+    report.assert("proxy", "fails", &["407", "sender.proxy_credentials"]);
+    assert_eq!(report.code, 1);
+    drop(proxy);
+    site.doctor().await.assert("proxy", "fails", &["does not answer"]);
+}
