@@ -12,7 +12,6 @@ use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware;
 use axum::response::IntoResponse as _;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -32,6 +31,7 @@ use crate::webhook::UrlPolicy;
 
 mod auth;
 mod body;
+mod connections;
 mod cursor;
 mod deliveries;
 mod drained;
@@ -54,6 +54,7 @@ use limits::Limits;
 use problem::Problem;
 use query::Parameters;
 use recoveries::Recoveries;
+use server::Server;
 
 pub use openapi::document as openapi;
 
@@ -78,9 +79,8 @@ struct Api {
 
 /// Serves until `stop`, then ends within `shutdown.grace`: what is being answered is answered.
 pub async fn run(settings: Settings, metrics: Metrics, stop: CancellationToken) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(settings.api.listen).await;
-    let listener =
-        listener.map_err(|error| anyhow::anyhow!("api.listen: {} cannot be used: {error}", settings.api.listen))?;
+    let listener = server::listen(settings.api.listen)
+        .map_err(|error| anyhow::anyhow!("api.listen: {} cannot be used: {error}", settings.api.listen))?;
     let api = Arc::new(Api::new(&settings, metrics)?);
     tracing::info!(address = %listener.local_addr()?, "API address");
     let store = api.store.clone();
@@ -93,8 +93,13 @@ pub async fn run(settings: Settings, metrics: Metrics, stop: CancellationToken) 
         tokio::join!(upkeep.run(stop.clone()), recovering);
         Ok::<_, StoreError>(())
     };
-    let serving = server::serve(listener, router(api), &settings.api.limits, settings.shutdown_grace, stop.clone());
-    let (unasked, ..) = tokio::join!(unasked, testing, serving);
+    let server = Server {
+        metrics: api.metrics.clone(),
+        router: router(api),
+        limits: settings.api.limits,
+        grace: settings.shutdown_grace,
+    };
+    let (unasked, ..) = tokio::join!(unasked, testing, server.serve(listener, stop.clone()));
     Ok(unasked?)
 }
 

@@ -66,6 +66,8 @@ pub struct Metrics {
     pub api_requests: Family<ApiRequest, Counter>,
     /// Seconds from a request's head to its answer's.
     pub api_request_duration: Family<ApiRoute, Histogram>,
+    /// Connections of the API that waited for a request and were closed because others needed the room.
+    pub api_connections_closed: Counter,
     registry: std::sync::Arc<Registry>,
 }
 
@@ -128,6 +130,7 @@ impl Default for Metrics {
             upkeep_failures: Family::default(),
             api_requests: Family::default(),
             api_request_duration: Family::new_with_constructor(|| Histogram::new(SECONDS)),
+            api_connections_closed: Counter::default(),
             registry: std::sync::Arc::default(),
         };
         metrics.registry = metrics.register().into();
@@ -191,6 +194,8 @@ impl Metrics {
         all.register("api_requests", "The API's answers", self.api_requests.clone());
         let duration = self.api_request_duration.clone();
         all.register_with_unit("api_request_duration", "From a request to its answer", Unit::Seconds, duration);
+        let closed = self.api_connections_closed.clone();
+        all.register("api_connections_closed", "Waiting connections of the API closed to make room for others", closed);
         all
     }
 

@@ -3,22 +3,36 @@
 use std::future::Future as _;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
+use super::connections::{Busy, Connection};
+
 pub(super) struct Drained<S> {
     stream: S,
     within: Duration,
+    connection: Arc<Connection>,
     /// While something lies that was not taken. A caller who takes it drop by drop gets no more time for it.
-    lying: Option<Pin<Box<Sleep>>>,
+    lying: Option<Lying>,
+}
+
+struct Lying {
+    until: Pin<Box<Sleep>>,
+    _busy: Busy,
 }
 
 impl<S> Drained<S> {
-    pub(super) fn new(stream: S, within: Duration) -> Self {
-        Self { stream, within, lying: None }
+    pub(super) fn new(stream: S, within: Duration, connection: Arc<Connection>) -> Self {
+        Self { stream, within, connection, lying: None }
+    }
+
+    fn lying(&mut self) -> &mut Lying {
+        let begin = || Lying { until: Box::pin(sleep(self.within)), _busy: self.connection.busy() };
+        self.lying.get_or_insert_with(begin)
     }
 
     /// What became of an attempt to write `offered` bytes.
@@ -30,7 +44,7 @@ impl<S> Drained<S> {
     ) -> Poll<io::Result<usize>> {
         match written {
             Poll::Ready(Ok(bytes)) if bytes < offered => {
-                self.lying.get_or_insert_with(|| Box::pin(sleep(self.within)));
+                self.lying();
                 written
             }
             Poll::Ready(_) => {
@@ -38,8 +52,7 @@ impl<S> Drained<S> {
                 written
             }
             Poll::Pending => {
-                let lying = self.lying.get_or_insert_with(|| Box::pin(sleep(self.within)));
-                ready!(lying.as_mut().poll(cx));
+                ready!(self.lying().until.as_mut().poll(cx));
                 Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
             }
         }
@@ -84,14 +97,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for Drained<S> {
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+    use super::super::connections::Connections;
     use super::*;
 
     const WITHIN: Duration = Duration::from_millis(200);
 
+    async fn drained<S>(stream: S) -> Drained<S> {
+        Drained::new(stream, WITHIN, Connections::new(1).open().await)
+    }
+
     #[tokio::test]
     async fn a_caller_who_takes_an_answer_drop_by_drop_gets_no_more_time_for_it() {
         let (ours, mut theirs) = tokio::io::duplex(16);
-        let mut ours = Drained::new(ours, WITHIN);
+        let mut ours = drained(ours).await;
         let drops = async {
             loop {
                 sleep(WITHIN / 10).await;
@@ -108,7 +126,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_that_was_taken_leaves_the_next_its_whole_time() {
         let (ours, mut theirs) = tokio::io::duplex(16);
-        let mut ours = Drained::new(ours, WITHIN);
+        let mut ours = drained(ours).await;
         assert_eq!(ours.write(&[0; 20]).await.unwrap(), 16);
         assert!(ours.lying.is_some());
         theirs.read_exact(&mut [0; 16]).await.unwrap();

@@ -2,6 +2,7 @@
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
 
 use crate::support::api::assert_problem;
 use crate::support::http::ask;
@@ -182,20 +183,79 @@ async fn a_caller_who_asks_on_and_on_but_never_reads_holds_no_connection() {
 }
 
 #[tokio::test]
-async fn beyond_the_limit_a_connection_waits_until_another_ends() {
+async fn beyond_the_limit_a_connection_waits_while_all_others_are_being_answered() {
     let site = Site::new().await.set("api.max_connections", "1");
-    let api = site.api().await;
-    let first = TcpStream::connect(&api.address).await.unwrap();
+    let (receiver, gate) = (Receiver::start().await, Gate::default());
+    receiver.always(Reply::status(204).held_by(&gate));
+    let mut api = site.api().await;
     let customer = api.customer("acc_1");
-    let second = tokio::spawn(async move { customer.get("/v1/event-types").await.status });
-    let mut probe = first;
-    probe.write_all(b"GET /v1/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-    let mut start = [0; 15];
-    probe.read_exact(&mut start).await.unwrap();
-    assert_eq!(&start, b"HTTP/1.1 200 OK");
-    assert!(!second.is_finished());
-    drop(probe);
-    assert_eq!(second.await.unwrap(), 200);
+    let path = customer.create_at(&receiver.url()).await;
+    gate.close();
+    let ask = |method: &'static str, path: String| {
+        let customer = customer.clone();
+        tokio::spawn(async move { customer.ask(method, &path, &[], b"").await.status })
+    };
+    let first = ask("POST", format!("{path}/test"));
+    receiver.wait_for(1).await;
+    let second = ask("GET", "/v1/event-types".into());
+    let operations = api.replica.logged("operations address", "address").await;
+    for _ in 0..5 {
+        assert_eq!(http::metric(&operations, "api_connections_closed_total").await, 0.0);
+        assert!(!first.is_finished() && !second.is_finished());
+    }
+    gate.open();
+    assert_eq!((first.await.unwrap(), second.await.unwrap()), (200, 200));
+}
+
+/// Begins a head, and again each time it is closed.
+async fn dawdle(address: String) {
+    loop {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        let _ = stream.write_all(b"GET /v1/webhooks HTTP/1.1\r\nHost: x\r\nX-Slow: ").await;
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    }
+}
+
+#[tokio::test]
+async fn at_the_limit_those_that_keep_a_connection_and_ask_nothing_make_room() {
+    let site = Site::new().await.set("api.max_connections", "20").set("api.header_timeout", "60s");
+    let (receiver, gate) = (Receiver::start().await, Gate::default());
+    receiver.always(Reply::status(204).held_by(&gate));
+    let mut api = site.api().await;
+    let customer = api.customer("acc_1");
+    let path = customer.create_at(&receiver.url()).await;
+    gate.close();
+    let answered = tokio::spawn({
+        let (customer, test) = (customer.clone(), format!("{path}/test"));
+        async move { customer.ask("POST", &test, &[], b"").await.status }
+    });
+    receiver.wait_for(1).await;
+    let mut idle = Vec::new();
+    for _ in 0..19 {
+        let mut stream = TcpStream::connect(&api.address).await.unwrap();
+        stream.write_all(b"GET /v1/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        stream.read_exact(&mut [0; 15]).await.unwrap();
+        idle.push(stream);
+    }
+    assert_eq!(customer.get("/v1/event-types").await.status, 200);
+    // It was opened first.
+    within("it is closed", PATIENCE, idle[0].read_to_end(&mut Vec::new())).await.unwrap();
+    let mut dawdlers = JoinSet::new();
+    for _ in 0..40 {
+        dawdlers.spawn(dawdle(api.address.clone()));
+    }
+    for mut stream in idle.split_off(1) {
+        within("all that are idle are closed", PATIENCE, stream.read_to_end(&mut Vec::new())).await.unwrap();
+    }
+    for _ in 0..5 {
+        assert_eq!(customer.get(&path).await.status, 200);
+    }
+    dawdlers.shutdown().await;
+    let operations = api.replica.logged("operations address", "address").await;
+    assert!(http::metric(&operations, "api_connections_closed_total").await >= 40.0);
+    assert!(!answered.is_finished());
+    gate.open();
+    assert_eq!(answered.await.unwrap(), 200);
 }
 
 #[tokio::test]
