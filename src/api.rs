@@ -5,7 +5,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -27,7 +27,7 @@ use crate::sender::Sender;
 use crate::store::{Store, StoreError};
 use crate::token::Tokens;
 use crate::upkeep::Upkeep;
-use crate::webhook::UrlPolicy;
+use crate::webhook::{UrlPolicy, WebhookId};
 
 mod auth;
 mod body;
@@ -48,8 +48,10 @@ mod secrets;
 mod server;
 mod stats;
 mod test_sends;
+mod turns;
 mod webhooks;
 
+use auth::Caller;
 use limits::Limits;
 use problem::Problem;
 use query::Parameters;
@@ -147,13 +149,27 @@ impl Api {
             urls: settings.sender.urls.clone(),
             catalogue: settings.events.catalogue.clone(),
             metrics,
-            limits: Limits::new(&settings.api.limits),
+            limits: Limits::new(&settings.api.limits, settings.database.pool_size),
             parameters: Parameters::described_by(&openapi()),
             recoveries: Recoveries::new(settings.recover.rate),
             tests: TaskTracker::new(),
             test_timeout: settings.api.limits.request_timeout.max(sending + 3 * bound),
             settings: settings.api.clone(),
         })
+    }
+
+    /// The store, for a question about a webhook of the caller's that may keep the database busy for long, when it is the
+    /// account's turn. The turn lasts until the store is dropped and what it was asked has ended at the server, also when
+    /// the caller hangs up.
+    async fn turn_for(&self, caller: &Caller, webhook: WebhookId) -> Result<Store, Problem> {
+        webhooks::find(self, caller, webhook).await?;
+        let began = Instant::now();
+        match self.limits.turn(&caller.account, self.settings.database_timeout).await {
+            Some(turn) => Ok(self.store.keeping(turn)),
+            None if self.store.has_answered_since(began) => Err(Problem::too_many_at_once()),
+            // Of a database that falls silent no account is told to ask less.
+            None => Err(Problem::unavailable()),
+        }
     }
 
     /// Asks the database, for as long as one request may.

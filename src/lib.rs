@@ -19,9 +19,10 @@
 //! stays as a row of `closed_deliveries`, from which resending and recovering move it back to pending.
 //!
 //! Customers keep their webhooks through [`api`]: a request passes `exchange` (its id, time limit and line in the log),
-//! `auth` (whose token, how often), a route (`webhooks`, `secrets`, `test_sends`, `deliveries`, `stats`) and a statement
-//! of [`store`] that sees the account's own rows alone; whatever goes wrong becomes a `problem`. [`token`] makes and
-//! checks the tokens, [`test_send`] sends tests with the worker's own sender.
+//! `auth` (whose token, how often), a route (`webhooks`, `secrets`, `test_sends`, `deliveries`, `stats`), its account's
+//! turn if it may keep the database busy for long (`turns`), and a statement of [`store`] that sees the account's own rows
+//! alone; whatever goes wrong becomes a `problem`. [`token`] makes and checks the tokens, [`test_send`] sends tests with
+//! the worker's own sender.
 //!
 //! `events` and the log, `attempts`, have a partition per day: [`upkeep`] makes them ahead, in every process, by functions
 //! that have the rights of the tables' owner; workers that own the tables drop those past their retention. Whoever reads

@@ -18,6 +18,7 @@
 //! place. Inserts come before locks because an insert of an id that another transaction has just inserted waits for that
 //! transaction's end, while a lock never waits for a row that is not committed yet.
 
+use std::any::Any;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -80,6 +81,7 @@ pub use schema::Schema;
 pub use stats::{Bucket, Window};
 pub use webhooks::{Activity, Changed, Created, Deleted, NewWebhook, Place, WebhookChange};
 
+use abandoned::Kept;
 use connections::{Connection, Connections};
 
 type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
@@ -207,12 +209,19 @@ pub struct Store {
     connections: Arc<Connections>,
     /// When they were asked for.
     log_days: Arc<Mutex<Option<(Instant, days::LogDays)>>>,
+    kept: Option<Kept>,
 }
 
 impl Store {
     /// Opens no connection yet.
     pub fn new(settings: &Database) -> Result<Self, StoreError> {
-        Ok(Self { connections: Connections::new(settings)?.into(), log_days: Arc::default() })
+        Ok(Self { connections: Connections::new(settings)?.into(), log_days: Arc::default(), kept: None })
+    }
+
+    /// The same store, which does not drop this before the last statement that it is asked for has ended at the server,
+    /// also one whose caller does not wait for the answer. A server that does not say so within seconds is not waited for.
+    pub fn keeping(&self, kept: impl Any + Send + Sync) -> Self {
+        Self { kept: Some(Arc::new(kept)), ..self.clone() }
     }
 
     /// Compares two sessions, so that a pooler that does not keep them is found at once and not by what it breaks. For
@@ -231,6 +240,11 @@ impl Store {
         self.connections.last_answer().is_some_and(|last| last.elapsed() <= recently)
             || matches!(tokio::time::timeout(recently, self.ping()).await, Ok(Ok(())))
             || self.connections.are_all_busy()
+    }
+
+    /// Whether Postgres has answered anything since.
+    pub fn has_answered_since(&self, time: Instant) -> bool {
+        self.connections.last_answer().is_some_and(|last| last >= time)
     }
 
     /// Whether a session opened now may write.
@@ -301,12 +315,12 @@ impl Store {
     ///
     /// [`Abandoned::LeftAlone`]: abandoned::Abandoned::LeftAlone
     async fn write<T>(&self, work: impl AsyncFnOnce(&mut Object) -> Result<T, Error>) -> Result<T, StoreError> {
-        let (mut connection, room) = self.connections.lend_to_write().await?;
-        connection.write(room, work).await
+        let (connection, room) = self.connections.lend_to_write().await?;
+        connection.keeping(self.kept.clone()).write(room, work).await
     }
 
     async fn connection(&self) -> Result<Connection, StoreError> {
-        self.connections.lend().await
+        Ok(self.connections.lend().await?.keeping(self.kept.clone()))
     }
 
     /// A connection outside the pool, for what needs a session of its own. It is set up as all are; who needs other

@@ -1,6 +1,7 @@
 //! Knows whose request it is. Every route that takes a [`Caller`] is for the holders of a token, within their limits,
 //! and takes the query parameters that its description names and no others.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, MatchedPath};
@@ -9,6 +10,7 @@ use axum::http::request::Parts;
 use jiff::Timestamp;
 
 use super::Api;
+use super::limits::weight;
 use super::problem::Problem;
 use super::query::Query;
 use crate::event::AccountId;
@@ -38,10 +40,11 @@ impl FromRequestParts<Arc<Api>> for Caller {
         if let Some(seen) = parts.extensions.get::<AccountSeen>() {
             let _ = seen.0.set(account.clone());
         }
-        api.limits.request(&account)?;
         let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
-        let query = Query::read(parts.uri.query().unwrap_or_default(), api.parameters.of(&parts.method, route))?;
-        Ok(Self { account, query })
+        let query = Query::read(parts.uri.query().unwrap_or_default(), api.parameters.of(&parts.method, route));
+        // Before anything is asked, so that a caller who hangs up has used as much of the rate as one who waits.
+        api.limits.request(&account, query.as_ref().map_or(NonZeroU32::MIN, |query| weight(route, query)))?;
+        Ok(Self { account, query: query? })
     }
 }
 

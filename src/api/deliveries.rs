@@ -15,11 +15,13 @@ use super::body::{Json, Text};
 use super::cursor::Cursors;
 use super::openapi::{BodyProblems, Document, WebhookProblems};
 use super::problem::{FieldError, Problem};
-use super::query::{DeliveryPath, WebhookPath, canonical};
-use super::webhooks::find;
+use super::query::{DeliveryPath, Query, WebhookPath, canonical};
 use crate::delivery::DeliveryId;
 use crate::event::EventType;
 use crate::store::{LogFilter, LogRow, LogStatus, RecoverError, Since};
+
+pub(super) const PATH: &str = "/v1/webhooks/{id}/deliveries";
+pub(super) const RECOVER_PATH: &str = "/v1/webhooks/{id}/recover";
 
 const PAGE: u32 = 10;
 /// Closed deliveries that are counted for an answer; all are recovered.
@@ -52,6 +54,8 @@ pub(super) struct Recovering {
 }
 
 /// A webhook's attempts, newest first
+///
+/// Filtered by `event_type`, or by `status=success`, it counts as four requests, unless `delivery_id` is given.
 #[utoipa::path(get, path = "/v1/webhooks/{id}/deliveries", tag = "log",
     params(
         ("id" = Uuid, Path),
@@ -83,9 +87,15 @@ pub(super) async fn list(
         delivery: delivery.transpose()?,
         before: query.text("cursor").map(|cursor| cursors.read(cursor)).transpose()?,
     };
-    find(&api, &caller, id).await?;
-    let page = api.ask(api.store.log(caller.scope(), id, &filter, limit)).await?;
+    let store = api.turn_for(&caller, id).await?;
+    let page = api.ask(store.log(caller.scope(), id, &filter, limit)).await?;
     Ok(Document(Log { data: page.rows, next_cursor: page.next.map(|place| cursors.write(place)) }))
+}
+
+/// Whether many rows may have to be read to find the wanted ones: failures and deliveries have indexes of their own.
+pub(super) fn looks_through(query: &Query) -> bool {
+    let filtered = query.text("event_type").is_some() || query.text("status") == Some("success");
+    filtered && query.text("delivery_id").is_none()
 }
 
 /// Send one delivery again now, with its whole schedule
@@ -106,6 +116,8 @@ pub(super) async fn resend(
 }
 
 /// Send everything again that ended without a success, at a bounded rate
+///
+/// Counts as four requests.
 #[utoipa::path(post, path = "/v1/webhooks/{id}/recover", tag = "log", request_body = Span,
     params(("id" = Uuid, Path)),
     responses(
@@ -123,10 +135,11 @@ pub(super) async fn recover(
         let reason = "must be a time such as 2026-11-23T10:00:00Z".to_owned();
         Problem::invalid(vec![FieldError { field: "since".into(), reason }])
     })?;
+    let store = api.turn_for(&caller, id).await?;
     let question = async {
-        let closed = api.store.closed(caller.scope(), id, Since::Time(since), COUNTED).await?;
+        let closed = store.closed(caller.scope(), id, Since::Time(since), COUNTED).await?;
         if closed.recoverable > 0 {
-            api.store.ask_to_recover(caller.scope(), id, &closed).await?;
+            store.ask_to_recover(caller.scope(), id, &closed).await?;
         }
         Ok::<_, RecoverError>(closed.recoverable)
     };

@@ -1,13 +1,17 @@
-//! Keeps one account from using what others need: so many requests at once, and so many over time.
+//! Keeps one account from using what others need: so many requests over time, and so many questions at once.
 
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
 use governor::state::keyed::HashMapStateStore;
-use governor::{Quota, RateLimiter};
+use governor::{NotUntil, Quota, RateLimiter};
 
 use super::problem::Problem;
+use super::query::Query;
+use super::turns::{Turn, Turns};
+use super::{deliveries, stats};
 use crate::config::ApiLimits;
 use crate::event::AccountId;
 
@@ -17,44 +21,110 @@ type PerAccount = RateLimiter<AccountId, HashMapStateStore<AccountId>, DefaultCl
 const FORGET_EVERY: u32 = 4096;
 /// Tests that may follow each other at once.
 const TESTS_AT_ONCE: u32 = 5;
+/// Requests that one counts for if the database may have to read thousands of rows for it. The page looks through up to 21
+/// pages of a filtered log, one after the other: the usual `requests_burst` is enough for them.
+const DEAR: NonZeroU32 = NonZeroU32::new(4).expect("not zero");
 
 pub(super) struct Limits {
     requests: PerAccount,
+    burst: NonZeroU32,
     tests: PerAccount,
+    turns: Turns,
     seen: AtomicU32,
 }
 
 impl Limits {
-    pub(super) fn new(settings: &ApiLimits) -> Self {
+    pub(super) fn new(settings: &ApiLimits, connections: usize) -> Self {
         let at_once = settings.tests_per_minute.min(TESTS_AT_ONCE.try_into().expect("not zero"));
         let requests = Quota::per_second(settings.requests_per_second).allow_burst(settings.requests_burst);
         Self {
             requests: RateLimiter::hashmap(requests),
+            burst: settings.requests_burst,
             tests: RateLimiter::hashmap(Quota::per_minute(settings.tests_per_minute).allow_burst(at_once)),
+            turns: Turns::new(connections),
             seen: AtomicU32::new(0),
         }
     }
 
-    /// Counts a request of an account, or says when it may come.
-    pub(super) fn request(&self, account: &AccountId) -> Result<(), Problem> {
+    /// Counts a request of an account, or says when it may come. A dear one counts as often as it can within the burst.
+    pub(super) fn request(&self, account: &AccountId, weight: NonZeroU32) -> Result<(), Problem> {
         if self.seen.fetch_add(1, Ordering::Relaxed) % FORGET_EVERY == FORGET_EVERY - 1 {
             for limiter in [&self.requests, &self.tests] {
                 limiter.retain_recent();
                 limiter.shrink_to_fit();
             }
+            self.turns.forget_idle();
         }
-        check(&self.requests, account)
+        let counted = self.requests.check_key_n(account, weight.min(self.burst)).expect("no more than the burst");
+        counted.map_err(|not_until| too_often(&self.requests, &not_until))
     }
 
     /// Counts a test of an account, likewise.
     pub(super) fn test(&self, account: &AccountId) -> Result<(), Problem> {
-        check(&self.tests, account)
+        self.tests.check_key(account).map_err(|not_until| too_often(&self.tests, &not_until))
+    }
+
+    /// Waits until the account may ask one more question that may keep the database busy for long.
+    pub(super) async fn turn(&self, account: &AccountId, at_most: Duration) -> Option<Turn> {
+        self.turns.wait(account, at_most).await
     }
 }
 
-fn check(limiter: &PerAccount, account: &AccountId) -> Result<(), Problem> {
-    limiter.check_key(account).map_err(|not_until| {
-        let wait: Duration = not_until.wait_time_from(limiter.clock().now());
-        Problem::rate_limited(wait)
-    })
+fn too_often(limiter: &PerAccount, not_until: &NotUntil<<DefaultClock as Clock>::Instant>) -> Problem {
+    Problem::rate_limited(not_until.wait_time_from(limiter.clock().now()))
+}
+
+/// What a request counts for in its account's rate.
+pub(super) fn weight(route: &str, query: &Query) -> NonZeroU32 {
+    let dear = match route {
+        deliveries::PATH => deliveries::looks_through(query),
+        deliveries::RECOVER_PATH | stats::PATH => true,
+        _ => false,
+    };
+    if dear { DEAR } else { NonZeroU32::MIN }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(burst: u32) -> ApiLimits {
+        let default = crate::config::Settings::load(None, [], |_| unreachable!("no file is named"));
+        let limits = default.expect("the defaults are valid").api.limits;
+        ApiLimits { requests_burst: NonZeroU32::new(burst).unwrap(), ..limits }
+    }
+
+    fn weight_of(route: &str, query: &str) -> u32 {
+        let known = ["limit", "status", "event_type", "delivery_id", "cursor", "window"].map(str::to_owned);
+        weight(route, &Query::read(query, &known).unwrap()).get()
+    }
+
+    #[test]
+    fn what_reads_thousands_of_rows_counts_for_more() {
+        for query in ["", "limit=100", "limit=1&status=failed", "limit=100&delivery_id=x&status=success", "cursor=x"] {
+            assert_eq!(weight_of(deliveries::PATH, query), 1, "{query}");
+        }
+        for query in ["status=success", "event_type=a.b", "status=failed&event_type=a.b", "limit=1&event_type=a.b"] {
+            assert_eq!(weight_of(deliveries::PATH, query), 4, "{query}");
+        }
+        assert_eq!([stats::PATH, deliveries::RECOVER_PATH].map(|route| weight_of(route, "")), [4, 4]);
+        assert_eq!(weight_of("/v1/webhooks", "limit=100"), 1);
+    }
+
+    #[test]
+    fn what_counts_for_more_are_routes() {
+        let paths = super::super::openapi::document().paths.paths;
+        assert!([deliveries::PATH, deliveries::RECOVER_PATH, stats::PATH].iter().all(|path| paths.contains_key(*path)));
+    }
+
+    #[test]
+    fn dear_requests_use_up_the_burst_sooner_and_one_is_always_possible() {
+        let account = AccountId::parse("one").unwrap();
+        for (burst, dear) in [(1, 1), (3, 1), (8, 2), (100, 25)] {
+            let limits = Limits::new(&settings(burst), 8);
+            let granted = (0..30).filter(|_| limits.request(&account, DEAR).is_ok()).count();
+            // Time goes on meanwhile.
+            assert!((dear..=dear + 1).contains(&granted), "{granted} of {burst}");
+        }
+    }
 }

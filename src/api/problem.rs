@@ -16,6 +16,8 @@ use crate::token::TokenRefusal;
 const CONTENT_TYPE: &str = "application/problem+json";
 /// When to try again what the database could not answer, in seconds.
 const RETRY_AFTER: u64 = 2;
+/// When to try again what had no turn, in seconds.
+const TURN_RETRY_AFTER: u64 = 1;
 
 /// A request that was not done, and why. Never repeats a token, a secret or anything of the database's.
 #[derive(Debug, Clone)]
@@ -181,6 +183,12 @@ impl Problem {
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         Self::new(Kind::RateLimited, "slow down, and try again when Retry-After says")
             .with(header::RETRY_AFTER, seconds.max(1))
+    }
+
+    /// The account's own questions are what it waits for.
+    pub(super) fn too_many_at_once() -> Self {
+        Self::new(Kind::RateLimited, "this account's other questions to log, stats or recover are still being answered")
+            .with(header::RETRY_AFTER, TURN_RETRY_AFTER)
     }
 
     pub(super) fn unavailable() -> Self {

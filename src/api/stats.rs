@@ -11,8 +11,9 @@ use super::auth::Caller;
 use super::openapi::{Document, WebhookProblems};
 use super::problem::Problem;
 use super::query::WebhookPath;
-use super::webhooks::find;
 use crate::store::{Bucket, Window};
+
+pub(super) const PATH: &str = "/v1/webhooks/{id}/stats";
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Stats {
@@ -23,6 +24,8 @@ pub(super) struct Stats {
 }
 
 /// Attempts over time, tests left out
+///
+/// Counts as four requests.
 #[utoipa::path(get, path = "/v1/webhooks/{id}/stats", tag = "log",
     params(
         ("id" = Uuid, Path),
@@ -36,7 +39,7 @@ pub(super) async fn show(
 ) -> Result<Document<Stats>, Problem> {
     let windows = Window::ALL.map(|window| (window.name(), window));
     let window = caller.query.choice("window", &windows)?.unwrap_or(Window::Day);
-    find(&api, &caller, id).await?;
-    let data = api.ask(api.store.stats(&caller.account, id, window)).await?;
+    let store = api.turn_for(&caller, id).await?;
+    let data = api.ask(store.stats(&caller.account, id, window)).await?;
     Ok(Document(Stats { window: window.name(), bucket_seconds: window.bucket().as_secs(), data }))
 }

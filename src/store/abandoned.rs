@@ -1,6 +1,7 @@
 //! Sees to statements whose callers do not wait for the answer any more, so that the server never has more sessions of
 //! ours than the pool may have.
 
+use std::any::Any;
 use std::future::pending;
 use std::sync::{Arc, Mutex as Shared, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -34,19 +35,27 @@ pub(super) enum Abandoned {
     LeftAlone(Room),
 }
 
+/// What somebody gives away while a statement may be running for them.
+pub(super) type Kept = Arc<dyn Any + Send + Sync>;
+
 /// The right to write, which whoever has it keeps until the commit has been answered.
 pub(super) type Room = OwnedSemaphorePermit;
 
-/// The connection keeps its place in the pool meanwhile, and is closed even if the statement ended well: the wish may come
-/// late, and would end the next one.
-pub(super) async fn cancel(object: Object, tls: Tls) {
+/// The connection keeps its place in the pool until the wish was sent, and is closed even if the statement ended well: the
+/// wish may come late, and would end the next one. What its caller wants kept is kept until the statement has ended.
+pub(super) async fn cancel(object: Object, tls: Tls, kept: Option<Kept>) {
     let token = object.cancel_token();
     match timeout(CANCEL_BOUND, token.cancel_query(tls)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "cannot have a statement ended"),
         Err(_) => tracing::debug!("no answer when having a statement ended"),
     }
-    drop(Object::take(object));
+    let client = Object::take(object);
+    if kept.is_some() {
+        // Answered after the statement.
+        let _ = timeout(CANCEL_BOUND, client.batch_execute("")).await;
+    }
+    drop(client);
 }
 
 /// Writes, those of them that were abandoned and go on at the server, and statements whose server may be gone.
@@ -109,7 +118,7 @@ impl Unanswered {
 
     /// Keeps the connection's place in the pool, and the room of its write, until its last answer has come, or its
     /// connection has ended, or its backend is gone from the server or idle.
-    pub(super) async fn see_out(self: Arc<Self>, object: Object, _room: Room) {
+    pub(super) async fn see_out(self: Arc<Self>, object: Object, _room: Room, _kept: Option<Kept>) {
         let backend = self.backends().of(Object::metrics(&object).created).cloned();
         let ended = async {
             // Answered after everything that was sent before.

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, Statement};
 
-use super::abandoned::{self, Abandoned, PATIENCE, Room, Unanswered};
+use super::abandoned::{self, Abandoned, Kept, PATIENCE, Room, Unanswered};
 use super::answers::Answers;
 use super::backends;
 use super::openings::{Openings, with_backend};
@@ -109,7 +109,7 @@ impl Connections {
             (PoolError::PostCreateHook(_), Some(fault)) => StoreError::Sessions(fault),
             (error, _) => self.sessions.explain(error.into()),
         })?;
-        Ok(Connection { object: Some(object), running: None, home: self.clone() })
+        Ok(Connection { object: Some(object), running: None, kept: None, home: self.clone() })
     }
 
     /// Compares two sessions, or none if there is room for no more than the pool has: those were checked when they were
@@ -243,10 +243,17 @@ pub(super) struct Connection {
     object: Option<Object>,
     /// The statement that was not answered yet, and when it began.
     running: Option<(Abandoned, Instant)>,
+    /// Until its last statement has ended at the server, whether somebody waits for that or not.
+    kept: Option<Kept>,
     home: Arc<Connections>,
 }
 
 impl Connection {
+    pub(super) fn keeping(mut self, kept: Option<Kept>) -> Self {
+        self.kept = kept;
+        self
+    }
+
     pub(super) async fn prepare(&mut self, sql: &str) -> Result<Statement, StoreError> {
         self.ask(async |client: &mut Object| client.prepare_cached(sql).await).await
     }
@@ -357,10 +364,10 @@ impl Connection {
         match abandoned {
             // Without a runtime the process is about to end.
             Some(Abandoned::Cancelled) if Handle::try_current().is_ok() => {
-                self.home.tasks.spawn(abandoned::cancel(object, self.home.sessions.tls()));
+                self.home.tasks.spawn(abandoned::cancel(object, self.home.sessions.tls(), self.kept.take()));
             }
             Some(Abandoned::LeftAlone(room)) if Handle::try_current().is_ok() => {
-                self.home.tasks.spawn(self.home.unanswered.clone().see_out(object, room));
+                self.home.tasks.spawn(self.home.unanswered.clone().see_out(object, room, self.kept.take()));
             }
             _ => drop(Object::take(object)),
         }

@@ -1,6 +1,9 @@
 //! What one account may use is bounded, and does not shorten what others have.
 
+use futures_util::future::join_all;
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 use crate::support::api::assert_problem;
 use crate::support::*;
@@ -70,4 +73,80 @@ async fn tests_have_a_limit_of_their_own() {
     assert!(refused.header("retry-after").is_some());
     assert_eq!(receiver.count(), 2);
     assert_eq!(customer.get(&path).await.status, 200);
+}
+
+/// Questions to the log that the server has begun to answer.
+const UNDER_WAY: &str = "
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND state = 'active' AND wait_event_type = 'Lock' AND query LIKE '%looked_at%'";
+
+#[tokio::test]
+async fn an_account_asks_two_long_questions_at_a_time_and_leaves_the_database_to_others() {
+    let site = Site::new().await.set("api.database_timeout", "2s");
+    let api = site.api_of(site.launch(&["api"]).set("api.requests_burst", "1000")).await;
+    let (greedy, modest) = (api.customer("acc_1"), api.customer("acc_2"));
+    let path = greedy.create_at(URL).await;
+    let span = json!({ "since": "2026-01-01T00:00:00Z" });
+    let log = format!("{path}/deliveries?event_type=content.created");
+    assert_eq!(greedy.get(&log).await.status, 200);
+    let locker = site.another_sql().await;
+    locker.batch_execute("BEGIN; LOCK TABLE attempts, closed_deliveries").await.unwrap();
+    let asking = (0..24).map(async |number| match number % 6 {
+        0 => greedy.get(&format!("{path}/stats")).await,
+        1 => greedy.post(&format!("{path}/recover"), &span).await,
+        _ => greedy.get(&log).await,
+    });
+    let mut asking = std::pin::pin!(join_all(asking));
+    let (mut most, mut answers) = (0, None);
+    while answers.is_none() {
+        tokio::select! {
+            all = &mut asking => answers = Some(all),
+            under_way = site.count(UNDER_WAY) => most = most.max(under_way),
+        }
+        assert_eq!(modest.get("/v1/webhooks").await.status, 200);
+    }
+    assert!((1..=2).contains(&most), "{most} at a time");
+    // Those that had their turn and found the tables locked.
+    let refused: Vec<_> = answers.unwrap().into_iter().filter(|answer| answer.status != 503).collect();
+    assert!(refused.len() >= 8, "{}", refused.len());
+    for answer in refused {
+        assert_problem(&answer, 429, "rate-limited");
+        assert_eq!(answer.header("retry-after"), Some("1"));
+    }
+    locker.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!(greedy.get(&log).await.status, 200);
+    assert_eq!(greedy.post(&format!("{path}/recover"), &span).await.status, 202);
+}
+
+#[tokio::test]
+async fn callers_who_hang_up_have_asked_no_less() {
+    let site = Site::new().await;
+    let launch = site.launch(&["api"]).set("api.requests_per_second", "1").set("api.requests_burst", "100");
+    let api = site.api_of(launch.set("api.database_timeout", "30s").set("api.request_timeout", "30s")).await;
+    let (hasty, calm) = (api.customer("acc_1"), api.customer("acc_2"));
+    let path = hasty.create_at(URL).await;
+    assert_eq!(hasty.get(&format!("{path}/deliveries")).await.status, 200);
+    let locker = site.another_sql().await;
+    locker.batch_execute("BEGIN; LOCK TABLE attempts").await.unwrap();
+    let head = format!(
+        "GET {path}/deliveries?status=success HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n",
+        hasty.token
+    );
+    let mut callers = Vec::new();
+    for _ in 0..24 {
+        let mut caller = TcpStream::connect(&api.address).await.unwrap();
+        caller.write_all(head.as_bytes()).await.unwrap();
+        callers.push(caller);
+    }
+    let mut asked = 0;
+    while hasty.get("/v1/event-types").await.status == 200 {
+        asked += 1;
+    }
+    assert!(asked < 24, "each of those who hang up counts as four, and there was room for {asked} more");
+    wait_until("two are being answered", async || site.count(UNDER_WAY).await == 2).await;
+    while callers.pop().is_some() {
+        assert!(site.count(UNDER_WAY).await <= 2);
+    }
+    wait_until("none is", async || site.count(UNDER_WAY).await == 0).await;
+    assert_eq!(calm.get("/v1/webhooks").await.status, 200);
 }

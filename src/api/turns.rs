@@ -1,0 +1,92 @@
+//! Lets each account ask only so many questions at once that may keep the database busy for long.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+
+use crate::event::AccountId;
+
+/// Of one account.
+const AT_ONCE: usize = 2;
+
+pub(super) struct Turns {
+    at_once: usize,
+    accounts: Mutex<HashMap<AccountId, Weak<Semaphore>>>,
+}
+
+/// The right to have one such question answered, until it is dropped.
+pub(super) type Turn = OwnedSemaphorePermit;
+
+impl Turns {
+    /// One connection at least is left to the others.
+    pub(super) fn new(connections: usize) -> Self {
+        Self { at_once: AT_ONCE.min(connections.saturating_sub(1)).max(1), accounts: Mutex::default() }
+    }
+
+    /// First come, first served; none if it would take longer than this.
+    pub(super) async fn wait(&self, account: &AccountId, at_most: Duration) -> Option<Turn> {
+        timeout(at_most, self.of(account).acquire_owned()).await.ok()?.ok()
+    }
+
+    fn of(&self, account: &AccountId) -> Arc<Semaphore> {
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = accounts.get(account).and_then(Weak::upgrade) {
+            return known;
+        }
+        let new = Arc::new(Semaphore::new(self.at_once));
+        accounts.insert(account.clone(), Arc::downgrade(&new));
+        new
+    }
+
+    /// Forgets the accounts of which nobody has a turn or waits for one.
+    pub(super) fn forget_idle(&self) {
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        accounts.retain(|_, turns| turns.strong_count() > 0);
+        accounts.shrink_to_fit();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// For a turn that does not come, and for one that does.
+    const SHORT: Duration = Duration::from_millis(10);
+    const LONG: Duration = Duration::from_secs(10);
+
+    fn account(name: &str) -> AccountId {
+        AccountId::parse(name).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_third_question_of_an_account_waits_for_its_turn_and_that_of_another_account_does_not() {
+        let (turns, one) = (Turns::new(8), account("one"));
+        let first = turns.wait(&one, LONG).await.unwrap();
+        let _second = turns.wait(&one, LONG).await.unwrap();
+        assert!(turns.wait(&one, SHORT).await.is_none());
+        assert!(turns.wait(&account("two"), SHORT).await.is_some());
+        let (third, ()) = tokio::join!(turns.wait(&one, LONG), async { drop(first) });
+        assert!(third.is_some());
+    }
+
+    #[tokio::test]
+    async fn an_account_is_forgotten_with_its_last_turn_and_not_before() {
+        let turns = Turns::new(8);
+        let first = turns.wait(&account("one"), LONG).await;
+        drop(turns.wait(&account("two"), LONG).await);
+        turns.forget_idle();
+        assert_eq!(turns.accounts.lock().unwrap().len(), 1);
+        let _second = turns.wait(&account("one"), LONG).await;
+        assert!(turns.wait(&account("one"), SHORT).await.is_none());
+        drop(first);
+        assert!(turns.wait(&account("one"), LONG).await.is_some());
+    }
+
+    #[test]
+    fn one_account_never_has_all_connections_unless_there_is_only_one() {
+        assert_eq!([1, 2, 3, 8].map(|connections| Turns::new(connections).at_once), [1, 1, 2, 2]);
+    }
+}
