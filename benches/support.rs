@@ -4,6 +4,7 @@
 
 #![allow(dead_code, unused_imports, reason = "each benchmark uses a part of it")]
 
+mod crowd;
 mod database;
 mod drain;
 mod load;
@@ -12,6 +13,7 @@ mod receiver;
 mod report;
 mod site;
 
+pub use crowd::Crowd;
 pub use drain::drain;
 pub use load::{Load, OpenLoop};
 pub use processes::{Api, Cpu, Worker, cpu_of};

@@ -54,12 +54,20 @@ impl Drop for Worker {
 pub struct Api(Child);
 
 impl Api {
-    /// With no limit that a benchmark would meet.
+    /// With the limits of the default settings.
     pub fn start(address: &str) -> anyhow::Result<Self> {
-        let limits = ["REQUESTS_PER_SECOND", "REQUESTS_BURST"].map(|name| format!("PENR_WEBHOOKS__API__{name}"));
-        let limits = limits.iter().map(|name| (name.as_str(), "100000"));
-        let settings = limits.chain([("PENR_WEBHOOKS__API__LISTEN", address)]);
-        Ok(Self(command(&["api"]).envs(settings).spawn()?))
+        Self::start_with(address, &[])
+    }
+
+    /// With no limit that a benchmark would meet.
+    pub fn without_limits(address: &str) -> anyhow::Result<Self> {
+        let limits = ["PENR_WEBHOOKS__API__REQUESTS_PER_SECOND", "PENR_WEBHOOKS__API__REQUESTS_BURST"];
+        Self::start_with(address, &limits.map(|name| (name, "100000")))
+    }
+
+    fn start_with(address: &str, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let listen = ("PENR_WEBHOOKS__API__LISTEN", address);
+        Ok(Self(command(&["api"]).envs(settings.iter().copied().chain([listen])).spawn()?))
     }
 }
 
