@@ -28,7 +28,7 @@ const SILENCE: Duration = Duration::from_secs(30);
 
 /// What becomes of a statement whose caller does not wait for its answer.
 pub(super) enum Abandoned {
-    /// The server is told to end it.
+    /// The server is told to end it, unless it ends in a moment.
     Cancelled,
     /// It goes on, and its connection keeps its place until it has ended: a commit that waits for a synchronous standby must
     /// not be cancelled, for then it is done here and perhaps not there, and whoever asks takes it for safe.
@@ -41,9 +41,15 @@ pub(super) type Kept = Arc<dyn Any + Send + Sync>;
 /// The right to write, which whoever has it keeps until the commit has been answered.
 pub(super) type Room = OwnedSemaphorePermit;
 
-/// The connection keeps its place in the pool until the wish was sent, and is closed even if the statement ended well: the
-/// wish may come late, and would end the next one. What its caller wants kept is kept until the statement has ended.
-pub(super) async fn cancel(object: Object, tls: Tls, kept: Option<Kept>) {
+/// A statement that is answered within `moment` needs no end, and its connection goes back to the pool: opening another costs
+/// more than most statements. Else the connection keeps its place in the pool until the wish was sent, and is closed even if
+/// the statement ended well: the wish may come late, and would end the next one. What its caller wants kept is kept until the
+/// statement has ended.
+pub(super) async fn cancel(object: Object, tls: Tls, moment: Duration, kept: Option<Kept>) {
+    // Answered after the statement.
+    if let Ok(Ok(())) = timeout(moment, object.batch_execute("")).await {
+        return;
+    }
     let token = object.cancel_token();
     match timeout(CANCEL_BOUND, token.cancel_query(tls)).await {
         Ok(Ok(())) => {}
@@ -52,7 +58,6 @@ pub(super) async fn cancel(object: Object, tls: Tls, kept: Option<Kept>) {
     }
     let client = Object::take(object);
     if kept.is_some() {
-        // Answered after the statement.
         let _ = timeout(CANCEL_BOUND, client.batch_execute("")).await;
     }
     drop(client);

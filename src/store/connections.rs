@@ -42,6 +42,9 @@ const OF_ANOTHER_SESSION: [SqlState; 3] =
 /// How often whoever waits for a new connection looks for an idle one.
 const LOOKS_APART: Duration = Duration::from_millis(50);
 
+/// A statement whose caller has hung up may end by itself within this time.
+const A_MOMENT: Duration = Duration::from_millis(100);
+
 /// All connections are replaced no more often, however many statements find that they may only read.
 const RENEWALS_APART: Duration = Duration::from_secs(1);
 
@@ -364,7 +367,8 @@ impl Connection {
         match abandoned {
             // Without a runtime the process is about to end.
             Some(Abandoned::Cancelled) if Handle::try_current().is_ok() => {
-                self.home.tasks.spawn(abandoned::cancel(object, self.home.sessions.tls(), self.kept.take()));
+                let moment = if late.is_some() { Duration::ZERO } else { A_MOMENT };
+                self.home.tasks.spawn(abandoned::cancel(object, self.home.sessions.tls(), moment, self.kept.take()));
             }
             Some(Abandoned::LeftAlone(room)) if Handle::try_current().is_ok() => {
                 self.home.tasks.spawn(self.home.unanswered.clone().see_out(object, room, self.kept.take()));
