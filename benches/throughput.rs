@@ -42,16 +42,23 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let mut report = Report::new("throughput");
     let one = Site::healthy(options.accounts);
     let five = Webhooks { per_account: 5, ..one };
+    let never = Webhooks { name: "never", accounts: 1, per_account: 1, path: "/never", first_host: options.accounts };
     let cases = [
-        ("1 KiB", one, 1024, options.events),
-        ("1 KiB, 5 webhooks each", five, 1024, options.events / 5),
-        ("16 KiB", one, 16 * 1024, options.events / 5),
+        ("1 KiB", one, 1024, options.events, None),
+        ("1 KiB, 1 % never answered", one, 1024, options.events, Some(never)),
+        ("1 KiB, 5 webhooks each", five, 1024, options.events / 5, None),
+        ("16 KiB", one, 16 * 1024, options.events / 5, None),
     ];
     for _ in 0..options.runs {
-        for (name, webhooks, bytes, events) in cases.into_iter().filter(|(name, ..)| name.contains(&options.case)) {
+        let chosen = cases.into_iter().filter(|(name, ..)| name.contains(&options.case));
+        for (name, webhooks, bytes, events, hundredth) in chosen {
             site.empty().await?;
             site.register(&webhooks).await?;
-            let load = Load::new(&webhooks, bytes);
+            let mut load = Load::new(&webhooks, bytes);
+            if let Some(others) = hundredth {
+                site.register(&others).await?;
+                load = load.but_for_a_hundredth(&others);
+            }
             let raw = ceiling(&site, load, &options).await?;
             let figures = drain(&mut site, load, events, webhooks.per_account as u64, (1, &[])).await?;
             let share = figures.get("deliveries/s") / raw.get("ceiling/s");

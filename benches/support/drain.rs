@@ -20,7 +20,7 @@ pub async fn drain(
     fan_out: u64,
     workers: (usize, &[(&str, &str)]),
 ) -> anyhow::Result<Figures> {
-    let deliveries = events * fan_out;
+    let deliveries = load.own(events) * fan_out;
     load.publish(&site.settings, 0..events).await?;
     site.settle().await?;
     let (count, settings) = workers;

@@ -24,20 +24,35 @@ pub struct Load {
     name: &'static str,
     accounts: usize,
     bytes: usize,
+    /// Whose events take the place of every hundredth.
+    hundredth: Option<&'static str>,
 }
+
+const HUNDREDTH: u64 = 100;
 
 impl Load {
     /// For every account of these webhooks, with events of so many bytes.
     pub fn new(webhooks: &Webhooks, bytes: usize) -> Self {
-        Self { name: webhooks.name, accounts: webhooks.accounts, bytes }
+        Self { name: webhooks.name, accounts: webhooks.accounts, bytes, hundredth: None }
+    }
+
+    /// The same, but that every hundredth event is for the first account of other webhooks.
+    pub fn but_for_a_hundredth(self, others: &Webhooks) -> Self {
+        Self { hundredth: Some(others.name), ..self }
+    }
+
+    /// How many of so many events are for the webhooks themselves.
+    pub fn own(&self, events: u64) -> u64 {
+        events - self.hundredth.map_or(0, |_| events / HUNDREDTH)
     }
 
     pub fn message(&self, event: u64) -> (String, String) {
-        let id = format!("{}{event}", self.name);
-        let account = event % self.accounts as u64;
+        let own = (self.name, event % self.accounts as u64);
+        let other = self.hundredth.filter(|_| event % HUNDREDTH == HUNDREDTH - 1);
+        let (name, account) = other.map_or(own, |other| (other, 0));
+        let id = format!("{name}{event}");
         let mut body = format!(
-            r#"{{"id":"{id}","type":"{TYPE}","account_id":"{}{account}","occurred_at":"2026-11-23T10:00:00Z","data":{{"f":""#,
-            self.name
+            r#"{{"id":"{id}","type":"{TYPE}","account_id":"{name}{account}","occurred_at":"2026-11-23T10:00:00Z","data":{{"f":""#,
         );
         let end = "\"}}";
         let filler = self.bytes.saturating_sub(body.len() + end.len());

@@ -2,9 +2,16 @@
 //! the channel.
 
 use std::collections::{BTreeSet, HashMap};
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
 
+use futures_util::future::join_all;
+use futures_util::poll;
 use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 
 use super::consumer::{Attachment, Receipt};
 
@@ -27,6 +34,10 @@ pub enum Verdict {
 
 /// Done messages that wait for a group at most, lest they fill the consumer's prefetch.
 const MAX_HELD: usize = 256;
+/// Between acks of messages that older ones keep from being acked with them.
+const ACKS_APART: Duration = Duration::from_millis(10);
+/// Batches settled at a time.
+const BATCHES: usize = 64;
 
 /// Sends acks for all channels the consumer has had. A message that is done before an older one waits a little for a
 /// group that covers it: acks of their own cost the broker more than delivering does.
@@ -42,11 +53,33 @@ struct Ledger {
 }
 
 impl Acknowledger {
+    /// Settles what comes, until nobody sends `settled` any more and everything has gone out. Whoever records does not
+    /// wait for the frames of earlier batches, unless the channel is full: then the connection takes nothing.
+    pub async fn run(
+        mut self,
+        mut settled: mpsc::Receiver<Vec<Settled>>,
+        returned: &mut mpsc::UnboundedReceiver<Settled>,
+    ) {
+        let (mut batches, mut ended) = (Vec::new(), false);
+        let mut regularly = tokio::time::interval(ACKS_APART);
+        regularly.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !ended || self.holds_any() || !returned.is_empty() {
+            tokio::select! {
+                received = settled.recv_many(&mut batches, BATCHES), if !ended => {
+                    ended = received == 0;
+                    self.settle(batches.drain(..).flatten().collect()).await;
+                }
+                Some(first) = returned.recv() => self.settle(all_of(first, returned)).await,
+                _ = regularly.tick(), if self.holds_any() => self.settle_held().await,
+            }
+        }
+    }
+
     /// Settles messages. What belongs to a channel that is gone is forgotten: the broker hands it out again.
-    pub async fn settle(&mut self, settled: Vec<Settled>) {
+    async fn settle(&mut self, settled: Vec<Settled>) {
         let mut by_channel: HashMap<u64, Vec<(u64, Verdict)>> = HashMap::new();
         for Settled { receipt, verdict } in settled {
-            let Attachment { number, channel } = &*receipt.attachment;
+            let Attachment { number, channel, .. } = &*receipt.attachment;
             if !receipt.is_usable() {
                 self.channels.remove(number);
                 continue;
@@ -65,12 +98,12 @@ impl Acknowledger {
     }
 
     /// Whether something waits for its group.
-    pub fn holds_any(&self) -> bool {
+    fn holds_any(&self) -> bool {
         self.channels.values().any(|ledger| ledger.tags.holds_any())
     }
 
     /// To be called now and then while something waits: acks alone what waited since the last time.
-    pub async fn settle_held(&mut self) {
+    async fn settle_held(&mut self) {
         let numbers: Vec<u64> = self.channels.keys().copied().collect();
         for number in numbers {
             let Some(ledger) = self.channels.get_mut(&number) else { continue };
@@ -148,18 +181,30 @@ impl Tags {
 }
 
 impl Acks {
+    /// Has all frames go out in this order, and then waits until they are written.
     async fn send(self, channel: &Channel) -> lapin::Result<()> {
-        for (tag, requeue) in self.nacks {
-            channel.basic_nack(tag, BasicNackOptions { requeue, multiple: false }).await?;
+        let nack = |(tag, requeue)| channel.basic_nack(tag, BasicNackOptions { requeue, multiple: false });
+        let ack = |(tag, multiple)| channel.basic_ack(tag, BasicAckOptions { multiple });
+        let nacks = self.nacks.into_iter().map(|settled| Box::pin(nack(settled)) as Frame<'_>);
+        let acks = self.up_to.map(|tag| (tag, true)).into_iter().chain(self.single.into_iter().map(|tag| (tag, false)));
+        let mut unwritten = Vec::new();
+        for mut frame in nacks.chain(acks.map(|settled| Box::pin(ack(settled)) as Frame<'_>)) {
+            // The first poll hands the frame to the library's thread.
+            match poll!(&mut frame) {
+                Poll::Ready(written) => written?,
+                Poll::Pending => unwritten.push(frame),
+            }
         }
-        if let Some(tag) = self.up_to {
-            channel.basic_ack(tag, BasicAckOptions { multiple: true }).await?;
-        }
-        for tag in self.single {
-            channel.basic_ack(tag, BasicAckOptions { multiple: false }).await?;
-        }
-        Ok(())
+        join_all(unwritten).await.into_iter().collect()
     }
+}
+
+/// A frame that is to be written, and the news that it is.
+type Frame<'a> = Pin<Box<dyn Future<Output = lapin::Result<()>> + Send + 'a>>;
+
+/// Whatever is there now.
+fn all_of(first: Settled, returned: &mut mpsc::UnboundedReceiver<Settled>) -> Vec<Settled> {
+    std::iter::once(first).chain(std::iter::from_fn(|| returned.try_recv().ok())).collect()
 }
 
 #[cfg(test)]

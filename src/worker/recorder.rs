@@ -41,8 +41,9 @@ const WRITERS: usize = 2;
 /// it. After an idle moment nothing waits.
 const WRITES_APART: Duration = Duration::from_millis(5);
 
-/// Between acks of messages that older ones keep from being acked with them.
-const ACKS_APART: Duration = Duration::from_millis(10);
+/// Batches of recorded messages whose acks may wait for the connection to the broker. Beyond that nothing is recorded:
+/// a connection that takes nothing ends within two heartbeats.
+const BATCHES_UNACKED: usize = 64;
 
 /// Between tries to write the health of webhooks whose rows somebody holds, if no results come that try it too.
 const HEALTH_APART: Duration = Duration::from_millis(250);
@@ -79,55 +80,60 @@ type Results = (Vec<Finished>, Vec<Option<Share>>);
 
 impl Recorder {
     /// Runs until nobody can report any more, or until told to give up.
-    pub(super) async fn run(mut self, mut reports: mpsc::Receiver<Report>, mut returned: Returned) {
-        let give_up = self.give_up.clone();
-        give_up.run_until_cancelled(self.record_all(&mut reports, &mut returned)).await;
-    }
-
-    /// While one transaction commits the next one is written.
-    async fn record_all(&mut self, reports: &mut mpsc::Receiver<Report>, returned: &mut Returned) {
-        let Self { writer, batch, last_health, acknowledger, .. } = self;
-        let (mut in_hand, mut written, mut ended) = (Vec::with_capacity(*batch), FuturesUnordered::new(), false);
-        let (mut earliest, mut health_written) = (Instant::now(), FuturesUnordered::new());
-        let (mut regularly, mut health) = (tokio::time::interval(ACKS_APART), tokio::time::interval(HEALTH_APART));
-        regularly.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        health.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // What is kept of webhooks' health is not waited for here, for a stop must not.
-        while !ended || !written.is_empty() || acknowledger.holds_any() || !returned.is_empty() {
-            tokio::select! {
-                // Record before ack: repeating an attempt is harmless, losing one is not.
-                Some(settled) = written.next() => acknowledger.settle(settled).await,
-                Some(first) = returned.recv() => acknowledger.settle(all_of(first, returned)).await,
-                _ = regularly.tick(), if acknowledger.holds_any() => acknowledger.settle_held().await,
-                Some(()) = health_written.next() => {}
-                _ = health.tick(), if writer.keeps_health() && written.len() + health_written.len() < WRITERS => {
-                    health_written.push(writer.write_kept_health());
-                }
-                received = gather(reports, &mut in_hand, *batch, earliest),
-                    if !ended && written.len() + health_written.len() < WRITERS =>
-                {
-                    ended = received == 0;
-                    earliest = Instant::now() + WRITES_APART;
-                    if !ended {
-                        written.push(writer.write(std::mem::take(&mut in_hand)));
-                    }
-                }
-            }
-        }
-        let last = async {
-            while health_written.next().await.is_some() {}
-            while writer.keeps_health() {
-                writer.write_kept_health().await;
-                tokio::time::sleep(LAST_HEALTH_APART).await;
-            }
-        };
-        let _ = tokio::time::timeout(*last_health, last).await;
+    pub(super) async fn run(self, mut reports: mpsc::Receiver<Report>, mut returned: Returned) {
+        let Self { writer, batch, last_health, give_up, acknowledger } = self;
+        let (done, settled) = mpsc::channel(BATCHES_UNACKED);
+        let record = record_all(&writer, batch, last_health, &mut reports, done);
+        // Side by side: what is written next does not wait for acks.
+        let both = async { tokio::join!(record, acknowledger.run(settled, &mut returned)) };
+        give_up.run_until_cancelled(both).await;
     }
 }
 
-/// Whatever is there now.
-fn all_of(first: Settled, returned: &mut Returned) -> Vec<Settled> {
-    std::iter::once(first).chain(std::iter::from_fn(|| returned.try_recv().ok())).collect()
+/// While one transaction commits the next one is written.
+async fn record_all(
+    writer: &Writer,
+    batch: usize,
+    last_health: Duration,
+    reports: &mut mpsc::Receiver<Report>,
+    done: mpsc::Sender<Vec<Settled>>,
+) {
+    let (mut in_hand, mut written, mut ended) = (Vec::with_capacity(batch), FuturesUnordered::new(), false);
+    let (mut earliest, mut health_written) = (Instant::now(), FuturesUnordered::new());
+    let mut health = tokio::time::interval(HEALTH_APART);
+    health.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // What is kept of webhooks' health is not waited for here, for a stop must not.
+    while !ended || !written.is_empty() {
+        tokio::select! {
+            // Record before ack: repeating an attempt is harmless, losing one is not.
+            Some(settled) = written.next() => {
+                // The acknowledger ends after us.
+                let _ = done.send(settled).await;
+            }
+            Some(()) = health_written.next() => {}
+            _ = health.tick(), if writer.keeps_health() && written.len() + health_written.len() < WRITERS => {
+                health_written.push(writer.write_kept_health());
+            }
+            received = gather(reports, &mut in_hand, batch, earliest),
+                if !ended && written.len() + health_written.len() < WRITERS =>
+            {
+                ended = received == 0;
+                earliest = Instant::now() + WRITES_APART;
+                if !ended {
+                    written.push(writer.write(std::mem::take(&mut in_hand)));
+                }
+            }
+        }
+    }
+    drop(done);
+    let last = async {
+        while health_written.next().await.is_some() {}
+        while writer.keeps_health() {
+            writer.write_kept_health().await;
+            tokio::time::sleep(LAST_HEALTH_APART).await;
+        }
+    };
+    let _ = tokio::time::timeout(last_health, last).await;
 }
 
 /// Takes what was reported until `earliest`, or the first report after it; a whole batch at once. Returns 0 when nobody
