@@ -42,6 +42,8 @@ pub struct Metrics {
     pub consumer_attached: Gauge,
     /// How often the broker, its channel or its consumer was lost.
     pub consumer_losses: Counter,
+    /// 1 while messages are taken one at a time, since one could not be read.
+    pub isolated: Gauge,
     /// 1 while something waits for the database.
     pub database_waiting: Gauge,
     /// 1 while the database may only be read.
@@ -119,6 +121,7 @@ impl Default for Metrics {
             record_duration: Histogram::new(SECONDS),
             consumer_attached: Gauge::default(),
             consumer_losses: Counter::default(),
+            isolated: Gauge::default(),
             database_waiting: Gauge::default(),
             database_read_only: Gauge::default(),
             pending: Gauge::default(),
@@ -176,6 +179,7 @@ impl Metrics {
         all.register_with_unit("record_duration", "One transaction that wrote results", Unit::Seconds, duration);
         all.register("consumer_attached", "1 while this process takes events", self.consumer_attached.clone());
         all.register("consumer_losses", "Losses of the broker, a channel or a consumer", self.consumer_losses.clone());
+        all.register("isolated", "1 while broker messages are taken one at a time", self.isolated.clone());
         all.register("database_waiting", "1 while something waits for the database", self.database_waiting.clone());
         all.register("database_read_only", "1 while the database refuses writes", self.database_read_only.clone());
         all.register("pending", "Deliveries waiting in the database", self.pending.clone());

@@ -98,7 +98,8 @@ async fn readyz(State(health): State<Arc<Health>>) -> (StatusCode, String) {
         Role::Worker | Role::Both => format!("consumer: {}\n", word(attached)),
     };
     let writes = if refused { "writes: refused\n" } else { "" };
-    (status, format!("{consumer}database: {}\n{writes}", word(database)))
+    let isolated = if health.metrics.isolated.get() == 1 { "isolated: yes\n" } else { "" };
+    (status, format!("{consumer}database: {}\n{writes}{isolated}", word(database)))
 }
 
 async fn render(State(health): State<Arc<Health>>) -> impl IntoResponse {

@@ -1,22 +1,23 @@
 //! Keeps one consumer attached to the worker queue, whatever happens to the connection.
 //!
 //! After any error, and after any end of the stream, everything is torn down and built again with backoff. A message
-//! that the AMQP library cannot read kills the connection and comes back; then one message is taken at a time, so that
-//! the delivery limit makes a dead letter of the culprit and not of its neighbours.
+//! that the AMQP library cannot read kills the connection and comes back. Then the consumer is isolated: it takes one
+//! message at a time, so that the delivery limit makes a dead letter of the culprit and not of its neighbours, and
+//! deliveries are parked instead of attempted, so that the next message does not wait for a receiver.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use lapin::Channel;
 use lapin::message::Delivery;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::dead_letters::REQUEUED;
+use super::dead_letters::{REQUEUED, failure};
 use super::link::{Link, bounded};
 use super::{QueueError, name, properties, topology};
 use crate::config::{Amqp, Queue};
@@ -25,11 +26,12 @@ use crate::metrics::Metrics;
 use crate::millis;
 use crate::reconnect::{Outage, Reconnect};
 
-/// Good messages in a row after which the poison is behind us.
-const ISOLATED_MESSAGES: u32 = 100;
+/// Isolation ends when this time has passed without a message that cannot be read.
+const ISOLATED_FOR: Duration = Duration::from_secs(2);
 /// Between two connections while isolated: the culprit needs as many as its delivery limit.
 const ISOLATED_WAIT: Duration = Duration::from_millis(50);
-/// A message delivered this often may be what kills us.
+/// The oldest message may be what killed the process before us if it was delivered this often. Later messages are not
+/// suspected: a broker that was lost many times makes all counts high, and this process is alive.
 const SUSPICIOUS_DELIVERIES: i64 = 20;
 /// Closing politely must not delay a stop.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -57,6 +59,11 @@ impl Receipt {
     pub fn is_usable(&self) -> bool {
         self.attachment.channel.status().connected()
     }
+
+    /// Whether messages are taken one at a time: the next one waits for this one's ack.
+    pub fn is_isolated(&self) -> bool {
+        self.attachment.isolated.load(Ordering::Relaxed)
+    }
 }
 
 /// One life of the consumer's channel.
@@ -64,6 +71,7 @@ impl Receipt {
 pub(super) struct Attachment {
     pub(super) number: u64,
     pub(super) channel: Channel,
+    isolated: AtomicBool,
 }
 
 /// The supervised consumer of the worker queue.
@@ -84,12 +92,15 @@ pub struct Consumer {
     pub settled: CancellationToken,
 }
 
-#[derive(Default)]
+/// How messages are taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Mode {
+    /// The process has just started and does not know why the one before it ended: it looks at the oldest message first.
     #[default]
+    Unknown,
     Normal,
-    /// One message at a time, until so many more were good.
-    Isolated { left: u32 },
+    /// One message at a time.
+    Isolated,
 }
 
 enum End {
@@ -113,6 +124,10 @@ impl Consumer {
                 Err(error @ (QueueError::Mismatch(_) | QueueError::Address(_))) => return Err(error),
                 Err(error) => {
                     self.metrics.consumer_losses.inc();
+                    // While isolated a new connection follows at once: the process stays ready.
+                    if !matches!(error, QueueError::Unreadable(_)) {
+                        self.metrics.consumer_attached.set(0);
+                    }
                     let wait = supervisor.wait_after(&error);
                     self.stop.run_until_cancelled(tokio::time::sleep(wait)).await;
                 }
@@ -134,21 +149,25 @@ impl Consumer {
     }
 
     async fn attach_to(&self, link: &Link, supervisor: &mut Supervisor) -> Result<End, QueueError> {
-        let attach = link.answer("declaring queues and consuming", self.attach(link, &supervisor.mode));
+        let attach = self.attach(link, supervisor);
         let Some(attached) = self.stop.run_until_cancelled(attach).await else { return Ok(End::Stopped) };
         let (attachment, consumer) = attached?;
         supervisor.attached(&self.queue.worker_queue);
         self.metrics.consumer_attached.set(1);
+        self.metrics.isolated.set(attachment.isolated.load(Ordering::Relaxed).into());
         let end = tokio::select! {
             biased;
             end = self.pump(&attachment, consumer, supervisor) => end,
             never = topology::keep_declared(link, &self.queue, &self.catalogue) => match never {},
         };
-        self.metrics.consumer_attached.set(0);
         match end {
             End::Lost(error) => return Err(error),
-            End::Stopped => self.settled.cancelled().await,
+            End::Stopped => {
+                self.metrics.consumer_attached.set(0);
+                self.settled.cancelled().await;
+            }
             End::HeldOff => {
+                self.metrics.consumer_attached.set(0);
                 tracing::warn!("what the broker handed out has waited too long for the database and goes back");
             }
         }
@@ -157,26 +176,64 @@ impl Consumer {
         Ok(end)
     }
 
-    async fn attach(&self, link: &Link, mode: &Mode) -> Result<(Arc<Attachment>, Consuming), QueueError> {
+    async fn attach(
+        &self,
+        link: &Link,
+        supervisor: &mut Supervisor,
+    ) -> Result<(Arc<Attachment>, Consuming), QueueError> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let channel = link.channel().await?;
-        let declared = topology::declare(&channel, &self.queue, &self.catalogue).await;
-        declared.map_err(QueueError::declaring)?;
-        let prefetch = if matches!(mode, Mode::Normal) { self.prefetch } else { 1 };
+        let declare = topology::declare(&channel, &self.queue, &self.catalogue);
+        link.answer("declaring queues", async { declare.await.map_err(QueueError::declaring) }).await?;
+        let oldest = match supervisor.mode {
+            Mode::Unknown => self.oldest(link, &channel).await?,
+            Mode::Normal | Mode::Isolated => None,
+        };
+        supervisor.mode = supervisor.mode.after(oldest.as_ref());
+        let prefetch = supervisor.mode.prefetch(self.prefetch);
         let tag = fresh_tag();
-        let messages = consume(&channel, &self.queue.worker_queue, tag.clone(), prefetch).await?;
+        let consume = consume(&channel, &self.queue.worker_queue, tag.clone(), prefetch);
+        let messages = link.answer("beginning to consume", consume).await?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        Ok((Arc::new(Attachment { number, channel }), Consuming { tag, messages }))
+        let isolated = AtomicBool::new(supervisor.mode == Mode::Isolated);
+        Ok((Arc::new(Attachment { number, channel, isolated }), Consuming { tag, messages, oldest }))
+    }
+
+    /// The message at the head of the queue, alone: should it be what kills this process, it takes no others with it.
+    async fn oldest(&self, link: &Link, channel: &Channel) -> Result<Option<Delivery>, QueueError> {
+        let mut events = link.events();
+        let get = channel.basic_get(name(&self.queue.worker_queue), BasicGetOptions::default());
+        // The library never answers a get whose message it cannot read; only the connection's own error tells.
+        let answer = async {
+            tokio::select! {
+                biased;
+                message = get => message,
+                error = failure(&mut events) => Err(error),
+            }
+        };
+        let message = link.answer("looking at the oldest message", answer).await?;
+        Ok(message.map(|message| message.delivery))
     }
 
     /// Hands messages on until we stop or the consumer ends.
     async fn pump(&self, attachment: &Arc<Attachment>, mut consuming: Consuming, supervisor: &mut Supervisor) -> End {
         let mut hold_off = self.hold_off.clone();
+        let isolated_until = Instant::now() + ISOLATED_FOR;
+        if let Some(oldest) = consuming.oldest.take() {
+            self.hand_on(attachment, oldest, &mut hold_off).await;
+        }
         let end = loop {
             let next = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break End::Stopped,
                 () = until_held_off(&mut hold_off) => break End::HeldOff,
+                () = tokio::time::sleep_until(isolated_until.into()), if supervisor.mode == Mode::Isolated => {
+                    supervisor.mode = Mode::Normal;
+                    match self.end_isolation(attachment, &mut consuming).await {
+                        Ok(()) => continue,
+                        Err(end) => break end,
+                    }
+                }
                 next = consuming.messages.next() => next,
             };
             let delivery = match next {
@@ -185,15 +242,7 @@ impl Consumer {
                 None => break End::Lost(cancelled()),
             };
             supervisor.reconnect.reset();
-            let suspicious = delivery_count(&delivery) > SUSPICIOUS_DELIVERIES;
-            if !self.hand_on(attachment, delivery, &mut hold_off).await {
-                continue;
-            }
-            if let Some(prefetch) = supervisor.mode.after(suspicious, self.prefetch)
-                && let Err(end) = self.replace(attachment, &mut consuming, prefetch).await
-            {
-                break end;
-            }
+            self.hand_on(attachment, delivery, &mut hold_off).await;
         };
         if matches!(end, End::Stopped) {
             let cancel = attachment.channel.basic_cancel(consuming.tag, BasicCancelOptions::default());
@@ -218,10 +267,10 @@ impl Consumer {
         }
     }
 
-    /// Changes the prefetch by a new consumer on the same channel. What the old one still holds is handed on: nobody
-    /// else would ever settle it.
-    async fn replace(&self, attachment: &Arc<Attachment>, consuming: &mut Consuming, prefetch: u16) -> Result<(), End> {
-        tracing::info!(prefetch, "changing how many messages are taken at a time");
+    /// Takes the usual number of messages again, by a new consumer on the same channel. What the old one still holds is
+    /// handed on: nobody else would ever settle it.
+    async fn end_isolation(&self, attachment: &Arc<Attachment>, consuming: &mut Consuming) -> Result<(), End> {
+        tracing::info!(prefetch = self.prefetch, "messages are not taken one at a time any more");
         let channel = &attachment.channel;
         self.answer(channel.basic_cancel(consuming.tag.clone(), BasicCancelOptions::default())).await?;
         let mut hold_off = self.hold_off.clone();
@@ -233,8 +282,10 @@ impl Consumer {
         }
         // The tag first: a stop cancels what the broker may have begun, though its answer is not awaited any more.
         consuming.tag = fresh_tag();
-        let consume = consume(channel, &self.queue.worker_queue, consuming.tag.clone(), prefetch);
+        let consume = consume(channel, &self.queue.worker_queue, consuming.tag.clone(), self.prefetch);
         consuming.messages = self.answer(consume).await?;
+        attachment.isolated.store(false, Ordering::Relaxed);
+        self.metrics.isolated.set(0);
         Ok(())
     }
 
@@ -250,6 +301,8 @@ impl Consumer {
 struct Consuming {
     tag: ShortString,
     messages: lapin::Consumer,
+    /// Taken before the consumer began, and to be handed on first.
+    oldest: Option<Delivery>,
 }
 
 /// What outlives a connection.
@@ -262,7 +315,7 @@ struct Supervisor {
 
 impl Supervisor {
     fn attached(&mut self, queue: &str) {
-        let isolated = matches!(self.mode, Mode::Isolated { .. });
+        let isolated = self.mode == Mode::Isolated;
         let away_ms = self.outage.end().map(millis);
         tracing::info!(queue, isolated, away_ms, "consumer attached");
     }
@@ -271,9 +324,9 @@ impl Supervisor {
     fn wait_after(&mut self, error: &QueueError) -> Duration {
         let reason = crate::error_chain(error);
         let unreadable = matches!(error, QueueError::Unreadable(_));
-        let news = self.outage.is_news(&reason) && !(unreadable && matches!(self.mode, Mode::Isolated { .. }));
+        let news = self.outage.is_news(&reason) && !(unreadable && self.mode == Mode::Isolated);
         if unreadable {
-            self.mode = Mode::Isolated { left: ISOLATED_MESSAGES };
+            self.mode = Mode::Isolated;
         }
         let wait = if unreadable { ISOLATED_WAIT } else { self.reconnect.wait() };
         let wait_ms = millis(wait);
@@ -288,29 +341,22 @@ impl Supervisor {
 }
 
 impl Mode {
-    /// The prefetch to change to after a message: isolation begins with a suspicious one and ends after enough others.
-    fn after(&mut self, suspicious: bool, normal: u16) -> Option<u16> {
-        let isolated = Self::Isolated { left: ISOLATED_MESSAGES };
+    /// What it becomes when the consumer attaches and, at the process's start, has looked at the oldest message.
+    fn after(self, oldest: Option<&Delivery>) -> Self {
         match self {
-            Self::Normal if !suspicious => None,
-            Self::Normal => {
-                *self = isolated;
-                Some(1)
-            }
-            Self::Isolated { .. } if suspicious => {
-                *self = isolated;
-                None
-            }
-            Self::Isolated { left: 0 } => {
-                *self = Self::Normal;
-                Some(normal)
-            }
-            Self::Isolated { left } => {
-                *left -= 1;
-                None
-            }
+            Self::Unknown if oldest.is_some_and(is_suspicious) => Self::Isolated,
+            Self::Unknown => Self::Normal,
+            known => known,
         }
     }
+
+    fn prefetch(self, normal: u16) -> u16 {
+        if self == Self::Isolated { 1 } else { normal }
+    }
+}
+
+fn is_suspicious(delivery: &Delivery) -> bool {
+    delivery_count(delivery) > SUSPICIOUS_DELIVERIES
 }
 
 async fn until_held_off(hold_off: &mut watch::Receiver<bool>) {

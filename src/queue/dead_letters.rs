@@ -283,7 +283,8 @@ fn last_death(headers: &FieldTable) -> Option<&FieldTable> {
     }
 }
 
-async fn failure(events: &mut (impl Stream<Item = Event> + Unpin)) -> lapin::Error {
+/// What the connection says when it ends.
+pub(super) async fn failure(events: &mut (impl Stream<Item = Event> + Unpin)) -> lapin::Error {
     loop {
         match events.next().await {
             Some(Event::Error(error)) => return error,

@@ -162,7 +162,7 @@ impl Attempts {
         }
     }
 
-    async fn park(&self, turn: Turn) {
+    pub(super) async fn park(&self, turn: Turn) {
         tracing::debug!(delivery_id = %turn.delivery.id.0, "parked");
         self.metrics.parked.inc();
         self.report(turn.finished(Ending::Parked)).await;

@@ -81,6 +81,8 @@ impl Attempts {
         let Some(day) = day.filter(|_| !webhooks.is_empty()) else {
             return self.report(Report::Settled(Settled { receipt: taken.receipt, verdict: Verdict::Done })).await;
         };
+        // The next broker message waits for this one's ack, and must not wait for a receiver.
+        let isolated = taken.receipt.is_isolated();
         let row = Arc::new(EventRow::new(taken.event, day, Uuid::now_v7()));
         // Held until every webhook has its own, so that the message is not done too early.
         let share = Share::of(taken.receipt, &self.returns);
@@ -90,6 +92,7 @@ impl Attempts {
             let turn = Turn { delivery, origin: Origin::Message(share.another()), looked_up };
             match turn.delivery.webhook.state.closes() {
                 Some(reason) => self.close(turn, reason).await,
+                None if isolated => self.park(turn).await,
                 None => self.offer(turn).await,
             }
         }

@@ -1,10 +1,14 @@
 //! Messages that the AMQP library cannot read: each kills the connection it comes on. The delivery limit makes a dead
 //! letter of the culprit and of nothing else.
 
-use super::{Scene, valid};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::{Scene, TYPE, valid};
 use crate::support::raw_amqp::RawAmqp;
 use crate::support::replica::ATTACHED;
-use crate::support::{Message, Receiver, Reply, Site, Table};
+use crate::support::{Message, Receiver, Reply, Site, Table, http, wait_until};
 
 /// A scene whose worker gives a message up after so many deliveries.
 async fn scene(delivery_limit: usize) -> Scene {
@@ -112,21 +116,78 @@ async fn headers_that_outgrow_a_frame_when_redelivered_kill_their_message_only()
     only_it_died(scene, 30, &large).await;
 }
 
+/// Messages that the broker has handed out so often before.
+fn redelivered(message: Message, times: u64) -> Message {
+    Message { headers: Some(Table::default().long_long("x-delivery-count", times)), ..message }
+}
+
 #[tokio::test]
 async fn a_suspicious_message_strands_none_of_those_taken_with_it() {
     let mut scene = Scene::open().await;
-    scene.worker.pause();
-    let suspicious = Table::default().long_long("x-delivery-count", 21);
-    scene.publish(&Message { headers: Some(suspicious), ..event(&scene) }).await;
+    scene.worker.terminate();
+    scene.worker.wait().await;
+    scene.publish(&event(&scene)).await;
     scene.good.push("evt_poison".to_owned());
+    let mut amqp = RawAmqp::connect(scene.site.amqp_url()).await.unwrap();
+    for _ in 0..21 {
+        amqp.give_back(scene.site.worker_queue()).await.unwrap();
+    }
+    drop(amqp);
     // More than fit between the consumer and the intake.
     scene.publish_good(490).await;
-    scene.worker.resume();
+    scene.worker = scene.site.worker().await;
+    assert!(scene.worker.log().contains(r#""isolated":true"#), "it was never isolated");
     scene.all_good_arrive().await;
-    scene.worker.wait_for_log("changing how many messages are taken at a time").await;
+    scene.worker.wait_for_log("messages are not taken one at a time any more").await;
     scene.worker.terminate();
     scene.worker.wait().await;
     // What was stranded would have gone back.
     let worker_queue = scene.site.worker_queue().to_owned();
     assert_eq!(scene.site.queue_depth(&worker_queue).await, 0);
+}
+
+#[tokio::test]
+async fn while_one_message_cannot_be_read_nobody_waits_for_somebody_elses_receiver() {
+    let site = Site::new().await.set("queue.delivery_limit", "10");
+    let mut scene = Scene::at(site.set("sender.timeout", "60s").set("worker.lease", "10m")).await;
+    let never = Receiver::start().await;
+    never.always(Reply::silence());
+    scene.site.create_webhook("acc_slow", &never.url(), &[TYPE]).await;
+    let poison = Message { message_id: Some(b"evt\xff".to_vec()), ..event(&scene) };
+    scene.worker.pause();
+    scene.publish(&poison).await;
+    for _ in 0..10 {
+        scene.site.publish("acc_slow", TYPE, json!({})).await;
+        scene.publish_good(1).await;
+    }
+    scene.worker.resume();
+    let address = scene.worker.logged("operations address", "address").await;
+    let isolated = async || {
+        let answer = http::get(&address, "/readyz").await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let told = answer.text().contains("isolated: yes");
+        (told, http::metric(&address, "isolated").await == 1.0)
+    };
+    wait_until("it says that it is isolated", async || isolated().await == (true, true)).await;
+    scene.all_good_arrive().await;
+    wait_until("isolation ends", async || isolated().await == (false, false)).await;
+    assert_eq!(scene.site.wait_for_dead_letters(1).await[0].body, poison.body);
+    scene.takes_the_next_event().await;
+}
+
+#[tokio::test]
+async fn after_a_flapping_broker_messages_are_not_taken_one_at_a_time() {
+    let mut scene = Scene::at(Site::new().await.set("worker.prefetch", "30")).await;
+    scene.receiver.always(Reply::status(200).after(Duration::from_millis(100)));
+    scene.worker.pause();
+    for number in 0..300 {
+        let id = format!("evt_{number}");
+        scene.publish(&redelivered(scene.site.message(valid(&id).to_string()), 21)).await;
+        scene.good.push(id);
+    }
+    scene.worker.resume();
+    let resumed = Instant::now();
+    scene.all_good_arrive().await;
+    assert!(resumed.elapsed() < 300 * Duration::from_millis(100) / 3, "one after the other: {:?}", resumed.elapsed());
+    assert_eq!(scene.worker.metric("parked_total").await, 0.0);
 }

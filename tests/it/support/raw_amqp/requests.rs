@@ -5,6 +5,9 @@ use std::io::Result;
 use super::frame::Writer;
 use super::{Content, RawAmqp, Table};
 
+/// Of `basic.nack`.
+const REQUEUE: u8 = 2;
+
 /// A message taken out of a queue.
 #[derive(Debug)]
 pub struct Taken {
@@ -31,6 +34,24 @@ impl RawAmqp {
             }
             (60, 72) => Ok(None),
             _ => Err(answer.unexpected()),
+        }
+    }
+
+    /// Takes the oldest message, as soon as there is one, and gives it back: the broker counts that.
+    pub async fn give_back(&mut self, queue: &str) -> Result<()> {
+        loop {
+            let get = Writer::method(60, 70).u16(0).short(queue.as_bytes()).byte(0);
+            self.send(super::CHANNEL, get).await?;
+            let answer = self.next_method().await?;
+            match answer.id {
+                (60, 71) => {
+                    let tag = answer.arguments().u64();
+                    self.read_content().await?;
+                    return self.send(super::CHANNEL, Writer::method(60, 120).u64(tag).byte(REQUEUE)).await;
+                }
+                (60, 72) => {}
+                _ => return Err(answer.unexpected()),
+            }
         }
     }
 
