@@ -37,7 +37,8 @@
 //! 2. No database connection and no lock is held during an HTTP call. What a process that is cut off or killed had locked,
 //!    Postgres itself frees within seconds.
 //! 3. A receiver's answer is data ([`delivery::Outcome`]), never an `Err`.
-//! 4. Our own failure, a secret that does not decrypt or a stop, never costs a delivery an attempt.
+//! 4. Our own failure, a secret that does not decrypt, a way out that is broken or a stop, never costs a delivery an
+//!    attempt.
 //! 5. The body sent is the body signed and stored, byte for byte; nothing is ever sent unsigned.
 //! 6. Every wait is bounded; every task, and every connection to the broker, is owned by whoever started it and ends
 //!    with it.
@@ -59,6 +60,7 @@
 pub mod address;
 pub mod config;
 pub mod delivery;
+pub mod egress;
 pub mod event;
 pub mod lanes;
 pub mod retry;

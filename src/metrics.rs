@@ -44,6 +44,8 @@ pub struct Metrics {
     pub consumer_losses: Counter,
     /// 1 while messages are taken one at a time, since one could not be read.
     pub isolated: Gauge,
+    /// 1 while no receiver can be reached from here.
+    pub egress_out: Gauge,
     /// 1 while something waits for the database.
     pub database_waiting: Gauge,
     /// 1 while the database may only be read.
@@ -122,6 +124,7 @@ impl Default for Metrics {
             consumer_attached: Gauge::default(),
             consumer_losses: Counter::default(),
             isolated: Gauge::default(),
+            egress_out: Gauge::default(),
             database_waiting: Gauge::default(),
             database_read_only: Gauge::default(),
             pending: Gauge::default(),
@@ -180,6 +183,7 @@ impl Metrics {
         all.register("consumer_attached", "1 while this process takes events", self.consumer_attached.clone());
         all.register("consumer_losses", "Losses of the broker, a channel or a consumer", self.consumer_losses.clone());
         all.register("isolated", "1 while broker messages are taken one at a time", self.isolated.clone());
+        all.register("egress_out", "1 while no receiver can be reached from here", self.egress_out.clone());
         all.register("database_waiting", "1 while something waits for the database", self.database_waiting.clone());
         all.register("database_read_only", "1 while the database refuses writes", self.database_read_only.clone());
         all.register("pending", "Deliveries waiting in the database", self.pending.clone());

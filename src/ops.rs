@@ -99,7 +99,8 @@ async fn readyz(State(health): State<Arc<Health>>) -> (StatusCode, String) {
     };
     let writes = if refused { "writes: refused\n" } else { "" };
     let isolated = if health.metrics.isolated.get() == 1 { "isolated: yes\n" } else { "" };
-    (status, format!("{consumer}database: {}\n{writes}{isolated}", word(database)))
+    let egress = if health.metrics.egress_out.get() == 1 { "egress: out\n" } else { "" };
+    (status, format!("{consumer}database: {}\n{writes}{isolated}{egress}", word(database)))
 }
 
 async fn render(State(health): State<Arc<Health>>) -> impl IntoResponse {

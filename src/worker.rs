@@ -37,12 +37,14 @@ mod share;
 mod snapshots;
 mod stalls;
 mod unopened;
+mod way_out;
 
 use attempts::Attempts;
 use lookups::Lookups;
 use recorder::{Recorder, Writer};
 use stalls::Stalls;
 use unopened::Unopened;
+use way_out::WayOut;
 
 /// Runs until `stop`, then ends within `shutdown.grace`: what is in flight is finished and recorded, the rest given
 /// back. Errors only for what waiting cannot cure.
@@ -84,6 +86,7 @@ struct Parts {
     intake: JoinHandle<()>,
     due: JoinHandle<()>,
     pulse: JoinHandle<()>,
+    probes: JoinHandle<()>,
     snapshots: JoinHandle<()>,
     upkeep: JoinHandle<()>,
     patience: JoinHandle<()>,
@@ -120,6 +123,7 @@ impl Parts {
             lookups: Lookups::new(worker.lookup_lifetime),
             claim_lifetime: worker.lease.saturating_sub(settings.sender.timeout + settings.sender.body_timeout),
             unopened: Unopened::new(metrics.clone()),
+            way_out: WayOut::new(metrics.clone(), stop.clone()),
             lanes: Mutex::new(Lanes::new(worker.limits())),
             room: Notify::new(),
             stalls: stalls.clone(),
@@ -170,6 +174,7 @@ impl Parts {
             intake: part.spawn(intake.run(incoming)),
             due: part.spawn(due.run()),
             pulse: part.spawn(pulse::run(attempts.clone(), stop.clone())),
+            probes: part.spawn(way_out::run(attempts.clone())),
             snapshots: part.spawn(snapshots::run(store, metrics, stop.clone())),
             upkeep: part.spawn(upkeep.run(stop.clone())),
             patience: part.spawn(stalls.watch(worker.give_back_after, hold_off, stop.clone())),
@@ -189,8 +194,8 @@ impl Parts {
         let mut ended = Vec::new();
         // What waits in the lanes now is not started any more.
         self.attempts.give_back_waiting();
-        let Self { intake, due, pulse, snapshots, upkeep, patience, notices, .. } = &mut self;
-        for task in [intake, due, pulse, snapshots, upkeep, patience, notices] {
+        let Self { intake, due, pulse, probes, snapshots, upkeep, patience, notices, .. } = &mut self;
+        for task in [intake, due, pulse, probes, snapshots, upkeep, patience, notices] {
             ended.push(timeout_at(deadlines.attempts, &mut *task).await);
             if ended.last().is_some_and(Result::is_err) {
                 task.abort();

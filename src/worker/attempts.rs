@@ -1,5 +1,6 @@
 //! Runs attempts side by side, as many as there is room for, and reports what came of each.
 
+use std::ops::ControlFlow::{self, Break, Continue};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use super::recorder::Report;
 use super::share::Share;
 use super::stalls::Stalls;
 use super::unopened::Unopened;
+use super::way_out::{Passed, WayOut};
 use crate::delivery::{Attempt, ClosedReason, Delivery};
 use crate::lanes::{Lanes, Offer, Place, Start, Verdict};
 use crate::metrics::{Metrics, Outcome, Reason};
@@ -33,6 +35,7 @@ pub(super) struct Attempts {
     /// How old a claim may be when its attempt begins: its lease must not end before the attempt does.
     pub(super) claim_lifetime: Duration,
     pub(super) unopened: Unopened,
+    pub(super) way_out: WayOut,
     pub(super) lanes: Mutex<Lanes<Turn>>,
     /// There may be room for a turn that found none.
     pub(super) room: Notify,
@@ -62,6 +65,7 @@ pub(super) enum Origin {
 impl Attempts {
     /// Starts a fresh turn, or has it wait in its lane or in the database. Waits itself while there is enough in hand.
     pub(super) async fn offer(self: &Arc<Self>, turn: Turn) {
+        self.way_out.until_it_takes_turns().await;
         let mut waited = false;
         while !self.lanes().takes_more() {
             self.room.notified().await;
@@ -84,7 +88,8 @@ impl Attempts {
 
     /// Has the lanes know how busy this machine is, parks what waits for its own receiver, starts what may start.
     pub(super) async fn beat(self: &Arc<Self>, busy: bool) {
-        let parked = self.lanes().beat(busy, Instant::now());
+        // In an outage of ours every lane waits, and for no receiver.
+        let parked = if self.way_out.is_unsettled() { Vec::new() } else { self.lanes().beat(busy, Instant::now()) };
         for turn in parked {
             self.room.notify_one();
             self.park(turn).await;
@@ -146,11 +151,30 @@ impl Attempts {
     async fn take_unless_abandoned(&self, turn: Turn) -> Verdict {
         let _counted = self.metrics.count_in_flight();
         let given_back = turn.give_back();
-        let taken = self.abandon.run_until_cancelled(self.take(turn)).await;
+        let taken = self.abandon.run_until_cancelled(self.take_until_reached(turn)).await;
         if let (None, Some(given_back)) = (taken, given_back) {
             self.try_report(given_back);
         }
         taken.unwrap_or(Verdict::Nothing)
+    }
+
+    /// An attempt that fails because nobody can be reached from here is made again when somebody can.
+    async fn take_until_reached(&self, mut turn: Turn) -> Verdict {
+        loop {
+            let passed = self.way_out.pass(turn.delivery.webhook.id).await;
+            if passed == Passed::Stopped {
+                if let Some(report) = turn.give_back() {
+                    self.report(report).await;
+                }
+                return Verdict::Nothing;
+            }
+            match self.take(turn).await {
+                // How long it waited says nothing about its receiver.
+                Break(_) if passed == Passed::AfterWaiting => return Verdict::Nothing,
+                Break(verdict) => return verdict,
+                Continue(again) => turn = again,
+            }
+        }
     }
 
     /// Its receiver is to be probed, or it cannot be attempted now: a fresh delivery joins the due ones, a due one stays
@@ -180,11 +204,11 @@ impl Attempts {
         self.report(turn.finished(Ending::NotAttempted(reason))).await;
     }
 
-    /// The path of one delivery: current webhook, attempt, step, report.
-    async fn take(&self, mut turn: Turn) -> Verdict {
+    /// The path of one delivery: current webhook, attempt, step, report. Returns the turn if its failure is our own.
+    async fn take(&self, mut turn: Turn) -> ControlFlow<Verdict, Turn> {
         if matches!(&turn.origin, Origin::Message(share) if !share.is_usable()) {
             // The broker hands the message to somebody else.
-            return Verdict::Nothing;
+            return Break(Verdict::Nothing);
         }
         let taken_at = turn.looked_up;
         if taken_at.elapsed() > self.lookup_lifetime {
@@ -193,24 +217,28 @@ impl Attempts {
         if let Some(reason) = turn.delivery.webhook.state.closes() {
             self.unopened.forget(turn.delivery.webhook.id);
             self.close(turn, reason).await;
-            return Verdict::Nothing;
+            return Break(Verdict::Nothing);
         }
         if self.is_held(&turn) {
             self.turn_away(turn).await;
-            return Verdict::Held;
+            return Break(Verdict::Held);
         }
         if matches!(turn.origin, Origin::Claim(_)) && taken_at.elapsed() > self.claim_lifetime {
             // Another worker could claim it during the attempt, and the receiver would get it twice.
             self.turn_away(turn).await;
-            return Verdict::Nothing;
+            return Break(Verdict::Nothing);
         }
         let attempt = self.sender.attempt(&turn.delivery).await;
+        if self.way_out.is_to_blame(&turn.delivery, &attempt.outcome).await {
+            tracing::debug!(delivery_id = %turn.delivery.id.0, "to be made again: no receiver can be reached");
+            return Continue(turn);
+        }
         let step = self.retry.next_step(turn.delivery.attempt, &attempt.outcome, rand::random());
         self.count(&attempt, step);
         log(&turn.delivery, &attempt, step);
         let verdict = verdict(step);
         self.report(turn.finished(Ending::Attempted(attempt, step))).await;
-        verdict
+        Break(verdict)
     }
 
     /// Whether it cannot be signed, and so must wait, for an operator has to bring a key back.

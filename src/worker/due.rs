@@ -161,9 +161,13 @@ impl Due {
 
     /// Claims for what is on the agenda and has room. Whether there was anything.
     async fn claim(&self, search: &mut Search) -> Result<bool, StoreError> {
+        if !self.attempts.way_out.takes_turns() {
+            return Ok(false);
+        }
+        let most = if self.attempts.way_out.is_out() { 1 } else { search.portion.size() };
         let rooms = {
             let (lanes, now) = (self.attempts.lanes(), Instant::now());
-            search.agenda.rooms(search.portion.size(), |webhook| lanes.claimable(webhook, now))
+            search.agenda.rooms(most, |webhook| lanes.claimable(webhook, now))
         };
         if rooms.is_empty() {
             return Ok(false);

@@ -37,6 +37,7 @@ mod soak;
 mod stops;
 mod survives_broker;
 mod survives_dns;
+mod survives_egress;
 mod survives_kills;
 mod survives_postgres;
 mod survives_scarcity;

@@ -59,6 +59,11 @@ impl Receiver {
         Self::listening(TcpListener::bind(address).await.expect("a free port"), None)
     }
 
+    /// As `start`, where somebody listens already.
+    pub fn on(listener: TcpListener) -> Self {
+        Self::listening(listener, None)
+    }
+
     /// As `start`, on https.
     pub async fn start_tls(config: ServerConfig) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
