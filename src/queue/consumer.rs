@@ -26,8 +26,12 @@ use crate::metrics::Metrics;
 use crate::millis;
 use crate::reconnect::{Outage, Reconnect};
 
-/// Isolation ends when this time has passed without a message that cannot be read.
+/// Isolation ends when this time has passed without a message that cannot be read. If that was too short to reach the
+/// message, which then comes again soon, the next isolation is twice as long, up to 2 to the power of `MOST_DOUBLINGS`:
+/// each time that the message ends a normal connection, its neighbours are counted, too.
 const ISOLATED_FOR: Duration = Duration::from_secs(2);
+const MOST_DOUBLINGS: u32 = 5;
+const SOON: Duration = Duration::from_secs(10);
 /// Between two connections while isolated: the culprit needs as many as its delivery limit.
 const ISOLATED_WAIT: Duration = Duration::from_millis(50);
 /// The oldest message may be what killed the process before us if it was delivered this often. Later messages are not
@@ -218,7 +222,7 @@ impl Consumer {
     /// Hands messages on until we stop or the consumer ends.
     async fn pump(&self, attachment: &Arc<Attachment>, mut consuming: Consuming, supervisor: &mut Supervisor) -> End {
         let mut hold_off = self.hold_off.clone();
-        let isolated_until = Instant::now() + ISOLATED_FOR;
+        let isolated_until = Instant::now() + ISOLATED_FOR * 2_u32.pow(supervisor.too_short);
         if let Some(oldest) = consuming.oldest.take() {
             self.hand_on(attachment, oldest, &mut hold_off).await;
         }
@@ -229,6 +233,7 @@ impl Consumer {
                 () = until_held_off(&mut hold_off) => break End::HeldOff,
                 () = tokio::time::sleep_until(isolated_until.into()), if supervisor.mode == Mode::Isolated => {
                     supervisor.mode = Mode::Normal;
+                    supervisor.isolation_ended = Some(Instant::now());
                     match self.end_isolation(attachment, &mut consuming).await {
                         Ok(()) => continue,
                         Err(end) => break end,
@@ -309,6 +314,9 @@ struct Consuming {
 #[derive(Default)]
 struct Supervisor {
     mode: Mode,
+    isolation_ended: Option<Instant>,
+    /// Isolations in a row that ended before the message came that cannot be read.
+    too_short: u32,
     reconnect: Reconnect,
     outage: Outage,
 }
@@ -326,6 +334,11 @@ impl Supervisor {
         let unreadable = matches!(error, QueueError::Unreadable(_));
         let news = self.outage.is_news(&reason) && !(unreadable && self.mode == Mode::Isolated);
         if unreadable {
+            let ended_lately = self.isolation_ended.is_some_and(|ended| ended.elapsed() < SOON);
+            self.too_short = match self.mode == Mode::Normal && ended_lately {
+                true => (self.too_short + 1).min(MOST_DOUBLINGS),
+                false => 0,
+            };
             self.mode = Mode::Isolated;
         }
         let wait = if unreadable { ISOLATED_WAIT } else { self.reconnect.wait() };
