@@ -1,21 +1,30 @@
-//! How much memory a worker takes: idle, and however much waits for it in the queue.
+//! How much memory a worker takes: idle, however much waits for it in the queue, and however many hosts it calls.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 mod support;
 
-use support::{Figures, Load, Report, Site, Worker};
+use support::{FIRST_OWN_HOST, Figures, Load, Report, Site, Webhooks, Worker};
 
 #[derive(clap::Parser)]
 struct Options {
     /// Ready in the queue, of 1 KiB; of the larger ones there are fewer
     #[arg(long, default_value_t = 100_000)]
     events: u64,
+    /// Hosts that get an event each
+    #[arg(long, default_value_t = 20_000)]
+    hosts: u32,
     #[arg(long, default_value_t = 1)]
     runs: usize,
 }
 
 const IDLE: Duration = Duration::from_secs(5);
+const SAMPLE: Duration = Duration::from_millis(100);
 
 fn main() -> anyhow::Result<()> {
     support::main(run)
@@ -33,6 +42,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
         ] {
             report.add(&format!("{name}: {events} ready"), draining(&mut site, bytes, events).await?);
         }
+        report.add(&format!("{} hosts, an event each", options.hosts), visiting(&mut site, options.hosts).await?);
     }
     site.empty().await?;
     report.finish("Resident memory of one worker; 100 webhooks.")
@@ -59,6 +69,61 @@ async fn draining(site: &mut Site, bytes: usize, events: u64) -> anyhow::Result<
         samples.push(worker.memory());
     }
     Ok(figures(&worker, samples))
+}
+
+/// Connections are kept as the defaults have it.
+async fn visiting(site: &mut Site, hosts: u32) -> anyhow::Result<Figures> {
+    site.empty().await?;
+    let answered = Arc::new(AtomicU64::new(0));
+    let listener = TcpListener::bind("0.0.0.0:0").await?;
+    let port = listener.local_addr()?.port();
+    let listening = tokio::spawn(listen(listener, answered.clone()));
+    let first_host = FIRST_OWN_HOST;
+    let webhooks = Webhooks { name: "m", accounts: hosts as usize, per_account: 1, path: "/ok", first_host };
+    site.database.register(&site.settings, port, &webhooks).await?;
+    Load::new(&webhooks, 1024).publish(&site.settings, 0..u64::from(hosts)).await?;
+    let worker = Worker::start(&[])?;
+    let (mut samples, mut files, mut quiet) = (Vec::new(), 0, 0);
+    while answered.load(Ordering::Relaxed) < u64::from(hosts) {
+        let before = answered.load(Ordering::Relaxed);
+        samples.push(worker.memory());
+        files = files.max(worker.open_files());
+        tokio::time::sleep(SAMPLE).await;
+        quiet = if answered.load(Ordering::Relaxed) == before { quiet + 1 } else { 0 };
+        anyhow::ensure!(quiet < 600, "only {before} of {hosts} deliveries arrived");
+    }
+    // What is in use closes or is kept.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let kept = worker.open_files();
+    samples.push(worker.memory());
+    listening.abort();
+    Ok(Figures::from([
+        ("MiB, median", support::quantile(samples, 0.5)),
+        ("MiB, peak", worker.peak_memory()),
+        ("files, peak", support::number(files as u64)),
+        ("files, afterwards", support::number(kept as u64)),
+    ]))
+}
+
+async fn listen(listener: TcpListener, answered: Arc<AtomicU64>) {
+    while let Ok((stream, peer)) = listener.accept().await {
+        if peer.ip().is_loopback() {
+            tokio::spawn(answer(stream, answered.clone()));
+        }
+    }
+}
+
+/// Requests come one at a time, and their bodies end with a brace.
+async fn answer(mut stream: TcpStream, answered: Arc<AtomicU64>) -> std::io::Result<()> {
+    let mut request = Vec::new();
+    while stream.read_buf(&mut request).await? > 0 {
+        if request.ends_with(b"}") {
+            request.clear();
+            stream.write_all(b"HTTP/1.1 200 -\r\nContent-Length: 0\r\n\r\n").await?;
+            answered.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    Ok(())
 }
 
 fn figures(worker: &Worker, samples: Vec<f64>) -> Figures {

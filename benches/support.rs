@@ -17,7 +17,7 @@ pub use crowd::Crowd;
 pub use drain::drain;
 pub use load::{Load, OpenLoop};
 pub use processes::{Api, Cpu, Worker, cpu_of};
-pub use receiver::{Receiver, WEBHOOK_HOSTS, host};
+pub use receiver::{FIRST_OWN_HOST, Receiver, WEBHOOK_HOSTS, host};
 pub use report::{Figures, Report, latencies, quantile};
 pub use site::{Site, Webhooks, url};
 

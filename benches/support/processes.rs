@@ -7,7 +7,7 @@ use super::Figures;
 
 /// What every process of ours is told, this one included.
 pub const SETTINGS: [(&str, &str); 6] = [
-    ("PENR_WEBHOOKS__SENDER__ALLOW_NETWORKS", r#"["127.0.1.0/24"]"#),
+    ("PENR_WEBHOOKS__SENDER__ALLOW_NETWORKS", r#"["127.0.0.0/8"]"#),
     ("PENR_WEBHOOKS__QUEUE__EVENTS_EXCHANGE", "bench.events"),
     ("PENR_WEBHOOKS__QUEUE__WORKER_QUEUE", "bench.webhooks"),
     ("PENR_WEBHOOKS__QUEUE__DEAD_EXCHANGE", "bench.dead"),
@@ -36,6 +36,10 @@ impl Worker {
     /// Resident memory now, in MiB.
     pub fn memory(&self) -> f64 {
         status(self.process(), "VmRSS:") / 1024.0
+    }
+
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.process())).map_or(0, Iterator::count)
     }
 
     /// The most it ever had, in MiB.
