@@ -104,6 +104,15 @@ pub struct Attempt {
     pub duration: Duration,
     /// When the attempt began, on this machine's monotonic clock.
     pub started: Instant,
+    /// Until when the receiver asked that its webhook gets nothing, on the same clock.
+    pub paused_until: Option<Instant>,
+}
+
+impl Attempt {
+    /// When its verdict was known.
+    pub fn ended(&self) -> Instant {
+        self.started + self.duration
+    }
 }
 
 /// What an attempt told us. Never an `Err`: a receiver's answer is data.

@@ -7,7 +7,8 @@
 //! like TCP's, that closes while this machine is what limits: requests that only wait for a processor delay all others.
 //! What is in hand is divided likewise: fresh turns beyond their lane's share are parked when they have waited long for
 //! their own receiver, or will. A receiver whose attempts all fail is probed: one attempt at a time, further and further
-//! apart, until one succeeds.
+//! apart, until one succeeds. A receiver that asks for time gets it: its lane is paused, then probed once, and after a
+//! success it begins with half of what it had in flight when it asked.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -24,8 +25,12 @@ const LOOKED_AT: usize = 64;
 const PERIOD: Duration = Duration::from_secs(1);
 const FORGET_AFTER: Duration = Duration::from_secs(600);
 
+mod pause;
 #[cfg(test)]
 mod tests;
+
+pub use pause::Pause;
+use pause::Paused;
 
 /// How much there is to share.
 #[derive(Debug, Clone)]
@@ -86,6 +91,8 @@ pub enum Verdict {
     Nothing,
     /// Nothing either, but for a reason that keeps all turns of this lane from being attempted: it is probed at once.
     Held,
+    /// The receiver asked for time, this worker or another one.
+    Paused(Pause),
 }
 
 /// All lanes of one worker.
@@ -116,6 +123,8 @@ struct Lane<T> {
     closed: Option<(usize, Instant)>,
     /// What a receiver gets that has just recovered.
     recovery: usize,
+    /// What it got when its last pause was over, and when that was.
+    reopened: Option<(usize, Instant)>,
     fresh: VecDeque<(Instant, T)>,
     due: VecDeque<T>,
     due_was_last: bool,
@@ -132,6 +141,8 @@ struct Lane<T> {
 struct Probe {
     next: Instant,
     interval: Duration,
+    /// The receiver asked for it.
+    pause: Option<Paused>,
 }
 
 impl<T> Lanes<T> {
@@ -180,6 +191,7 @@ impl<T> Lanes<T> {
         let room = self.room(webhook, now);
         let Some(lane) = self.lanes.get(&webhook) else { return 2 * room };
         let turns = match lane.probe {
+            Some(Probe { pause: Some(paused), .. }) if lane.is_paused(now) => usize::from(now >= paused.ask_again),
             Some(_) => room,
             None if room == 0 && !lane.fresh.is_empty() => (lane.in_flight / 2).max(1),
             None => 2 * room,
@@ -208,6 +220,7 @@ impl<T> Lanes<T> {
             Some(_) => free.min(1),
             None => {
                 let most = share.min(self.limits.per_webhook).min(lane.window(now)).min(lane.recovery);
+                let most = most.min(lane.room_after_pause(now));
                 most.saturating_sub(lane.in_flight).min(free)
             }
         }
@@ -240,7 +253,7 @@ impl<T> Lanes<T> {
         None
     }
 
-    /// A started turn has ended. Returns what waited in a lane whose receiver is to be probed.
+    /// A started turn has ended. Returns what waited in a lane whose receiver is to be probed, or paused.
     pub fn ended(&mut self, place: Place, verdict: Verdict, now: Instant) -> Vec<T> {
         let Place { webhook, kind, fresh, began } = place;
         // What takes long on a busy machine may be the machine's fault.
@@ -341,7 +354,8 @@ impl<T> Lanes<T> {
         self.period += 1;
         let period = self.period;
         let long = FORGET_AFTER.max(2 * self.limits.probe_interval_max);
-        self.lanes.retain(|_, lane| lane.listed || lane.in_flight > 0 || now - lane.last_ended < long);
+        self.lanes
+            .retain(|_, lane| lane.listed || lane.in_flight > 0 || now - lane.last_ended < long || lane.is_paused(now));
         let at_work = self.lanes.values_mut().filter(|lane| lane.in_flight + lane.waiting() > 0);
         let still = at_work.map(|lane| lane.period = period).count();
         self.active = [still, self.active[0]];
@@ -363,6 +377,7 @@ impl<T> Lane<T> {
             period: 0,
             closed: None,
             recovery: usize::MAX,
+            reopened: None,
             fresh: VecDeque::new(),
             due: VecDeque::new(),
             due_was_last: false,
@@ -410,11 +425,20 @@ impl<T> Lane<T> {
 
     /// Whether it is probed from now on, or still.
     fn learn(&mut self, kind: Kind, verdict: Verdict, limits: &Limits, busy: bool, now: Instant) -> bool {
+        let paused = self.is_paused(now);
+        let was_asked_for_time = self.probe.as_ref().is_some_and(|probe| probe.pause.is_some());
         match verdict {
             Verdict::Nothing => return false,
+            Verdict::Paused(pause) => {
+                self.pause(pause, 1, limits.probe_interval, now);
+                return true;
+            }
             Verdict::Succeeded => {
                 self.failures = 0;
-                self.recovery = if self.probe.take().is_some() { 2 } else { self.recovery.saturating_mul(2) };
+                // What was out already when the receiver asked for time says nothing about the time after it.
+                if !was_asked_for_time || (kind == Kind::Probe && !paused) {
+                    self.recover(now);
+                }
                 if busy {
                     self.close(now);
                 }
@@ -424,7 +448,7 @@ impl<T> Lane<T> {
             Verdict::Held => self.failures = self.failures.max(limits.probe_after),
         }
         match &mut self.probe {
-            Some(probe) if kind == Kind::Probe => {
+            Some(probe) if kind == Kind::Probe && !paused => {
                 probe.interval = (probe.interval * 2).min(limits.probe_interval_max);
                 probe.next = now + probe.interval;
                 true
@@ -432,7 +456,7 @@ impl<T> Lane<T> {
             Some(_) => false,
             None if self.failures >= limits.probe_after => {
                 let interval = limits.probe_interval;
-                self.probe = Some(Probe { next: now + interval, interval });
+                self.probe = Some(Probe { next: now + interval, interval, pause: None });
                 true
             }
             None => false,

@@ -6,6 +6,10 @@ use crate::delivery::{AttemptError, ClosedReason, Outcome};
 
 /// The HTTP status with which a receiver says that it is gone for good (RFC 9110, 15.5.11).
 const GONE: u16 = 410;
+/// With these a receiver says that it gets more than it can take (RFC 6585, 4; RFC 9110, 15.6.4).
+const OVERLOADED: [u16; 2] = [429, 503];
+/// No receiver can ask for a longer pause of its webhook: one that said too much would be without events for days.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
 /// When to try again, and for how long.
 #[derive(Debug, Clone)]
@@ -55,6 +59,13 @@ impl RetryPolicy {
             Outcome::Failed(AttemptError::Internal) => Step::RepeatIn(self.jittered(self.internal_delay, dice)),
             Outcome::Failed(_) => self.retry(attempt, None, dice),
         }
+    }
+
+    /// For how long a receiver asked to get nothing at all, if it did. `max_retry_after` bounds it, too.
+    pub fn pause(&self, outcome: &Outcome) -> Option<Duration> {
+        let Outcome::Answered(answer) = outcome else { return None };
+        let asked = answer.retry_after.filter(|_| OVERLOADED.contains(&answer.status))?;
+        Some(asked.min(self.max_retry_after).min(LONGEST_PAUSE)).filter(|pause| !pause.is_zero())
     }
 
     /// `Retry-After` can only push later, never past its cap nor before the schedule.
@@ -124,6 +135,24 @@ mod tests {
             let step = policy(vec![Duration::ZERO; 9], 0.1).next_step(attempt, &answered(status, None), 0.5);
             prop_assert_eq!(step == Step::Succeeded, (200..300).contains(&status));
         }
+    }
+
+    #[test]
+    fn a_receiver_that_is_overloaded_and_says_for_how_long_pauses_its_webhook_for_an_hour_at_most() {
+        let seconds = Duration::from_secs;
+        let pause = |status, asked| policy(vec![], 0.0).pause(&answered(status, asked));
+        for status in OVERLOADED {
+            assert_eq!(pause(status, Some(seconds(7))), Some(seconds(7)));
+            assert_eq!(pause(status, Some(seconds(86_400))), Some(seconds(3600)));
+            assert_eq!(pause(status, Some(Duration::ZERO)), None);
+            assert_eq!(pause(status, None), None);
+        }
+        for status in [200, 301, 404, 410, 500, 502] {
+            assert_eq!(pause(status, Some(seconds(7))), None, "{status}");
+        }
+        assert_eq!(policy(vec![], 0.0).pause(&Outcome::Failed(AttemptError::Timeout)), None);
+        let ours = RetryPolicy { max_retry_after: seconds(2), ..policy(vec![], 0.0) };
+        assert_eq!(ours.pause(&answered(429, Some(seconds(7)))), Some(seconds(2)));
     }
 
     #[test]

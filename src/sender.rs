@@ -98,7 +98,7 @@ impl Sender {
             Ok(request) => self.execute(request, started).await,
             Err(error) => (Outcome::Failed(error), started.elapsed()),
         };
-        Attempt { id: Uuid::now_v7(), outcome, duration, started }
+        Attempt { id: Uuid::now_v7(), outcome, duration, started, paused_until: None }
     }
 
     fn headers(&self, delivery: &Delivery) -> Result<HeaderMap, AttemptError> {

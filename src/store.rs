@@ -19,6 +19,7 @@
 //! transaction's end, while a lock never waits for a row that is not committed yet.
 
 use std::any::Any;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -210,12 +211,19 @@ pub struct Store {
     /// When they were asked for.
     log_days: Arc<Mutex<Option<(Instant, days::LogDays)>>>,
     kept: Option<Kept>,
+    /// The schema was seen to have a place for pauses (V10).
+    keeps_pauses: Arc<AtomicBool>,
 }
 
 impl Store {
     /// Opens no connection yet.
     pub fn new(settings: &Database) -> Result<Self, StoreError> {
-        Ok(Self { connections: Connections::new(settings)?.into(), log_days: Arc::default(), kept: None })
+        Ok(Self {
+            connections: Connections::new(settings)?.into(),
+            log_days: Arc::default(),
+            kept: None,
+            keeps_pauses: Arc::default(),
+        })
     }
 
     /// The same store, which does not drop this before the last statement that it is asked for has ended at the server,

@@ -1,7 +1,9 @@
 //! A customer's registration, and what an attempt needs of it.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::Instant;
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
@@ -126,10 +128,29 @@ pub struct Snapshot {
     pub activation: i32,
     /// Whether its newest results that are recorded were failures: then a success changes its health.
     pub troubled: bool,
+    /// Until when it gets nothing, by this process's clock, for its receiver asked for time. Past or `None`: it is not
+    /// paused.
+    pub paused_until: Option<Instant>,
     pub state: SnapshotState,
 }
 
 impl Snapshot {
+    /// The saved URL, while it is active.
+    pub fn url(&self) -> Option<&str> {
+        match &self.state {
+            SnapshotState::Active { url, .. } => Some(url),
+            SnapshotState::Disabled | SnapshotState::Off => None,
+        }
+    }
+
+    /// Names the receiver: another URL, or switching off and on, makes another one. What one asked for does not hold for
+    /// the next.
+    pub fn receiver(&self) -> ReceiverId {
+        let mut hasher = DefaultHasher::new();
+        (self.activation, self.url()).hash(&mut hasher);
+        ReceiverId(hasher.finish())
+    }
+
     /// What a delivery owed to this webhook finds when the webhook is read again; `None` if it is gone. It is off for
     /// what was owed before it was switched off, even if it is on again.
     pub fn as_of(&self, now: Option<&Arc<Self>>) -> Arc<Self> {
@@ -140,6 +161,10 @@ impl Snapshot {
         }
     }
 }
+
+/// The receiver that a webhook has had since it was last switched on or got another URL. Means nothing outside this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReceiverId(pub u64);
 
 /// Whether a webhook takes deliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

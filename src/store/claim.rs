@@ -11,7 +11,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::due::close_removed;
-use super::lookup::{snapshot, snapshot_columns};
+use super::lookup::{before_v10, snapshot, snapshot_columns};
 use super::{Store, StoreError, TypedParams, column};
 use crate::delivery::{Delivery, DeliveryId, EventRow, Trigger};
 use crate::error_chain;
@@ -44,6 +44,8 @@ pub struct Claims {
     pub without_event: Vec<(WebhookId, DeliveryId)>,
     /// Of each webhook that had any: how many, and when the last of them fell due.
     pub taken: HashMap<WebhookId, Taken>,
+    /// Webhooks of which nothing was claimed, for they are paused.
+    pub paused: HashMap<WebhookId, Arc<Snapshot>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -53,18 +55,21 @@ pub struct Taken {
 }
 
 impl Store {
-    /// Claims due deliveries, of each webhook as many as there is room for, oldest first. Another worker may claim them
-    /// again after `lease`.
+    /// Claims due deliveries, of each webhook as many as there is room for, oldest first; of a paused one none. Another
+    /// worker may claim them again after `lease`.
     pub async fn claim_due(&self, keyring: &Keyring, rooms: &[Room], lease: Duration) -> Result<Claims, StoreError> {
         let webhooks: Vec<Uuid> = rooms.iter().map(|room| room.webhook.0).collect();
         let since: Vec<Timestamp> = rooms.iter().map(|room| room.since).collect();
         let numbers: Vec<i64> = rooms.iter().map(|room| i64::try_from(room.room).unwrap_or(i64::MAX)).collect();
         let rows = self.query_to_write(CLAIM_DUE, &[&webhooks, &numbers, &since, &lease.as_secs_f64()]).await?;
+        let (rows, paused): (Vec<Row>, Vec<Row>) =
+            rows.into_iter().partition(|row| column::<Option<Uuid>>(row, "id").is_some());
+        let paused = paused.iter().filter_map(|row| webhook_now(row, keyring)).map(|now| (now.id, now)).collect();
         if rows.is_empty() {
-            return Ok(Claims::default());
+            return Ok(Claims { paused, ..Claims::default() });
         }
         match self.events(&rows).await {
-            Ok(events) => Ok(self.claims(&rows, &events, keyring).await),
+            Ok(events) => Ok(Claims { paused, ..self.claims(&rows, &events, keyring).await }),
             Err(error) => {
                 // Without it the leases end later.
                 self.release(&rows.iter().map(fence).collect::<Vec<_>>()).await.ok();
@@ -128,25 +133,33 @@ impl Store {
 type Events = HashMap<Uuid, Arc<EventRow>>;
 
 /// Rows are compared as a whole, so that only the index by webhook answers, and in its order. An array and limits, where
-/// joins would do, keep the planner from reading whole tables: it cannot know how few are claimed.
+/// joins would do, keep the planner from reading whole tables: it cannot know how few are claimed. A paused webhook is one
+/// row without a delivery.
 const CLAIM_DUE: &str = concat!(
-    "WITH due AS MATERIALIZED (
+    "WITH asked AS MATERIALIZED (
+        SELECT a.id AS asked_for, a.room, a.since, ",
+    snapshot_columns!(),
+    " FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[]) AS a (id, room, since)
+        LEFT JOIN LATERAL (SELECT * FROM webhooks w WHERE w.id = a.id LIMIT 1) w ON true CROSS JOIN ",
+    before_v10!(),
+    "
+    ), due AS MATERIALIZED (
         SELECT head.id, head.due_at
-        FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[]) AS w (id, room, since) CROSS JOIN LATERAL (
+        FROM asked a CROSS JOIN LATERAL (
             SELECT id, due_at FROM pending_deliveries p
-            WHERE (p.webhook_id, p.due_at) >= (w.id, w.since) AND (p.webhook_id, p.due_at) <= (w.id, now())
-            ORDER BY p.webhook_id, p.due_at LIMIT w.room FOR UPDATE SKIP LOCKED) AS head
+            WHERE (p.webhook_id, p.due_at) >= (a.asked_for, a.since)
+                AND (p.webhook_id, p.due_at) <= (a.asked_for, now())
+            ORDER BY p.webhook_id, p.due_at LIMIT a.room FOR UPDATE SKIP LOCKED) AS head
+        WHERE a.paused_for IS NULL
     ), claimed AS (
         UPDATE pending_deliveries p SET due_at = now() + make_interval(secs => $4), claim = p.claim + 1
         WHERE p.id = ANY (ARRAY(SELECT id FROM due))
         RETURNING p.id, p.claim, p.webhook_id AS owed_to, p.activation AS owed_since, p.event_day, p.event_key,
                   p.trigger, p.attempts_made
     )
-    SELECT c.*, due.due_at AS was_due_at, ",
-    snapshot_columns!(),
-    "
-    FROM claimed c JOIN due ON due.id = c.id
-    LEFT JOIN LATERAL (SELECT * FROM webhooks w WHERE w.id = c.owed_to LIMIT 1) w ON true"
+    SELECT a.*, c.*, due.due_at AS was_due_at
+    FROM asked a LEFT JOIN (claimed c JOIN due ON due.id = c.id) ON c.owed_to = a.asked_for
+    WHERE c.id IS NOT NULL OR a.paused_for IS NOT NULL"
 );
 
 /// The days once more as one array, which tells the planner the partitions.
@@ -179,7 +192,7 @@ fn fence(row: &Row) -> (DeliveryId, i64) {
 fn claimed(row: &Row, event: Arc<EventRow>, webhook: Option<&Arc<Snapshot>>) -> Claimed {
     let attempts_made: i32 = column(row, "attempts_made");
     let (id, activation) = (WebhookId(column(row, "owed_to")), column(row, "owed_since"));
-    let owed = Snapshot { id, activation, troubled: false, state: SnapshotState::Off };
+    let owed = Snapshot { id, activation, troubled: false, paused_until: None, state: SnapshotState::Off };
     let delivery = Delivery {
         id: DeliveryId(column(row, "id")),
         row: event,

@@ -1,4 +1,5 @@
-//! Keeps a webhook's health: when it began to fail, when that deserves a notice, when it is disabled.
+//! Keeps a webhook's health: when it began to fail, when that deserves a notice, when it is disabled, until when its
+//! receiver asked for time.
 //!
 //! Changes are made with the results they follow from, in one transaction. Health waits for nobody: a webhook whose row
 //! somebody holds is skipped, and what was seen of it stays with the worker, which tries again with its next results or
@@ -9,7 +10,9 @@
 //! sees that, and the next success, at the latest the retry of what failed, makes it well.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::Transaction;
 use uuid::Uuid;
@@ -18,7 +21,7 @@ use super::record::{Ending, Finished};
 use super::{Store, StoreError, column};
 use crate::config::Health;
 use crate::retry::Step;
-use crate::webhook::WebhookId;
+use crate::webhook::{Snapshot, WebhookId};
 
 /// Webhooks of which a worker keeps what it could not write, so that not even a lock on all of them fills its memory.
 /// Health of more is left to their next attempts.
@@ -35,7 +38,7 @@ pub struct Observations {
 }
 
 /// What results say about one webhook.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default, Clone)]
 struct Observed {
     /// The newest batch that says something about it.
     batch: u64,
@@ -45,6 +48,15 @@ struct Observed {
     last_error: Option<&'static str>,
     /// The activation under which the receiver said that it is gone.
     gone: Option<i32>,
+    pause: Option<Pause>,
+}
+
+/// What a receiver asked for.
+#[derive(Debug, Clone)]
+struct Pause {
+    until: Instant,
+    /// Whose receiver that was: another URL has another one.
+    webhook: Arc<Snapshot>,
 }
 
 impl Observed {
@@ -57,12 +69,14 @@ impl Observed {
     /// What was seen before, and then this.
     fn after(self, before: Self) -> Self {
         let gone = self.gone.max(before.gone);
+        // Also from before a success, which may be of a request that was out already.
+        let pause = self.pause.into_iter().chain(before.pause).max_by_key(|pause| pause.until);
         if self.succeeded {
-            return Self { gone, ..self };
+            return Self { gone, pause, ..self };
         }
         let last_error = self.last_error.or(before.last_error);
         let failures = before.failures.saturating_add(self.failures);
-        Self { batch: self.batch, succeeded: before.succeeded, failures, last_error, gone }
+        Self { batch: self.batch, succeeded: before.succeeded, failures, last_error, gone, pause }
     }
 }
 
@@ -86,6 +100,7 @@ impl Observations {
                     failures: 1,
                     last_error: attempt.outcome.error(),
                     gone: (*step == Step::Disable).then_some(webhook.activation),
+                    pause: attempt.paused_until.map(|until| Pause { until, webhook: webhook.clone() }),
                     ..Observed::default()
                 },
             };
@@ -115,7 +130,7 @@ impl Observations {
 
     /// After the transaction was committed: what is still to be written.
     pub fn left(self) -> Self {
-        let left = self.skipped.iter().filter_map(|id| Some((*id, *self.seen.get(id)?)));
+        let left = self.skipped.iter().filter_map(|id| Some((*id, self.seen.get(id)?.clone())));
         Self { seen: left.collect(), ..Self::default() }
     }
 
@@ -128,9 +143,9 @@ impl Observations {
     /// Leaves out what a success ends that was written, and is of a newer batch.
     pub fn succeeded(&mut self, webhook: WebhookId, batch: u64) {
         let Some(seen) = self.seen.get_mut(&webhook.0).filter(|seen| seen.batch < batch) else { return };
-        match seen.gone {
-            Some(_) => *seen = Observed { succeeded: true, batch, ..Observed::default() }.after(*seen),
-            None => drop(self.seen.remove(&webhook.0)),
+        match (seen.gone, &seen.pause) {
+            (None, None) => drop(self.seen.remove(&webhook.0)),
+            _ => *seen = Observed { succeeded: true, batch, ..Observed::default() }.after(seen.clone()),
         }
     }
 
@@ -144,7 +159,11 @@ impl Observations {
     }
 
     fn add(&mut self, webhook: Uuid, seen: Observed) {
-        self.seen.entry(webhook).and_modify(|before| *before = seen.and(*before)).or_insert(seen);
+        let seen = match self.seen.remove(&webhook) {
+            Some(before) => seen.and(before),
+            None => seen,
+        };
+        self.seen.insert(webhook, seen);
     }
 }
 
@@ -167,18 +186,47 @@ impl Store {
     pub async fn record_health(&self, observations: &mut Observations, health: &Health) -> Result<(), StoreError> {
         let write = async |client: &mut deadpool_postgres::Object| {
             let transaction = client.transaction().await?;
-            update(&transaction, observations, health).await?;
+            let statement = self.health_statement(&transaction, observations).await?;
+            update(&transaction, observations, health, statement).await?;
             transaction.commit().await
         };
         self.write(write).await
     }
+
+    /// How these observations are written. Before V10 a pause is known to the worker that was told, and to no other.
+    pub(super) async fn health_statement(
+        &self,
+        transaction: &Transaction<'_>,
+        observations: &Observations,
+    ) -> Result<&'static str, tokio_postgres::Error> {
+        // Without any nothing is written.
+        let keeps_pauses = observations.is_empty() || self.keeps_pauses.load(Ordering::Relaxed) || {
+            let keeps = column(&transaction.query_one(KEEPS_PAUSES, &[]).await?, "keeps");
+            self.keeps_pauses.store(keeps, Ordering::Relaxed);
+            keeps
+        };
+        Ok(if keeps_pauses { UPDATE } else { UPDATE_BEFORE_V10 })
+    }
+
+    /// Whether the schema has a place for pauses.
+    pub(super) async fn keeps_pauses(&self) -> Result<bool, StoreError> {
+        if !self.keeps_pauses.load(Ordering::Relaxed) {
+            let rows = self.query(KEEPS_PAUSES, &[]).await?;
+            self.keeps_pauses.store(rows.first().is_some_and(|row| column(row, "keeps")), Ordering::Relaxed);
+        }
+        Ok(self.keeps_pauses.load(Ordering::Relaxed))
+    }
 }
+
+const KEEPS_PAUSES: &str = "SELECT EXISTS (SELECT FROM pg_attribute
+    WHERE attrelid = 'webhooks'::regclass AND attname = 'paused_until' AND NOT attisdropped) AS keeps";
 
 /// Writes the health of all webhooks seen but those whose rows somebody holds.
 pub(super) async fn update(
     transaction: &Transaction<'_>,
     observations: &mut Observations,
     health: &Health,
+    statement: &str,
 ) -> Result<(), tokio_postgres::Error> {
     let Observations { seen: observed, skipped, .. } = observations;
     skipped.clear();
@@ -187,7 +235,9 @@ pub(super) async fn update(
     }
     let ids: Vec<Uuid> = observed.keys().copied().collect();
     let seconds = |duration: Duration| duration.as_secs_f64();
-    let statement = transaction.prepare_cached(UPDATE).await?;
+    let pauses = || observed.values().map(|seen| seen.pause.as_ref());
+    let lasting = |pause: &Pause| seconds(pause.until.saturating_duration_since(Instant::now()));
+    let statement = transaction.prepare_cached(statement).await?;
     let rows = transaction
         .query(
             &statement,
@@ -201,6 +251,9 @@ pub(super) async fn update(
                 &seconds(health.notice_after),
                 &health.disable_attempts,
                 &seconds(health.disable_after),
+                &pauses().map(|pause| pause.map(lasting)).collect::<Vec<_>>(),
+                &pauses().map(|pause| pause.map(|pause| pause.webhook.activation)).collect::<Vec<_>>(),
+                &pauses().map(|pause| pause.and_then(|pause| pause.webhook.url())).collect::<Vec<_>>(),
             ],
         )
         .await?;
@@ -210,14 +263,19 @@ pub(super) async fn update(
 
 /// Returns the webhooks that it skipped. One that was changed or deleted in this very moment may be among them; the next
 /// try finds out.
-const UPDATE: &str = "
+macro_rules! update {
+    ($paused_until:literal) => {
+        concat!("
     WITH seen AS (
-        SELECT * FROM unnest($1::uuid[], $2::boolean[], $3::integer[], $4::text[], $5::integer[])
-            AS s (id, succeeded, failures, last_error, gone)
+        SELECT * FROM unnest($1::uuid[], $2::boolean[], $3::integer[], $4::text[], $5::integer[],
+                             $10::float8[], $11::integer[], $12::text[])
+            AS s (id, succeeded, failures, last_error, gone, pause, told_activation, told_url)
     ), before AS (
-        SELECT w.*, s.succeeded, s.failures AS new_failures, s.last_error AS new_error, s.gone
+        SELECT w.*, s.succeeded, s.failures AS new_failures, s.last_error AS new_error, s.gone,
+            CASE WHEN (s.told_activation, s.told_url) = (w.activation, w.url)
+                 THEN now() + make_interval(secs => s.pause) END AS pause
         FROM webhooks w JOIN seen s ON s.id = w.id
-        WHERE w.active AND (s.failures > 0 OR s.gone IS NOT NULL OR w.consecutive_failures > 0)
+        WHERE w.active AND (s.failures > 0 OR s.gone IS NOT NULL OR s.pause IS NOT NULL OR w.consecutive_failures > 0)
         FOR UPDATE OF w SKIP LOCKED
     ), counted AS (
         SELECT *,
@@ -242,7 +300,9 @@ const UPDATE: &str = "
             failing_noticed_at = CASE WHEN d.notice THEN now() ELSE d.noticed_at END,
             active = d.disable IS NULL,
             disabled_reason = d.disable,
-            activation = w.activation + (d.disable IS NOT NULL)::integer
+            activation = w.activation + (d.disable IS NOT NULL)::integer",
+        $paused_until,
+        "
         FROM decided d WHERE w.id = d.id
     ), said (kind, reason, since, error, webhook) AS (
         SELECT 'webhook.recovered', 'recovered', failing_since, last_error, decided FROM decided WHERE recovered
@@ -257,8 +317,15 @@ const UPDATE: &str = "
         'occurred_at', to_char(now(), 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'))::text
     FROM (SELECT gen_random_uuid() AS id, * FROM said) AS notice)
     SELECT s.id FROM seen s JOIN webhooks w ON w.id = s.id
-    WHERE w.active AND (s.failures > 0 OR s.gone IS NOT NULL OR w.consecutive_failures > 0)
-      AND NOT EXISTS (SELECT FROM before b WHERE b.id = s.id)";
+    WHERE w.active AND (s.failures > 0 OR s.gone IS NOT NULL OR s.pause IS NOT NULL OR w.consecutive_failures > 0)
+      AND NOT EXISTS (SELECT FROM before b WHERE b.id = s.id)")
+    };
+}
+
+/// A pause that is over is forgotten with the next change, at the latest with the success that ends the trouble.
+const UPDATE: &str =
+    update!(", paused_until = greatest(d.pause, CASE WHEN d.paused_until > now() THEN d.paused_until END)");
+const UPDATE_BEFORE_V10: &str = update!("");
 
 #[cfg(test)]
 mod tests {
@@ -268,7 +335,7 @@ mod tests {
     fn answered(webhook: u128, activation: i32, status: u16, step: Step) -> Finished {
         let outcome = Outcome::Answered(Answer { status, snippet: None, retry_after: None });
         let (id, started) = (Uuid::nil(), std::time::Instant::now());
-        let attempt = Attempt { id, outcome, duration: Duration::ZERO, started };
+        let attempt = Attempt { id, outcome, duration: Duration::ZERO, started, paused_until: None };
         Finished::example(webhook, activation, b"{}", Ending::Attempted(attempt, step))
     }
 
@@ -276,7 +343,7 @@ mod tests {
         let webhook = &finished.delivery.webhook;
         let state = crate::webhook::SnapshotState::Off;
         let troubled =
-            crate::webhook::Snapshot { id: webhook.id, activation: webhook.activation, troubled: true, state };
+            Snapshot { id: webhook.id, activation: webhook.activation, troubled: true, paused_until: None, state };
         finished.delivery.webhook = troubled.into();
         finished
     }
@@ -332,6 +399,25 @@ mod tests {
         assert_eq!(kept.seen.len(), MOST_KEPT);
         kept.merge(observed(&many));
         assert!(kept.seen.values().all(|seen| seen.failures == 2));
+    }
+
+    #[test]
+    fn the_longest_pause_that_a_receiver_asked_for_outlasts_successes_of_requests_that_were_out() {
+        let (now, second) = (Instant::now(), Duration::from_secs(1));
+        let told = |pause: Option<Instant>| {
+            let mut finished = answered(1, 1, 429, RETRY);
+            if let Ending::Attempted(attempt, _) = &mut finished.ending {
+                attempt.paused_until = pause;
+            }
+            finished
+        };
+        let batch =
+            [told(Some(now + 2 * second)), told(Some(now + second)), told(None), answered(1, 1, 200, Step::Succeeded)];
+        let mut seen = observed(&batch);
+        let pause = |seen: &Observations| seen.seen.values().next().and_then(|seen| Some(seen.pause.as_ref()?.until));
+        assert_eq!((seen.facts(), pause(&seen)), (vec![(1, true, 0)], Some(now + 2 * second)));
+        seen.succeeded(WebhookId(Uuid::from_u128(1)), 2);
+        assert_eq!((seen.facts(), pause(&seen)), (vec![(1, true, 0)], Some(now + 2 * second)));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::Object;
 use jiff::civil::Date;
@@ -27,15 +27,26 @@ pub struct Lookup {
     pub day: Option<Date>,
 }
 
-/// What every reader of a webhook for an attempt selects.
+/// What every reader of a webhook for an attempt selects; `before_v10!` stands in its FROM.
+///
+/// The column `paused_until` comes with V10, and this program also works before it is there. The name is therefore written
+/// without a table: PostgreSQL takes it from the webhook if that has such a column, else from `before_v10!`, where it is
+/// always null. A statement that was prepared before V10 is analysed again after it.
 macro_rules! snapshot_columns {
     () => {
         "w.id AS webhook_id, w.account_id, w.url, w.secret,
         CASE WHEN w.previous_secret_until > now() THEN w.previous_secret END AS previous_secret,
-        w.active, w.disabled_reason, w.activation, w.consecutive_failures > 0 AS troubled"
+        w.active, w.disabled_reason, w.activation, w.consecutive_failures > 0 AS troubled,
+        (SELECT extract(epoch FROM paused_until - now())::float8 FROM (SELECT w.*) AS webhook WHERE paused_until > now())
+            AS paused_for"
     };
 }
-pub(super) use snapshot_columns;
+macro_rules! before_v10 {
+    () => {
+        "(SELECT NULL::timestamptz AS paused_until) AS before_v10"
+    };
+}
+pub(super) use {before_v10, snapshot_columns};
 
 impl Store {
     /// Finds the webhooks of exactly this account that subscribe to exactly this type, active or disabled by us.
@@ -117,8 +128,9 @@ const LOOKUP: &str = concat!(
     snapshot_columns!(),
     "
     FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS e (account_id, event_type, position)
-    JOIN webhooks w ON w.account_id = e.account_id AND e.event_type = ANY (w.event_types)
-    WHERE w.active OR w.disabled_reason IS NOT NULL"
+    JOIN webhooks w ON w.account_id = e.account_id AND e.event_type = ANY (w.event_types) CROSS JOIN ",
+    before_v10!(),
+    " WHERE w.active OR w.disabled_reason IS NOT NULL"
 );
 
 const MAY_BE_BEHIND: &str =
@@ -127,7 +139,9 @@ const MAY_BE_BEHIND: &str =
 const SNAPSHOT: &str = concat!(
     "SELECT ",
     snapshot_columns!(),
-    " FROM webhooks w WHERE w.id = $1 AND w.account_id = coalesce($2::text, w.account_id)"
+    " FROM webhooks w CROSS JOIN ",
+    before_v10!(),
+    " WHERE w.id = $1 AND w.account_id = coalesce($2::text, w.account_id)"
 );
 
 const WAITING: &str = "
@@ -151,7 +165,18 @@ pub(super) fn snapshot(row: &Row, keyring: &Keyring) -> Snapshot {
     } else {
         SnapshotState::Off
     };
-    Snapshot { id, activation: column(row, "activation"), troubled: column(row, "troubled"), state }
+    Snapshot {
+        id,
+        activation: column(row, "activation"),
+        troubled: column(row, "troubled"),
+        paused_until: paused_for(row).map(|remaining| Instant::now() + remaining),
+        state,
+    }
+}
+
+/// How long the pause of a webhook still lasts, if it is paused.
+fn paused_for(row: &Row) -> Option<Duration> {
+    column::<Option<f64>>(row, "paused_for").and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
 }
 
 fn secrets(row: &Row, keyring: &Keyring, webhook_id: WebhookId) -> Result<Box<Secrets>, crate::secret::OpenError> {

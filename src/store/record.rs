@@ -110,7 +110,7 @@ impl Finished {
         let delivery = Delivery {
             id: DeliveryId::of(id, &event.id),
             row: EventRow::new(event, Date::default(), Uuid::nil()).into(),
-            webhook: Snapshot { id, activation, troubled: false, state: SnapshotState::Off }.into(),
+            webhook: Snapshot { id, activation, troubled: false, paused_until: None, state: SnapshotState::Off }.into(),
             trigger: Trigger::Event,
             attempt: 1,
         };
@@ -130,7 +130,8 @@ impl Store {
     ) -> Result<(), StoreError> {
         let write = async |client: &mut Object| {
             let transaction = client.transaction().await?;
-            write_batch(&transaction, batch, observations, health).await?;
+            let of_health = self.health_statement(&transaction, observations).await?;
+            write_batch(&transaction, batch, observations, health, of_health).await?;
             transaction.commit().await
         };
         self.write(write).await?;
@@ -196,6 +197,7 @@ async fn write_batch(
     batch: &[Finished],
     observations: &mut Observations,
     health: &Health,
+    of_health: &str,
 ) -> Result<(), tokio_postgres::Error> {
     let own = [LOCK_BATCH, INSERT_EVENTS, INSERT_ATTEMPTS].into_iter();
     try_join_all(own.chain(deliveries::STATEMENTS).map(|sql| transaction.prepare_cached(sql))).await?;
@@ -211,7 +213,7 @@ async fn write_batch(
         deliveries.close(transaction),
         deliveries.delete_pending(transaction),
         deliveries.delete_closed(transaction),
-        health::update(transaction, observations, health),
+        health::update(transaction, observations, health, of_health),
     )
     .into();
     let failed = written.into_iter().filter_map(Result::err);

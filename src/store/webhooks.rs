@@ -190,13 +190,20 @@ impl Store {
         Ok(activity)
     }
 
-    /// Switching off cancels what is owed; switching on forgets why it was off.
+    /// Switching off cancels what is owed; switching on forgets why it was off. Both end a pause, and so does another URL.
     pub async fn update_webhook(
         &self,
         scope: Scope<'_>,
         id: WebhookId,
         change: &WebhookChange,
     ) -> Result<Changed, StoreError> {
+        let unpaused = match self.keeps_pauses().await? {
+            // What one receiver asked for does not hold for the next.
+            true => {
+                ", paused_until = CASE WHEN active = coalesce($5, active) AND url = coalesce($3, url) THEN paused_until END"
+            }
+            false => "",
+        };
         let sql = format!(
             "UPDATE webhooks SET
                  name = coalesce($2, name),
@@ -209,7 +216,7 @@ impl Store {
                  consecutive_failures = CASE WHEN $5 AND NOT active THEN 0 ELSE consecutive_failures END,
                  last_error = CASE WHEN $5 AND NOT active THEN NULL ELSE last_error END,
                  failing_noticed_at = CASE WHEN $5 AND NOT active THEN NULL ELSE failing_noticed_at END,
-                 updated_at = now()
+                 updated_at = now() {unpaused}
              WHERE id = $1 AND account_id = coalesce($6::text, account_id)
                  AND ($7::text[] IS NULL OR {} = ANY ($7)) RETURNING {COLUMNS}",
             version!()

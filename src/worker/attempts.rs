@@ -15,7 +15,7 @@ use super::stalls::Stalls;
 use super::unopened::Unopened;
 use super::way_out::{Passed, WayOut};
 use crate::delivery::{Attempt, ClosedReason, Delivery};
-use crate::lanes::{Lanes, Offer, Place, Start, Verdict};
+use crate::lanes::{Lanes, Offer, Pause, Place, Start, Verdict};
 use crate::metrics::{Metrics, Outcome, Reason};
 use crate::millis;
 use crate::queue::Settled;
@@ -71,15 +71,17 @@ impl Attempts {
             self.room.notified().await;
             waited = true;
         }
-        let (offered, takes_more) = {
-            let mut lanes = self.lanes();
-            (lanes.offer(turn.delivery.webhook.id, turn, Instant::now()), lanes.takes_more())
+        let (turned_away, offered, takes_more) = {
+            let (mut lanes, now) = (self.lanes(), Instant::now());
+            let turned_away = heed(&mut lanes, &turn.delivery.webhook, now);
+            (turned_away, lanes.offer(turn.delivery.webhook.id, turn, now), lanes.takes_more())
         };
         match offered {
             Offer::Start(start) => self.start(start),
             Offer::Waits => {}
             Offer::Park(turn) => self.park(turn).await,
         }
+        self.turn_all_away(turned_away).await;
         if waited && takes_more {
             // Somebody else may wait for this room, and was not told of it.
             self.room.notify_one();
@@ -102,10 +104,20 @@ impl Attempts {
         let now = Instant::now();
         let mut lanes = self.lanes();
         for turn in turns {
-            lanes.claimed(turn.delivery.webhook.id, turn, now);
+            let webhook = &turn.delivery.webhook;
+            if lanes.paused_until(webhook.id, now).is_some() {
+                lanes.not_paused(webhook.id, webhook.receiver(), now);
+            }
+            lanes.claimed(webhook.id, turn, now);
         }
         drop(lanes);
         self.start_waiting(now);
+    }
+
+    /// Pauses the lane of a webhook that was found paused.
+    pub(super) async fn paused(&self, webhook: &Snapshot) {
+        let turned_away = heed(&mut self.lanes(), webhook, Instant::now());
+        self.turn_all_away(turned_away).await;
     }
 
     /// Starts what there is room for.
@@ -170,10 +182,17 @@ impl Attempts {
             }
             match self.take(turn).await {
                 // How long it waited says nothing about its receiver.
-                Break(_) if passed == Passed::AfterWaiting => return Verdict::Nothing,
+                Break(Verdict::Succeeded | Verdict::Failed) if passed == Passed::AfterWaiting => return Verdict::Nothing,
                 Break(verdict) => return verdict,
                 Continue(again) => turn = again,
             }
+        }
+    }
+
+    async fn turn_all_away(&self, turns: Vec<Turn>) {
+        for turn in turns {
+            self.room.notify_one();
+            self.turn_away(turn).await;
         }
     }
 
@@ -223,20 +242,28 @@ impl Attempts {
             self.turn_away(turn).await;
             return Break(Verdict::Held);
         }
+        if let Some(pause) = pause(&turn.delivery.webhook, Instant::now()) {
+            self.turn_away(turn).await;
+            return Break(Verdict::Paused(pause));
+        }
         if matches!(turn.origin, Origin::Claim(_)) && taken_at.elapsed() > self.claim_lifetime {
             // Another worker could claim it during the attempt, and the receiver would get it twice.
             self.turn_away(turn).await;
             return Break(Verdict::Nothing);
         }
-        let attempt = self.sender.attempt(&turn.delivery).await;
+        let mut attempt = self.sender.attempt(&turn.delivery).await;
         if self.way_out.is_to_blame(&turn.delivery, &attempt.outcome).await {
             tracing::debug!(delivery_id = %turn.delivery.id.0, "to be made again: no receiver can be reached");
             return Continue(turn);
         }
+        attempt.paused_until = self.retry.pause(&attempt.outcome).map(|asked| attempt.ended() + asked);
         let step = self.retry.next_step(turn.delivery.attempt, &attempt.outcome, rand::random());
         self.count(&attempt, step);
         log(&turn.delivery, &attempt, step);
-        let verdict = verdict(step);
+        let verdict = match attempt.paused_until {
+            Some(until) => Verdict::Paused(Pause { until, by: turn.delivery.webhook.receiver() }),
+            None => verdict(step),
+        };
         self.report(turn.finished(Ending::Attempted(attempt, step))).await;
         Break(verdict)
     }
@@ -326,6 +353,23 @@ impl Drop for Occupied<'_> {
     }
 }
 
+/// The pause that a webhook was in when it was read, unless it is over.
+fn pause(webhook: &Snapshot, now: Instant) -> Option<Pause> {
+    let until = webhook.paused_until.filter(|until| now < *until)?;
+    Some(Pause { until, by: webhook.receiver() })
+}
+
+/// Has a lane know whether its webhook was paused when it was read. Returns what waited in the lane if it was.
+fn heed(lanes: &mut Lanes<Turn>, webhook: &Snapshot, now: Instant) -> Vec<Turn> {
+    if let Some(pause) = pause(webhook, now) {
+        return lanes.pause(webhook.id, pause, now);
+    }
+    if lanes.paused_until(webhook.id, now).is_some() {
+        lanes.not_paused(webhook.id, webhook.receiver(), now);
+    }
+    Vec::new()
+}
+
 /// What a step says about the receiver.
 fn verdict(step: Step) -> Verdict {
     match step {
@@ -374,6 +418,7 @@ fn log(delivery: &Delivery, attempt: &Attempt, step: Step) {
         duration_ms = millis(attempt.duration),
         next,
         retry_in_ms = retry_in_ms.map(millis),
+        paused_ms = attempt.paused_until.map(|until| millis(until - attempt.ended())),
         "attempt"
     );
 }

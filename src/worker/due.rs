@@ -51,6 +51,8 @@ struct Search {
     portion: Portion,
     /// Between questions while they find nothing: longer and longer.
     idle: Duration,
+    /// When the first pause of a webhook on the agenda is over.
+    pause_over: Option<Instant>,
 }
 
 impl Due {
@@ -64,6 +66,7 @@ impl Due {
             sweep: Sweep::new(now),
             portion: Portion::of(self.worker.batch),
             idle: self.worker.poll_interval,
+            pause_over: None,
         };
         let (mut wait, mut stall) = (Duration::ZERO, None);
         while self.stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
@@ -95,7 +98,10 @@ impl Due {
             return Ok(MORE);
         }
         // A lane may have room again before anything new is asked for.
-        Ok(if search.agenda.is_long() { search.idle } else { self.worker.poll_interval })
+        let wait = if search.agenda.is_long() { search.idle } else { self.worker.poll_interval };
+        // A receiver that allows a few requests a second would lose some of them to a late probe.
+        let pause = search.pause_over.map(|over| over.saturating_duration_since(Instant::now()).max(MORE));
+        Ok(pause.map_or(wait, |pause| pause.min(wait)))
     }
 
     /// Puts on the agenda what fell due since the last time. Whether there is more.
@@ -165,10 +171,15 @@ impl Due {
             return Ok(false);
         }
         let most = if self.attempts.way_out.is_out() { 1 } else { search.portion.size() };
+        let mut pause_over: Option<Instant> = None;
         let rooms = {
             let (lanes, now) = (self.attempts.lanes(), Instant::now());
-            search.agenda.rooms(most, |webhook| lanes.claimable(webhook, now))
+            search.agenda.rooms(most, |webhook| {
+                pause_over = pause_over.into_iter().chain(lanes.paused_until(webhook, now)).min();
+                lanes.claimable(webhook, now)
+            })
         };
+        search.pause_over = pause_over;
         if rooms.is_empty() {
             return Ok(false);
         }
@@ -184,7 +195,11 @@ impl Due {
         };
         search.portion.ended();
         for room in &rooms {
-            search.agenda.claimed(room, claims.taken.get(&room.webhook));
+            match claims.paused.get(&room.webhook) {
+                // It stays on the agenda.
+                Some(webhook) => self.attempts.paused(webhook).await,
+                None => search.agenda.claimed(room, claims.taken.get(&room.webhook)),
+            }
         }
         self.tell_without_event(&claims);
         let found = !claims.taken.is_empty();

@@ -141,7 +141,8 @@ mod tests {
 
     fn attempted(webhook: u128, step: Step) -> Finished {
         let outcome = Outcome::Answered(Answer { status: 500, snippet: None, retry_after: None });
-        let attempt = Attempt { id: Uuid::nil(), outcome, duration: Duration::ZERO, started: Instant::now() };
+        let attempt =
+            Attempt { id: Uuid::nil(), outcome, duration: Duration::ZERO, started: Instant::now(), paused_until: None };
         Finished::example(webhook, 1, b"{}", Ending::Attempted(attempt, step))
     }
 

@@ -7,6 +7,7 @@ mod support;
 
 mod api;
 mod architecture;
+mod asks_for_time;
 mod bad_input;
 mod command_line;
 mod courtesy;

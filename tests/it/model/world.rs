@@ -261,6 +261,7 @@ fn attempt(number: u32, answer: Answer) -> Ending {
     let schedule = vec![hour; ATTEMPTS as usize - 1];
     let policy = RetryPolicy { schedule, jitter: 0.0, max_retry_after: hour, internal_delay: hour };
     let step = policy.next_step(number, &outcome, 0.5);
-    let attempt = Attempt { id: Uuid::now_v7(), outcome, duration: Duration::ZERO, started: Instant::now() };
+    let (duration, started, paused_until) = (Duration::ZERO, Instant::now(), None);
+    let attempt = Attempt { id: Uuid::now_v7(), outcome, duration, started, paused_until };
     Ending::Attempted(attempt, step)
 }
