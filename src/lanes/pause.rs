@@ -52,6 +52,7 @@ impl<T> Lanes<T> {
         if paused.pause.by != receiver {
             probe.pause = None;
             probe.next = now;
+            self.put_back(webhook);
         }
     }
 }

@@ -24,8 +24,18 @@ fn fill(lanes: &mut Lanes<u32>, id: u128, now: Instant) -> usize {
     (0..1000).take_while(|turn| matches!(lanes.offer(webhook(id), *turn, now), Offer::Start(_))).count()
 }
 
+/// What attempts take that wait for nobody.
+const QUICK: Duration = Duration::from_millis(2);
+/// How much a process delays itself that has too much to do.
+const DELAY: Delay = Delay { all: Duration::from_millis(5), own: Duration::from_millis(5) };
+const NO_DELAY: Delay = Delay { all: Duration::ZERO, own: Duration::ZERO };
+/// Beside a busy neighbour.
+const NEIGHBOUR: Delay = Delay { all: Duration::from_millis(50), own: Duration::ZERO };
+/// The recorder has room for everything.
+const ALL: usize = usize::MAX;
+
 fn end(lanes: &mut Lanes<u32>, id: u128, kind: Kind, verdict: Verdict, now: Instant) -> Vec<u32> {
-    lanes.ended(Place { webhook: webhook(id), kind, fresh: true, began: now }, verdict, now)
+    lanes.ended(Place { webhook: webhook(id), kind, fresh: true, began: now }, verdict, Some(QUICK), now)
 }
 
 fn succeed(lanes: &mut Lanes<u32>, id: u128, now: Instant) {
@@ -74,7 +84,7 @@ fn a_busy_machine_closes_the_lanes_whose_requests_end_all_the_time_and_time_open
     let (mut lanes, now) = (Lanes::new(limits()), Instant::now());
     work(&mut lanes, 1..2, now);
     assert_eq!(in_flight(&lanes, 1), 150);
-    lanes.beat(true, now);
+    lanes.beat(DELAY, ALL, now);
     work(&mut lanes, 1..2, now);
     assert_eq!(in_flight(&lanes, 1), LEAST_WINDOW);
     assert_eq!(lanes.room(webhook(1), now), 0);
@@ -90,15 +100,188 @@ fn hoard(lanes: &mut Lanes<u32>, id: u128, now: Instant) {
 }
 
 #[test]
+fn requests_that_wait_for_their_receiver_are_as_many_as_ever_however_late_timers_are() {
+    let (mut lanes, now) = (Lanes::new(limits()), Instant::now());
+    work(&mut lanes, 1..2, now);
+    lanes.beat(DELAY, ALL, now);
+    for _ in 0..500 {
+        let place = Place { webhook: webhook(1), kind: Kind::Usual, fresh: true, began: now };
+        lanes.ended(place, Verdict::Succeeded, Some(Duration::from_millis(200)), now);
+        let _ = lanes.offer(webhook(1), 0, now);
+        while lanes.next(now).is_some() {}
+    }
+    assert_eq!(in_flight(&lanes, 1), 150);
+}
+
+#[test]
+fn a_busy_neighbour_neither_closes_a_lane_nor_makes_its_receiver_a_slow_one() {
+    let (mut lanes, now) = (Lanes::new(limits()), Instant::now());
+    work(&mut lanes, 1..2, now);
+    lanes.beat(NEIGHBOUR, ALL, now);
+    let place = Place { webhook: webhook(1), kind: Kind::Usual, fresh: true, began: now };
+    lanes.ended(place, Verdict::Succeeded, Some(2 * limits().park_after), now);
+    assert!(!lanes.lanes[&webhook(1)].slow);
+    work(&mut lanes, 1..2, now);
+    assert_eq!(in_flight(&lanes, 1), 150);
+}
+
+#[test]
+fn a_lane_with_room_is_found_behind_any_number_without() {
+    let (mut lanes, now) = (Lanes::new(Limits { per_webhook: 1, ..limits() }), Instant::now());
+    for id in 0..100 {
+        assert!(matches!(lanes.offer(webhook(id), 0, now), Offer::Start(_)));
+        assert_eq!(lanes.offer(webhook(id), 1, now), Offer::Waits);
+    }
+    lanes.claimed(webhook(999), 7, now);
+    assert_eq!(lanes.next(now).map(|start| start.turn), Some(7));
+}
+
+#[test]
+fn lanes_without_room_cost_nothing_when_another_ends() {
+    const LANES: u128 = 20_000;
+    let limits = Limits { in_flight: 2 * LANES as usize, in_hand: 4 * LANES as usize, per_webhook: 1, ..limits() };
+    let (mut lanes, now) = (Lanes::new(limits), Instant::now());
+    for id in 0..LANES {
+        for turn in 0..2 {
+            let _ = lanes.offer(webhook(id), turn, now);
+        }
+    }
+    assert!(lanes.next(now).is_none());
+    let put_aside = lanes.queue.count;
+    succeed(&mut lanes, 500, now);
+    assert!(lanes.next(now).is_some_and(|start| start.place.webhook == webhook(500)));
+    assert!(lanes.next(now).is_none());
+    assert_eq!(lanes.queue.count - put_aside, 0, "no other lane was looked at");
+    let later = now + 2 * FORGET_AFTER;
+    lanes.beat(NO_DELAY, ALL, later);
+    assert_eq!((lanes.active(), lanes.at_work), (LANES as usize, LANES as usize));
+}
+
+#[test]
+fn lanes_without_work_are_forgotten_a_few_at_a_time() {
+    let (mut lanes, mut now) = (Lanes::new(limits()), Instant::now());
+    for id in 0..1000 {
+        assert!(matches!(lanes.offer(webhook(id), 0, now), Offer::Start(_)) || id >= 300);
+    }
+    for id in 0..300 {
+        succeed(&mut lanes, id, now);
+    }
+    now += FORGET_AFTER;
+    let before = lanes.lanes.len();
+    lanes.beat(NO_DELAY, ALL, now);
+    assert!(before - lanes.lanes.len() <= LOOKED_AT_TO_FORGET);
+    (0..1000).for_each(|_| drop(lanes.beat(NO_DELAY, ALL, now)));
+    assert_eq!((lanes.lanes.len(), lanes.known.len()), (700, 700), "those with work stay");
+}
+
+/// An intake that offers all it can of a backlog, whose receivers take so many milliseconds.
+struct Drain {
+    lanes: Lanes<u32>,
+    now: Instant,
+    out: VecDeque<(Instant, u64, Place)>,
+    parked: usize,
+    delivered: usize,
+}
+
+impl Drain {
+    fn new() -> Self {
+        let lanes = Lanes::new(Limits { in_flight: 500, in_hand: 750, ..limits() });
+        Self { lanes, now: Instant::now(), out: VecDeque::new(), parked: 0, delivered: 0 }
+    }
+
+    /// One beat: what has ended ends, what may start starts. Returns how much of the backlog is left.
+    fn beat(&mut self, backlog: &mut VecDeque<u128>, millis: impl Fn(u128) -> u64, delay: Delay) {
+        self.now += Duration::from_millis(10);
+        self.parked += self.lanes.beat(delay, ALL, self.now).len();
+        let over = |(began, takes, _): &(Instant, u64, Place)| self.now - *began >= Duration::from_millis(*takes);
+        let (ended, out): (Vec<_>, _) = self.out.drain(..).partition(over);
+        self.out = out.into();
+        for (_, takes, place) in ended {
+            self.lanes.ended(place, Verdict::Succeeded, Some(Duration::from_millis(takes)), self.now);
+            self.delivered += 1;
+        }
+        while self.lanes.takes_more()
+            && let Some(id) = backlog.pop_front()
+        {
+            match self.lanes.offer(webhook(id), 0, self.now) {
+                Offer::Start(start) => self.out.push_back((self.now, millis(id), start.place)),
+                Offer::Waits => {}
+                Offer::Park(_) => self.parked += 1,
+            }
+        }
+        while let Some(start) = self.lanes.next(self.now) {
+            let id = start.place.webhook.0.as_u128();
+            self.out.push_back((self.now, millis(id), start.place));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+
+    #[test]
+    fn a_flood_is_read_past_whatever_its_receiver_needs_and_keeps_it_busy(takes in 20..5_000_u64, others in 0..20_u128) {
+        let (mut drain, mut beats) = (Drain::new(), 0);
+        let mut backlog: VecDeque<u128> = (0..5_000).map(|n| if n % 10 == 0 && others > 0 { 1 + n % others } else { 0 }).collect();
+        while !backlog.is_empty() {
+            drain.beat(&mut backlog, |id| if id == 0 { takes } else { 10 }, NO_DELAY);
+            beats += 1;
+            prop_assert!(beats < 60, "{} left", backlog.len());
+            let lane = &drain.lanes.lanes[&webhook(0)];
+            prop_assert!(beats < 20 || lane.in_flight >= 100 || backlog.len() < 500, "{} in flight", lane.in_flight);
+        }
+    }
+
+    #[test]
+    fn a_backlog_of_many_accounts_is_not_parked(accounts in 5..200_u128, takes in 1..25_u64) {
+        let mut drain = Drain::new();
+        let mut backlog: VecDeque<u128> = (0..2_500).map(|n| n % accounts).collect();
+        // No receiver takes always the same time, or the same lanes would always be the first.
+        let vary = std::cell::Cell::new(0);
+        while !backlog.is_empty() {
+            let millis = |_| takes / 2 + vary.replace((vary.get() + 7919) % (takes + 1));
+            drain.beat(&mut backlog, millis, NO_DELAY);
+        }
+        prop_assert_eq!(drain.parked, 0);
+    }
+
+    #[test]
+    fn what_this_process_has_no_time_for_is_not_parked(takes in 1..30_u64) {
+        let mut drain = Drain::new();
+        let mut backlog: VecDeque<u128> = std::iter::repeat_n(0, 3_000).collect();
+        while !backlog.is_empty() {
+            drain.beat(&mut backlog, |_| takes, DELAY);
+        }
+        prop_assert_eq!(drain.parked, 0);
+    }
+}
+
+#[test]
+fn what_waits_for_the_recorder_is_not_parked() {
+    let (mut lanes, start) = (Lanes::new(Limits { in_flight: 500, in_hand: 750, ..limits() }), Instant::now());
+    hoard(&mut lanes, 1, start);
+    let mut now = start;
+    for _ in 0..20 {
+        now += Duration::from_millis(10);
+        assert!(lanes.beat(NO_DELAY, ALL, now).is_empty());
+        let place =
+            Place { webhook: webhook(1), kind: Kind::Usual, fresh: true, began: now - Duration::from_millis(90) };
+        lanes.ended(place, Verdict::Succeeded, Some(QUICK), now);
+        while lanes.next(now).is_some() {}
+        hoard(&mut lanes, 1, now);
+    }
+}
+
+#[test]
 fn what_waits_long_for_its_own_receiver_is_parked() {
     let (mut lanes, start) = (Lanes::new(Limits { in_flight: 60, in_hand: 100, ..limits() }), Instant::now());
     assert!(matches!(lanes.offer(webhook(2), 0, start), Offer::Start(_)));
     hoard(&mut lanes, 1, start);
-    assert!(lanes.beat(false, start).is_empty(), "it has not waited yet");
-    let parked = lanes.beat(false, start + limits().park_after).len();
+    assert!(lanes.beat(NO_DELAY, ALL, start).is_empty(), "it has not waited yet");
+    let parked = lanes.beat(NO_DELAY, ALL, start + limits().park_after).len();
     assert!(lanes.in_hand <= 50, "only {parked} parked");
     assert!(lanes.takes_more());
-    assert!(lanes.beat(false, start + limits().park_after).is_empty());
+    assert!(lanes.beat(NO_DELAY, ALL, start + limits().park_after).is_empty());
 }
 
 #[test]
@@ -107,8 +290,8 @@ fn what_a_busy_machine_has_no_time_for_is_not_parked() {
     hoard(&mut lanes, 1, start);
     let later = start + Duration::from_secs(1);
     succeed(&mut lanes, 1, later);
-    assert!(lanes.beat(true, later).is_empty());
-    assert!(!lanes.beat(true, later + limits().park_after).is_empty(), "nothing has ended for long");
+    assert!(lanes.beat(DELAY, ALL, later).is_empty());
+    assert!(!lanes.beat(DELAY, ALL, later + limits().park_after).is_empty(), "nothing has ended for long");
 }
 
 #[test]
@@ -126,9 +309,9 @@ fn many_slow_receivers_leave_the_others_their_share() {
             }
         }
         while let Some((_, place)) = slow.pop_front_if(|(began, _)| now - *began >= Duration::from_secs(4)) {
-            let _ = lanes.ended(place, Verdict::Succeeded, now);
+            let _ = lanes.ended(place, Verdict::Succeeded, Some(Duration::from_secs(4)), now);
         }
-        let _ = lanes.beat(beat % 2 == 0, now);
+        let _ = lanes.beat(if beat % 2 == 0 { DELAY } else { NO_DELAY }, ALL, now);
         while let Some(start) = lanes.next(now) {
             slow.push_back((now, start.place));
         }
@@ -138,7 +321,7 @@ fn many_slow_receivers_leave_the_others_their_share() {
         for id in 100..200 {
             assert!(lanes.takes_more(), "{} in hand at beat {beat}", lanes.in_hand);
             let Offer::Start(start) = lanes.offer(webhook(id), 0, now) else { panic!("{id} waits at beat {beat}") };
-            assert!(lanes.ended(start.place, Verdict::Succeeded, now).is_empty());
+            assert!(lanes.ended(start.place, Verdict::Succeeded, Some(QUICK), now).is_empty());
         }
     }
 }
@@ -193,7 +376,7 @@ fn our_own_failure_says_nothing_about_a_receiver() {
     let (mut lanes, now) = (Lanes::new(limits()), Instant::now());
     for _ in 0..10 {
         let Offer::Start(start) = lanes.offer(webhook(1), 0, now) else { panic!("it is not failing") };
-        lanes.ended(start.place, Verdict::Nothing, now);
+        lanes.ended(start.place, Verdict::Nothing, None, now);
     }
     assert_eq!(lanes.room(webhook(1), now), 150);
 }
@@ -202,14 +385,14 @@ fn our_own_failure_says_nothing_about_a_receiver() {
 fn a_lane_none_of_whose_turns_can_be_attempted_is_probed_at_once_and_costs_its_receiver_nothing() {
     let (mut lanes, now) = (Lanes::new(limits()), Instant::now());
     let Offer::Start(start) = lanes.offer(webhook(1), 0, now) else { panic!("it is not probed yet") };
-    lanes.ended(start.place, Verdict::Held, now);
+    lanes.ended(start.place, Verdict::Held, None, now);
     assert!(matches!(lanes.offer(webhook(1), 1, now), Offer::Park(1)));
     assert_eq!(lanes.claimable(webhook(1), now), 0);
     let later = now + limits().probe_interval;
     assert_eq!(lanes.claimable(webhook(1), later), 1, "one at a time");
     lanes.claimed(webhook(1), 2, later);
     let probe = lanes.next(later).expect("its time has come");
-    lanes.ended(probe.place, Verdict::Succeeded, later);
+    lanes.ended(probe.place, Verdict::Succeeded, Some(QUICK), later);
     assert!(lanes.room(webhook(1), later) > 0);
 }
 
@@ -229,7 +412,7 @@ fn due_and_fresh_turns_alternate() {
     succeed(&mut lanes, 1, now);
     while let Some(start) = lanes.next(now) {
         order.push(start.turn);
-        assert!(lanes.ended(start.place, Verdict::Succeeded, now).is_empty());
+        assert!(lanes.ended(start.place, Verdict::Succeeded, Some(QUICK), now).is_empty());
     }
     assert_eq!(order, [11, 1, 12, 2, 13]);
 }
@@ -243,7 +426,7 @@ proptest! {
         let (mut offered, mut over, mut out) = (0, 0, Vec::new());
         for (id, step, busy) in steps {
             now += Duration::from_millis(40);
-            over += lanes.beat(busy, now).len();
+            over += lanes.beat(if busy { DELAY } else { NO_DELAY }, ALL, now).len();
             match step {
                 0 | 1 if lanes.takes_more() => match lanes.offer(webhook(id), 0, now) {
                     Offer::Start(start) => { offered += 1; out.push(start) }
@@ -257,7 +440,7 @@ proptest! {
                 },
                 _ => if let Some(start) = out.pop() {
                     let verdict = if busy { Verdict::Failed } else { Verdict::Succeeded };
-                    over += 1 + lanes.ended(start.place, verdict, now).len();
+                    over += 1 + lanes.ended(start.place, verdict, Some(QUICK), now).len();
                 },
             }
             while let Some(start) = lanes.next(now) {
@@ -267,6 +450,11 @@ proptest! {
             prop_assert_eq!(out.len(), lanes.in_flight);
             prop_assert!(lanes.in_hand <= 30);
             prop_assert_eq!(lanes.in_hand, lanes.lanes.values().map(|lane| lane.in_hand).sum::<usize>());
+            for (id, lane) in &lanes.lanes {
+                prop_assert!(lane.waiting() == 0 || lanes.room(*id, now) == 0, "a lane with room is passed over");
+            }
+            let at_work = lanes.lanes.values().filter(|lane| lane.in_flight + lane.waiting() > 0).count();
+            prop_assert_eq!((at_work, true), (lanes.at_work, lanes.active() >= at_work.max(1)));
         }
         over += out.len() + lanes.drain().len();
         prop_assert_eq!(over, offered);

@@ -13,9 +13,9 @@ use super::recorder::Report;
 use super::share::Share;
 use super::stalls::Stalls;
 use super::unopened::Unopened;
-use super::way_out::{Passed, WayOut};
+use super::way_out::WayOut;
 use crate::delivery::{Attempt, ClosedReason, Delivery};
-use crate::lanes::{Lanes, Offer, Pause, Place, Start, Verdict};
+use crate::lanes::{Delay, Lanes, Offer, Pause, Place, Start, Verdict};
 use crate::metrics::{Metrics, Outcome, Reason};
 use crate::millis;
 use crate::queue::Settled;
@@ -88,15 +88,20 @@ impl Attempts {
         }
     }
 
-    /// Has the lanes know how busy this machine is, parks what waits for its own receiver, starts what may start.
-    pub(super) async fn beat(self: &Arc<Self>, busy: bool) {
+    /// Has the lanes know how long something waits for a processor, starts what may start, parks what waits for its own receiver:
+    /// no more than the recorder has room for, whose results come first.
+    pub(super) async fn beat(self: &Arc<Self>, delay: Delay) {
+        let now = Instant::now();
         // In an outage of ours every lane waits, and for no receiver.
-        let parked = if self.way_out.is_unsettled() { Vec::new() } else { self.lanes().beat(busy, Instant::now()) };
-        for turn in parked {
+        let most = if self.way_out.is_unsettled() { 0 } else { self.reports.capacity() / 2 };
+        let parked = self.lanes().beat(delay, most, now);
+        self.start_waiting(now);
+        if !parked.is_empty() {
             self.room.notify_one();
+        }
+        for turn in parked {
             self.park(turn).await;
         }
-        self.start_waiting(Instant::now());
     }
 
     /// Starts claimed turns as soon as there is room, which there was when they were claimed.
@@ -144,8 +149,8 @@ impl Attempts {
             let mut next = Some(start);
             while let Some(Start { place, turn }) = next {
                 let occupied = Occupied { attempts: &attempts, place, left: false };
-                let verdict = attempts.take_unless_abandoned(turn).await;
-                for turn in occupied.leave(verdict) {
+                let taken = attempts.take_unless_abandoned(turn).await;
+                for turn in occupied.leave(taken) {
                     attempts.abandon.run_until_cancelled(attempts.turn_away(turn)).await;
                 }
                 next = attempts.start_others(Instant::now());
@@ -160,30 +165,27 @@ impl Attempts {
         Some(first)
     }
 
-    async fn take_unless_abandoned(&self, turn: Turn) -> Verdict {
+    async fn take_unless_abandoned(&self, turn: Turn) -> TurnEnd {
         let _counted = self.metrics.count_in_flight();
         let given_back = turn.give_back();
         let taken = self.abandon.run_until_cancelled(self.take_until_reached(turn)).await;
         if let (None, Some(given_back)) = (taken, given_back) {
             self.try_report(given_back);
         }
-        taken.unwrap_or(Verdict::Nothing)
+        taken.unwrap_or(TurnEnd::without_attempt(Verdict::Nothing))
     }
 
     /// An attempt that fails because nobody can be reached from here is made again when somebody can.
-    async fn take_until_reached(&self, mut turn: Turn) -> Verdict {
+    async fn take_until_reached(&self, mut turn: Turn) -> TurnEnd {
         loop {
-            let passed = self.way_out.pass(turn.delivery.webhook.id).await;
-            if passed == Passed::Stopped {
+            if !self.way_out.passes(turn.delivery.webhook.id).await {
                 if let Some(report) = turn.give_back() {
                     self.report(report).await;
                 }
-                return Verdict::Nothing;
+                return TurnEnd::without_attempt(Verdict::Nothing);
             }
             match self.take(turn).await {
-                // How long it waited says nothing about its receiver.
-                Break(Verdict::Succeeded | Verdict::Failed) if passed == Passed::AfterWaiting => return Verdict::Nothing,
-                Break(verdict) => return verdict,
+                Break(end) => return end,
                 Continue(again) => turn = again,
             }
         }
@@ -224,10 +226,10 @@ impl Attempts {
     }
 
     /// The path of one delivery: current webhook, attempt, step, report. Returns the turn if its failure is our own.
-    async fn take(&self, mut turn: Turn) -> ControlFlow<Verdict, Turn> {
+    async fn take(&self, mut turn: Turn) -> ControlFlow<TurnEnd, Turn> {
         if matches!(&turn.origin, Origin::Message(share) if !share.is_usable()) {
             // The broker hands the message to somebody else.
-            return Break(Verdict::Nothing);
+            return Break(TurnEnd::without_attempt(Verdict::Nothing));
         }
         let taken_at = turn.looked_up;
         if taken_at.elapsed() > self.lookup_lifetime {
@@ -236,22 +238,24 @@ impl Attempts {
         if let Some(reason) = turn.delivery.webhook.state.closes() {
             self.unopened.forget(turn.delivery.webhook.id);
             self.close(turn, reason).await;
-            return Break(Verdict::Nothing);
+            return Break(TurnEnd::without_attempt(Verdict::Nothing));
         }
         if self.is_held(&turn) {
             self.turn_away(turn).await;
-            return Break(Verdict::Held);
+            return Break(TurnEnd::without_attempt(Verdict::Held));
         }
         if let Some(pause) = pause(&turn.delivery.webhook, Instant::now()) {
             self.turn_away(turn).await;
-            return Break(Verdict::Paused(pause));
+            return Break(TurnEnd::without_attempt(Verdict::Paused(pause)));
         }
         if matches!(turn.origin, Origin::Claim(_)) && taken_at.elapsed() > self.claim_lifetime {
             // Another worker could claim it during the attempt, and the receiver would get it twice.
             self.turn_away(turn).await;
-            return Break(Verdict::Nothing);
+            return Break(TurnEnd::without_attempt(Verdict::Nothing));
         }
+        let began = Instant::now();
         let mut attempt = self.sender.attempt(&turn.delivery).await;
+        let took = Some(began.elapsed());
         if self.way_out.is_to_blame(&turn.delivery, &attempt.outcome).await {
             tracing::debug!(delivery_id = %turn.delivery.id.0, "to be made again: no receiver can be reached");
             return Continue(turn);
@@ -265,7 +269,7 @@ impl Attempts {
             None => verdict(step),
         };
         self.report(turn.finished(Ending::Attempted(attempt, step))).await;
-        Break(verdict)
+        Break(TurnEnd { verdict, took })
     }
 
     /// Whether it cannot be signed, and so must wait, for an operator has to bring a key back.
@@ -333,13 +337,13 @@ struct Occupied<'a> {
 
 impl Occupied<'_> {
     /// Returns what is turned away because of the verdict.
-    fn leave(mut self, verdict: Verdict) -> Vec<Turn> {
+    fn leave(mut self, taken: TurnEnd) -> Vec<Turn> {
         self.left = true;
-        self.end(verdict)
+        self.end(taken)
     }
 
-    fn end(&self, verdict: Verdict) -> Vec<Turn> {
-        let turned_away = self.attempts.lanes().ended(self.place, verdict, Instant::now());
+    fn end(&self, TurnEnd { verdict, took }: TurnEnd) -> Vec<Turn> {
+        let turned_away = self.attempts.lanes().ended(self.place, verdict, took, Instant::now());
         self.attempts.room.notify_one();
         turned_away
     }
@@ -348,8 +352,22 @@ impl Occupied<'_> {
 impl Drop for Occupied<'_> {
     fn drop(&mut self) {
         if !self.left {
-            self.end(Verdict::Nothing);
+            self.end(TurnEnd::without_attempt(Verdict::Nothing));
         }
+    }
+}
+
+/// What a lane is told of a turn that is over.
+#[derive(Clone, Copy)]
+struct TurnEnd {
+    verdict: Verdict,
+    /// The attempt alone, without what recording it waited for; `None` without one.
+    took: Option<Duration>,
+}
+
+impl TurnEnd {
+    const fn without_attempt(verdict: Verdict) -> Self {
+        Self { verdict, took: None }
     }
 }
 

@@ -46,16 +46,6 @@ struct State {
     ended: Option<Instant>,
 }
 
-/// How a turn came past.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Passed {
-    AtOnce,
-    /// It waited for the end of an outage, or is a probe.
-    AfterWaiting,
-    /// It waited, and the worker stops: it is not to be attempted.
-    Stopped,
-}
-
 /// Gives a probe its turn every second, and notices an outage although nothing fails any more.
 pub(super) async fn run(attempts: Arc<Attempts>) {
     let way_out = &attempts.way_out;
@@ -78,22 +68,19 @@ impl WayOut {
         }
     }
 
-    /// Waits while nobody can be reached.
-    pub(super) async fn pass(&self, webhook: WebhookId) -> Passed {
+    /// Waits while nobody can be reached. Whether the turn is to be attempted then: not if the worker stops.
+    pub(super) async fn passes(&self, webhook: WebhookId) -> bool {
         let ended = {
             let mut inner = self.inner();
             if !inner.egress.is_out() {
-                return Passed::AtOnce;
+                return true;
             }
             let (permit, ended) = oneshot::channel();
             inner.waiting.push_back((webhook, permit));
             ended
         };
         // At the end the other half is dropped.
-        match self.stop.run_until_cancelled(ended).await {
-            Some(_) => Passed::AfterWaiting,
-            None => Passed::Stopped,
-        }
+        self.stop.run_until_cancelled(ended).await.is_some()
     }
 
     /// Whether an attempt failed because nobody can be reached from here. Waits for the answer while that is doubtful.

@@ -1,5 +1,7 @@
 //! A receiver that is slow, silent or failing costs itself time and nobody else.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use crate::support::*;
@@ -55,6 +57,20 @@ async fn no_event_waits_behind_a_receiver_that_never_answers() {
     assert!(neighbours.bad.count() <= 15, "{} of 30 in flight to one receiver", neighbours.bad.count());
     let site = &neighbours.site;
     wait_until("what found no room is in the database", async || site.count(PENDING).await > 150).await;
+}
+
+#[tokio::test]
+async fn an_event_behind_a_flood_arrives_although_the_receiver_of_the_flood_needs_much_longer() {
+    let site = patient(Site::new().await).set("worker.max_in_flight", "6").set("worker.prefetch", "40");
+    let neighbours = Neighbours::on(site.set("worker.park_after", "60s")).await;
+    neighbours.bad.always(Reply::status(200).after(Duration::from_millis(800)));
+    const FLOOD: usize = 300;
+    let _worker = neighbours.site.worker().await;
+    neighbours.publish("acc_bad", FLOOD).await;
+    neighbours.publish("acc_good", 1).await;
+    neighbours.good.wait_for(1).await;
+    let before = neighbours.bad.count();
+    assert!(before < FLOOD / 2, "{before} of {FLOOD} events came first");
 }
 
 #[tokio::test]

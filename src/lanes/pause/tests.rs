@@ -41,13 +41,13 @@ fn a_lane_whose_receiver_asks_for_time_waits_is_probed_once_and_begins_with_half
     let (mut lanes, now) = (lanes(), Instant::now());
     let mut out = fill(&mut lanes, now);
     assert_eq!(out.len(), 150);
-    assert_eq!(lanes.ended(out.remove(0), Verdict::Paused(asked(now + 5 * SECOND)), now), [150], "what waited");
+    assert_eq!(lanes.ended(out.remove(0), Verdict::Paused(asked(now + 5 * SECOND)), None, now), [150], "what waited");
     // Requests that were out already: they neither end the pause, nor make it shorter, nor the room smaller.
     for place in out.drain(..50) {
-        assert!(lanes.ended(place, Verdict::Succeeded, now + SECOND).is_empty());
+        assert!(lanes.ended(place, Verdict::Succeeded, None, now + SECOND).is_empty());
     }
     for place in out {
-        lanes.ended(place, Verdict::Paused(asked(now + 2 * SECOND)), now + SECOND);
+        lanes.ended(place, Verdict::Paused(asked(now + 2 * SECOND)), None, now + SECOND);
     }
     let (before, over) = (now + 4 * SECOND, now + 5 * SECOND);
     assert_eq!(lanes.paused_until(WEBHOOK, before), Some(over));
@@ -55,7 +55,7 @@ fn a_lane_whose_receiver_asks_for_time_waits_is_probed_once_and_begins_with_half
     assert_eq!(lanes.claimable(WEBHOOK, over), 1);
     let probe = started(lanes.offer(WEBHOOK, 8, over));
     assert_eq!((lanes.offer(WEBHOOK, 9, over), lanes.claimable(WEBHOOK, over)), (Offer::Park(9), 0));
-    lanes.ended(probe, Verdict::Succeeded, over);
+    lanes.ended(probe, Verdict::Succeeded, None, over);
     assert_eq!(lanes.room(WEBHOOK, over), 75);
     assert_eq!(lanes.room(WEBHOOK, over + 2 * SECOND), 150);
 }
@@ -64,15 +64,15 @@ fn a_lane_whose_receiver_asks_for_time_waits_is_probed_once_and_begins_with_half
 fn a_probe_that_is_asked_for_time_again_waits_so_long_and_no_longer() {
     let (mut lanes, mut now) = (lanes(), Instant::now());
     let first = started(lanes.offer(WEBHOOK, 0, now));
-    lanes.ended(first, Verdict::Paused(asked(now + 2 * SECOND)), now);
+    lanes.ended(first, Verdict::Paused(asked(now + 2 * SECOND)), None, now);
     for _ in 0..5 {
         now += 2 * SECOND;
         let probe = started(lanes.offer(WEBHOOK, 0, now));
-        lanes.ended(probe, Verdict::Paused(asked(now + 2 * SECOND)), now);
+        lanes.ended(probe, Verdict::Paused(asked(now + 2 * SECOND)), None, now);
     }
     now += 2 * SECOND;
     let probe = started(lanes.offer(WEBHOOK, 0, now));
-    lanes.ended(probe, Verdict::Failed, now);
+    lanes.ended(probe, Verdict::Failed, None, now);
     assert_eq!(lanes.paused_until(WEBHOOK, now), None);
     assert_eq!(lanes.claimable(WEBHOOK, now + SECOND), 0, "it fails now, and is probed as if it had only failed");
     assert_eq!(lanes.claimable(WEBHOOK, now + 2 * SECOND), 1);
@@ -83,7 +83,7 @@ fn what_the_database_says_pauses_a_lane_and_another_receiver_ends_its_pause() {
     let (mut lanes, now) = (lanes(), Instant::now());
     let out = fill(&mut lanes, now);
     assert_eq!(lanes.pause(WEBHOOK, asked(now + 3600 * SECOND), now), [150]);
-    out.into_iter().for_each(|place| drop(lanes.ended(place, Verdict::Succeeded, now)));
+    out.into_iter().for_each(|place| drop(lanes.ended(place, Verdict::Succeeded, None, now)));
     lanes.not_paused(WEBHOOK, ReceiverId(1), now);
     assert_eq!(lanes.offer(WEBHOOK, 1, now), Offer::Park(1), "the database may not know of it yet");
     let later = now + ASK_AGAIN;
@@ -107,12 +107,12 @@ proptest! {
             match (step, out.pop()) {
                 (0, Some(place)) => {
                     let asked_for = now + Duration::from_millis(millis) + SECOND;
-                    lanes.ended(place, Verdict::Paused(asked(asked_for)), now);
+                    lanes.ended(place, Verdict::Paused(asked(asked_for)), None, now);
                     until = until.max(Some(asked_for));
                     probing = probing.filter(|probe| *probe != place);
                 }
                 (1..5, Some(place)) => {
-                    lanes.ended(place, Verdict::Succeeded, now);
+                    lanes.ended(place, Verdict::Succeeded, None, now);
                     if probing == Some(place) && !paused {
                         until = None;
                     }
