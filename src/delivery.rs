@@ -150,6 +150,8 @@ pub enum AttemptError {
     Protocol,
     /// Our own failure; never the receiver's fault, never costs an attempt.
     Internal,
+    /// The same, and nobody was reached: no name server answers, or not even the proxy. It is told as `internal`.
+    CutOff,
 }
 
 impl AttemptError {
@@ -162,7 +164,7 @@ impl AttemptError {
             Self::Tls => "tls",
             Self::Timeout => "timeout",
             Self::Protocol => "protocol",
-            Self::Internal => "internal",
+            Self::Internal | Self::CutOff => "internal",
         }
     }
 }

@@ -15,6 +15,8 @@ mod tests;
 
 /// For so long nobody has answered, and so long failures count.
 pub const WINDOW: Duration = Duration::from_secs(10);
+/// A failure counts for longer: all that fails at the beginning of an outage may fail at once, just after the last answer.
+const COUNTED_FOR: Duration = Duration::from_secs(12);
 const ACCOUNTS: usize = 5;
 const HOSTS: usize = 10;
 /// Failures of so many accounts and hosts may be the beginning of an outage.
@@ -36,7 +38,9 @@ impl Sign {
     pub fn of(outcome: &Outcome) -> Self {
         match outcome {
             Outcome::Answered(_) | Outcome::Failed(AttemptError::Tls | AttemptError::Protocol) => Self::Answered,
-            Outcome::Failed(AttemptError::Connect | AttemptError::Timeout | AttemptError::Dns) => Self::Unreached,
+            Outcome::Failed(
+                AttemptError::Connect | AttemptError::Timeout | AttemptError::Dns | AttemptError::CutOff,
+            ) => Self::Unreached,
             Outcome::Failed(AttemptError::BlockedAddress | AttemptError::InvalidUrl | AttemptError::Internal) => {
                 Self::Nothing
             }
@@ -86,8 +90,8 @@ impl Egress {
         if self.out_since.is_some() {
             return Standing::Out;
         }
-        self.failed.retain(|_, hosts| hosts.back().is_some_and(|(at, _)| now - *at < WINDOW));
-        let recent = self.failed.values().flatten().filter(|(at, _)| now - *at < WINDOW);
+        self.failed.retain(|_, hosts| hosts.back().is_some_and(|(at, _)| now - *at < COUNTED_FOR));
+        let recent = self.failed.values().flatten().filter(|(at, _)| now - *at < COUNTED_FOR);
         let (accounts, hosts) = (self.failed.len(), recent.map(|(_, host)| host).collect::<BTreeSet<_>>().len());
         let silent = self.answered.is_none_or(|at| now - at >= WINDOW);
         if silent && accounts >= ACCOUNTS && hosts >= HOSTS {

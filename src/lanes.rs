@@ -237,7 +237,7 @@ impl<T> Lanes<T> {
             None if room == 0 && !lane.fresh.is_empty() => (lane.in_flight / 2).max(1),
             // Those to follow must not wait long, and are not claimed one by one, for every claim is a statement.
             None if lane.took >= self.limits.park_after || lane.is_slow(self.limits.park_after, now) => 2 * room,
-            None if lane.due.len() <= lane.in_flight / 2 => (2 * room).max(lane.in_flight),
+            None if lane.due.len() <= lane.in_flight / 4 => (2 * room).max(lane.in_flight / 2),
             None => 2 * room,
         };
         turns.saturating_sub(lane.due.len())

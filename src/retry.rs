@@ -56,7 +56,9 @@ impl RetryPolicy {
             Outcome::Answered(answer) if answer.is_success() => Step::Succeeded,
             Outcome::Answered(answer) if answer.status == GONE => Step::Disable,
             Outcome::Answered(answer) => self.retry(attempt, answer.retry_after, dice),
-            Outcome::Failed(AttemptError::Internal) => Step::RepeatIn(self.jittered(self.internal_delay, dice)),
+            Outcome::Failed(AttemptError::Internal | AttemptError::CutOff) => {
+                Step::RepeatIn(self.jittered(self.internal_delay, dice))
+            }
             Outcome::Failed(_) => self.retry(attempt, None, dice),
         }
     }

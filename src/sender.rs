@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
-use reqwest::{Method, Request, Response};
+use reqwest::{Method, Request, Response, StatusCode};
 use url::Host;
 use uuid::Uuid;
 
@@ -30,8 +30,8 @@ mod resolver;
 mod sent;
 
 use clients::{Chosen, Clients};
-use failure::{Failure, Way, causes};
-use proxy::Egress;
+use failure::{Failure, Hop, Lack, Way, causes};
+use proxy::Route;
 use resolver::{ResolveError, Resolver, ResolverSettings};
 
 pub use clients::max_idle_connections;
@@ -58,7 +58,7 @@ pub enum SetupError {
 #[derive(Clone)]
 pub struct Sender {
     clients: Arc<Clients>,
-    egress: Egress,
+    route: Route,
     urls: UrlPolicy,
     timeout: Duration,
     limits: answer::Limits,
@@ -68,9 +68,9 @@ impl Sender {
     pub fn new(settings: &config::Sender) -> Result<Self, SetupError> {
         let resolver = resolver(settings)?;
         let clients = Arc::new(Clients::new(settings, resolver.clone())?);
-        let egress = Egress::new(settings, resolver);
+        let route = Route::new(settings, resolver);
         let limits = answer::Limits { timeout: settings.body_timeout, max_bytes: settings.max_body_bytes };
-        Ok(Self { clients, egress, urls: settings.urls.clone(), timeout: settings.timeout, limits })
+        Ok(Self { clients, route, urls: settings.urls.clone(), timeout: settings.timeout, limits })
     }
 
     /// Makes one attempt. Whatever happens is in the outcome; it takes no longer than the timeouts for the attempt and
@@ -132,9 +132,9 @@ impl Sender {
     async fn execute(&self, request: Request, started: Instant) -> (Outcome, Duration) {
         // Kept until the answer is read: its connection is in use until then.
         let chosen = self.clients.for_attempt(request.url());
-        let made = tokio::time::timeout(self.timeout, self.exchange(&chosen, request)).await;
+        let made = tokio::time::timeout(self.timeout, self.exchange(&chosen, request, started)).await;
         let made = match made.unwrap_or(Err(Failure::Theirs(AttemptError::Timeout))) {
-            Err(Failure::Theirs(AttemptError::Timeout)) => Err(self.egress.blame_timeout(started).await),
+            Err(Failure::Theirs(AttemptError::Timeout)) => Err(self.route.blame_timeout(started).await),
             made => made,
         };
         let duration = started.elapsed();
@@ -145,15 +145,20 @@ impl Sender {
         (outcome, duration)
     }
 
-    async fn exchange(&self, chosen: &Chosen, request: Request) -> Result<Response, Failure> {
-        self.egress.vet(request.url()).await.map_err(|error| Failure::from(&error))?;
-        let hop = self.egress.hop(request.url());
+    async fn exchange(&self, chosen: &Chosen, request: Request, began: Instant) -> Result<Response, Failure> {
+        self.route.vet(request.url()).await.map_err(|error| Failure::from(&error))?;
+        let hop = self.route.hop(request.url());
         let way = Way { literal: literal(request.url()), hop };
-        let response = chosen.execute(request).await.map_err(|error| Failure::of(&error, way))?;
-        match proxy::by_answer(response.status(), hop) {
-            Some(failure) => Err(failure),
-            None => Ok(response),
+        let response = match chosen.execute(request).await.map_err(|error| Failure::of(&error, way)) {
+            Ok(response) => response,
+            Err(Failure::TunnelCut) => return Err(self.route.blame_cut(began).await),
+            Err(failure) => return Err(failure),
+        };
+        let refused = hop == Hop::Proxy && response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED;
+        if refused && self.route.refuses_us(began, wants_credentials(chosen)).await {
+            return Err(Failure::Ours(Lack::ProxyCredentials));
         }
+        Ok(response)
     }
 
     /// The verdict stands in the status line; nothing that follows changes it.
@@ -190,22 +195,30 @@ pub async fn look_up(settings: &config::Sender, host: &str) -> anyhow::Result<Du
     }
 }
 
+/// Whether the proxy wants other credentials for a tunnel, here to a name that nobody has (RFC 6761).
+async fn wants_credentials(chosen: &Chosen) -> bool {
+    let nobody = "https://nobody.invalid/".parse().expect("a URL");
+    let asked = chosen.execute(Request::new(Method::HEAD, nobody)).await;
+    let way = Way { literal: None, hop: Hop::Tunnel };
+    asked.is_err_and(|error| Failure::of(&error, way) == Failure::Ours(Lack::ProxyCredentials))
+}
+
 /// Has the proxy of the settings open a way to `host`, and returns how long its answer took, whatever it was, unless it wants
 /// other credentials.
 pub async fn ask_proxy(settings: &config::Sender, host: &str) -> anyhow::Result<Duration> {
     let sender = Sender::new(settings)?;
     let request = Request::new(Method::HEAD, format!("https://{host}/").parse()?);
     let asked = Instant::now();
-    let way = Way { literal: None, hop: sender.egress.hop(request.url()) };
+    let way = Way { literal: None, hop: sender.route.hop(request.url()) };
     let chosen = sender.clients.for_attempt(request.url());
     let failure = match tokio::time::timeout(sender.timeout, chosen.execute(request)).await {
         Ok(Ok(_)) => return Ok(asked.elapsed()),
         Ok(Err(error)) => Failure::of(&error, way),
-        Err(_) => sender.egress.blame_timeout(asked).await,
+        Err(_) => sender.route.blame_timeout(asked).await,
     };
     match failure {
         Failure::Ours(lack) => Err(lack.into()),
-        Failure::Theirs(_) => Ok(asked.elapsed()),
+        Failure::Theirs(_) | Failure::TunnelCut => Ok(asked.elapsed()),
     }
 }
 

@@ -40,7 +40,7 @@ enum Doing {
     Waiting(Instant),
     /// Waiting as well, and told to close for somebody else. A whole head that comes first is answered all the same.
     Closing,
-    /// For so many reasons.
+    /// As many guards hold it: requests that are being answered, and an answer that was not taken yet.
     Busy(u32),
 }
 
@@ -91,6 +91,17 @@ impl Connection {
     pub(super) async fn must_close(&self) {
         loop {
             self.close.notified().await;
+            if matches!(self.shared.lock().doing(self.number), Doing::Closing) {
+                return;
+            }
+        }
+    }
+
+    /// As `must_close`, but what has arrived is read first: the runtime learns of it between two polls of a task.
+    pub(super) async fn must_close_unheard(&self) {
+        loop {
+            self.must_close().await;
+            tokio::task::yield_now().await;
             if matches!(self.shared.lock().doing(self.number), Doing::Closing) {
                 return;
             }

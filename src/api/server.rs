@@ -79,7 +79,7 @@ impl Server {
                     biased;
                     // That a caller left, or sent no HTTP, is its own affair.
                     _ = served => {}
-                    () = connection.must_close() => {
+                    () = connection.must_close_unheard() => {
                         made_room.inc();
                         tracing::debug!("closed the connection that waited longest, to make room for another");
                     }

@@ -17,11 +17,13 @@ fn event(accounts: usize, hosts: usize) -> impl Strategy<Value = Event> {
 
 /// The definition, looked up in everything that happened.
 fn is_outage(history: &[(Instant, Option<(usize, usize)>)], now: Instant) -> bool {
-    let recent = || history.iter().filter(|(at, _)| now - *at < WINDOW);
-    let failures = || recent().filter_map(|(_, failed)| *failed);
+    let within = |time: Duration| history.iter().filter(move |(at, _)| now - *at < time);
+    let since_answer = history.iter().rposition(|(_, failed)| failed.is_none()).map_or(0, |last| last + 1);
+    let counted = || history[since_answer..].iter().filter(|(at, _)| now - *at < COUNTED_FOR);
+    let failures = || counted().filter_map(|(_, failed)| *failed);
     let accounts: BTreeSet<usize> = failures().map(|(account, _)| account).collect();
     let hosts: BTreeSet<usize> = failures().map(|(_, host)| host).collect();
-    accounts.len() >= 5 && hosts.len() >= 10 && recent().all(|(_, failed)| failed.is_some())
+    accounts.len() >= 5 && hosts.len() >= 10 && within(WINDOW).all(|(_, failed)| failed.is_some())
 }
 
 proptest! {
@@ -108,4 +110,15 @@ fn an_outage_is_noticed_when_nobody_has_answered_for_long_though_nothing_else_fa
     assert_eq!(egress.standing(start + Duration::from_secs(9)), Standing::Doubtful);
     assert_eq!(egress.standing(start + WINDOW), Standing::Out);
     assert_eq!(egress.answered(start + 2 * WINDOW), Some(WINDOW));
+}
+
+#[test]
+fn what_fails_all_at_once_just_after_the_last_answer_counts_when_nobody_has_answered_for_the_window() {
+    let (mut egress, start) = (Egress::default(), Instant::now());
+    egress.answered(start);
+    for host in 0..10 {
+        egress.unreached(&account(host % 5), &host.to_string(), start + Duration::from_millis(50));
+    }
+    assert_eq!(egress.standing(start + WINDOW - Duration::from_millis(1)), Standing::Doubtful);
+    assert_eq!(egress.standing(start + WINDOW + Duration::from_secs(1)), Standing::Out);
 }

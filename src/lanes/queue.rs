@@ -76,7 +76,8 @@ impl Queue {
         match stand {
             Stand::Ready => return false,
             Stand::Own => {}
-            Stand::Until(time, count) => drop(self.until.remove(&(time, count))),
+            // It may be ready meanwhile, because its time has come.
+            Stand::Until(time, count) => return self.until.remove(&(time, count)).is_some(),
             Stand::Share(in_flight, count) => drop(self.share.remove(&(in_flight, count))),
             Stand::Kept(count) => drop(self.kept.remove(&count)),
         }

@@ -15,6 +15,9 @@ pub(super) enum Failure {
     Theirs(AttemptError),
     /// It costs the delivery no attempt.
     Ours(Lack),
+    /// The proxy ended the connection instead of opening a tunnel: it is in trouble, or does so instead of refusing a
+    /// receiver.
+    TunnelCut,
 }
 
 /// What this machine, or the operator's network, lacked.
@@ -83,11 +86,15 @@ impl Failure {
     pub(super) fn into_error(self) -> AttemptError {
         match self {
             Self::Theirs(error) => error,
+            Self::TunnelCut => AttemptError::Connect,
             Self::Ours(lack) => {
                 if is_news(lack) {
                     tracing::warn!(%lack, "an attempt failed by our own fault, and counts for nothing");
                 }
-                AttemptError::Internal
+                match lack {
+                    Lack::NameServer | Lack::Proxy => AttemptError::CutOff,
+                    Lack::Files | Lack::Ports | Lack::Lookups | Lack::ProxyCredentials => AttemptError::Internal,
+                }
             }
         }
     }
@@ -115,7 +122,7 @@ fn by_shortage(cause: &(dyn Error + 'static), way: Way) -> Option<Failure> {
     }
     // Where this machine has no address in a family, connecting to any address of that family gives the same error. The
     // addresses of a name are within reach, or the resolver had left them out.
-    let has_address = way.literal.is_none_or(is_within_reach);
+    let has_address = way.hop != Hop::Receiver || way.literal.is_none_or(is_within_reach);
     (code == EADDRNOTAVAIL && has_address).then_some(Failure::Ours(Lack::Ports))
 }
 
@@ -173,5 +180,17 @@ mod tests {
         // A link-local address without its interface, for a machine without IPv6.
         let way = Way { literal: Some("fe80::1".parse().unwrap()), ..DIRECT };
         assert_eq!(Failure::of(&unavailable().await, way), Failure::Theirs(AttemptError::Connect));
+    }
+
+    #[test]
+    fn what_reached_nobody_is_told_from_what_was_not_tried() {
+        for (lack, error) in [
+            (Lack::NameServer, AttemptError::CutOff),
+            (Lack::Proxy, AttemptError::CutOff),
+            (Lack::Files, AttemptError::Internal),
+        ] {
+            assert_eq!(Failure::Ours(lack).into_error(), error);
+            assert_eq!(error.as_str(), "internal");
+        }
     }
 }

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use hyper_util::client::legacy::connect::{HttpConnector, proxy::Tunnel};
 use reqwest::dns::{Addrs, Resolve, Resolving};
 use reqwest::header::HeaderValue;
-use reqwest::{ClientBuilder, Proxy, StatusCode};
+use reqwest::{ClientBuilder, Proxy};
 use tokio::net::{TcpStream, lookup_host};
 use url::{Host, Url};
 
@@ -32,7 +32,7 @@ const MIN_PATIENCE: Duration = Duration::from_millis(100);
 
 /// The way out, with what is needed to judge failures on it.
 #[derive(Debug, Clone)]
-pub(super) struct Egress {
+pub(super) struct Route {
     resolver: Resolver,
     proxy: Option<Arc<Reach>>,
 }
@@ -44,9 +44,10 @@ struct Reach {
     port: u16,
     patience: Duration,
     probe: Probe,
+    credentials: Probe,
 }
 
-impl Egress {
+impl Route {
     pub(super) fn new(settings: &config::Sender, resolver: Resolver) -> Self {
         // In the time of the body, which an attempt without an answer does not need.
         let patience = settings.body_timeout.max(MIN_PATIENCE).min(settings.timeout / PATIENCE_SHARE);
@@ -72,6 +73,23 @@ impl Egress {
         }
     }
 
+    /// Whose fault it is that the proxy gave no tunnel and no reason.
+    pub(super) async fn blame_cut(&self, began: Instant) -> Failure {
+        match &self.proxy {
+            Some(reach) if !reach.is_there(began).await => Failure::Ours(Lack::Proxy),
+            _ => Failure::Theirs(AttemptError::Connect),
+        }
+    }
+
+    /// Whether a 407 is the proxy's own: a receiver that is asked through it may answer so, too. `ask` has the proxy open a
+    /// tunnel to nobody's host, and says whether it wants other credentials for that.
+    pub(super) async fn refuses_us(&self, began: Instant, ask: impl Future<Output = bool>) -> bool {
+        match &self.proxy {
+            Some(reach) => reach.credentials.answers(began, reach.patience, ask).await,
+            None => false,
+        }
+    }
+
     /// Whose fault it is that an attempt took too long.
     pub(super) async fn blame_timeout(&self, began: Instant) -> Failure {
         match &self.proxy {
@@ -89,6 +107,7 @@ impl Reach {
             port: proxy.url.port_or_known_default().unwrap_or_default(),
             patience,
             probe: Probe::default(),
+            credentials: Probe::default(),
         }
     }
 
@@ -137,18 +156,13 @@ impl Resolve for ProxyName {
     }
 }
 
-/// A proxy that wants other credentials answers so itself where it makes the request.
-pub(super) fn by_answer(status: StatusCode, hop: Hop) -> Option<Failure> {
-    let refused = hop == Hop::Proxy && status == StatusCode::PROXY_AUTHENTICATION_REQUIRED;
-    refused.then_some(Failure::Ours(Lack::ProxyCredentials))
-}
-
 /// A proxy that could not connect to the receiver, or must not, says so; everything else that keeps a tunnel from opening
 /// lies between us and the proxy.
 pub(super) fn by_tunnel(cause: &(dyn Error + 'static)) -> Option<Failure> {
     Some(match cause.downcast_ref::<TunnelError>()? {
         TunnelError::TunnelUnsuccessful => Failure::Theirs(AttemptError::Connect),
         TunnelError::ProxyAuthRequired => Failure::Ours(Lack::ProxyCredentials),
+        TunnelError::Io(_) | TunnelError::TunnelUnexpectedEof => Failure::TunnelCut,
         _ => Failure::Ours(Lack::Proxy),
     })
 }
@@ -168,11 +182,11 @@ mod tests {
         let resolver = Resolver::with_name_servers(&[address], ResolverSettings::default(), AddressPolicy::default());
         let url = format!("http://{address}").parse().unwrap();
         let reach = Reach::new(&EgressProxy { url, credentials: None }, Duration::from_secs(5));
-        let egress = Egress { resolver: resolver.unwrap(), proxy: Some(reach.into()) };
-        assert_eq!(egress.blame_timeout(Instant::now()).await, Failure::Theirs(AttemptError::Timeout));
+        let route = Route { resolver: resolver.unwrap(), proxy: Some(reach.into()) };
+        assert_eq!(route.blame_timeout(Instant::now()).await, Failure::Theirs(AttemptError::Timeout));
         drop(listener);
-        assert_eq!(egress.blame_timeout(Instant::now()).await, Failure::Ours(Lack::Proxy));
-        let direct = Egress { proxy: None, ..egress };
+        assert_eq!(route.blame_timeout(Instant::now()).await, Failure::Ours(Lack::Proxy));
+        let direct = Route { proxy: None, ..route };
         assert_eq!(direct.blame_timeout(Instant::now()).await, Failure::Theirs(AttemptError::Timeout));
     }
 }

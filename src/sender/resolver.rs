@@ -197,7 +197,8 @@ impl Resolver {
         };
         match timeout(patience.saturating_sub(waited), asking).await {
             Ok(answered) => Ok(answered),
-            Err(_) if waited > self.0.settings.try_timeout() => Err(ResolveError::NoTurn),
+            // There was no time left for one whole try.
+            Err(_) if patience.saturating_sub(waited) < self.0.settings.try_timeout() => Err(ResolveError::NoTurn),
             Err(_) => Ok(Err(NetError::Timeout)),
         }
     }

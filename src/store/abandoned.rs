@@ -35,7 +35,7 @@ pub(super) enum Abandoned {
     LeftAlone(Room),
 }
 
-/// What somebody gives away while a statement may be running for them.
+/// A value, such as an account's turn, that is dropped only when the statement has ended.
 pub(super) type Kept = Arc<dyn Any + Send + Sync>;
 
 /// The right to write, which whoever has it keeps until the commit has been answered.
@@ -144,7 +144,9 @@ impl Unanswered {
             match self.look(began).await.answer {
                 Answer::Silence if answered.elapsed() < SILENCE => {}
                 Answer::Silence => return,
-                Answer::Activity(found) if backend.as_ref().is_some_and(|backend| !found.is_busy(backend)) => return,
+                Answer::Activity(found) if backend.as_ref().is_some_and(|backend| found.has_seen_out(backend)) => {
+                    return;
+                }
                 Answer::Activity(_) | Answer::Refused => answered = Instant::now(),
             }
         }

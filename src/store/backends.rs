@@ -182,8 +182,10 @@ impl Activity {
         Ok(activity)
     }
 
-    pub(super) fn is_busy(&self, backend: &str) -> bool {
-        self.busy.get(backend).is_some_and(|busy| *busy)
+    /// Whether this server takes writes and the backend has nothing to do there, or is not there any more. A standby, to
+    /// which the address may lead for a moment, knows nothing of the primary's backends.
+    pub(super) fn has_seen_out(&self, backend: &str) -> bool {
+        self.takes_writes && !self.busy.get(backend).is_some_and(|busy| *busy)
     }
 
     /// Whether this server is used now instead of the backend's. A standby is not: the address may lead to it for a moment.
@@ -287,9 +289,9 @@ mod tests {
         let activity =
             |takes_writes| Activity { takes_writes, busy: [("1".to_owned(), true), ("2".to_owned(), false)].into() };
         let (primary, standby) = (activity(true), activity(false));
-        assert_eq!(["1", "2", "3"].map(|backend| primary.is_busy(backend)), [true, false, false]);
+        assert_eq!(["1", "2", "3"].map(|backend| primary.has_seen_out(backend)), [false, true, true]);
         assert_eq!(["1", "2", "3"].map(|backend| primary.has_replaced_that_of(backend)), [false, false, true]);
-        assert!(!standby.has_replaced_that_of("3"));
+        assert!(!standby.has_replaced_that_of("3") && !standby.has_seen_out("3"), "it knows nothing of the primary's");
     }
 
     #[test]

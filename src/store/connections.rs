@@ -246,7 +246,7 @@ pub(super) struct Connection {
     object: Option<Object>,
     /// The statement that was not answered yet, and when it began.
     running: Option<(Abandoned, Instant)>,
-    /// Until its last statement has ended at the server, whether somebody waits for that or not.
+    /// Dropped when the last statement has ended at the server, also if its caller has gone.
     kept: Option<Kept>,
     home: Arc<Connections>,
 }

@@ -34,7 +34,7 @@ impl Store {
     pub async fn migrate(&self) -> Result<Vec<String>, StoreError> {
         let late = |_| StoreError::Unavailable(anyhow::anyhow!("another migration did not end within 5 minutes"));
         let (mut client, place) = tokio::time::timeout(BOUND, self.session_that_migrates()).await.map_err(late)??;
-        traps::check(&client, &place).await?;
+        traps::check(&client, &place, schema::newest(&migrations())).await?;
         // Migrations make their tables in the first schema of the search path.
         client.batch_execute(&place.within("SET search_path = {home}")).await?;
         // A newer replica may have migrated further: its schema serves the previous version too.

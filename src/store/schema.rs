@@ -59,6 +59,11 @@ impl Place {
     pub fn is_fresh(&self) -> bool {
         self.version.is_none()
     }
+
+    /// Whether all migrations up to this one were applied.
+    pub fn is_at_least(&self, version: i32) -> bool {
+        self.version.is_some_and(|ours| ours >= version)
+    }
 }
 
 impl Store {
@@ -96,7 +101,7 @@ impl Store {
     }
 }
 
-fn newest(migrations: &[Migration]) -> i32 {
+pub(super) fn newest(migrations: &[Migration]) -> i32 {
     migrations.iter().map(Migration::version).max().expect("there is a first migration")
 }
 

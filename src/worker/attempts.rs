@@ -65,7 +65,7 @@ pub(super) enum Origin {
 impl Attempts {
     /// Starts a fresh turn, or has it wait in its lane or in the database. Waits itself while there is enough in hand.
     pub(super) async fn offer(self: &Arc<Self>, turn: Turn) {
-        self.way_out.until_it_takes_turns().await;
+        self.way_out.until_it_takes_a_turn().await;
         let mut waited = false;
         while !self.lanes().takes_more() {
             self.room.notified().await;
@@ -88,8 +88,8 @@ impl Attempts {
         }
     }
 
-    /// Has the lanes know how long something waits for a processor, starts what may start, parks what waits for its own receiver:
-    /// no more than the recorder has room for, whose results come first.
+    /// Tells the lanes how long something waits for a processor, starts what may start, and parks what waits for its own
+    /// receiver: no more than the recorder has room for, whose results come first.
     pub(super) async fn beat(self: &Arc<Self>, delay: Delay) {
         let now = Instant::now();
         // In an outage of ours every lane waits, and for no receiver.
@@ -104,18 +104,23 @@ impl Attempts {
         }
     }
 
-    /// Starts claimed turns as soon as there is room, which there was when they were claimed.
+    /// Starts claimed turns as soon as there is room, which there was when they were claimed. Those of a paused lane are given
+    /// back.
     pub(super) fn claimed(self: &Arc<Self>, turns: impl Iterator<Item = Turn>) {
-        let now = Instant::now();
+        let (now, mut paused) = (Instant::now(), Vec::new());
         let mut lanes = self.lanes();
         for turn in turns {
             let webhook = &turn.delivery.webhook;
             if lanes.paused_until(webhook.id, now).is_some() {
                 lanes.not_paused(webhook.id, webhook.receiver(), now);
             }
-            lanes.claimed(webhook.id, turn, now);
+            match lanes.paused_until(webhook.id, now) {
+                Some(_) => paused.push(turn),
+                None => lanes.claimed(webhook.id, turn, now),
+            }
         }
         drop(lanes);
+        paused.iter().filter_map(Turn::give_back).for_each(|report| self.try_report(report));
         self.start_waiting(now);
     }
 
@@ -177,16 +182,22 @@ impl Attempts {
 
     /// An attempt that fails because nobody can be reached from here is made again when somebody can.
     async fn take_until_reached(&self, mut turn: Turn) -> TurnEnd {
+        let mut has_failed = false;
         loop {
-            if !self.way_out.passes(turn.delivery.webhook.id).await {
+            if !self.way_out.passes(turn.delivery.webhook.id, has_failed).await {
                 if let Some(report) = turn.give_back() {
                     self.report(report).await;
                 }
                 return TurnEnd::without_attempt(Verdict::Nothing);
             }
             match self.take(turn).await {
-                Break(end) => return end,
-                Continue(again) => turn = again,
+                Break(end) => {
+                    if end.took.is_none() {
+                        self.way_out.was_no_probe();
+                    }
+                    return end;
+                }
+                Continue(again) => (turn, has_failed) = (again, true),
             }
         }
     }
@@ -256,7 +267,12 @@ impl Attempts {
         let began = Instant::now();
         let mut attempt = self.sender.attempt(&turn.delivery).await;
         let took = Some(began.elapsed());
-        if self.way_out.is_to_blame(&turn.delivery, &attempt.outcome).await {
+        // A claim's lease must not end before its result is recorded.
+        let patience = match turn.origin {
+            Origin::Claim(_) => self.claim_lifetime.saturating_sub(taken_at.elapsed()),
+            Origin::Message(_) => Duration::MAX,
+        };
+        if self.way_out.is_to_blame(&turn.delivery, &attempt.outcome, patience).await {
             tracing::debug!(delivery_id = %turn.delivery.id.0, "to be made again: no receiver can be reached");
             return Continue(turn);
         }

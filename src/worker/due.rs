@@ -167,7 +167,8 @@ impl Due {
 
     /// Claims for what is on the agenda and has room. Whether there was anything.
     async fn claim(&self, search: &mut Search) -> Result<bool, StoreError> {
-        if !self.attempts.way_out.takes_turns() {
+        if !self.attempts.way_out.takes_claims() {
+            search.pause_over = None;
             return Ok(false);
         }
         let most = if self.attempts.way_out.is_out() { 1 } else { search.portion.size() };

@@ -11,7 +11,7 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::attempts::Attempts;
-use crate::delivery::{Delivery, Outcome};
+use crate::delivery::{AttemptError, Delivery, Outcome};
 use crate::egress::{Egress, Sign, Standing, WINDOW};
 use crate::metrics::Metrics;
 use crate::millis;
@@ -36,6 +36,8 @@ struct Inner {
     waiting: VecDeque<(WebhookId, oneshot::Sender<()>)>,
     /// The webhook that succeeded last: the first to be probed.
     likeliest: Option<WebhookId>,
+    /// When a delivery was last claimed in an outage.
+    claimed: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -60,31 +62,52 @@ impl WayOut {
     }
 
     fn look(&self) {
-        let mut inner = self.inner();
-        let was_out = inner.egress.is_out();
-        if inner.egress.standing(Instant::now()) == Standing::Out {
-            self.tell(was_out);
-            inner.probe();
+        if self.is_out_now() {
+            self.inner().probe();
         }
     }
 
-    /// Waits while nobody can be reached. Whether the turn is to be attempted then: not if the worker stops.
-    pub(super) async fn passes(&self, webhook: WebhookId) -> bool {
+    /// Asks the rule; an outage may begin here.
+    fn is_out_now(&self) -> bool {
+        let mut inner = self.inner();
+        let was_out = inner.egress.is_out();
+        let out = inner.egress.standing(Instant::now()) == Standing::Out;
+        if out {
+            self.tell(was_out);
+        }
+        out
+    }
+
+    /// Waits while nobody can be reached; one that was not attempted yet is probed before those that have failed. Whether
+    /// the turn is to be attempted then: not if the worker stops.
+    pub(super) async fn passes(&self, webhook: WebhookId, has_failed: bool) -> bool {
         let ended = {
             let mut inner = self.inner();
             if !inner.egress.is_out() {
-                return true;
+                return !(has_failed && self.stop.is_cancelled());
             }
             let (permit, ended) = oneshot::channel();
-            inner.waiting.push_back((webhook, permit));
+            match has_failed {
+                true => inner.waiting.push_back((webhook, permit)),
+                false => inner.waiting.push_front((webhook, permit)),
+            }
             ended
         };
         // At the end the other half is dropped.
         self.stop.run_until_cancelled(ended).await.is_some()
     }
 
-    /// Whether an attempt failed because nobody can be reached from here. Waits for the answer while that is doubtful.
-    pub(super) async fn is_to_blame(&self, delivery: &Delivery, outcome: &Outcome) -> bool {
+    /// A probe ended without an attempt: another is made in its place.
+    pub(super) fn was_no_probe(&self) {
+        let mut inner = self.inner();
+        if inner.egress.is_out() {
+            inner.probe();
+        }
+    }
+
+    /// Whether an attempt failed because nobody can be reached from here, or must be made again because the worker stops
+    /// before that is known. Waits for the answer while it is doubtful, but no longer than `patience`.
+    pub(super) async fn is_to_blame(&self, delivery: &Delivery, outcome: &Outcome, patience: Duration) -> bool {
         match Sign::of(outcome) {
             Sign::Nothing => false,
             Sign::Answered => {
@@ -98,24 +121,39 @@ impl WayOut {
                 match self.unreached(delivery) {
                     Standing::Well => false,
                     Standing::Out => true,
+                    // It counts for nothing in any case.
+                    Standing::Doubtful if matches!(outcome, Outcome::Failed(AttemptError::CutOff)) => false,
                     Standing::Doubtful => {
                         let decided = state.wait_for(|state| state.out || state.answers != answers);
-                        let decided = self.stop.run_until_cancelled(tokio::time::timeout(WINDOW, decided)).await;
-                        matches!(decided, Some(Ok(Ok(state))) if state.out)
+                        let patience = patience.min(WINDOW + PROBED_EVERY);
+                        match self.stop.run_until_cancelled(tokio::time::timeout(patience, decided)).await {
+                            None => true,
+                            Some(Ok(state)) => state.is_ok_and(|state| state.out),
+                            Some(Err(_)) => self.is_out_now(),
+                        }
                     }
                 }
             }
         }
     }
 
-    /// Whether turns may be taken in hand: in an outage only if none is left to probe with.
-    pub(super) fn takes_turns(&self) -> bool {
-        let inner = self.inner();
-        !inner.egress.is_out() || inner.waiting.is_empty()
+    /// Whether deliveries may be claimed: in an outage one a second, so that not only those in hand are probed, whose
+    /// receivers may all be dead.
+    pub(super) fn takes_claims(&self) -> bool {
+        let (mut inner, now) = (self.inner(), Instant::now());
+        if !inner.egress.is_out() {
+            return true;
+        }
+        let takes = inner.claimed.is_none_or(|last| now - last >= PROBED_EVERY);
+        if takes {
+            inner.claimed = Some(now);
+        }
+        takes
     }
 
-    pub(super) async fn until_it_takes_turns(&self) {
-        while !self.takes_turns() {
+    /// Likewise, before a turn of a broker message is taken in hand.
+    pub(super) async fn until_it_takes_a_turn(&self) {
+        if self.is_out() {
             let mut state = self.state.subscribe();
             let _ = tokio::time::timeout(PROBED_EVERY, state.wait_for(|state| !state.out)).await;
         }

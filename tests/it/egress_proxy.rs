@@ -51,6 +51,9 @@ async fn requests_go_through_the_proxy_and_what_must_not_be_called_is_not_asked_
     let forged = site.create_webhook(ACCOUNT, &untrusted.url(), &[TYPE]).await;
     let closed = ClosedPort::new();
     let unreached = site.create_webhook(ACCOUNT, &closed.url().replace("http://", "https://"), &[TYPE]).await;
+    let wanting = Receiver::start().await;
+    wanting.always(Reply::status(407));
+    let wants_credentials = named(&site, "wanting.example.com", wanting.address().port()).await;
     let worker = site.worker().await;
     site.publish(ACCOUNT, TYPE, 1.into()).await;
 
@@ -59,6 +62,11 @@ async fn requests_go_through_the_proxy_and_what_must_not_be_called_is_not_asked_
     assert_eq!(verdicts(&site, &inside, 2).await, ["blocked_address", "blocked_address"]);
     assert_eq!(verdicts(&site, &forged, 1).await, ["tls"], "a receiver's certificate is checked all the same");
     assert_eq!(verdicts(&site, &unreached, 1).await, ["connect"], "a receiver that the proxy cannot reach has failed");
+    assert_eq!(
+        verdicts(&site, &wants_credentials, 1).await,
+        ["http_status 407"],
+        "it is not the proxy that wants them"
+    );
 
     let port = plain.address().port();
     let asked = proxy.asked();

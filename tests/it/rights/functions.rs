@@ -73,7 +73,7 @@ async fn an_owner_runs_nothing_that_others_have_put_on_the_search_path() {
     let site = site.env("DATABASE_URL", &url);
     let receiver = Receiver::start().await;
     // What is there before the first migration, then also what is among our tables.
-    for (schema, code) in [("public", 0), ("own", 1)] {
+    for schema in ["public", "own"] {
         let traps = "
             SET search_path = SCHEMA;
             CREATE FUNCTION trap() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'trapped'; END $$;
@@ -90,7 +90,7 @@ async fn an_owner_runs_nothing_that_others_have_put_on_the_search_path() {
             CREATE FUNCTION quote_ident(name) RETURNS text RETURN trap()";
         narrow.batch_execute(&traps.replace("SCHEMA", schema)).await.unwrap();
         let output = site.cli(&["migrate", "--grant-to", &role.name]).await;
-        assert_eq!((output.code, output.stderr.contains("trapped")), (code, false), "{schema}: {}", output.stderr);
+        assert_eq!(output.code, 0, "{schema}: {}", output.stderr);
         site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
         site.json(&["migrate", "--retention"]).await;
         let report = site.doctor().await;
