@@ -235,8 +235,9 @@ impl<T> Lanes<T> {
             Some(Probe { pause: Some(paused), .. }) if lane.is_paused(now) => usize::from(now >= paused.ask_again),
             Some(_) => room,
             None if room == 0 && !lane.fresh.is_empty() => (lane.in_flight / 2).max(1),
-            // Those to follow must not wait long, and are not claimed one by one, for every claim is a statement.
+            // What is claimed ahead would wait long, while another worker could attempt it.
             None if lane.took >= self.limits.park_after || lane.is_slow(self.limits.park_after, now) => 2 * room,
+            // Many at a time: each claim is a statement.
             None if lane.due.len() <= lane.in_flight / 4 => (2 * room).max(lane.in_flight / 2),
             None => 2 * room,
         };

@@ -66,8 +66,8 @@ impl Server {
                 let answer = service.call(request);
                 async move {
                     let answer = answer.await;
-                    // Either all of the answer is written before anything else happens to its connection, or `Drained`
-                    // keeps it busy.
+                    // hyper writes the answer in this same poll, before the connection can be told to close; if it cannot
+                    // write all of it, `Drained` keeps the connection busy.
                     drop(busy);
                     answer
                 }

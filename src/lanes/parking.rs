@@ -47,7 +47,7 @@ impl<T> Lanes<T> {
         let lane = self.lanes.get(&webhook)?;
         let enough = (self.limits.in_hand / 4).max(self.share_in_hand()).max(lane.in_flight + lane.in_flight / 2);
         let surplus = lane.in_hand.checked_sub(enough)?;
-        // It has what it may have, not what its window leaves it, and its places are occupied by attempts that take long.
+        // It has all requests that it may have, it is not our own window that limits it, and its attempts take long.
         let full = matches!(self.room_of(lane, now), Err(Blocked::Own | Blocked::Share(_) | Blocked::Kept));
         let waits = lane.took >= self.longest_delay.at(now) * WAITS && 2 * lane.took >= lane.occupied;
         (full && waits).then_some(surplus)

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use super::{Lane, Lanes, Probe};
 use crate::webhook::{ReceiverId, WebhookId};
 
-/// After a pause a lane's room doubles this often, until the receiver asks for time again: one that takes a few a second
-/// is asked for a few.
+/// After a pause a lane's room doubles this often, until the receiver asks for time again. A receiver that takes a few
+/// requests a second must not get many at once.
 const REOPEN_AFTER_PAUSE_EVERY: Duration = Duration::from_secs(2);
 /// A paused lane is claimed for this often, to learn whether its webhook is still paused.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
@@ -43,8 +43,8 @@ impl<T> Lanes<T> {
         self.empty(webhook)
     }
 
-    /// Its receiver is not paused, says the database, which may not know it yet; but this is another receiver than the one
-    /// that asked for time.
+    /// The database says that the webhook is not paused. It may not know of the pause yet, so this ends the pause only if
+    /// the webhook has another receiver now than the one that asked for time.
     pub fn not_paused(&mut self, webhook: WebhookId, receiver: ReceiverId, now: Instant) {
         let Some(probe) = self.lanes.get_mut(&webhook).and_then(|lane| lane.probe.as_mut()) else { return };
         let Some(paused) = &mut probe.pause else { return };

@@ -27,8 +27,9 @@ use crate::millis;
 use crate::reconnect::{Outage, Reconnect};
 
 /// Isolation ends when this time has passed without a message that cannot be read. If that was too short to reach the
-/// message, which then comes again soon, the next isolation is twice as long, up to 2 to the power of `MOST_DOUBLINGS`:
-/// each time that the message ends a normal connection, its neighbours are counted, too.
+/// message, which then comes again within `SOON`, the next isolation is twice as long, up to 2 to the power of
+/// `MOST_DOUBLINGS` times: whenever the message ends a connection that is not isolated, the broker counts a delivery of
+/// every message that was handed out with it, and the delivery limit would strike them, too.
 const ISOLATED_FOR: Duration = Duration::from_secs(2);
 const MOST_DOUBLINGS: u32 = 5;
 const SOON: Duration = Duration::from_secs(10);

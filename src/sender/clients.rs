@@ -236,7 +236,8 @@ impl Recipe {
             .referer(false)
             .http1_only()
             .http1_title_case_headers()
-            // An attempt that is given a pooled connection meanwhile leaves the one it began to a task of the pool's.
+            // An attempt may be given a pooled connection while it opens one. The pool goes on opening that one in a task
+            // of its own, which nothing else would end.
             .connect_timeout(self.settings.timeout);
         Ok(with_proxy(builder, &self.settings, self.resolver.clone())?)
     }

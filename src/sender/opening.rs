@@ -64,7 +64,8 @@ where
         let begun_for = ATTEMPT.try_with(Arc::clone).ok();
         Box::pin(async move {
             let connection = connecting.await?;
-            // An attempt that is given another connection meanwhile leaves this one to a task of the client's.
+            // An attempt may be given another connection meanwhile. Then a task of the client's gets here, outside the
+            // attempt's scope, where `try_with` fails.
             let is_for_attempt = ATTEMPT.try_with(|place| place.note_opened()).is_ok();
             if let Some(place) = begun_for.filter(|_| !is_for_attempt) {
                 place.opened_for_nobody();

@@ -27,7 +27,7 @@ impl Probe {
     }
 
     async fn verdict(&self, since: Instant, patience: Duration, ask: impl Future<Output = bool>) -> bool {
-        // Whoever waits here was not there when the question was put, but gets its verdict.
+        // Whoever waits here for the question of another attempt takes that one's verdict, if it was asked late enough.
         let mut last = self.last.lock().await;
         if let Some(verdict) = *last
             && verdict.asked >= since

@@ -49,7 +49,7 @@ struct Reach {
 
 impl Route {
     pub(super) fn new(settings: &config::Sender, resolver: Resolver) -> Self {
-        // In the time of the body, which an attempt without an answer does not need.
+        // An attempt without an answer does not use `sender.body_timeout`: the proxy is asked within that time.
         let patience = settings.body_timeout.max(MIN_PATIENCE).min(settings.timeout / PATIENCE_SHARE);
         let proxy = settings.proxy.as_ref().map(|proxy| Reach::new(proxy, patience).into());
         Self { resolver, proxy }

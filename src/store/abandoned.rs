@@ -168,7 +168,8 @@ impl Unanswered {
             if matches!(&asked.answer, Answer::Activity(found) if found.has_replaced_that_of(&backend)) {
                 return asked.began;
             }
-            // At once if the question has taken longer: an address may lead to a silent server until it moves.
+            // Does not wait if the look itself took so long: it may have gone to the silent server, and the address may
+            // have moved since.
             sleep_until((asked.began + LOOKS_APART).into()).await;
         }
     }
