@@ -1,5 +1,6 @@
 //! Finds out whether something of our own answers, once for all who want to know.
 
+use std::sync::{Mutex as Shared, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
@@ -11,6 +12,8 @@ const KEPT: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(super) struct Probe {
     last: Mutex<Option<Verdict>>,
+    /// When it was last asked and did not answer.
+    silent: Shared<Option<Instant>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -26,6 +29,11 @@ impl Probe {
         tokio::time::timeout(patience, self.verdict(since, patience, ask)).await.unwrap_or(false)
     }
 
+    /// Whether it was asked after `since` and did not answer, whatever it does now.
+    pub(super) fn was_silent_since(&self, since: Instant) -> bool {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|silent| silent >= since)
+    }
+
     async fn verdict(&self, since: Instant, patience: Duration, ask: impl Future<Output = bool>) -> bool {
         // Whoever waits here for the question of another attempt takes that one's verdict, if it was asked late enough.
         let mut last = self.last.lock().await;
@@ -37,6 +45,9 @@ impl Probe {
         }
         let asked = Instant::now();
         let answers = tokio::time::timeout(patience, ask).await.unwrap_or(false);
+        if !answers {
+            *self.silent.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
+        }
         *last = Some(Verdict { asked, answers });
         answers
     }
@@ -68,7 +79,11 @@ mod tests {
     async fn a_verdict_from_before_the_failure_does_not_count() {
         let probe = Probe::default();
         assert!(probe.answers(Instant::now(), PATIENCE, async { true }).await);
+        let before = Instant::now();
+        assert!(!probe.was_silent_since(before));
         assert!(!probe.answers(Instant::now(), PATIENCE, async { false }).await);
+        assert!(probe.answers(Instant::now(), PATIENCE, async { true }).await);
+        assert!(probe.was_silent_since(before) && !probe.was_silent_since(Instant::now()));
     }
 
     #[tokio::test]

@@ -171,6 +171,9 @@ impl Resolver {
         match Blame::of(&error) {
             Blame::Ours => Err(ResolveError::NoNameServer),
             Blame::Open if !client.answers(began).await => Err(ResolveError::NoNameServer),
+            Blame::Open if client.were_silent_since(before(began, self.0.settings.timeout)) => {
+                Err(ResolveError::NoNameServer)
+            }
             Blame::Open | Blame::Zone => Err(error.into()),
         }
     }
@@ -202,6 +205,10 @@ impl Resolver {
             Err(_) => Ok(Err(NetError::Timeout)),
         }
     }
+}
+
+fn before(time: Instant, duration: Duration) -> Instant {
+    time.checked_sub(duration).unwrap_or(time)
 }
 
 async fn of_family(dns: &TokioResolver, name: &Name, family: RecordType) -> Result<Vec<IpAddr>, NetError> {

@@ -45,6 +45,8 @@ async fn name_servers_that_are_down_for_a_while_delay_only_those_behind_names() 
     let broken =
         ledger.site.create_webhook("acc_broken", &format!("http://broken.example.com:{port}/hook"), &[TYPE]).await;
     ledger.site.publish("acc_broken", TYPE, 1.into()).await;
-    assert_eq!(ledger.site.wait_for_attempts(&broken, 1).await[0].verdict(), "dns", "the name servers answer others");
+    // Soon: what is looked up just after the name servers were silent is nobody's fault.
+    let blamed = format!("SELECT count(*) FROM attempts WHERE webhook_id::text = '{}' AND error = 'dns'", broken.id);
+    ledger.wait_for_count(&blamed, 1).await;
     drop(worker);
 }

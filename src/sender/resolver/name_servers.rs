@@ -142,6 +142,12 @@ impl Client {
         };
         self.probe.answers(since, self.patience, ask).await
     }
+
+    /// Whether they were found silent after `since`: a question that they do not answer while they come back is not the
+    /// zone's fault.
+    pub(super) fn were_silent_since(&self, since: Instant) -> bool {
+        self.probe.was_silent_since(since)
+    }
 }
 
 /// Whether the server says that it failed.
