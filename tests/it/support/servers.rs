@@ -1,10 +1,12 @@
-//! Where Postgres and RabbitMQ are. A test's database is a copy of one template, migrated once per process and server.
+//! Where Postgres and RabbitMQ are. A test's database is a copy of one template, migrated once per process and server, and
+//! once more after midnight, for it has partitions of the days that are ahead.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 use std::{env, process};
 
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 use tokio_postgres::{Client, NoTls};
 use url::Url;
 
@@ -18,7 +20,12 @@ pub struct Servers {
     /// Whether Postgres vanishes with everything on it, so that nobody has to tidy up.
     postgres_disposable: bool,
     broker_disposable: bool,
-    template: OnceCell<String>,
+    /// Its name and the day, since 1970 in UTC, on which it was migrated.
+    template: Mutex<Option<(String, u64)>>,
+}
+
+fn today() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_secs() / 86_400
 }
 
 impl Servers {
@@ -43,7 +50,7 @@ impl Servers {
 
     fn new(database_url: String, amqp_url: String) -> Self {
         let (postgres_disposable, broker_disposable) = (false, false);
-        Self { database_url, amqp_url, postgres_disposable, broker_disposable, template: OnceCell::new() }
+        Self { database_url, amqp_url, postgres_disposable, broker_disposable, template: Mutex::default() }
     }
 
     pub fn amqp_url(&self) -> &str {
@@ -57,7 +64,7 @@ impl Servers {
 
     /// Makes a migrated database and returns its URL.
     pub async fn create_database(&self, name: &str) -> String {
-        let template = self.template.get_or_init(|| self.create_template()).await;
+        let template = self.template_of(today()).await;
         let create = format!("CREATE DATABASE {name} TEMPLATE {template}");
         self.admin().await.batch_execute(&create).await.expect("the template can be copied");
         self.url_of(name)
@@ -79,9 +86,17 @@ impl Servers {
         self.admin().await.batch_execute(&drop).await.expect("a test's database can be dropped");
     }
 
-    async fn create_template(&self) -> String {
+    async fn template_of(&self, day: u64) -> String {
+        let mut template = self.template.lock().await;
+        match &*template {
+            Some((name, made)) if *made == day => name.clone(),
+            _ => template.insert((self.create_template(day).await, day)).0.clone(),
+        }
+    }
+
+    async fn create_template(&self, day: u64) -> String {
         self.drop_leftovers().await;
-        let template = format!("penr_it_{}_template", process::id());
+        let template = format!("penr_it_{}_template_{day}", process::id());
         let admin = self.admin().await;
         admin.batch_execute(&format!("DROP DATABASE IF EXISTS {template}")).await.expect("the old one is unused");
         admin.batch_execute(&format!("CREATE DATABASE {template}")).await.expect("the role may create databases");
