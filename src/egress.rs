@@ -13,9 +13,9 @@ use crate::event::AccountId;
 #[cfg(test)]
 mod tests;
 
-/// For so long nobody has answered, and so long failures count.
+/// An outage is one only when nobody has answered for so long.
 pub const WINDOW: Duration = Duration::from_secs(10);
-/// A failure counts for longer: all that fails at the beginning of an outage may fail at once, just after the last answer.
+/// A failure counts for longer than that: all that fails at the beginning of an outage may fail at once, just after the last answer.
 const COUNTED_FOR: Duration = Duration::from_secs(12);
 const ACCOUNTS: usize = 5;
 const HOSTS: usize = 10;

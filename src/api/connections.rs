@@ -91,16 +91,7 @@ impl Connection {
     pub(super) async fn must_close(&self) {
         loop {
             self.close.notified().await;
-            if matches!(self.shared.lock().doing(self.number), Doing::Closing) {
-                return;
-            }
-        }
-    }
-
-    /// As `must_close`, but what has arrived is read first: the runtime learns of it between two polls of a task.
-    pub(super) async fn must_close_unheard(&self) {
-        loop {
-            self.must_close().await;
+            // What has arrived is read first: the runtime learns of it between two polls of a task.
             tokio::task::yield_now().await;
             if matches!(self.shared.lock().doing(self.number), Doing::Closing) {
                 return;
@@ -185,7 +176,9 @@ mod tests {
     }
 
     fn must_close(connection: &Connection) -> bool {
-        connection.must_close().now_or_never().is_some()
+        let mut closing = std::pin::pin!(connection.must_close());
+        // The first poll lets what has arrived be read.
+        closing.as_mut().now_or_never().is_some() || closing.now_or_never().is_some()
     }
 
     #[test]

@@ -79,7 +79,7 @@ impl Server {
                     biased;
                     // That a caller left, or sent no HTTP, is its own affair.
                     _ = served => {}
-                    () = connection.must_close_unheard() => {
+                    () = connection.must_close() => {
                         made_room.inc();
                         tracing::debug!("closed the connection that waited longest, to make room for another");
                     }

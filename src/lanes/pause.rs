@@ -46,7 +46,8 @@ impl<T> Lanes<T> {
     /// The database says that the webhook is not paused. It may not know of the pause yet, so this ends the pause only if
     /// the webhook has another receiver now than the one that asked for time.
     pub fn not_paused(&mut self, webhook: WebhookId, receiver: ReceiverId, now: Instant) {
-        let Some(probe) = self.lanes.get_mut(&webhook).and_then(|lane| lane.probe.as_mut()) else { return };
+        let Some(lane) = self.lanes.get_mut(&webhook).filter(|lane| lane.is_paused(now)) else { return };
+        let Some(probe) = &mut lane.probe else { return };
         let Some(paused) = &mut probe.pause else { return };
         paused.ask_again = now + ASK_AGAIN;
         if paused.pause.by != receiver {

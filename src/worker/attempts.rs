@@ -111,9 +111,7 @@ impl Attempts {
         let mut lanes = self.lanes();
         for turn in turns {
             let webhook = &turn.delivery.webhook;
-            if lanes.paused_until(webhook.id, now).is_some() {
-                lanes.not_paused(webhook.id, webhook.receiver(), now);
-            }
+            lanes.not_paused(webhook.id, webhook.receiver(), now);
             match lanes.paused_until(webhook.id, now) {
                 Some(_) => paused.push(turn),
                 None => lanes.claimed(webhook.id, turn, now),
@@ -264,9 +262,8 @@ impl Attempts {
             self.turn_away(turn).await;
             return Break(TurnEnd::without_attempt(Verdict::Nothing));
         }
-        let began = Instant::now();
         let mut attempt = self.sender.attempt(&turn.delivery).await;
-        let took = Some(began.elapsed());
+        let took = Some(attempt.started.elapsed());
         // A claim's lease must not end before its result is recorded.
         let patience = match turn.origin {
             Origin::Claim(_) => self.claim_lifetime.saturating_sub(taken_at.elapsed()),
@@ -398,9 +395,7 @@ fn heed(lanes: &mut Lanes<Turn>, webhook: &Snapshot, now: Instant) -> Vec<Turn> 
     if let Some(pause) = pause(webhook, now) {
         return lanes.pause(webhook.id, pause, now);
     }
-    if lanes.paused_until(webhook.id, now).is_some() {
-        lanes.not_paused(webhook.id, webhook.receiver(), now);
-    }
+    lanes.not_paused(webhook.id, webhook.receiver(), now);
     Vec::new()
 }
 

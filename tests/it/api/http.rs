@@ -2,7 +2,7 @@
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::support::api::assert_problem;
 use crate::support::http::ask;
@@ -182,22 +182,41 @@ async fn a_caller_who_asks_on_and_on_but_never_reads_holds_no_connection() {
     assert_eq!(api.customer("acc_1").get("/v1/event-types").await.status, 200);
 }
 
+/// An API one of whose connections is being answered until the gate opens.
+struct Answering {
+    api: Api,
+    customer: Customer,
+    /// Of a webhook of the customer's.
+    path: String,
+    gate: Gate,
+    answered: JoinHandle<u16>,
+    _receiver: Receiver,
+}
+
+impl Answering {
+    async fn of(site: &Site) -> Self {
+        let (receiver, gate) = (Receiver::start().await, Gate::default());
+        receiver.always(Reply::status(204).held_by(&gate));
+        let api = site.api().await;
+        let customer = api.customer("acc_1");
+        let path = customer.create_at(&receiver.url()).await;
+        gate.close();
+        let answered = asked(&customer, "POST", format!("{path}/test"));
+        receiver.wait_for(1).await;
+        Self { api, customer, path, gate, answered, _receiver: receiver }
+    }
+}
+
+fn asked(customer: &Customer, method: &'static str, path: String) -> JoinHandle<u16> {
+    let customer = customer.clone();
+    tokio::spawn(async move { customer.ask(method, &path, &[], b"").await.status })
+}
+
 #[tokio::test]
 async fn beyond_the_limit_a_connection_waits_while_all_others_are_being_answered() {
     let site = Site::new().await.set("api.max_connections", "1");
-    let (receiver, gate) = (Receiver::start().await, Gate::default());
-    receiver.always(Reply::status(204).held_by(&gate));
-    let mut api = site.api().await;
-    let customer = api.customer("acc_1");
-    let path = customer.create_at(&receiver.url()).await;
-    gate.close();
-    let ask = |method: &'static str, path: String| {
-        let customer = customer.clone();
-        tokio::spawn(async move { customer.ask(method, &path, &[], b"").await.status })
-    };
-    let first = ask("POST", format!("{path}/test"));
-    receiver.wait_for(1).await;
-    let second = ask("GET", "/v1/event-types".into());
+    let Answering { mut api, customer, gate, answered: first, _receiver, .. } = Answering::of(&site).await;
+    let second = asked(&customer, "GET", "/v1/event-types".into());
     let operations = api.replica.logged("operations address", "address").await;
     for _ in 0..5 {
         assert_eq!(http::metric(&operations, "api_connections_closed_total").await, 0.0);
@@ -219,17 +238,7 @@ async fn dawdle(address: String) {
 #[tokio::test]
 async fn at_the_limit_those_that_keep_a_connection_and_ask_nothing_make_room() {
     let site = Site::new().await.set("api.max_connections", "20").set("api.header_timeout", "60s");
-    let (receiver, gate) = (Receiver::start().await, Gate::default());
-    receiver.always(Reply::status(204).held_by(&gate));
-    let mut api = site.api().await;
-    let customer = api.customer("acc_1");
-    let path = customer.create_at(&receiver.url()).await;
-    gate.close();
-    let answered = tokio::spawn({
-        let (customer, test) = (customer.clone(), format!("{path}/test"));
-        async move { customer.ask("POST", &test, &[], b"").await.status }
-    });
-    receiver.wait_for(1).await;
+    let Answering { mut api, customer, path, gate, answered, _receiver } = Answering::of(&site).await;
     let mut idle = Vec::new();
     for _ in 0..19 {
         let mut stream = TcpStream::connect(&api.address).await.unwrap();
