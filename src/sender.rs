@@ -134,7 +134,7 @@ impl Sender {
         let chosen = self.clients.for_attempt(request.url());
         let made = tokio::time::timeout(self.timeout, self.exchange(&chosen, request, started)).await;
         let made = match made.unwrap_or(Err(Failure::Theirs(AttemptError::Timeout))) {
-            Err(Failure::Theirs(AttemptError::Timeout)) => Err(self.route.blame_timeout(started).await),
+            Err(Failure::Theirs(AttemptError::Timeout)) => Err(self.route.blame(AttemptError::Timeout, started).await),
             made => made,
         };
         let duration = started.elapsed();
@@ -151,7 +151,7 @@ impl Sender {
         let way = Way { literal: literal(request.url()), hop };
         let response = match chosen.execute(request).await.map_err(|error| Failure::of(&error, way)) {
             Ok(response) => response,
-            Err(Failure::TunnelCut) => return Err(self.route.blame_cut(began).await),
+            Err(Failure::TunnelCut) => return Err(self.route.blame(AttemptError::Connect, began).await),
             Err(failure) => return Err(failure),
         };
         let refused = hop == Hop::Proxy && response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED;
@@ -214,7 +214,7 @@ pub async fn ask_proxy(settings: &config::Sender, host: &str) -> anyhow::Result<
     let failure = match tokio::time::timeout(sender.timeout, chosen.execute(request)).await {
         Ok(Ok(_)) => return Ok(asked.elapsed()),
         Ok(Err(error)) => Failure::of(&error, way),
-        Err(_) => sender.route.blame_timeout(asked).await,
+        Err(_) => sender.route.blame(AttemptError::Timeout, asked).await,
     };
     match failure {
         Failure::Ours(lack) => Err(lack.into()),

@@ -226,8 +226,9 @@ impl Store {
         })
     }
 
-    /// The same store, which does not drop this before the last statement that it is asked for has ended at the server,
-    /// also one whose caller does not wait for the answer. A server that does not say so within seconds is not waited for.
+    /// The same store, which does not drop this before the last question that it is asked has ended at the server, also one
+    /// whose caller does not wait for the answer. A server that does not say so within seconds is not waited for, nor is a
+    /// write, whose commit may wait for a standby for hours.
     pub fn keeping(&self, kept: impl Any + Send + Sync) -> Self {
         Self { kept: Some(Arc::new(kept)), ..self.clone() }
     }
@@ -323,8 +324,8 @@ impl Store {
     ///
     /// [`Abandoned::LeftAlone`]: abandoned::Abandoned::LeftAlone
     async fn write<T>(&self, work: impl AsyncFnOnce(&mut Object) -> Result<T, Error>) -> Result<T, StoreError> {
-        let (connection, room) = self.connections.lend_to_write().await?;
-        connection.keeping(self.kept.clone()).write(room, work).await
+        let (mut connection, room) = self.connections.lend_to_write().await?;
+        connection.write(room, work).await
     }
 
     async fn connection(&self) -> Result<Connection, StoreError> {

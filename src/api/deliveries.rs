@@ -139,8 +139,7 @@ pub(super) async fn recover(
     let question = async {
         let closed = store.closed(caller.scope(), id, Since::Time(since), COUNTED).await?;
         if closed.recoverable > 0 {
-            // Not one that keeps the turn: its commit may wait for a standby for hours.
-            api.store.ask_to_recover(caller.scope(), id, &closed).await?;
+            store.ask_to_recover(caller.scope(), id, &closed).await?;
         }
         Ok::<_, RecoverError>(closed.recoverable)
     };

@@ -73,14 +73,6 @@ impl Route {
         }
     }
 
-    /// Whose fault it is that the proxy gave no tunnel and no reason.
-    pub(super) async fn blame_cut(&self, began: Instant) -> Failure {
-        match &self.proxy {
-            Some(reach) if !reach.is_there(began).await => Failure::Ours(Lack::Proxy),
-            _ => Failure::Theirs(AttemptError::Connect),
-        }
-    }
-
     /// Whether a 407 is the proxy's own: a receiver that is asked through it may answer so, too. `ask` has the proxy open a
     /// tunnel to nobody's host, and says whether it wants other credentials for that.
     pub(super) async fn refuses_us(&self, began: Instant, ask: impl Future<Output = bool>) -> bool {
@@ -90,11 +82,12 @@ impl Route {
         }
     }
 
-    /// Whose fault it is that an attempt took too long.
-    pub(super) async fn blame_timeout(&self, began: Instant) -> Failure {
+    /// Whose fault an attempt's error is that may come from either side of the proxy: the receiver's, if the proxy takes
+    /// connections.
+    pub(super) async fn blame(&self, error: AttemptError, began: Instant) -> Failure {
         match &self.proxy {
             Some(reach) if !reach.is_there(began).await => Failure::Ours(Lack::Proxy),
-            _ => Failure::Theirs(AttemptError::Timeout),
+            _ => Failure::Theirs(error),
         }
     }
 }
@@ -183,10 +176,10 @@ mod tests {
         let url = format!("http://{address}").parse().unwrap();
         let reach = Reach::new(&EgressProxy { url, credentials: None }, Duration::from_secs(5));
         let route = Route { resolver: resolver.unwrap(), proxy: Some(reach.into()) };
-        assert_eq!(route.blame_timeout(Instant::now()).await, Failure::Theirs(AttemptError::Timeout));
+        assert_eq!(route.blame(AttemptError::Timeout, Instant::now()).await, Failure::Theirs(AttemptError::Timeout));
         drop(listener);
-        assert_eq!(route.blame_timeout(Instant::now()).await, Failure::Ours(Lack::Proxy));
+        assert_eq!(route.blame(AttemptError::Timeout, Instant::now()).await, Failure::Ours(Lack::Proxy));
         let direct = Route { proxy: None, ..route };
-        assert_eq!(direct.blame_timeout(Instant::now()).await, Failure::Theirs(AttemptError::Timeout));
+        assert_eq!(direct.blame(AttemptError::Timeout, Instant::now()).await, Failure::Theirs(AttemptError::Timeout));
     }
 }

@@ -123,7 +123,7 @@ impl Unanswered {
 
     /// Keeps the connection's place in the pool, and the room of its write, until its last answer has come, or its
     /// connection has ended, or its backend is gone from the server or idle.
-    pub(super) async fn see_out(self: Arc<Self>, object: Object, _room: Room, _kept: Option<Kept>) {
+    pub(super) async fn see_out(self: Arc<Self>, object: Object, _room: Room) {
         let backend = self.backends().of(Object::metrics(&object).created).cloned();
         let ended = async {
             // Answered after everything that was sent before.

@@ -371,7 +371,7 @@ impl Connection {
                 self.home.tasks.spawn(abandoned::cancel(object, self.home.sessions.tls(), moment, self.kept.take()));
             }
             Some(Abandoned::LeftAlone(room)) if Handle::try_current().is_ok() => {
-                self.home.tasks.spawn(self.home.unanswered.clone().see_out(object, room, self.kept.take()));
+                self.home.tasks.spawn(self.home.unanswered.clone().see_out(object, room));
             }
             _ => drop(Object::take(object)),
         }

@@ -67,15 +67,21 @@ impl WayOut {
         }
     }
 
-    /// Asks the rule; an outage may begin here.
     fn is_out_now(&self) -> bool {
+        self.judge(|egress| egress.standing(Instant::now())) == Standing::Out
+    }
+
+    /// Asks the rule; an outage may begin here.
+    fn judge(&self, ask: impl FnOnce(&mut Egress) -> Standing) -> Standing {
         let mut inner = self.inner();
         let was_out = inner.egress.is_out();
-        let out = inner.egress.standing(Instant::now()) == Standing::Out;
-        if out {
-            self.tell(was_out);
+        let standing = ask(&mut inner.egress);
+        if standing == Standing::Out && !was_out {
+            self.metrics.egress_out.set(1);
+            self.state.send_modify(|state| state.out = true);
+            tracing::warn!("no receiver can be reached from this machine: nothing is taken until one answers");
         }
-        out
+        standing
     }
 
     /// Waits while nobody can be reached; one that was not attempted yet is probed before those that have failed. Whether
@@ -187,22 +193,7 @@ impl WayOut {
 
     fn unreached(&self, delivery: &Delivery) -> Standing {
         let host = host(delivery);
-        let mut inner = self.inner();
-        let was_out = inner.egress.is_out();
-        let standing = inner.egress.unreached(&delivery.event().account_id, &host, Instant::now());
-        if standing == Standing::Out {
-            self.tell(was_out);
-        }
-        standing
-    }
-
-    fn tell(&self, was_out: bool) {
-        if was_out {
-            return;
-        }
-        self.metrics.egress_out.set(1);
-        self.state.send_modify(|state| state.out = true);
-        tracing::warn!("no receiver can be reached from this machine: nothing is taken until one answers");
+        self.judge(|egress| egress.unreached(&delivery.event().account_id, &host, Instant::now()))
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
