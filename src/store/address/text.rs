@@ -64,9 +64,10 @@ fn split_uri(uri: &str) -> anyhow::Result<Text<'_>> {
     }
     let (login, hosts) = authority.rsplit_once('@').map_or((None, authority), |(login, hosts)| (Some(login), hosts));
     // Of postgresql://host;password=p@ss/name the rest of the password would be the host.
-    if login.is_some_and(|login| login.split(':').next().is_some_and(|user| user.contains('='))) {
+    if login.is_some_and(holds_pairs) {
         bail!(
-            "a = in the user name must be written %3D; parameters stand behind a ?, as in postgresql://host/name?user=u"
+            "a = or ; in the user name must be written %3D or %3B, and ;password= in a password likewise; parameters stand \
+             behind a ?, as in postgresql://host/name?user=u"
         );
     }
     // Without the @ that follows a password, what was taken for a port and a query may be the password.
@@ -83,6 +84,12 @@ fn split_uri(uri: &str) -> anyhow::Result<Text<'_>> {
         parameters.push(Parameter { key, value, written, may_be_shown });
     }
     Ok(Text { form: Form::Uri, login, hosts, path, parameters })
+}
+
+/// Whether pairs were written where only `user:password` belongs.
+fn holds_pairs(login: &str) -> bool {
+    let user = login.split(':').next().unwrap_or_default();
+    user.contains(['=', ';']) || login.contains(";password=")
 }
 
 fn split_pairs(text: &str) -> anyhow::Result<Vec<Parameter<'_>>> {
