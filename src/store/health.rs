@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::Transaction;
+use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::record::{Ending, Finished};
@@ -200,21 +201,22 @@ impl Store {
         observations: &Observations,
     ) -> Result<&'static str, tokio_postgres::Error> {
         // Without any nothing is written.
-        let keeps_pauses = observations.is_empty() || self.keeps_pauses.load(Ordering::Relaxed) || {
-            let keeps = column(&transaction.query_one(KEEPS_PAUSES, &[]).await?, "keeps");
-            self.keeps_pauses.store(keeps, Ordering::Relaxed);
-            keeps
-        };
+        let keeps_pauses = observations.is_empty()
+            || self.keeps_pauses.load(Ordering::Relaxed)
+            || self.note_keeps_pauses(&transaction.query_one(KEEPS_PAUSES, &[]).await?);
         Ok(if keeps_pauses { UPDATE } else { UPDATE_BEFORE_V10 })
     }
 
     /// Whether the schema has a place for pauses.
     pub(super) async fn keeps_pauses(&self) -> Result<bool, StoreError> {
-        if !self.keeps_pauses.load(Ordering::Relaxed) {
-            let rows = self.query(KEEPS_PAUSES, &[]).await?;
-            self.keeps_pauses.store(rows.first().is_some_and(|row| column(row, "keeps")), Ordering::Relaxed);
-        }
-        Ok(self.keeps_pauses.load(Ordering::Relaxed))
+        Ok(self.keeps_pauses.load(Ordering::Relaxed)
+            || self.query(KEEPS_PAUSES, &[]).await?.first().is_some_and(|row| self.note_keeps_pauses(row)))
+    }
+
+    fn note_keeps_pauses(&self, row: &Row) -> bool {
+        let keeps = column(row, "keeps");
+        self.keeps_pauses.store(keeps, Ordering::Relaxed);
+        keeps
     }
 }
 
