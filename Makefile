@@ -1,4 +1,8 @@
-# Servers: those named by DATABASE_URL and AMQP_URL when both are set, else private ones that end with the target.
+# Servers: those named by DATABASE_URL and AMQP_URL when both are set, else private ones that end with the target: this
+# machine's own, or those of the Debian suite that SERVERS names.
+ifdef SERVERS
+export PENR_SERVICES_SUITE := $(SERVERS)
+endif
 
 .PHONY: help demo run test soak bench check screenshots clean toolchain browser beside
 
@@ -11,6 +15,7 @@ help:
 	@echo "make check   formatting, lints, documentation"
 	@echo "make screenshots  pictures of every state of the page into target/screenshots"
 	@echo "make clean   stop all private servers, remove what was built"
+	@echo "SERVERS=trixie behind any of them takes RabbitMQ 4.0 and PostgreSQL 17; SERVERS=forky newer ones"
 
 demo:
 	@scripts/demo
