@@ -19,6 +19,7 @@ mod database;
 mod machine;
 mod rights;
 mod settings;
+mod versions;
 
 /// For all checks together. More than the bounds within them, so that those tell what was waited for.
 const PATIENCE: Duration = Duration::from_secs(13);

@@ -1,11 +1,9 @@
 //! RabbitMQ: the server, what is declared there, and whether a message comes through.
 
+use super::versions::{RABBITMQ, Version};
 use super::{Check, Deadline, millis};
 use crate::config::{Queue, Settings};
 use crate::queue::{Broker, Depth, Topology};
-
-/// The first with `x-dead-letter-strategy`.
-const OLDEST_BROKER: (u32, u32) = (3, 10);
 
 /// Somebody deleted it: what the workers reject, or others publish, has nowhere to go.
 const MISSING_UNDER_WORKERS: &str = "missing although workers consume";
@@ -38,16 +36,7 @@ pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check
 fn version(broker: &Broker) -> Check {
     let encrypted = if broker.encrypted { "with TLS" } else { "without TLS" };
     let detail = format!("RabbitMQ {} answers in {}, {encrypted}", broker.version, millis(broker.latency));
-    match release(&broker.version) {
-        Some(release) if release >= OLDEST_BROKER => Check::ok("broker", detail),
-        Some(_) => Check::fails("broker", detail, "use version 3.10 or newer"),
-        None => Check::warns("broker", detail, "make sure that it is RabbitMQ 3.10 or newer"),
-    }
-}
-
-fn release(version: &str) -> Option<(u32, u32)> {
-    let mut parts = version.split('.').map(|part| part.parse().ok());
-    Some((parts.next()??, parts.next()??))
+    RABBITMQ.check("broker", Version::of_rabbitmq(&broker.version), detail)
 }
 
 async fn topology(broker: &Broker, queue: &Queue, deadline: Deadline) -> Vec<Check> {
@@ -103,18 +92,5 @@ async fn round_trip(broker: &Broker, queue: &Queue, deadline: Deadline) -> Check
         Err(error) => {
             Check::fails("round_trip", error, "look at permissions, and for alarms: `rabbitmq-diagnostics alarms`")
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn versions_compare_by_number() {
-        assert!(release("3.9.29").unwrap() < OLDEST_BROKER);
-        assert!(release("3.10.8").unwrap() >= OLDEST_BROKER);
-        assert!(release("4.2.0-rc.1").unwrap() >= OLDEST_BROKER);
-        assert_eq!(release("unknown"), None);
     }
 }

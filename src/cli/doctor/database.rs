@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
+use super::versions::{POSTGRESQL, Version};
 use super::{Check, Deadline, Status, millis, rights};
 use crate::config::{Retention, Settings};
 use crate::error_chain;
 use crate::store::{LockRoom, Schema, SecretCheck, Server, SessionFault, SnapshotHolder, Store, StoreError};
-
-const OLDEST_SERVER: i32 = 140_000;
 
 /// Signatures carry this machine's time, and receivers usually allow five minutes.
 const MAX_CLOCK_DIFFERENCE: SignedDuration = SignedDuration::from_secs(5);
@@ -102,13 +101,10 @@ fn version(server: &Server) -> Check {
     let encrypted = if server.encrypted { "with TLS" } else { "without TLS" };
     let (version, latency) = (&server.version, millis(server.latency));
     let detail = format!("PostgreSQL {version} answers in {latency}, {encrypted}");
-    match server {
-        server if server.version_number < OLDEST_SERVER => Check::fails("database", detail, "use version 14 or newer"),
-        server if server.read_only => {
-            Check::fails("database", format!("{detail}, and is read-only"), "have DATABASE_URL name the primary")
-        }
-        _ => Check::ok("database", detail),
+    if server.read_only {
+        return Check::fails("database", format!("{detail}, and is read-only"), "have DATABASE_URL name the primary");
     }
+    POSTGRESQL.check("database", Version::of_postgres(server.version_number), detail)
 }
 
 fn durability(server: &Server) -> Check {
@@ -251,8 +247,8 @@ mod tests {
 
     fn healthy() -> Server {
         Server {
-            version: "14.5".into(),
-            version_number: 140_005,
+            version: "17.12".into(),
+            version_number: 170_012,
             latency: Duration::from_millis(1),
             encrypted: true,
             read_only: false,
@@ -264,10 +260,10 @@ mod tests {
     }
 
     #[test]
-    fn an_old_server_fails() {
+    fn a_server_of_another_version_than_tested_is_warned_about_and_an_old_one_fails() {
         assert_eq!(version(&healthy()).status, Status::Ok);
-        let old = Server { version: "13.21".into(), version_number: 130_021, ..healthy() };
-        assert_eq!(version(&old).status, Status::Fails);
+        let of = |number| version(&Server { version_number: number, ..healthy() }).status;
+        assert_eq!([130_021, 140_005, 190_000].map(of), [Status::Fails, Status::Warns, Status::Warns]);
     }
 
     #[test]
