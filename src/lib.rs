@@ -77,6 +77,7 @@ pub mod reconnect;
 pub mod rotation;
 pub mod sender;
 pub mod store;
+pub mod tls;
 
 // Services.
 pub mod api;

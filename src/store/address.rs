@@ -13,7 +13,8 @@ use rand::seq::SliceRandom as _;
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, LoadBalanceHosts, SslMode, SslNegotiation, TargetSessionAttrs};
 
-use super::tls::{self, Tls, Trust};
+use super::tls::{self, AUTHORITIES, Tls};
+use crate::tls::{ServerNames, Trust};
 
 mod keys;
 mod text;
@@ -323,8 +324,8 @@ fn encryption(config: &mut Config, cut: &Cut) -> anyhow::Result<(Tls, &'static s
         (_, Some("system")) => {
             bail!("sslrootcert=system needs sslmode=verify-full: anybody has a certificate of a public authority")
         }
-        ("verify-full", Some(file)) => Trust::File { file, name: tls::ServerNames::Checked },
-        (_, Some(file)) => Trust::File { file, name: tls::ServerNames::Ignored },
+        ("verify-full", Some(file)) => Trust::File { setting: AUTHORITIES, file, name: ServerNames::Checked },
+        (_, Some(file)) => Trust::File { setting: AUTHORITIES, file, name: ServerNames::Ignored },
         (_, None) => {
             bail!("sslmode=verify-ca needs sslrootcert=/folder/ca.pem: anybody has a certificate of a public authority")
         }

@@ -16,7 +16,8 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, Connection, Error, NoTls, Socket};
 
 use super::address::{Address, Target};
-use super::tls::{self, Tls};
+use super::tls::{AUTHORITIES, Tls};
+use crate::tls;
 
 /// A session, and what drives it.
 pub(super) type Connected = (Client, Connection<Socket, <Tls as tokio_postgres::tls::MakeTlsConnect<Socket>>::Stream>);
@@ -247,7 +248,7 @@ fn reason(error: &Error, sslmode: &str) -> String {
         return format!("{} (SQLSTATE {})", refusal.message(), refusal.code().code());
     }
     let Some(cause) = std::error::Error::source(error) else { return error.to_string() };
-    match tls::refused_certificate(cause) {
+    match tls::refused_certificate(cause, AUTHORITIES) {
         Some(why) => format!("its certificate is refused by sslmode={sslmode}: {why}"),
         None => crate::error_chain(cause),
     }

@@ -1,56 +1,17 @@
-//! Encrypts connections to the database, and checks its certificate as far as the address asks for it.
+//! Encrypts connections to the database.
 
-use std::sync::Arc;
-
-use anyhow::{Context as _, bail};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use rustls_platform_verifier::BuilderVerifierExt as _;
 use tokio_postgres_rustls::MakeRustlsConnect;
-use x509_cert::der::Decode as _;
-use x509_cert::ext::pkix::BasicConstraints;
-use x509_cert::time::Validity;
-use x509_cert::{Certificate, TbsCertificate, Version};
+
+use crate::tls::{self, Trust};
 
 pub(super) type Tls = MakeRustlsConnect;
 
-/// Whose certificate a server may have.
-pub(super) enum Trust<'a> {
-    Anyone,
-    /// For the server's name, and of an authority that the system trusts.
-    System,
-    /// Of an authority whose certificate is in the file.
-    File {
-        file: &'a str,
-        name: ServerNames,
-    },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ServerNames {
-    Checked,
-    Ignored,
-}
+/// Names a file of authorities in `DATABASE_URL`.
+pub(super) const AUTHORITIES: &str = "sslrootcert";
 
 /// `direct` is a handshake that no request of the protocol comes before.
 pub(super) fn connector(trust: &Trust<'_>, direct: bool) -> anyhow::Result<Tls> {
-    let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
-    let trusted = match trust {
-        Trust::System => None,
-        Trust::Anyone => Some(Trusted::Anyone),
-        Trust::File { file, name } => Some(Trusted::OfFile(OfFile::read(file, *name)?)),
-    };
-    let builder = match trusted {
-        None => builder.with_platform_verifier().context("the system's CA certificates cannot be read")?,
-        Some(trusted) => builder.dangerous().with_custom_certificate_verifier(Arc::new(Verifier { trusted, provider })),
-    };
-    let mut client = builder.with_no_client_auth();
+    let mut client = tls::client(trust)?;
     if direct {
         // PostgreSQL takes no other. A server that chooses none is not refused: libpq would, since it may be of another
         // protocol, but then its first answer cannot be read either.
@@ -58,156 +19,3 @@ pub(super) fn connector(trust: &Trust<'_>, direct: bool) -> anyhow::Result<Tls> 
     }
     Ok(MakeRustlsConnect::new(client))
 }
-
-/// Why a server's certificate was refused, if that is what an error is about.
-pub(super) fn refused_certificate(error: &(dyn std::error::Error + 'static)) -> Option<String> {
-    let io = error.downcast_ref::<std::io::Error>()?;
-    let rustls::Error::InvalidCertificate(why) = io.get_ref()?.downcast_ref::<rustls::Error>()? else { return None };
-    Some(match why {
-        CertificateError::UnknownIssuer => "no trusted authority has signed it: name yours with sslrootcert".to_owned(),
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired".to_owned(),
-        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "it is not valid yet".to_owned(),
-        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
-            "the host is not among its subject alternative names".to_owned()
-        }
-        CertificateError::Other(why) if matches!(why.0.downcast_ref(), Some(webpki::Error::UnsupportedCertVersion)) => {
-            "it is of X.509 version 1: have it issued again as version 3".to_owned()
-        }
-        CertificateError::Other(why) => {
-            format!("it is not trusted ({why}): name its authority's with sslrootcert, or itself")
-        }
-        other => other.to_string(),
-    })
-}
-
-/// Trusts the certificates of one file: authorities for what they have signed, and a server's own for that server.
-///
-/// To libpq only a chain that ends in a certificate which has signed itself is good; here an intermediate authority in the
-/// file is enough. Whether the file's authorities have expired is looked at when it is read.
-#[derive(Debug)]
-struct OfFile {
-    authorities: RootCertStore,
-    all: Vec<CertificateDer<'static>>,
-    names: ServerNames,
-}
-
-impl OfFile {
-    fn read(file: &str, names: ServerNames) -> anyhow::Result<Self> {
-        let pem = std::fs::read(file).with_context(|| format!("sslrootcert names {file}, which cannot be read"))?;
-        let mut all: Vec<_> = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).collect();
-        let mut authorities = RootCertStore::empty();
-        all.retain(|one| RootCertStore::empty().add(one.clone()).is_ok());
-        if all.is_empty() {
-            bail!(
-                "sslrootcert names {file}, which holds no certificate: it must begin with -----BEGIN CERTIFICATE-----"
-            );
-        }
-        all.retain(is_valid_today);
-        if all.is_empty() {
-            bail!("sslrootcert names {file}, which holds certificates, none of which is valid today");
-        }
-        authorities.add_parsable_certificates(all.iter().filter(|one| is_authority(one)).cloned());
-        Ok(Self { authorities, all, names })
-    }
-
-    fn check(
-        &self,
-        server: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        now: UnixTime,
-        algorithms: WebPkiSupportedAlgorithms,
-    ) -> Result<(), rustls::Error> {
-        use CertificateError::{Other, UnknownIssuer};
-        let (parsed, algorithms) = (ParsedCertificate::try_from(server)?, algorithms.all);
-        match verify_server_cert_signed_by_trust_anchor(&parsed, &self.authorities, intermediates, now, algorithms) {
-            // A server that is its own authority, as `openssl req -x509` makes one and PostgreSQL's manual shows (18.9.5).
-            // That it has expired is another error.
-            Err(rustls::Error::InvalidCertificate(Other(_) | UnknownIssuer))
-                if self.all.iter().any(|one| one == server) => {}
-            verdict => verdict?,
-        }
-        match self.names {
-            ServerNames::Checked => verify_server_name(&parsed, name),
-            ServerNames::Ignored => Ok(()),
-        }
-    }
-}
-
-/// `None` is one that breaks the rules of RFC 5280, as by a serial number that is too long.
-fn parsed(certificate: &CertificateDer<'_>) -> Option<TbsCertificate> {
-    Certificate::from_der(certificate).ok().map(|parsed| parsed.tbs_certificate)
-}
-
-fn is_valid_today(certificate: &CertificateDer<'_>) -> bool {
-    let now = UnixTime::now().as_secs();
-    parsed(certificate).is_none_or(|parsed| {
-        let Validity { not_before, not_after } = parsed.validity;
-        (not_before.to_unix_duration().as_secs()..=not_after.to_unix_duration().as_secs()).contains(&now)
-    })
-}
-
-/// The keys of other certificates must not sign for names: a file may hold the server's own certificate beside its authority's.
-fn is_authority(certificate: &CertificateDer<'_>) -> bool {
-    parsed(certificate).is_some_and(|parsed| match parsed.get::<BasicConstraints>() {
-        Ok(Some((_, constraints))) => constraints.ca,
-        // There were no such marks in version 1.
-        Ok(None) => parsed.version == Version::V1 && parsed.subject == parsed.issuer,
-        Err(_) => false,
-    })
-}
-
-/// Whose certificate is accepted by our own check.
-#[derive(Debug)]
-enum Trusted {
-    /// As by libpq's `require` and `prefer`.
-    Anyone,
-    OfFile(OfFile),
-}
-
-#[derive(Debug)]
-struct Verifier {
-    trusted: Trusted,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for Verifier {
-    fn verify_server_cert(
-        &self,
-        server: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        name: &ServerName<'_>,
-        _: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        if let Trusted::OfFile(file) = &self.trusted {
-            file.check(server, intermediates, name, now, self.provider.signature_verification_algorithms)?;
-        }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-#[cfg(test)]
-mod tests;

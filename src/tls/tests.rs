@@ -35,7 +35,7 @@ fn server(name: &str, issuer: &Holder) -> Holder {
 fn trust(pems: &[String], names: ServerNames) -> anyhow::Result<Verifier> {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), pems.concat()).unwrap();
-    let trusted = Trusted::OfFile(OfFile::read(file.path().to_str().unwrap(), names)?);
+    let trusted = Trusted::OfFile(OfFile::read("sslrootcert", file.path().to_str().unwrap(), names)?);
     Ok(Verifier { trusted, provider: Arc::new(ring::default_provider()) })
 }
 
@@ -45,7 +45,9 @@ fn verdict(file: &Verifier, chain: &[&CertificateDer<'static>], name: &'static s
     let name = name.try_into().unwrap();
     match file.verify_server_cert(chain[0], &between, &name, &[], UnixTime::now()) {
         Ok(_) => Ok(()),
-        Err(error) => Err(refused_certificate(&std::io::Error::other(error)).expect("it is about a certificate")),
+        Err(error) => {
+            Err(refused_certificate(&std::io::Error::other(error), "sslrootcert").expect("it is about a certificate"))
+        }
     }
 }
 
