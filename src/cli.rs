@@ -12,6 +12,7 @@ use crate::error_chain;
 use crate::event::AccountId;
 use crate::ops::Role;
 use crate::queue::QueueError;
+use crate::scrub;
 use crate::store::{Store, StoreError};
 use crate::webhook::WebhookRefusal;
 
@@ -131,6 +132,7 @@ pub fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return fail(&Failure::from(error)),
     };
+    settings.logins().for_each(scrub::keep_secret);
     let log = log::start(&settings.log);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

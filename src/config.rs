@@ -281,6 +281,12 @@ impl Settings {
         required(&self.amqp.url, "AMQP_URL", "amqp://user:password@host/%2f")
     }
 
+    /// What nothing that this process says may repeat: URLs with passwords, and logins.
+    pub fn logins(&self) -> impl Iterator<Item = &SecretText> {
+        let proxy = self.sender.proxy.as_ref().and_then(|proxy| proxy.credentials.as_ref());
+        [&self.database.url, &self.amqp.url].into_iter().chain(proxy)
+    }
+
     /// The keys that secrets are encrypted with, for a command that needs them.
     pub fn keyring(&self) -> Result<&Keyring, ConfigError> {
         self.keyring.as_ref().ok_or_else(|| {

@@ -64,6 +64,7 @@ pub mod egress;
 pub mod event;
 pub mod lanes;
 pub mod retry;
+pub mod scrub;
 pub mod secret;
 pub mod signature;
 pub mod text;
@@ -92,8 +93,13 @@ pub fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// An error and its causes in one line.
+/// An error and its causes in one line, each said once, and without any password: every error becomes text here.
 pub fn error_chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+    let causes = std::iter::successors(error.source(), |cause| cause.source()).map(ToString::to_string);
+    // Some libraries repeat the cause in their own text.
+    let text = causes.fold(error.to_string(), |text, cause| match text.ends_with(&cause) {
+        true => text,
+        false => format!("{text}: {cause}"),
+    });
+    scrub::scrub(&text).into_owned()
 }

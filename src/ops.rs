@@ -52,7 +52,7 @@ pub async fn serve(listen: SocketAddr, health: Health) -> anyhow::Result<AbortOn
         .with_state(health);
     let server = async move {
         if let Err(error) = axum::serve(listener, router).await {
-            tracing::error!(%error, "the operations address is not served any more");
+            tracing::error!(error = crate::error_chain(&error), "the operations address is not served any more");
         }
     };
     let both = async {

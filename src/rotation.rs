@@ -2,6 +2,8 @@
 //! the new one there, and no process needs a restart.
 
 use crate::config::UrlSource;
+use crate::error_chain;
+use crate::scrub::keep_secret;
 use crate::secret::SecretText;
 
 /// What the file holds now and what was read from it, if it is something else than the refused URL and can be used.
@@ -27,12 +29,14 @@ fn read_now<T>(
         // Somebody else of this process was here first.
         return read(newest.expose()).ok().map(|found| (newest, found));
     }
-    let found = match std::fs::read_to_string(path).map(UrlSource::from_content) {
+    let content = std::fs::read_to_string(path).map(UrlSource::from_content);
+    content.iter().for_each(keep_secret);
+    let found = match content {
         Ok(text) if text == *refused => return None,
         Ok(text) if text.is_empty() => Err("is empty".to_owned()),
         Ok(text) => match read(text.expose()) {
             Ok(found) => Ok((text, found)),
-            Err(problem) => Err(format!("cannot be used: {problem:#}")),
+            Err(problem) => Err(format!("cannot be used: {}", error_chain(problem.as_ref()))),
         },
         Err(error) => Err(format!("cannot be read: {error}")),
     };

@@ -107,7 +107,7 @@ impl Sender {
         };
         let secrets = secrets.as_ref().map_err(|error| {
             // Never unsigned: it waits until the operator has brought the key back.
-            tracing::error!(webhook_id = %delivery.webhook.id, %error, "a secret cannot be decrypted");
+            tracing::error!(webhook_id = %delivery.webhook.id, error = crate::error_chain(error), "a secret cannot be decrypted");
             AttemptError::Internal
         })?;
         Ok(headers(delivery.event(), secrets, delivery.attempt, unix_seconds()))

@@ -277,7 +277,7 @@ impl From<RecoverError> for Problem {
 
 impl From<OpenError> for Problem {
     fn from(error: OpenError) -> Self {
-        tracing::error!(%error, "a secret cannot be decrypted");
+        tracing::error!(error = error_chain(&error), "a secret cannot be decrypted");
         Self::internal()
     }
 }

@@ -105,7 +105,7 @@ async fn accept(listener: &TcpListener, open: &Connections) -> (TcpStream, Arc<C
                 return (stream, open.open().await);
             }
             Err(error) => {
-                tracing::debug!(%error, "a connection could not be accepted");
+                tracing::debug!(error = crate::error_chain(&error), "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_AGAIN).await;
             }
         }

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{Outcome, output};
 use crate::config::Settings;
 use crate::error_chain;
+use crate::scrub::scrub;
 use crate::text::printable;
 
 mod broker;
@@ -98,7 +99,7 @@ impl Check {
 
 /// Some of it is a server's own words.
 fn shown(detail: &str) -> String {
-    printable(detail, MAX_DETAIL_BYTES)
+    printable(&scrub(detail), MAX_DETAIL_BYTES)
 }
 
 /// When the last answer counts.

@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::Outcome;
 use super::dead_letters::Row;
+use crate::scrub::scrub;
 use crate::store::LogRow;
 use crate::text::printable;
 use crate::webhook::Webhook;
@@ -43,7 +44,7 @@ fn heard_or_gone(written: io::Result<()>) -> Outcome {
 
 /// One line on stderr, if anybody reads it.
 pub(super) fn complaint(text: impl Display) {
-    let _ = writeln!(stderr(), "{text}");
+    let _ = writeln!(stderr(), "{}", scrub(&text.to_string()));
 }
 
 pub(super) fn webhooks(webhooks: &[Webhook]) -> Outcome {

@@ -21,7 +21,7 @@ pub(super) async fn run(settings: Settings, role: Role, log: &log::Writing) -> O
     }
     // Every connection is one: the usual soft limit is for programs that have few.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-        tracing::warn!(%error, "cannot raise the limit of open files");
+        tracing::warn!(error = crate::error_chain(&error), "cannot raise the limit of open files");
     }
     let stop = CancellationToken::new();
     signals::stop_on_signal(stop.clone())?;

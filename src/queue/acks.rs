@@ -116,7 +116,7 @@ impl Acknowledger {
         let Some(ledger) = self.channels.get(&number) else { return };
         if let Err(error) = acks.send(&ledger.channel).await {
             // The consumer sees the same and attaches again.
-            tracing::debug!(%error, "acks were not sent");
+            tracing::debug!(error = crate::error_chain(&error), "acks were not sent");
             self.channels.remove(&number);
         }
     }

@@ -53,7 +53,7 @@ pub(super) async fn cancel(object: Object, tls: Tls, moment: Duration, kept: Opt
     let token = object.cancel_token();
     match timeout(CANCEL_BOUND, token.cancel_query(tls)).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "cannot have a statement ended"),
+        Ok(Err(error)) => tracing::debug!(error = crate::error_chain(&error), "cannot have a statement ended"),
         Err(_) => tracing::debug!("no answer when having a statement ended"),
     }
     let client = Object::take(object);

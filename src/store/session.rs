@@ -150,7 +150,7 @@ impl Sessions {
             let _in_use = in_use;
             // Whoever waits for an answer gets the error, and logs it if it is the first of its kind.
             if let Err(error) = (&mut connection).await {
-                tracing::debug!(%error, "a database session ended");
+                tracing::debug!(error = crate::error_chain(&error), "a database session ended");
             }
         };
         // Ends with this future, should nobody wait for the session any more.

@@ -271,7 +271,7 @@ impl Writer {
         match self.store.record_health(&mut tried.observations, &self.health).await {
             Ok(()) => self.kept().written_alone(tried),
             Err(StoreError::Refused(error)) => {
-                tracing::error!(%error, "the database refuses the health of webhooks");
+                tracing::error!(error = error_chain(error.as_ref()), "the database refuses the health of webhooks");
                 self.kept().refused(tried);
             }
             Err(error) => {

@@ -90,6 +90,16 @@ fn each_outside_system_has_one_door() {
     }
 }
 
+/// A server, a library or a parser may repeat a password.
+#[test]
+fn errors_become_text_where_passwords_are_taken_out() {
+    for source in sources() {
+        let shown =
+            ["%error", "?error", "%cause", "{error:#}", "{problem:#}"].into_iter().find(|by| source.code.contains(by));
+        assert!(shown.is_none(), "src/{}.rs shows an error by {shown:?} and not by error_chain", source.name);
+    }
+}
+
 /// One that is opened otherwise lives on after it was given up.
 #[test]
 fn connections_to_the_broker_are_opened_in_one_place() {
