@@ -99,7 +99,7 @@ impl From<StoreError> for Failure {
 impl From<QueueError> for Failure {
     fn from(error: QueueError) -> Self {
         match error {
-            QueueError::Address(_) => Self::Usage(error_chain(&error)),
+            QueueError::Address(..) => Self::Usage(error_chain(&error)),
             error => Self::Failed(error.into()),
         }
     }

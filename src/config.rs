@@ -67,6 +67,8 @@ pub struct Amqp {
     pub url: SecretText,
     #[serde(skip)]
     pub url_from: UrlSource,
+    /// Of the authorities that the broker's certificate may be of. Empty means the system's.
+    pub ca_file: String,
     #[serde(with = "duration")]
     pub connect_timeout: Duration,
     #[serde(with = "duration")]

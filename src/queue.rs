@@ -5,22 +5,25 @@
 
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::types::ShortString;
-use lapin::uri::AMQPUri;
 use lapin::{BasicProperties, ErrorKind};
 
 use crate::config::Amqp;
 use crate::event::Properties;
+use crate::secret::SecretText;
 
 mod acks;
+mod address;
 mod consumer;
 mod dead_letters;
 mod greeting;
 mod inspect;
 mod link;
+mod nodes;
 mod publisher;
 mod topology;
 
 pub use acks::{Acknowledger, Settled, Verdict};
+use address::Address;
 pub use consumer::{Consumer, Incoming, Receipt};
 pub use dead_letters::{DeadLetter, DeadLetters, Headers, discard_unreadable};
 pub use inspect::{Broker, Depth, Topology};
@@ -34,7 +37,7 @@ pub enum QueueError {
     Unavailable(#[source] anyhow::Error),
     /// A broker message cannot be read by the AMQP library: the next one may be readable.
     #[error("the broker sent a message that cannot be read")]
-    Unreadable(#[source] lapin::Error),
+    Unreadable(#[source] Said),
     /// A queue or exchange exists with other arguments. We never delete what holds messages.
     #[error("{0}; delete it if it may go, or choose other names under [queue]")]
     Mismatch(String),
@@ -42,17 +45,38 @@ pub enum QueueError {
     #[error("the queue {0} does not exist: a worker declares it when it starts")]
     NoQueue(String),
     /// The address in the settings cannot be used at all.
-    #[error("AMQP_URL cannot be used")]
-    Address(#[source] anyhow::Error),
+    #[error("{0} cannot be used")]
+    Address(String, #[source] anyhow::Error),
+}
+
+/// The AMQP library's error in words, once: its own text repeats that of its cause.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", words(.0))]
+pub struct Said(lapin::Error);
+
+/// Of an error that the broker sent, its own words.
+fn words(error: &lapin::Error) -> String {
+    match error.kind() {
+        ErrorKind::ProtocolError(amqp) if !amqp.get_message().as_str().is_empty() => amqp.get_message().to_string(),
+        ErrorKind::ProtocolError(amqp) => amqp.kind().to_string(),
+        ErrorKind::IOError(error) | ErrorKind::RuntimeShutdownError(error) => nodes::io_words(error),
+        _ => error.to_string(),
+    }
 }
 
 impl From<lapin::Error> for QueueError {
     fn from(error: lapin::Error) -> Self {
         match error.kind() {
-            ErrorKind::ParsingError(_) => Self::Unreadable(error),
-            ErrorKind::ProtocolError(amqp) if is_unreadable(amqp.kind()) => Self::Unreadable(error),
-            _ => Self::Unavailable(error.into()),
+            ErrorKind::ParsingError(_) => Self::Unreadable(Said(error)),
+            ErrorKind::ProtocolError(amqp) if is_unreadable(amqp.kind()) => Self::Unreadable(Said(error)),
+            _ => Self::Unavailable(Said(error).into()),
         }
+    }
+}
+
+impl From<nodes::Unserved> for QueueError {
+    fn from(failure: nodes::Unserved) -> Self {
+        Self::Unavailable(failure.into())
     }
 }
 
@@ -69,10 +93,9 @@ impl QueueError {
     }
 }
 
-/// What the broker says to a wrong password.
-fn is_refused_login(error: &QueueError) -> bool {
-    let QueueError::Unavailable(cause) = error else { return false };
-    cause.downcast_ref().is_some_and(|error| says(error, AMQPSoftError::ACCESSREFUSED))
+/// The library's error, where it is why the broker is not available.
+fn library_error(cause: &anyhow::Error) -> Option<&lapin::Error> {
+    cause.downcast_ref::<Said>().map(|said| &said.0)
 }
 
 fn is_missing(error: &lapin::Error) -> bool {
@@ -96,19 +119,19 @@ fn is_unreadable(kind: &AMQPErrorKind) -> bool {
 
 /// Whether the address can be used at all; nothing is connected.
 pub fn check_address(settings: &Amqp) -> Result<(), QueueError> {
-    address(settings).map(drop)
+    let address = read_address(settings, &settings.url_from.newest_or(&settings.url))?;
+    nodes::encryption(&address, &settings.ca_file).map(drop).map_err(|cause| unusable(settings, cause))
 }
 
 /// RabbitMQ's own. A larger frame could hold header tables too deep for our stacks.
 const MAX_FRAME_BYTES: u32 = 128 * 1024;
 
-fn address(settings: &Amqp) -> Result<AMQPUri, QueueError> {
-    read_address(settings.url_from.newest_or(&settings.url).expose()).map_err(QueueError::Address)
+fn read_address(settings: &Amqp, url: &SecretText) -> Result<Address, QueueError> {
+    Address::read(url.expose()).map_err(|cause| unusable(settings, cause))
 }
 
-fn read_address(text: &str) -> anyhow::Result<AMQPUri> {
-    // The parser's own error may repeat a part of the address, and with it the password.
-    text.parse().map_err(|_| anyhow::anyhow!("it has the form amqp://user:password@host:port/virtual-host"))
+fn unusable(settings: &Amqp, cause: anyhow::Error) -> QueueError {
+    QueueError::Address(settings.url_from.name("AMQP_URL"), cause)
 }
 
 /// What the event parser wants to know besides the body.

@@ -59,6 +59,7 @@ pub(super) struct Discarded {
 
 pub(super) async fn run(command: Command, settings: &Settings, json: bool) -> Outcome {
     settings.amqp_url()?;
+    crate::queue::check_address(&settings.amqp)?;
     match command {
         Command::List { limit, show } => list(settings, limit, show, json).await,
         Command::Requeue(Requeued { id, reason, .. }) => {

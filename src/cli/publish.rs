@@ -33,6 +33,7 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: Arguments, settings: &Settings, json: bool) -> Outcome {
     settings.amqp_url()?;
+    crate::queue::check_address(&settings.amqp)?;
     if arguments.id.is_some() && arguments.count > 1 {
         return Err(Failure::Usage("--id names one event, so --count cannot be more than 1".to_owned()));
     }

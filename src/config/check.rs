@@ -20,7 +20,6 @@ pub(super) fn settings(mut raw: Raw, layers: &Layers) -> Result<Settings, Config
     check.schedule(&raw)?;
     check.networks(&raw)?;
     check.names(&raw)?;
-    check.urls(&raw)?;
     check.filter(&raw)?;
     let catalogue = check.catalogue(&raw)?;
     let keyring = check.keyring(&raw.security.encryption_keys)?;
@@ -198,19 +197,6 @@ impl Check<'_> {
             return self.refuse("queue.dead_queue", "must differ from queue.worker_queue");
         }
         Ok(())
-    }
-
-    /// The database's is read by the store, which every command that uses it begins with.
-    fn urls(&self, raw: &Raw) -> Result<(), ConfigError> {
-        let (setting, text, schemes) = ("amqp.url", &raw.amqp.url, ["amqp", "amqps"]);
-        if text.is_empty() {
-            return Ok(());
-        }
-        match url::Url::parse(text.expose()) {
-            Ok(url) if schemes.contains(&url.scheme()) => Ok(()),
-            Ok(_) => self.refuse(setting, format!("must begin with {}://", schemes.join(":// or "))),
-            Err(error) => self.refuse(setting, format!("is not a URL: {error}")),
-        }
     }
 
     /// No message repeats any part of the URL: who puts a password into it by mistake does not find it in the log.

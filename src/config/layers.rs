@@ -44,7 +44,7 @@ pub(super) fn merge(
     }
     let mut from_environment = HashMap::new();
     for (variable, value) in environment {
-        let Some((setting, in_file)) = setting_of(&variable) else { continue };
+        let Some((setting, in_file)) = layers.setting_of(&variable) else { continue };
         let value = if in_file { layers.read_file(&setting, &variable, value, &read_secret_file)? } else { value };
         if let Some(other) = from_environment.insert(setting.clone(), variable.clone()) {
             return Err(ConfigError::new(variable, format!("and {other} set the same thing; keep one of them")));
@@ -54,13 +54,9 @@ pub(super) fn merge(
     Ok(layers)
 }
 
-/// Which setting an environment variable names, if it is one of ours, and whether a file holds its value.
-fn setting_of(variable: &str) -> Option<(String, bool)> {
-    let plain = variable.strip_suffix(FILE_SUFFIX);
-    let name = plain.unwrap_or(variable);
-    let alias = ALIASES.iter().find(|(alias, _)| *alias == name).map(|(_, setting)| (*setting).to_owned());
-    let setting = alias.or_else(|| Some(name.strip_prefix(PREFIX)?.to_lowercase().replace("__", ".")))?;
-    Some((setting, plain.is_some()))
+fn name_of(variable: &str) -> Option<String> {
+    let alias = ALIASES.iter().find(|(alias, _)| *alias == variable).map(|(_, setting)| (*setting).to_owned());
+    alias.or_else(|| Some(variable.strip_prefix(PREFIX)?.to_lowercase().replace("__", ".")))
 }
 
 impl Drop for Layers {
@@ -81,6 +77,18 @@ fn wipe(table: &mut Table) {
 }
 
 impl Layers {
+    /// Which setting an environment variable names, if it is one of ours, and whether a file holds its value. A setting's
+    /// own name may end as those of files do.
+    fn setting_of(&mut self, variable: &str) -> Option<(String, bool)> {
+        let whole = name_of(variable);
+        let plain = variable.strip_suffix(FILE_SUFFIX).and_then(name_of);
+        let is_setting = whole.as_ref().is_some_and(|setting| find(&mut self.table, setting).is_some());
+        match plain {
+            Some(setting) if !is_setting => Some((setting, true)),
+            _ => whole.map(|setting| (setting, false)),
+        }
+    }
+
     /// Reads the merged settings into their types.
     pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
         let mut track = serde_path_to_error::Track::new();

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::dead_letters::{REQUEUED, failure};
-use super::link::{Link, bounded};
+use super::link::{Link, bounded, reason_of_any_node};
 use super::{QueueError, name, properties, topology};
 use crate::config::{Amqp, Queue};
 use crate::event::{Catalogue, Properties};
@@ -126,7 +126,7 @@ impl Consumer {
             match self.attach_and_pump(&mut supervisor).await {
                 Ok(End::Stopped) => break,
                 Ok(_) => {}
-                Err(error @ (QueueError::Mismatch(_) | QueueError::Address(_))) => return Err(error),
+                Err(error @ (QueueError::Mismatch(_) | QueueError::Address(..))) => return Err(error),
                 Err(error) => {
                     self.metrics.consumer_losses.inc();
                     // While isolated a new connection follows at once: the process stays ready.
@@ -147,7 +147,7 @@ impl Consumer {
             return Ok(End::Stopped);
         };
         let link = link?;
-        let ended = self.attach_to(&link, supervisor).await;
+        let ended = self.attach_to(&link, supervisor).await.map_err(|error| link.failed(error));
         // However it ended, the connection must not keep messages from others.
         link.close().await.ok();
         ended
@@ -333,7 +333,7 @@ impl Supervisor {
     fn wait_after(&mut self, error: &QueueError) -> Duration {
         let reason = crate::error_chain(error);
         let unreadable = matches!(error, QueueError::Unreadable(_));
-        let news = self.outage.is_news(&reason) && !(unreadable && self.mode == Mode::Isolated);
+        let news = self.outage.is_news(&reason_of_any_node(error)) && !(unreadable && self.mode == Mode::Isolated);
         if unreadable {
             let ended_lately = self.isolation_ended.is_some_and(|ended| ended.elapsed() < SOON);
             self.too_short = match self.mode == Mode::Normal && ended_lately {

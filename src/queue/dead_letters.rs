@@ -13,7 +13,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Event};
 
 use super::link::{Link, bounded};
-use super::{PublishError, Publisher, QueueError, is_missing, name, properties};
+use super::{PublishError, Publisher, QueueError, is_missing, library_error, name, properties};
 use crate::config::{Amqp, Queue};
 use crate::event::Properties;
 
@@ -70,7 +70,7 @@ impl DeadLetters {
         let declare = self.channel.queue_declare(name(&self.queue), options, FieldTable::default());
         match bounded(self.timeout, "counting", declare).await {
             Ok(queue) => Ok(queue.message_count()),
-            Err(QueueError::Unavailable(error)) if error.downcast_ref().is_some_and(is_missing) => {
+            Err(QueueError::Unavailable(error)) if library_error(&error).is_some_and(is_missing) => {
                 Err(QueueError::NoQueue(self.queue.clone()))
             }
             Err(error) => Err(error),

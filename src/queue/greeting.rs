@@ -5,11 +5,11 @@ use std::io::{Error, Result};
 use futures_util::{AsyncReadExt as _, AsyncWriteExt as _};
 use lapin::protocol::connection::AMQPMethod;
 use lapin::protocol::{AMQPClass, parse_class};
-use lapin::tcp::AMQPUriTcpExt as _;
+use lapin::tcp::AsyncTcpStream;
 use lapin::types::AMQPValue;
-use lapin::uri::AMQPUri;
 
 use super::MAX_FRAME_BYTES;
+use super::nodes::Peer;
 
 /// AMQP 0-9-1, section 4.2.2.
 const PROTOCOL_HEADER: [u8; 8] = *b"AMQP\0\0\x09\x01";
@@ -18,9 +18,9 @@ const PROTOCOL_HEADER: [u8; 8] = *b"AMQP\0\0\x09\x01";
 const FRAME_HEADER_BYTES: usize = 7;
 
 /// The broker's version, such as `3.10.8`. The caller bounds the wait.
-pub(super) async fn version(uri: &AMQPUri) -> Result<String> {
+pub(super) async fn version(peer: &Peer) -> Result<String> {
     let runtime = lapin::runtime::default_runtime().map_err(Error::other)?;
-    let mut stream = uri.connect_async(&runtime).await?;
+    let mut stream = peer.secured(AsyncTcpStream::connect(&runtime, peer.ip).await?).await?;
     stream.write_all(&PROTOCOL_HEADER).await?;
     stream.flush().await?;
     let mut header = [0; FRAME_HEADER_BYTES];

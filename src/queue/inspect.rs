@@ -2,19 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use futures_util::StreamExt as _;
+use futures_util::future::join_all;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions,
     ExchangeDeclareOptions, QueueDeclareOptions,
 };
 use lapin::types::FieldTable;
-use lapin::uri::AMQPScheme;
 use lapin::{BasicProperties, Channel, ExchangeKind};
 use uuid::Uuid;
 
-use super::link::Link;
-use super::{QueueError, address, greeting, is_missing, name, topology};
+use super::link::{Link, bounded};
+use super::{QueueError, greeting, is_missing, name, topology};
 use crate::config::{Amqp, Queue};
 
 const CONSUMER: &str = "doctor";
@@ -22,10 +21,15 @@ const CONSUMER: &str = "doctor";
 /// A connection that only looks.
 pub struct Broker {
     link: Link,
+    /// `host:port` of the node that it leads to.
+    pub node: String,
+    /// Of that node.
     pub version: String,
     /// One question and its answer.
     pub latency: Duration,
     pub encrypted: bool,
+    /// The other addresses, as far as they do not serve, each with the reason.
+    pub unserved: Vec<String>,
 }
 
 /// What of the topology is declared, and how.
@@ -54,15 +58,28 @@ impl Topology {
 }
 
 impl Broker {
+    /// Connects to every node, and keeps the first that serves in the order of the addresses.
     pub async fn connect(amqp: &Amqp) -> Result<Self, QueueError> {
-        let uri = address(amqp)?;
-        let greeted = tokio::time::timeout(amqp.connect_timeout, greeting::version(&uri)).await;
-        let greeted = greeted.context("no answer while connecting").map_err(QueueError::Unavailable)?;
-        let version = greeted.map_err(|error| QueueError::Unavailable(error.into()))?;
-        let link = Link::open(amqp, "doctor").await?;
+        let mut links = Vec::new();
+        let mut unserved = Vec::new();
+        for (_, opened) in Link::open_each(amqp, "doctor").await? {
+            match opened {
+                Ok(link) => links.push(link),
+                Err(failure) => unserved.push(failure.to_string()),
+            }
+        }
+        let mut links = links.into_iter();
+        let Some(link) = links.next() else {
+            return Err(QueueError::Unavailable(anyhow::Error::msg(unserved.join("; "))));
+        };
+        join_all(links.map(Link::close)).await;
+        let greet = greeting::version(&link.peer);
+        let greeted = async { greet.await.map_err(lapin::Error::from) };
+        let version = bounded(amqp.connect_timeout, "connecting", greeted).await?;
         let asked = Instant::now();
         link.answer("closing a channel", link.channel().await?.close(200, name("done"))).await?;
-        Ok(Self { link, version, latency: asked.elapsed(), encrypted: uri.scheme == AMQPScheme::AMQPS })
+        let (node, encrypted) = (link.peer.node.to_string(), link.peer.node.is_encrypted());
+        Ok(Self { link, node, version, latency: asked.elapsed(), encrypted, unserved })
     }
 
     /// Compares what is declared with what a worker would declare. Only what exists is declared again, which changes

@@ -13,54 +13,88 @@ use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use futures_util::Stream;
-use lapin::tcp::{AMQPUriTcpExt as _, AsyncTcpStream, TLSConfig};
-use lapin::uri::{AMQPScheme, AMQPUri};
+use futures_util::future::join_all;
+use lapin::tcp::AsyncTcpStream;
+use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, Event};
-use tokio::time::timeout;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout};
 
-use super::{MAX_FRAME_BYTES, QueueError, is_refused_login, name, read_address};
+use super::address::{Address, Node};
+use super::nodes::{self, Peer, Search, Unserved};
+use super::{MAX_FRAME_BYTES, QueueError, name, read_address};
 use crate::config::Amqp;
-use crate::rotation;
+use crate::{error_chain, rotation};
 
 /// For the broker's agreement to an end. Without it the socket is shut down.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Of the time for opening a connection, what finding a node may take: whoever waits is told which nodes were tried, and
+/// not only that time ran out.
+const FOR_FINDING: f64 = 0.95;
 
 /// An open connection. The only way to open one.
 pub(super) struct Link {
     connection: Connection,
     patience: Duration,
+    /// Whom it leads to.
+    pub(super) peer: Peer,
     // Dropped after the connection: its socket is shut down at the latest then.
     _socket: Socket,
 }
 
 impl Link {
-    /// Opens a connection for one purpose, which the broker shows to its operators. After a refused login the URL is
-    /// read again from its file, if it has one. Both tries together take no longer than `amqp.connect_timeout`.
+    /// Opens a connection for one purpose, which the broker shows to its operators, to whichever node serves. After a
+    /// refused login the URL is read again from its file, if it has one. All tries together take no longer than
+    /// `amqp.connect_timeout`.
     pub(super) async fn open(settings: &Amqp, purpose: &str) -> Result<Self, QueueError> {
+        let deadline = Instant::now() + settings.connect_timeout.mul_f64(FOR_FINDING);
         bounded(settings.connect_timeout, "connecting", async {
             let used = settings.url_from.newest_or(&settings.url);
-            let uri = read_address(used.expose()).map_err(QueueError::Address)?;
-            let refused = match Self::log_in(uri, settings, purpose).await {
-                Err(error) if is_refused_login(&error) => error,
-                opened_or_not => return opened_or_not,
+            let address = read_address(settings, &used)?;
+            let refused = match search(settings, &address, purpose, deadline).await?.among(address.nodes()).await {
+                Err(failure) if failure.is_of_login() => failure,
+                opened_or_not => return opened_or_not.map_err(QueueError::from),
             };
-            match rotation::read_again(&settings.url_from, &used, read_address).await {
-                Some((_, uri)) => Self::log_in(uri, settings, purpose).await,
-                None => Err(refused),
+            match rotation::read_again(&settings.url_from, &used, Address::read).await {
+                Some((_, address)) => {
+                    let search = search(settings, &address, purpose, deadline).await?;
+                    search.among(address.nodes()).await.map_err(QueueError::from)
+                }
+                None => Err(refused.into()),
             }
         })
         .await
     }
 
-    async fn log_in(mut uri: AMQPUri, settings: &Amqp, purpose: &str) -> Result<Self, QueueError> {
+    /// A connection to each node, or why there is none: for whoever looks at all of them.
+    pub(super) async fn open_each(
+        settings: &Amqp,
+        purpose: &str,
+    ) -> Result<Vec<(Node, Result<Self, Unserved>)>, QueueError> {
+        let deadline = Instant::now() + settings.connect_timeout.mul_f64(FOR_FINDING);
+        let address = read_address(settings, &settings.url_from.newest_or(&settings.url))?;
+        let search = &search(settings, &address, purpose, deadline).await?;
+        let open = |node: &Node| {
+            let node = node.clone();
+            async move {
+                let opened = search.among(std::slice::from_ref(&node)).await;
+                (node, opened)
+            }
+        };
+        Ok(join_all(address.nodes().iter().map(open)).await)
+    }
+
+    /// The caller bounds the wait.
+    pub(super) async fn log_in(peer: Peer, settings: &Amqp, purpose: &str) -> lapin::Result<Self> {
+        let mut uri = peer.node.uri.clone();
         uri.query.frame_max = Some(MAX_FRAME_BYTES);
         uri.query.heartbeat = Some(u16::try_from(settings.heartbeat.as_secs()).unwrap_or(u16::MAX));
         let properties =
             ConnectionProperties::default().with_connection_name(format!("penr-webhooks {purpose}").into());
-        let (connection, socket) = connect(uri, properties).await?;
-        Ok(Self { connection, patience: settings.connect_timeout, _socket: socket })
+        let (connection, socket) = connect(&peer, uri, properties).await?;
+        Ok(Self { connection, patience: settings.connect_timeout, peer, _socket: socket })
     }
 
     pub(super) async fn channel(&self) -> Result<Channel, QueueError> {
@@ -76,7 +110,19 @@ impl Link {
     where
         QueueError: From<E>,
     {
-        bounded(self.patience, doing, answer).await
+        bounded(self.patience, doing, answer).await.map_err(|error| self.failed(error))
+    }
+
+    /// Names the node that an error is about, once. The next connection is tried at the others first: this node may take
+    /// connections and yet not serve.
+    pub(super) fn failed(&self, error: QueueError) -> QueueError {
+        match error {
+            QueueError::Unavailable(cause) if !cause.is::<OfNode>() => {
+                self.peer.try_last();
+                QueueError::Unavailable(cause.context(OfNode(self.peer.node.to_string())))
+            }
+            error => error,
+        }
     }
 
     /// What happens to the connection from here on.
@@ -90,6 +136,23 @@ impl Link {
     }
 }
 
+/// Which node an error is about: `host:port`.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct OfNode(String);
+
+/// Why the broker is not available, whichever of its nodes said so.
+pub(super) fn reason_of_any_node(error: &QueueError) -> String {
+    let reason = error_chain(error);
+    match error {
+        QueueError::Unavailable(cause) => match cause.downcast_ref() {
+            Some(OfNode(node)) => reason.replacen(&format!("{node}: "), "", 1),
+            None => reason,
+        },
+        _ => reason,
+    }
+}
+
 /// The broker's answer, or an error that says what was waited for.
 pub(super) async fn bounded<T, E>(
     limit: Duration,
@@ -99,21 +162,33 @@ pub(super) async fn bounded<T, E>(
 where
     QueueError: From<E>,
 {
-    let late = || format!("no answer while {doing}");
-    Ok(timeout(limit, answer).await.with_context(late).map_err(QueueError::Unavailable)??)
+    let late = |_| QueueError::Unavailable(anyhow::anyhow!("no answer while {doing}"));
+    Ok(timeout(limit, answer).await.map_err(late)??)
 }
 
-async fn connect(uri: AMQPUri, properties: ConnectionProperties) -> lapin::Result<(Connection, Socket)> {
+/// Whoever looks for a node. What encrypts is made anew, since files of authorities change; nobody waits for a disk.
+async fn search<'a>(
+    settings: &'a Amqp,
+    address: &Address,
+    purpose: &'a str,
+    deadline: Instant,
+) -> Result<Search<'a>, QueueError> {
+    let (address, ca_file) = (address.clone(), settings.ca_file.clone());
+    let tls = match address.is_encrypted() {
+        true => spawn_blocking(move || nodes::encryption(&address, &ca_file)).await,
+        false => Ok(Ok(None)),
+    };
+    let tls = tls.map_err(anyhow::Error::from).flatten().map_err(QueueError::Unavailable)?;
+    Ok(Search { settings, tls, purpose, deadline })
+}
+
+async fn connect(peer: &Peer, uri: AMQPUri, properties: ConnectionProperties) -> lapin::Result<(Connection, Socket)> {
     let runtime = lapin::runtime::default_runtime()?;
-    let plain = AMQPUri { scheme: AMQPScheme::AMQP, ..uri.clone() };
-    let stream = plain.connect_async(&runtime).await?;
+    let stream = AsyncTcpStream::connect(&runtime, peer.ip).await?;
     // Dropped with this future, it ends an attempt that is still under way in the library's thread.
     let AsyncTcpStream::Plain(tcp) = &stream else { return Err(Error::from(ErrorKind::Unsupported).into()) };
     let socket = Socket(Arc::new(tcp.get_ref().as_fd().try_clone_to_owned()?.into()));
-    let stream = match uri.scheme {
-        AMQPScheme::AMQP => stream,
-        AMQPScheme::AMQPS => stream.into_tls(&uri.authority.host, TLSConfig::default()).await?,
-    };
+    let stream = peer.secured(stream).await?;
     // The library's thread owns this closure, and drops it with the socket when the connection ends.
     let handed_over = (Mutex::new(Some(stream)), socket.clone());
     let hand_over = async move |_, _| {
@@ -153,6 +228,7 @@ mod tests {
         Amqp {
             url: SecretText::new(url),
             url_from: UrlSource::default(),
+            ca_file: String::new(),
             connect_timeout,
             heartbeat: Duration::from_secs(10),
         }

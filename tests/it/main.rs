@@ -28,6 +28,7 @@ mod nobody_waits;
 mod page;
 mod poolers;
 mod reaches_postgres;
+mod reaches_rabbitmq;
 mod recovers;
 mod redelivers;
 mod retention;

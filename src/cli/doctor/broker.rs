@@ -1,9 +1,9 @@
 //! RabbitMQ: the server, what is declared there, and whether a message comes through.
 
 use super::versions::{RABBITMQ, Version};
-use super::{Check, Deadline, millis};
+use super::{Check, Deadline, Status, millis};
 use crate::config::{Queue, Settings};
-use crate::queue::{Broker, Depth, Topology};
+use crate::queue::{self, Broker, Depth, Topology};
 
 /// Somebody deleted it: what the workers reject, or others publish, has nowhere to go.
 const MISSING_UNDER_WORKERS: &str = "missing although workers consume";
@@ -19,7 +19,9 @@ pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check
     let broker = match deadline.answer(Broker::connect(&settings.amqp)).await {
         Ok(broker) => broker,
         Err(error) => {
-            let check = Check::fails("broker", error, "is it up, and is AMQP_URL right?");
+            let is_read = queue::check_address(&settings.amqp).is_ok();
+            let advice = if is_read { "is it up, and is AMQP_URL right?" } else { "correct it: workers do not start" };
+            let check = Check::fails("broker", error, advice);
             return [vec![check], Check::skipped(&dependent, "the broker does not answer")].concat();
         }
     };
@@ -35,8 +37,16 @@ pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check
 
 fn version(broker: &Broker) -> Check {
     let encrypted = if broker.encrypted { "with TLS" } else { "without TLS" };
-    let detail = format!("RabbitMQ {} answers in {}, {encrypted}", broker.version, millis(broker.latency));
-    RABBITMQ.check("broker", Version::of_rabbitmq(&broker.version), detail)
+    let Broker { node, version, .. } = broker;
+    let mut detail = format!("RabbitMQ {version} at {node} answers in {}, {encrypted}", millis(broker.latency));
+    broker.unserved.iter().for_each(|unserved| detail.extend(["; ", unserved]));
+    let check = RABBITMQ.check("broker", Version::of_rabbitmq(version), detail);
+    match check.status {
+        Status::Ok if !broker.unserved.is_empty() => {
+            Check::warns("broker", check.detail, "bring the others back, or correct AMQP_URL")
+        }
+        _ => check,
+    }
 }
 
 async fn topology(broker: &Broker, queue: &Queue, deadline: Deadline) -> Vec<Check> {

@@ -20,13 +20,38 @@ async fn a_broker_that_is_down_fails_and_the_rest_is_checked() {
 }
 
 #[tokio::test]
+async fn of_several_addresses_those_that_do_not_serve_are_named() {
+    let site = Site::new().await;
+    let proxy = Proxy::to(site.amqp_address()).await;
+    proxy.refuse(true).await;
+    let nowhere = site.amqp_url().replace("/%2f", "/nowhere");
+    let closed = site.amqp_url_through(&proxy.addr());
+    let all = [&closed, &nowhere, site.amqp_url()].join(",");
+    let report = site.env("AMQP_URL", &all).doctor().await;
+    let says =
+        [&format!("{}: Connection refused; ", proxy.addr()), "at ", "NOT_ALLOWED", "nowhere", "correct AMQP_URL"];
+    report.assert("broker", "warns", &says);
+    report.assert("round_trip", "ok", &[]);
+    assert_eq!(report.code, 0);
+}
+
+#[tokio::test]
+async fn an_address_that_cannot_be_read_is_to_be_corrected() {
+    let report = Site::new().await.env("AMQP_URL", "amqp://user:hunter2@localhost:5672/").doctor().await;
+    report.assert("broker", "fails", &["AMQP_URL cannot be used: it names the empty virtual host", "correct it"]);
+    report.assert_nowhere("is it up");
+}
+
+#[tokio::test]
 async fn a_wrong_password_is_refused_and_not_shown() {
     let site = Site::new().await;
     let mut url = Url::parse(site.amqp_url()).unwrap();
     url.set_password(Some("hunter2")).unwrap();
+    let site_address = site.amqp_address();
     let output = site.env("AMQP_URL", url.as_str()).cli(&["doctor"]).await;
     let line = output.stdout.lines().find(|line| line.starts_with("fails  broker")).unwrap();
-    assert!(line.contains("ACCESS_REFUSED"), "{line}");
+    assert_eq!(line.matches("Login was refused").count(), 1, "{line}");
+    assert!(line.contains(&format!("{}: ACCESS_REFUSED", site_address)), "{line}");
     assert!(![output.stdout, output.stderr].concat().contains("hunter2"));
 }
 

@@ -50,6 +50,15 @@ impl Authority {
         self.issue(None)
     }
 
+    /// A certificate for other names or addresses.
+    pub fn identity_for(&self, names: &[&str]) -> Identity {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let params = CertificateParams::new(names).expect("the names are well-formed");
+        let key = new_key();
+        let certificate = params.signed_by(&key, &self.0).expect("ring signs");
+        Identity { chain: vec![certificate.der().clone()], key }
+    }
+
     /// Its own certificate as a server's, which names no host: what `openssl req -x509` makes.
     pub fn own_identity(&self) -> Identity {
         let key = KeyPair::try_from(self.0.key().serialize_der()).expect("ring reads what it wrote");
