@@ -44,6 +44,8 @@ pub struct Metrics {
     pub consumer_losses: Counter,
     /// 1 while messages are taken one at a time, since one could not be read.
     pub isolated: Gauge,
+    /// 1 while this worker's user lacks a right at the broker.
+    pub rights_missing: Gauge,
     /// 1 while no receiver can be reached from here.
     pub egress_out: Gauge,
     /// 1 while something waits for the database.
@@ -124,6 +126,7 @@ impl Default for Metrics {
             consumer_attached: Gauge::default(),
             consumer_losses: Counter::default(),
             isolated: Gauge::default(),
+            rights_missing: Gauge::default(),
             egress_out: Gauge::default(),
             database_waiting: Gauge::default(),
             database_read_only: Gauge::default(),
@@ -183,6 +186,7 @@ impl Metrics {
         all.register("consumer_attached", "1 while this process takes events", self.consumer_attached.clone());
         all.register("consumer_losses", "Losses of the broker, a channel or a consumer", self.consumer_losses.clone());
         all.register("isolated", "1 while broker messages are taken one at a time", self.isolated.clone());
+        all.register("rights_missing", "1 while the broker refuses what a worker needs", self.rights_missing.clone());
         all.register("egress_out", "1 while no receiver can be reached from here", self.egress_out.clone());
         all.register("database_waiting", "1 while something waits for the database", self.database_waiting.clone());
         all.register("database_read_only", "1 while the database refuses writes", self.database_read_only.clone());

@@ -98,9 +98,10 @@ async fn readyz(State(health): State<Arc<Health>>) -> (StatusCode, String) {
         Role::Worker | Role::Both => format!("consumer: {}\n", word(attached)),
     };
     let writes = if refused { "writes: refused\n" } else { "" };
+    let rights = if health.metrics.rights_missing.get() == 1 { "rights: missing\n" } else { "" };
     let isolated = if health.metrics.isolated.get() == 1 { "isolated: yes\n" } else { "" };
     let egress = if health.metrics.egress_out.get() == 1 { "egress: out\n" } else { "" };
-    (status, format!("{consumer}database: {}\n{writes}{isolated}{egress}", word(database)))
+    (status, format!("{consumer}database: {}\n{writes}{rights}{isolated}{egress}", word(database)))
 }
 
 async fn render(State(health): State<Arc<Health>>) -> impl IntoResponse {

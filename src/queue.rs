@@ -20,14 +20,17 @@ mod inspect;
 mod link;
 mod nodes;
 mod publisher;
+mod rights;
 mod topology;
 
 pub use acks::{Acknowledger, Settled, Verdict};
 use address::Address;
 pub use consumer::{Consumer, Incoming, Receipt};
 pub use dead_letters::{DeadLetter, DeadLetters, Headers, discard_unreadable};
-pub use inspect::{Broker, Depth, Topology};
+pub use inspect::{Broker, Depth, RoundTrip, Topology};
 pub use publisher::{PublishError, Publisher};
+pub use rights::Lack;
+pub use topology::Unchecked;
 
 /// What to do about a broker that did not do what we asked.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +47,9 @@ pub enum QueueError {
     /// Nobody has declared it yet.
     #[error("the queue {0} does not exist: a worker declares it when it starts")]
     NoQueue(String),
+    /// The user lacks a right, which may be given at any time.
+    #[error("{0}")]
+    Forbidden(Lack),
     /// The address in the settings cannot be used at all.
     #[error("{0} cannot be used")]
     Address(String, #[source] anyhow::Error),
@@ -91,11 +97,24 @@ impl QueueError {
             _ => error.into(),
         }
     }
+
+    /// Of what needs a right: the broker's refusal names what is lacking. Other errors stay as they are.
+    fn for_want_of(self, lack: impl FnOnce() -> Lack) -> Self {
+        match self {
+            Self::Unavailable(cause) if library_error(&cause).is_some_and(is_forbidden) => Self::Forbidden(lack()),
+            error => error,
+        }
+    }
 }
 
 /// The library's error, where it is why the broker is not available.
 fn library_error(cause: &anyhow::Error) -> Option<&lapin::Error> {
     cause.downcast_ref::<Said>().map(|said| &said.0)
+}
+
+/// What the broker says to a right that is lacking.
+fn is_forbidden(error: &lapin::Error) -> bool {
+    says(error, AMQPSoftError::ACCESSREFUSED)
 }
 
 fn is_missing(error: &lapin::Error) -> bool {
@@ -162,6 +181,14 @@ mod tests {
         let refused = || refusal(AMQPSoftError::PRECONDITIONFAILED.into());
         assert!(matches!(QueueError::declaring(refused()), QueueError::Mismatch(_)));
         assert!(matches!(QueueError::from(refused()), QueueError::Unavailable(_)));
+    }
+
+    #[test]
+    fn a_refused_access_names_what_is_lacking_and_nothing_else_does() {
+        let lack = || Lack::reading("u", "q");
+        let of = |kind: AMQPSoftError| QueueError::from(refusal(kind.into())).for_want_of(lack);
+        assert!(matches!(of(AMQPSoftError::ACCESSREFUSED), QueueError::Forbidden(found) if found == lack()));
+        assert!(matches!(of(AMQPSoftError::NOTFOUND), QueueError::Unavailable(_)));
     }
 
     #[test]

@@ -19,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::dead_letters::{REQUEUED, failure};
 use super::link::{Link, bounded, reason_of_any_node};
+use super::rights::Lack;
+use super::topology::Unchecked;
 use super::{QueueError, name, properties, topology};
 use crate::config::{Amqp, Queue};
 use crate::event::{Catalogue, Properties};
@@ -129,6 +131,7 @@ impl Consumer {
                 Err(error @ (QueueError::Mismatch(_) | QueueError::Address(..))) => return Err(error),
                 Err(error) => {
                     self.metrics.consumer_losses.inc();
+                    self.metrics.rights_missing.set(matches!(error, QueueError::Forbidden(_)).into());
                     // While isolated a new connection follows at once: the process stays ready.
                     if !matches!(error, QueueError::Unreadable(_)) {
                         self.metrics.consumer_attached.set(0);
@@ -156,14 +159,15 @@ impl Consumer {
     async fn attach_to(&self, link: &Link, supervisor: &mut Supervisor) -> Result<End, QueueError> {
         let attach = self.attach(link, supervisor);
         let Some(attached) = self.stop.run_until_cancelled(attach).await else { return Ok(End::Stopped) };
-        let (attachment, consumer) = attached?;
-        supervisor.attached(&self.queue.worker_queue);
+        let (attachment, consumer, unchecked) = attached?;
+        supervisor.attached(&self.queue.worker_queue, &unchecked);
+        self.metrics.rights_missing.set(0);
         self.metrics.consumer_attached.set(1);
         self.metrics.isolated.set(attachment.isolated.load(Ordering::Relaxed).into());
         let end = tokio::select! {
             biased;
             end = self.pump(&attachment, consumer, supervisor) => end,
-            never = topology::keep_declared(link, &self.queue, &self.catalogue) => match never {},
+            never = topology::keep_declared(link, &self.queue, &self.catalogue, unchecked, &self.metrics) => match never {},
         };
         match end {
             End::Lost(error) => return Err(error),
@@ -185,23 +189,24 @@ impl Consumer {
         &self,
         link: &Link,
         supervisor: &mut Supervisor,
-    ) -> Result<(Arc<Attachment>, Consuming), QueueError> {
+    ) -> Result<(Arc<Attachment>, Consuming, Unchecked), QueueError> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let channel = link.channel().await?;
-        let declare = topology::declare(&channel, &self.queue, &self.catalogue);
-        link.answer("declaring queues", async { declare.await.map_err(QueueError::declaring) }).await?;
+        let declare = topology::declare(link, &self.queue, &self.catalogue);
+        let (channel, unchecked) = link.answer("declaring queues", declare).await?;
+        let lack = || Lack::reading(link.user(), &self.queue.worker_queue);
         let oldest = match supervisor.mode {
-            Mode::Unknown => self.oldest(link, &channel).await?,
+            Mode::Unknown => self.oldest(link, &channel).await.map_err(|error| error.for_want_of(lack))?,
             Mode::Normal | Mode::Isolated => None,
         };
         supervisor.mode = supervisor.mode.after(oldest.as_ref());
         let prefetch = supervisor.mode.prefetch(self.prefetch);
         let tag = fresh_tag();
         let consume = consume(&channel, &self.queue.worker_queue, tag.clone(), prefetch);
-        let messages = link.answer("beginning to consume", consume).await?;
+        let messages = link.answer("beginning to consume", consume).await;
+        let messages = messages.map_err(|error| error.for_want_of(lack))?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let isolated = AtomicBool::new(supervisor.mode == Mode::Isolated);
-        Ok((Arc::new(Attachment { number, channel, isolated }), Consuming { tag, messages, oldest }))
+        Ok((Arc::new(Attachment { number, channel, isolated }), Consuming { tag, messages, oldest }, unchecked))
     }
 
     /// The message at the head of the queue, alone: should it be what kills this process, it takes no others with it.
@@ -320,10 +325,16 @@ struct Supervisor {
     too_short: u32,
     reconnect: Reconnect,
     outage: Outage,
+    /// What the log has on what could not be checked.
+    unchecked: Unchecked,
 }
 
 impl Supervisor {
-    fn attached(&mut self, queue: &str) {
+    fn attached(&mut self, queue: &str, unchecked: &Unchecked) {
+        if !unchecked.is_empty() && self.unchecked != *unchecked {
+            tracing::warn!(advice = unchecked.remedy(), "{unchecked}");
+            self.unchecked = unchecked.clone();
+        }
         let isolated = self.mode == Mode::Isolated;
         let away_ms = self.outage.end().map(millis);
         tracing::info!(queue, isolated, away_ms, "consumer attached");
@@ -345,7 +356,9 @@ impl Supervisor {
         let wait = if unreadable { ISOLATED_WAIT } else { self.reconnect.wait() };
         let wait_ms = millis(wait);
         const LOST: &str = "lost the broker, connecting again";
-        if news {
+        if let (true, QueueError::Forbidden(_)) = (news, error) {
+            tracing::error!(error = reason, "the worker lacks a right at the broker, and waits for it");
+        } else if news {
             tracing::warn!(error = reason, wait_ms, "{LOST}");
         } else {
             tracing::debug!(error = reason, wait_ms, "{LOST}");

@@ -13,6 +13,8 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Event};
 
 use super::link::{Link, bounded};
+use super::link::{Link, bounded};
+use super::rights::Lack;
 use super::{PublishError, Publisher, QueueError, is_missing, library_error, name, properties};
 use crate::config::{Amqp, Queue};
 use crate::event::Properties;
@@ -73,7 +75,7 @@ impl DeadLetters {
             Err(QueueError::Unavailable(error)) if library_error(&error).is_some_and(is_missing) => {
                 Err(QueueError::NoQueue(self.queue.clone()))
             }
-            Err(error) => Err(error),
+            Err(error) => Err(error.for_want_of(|| self.lack())),
         }
     }
 
@@ -105,7 +107,12 @@ impl DeadLetters {
                 error = failure(&mut self.events) => Err(error),
             }
         };
-        Ok(bounded(self.timeout, "reading", answer).await?.map(dead_letter))
+        let got = bounded(self.timeout, "reading", answer).await;
+        Ok(got.map_err(|error| error.for_want_of(|| self.lack()))?.map(dead_letter))
+    }
+
+    fn lack(&self) -> Lack {
+        Lack::reading(self.link.user(), &self.queue)
     }
 }
 

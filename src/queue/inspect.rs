@@ -6,14 +6,16 @@ use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions,
-    ExchangeDeclareOptions, QueueDeclareOptions,
+    QueueDeclareOptions,
 };
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Channel, ExchangeKind};
+use lapin::{BasicProperties, Channel};
 use uuid::Uuid;
 
 use super::link::{Link, bounded};
-use super::{QueueError, greeting, is_missing, name, topology};
+use super::rights::{Lack, Names, Right};
+use super::topology::{Thing, Unchecked};
+use super::{QueueError, greeting, is_forbidden, is_missing, name, topology};
 use crate::config::{Amqp, Queue};
 
 const CONSUMER: &str = "doctor";
@@ -39,6 +41,8 @@ pub struct Topology {
     pub missing: Vec<String>,
     /// The broker's words about those that are not as we would declare them.
     pub different: Vec<String>,
+    /// What this user may not declare or bind.
+    pub unchecked: Unchecked,
     pub worker_queue: Option<Depth>,
     pub dead_queue: Option<Depth>,
 }
@@ -48,6 +52,14 @@ pub struct Topology {
 pub struct Depth {
     pub messages: u32,
     pub consumers: u32,
+}
+
+/// What came of a message to ourselves.
+#[derive(Debug)]
+pub enum RoundTrip {
+    Took(Duration),
+    /// This user may not try it.
+    Forbidden(Lack),
 }
 
 impl Topology {
@@ -85,24 +97,17 @@ impl Broker {
     /// Compares what is declared with what a worker would declare. Only what exists is declared again, which changes
     /// nothing.
     pub async fn topology(&self, queue: &Queue) -> Result<Topology, QueueError> {
-        let mut found = Topology::default();
-        for (exchange, kind) in topology::exchanges(queue) {
-            if !self.has_exchange(exchange, kind.clone()).await? {
-                found.missing.push(exchange.to_owned());
-                continue;
+        let mut found = Topology { unchecked: Unchecked::of(self.link.user()), ..Topology::default() };
+        for thing in topology::things(queue) {
+            match self.exists(&thing).await? {
+                Some(false) => found.missing.push(thing.name.to_owned()),
+                Some(true) => self.compare(&thing, &mut found).await?,
+                None => found.unchecked.add(&thing),
             }
-            let channel = self.link.channel().await?;
-            let declared = self.ask(topology::declare_exchange(&channel, exchange, kind)).await?;
-            self.note(&mut found, declared, &channel).await?;
         }
-        for (queue, arguments) in topology::queues(queue) {
-            if self.depth(queue).await?.is_none() {
-                found.missing.push(queue.to_owned());
-                continue;
-            }
-            let channel = self.link.channel().await?;
-            let declared = self.ask(topology::declare_queue(&channel, queue, arguments)).await?;
-            self.note(&mut found, declared, &channel).await?;
+        if found.missing.is_empty() {
+            let note = topology::note_unbindable(&self.link, queue, &mut found.unchecked);
+            self.link.answer("looking at what is bound", note).await?;
         }
         found.worker_queue = self.depth(&queue.worker_queue).await?;
         found.dead_queue = self.depth(&queue.dead_queue).await?;
@@ -110,23 +115,34 @@ impl Broker {
     }
 
     /// Publishes a message to a queue of our own, which goes with the connection, and takes it out again.
-    pub async fn round_trip(&self, queue: &Queue) -> Result<Duration, QueueError> {
-        self.link.answer("a message makes its round", self.send_around(queue)).await
+    pub async fn round_trip(&self, queue: &Queue) -> Result<RoundTrip, QueueError> {
+        match self.link.answer("a message makes its round", self.send_around(queue)).await {
+            Ok(took) => Ok(RoundTrip::Took(took)),
+            Err(QueueError::Forbidden(lack)) => Ok(RoundTrip::Forbidden(lack)),
+            Err(error) => Err(error),
+        }
     }
 
     async fn send_around(&self, queue: &Queue) -> Result<Duration, QueueError> {
         // A name that the permissions of our own queues are likely to cover.
-        let own = name(&format!("{}.doctor.{}", queue.worker_queue, Uuid::new_v4()));
+        let prefix = format!("{}.doctor.", queue.worker_queue);
+        let own = name(&format!("{prefix}{}", Uuid::new_v4()));
+        let own_queue =
+            |error: lapin::Error| QueueError::from(error).for_want_of(|| lacks_own(self.link.user(), &prefix));
+        let default =
+            |error: lapin::Error| QueueError::from(error).for_want_of(|| Lack::publishing(self.link.user(), ""));
         let channel = self.link.channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
-        channel.queue_declare(own.clone(), options, FieldTable::default()).await?;
+        channel.queue_declare(own.clone(), options, FieldTable::default()).await.map_err(own_queue)?;
         let consume = BasicConsumeOptions::default();
-        let mut messages = channel.basic_consume(own.clone(), name(CONSUMER), consume, FieldTable::default()).await?;
+        let consumer = channel.basic_consume(own.clone(), name(CONSUMER), consume, FieldTable::default()).await;
+        let mut messages = consumer.map_err(own_queue)?;
         let started = Instant::now();
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let properties = BasicProperties::default();
-        channel.basic_publish(name(""), own.clone(), options, b"doctor", properties).await?.await?;
+        let sent = channel.basic_publish(name(""), own.clone(), options, b"doctor", properties).await;
+        sent.map_err(default)?.await.map_err(default)?;
         let ended = || QueueError::Unavailable(anyhow::anyhow!("it ended the consumer"));
         messages.next().await.ok_or_else(ended)??.acker.ack(BasicAckOptions::default()).await?;
         let took = started.elapsed();
@@ -146,11 +162,15 @@ impl Broker {
         self.link.answer("looking at what is declared", async { Ok::<_, QueueError>(question.await) }).await
     }
 
-    async fn has_exchange(&self, exchange: &str, kind: ExchangeKind) -> Result<bool, QueueError> {
-        let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+    /// Not known if the broker does not tell this user.
+    async fn exists(&self, thing: &Thing<'_>) -> Result<Option<bool>, QueueError> {
         let channel = self.link.channel().await?;
-        let declare = channel.exchange_declare(name(exchange), kind, options, FieldTable::default());
-        Ok(self.existing(declare, &channel).await?.is_some())
+        match self.ask(thing.look(&channel)).await? {
+            Ok(()) => self.close_channel(&channel).await.map(|()| Some(true)),
+            Err(error) if is_missing(&error) => Ok(Some(false)),
+            Err(error) if is_forbidden(&error) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn depth(&self, queue: &str) -> Result<Option<Depth>, QueueError> {
@@ -161,20 +181,17 @@ impl Broker {
         Ok(self.existing(declare, &channel).await?.map(depth))
     }
 
-    async fn note(
-        &self,
-        found: &mut Topology,
-        declared: lapin::Result<()>,
-        channel: &Channel,
-    ) -> Result<(), QueueError> {
-        match declared.map_err(QueueError::declaring) {
-            Ok(()) => self.close_channel(channel).await,
-            Err(QueueError::Mismatch(difference)) => {
-                found.different.push(difference);
-                Ok(())
-            }
-            Err(error) => Err(error),
+    async fn compare(&self, thing: &Thing<'_>, found: &mut Topology) -> Result<(), QueueError> {
+        let channel = self.link.channel().await?;
+        match self.ask(thing.declare(&channel)).await? {
+            Ok(()) => return self.close_channel(&channel).await,
+            Err(error) if is_forbidden(&error) => found.unchecked.add(thing),
+            Err(error) => match QueueError::declaring(error) {
+                QueueError::Mismatch(difference) => found.different.push(difference),
+                error => return Err(error),
+            },
         }
+        Ok(())
     }
 
     async fn existing<T>(
@@ -187,12 +204,23 @@ impl Broker {
                 self.close_channel(channel).await?;
                 Ok(Some(there))
             }
-            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) if is_missing(&error) || is_forbidden(&error) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
     async fn close_channel(&self, channel: &Channel) -> Result<(), QueueError> {
         self.link.answer("closing a channel", channel.close(200, name("done"))).await
+    }
+}
+
+fn lacks_own(user: &str, prefix: &str) -> Lack {
+    let own = |right| (right, Names::From(prefix.to_owned()));
+    let default = (Right::Write, Names::One("amq.default".to_owned()));
+    Lack {
+        user: user.to_owned(),
+        doing: format!("make itself a queue {prefix}…"),
+        needs: vec![own(Right::Configure), own(Right::Read), default],
+        or_else: "",
     }
 }

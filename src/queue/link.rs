@@ -97,6 +97,11 @@ impl Link {
         Ok(Self { connection, patience: settings.connect_timeout, peer, _socket: socket })
     }
 
+    /// Whom the broker knows us as.
+    pub(super) fn user(&self) -> &str {
+        &self.peer.node.uri.authority.userinfo.username
+    }
+
     pub(super) async fn channel(&self) -> Result<Channel, QueueError> {
         self.answer("opening a channel", self.connection.create_channel()).await
     }

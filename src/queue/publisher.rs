@@ -8,6 +8,7 @@ use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 
 use super::dead_letters::{DeadLetter, Headers, properties_again};
 use super::link::Link;
+use super::rights::Lack;
 use super::{QueueError, is_missing, name};
 use crate::config::{Amqp, Queue};
 
@@ -28,9 +29,10 @@ pub enum PublishError {
     Queue(#[from] QueueError),
 }
 
-impl From<lapin::Error> for PublishError {
-    fn from(error: lapin::Error) -> Self {
-        if is_missing(&error) { Self::NoExchange } else { Self::Queue(error.into()) }
+impl PublishError {
+    /// Of what was to be published. An exchange that is not there, or not for this user, ends the channel.
+    fn publishing(error: lapin::Error, lack: Lack) -> Self {
+        if is_missing(&error) { Self::NoExchange } else { Self::Queue(QueueError::from(error).for_want_of(|| lack)) }
     }
 }
 
@@ -49,6 +51,8 @@ pub struct Publisher {
 pub struct Unconfirmed {
     confirm: PublisherConfirm,
     bound: Duration,
+    /// What the publisher lacks if the broker refuses it.
+    lack: Lack,
 }
 
 impl Publisher {
@@ -93,8 +97,12 @@ impl Publisher {
         let send = self.channel.basic_publish(name(exchange), name(routing_key), options, body, properties);
         // A broker in alarm stops reading: the send would wait as long as the alarm lasts.
         let sent = tokio::time::timeout(self.confirm_timeout, send).await;
-        let confirm = sent.map_err(|_| PublishError::Unconfirmed(self.confirm_timeout))??;
-        Ok(Unconfirmed { confirm, bound: self.confirm_timeout })
+        let sent = sent.map_err(|_| PublishError::Unconfirmed(self.confirm_timeout))?;
+        let lack = Lack::publishing(self.link.user(), exchange);
+        match sent {
+            Ok(confirm) => Ok(Unconfirmed { confirm, bound: self.confirm_timeout, lack }),
+            Err(error) => Err(PublishError::publishing(error, lack)),
+        }
     }
 
     /// Closes politely, so that the broker does not log a lost connection.
@@ -107,7 +115,8 @@ impl Unconfirmed {
     /// Waits until the broker has the message in a queue.
     pub async fn confirmed(self) -> Result<(), PublishError> {
         let confirmation = tokio::time::timeout(self.bound, self.confirm).await;
-        match confirmation.map_err(|_| PublishError::Unconfirmed(self.bound))?? {
+        let confirmation = confirmation.map_err(|_| PublishError::Unconfirmed(self.bound))?;
+        match confirmation.map_err(|error| PublishError::publishing(error, self.lack))? {
             Confirmation::Ack(None) => Ok(()),
             Confirmation::Ack(Some(BasicReturnMessage { .. })) => Err(PublishError::Unroutable),
             Confirmation::Nack(_) | Confirmation::NotRequested => Err(PublishError::Refused),

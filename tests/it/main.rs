@@ -9,6 +9,7 @@ mod api;
 mod architecture;
 mod asks_for_time;
 mod bad_input;
+mod broker_rights;
 mod command_line;
 mod courtesy;
 mod dead_letters;

@@ -3,7 +3,7 @@
 use super::versions::{RABBITMQ, Version};
 use super::{Check, Deadline, Status, millis};
 use crate::config::{Queue, Settings};
-use crate::queue::{self, Broker, Depth, Topology};
+use crate::queue::{self, Broker, Depth, RoundTrip, Topology};
 
 /// Somebody deleted it: what the workers reject, or others publish, has nowhere to go.
 const MISSING_UNDER_WORKERS: &str = "missing although workers consume";
@@ -60,12 +60,15 @@ async fn topology(broker: &Broker, queue: &Queue, deadline: Deadline) -> Vec<Che
 }
 
 fn declared(found: &Topology) -> Check {
-    let Topology { missing, different, .. } = found;
+    let Topology { missing, different, unchecked, .. } = found;
     if !different.is_empty() {
         let advice = "delete it if it may go, or choose other names under [queue]: workers do not start";
         return Check::fails("topology", different.join("; "), advice);
     }
     match missing.join(", ") {
+        none if none.is_empty() && !unchecked.is_empty() => {
+            Check::warns("topology", unchecked.to_string(), unchecked.remedy())
+        }
         none if none.is_empty() => Check::ok("topology", "exchanges and queues are as a worker declares them"),
         missing if found.has_workers() => {
             Check::fails("topology", format!("{MISSING_UNDER_WORKERS}: {missing}"), DECLARED_AGAIN)
@@ -75,9 +78,7 @@ fn declared(found: &Topology) -> Check {
 }
 
 fn worker_queue(found: &Topology) -> Check {
-    let Some(Depth { messages, consumers }) = found.worker_queue else {
-        return Check::warns("worker_queue", "not declared yet", "the first worker declares it");
-    };
+    let Some(Depth { messages, consumers }) = found.worker_queue else { return unseen("worker_queue", found) };
     let detail = format!("{messages} events wait, {consumers} workers consume");
     match consumers {
         0 => Check::warns("worker_queue", detail, "start a worker"),
@@ -85,10 +86,20 @@ fn worker_queue(found: &Topology) -> Check {
     }
 }
 
+/// Newer brokers do not tell whether a queue is there if the user has no right on it at all.
+fn unseen(check: &'static str, found: &Topology) -> Check {
+    match found.missing.is_empty() {
+        true => Check::warns(check, "not shown to this user", found.unchecked.remedy()),
+        false => Check::warns(check, "not declared yet", "the first worker declares it"),
+    }
+}
+
 fn dead_letters(found: &Topology) -> Check {
     match found.dead_queue {
-        None if found.has_workers() => Check::fails("dead_letters", MISSING_UNDER_WORKERS, DECLARED_AGAIN),
-        None => Check::warns("dead_letters", "not declared yet", "the first worker declares it"),
+        None if found.has_workers() && !found.missing.is_empty() => {
+            Check::fails("dead_letters", MISSING_UNDER_WORKERS, DECLARED_AGAIN)
+        }
+        None => unseen("dead_letters", found),
         Some(Depth { messages: 0, .. }) => Check::ok("dead_letters", "none"),
         Some(Depth { messages, .. }) => {
             Check::warns("dead_letters", format!("{messages} wait"), "see `penr-webhooks dead-letters list`")
@@ -98,7 +109,13 @@ fn dead_letters(found: &Topology) -> Check {
 
 async fn round_trip(broker: &Broker, queue: &Queue, deadline: Deadline) -> Check {
     match deadline.answer(broker.round_trip(queue)).await {
-        Ok(took) => Check::ok("round_trip", format!("published, confirmed and consumed in {}", millis(took))),
+        Ok(RoundTrip::Took(took)) => {
+            Check::ok("round_trip", format!("published, confirmed and consumed in {}", millis(took)))
+        }
+        Ok(RoundTrip::Forbidden(lack)) => {
+            let advice = format!("{}; workers do without", lack.remedy());
+            Check::warns("round_trip", format!("not tried: {}", lack.problem()), advice)
+        }
         Err(error) => {
             Check::fails("round_trip", error, "look at permissions, and for alarms: `rabbitmq-diagnostics alarms`")
         }

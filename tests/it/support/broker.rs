@@ -30,6 +30,17 @@ impl Names {
         }
     }
 
+    /// Those of the defaults, for a broker of one's own.
+    pub fn usual() -> Self {
+        Self {
+            events_exchange: "penr.events".into(),
+            worker_queue: "penr.webhooks".into(),
+            dead_exchange: "penr.webhooks.dead".into(),
+            dead_queue: "penr.webhooks.dead".into(),
+            notices_exchange: "penr.webhooks.notices".into(),
+        }
+    }
+
     pub fn write_to(&self, settings: &mut Settings) {
         settings.set("queue.events_exchange", &self.events_exchange);
         settings.set("queue.worker_queue", &self.worker_queue);

@@ -25,6 +25,32 @@ impl PrivateServers {
         Self { instance, servers, _room: room }
     }
 
+    /// A broker of one's own, beside the Postgres that all tests share.
+    pub async fn broker() -> Self {
+        Self::broker_with(&["rabbitmq"]).await
+    }
+
+    async fn broker_with(servers: &[&str]) -> Self {
+        let room = room().await;
+        let instance = Instance::start(servers).await;
+        let servers = Servers::with_disposable_broker(instance.export("AMQP_URL").await);
+        Self { instance, servers, _room: room }
+    }
+
+    /// Makes users of the virtual host `/`, or gives them other rights: name, configure, write, read. Their password is
+    /// their name.
+    pub async fn let_users(&self, users: &[[&str; 4]]) {
+        let quoted = |text: &str| format!("<<\"{}\">>", text.replace('\\', "\\\\"));
+        let rows: Vec<_> = users.iter().map(|user| format!("{{{}}}", user.map(quoted).join(","))).collect();
+        let module = "rabbit_auth_backend_internal";
+        let call = format!(
+            "[begin catch {module}:add_user(U, U, <<\"t\">>), ok = {module}:set_permissions(U, <<\"/\">>, C, W, R, <<\"t\">>) end \
+             || {{U, C, W, R}} <- [{}]].",
+            rows.join(",")
+        );
+        assert!(self.ctl(&["eval", &call]).await.contains("ok"), "{call}");
+    }
+
     /// SIGKILL to `postgres` or `rabbitmq`.
     pub async fn kill(&self, server: &str) {
         self.instance.tell(&["kill", server]).await;

@@ -48,6 +48,12 @@ impl Servers {
         Arc::new(Self { postgres_disposable: true, ..servers })
     }
 
+    /// A broker that vanishes, beside the Postgres that all tests share.
+    pub fn with_disposable_broker(amqp_url: String) -> Arc<Self> {
+        let servers = Self::new(Self::shared().database_url.clone(), amqp_url);
+        Arc::new(Self { broker_disposable: true, ..servers })
+    }
+
     fn new(database_url: String, amqp_url: String) -> Self {
         let (postgres_disposable, broker_disposable) = (false, false);
         Self { database_url, amqp_url, postgres_disposable, broker_disposable, template: Mutex::default() }

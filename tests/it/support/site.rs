@@ -65,6 +65,26 @@ impl Site {
         }
     }
 
+    /// With the names of the defaults, on a broker of its own.
+    pub fn with_usual_names(mut self) -> Self {
+        self.names = Names::usual();
+        self.names.write_to(&mut self.settings);
+        self
+    }
+
+    /// Processes started from here on log in at the broker as this user, whose password is its name.
+    pub fn with_broker_user(self, user: &str) -> Self {
+        let url = self.amqp_url_of(user);
+        self.env("AMQP_URL", &url)
+    }
+
+    /// RabbitMQ's URL for this user, for one process among others.
+    pub fn amqp_url_of(&self, user: &str) -> String {
+        let mut url = Url::parse(self.amqp_url()).expect("a URL");
+        url.set_username(user).and_then(|()| url.set_password(Some(user))).expect("a URL with a host");
+        url.into()
+    }
+
     /// A setting for every process started from here on: `.set("retry.schedule", r#"["100ms"]"#)`.
     pub fn set(mut self, name: &str, value: &str) -> Self {
         self.settings.set(name, value);

@@ -16,7 +16,7 @@ type Loss = (&'static [&'static str], &'static str, &'static [&'static [&'static
 const LOSSES: [Loss; 4] = [
     (&["change_password", "worker", "another"], "ACCESS_REFUSED", &[&["change_password", "worker", PASSWORD]]),
     (&["clear_permissions", "--vhost", "own", "worker"], "NOT_ALLOWED", &[&PERMISSIONS]),
-    (&["set_permissions", "--vhost", "own", "worker", "^$", ".*", ".*"], "ACCESS_REFUSED", &[&PERMISSIONS]),
+    (&["set_permissions", "--vhost", "own", "worker", ".*", ".*", "^$"], "may not read", &[&PERMISSIONS]),
     (&["delete_vhost", "own"], "NOT_ALLOWED", &[&VHOST, &PERMISSIONS]),
 ];
 

@@ -1,0 +1,180 @@
+//! README's table of rights at RabbitMQ is enough for every command. What lacks a right says which one, and goes on when it
+//! has it.
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::support::raw_amqp::RawAmqp;
+use crate::support::*;
+
+const README: &str = include_str!("../../README.md");
+const ACCOUNT: &str = "acc_1";
+const TYPE: &str = "content.created";
+const ATTACHED: &str = "consumer attached";
+
+/// Users, and how their rows of the table begin.
+const ROWS: [(&str, &str); 7] = [
+    ("declaring", "`worker`, `run`, which declare"),
+    ("narrow", "`worker`, `run`, where somebody else"),
+    ("publisher", "`publish`"),
+    ("looking", "`dead-letters list`"),
+    ("requeueing", "`dead-letters requeue`"),
+    ("doctor", "`doctor`"),
+    ("noticing", "services of yours that take notices"),
+];
+
+/// Configure, write and read, as the table has them.
+fn rights(begins: &str) -> [String; 3] {
+    let mut rows = README.lines().map(|line| line.trim().replace(r"\|", "\0")).filter(|line| line.starts_with('|'));
+    let row = rows.find(|line| line[1..].trim_start().starts_with(begins)).unwrap_or_else(|| panic!("no row {begins}"));
+    let cells: Vec<_> = row.split('|').skip(2).map(|cell| cell.trim().trim_matches('`').replace('\0', "|")).collect();
+    [0, 1, 2].map(|at| cells[at].clone())
+}
+
+async fn let_in(servers: &PrivateServers) {
+    let rights = ROWS.map(|(_, begins)| rights(begins));
+    let users: Vec<_> = ROWS.iter().zip(&rights).map(|((user, _), [c, w, r])| [*user, c.as_str(), w, r]).collect();
+    servers.let_users(&users).await;
+}
+
+async fn readyz(worker: &mut Replica) -> (u16, String) {
+    let address = worker.logged("operations address", "address").await;
+    let answer = http::get(&address, "/readyz").await;
+    (answer.status, answer.text())
+}
+
+fn lines<'a>(log: &'a [Value], level: &str) -> Vec<&'a Value> {
+    log.iter().filter(|line| line["level"] == level).collect()
+}
+
+/// One test for all: a broker of one's own takes seconds to start.
+#[tokio::test]
+async fn each_row_of_the_readmes_table_is_enough_and_what_lacks_a_right_waits_for_it() {
+    let servers = PrivateServers::broker().await;
+    let_in(&servers).await;
+    let receiver = Receiver::start().await;
+    let site = Site::on(&servers).await.with_usual_names();
+    site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
+    let mut narrow = who_may_not_declare_waits_until_somebody_has(&site).await;
+    let site = site.with_broker_user("publisher");
+    let event = site.json(&["publish", "--account", ACCOUNT, "--type", TYPE]).await;
+    assert_eq!(receiver.next().await.event_id(), event["event_ids"][0]);
+    let site = who_may_not_publish_is_told_so(site.with_broker_user("looking")).await;
+    notices_are_sent_and_taken(&site, &mut narrow).await;
+    let site = dead_letters_are_listed_requeued_and_discarded(site).await;
+    what_is_deleted_and_may_not_be_declared_is_told_once(&site, &mut narrow).await;
+    let site = the_doctor_says_what_it_cannot_check(site).await;
+    wait_until("all is declared again", async || !readyz(&mut narrow).await.1.contains("rights")).await;
+    let log = narrow.log_lines();
+    assert_eq!(lines(&log, "ERROR").len(), 2, "{}", narrow.log());
+    assert!(lines(&log, "WARN").iter().all(|line| !line.to_string().contains("lost the broker")), "{}", narrow.log());
+    drop((narrow, site));
+    assert_eq!(servers.protocol_errors().await, [""; 0]);
+}
+
+/// Returns the worker that waited.
+async fn who_may_not_declare_waits_until_somebody_has(site: &Site) -> Replica {
+    let mut narrow = site.launch(&["worker"]).env("AMQP_URL", &site.amqp_url_of("narrow")).start();
+    narrow.wait_for_log("lacks a right at the broker").await;
+    let log = narrow.log_lines();
+    let told = lines(&log, "ERROR")[0].to_string();
+    for said in [
+        "the user narrow may not declare the exchange penr.events (durable, topic)",
+        "the queue penr.webhooks (durable, x-dead-letter-exchange=penr.webhooks.dead,",
+        r"give it configure on ^(penr\\.events|penr\\.webhooks\\.notices|",
+        ", or declare it",
+    ] {
+        assert!(told.contains(said), "no {said} in {told}");
+    }
+    let (status, said) = readyz(&mut narrow).await;
+    assert!(status == 503 && said.contains("consumer: not ready\n") && said.contains("rights: missing\n"), "{said}");
+    drop(site.launch(&["worker"]).env("AMQP_URL", &site.amqp_url_of("declaring")).start_worker().await);
+    narrow.wait_for_log(ATTACHED).await;
+    wait_until("it is ready", async || narrow.is_ready().await).await;
+    assert!(!readyz(&mut narrow).await.1.contains("rights"));
+    let log = narrow.log_lines();
+    let unchecked: Vec<_> = log.iter().filter(|line| line.to_string().contains("is not checked")).collect();
+    assert_eq!(unchecked.len(), 1, "{}", narrow.log());
+    let said = unchecked[0].to_string();
+    assert!(
+        unchecked[0]["level"] == "WARN" && said.contains("nor bind penr.webhooks.dead to penr.webhooks.dead"),
+        "{said}"
+    );
+    narrow
+}
+
+async fn who_may_not_publish_is_told_so(site: Site) -> Site {
+    let refused = site.cli(&["publish", "--account", ACCOUNT, "--type", TYPE]).await;
+    let said = r"error: the user looking may not publish to the exchange penr.events: give it write on ^penr\.events$";
+    assert!(refused.code == 1 && refused.stderr.contains(said), "{refused:?}");
+    site
+}
+
+async fn notices_are_sent_and_taken(site: &Site, worker: &mut Replica) {
+    let mut taker = RawAmqp::connect(&site.amqp_url_of("noticing")).await.unwrap();
+    taker.declare_queue("mine", &Table::default()).await.unwrap();
+    taker.bind("mine", site.notices_exchange(), "#").await.unwrap();
+    let insert =
+        format!("INSERT INTO notices (id, kind, body) VALUES ('{}', 'webhook.failing', '{{}}')", Uuid::new_v4());
+    site.sql().await.execute(&insert, &[]).await.unwrap();
+    worker.wait_for_log("sent a notice").await;
+    let taken = eventually("it is there", async || taker.take("mine").await.unwrap()).await;
+    assert_eq!(taken.routing_key, b"webhook.failing");
+}
+
+/// As `looking`, who may not requeue.
+async fn dead_letters_are_listed_requeued_and_discarded(site: Site) -> Site {
+    let dead = async |site: &Site| site.queue_depth(site.dead_queue()).await == 1;
+    site.publish_raw(&site.message("no event")).await;
+    wait_until("it is dead", async || dead(&site).await).await;
+    let listed = site.json(&["dead-letters", "list"]).await["data"].clone();
+    let id = listed[0]["id"].as_str().unwrap().to_owned();
+    let refused = site.cli(&["dead-letters", "requeue", "--all"]).await;
+    let said = r"the user looking may not write to the default exchange, so dead letters cannot be requeued: give it write on ^amq\.default$";
+    assert!(refused.code == 1 && refused.stderr.contains(said), "{refused:?}");
+    wait_until("it is back", async || dead(&site).await).await;
+    let site = site.with_broker_user("requeueing");
+    assert_eq!(site.json(&["dead-letters", "requeue", "--all"]).await["requeued"], 1);
+    wait_until("it is dead again", async || dead(&site).await).await;
+    let site = site.with_broker_user("publisher");
+    let refused = site.cli(&["dead-letters", "list"]).await;
+    let said = r"may not read the queue penr.webhooks.dead: give it read on ^penr\.webhooks\.dead$";
+    assert!(refused.code == 1 && refused.stderr.contains(said), "{refused:?}");
+    let site = site.with_broker_user("looking");
+    assert_eq!(site.json(&["dead-letters", "discard", &id]).await["discarded"], 1);
+    site
+}
+
+/// And declared again by somebody who may, which the worker will notice.
+async fn what_is_deleted_and_may_not_be_declared_is_told_once(site: &Site, narrow: &mut Replica) {
+    site.delete_dead_queue().await;
+    narrow.wait_for_log("somebody deleted at the broker what the worker may not declare").await;
+    let (status, said) = readyz(narrow).await;
+    assert!(status == 200 && said.contains("rights: missing\n"), "{said}");
+    assert!(narrow.log().contains(r"configure on ^penr\\.webhooks\\.dead$, or declare it"), "{}", narrow.log());
+    drop(site.launch(&["worker"]).env("AMQP_URL", &site.amqp_url_of("declaring")).start_worker().await);
+}
+
+async fn the_doctor_says_what_it_cannot_check(site: Site) -> Site {
+    let site = site.with_broker_user("doctor");
+    let report = site.doctor().await;
+    report.assert("topology", "ok", &[]);
+    report.assert("round_trip", "ok", &[]);
+    let site = site.with_broker_user("declaring");
+    let report = site.doctor().await;
+    report.assert("topology", "ok", &[]);
+    report.assert(
+        "round_trip",
+        "warns",
+        &["so dead letters cannot be requeued", r"write on ^amq\\.default$; workers do without"],
+    );
+    report.assert_nowhere("alarms");
+    let site = site.with_broker_user("narrow");
+    let report = site.doctor().await;
+    let words =
+        ["the user narrow may not declare the exchange penr.events (durable, topic)", "x-overflow=reject-publish"];
+    report.assert("topology", "warns", &words);
+    report.assert("topology", "warns", &["nor bind penr.webhooks.dead to", "loses what is rejected"]);
+    report.assert("round_trip", "warns", &[r"configure on ^penr\\.webhooks\\.doctor\\.", r"write on ^amq\\.default$"]);
+    site
+}
