@@ -132,7 +132,7 @@ pub fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return fail(&Failure::from(error)),
     };
-    settings.logins().for_each(scrub::keep_secret);
+    settings.logins().for_each(|login| scrub::keep_secret(&login));
     let log = log::start(&settings.log);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -8,6 +8,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use url::Url;
 
@@ -21,9 +22,11 @@ use crate::webhook::UrlPolicy;
 
 mod check;
 mod layers;
+mod management;
 mod source;
 
 pub use layers::ConfigFile;
+pub use management::{Credentials, Management};
 pub use source::UrlSource;
 
 /// The settings of one process, checked as a whole.
@@ -69,6 +72,8 @@ pub struct Amqp {
     pub url_from: UrlSource,
     /// Of the authorities that the broker's certificate may be of. Empty means the system's.
     pub ca_file: String,
+    #[serde(rename = "management_url", deserialize_with = "management::deserialize")]
+    pub management: Option<Management>,
     #[serde(with = "duration")]
     pub connect_timeout: Duration,
     #[serde(with = "duration")]
@@ -284,9 +289,15 @@ impl Settings {
     }
 
     /// What nothing that this process says may repeat: URLs with passwords, and logins.
-    pub fn logins(&self) -> impl Iterator<Item = &SecretText> {
-        let proxy = self.sender.proxy.as_ref().and_then(|proxy| proxy.credentials.as_ref());
-        [&self.database.url, &self.amqp.url].into_iter().chain(proxy)
+    pub fn logins(&self) -> impl Iterator<Item = SecretText> {
+        let proxy = self.sender.proxy.as_ref().and_then(|proxy| proxy.credentials.clone());
+        let management = self.amqp.management.as_ref().and_then(|management| management.credentials.as_ref());
+        let management = management.map(|Credentials { user, password }| {
+            // As it would stand in a URL: either part may have a colon of its own.
+            let encoded = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
+            SecretText::new(format!("://{}:{}@", encoded(user), encoded(password.expose())))
+        });
+        [self.database.url.clone(), self.amqp.url.clone()].into_iter().chain(proxy).chain(management)
     }
 
     /// The keys that secrets are encrypted with, for a command that needs them.

@@ -44,7 +44,8 @@
 //!    with it.
 //! 7. One clock: due times, leases and partition days are Postgres's; workers hand over durations. The one comparison with
 //!    our own: retention drops nothing while the two differ by more than a day.
-//! 8. One door per outside system: RabbitMQ in [`queue`], Postgres in [`store`], receivers in [`sender`].
+//! 8. One door per outside system: RabbitMQ in [`queue`], and its management plugin in [`management`], Postgres in [`store`],
+//!    receivers in [`sender`].
 //! 9. What a customer's request reads or writes is chosen by its account in the statement itself ([`store::Scope`]).
 //! 10. No result waits for a webhook's row, and locks are taken in one order ([`store`]): a row that somebody holds delays
 //!     what concerns it and nothing else.
@@ -72,6 +73,7 @@ pub mod token;
 pub mod webhook;
 
 // Edges.
+pub mod management;
 pub mod metrics;
 pub mod queue;
 pub mod reconnect;

@@ -10,6 +10,7 @@ use lapin::{BasicProperties, ErrorKind};
 use crate::config::Amqp;
 use crate::event::Properties;
 use crate::secret::SecretText;
+use crate::tls::Trust;
 
 mod acks;
 mod address;
@@ -139,7 +140,16 @@ fn is_unreadable(kind: &AMQPErrorKind) -> bool {
 /// Whether the address can be used at all; nothing is connected.
 pub fn check_address(settings: &Amqp) -> Result<(), QueueError> {
     let address = read_address(settings, &settings.url_from.newest_or(&settings.url))?;
+    let management = settings.management.as_ref().is_some_and(|management| management.url.scheme() == "https");
+    if management && !address.is_encrypted() {
+        return Ok(());
+    }
     nodes::encryption(&address, &settings.ca_file).map(drop).map_err(|cause| unusable(settings, cause))
+}
+
+/// Whose certificates the broker and its management plugin may have.
+pub fn trust(settings: &Amqp) -> Trust<'_> {
+    nodes::trust(&settings.ca_file)
 }
 
 /// RabbitMQ's own. A larger frame could hold header tables too deep for our stacks.
@@ -151,6 +161,22 @@ fn read_address(settings: &Amqp, url: &SecretText) -> Result<Address, QueueError
 
 fn unusable(settings: &Amqp, cause: anyhow::Error) -> QueueError {
     QueueError::Address(settings.url_from.name("AMQP_URL"), cause)
+}
+
+/// Whom the broker knows us as, and where.
+#[derive(Debug, Clone)]
+pub struct Login {
+    pub user: String,
+    pub password: SecretText,
+    pub virtual_host: String,
+}
+
+/// As the first address in the settings has it; nothing is connected.
+pub fn login(settings: &Amqp) -> Result<Login, QueueError> {
+    let address = read_address(settings, &settings.url_from.newest_or(&settings.url))?;
+    let uri = &address.nodes()[0].uri;
+    let (user, password) = (uri.authority.userinfo.username.clone(), uri.authority.userinfo.password.clone());
+    Ok(Login { user, password: SecretText::new(password), virtual_host: uri.vhost.clone() })
 }
 
 /// What the event parser wants to know besides the body.

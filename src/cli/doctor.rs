@@ -18,6 +18,7 @@ use crate::text::printable;
 mod broker;
 mod database;
 mod machine;
+mod management;
 mod rights;
 mod settings;
 mod versions;
@@ -47,14 +48,15 @@ enum Status {
 
 pub(super) async fn run(settings: &Settings, json: bool) -> Outcome {
     let deadline = Deadline(Instant::now() + PATIENCE);
-    let (database, broker, dns, proxy) = tokio::join!(
+    let (database, broker, management, dns, proxy) = tokio::join!(
         database::checks(settings, deadline),
         broker::checks(settings, deadline),
+        management::checks(settings, deadline),
         machine::dns(settings, deadline),
         machine::proxy(settings, deadline),
     );
     let of_machine = vec![dns, proxy, machine::certificates(settings), machine::open_files(settings)];
-    let checks = [settings::checks(settings), database, broker, of_machine].concat();
+    let checks = [settings::checks(settings), database, broker, management, of_machine].concat();
     if json {
         output::json(&json!({ "data": checks }))?;
     } else {

@@ -6,6 +6,7 @@ fn load(file: Option<&str>, variables: &[(&str, &str)]) -> Result<Settings, Conf
     Settings::load(file, variables, |path| match path {
         "/keys" => Ok(format!("{}\n", key())),
         "/proxy" => Ok("user:s3cret\n".to_owned()),
+        "/management" => Ok("https://u:s3cret@h\n".to_owned()),
         "/url" => Ok("postgresql://u:s3cret@h/d\n".to_owned()),
         _ => Err(std::io::ErrorKind::NotFound.into()),
     })
@@ -66,6 +67,21 @@ fn a_setting_may_be_named_as_variables_of_files_are() {
     assert_eq!(given("PENR_WEBHOOKS__AMQP__CA_FILE", "/etc/ca.pem").unwrap(), "/etc/ca.pem");
     assert_eq!(given("PENR_WEBHOOKS__AMQP__CA_FILE_FILE", "/proxy").unwrap(), "user:s3cret");
     assert!(given("PENR_WEBHOOKS__AMQP__CB_FILE", "/proxy").unwrap_err().to_string().ends_with("is no setting"));
+}
+
+#[test]
+fn the_management_plugins_address_may_come_from_a_file_and_shows_no_password() {
+    let settings = load(None, &[("PENR_WEBHOOKS__AMQP__MANAGEMENT_URL_FILE", "/management")]).unwrap();
+    let management = settings.amqp.management.clone().unwrap();
+    assert_eq!((management.url.as_str(), management.credentials.unwrap().password.expose()), ("https://h/", "s3cret"));
+    assert!(!format!("{settings:?}").contains("s3cret"));
+    assert!(load(None, &[]).unwrap().amqp.management.is_none());
+    let refused = |file, variables: &[_]| load(file, variables).unwrap_err().to_string();
+    let error = refused(None, &[("PENR_WEBHOOKS__AMQP__MANAGEMENT_URL", "amqp://u:s3cret@h")]);
+    assert!(error.starts_with("PENR_WEBHOOKS__AMQP__MANAGEMENT_URL must have the form http://"), "{error}");
+    assert!(!error.contains("s3cret"), "{error}");
+    let error = refused(Some("[amqp]\nmanagement_url = \"http://s3cret@h\""), &[]);
+    assert_eq!(error, "amqp.management_url (in penr.toml) must give a user with a password, or neither");
 }
 
 #[test]

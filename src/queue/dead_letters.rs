@@ -13,7 +13,6 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Event};
 
 use super::link::{Link, bounded};
-use super::link::{Link, bounded};
 use super::rights::Lack;
 use super::{PublishError, Publisher, QueueError, is_missing, library_error, name, properties};
 use crate::config::{Amqp, Queue};

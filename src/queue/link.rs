@@ -234,6 +234,7 @@ mod tests {
             url: SecretText::new(url),
             url_from: UrlSource::default(),
             ca_file: String::new(),
+            management: None,
             connect_timeout,
             heartbeat: Duration::from_secs(10),
         }

@@ -68,14 +68,18 @@ impl Peer {
 
 /// What encrypts connections to the nodes whose URLs ask for it. Reads files.
 pub(super) fn encryption(address: &Address, ca_file: &str) -> anyhow::Result<Option<RustlsConnector>> {
-    let trust = match ca_file {
-        "" => Trust::System,
-        file => Trust::File { setting: AUTHORITIES, file, name: ServerNames::Checked },
-    };
     match (address.is_encrypted(), ca_file) {
-        (true, _) => Ok(Some(tls::client(&trust)?.into())),
+        (true, _) => Ok(Some(tls::client(&trust(ca_file))?.into())),
         (false, "") => Ok(None),
         (false, _) => anyhow::bail!("{AUTHORITIES} is set, but no address begins with amqps://"),
+    }
+}
+
+/// Whose certificates the broker's nodes may have, and its management plugin.
+pub(super) fn trust(ca_file: &str) -> Trust<'_> {
+    match ca_file {
+        "" => Trust::System,
+        file => Trust::File { setting: AUTHORITIES, file, name: ServerNames::Checked },
     }
 }
 

@@ -9,7 +9,7 @@ const DOORS: [(&str, &[&str]); 6] = [
     ("tokio_postgres", &["store"]),
     ("deadpool_postgres", &["store"]),
     ("refinery", &["store"]),
-    ("reqwest", &["sender"]),
+    ("reqwest", &["sender", "management"]),
     ("axum", &["api", "ops", "cli/listen"]),
 ];
 

@@ -11,6 +11,7 @@ use crate::support::*;
 mod broker;
 mod database;
 mod machine;
+mod policies;
 
 const CHECKS: [&str; 26] = [
     "settings",

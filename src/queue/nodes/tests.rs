@@ -83,6 +83,7 @@ async fn every_address_of_a_name_has_a_share_of_the_time() {
         url: "amqp://share".into(),
         url_from: UrlSource::default(),
         ca_file: String::new(),
+        management: None,
         connect_timeout: Duration::from_secs(9),
         heartbeat: Duration::from_secs(9),
     };

@@ -30,11 +30,21 @@ impl PrivateServers {
         Self::broker_with(&["rabbitmq"]).await
     }
 
+    /// The same with its management plugin.
+    pub async fn broker_and_management() -> Self {
+        Self::broker_with(&["rabbitmq", "management"]).await
+    }
+
     async fn broker_with(servers: &[&str]) -> Self {
         let room = room().await;
         let instance = Instance::start(servers).await;
         let servers = Servers::with_disposable_broker(instance.export("AMQP_URL").await);
         Self { instance, servers, _room: room }
+    }
+
+    /// With the credentials of the administrator.
+    pub async fn management_url(&self) -> String {
+        self.instance.export("MANAGEMENT_URL").await
     }
 
     /// Makes users of the virtual host `/`, or gives them other rights: name, configure, write, read. Their password is

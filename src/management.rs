@@ -1,0 +1,308 @@
+//! Reads what RabbitMQ's management plugin knows of our queues and AMQP does not tell: policies, members, alarms. The only
+//! door to it.
+//!
+//! Nothing is changed there. Every answer is waited for as long as `amqp.connect_timeout` and no longer.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use reqwest::{Client, StatusCode, redirect, retry};
+use serde_json::{Map, Value};
+use url::Url;
+
+use crate::config::{self, Amqp, Credentials};
+use crate::queue::{self, Login, QueueError};
+use crate::sender;
+use crate::text::printable;
+use crate::tls;
+
+mod policy;
+
+pub use policy::{Harm, InForce, Kept, SetBy, harms};
+
+/// An answer is a queue's description, or a line.
+const MAX_ANSWER_BYTES: usize = 1024 * 1024;
+
+/// Why the plugin could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ManagementError {
+    #[error("it does not answer")]
+    Unreachable(#[source] anyhow::Error),
+    /// Its login, its tags, or its rights in the virtual host.
+    #[error("it refuses the user {user} ({reason})")]
+    Refused { user: String, reason: String },
+    /// Something else answers, or another path is the right one.
+    #[error("what answers is no management plugin (HTTP {0})")]
+    Another(u16),
+    #[error("its client cannot be set up")]
+    Setup(#[from] sender::SetupError),
+    #[error(transparent)]
+    Login(#[from] QueueError),
+}
+
+/// The plugin, and whom it knows us as.
+pub struct Management {
+    client: Client,
+    url: Url,
+    user: Credentials,
+    virtual_host: String,
+}
+
+/// What it tells of a queue.
+#[derive(Debug, Clone, Default)]
+pub struct Described {
+    /// `quorum`, `classic` …
+    pub kind: String,
+    pub arguments: Map<String, Value>,
+    /// What both policies together make. `None` if it is not told: the queue is only seconds old, or statistics are switched
+    /// off.
+    pub in_force: Option<Map<String, Value>>,
+    pub(crate) policy: Option<Policy>,
+    pub(crate) operator_policy: Option<Policy>,
+    /// Nodes that hold a copy, and those of them that answer. Both are empty if it is not told.
+    pub members: Vec<String>,
+    pub online: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Policy {
+    name: String,
+    /// Not known unless both kinds apply and this user may read them.
+    definition: Option<Map<String, Value>>,
+}
+
+impl Management {
+    /// `None` unless `amqp.management_url` is set. Nothing is asked yet.
+    pub fn new(amqp: &Amqp) -> Result<Option<Self>, ManagementError> {
+        let Some(config::Management { url, credentials }) = &amqp.management else { return Ok(None) };
+        let Login { user, password, virtual_host } = queue::login(amqp)?;
+        let user = credentials.clone().unwrap_or(Credentials { user, password });
+        let client = Client::builder()
+            .tls_backend_preconfigured(tls::client(&queue::trust(amqp)).map_err(sender::SetupError::Client)?)
+            .redirect(redirect::Policy::none())
+            .retry(retry::never())
+            .referer(false)
+            .no_proxy()
+            .http1_only()
+            .timeout(amqp.connect_timeout)
+            .connect_timeout(amqp.connect_timeout)
+            .build()
+            .map_err(sender::SetupError::from)?;
+        Ok(Some(Self { client, url: url.clone(), user, virtual_host }))
+    }
+
+    /// Without credentials.
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    pub fn user(&self) -> &str {
+        &self.user.user
+    }
+
+    /// Whether it lets this user in, and how long its answer took.
+    pub async fn greet(&self) -> Result<Duration, ManagementError> {
+        let asked = Instant::now();
+        match self.get(&["whoami"]).await? {
+            (StatusCode::OK, Value::Object(me)) if me.contains_key("name") => Ok(asked.elapsed()),
+            (status, _) => Err(ManagementError::Another(status.as_u16())),
+        }
+    }
+
+    /// `None` if there is no such queue.
+    pub async fn queue(&self, name: &str) -> Result<Option<Described>, ManagementError> {
+        let mut queue = match self.get(&["queues", &self.virtual_host, name]).await? {
+            (StatusCode::OK, Value::Object(told)) => described(&told),
+            (StatusCode::NOT_FOUND, _) => return Ok(None),
+            (status, _) => return Err(ManagementError::Another(status.as_u16())),
+        };
+        if let (Some(policy), Some(operator)) = (&mut queue.policy, &mut queue.operator_policy) {
+            policy.definition = self.definition("policies", &policy.name).await;
+            operator.definition = self.definition("operator-policies", &operator.name).await;
+        }
+        Ok(Some(queue))
+    }
+
+    /// Only users with the tag policymaker may read them.
+    async fn definition(&self, kind: &str, name: &str) -> Option<Map<String, Value>> {
+        match self.get(&[kind, &self.virtual_host, name]).await {
+            Ok((StatusCode::OK, told)) => told.get("definition")?.as_object().cloned(),
+            _ => None,
+        }
+    }
+
+    /// Each as `disk space on rabbit@host`.
+    pub async fn alarms(&self) -> Result<Vec<String>, ManagementError> {
+        match self.get(&["health", "checks", "alarms"]).await? {
+            (StatusCode::OK, _) => Ok(Vec::new()),
+            (StatusCode::SERVICE_UNAVAILABLE, told) if told.get("alarms").is_some() => {
+                Ok(told["alarms"].as_array().into_iter().flatten().map(alarm).collect())
+            }
+            (status, _) => Err(ManagementError::Another(status.as_u16())),
+        }
+    }
+
+    /// The answer, and what it holds if that is JSON. A 404 may be one.
+    async fn get(&self, path: &[&str]) -> Result<(StatusCode, Value), ManagementError> {
+        let mut url = self.url.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().push("api").extend(path);
+        }
+        let (status, body) = self.ask(url).await.map_err(ManagementError::Unreachable)?;
+        let told: Value = serde_json::from_slice(&body).unwrap_or_default();
+        match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                let reason = told.get("reason").and_then(Value::as_str);
+                let reason = reason.map_or_else(|| format!("HTTP {}", status.as_u16()), |text| printable(text, 200));
+                Err(ManagementError::Refused { user: self.user.user.clone(), reason })
+            }
+            // RabbitMQ says so in JSON.
+            StatusCode::NOT_FOUND if told.is_null() => Err(ManagementError::Another(404)),
+            status => Ok((status, told)),
+        }
+    }
+
+    async fn ask(&self, url: Url) -> anyhow::Result<(StatusCode, Vec<u8>)> {
+        let Credentials { user, password } = &self.user;
+        let request = self.client.get(url).basic_auth(user, Some(password.expose()));
+        let mut response = request.send().await.map_err(reqwest::Error::without_url)?;
+        let mut body = Vec::new();
+        while let Some(part) = response.chunk().await.map_err(reqwest::Error::without_url)? {
+            body.extend_from_slice(&part);
+            (body.len() <= MAX_ANSWER_BYTES).then_some(()).context("it answers with more than a megabyte")?;
+        }
+        Ok((response.status(), body))
+    }
+}
+
+impl Described {
+    /// As far as it is told.
+    pub fn harms(&self, kept: Kept, expected: &config::Queue) -> Vec<Harm> {
+        self.judged(|in_force| harms(kept, in_force, expected))
+    }
+
+    fn judged<T>(&self, judge: impl FnOnce(InForce<'_>) -> T) -> T {
+        let none = Map::new();
+        judge(InForce { arguments: &self.arguments, policy: self.in_force.as_ref().unwrap_or(&none) })
+    }
+
+    /// How often a message may be handed out, by its argument and its policies. Without any the version of the broker
+    /// decides.
+    pub fn delivery_limit(&self) -> Option<i64> {
+        self.judged(|in_force| in_force.limit("delivery-limit")).map(|(limit, _)| limit)
+    }
+
+    /// Such as `the policy a`, or both if it is not known which.
+    pub fn named(&self, harm: &Harm) -> String {
+        if harm.set_by == SetBy::Argument {
+            return "the queue's own argument".to_owned();
+        }
+        let sets = |policy: &Policy| match &policy.definition {
+            Some(definition) => definition.get(harm.key).is_some_and(|value| plain(value) == harm.value),
+            None => true,
+        };
+        let policy =
+            self.policy.as_ref().filter(|policy| sets(policy)).map(|policy| format!("the policy {}", policy.name));
+        let operator = self.operator_policy.as_ref().filter(|policy| sets(policy));
+        let operator = operator.map(|policy| format!("the operator policy {}", policy.name));
+        match (policy, operator) {
+            (Some(policy), Some(operator)) => format!("{policy} or {operator}"),
+            (Some(one), None) | (None, Some(one)) => one,
+            (None, None) => "a policy".to_owned(),
+        }
+    }
+
+    /// The names of those that apply.
+    pub fn policies(&self) -> Vec<&str> {
+        self.policy.iter().chain(&self.operator_policy).map(|policy| policy.name.as_str()).collect()
+    }
+}
+
+/// How often a message of the queue may be handed out before RabbitMQ drops it or makes a dead letter of it, where
+/// `amqp.management_url` tells. `None` also when it cannot be read.
+pub async fn delivery_limit(amqp: &Amqp, queue: &str) -> Option<u32> {
+    let management = Management::new(amqp).ok()??;
+    let described = management.queue(queue).await.ok()??;
+    described.in_force.as_ref()?;
+    u32::try_from(described.delivery_limit()?).ok()
+}
+
+fn described(told: &Map<String, Value>) -> Described {
+    let text = |key: &str| told.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+    // An empty one may come as a list.
+    let object = |key: &str| told.get(key).and_then(Value::as_object).cloned().unwrap_or_default();
+    let nodes = |key: &str| -> Vec<String> {
+        let nodes = told.get(key).and_then(Value::as_array).into_iter().flatten();
+        nodes.filter_map(Value::as_str).map(|node| printable(node, 200)).collect()
+    };
+    let policy = |key: &str| text(key).map(|name| Policy { name: printable(name, 200), definition: None });
+    Described {
+        kind: text("type").unwrap_or("unknown").to_owned(),
+        arguments: object("arguments"),
+        in_force: told.contains_key("effective_policy_definition").then(|| object("effective_policy_definition")),
+        policy: policy("policy"),
+        operator_policy: policy("operator_policy"),
+        members: nodes("members"),
+        online: nodes("online"),
+    }
+}
+
+fn alarm(told: &Value) -> String {
+    let of = |key: &str| told.get(key).and_then(Value::as_str).map(|text| printable(text, 200));
+    match (of("resource"), of("node")) {
+        (Some(resource), Some(node)) => format!("{resource} on {node}"),
+        _ => printable(&told.to_string(), 200),
+    }
+}
+
+fn plain(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn told(value: Value) -> Described {
+        described(value.as_object().unwrap())
+    }
+
+    #[test]
+    fn what_a_queue_lacks_is_empty() {
+        let queue = told(json!({"effective_policy_definition": [], "policy": "", "operator_policy": null}));
+        assert_eq!((queue.kind.as_str(), queue.policies().len(), queue.delivery_limit()), ("unknown", 0, None));
+        assert!(queue.in_force.is_some_and(|policy| policy.is_empty()) && queue.members.is_empty());
+        assert!(told(json!({})).in_force.is_none());
+    }
+
+    #[test]
+    fn the_lower_delivery_limit_counts() {
+        let limited = |policy: Value| {
+            told(json!({"arguments": {"x-delivery-limit": 100}, "effective_policy_definition": policy}))
+        };
+        assert_eq!(limited(json!({"delivery-limit": 3})).delivery_limit(), Some(3));
+        assert_eq!(limited(json!({"delivery-limit": 300})).delivery_limit(), Some(100));
+        assert_eq!(limited(json!([])).delivery_limit(), Some(100));
+    }
+
+    #[test]
+    fn a_harm_is_laid_to_the_policy_that_sets_it() {
+        let harm = |set_by| Harm { key: "max-length", value: "5".into(), set_by, loses: true, consequence: "" };
+        let mut queue = told(json!({"policy": "a", "operator_policy": "b"}));
+        assert_eq!(queue.named(&harm(SetBy::Argument)), "the queue's own argument");
+        assert_eq!(queue.named(&harm(SetBy::Policy)), "the policy a or the operator policy b");
+        let definition = |value: Value| value.as_object().cloned();
+        queue.policy.as_mut().unwrap().definition = definition(json!({"max-length": 9}));
+        queue.operator_policy.as_mut().unwrap().definition = definition(json!({"max-length": 5}));
+        assert_eq!(queue.named(&harm(SetBy::Policy)), "the operator policy b");
+        assert_eq!(told(json!({"policy": "a"})).named(&harm(SetBy::Policy)), "the policy a");
+    }
+
+    #[test]
+    fn an_alarm_names_what_is_short_and_where() {
+        assert_eq!(alarm(&json!({"node": "rabbit@a", "resource": "disk"})), "disk on rabbit@a");
+        assert_eq!(alarm(&json!({"x": 1})), r#"{"x":1}"#);
+    }
+}

@@ -1,0 +1,143 @@
+//! What RabbitMQ's management plugin tells: policies that lose what we keep, members, alarms. And what it does not tell
+//! whom.
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde_json::json;
+
+use super::*;
+
+/// An administrator at the plugin.
+struct Plugin {
+    address: String,
+    authorization: String,
+}
+
+impl Plugin {
+    fn at(url: &str) -> Self {
+        let url = Url::parse(url).unwrap();
+        let credentials = format!("{}:{}", url.username(), url.password().unwrap());
+        Self {
+            address: format!("{}:{}", url.host_str().unwrap(), url.port().unwrap()),
+            authorization: format!("Basic {}", BASE64_STANDARD.encode(credentials)),
+        }
+    }
+
+    async fn ask(&self, method: &str, path: &str, body: &Value) -> http::Response {
+        let headers = [("Authorization", self.authorization.as_str()), ("Content-Type", "application/json")];
+        let answer =
+            http::ask(&self.address, method, &format!("/api/{path}"), &headers, body.to_string().as_bytes()).await;
+        assert!((200..300).contains(&answer.status), "{method} {path}: {}", answer.text());
+        answer
+    }
+
+    /// What both kinds make together, which the plugin tells a little later.
+    async fn wait_until_in_force(&self, queue: &str, definition: Value) {
+        wait_until("the policies are in force", async || {
+            let told = self.ask("GET", &format!("queues/%2F/{queue}"), &json!({})).await.json();
+            told["effective_policy_definition"] == definition
+        })
+        .await;
+    }
+
+    /// `policies` or `operator-policies`.
+    async fn set(&self, kind: &str, name: &str, pattern: &str, priority: u32, definition: Value) {
+        let policy = json!({"pattern": pattern, "definition": definition, "priority": priority, "apply-to": "queues"});
+        self.ask("PUT", &format!("{kind}/%2F/{name}"), &policy).await;
+    }
+
+    /// Whose password is its name, and who may do everything with our queues.
+    async fn add_user(&self, name: &str, tags: &str) {
+        self.ask("PUT", &format!("users/{name}"), &json!({"password": name, "tags": tags})).await;
+        let rights = json!({"configure": ".*", "write": ".*", "read": ".*"});
+        self.ask("PUT", &format!("permissions/%2F/{name}"), &rights).await;
+    }
+
+    /// For `amqp.management_url`.
+    fn url(&self, credentials: &str) -> String {
+        format!("http://{credentials}{}", self.address)
+    }
+}
+
+/// One test for all: a broker of one's own takes seconds to start.
+#[tokio::test]
+async fn the_doctor_names_policies_that_break_a_promise_and_what_it_may_not_read() {
+    let servers = PrivateServers::broker_and_management().await;
+    let plugin = Plugin::at(&servers.management_url().await);
+    let site = Site::on(&servers).await.with_usual_names().set("amqp.connect_timeout", "2s");
+    drop(site.worker().await);
+    plugin.wait_until_in_force(site.worker_queue(), json!({})).await;
+    plugin.wait_until_in_force(site.dead_queue(), json!({})).await;
+    // The administrator's credentials, from AMQP_URL.
+    let site = site.set("amqp.management_url", &plugin.url(""));
+    let report = site.doctor().await;
+    report.assert("management", "ok", &[&plugin.address]);
+    report.assert("policies", "ok", &["none applies"]);
+    report.assert("members", "ok", &["1 of 1 members of penr.webhooks are online"]);
+    report.assert("alarms", "ok", &["none"]);
+    harmful_policies_are_named(&site, &plugin).await;
+    let site = users_with_fewer_rights_are_told_what_they_lack(site, &plugin).await;
+    let site = an_address_that_is_not_the_plugins_is_told(site, &plugin).await;
+    servers.ctl(&["eval", "rabbit_alarm:set_alarm({{resource_limit, disk, node()}, []})."]).await;
+    let report = site.set("amqp.management_url", &plugin.url("watching:watching@")).doctor().await;
+    report.assert("alarms", "fails", &["disk space on penr@localhost", "takes nothing from publishers"]);
+    assert_eq!(report.code, 1);
+}
+
+async fn harmful_policies_are_named(site: &Site, plugin: &Plugin) {
+    plugin.set("policies", "everywhere", ".*", 0, json!({"delivery-limit": 3})).await;
+    plugin.wait_until_in_force(site.worker_queue(), json!({"delivery-limit": 3})).await;
+    plugin.wait_until_in_force(site.dead_queue(), json!({"delivery-limit": 3})).await;
+    let report = site.doctor().await;
+    let said = [
+        "penr.webhooks: delivery-limit 3, by the policy everywhere: an event handed out so often",
+        "penr.webhooks.dead: delivery-limit 3, by the policy everywhere: a dead letter that was read so often is dropped",
+        "exempt our queues",
+    ];
+    report.assert("policies", "fails", &said);
+    assert_eq!(report.code, 1);
+    plugin.set("policies", "everywhere", r"^penr\.webhooks$", 0, json!({"message-ttl": 60_000})).await;
+    plugin.wait_until_in_force(site.worker_queue(), json!({"message-ttl": 60_000})).await;
+    plugin.wait_until_in_force(site.dead_queue(), json!({})).await;
+    site.doctor().await.assert("policies", "warns", &["penr.webhooks: message-ttl 60000, by the policy everywhere"]);
+    plugin.set("policies", "short", r"\.dead$", 1, json!({"message-ttl": 60_000, "max-length": 9})).await;
+    plugin.set("operator-policies", "low", ".*", 0, json!({"max-length": 5})).await;
+    let both = json!({"message-ttl": 60_000, "max-length": 5});
+    plugin.wait_until_in_force(site.worker_queue(), both.clone()).await;
+    plugin.wait_until_in_force(site.dead_queue(), both).await;
+    let said = [
+        "penr.webhooks.dead: message-ttl 60000, by the policy short: dead letters are dropped after that time",
+        "penr.webhooks.dead: max-length 5, by the operator policy low: once so much is there, the oldest",
+        "penr.webhooks: max-length 5, by the operator policy low: once so much waits, publishing is refused",
+    ];
+    site.doctor().await.assert("policies", "fails", &said);
+}
+
+async fn users_with_fewer_rights_are_told_what_they_lack(site: Site, plugin: &Plugin) -> Site {
+    plugin.add_user("plain", "").await;
+    plugin.add_user("watching", "management").await;
+    let site = site.with_broker_user("plain");
+    let report = site.doctor().await;
+    report.assert("management", "warns", &["refuses the user plain", "rabbitmqctl set_user_tags"]);
+    report.assert_skipped(&["policies", "members", "alarms"]);
+    report.assert("round_trip", "ok", &[]);
+    let site = site.set("amqp.management_url", &plugin.url("watching:watching@"));
+    let report = site.doctor().await;
+    report.assert("management", "ok", &["the user watching"]);
+    report.assert("policies", "fails", &["max-length 5, by the policy short or the operator policy low"]);
+    report.assert("members", "ok", &[]);
+    site
+}
+
+async fn an_address_that_is_not_the_plugins_is_told(site: Site, plugin: &Plugin) -> Site {
+    let site = site.set("amqp.management_url", &format!("{}/elsewhere", plugin.url("")));
+    let report = site.doctor().await;
+    report.assert("management", "warns", &["no management plugin (HTTP 404)", "host, port and path"]);
+    let nobody = ClosedPort::new();
+    let site = site.set("amqp.management_url", &nobody.url().replacen("http://", "http://u:s3cret@", 1));
+    let report = site.doctor().await;
+    report.assert("management", "warns", &["does not answer", "refused", "rabbitmq-plugins enable"]);
+    report.assert_nowhere("s3cret");
+    assert_eq!(report.code, 0);
+    site
+}
