@@ -11,8 +11,12 @@ use jiff::Timestamp;
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::text::printable;
+
 /// JSON nested deeper than this, counted from the outer object, is refused.
 const MAX_DEPTH: usize = 128;
+/// Of an encoding that is named in a reason.
+const MAX_ENCODING_BYTES: usize = 64;
 
 /// Something that happened in penr.ai, with the body that is signed, sent and stored.
 #[derive(Clone, PartialEq, Eq)]
@@ -141,13 +145,13 @@ pub struct Properties {
     pub content_encoding: Option<String>,
 }
 
-/// Why a broker message is no event. The texts name fields and limits, never content.
+/// Why a broker message is no event. The texts name fields and limits, never content; of its properties the encoding.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     #[error("the body is larger than event.max_event_bytes ({0} bytes)")]
     TooLarge(usize),
-    #[error("the body is compressed or encoded (content_encoding is set)")]
-    Encoded,
+    #[error("the body is compressed or encoded: its content_encoding is \"{0}\", not utf-8")]
+    Encoded(String),
     #[error("the body is empty")]
     Empty,
     #[error("the body is not UTF-8")]
@@ -179,7 +183,7 @@ impl Malformed {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::TooLarge(_) => "too_large",
-            Self::Encoded => "encoded",
+            Self::Encoded(_) => "encoded",
             Self::Empty => "empty",
             Self::NotUtf8 => "not_utf8",
             Self::TooDeep => "too_deep",
@@ -220,9 +224,8 @@ impl EventParser {
         if body.len() > self.max_event_bytes {
             return Err(Malformed::TooLarge(self.max_event_bytes));
         }
-        match properties.content_encoding.as_deref() {
-            None | Some("" | "identity" | "utf-8" | "UTF-8") => {}
-            Some(_) => return Err(Malformed::Encoded),
+        if let Some(encoding) = properties.content_encoding.as_deref().filter(|encoding| !is_plain(encoding)) {
+            return Err(Malformed::Encoded(printable(encoding, MAX_ENCODING_BYTES)));
         }
         let text = std::str::from_utf8(body).map_err(|_| Malformed::NotUtf8)?;
         if text.bytes().all(|b| b.is_ascii_whitespace()) {
@@ -302,6 +305,14 @@ fn event_id(value: Option<&RawValue>, properties: &Properties) -> Result<EventId
     let own = value.map(|raw| text("id", Some(raw))).transpose()?.filter(|id| !id.is_empty());
     let id = own.or_else(|| properties.message_id.clone().filter(|id| !id.is_empty()));
     EventId::parse(&id.ok_or(Malformed::Missing("id"))?).ok_or(Malformed::Id)
+}
+
+/// Whether a body so encoded is the text itself. Publishers write a character set here, or what MIME calls a transfer
+/// encoding, in all spellings. Whether it is UTF-8 is seen from the body.
+fn is_plain(encoding: &str) -> bool {
+    let known: String = encoding.chars().filter(|char| !matches!(char, '-' | '_' | ' ' | '\t')).collect();
+    let plain = ["", "utf8", "ascii", "usascii", "identity", "7bit", "8bit", "binary"];
+    plain.iter().any(|plain| known.eq_ignore_ascii_case(plain))
 }
 
 /// The publisher's own spelling where there is one: it is checked, not rewritten.

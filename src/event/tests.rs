@@ -110,11 +110,30 @@ fn the_message_fills_in_what_the_event_leaves_out() {
     assert!(String::from_utf8_lossy(&event.body).contains(r#""timestamp":"2026-11-23T10:00:00Z""#));
 }
 
+fn encoded(encoding: &str) -> Result<Event, Malformed> {
+    let properties = Properties { content_encoding: Some(encoding.into()), ..Properties::default() };
+    parser().parse(message(r#""data":1"#).as_bytes(), &properties, now())
+}
+
 #[test]
-fn a_compressed_body_is_no_event() {
-    let properties = Properties { content_encoding: Some("gzip".into()), ..Properties::default() };
-    let error = parser().parse(message(r#""data":1"#).as_bytes(), &properties, now());
-    assert_eq!(error, Err(Malformed::Encoded));
+fn a_compressed_body_is_no_event_and_the_reason_names_its_encoding() {
+    for encoding in ["gzip", "utf-16", "UTF-8; q=1", "base64", "quoted-printable", "utf-88", "latin1"] {
+        let malformed = encoded(encoding).unwrap_err();
+        assert_eq!(malformed.reason(), "encoded");
+        assert!(malformed.to_string().contains(&format!("\"{encoding}\"")), "{malformed}");
+    }
+    let long = encoded(&format!("a\u{202e}\n{}", "x".repeat(1000))).unwrap_err().to_string();
+    assert!(long.contains(r#""a\u{202e} xxx"#) && long.len() < 200, "{long}");
+}
+
+#[test]
+fn an_encoding_that_changes_nothing_is_none_in_any_spelling() {
+    for encoding in [
+        "", " ", "utf-8", "UTF8", "utf8", "Utf-8", "utf_8", " UTF-8 ", "us-ascii", "ASCII", "identity", "8bit", "7Bit",
+        "binary",
+    ] {
+        assert!(encoded(encoding).is_ok(), "{encoding}");
+    }
 }
 
 #[test]
@@ -161,5 +180,16 @@ proptest! {
         prop_assert_eq!(&sent["data"], &data);
         prop_assert_eq!(&sent["id"], &id);
         prop_assert_eq!(event.account_id.as_str(), account);
+    }
+}
+
+proptest! {
+    #[test]
+    fn utf_8_is_utf_8_however_it_is_written(cases in proptest::collection::vec(any::<bool>(), 4), dash in "[-_ ]{0,2}", around in "[ \t]{0,3}") {
+        let letters = "utf8".chars().zip(cases).map(|(char, upper)| if upper { char.to_ascii_uppercase() } else { char });
+        let mut name: String = letters.collect();
+        name.insert_str(3, &dash);
+        let written = [around.as_str(), &name, &around].concat();
+        prop_assert!(encoded(&written).is_ok());
     }
 }

@@ -32,7 +32,7 @@ async fn an_encoding_that_changes_nothing_is_none() {
     let encoded = |name: &'static [u8]| -> Box<dyn Fn(Message) -> Message> {
         Box::new(move |message| Message { content_encoding: Some(name.to_vec()), ..message })
     };
-    let names: [&[u8]; 3] = [b"", b"identity", b"utf-8"];
+    let names: [&[u8]; 8] = [b"", b"identity", b"utf-8", b"utf8", b"UTF8", b"Utf-8", b"us-ascii", b"binary"];
     all_arrive(Scene::open().await, names.map(encoded)).await;
 }
 
