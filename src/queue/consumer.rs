@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use lapin::Channel;
 use lapin::message::Delivery;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ use super::dead_letters::{REQUEUED, failure};
 use super::link::{Link, bounded, reason_of_any_node};
 use super::rights::Lack;
 use super::topology::Unchecked;
-use super::{QueueError, name, properties, topology};
+use super::{QueueError, is_missing, name, properties, topology};
 use crate::config::{Amqp, Queue};
 use crate::event::{Catalogue, Properties};
 use crate::metrics::Metrics;
@@ -38,7 +38,9 @@ const SOON: Duration = Duration::from_secs(10);
 /// Between two connections while isolated: the culprit needs as many as its delivery limit.
 const ISOLATED_WAIT: Duration = Duration::from_millis(50);
 /// The oldest message may be what killed the process before us if it was delivered this often. Later messages are not
-/// suspected: a broker that was lost many times makes all counts high, and this process is alive.
+/// suspected: a broker that was lost many times makes all counts high, and this process is alive. Every version of RabbitMQ
+/// counts what comes back with a connection or a channel, and so a process that was killed; what we give back by `nack` does
+/// not count from RabbitMQ 4.3 on.
 const SUSPICIOUS_DELIVERIES: i64 = 20;
 /// Closing politely must not delay a stop.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -113,6 +115,8 @@ enum Mode {
 enum End {
     Stopped,
     HeldOff,
+    /// By the broker, with `basic.cancel`: the connection is well.
+    Cancelled,
     Lost(QueueError),
 }
 
@@ -171,6 +175,7 @@ impl Consumer {
         };
         match end {
             End::Lost(error) => return Err(error),
+            End::Cancelled => return Err(why_cancelled(link, &self.queue.worker_queue).await),
             End::Stopped => {
                 self.metrics.consumer_attached.set(0);
                 self.settled.cancelled().await;
@@ -250,7 +255,7 @@ impl Consumer {
             let delivery = match next {
                 Some(Ok(delivery)) => delivery,
                 Some(Err(error)) => break End::Lost(error.into()),
-                None => break End::Lost(cancelled()),
+                None => break End::Cancelled,
             };
             supervisor.reconnect.reset();
             self.hand_on(attachment, delivery, &mut hold_off).await;
@@ -404,8 +409,26 @@ fn fresh_tag() -> ShortString {
     format!("{CONSUMER_TAG}-{}", uuid::Uuid::new_v4().simple()).into()
 }
 
-fn cancelled() -> QueueError {
-    QueueError::Unavailable(anyhow::anyhow!("the broker ended the consumer"))
+/// `basic.cancel` gives no reason, but few things end the consumer of a quorum queue.
+async fn why_cancelled(link: &Link, queue: &str) -> QueueError {
+    let reason = match bounded(CLOSE_TIMEOUT, "asking why the consumer ended", exists(link, queue)).await {
+        Ok(true) => {
+            ": it waited longer for an ack than its consumer_timeout allows (RabbitMQ 4.3 and newer), or its queue moved"
+        }
+        Ok(false) => ": its queue was deleted",
+        Err(_) => "",
+    };
+    QueueError::Unavailable(anyhow::anyhow!("the broker ended the consumer{reason}"))
+}
+
+async fn exists(link: &Link, queue: &str) -> Result<bool, QueueError> {
+    let channel = link.channel().await?;
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    match channel.queue_declare(name(queue), options, FieldTable::default()).await {
+        Ok(_) => Ok(true),
+        Err(error) if is_missing(&error) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn incoming(attachment: &Arc<Attachment>, delivery: Delivery) -> Incoming {

@@ -89,6 +89,7 @@ async fn a_queue_deleted_under_the_consumer_is_declared_again() {
     ledger.publish(5).await;
     ledger.wait_until_done().await;
     ledger.site.delete_worker_queue().await;
+    worker.wait_for_log("the broker ended the consumer: its queue was deleted").await;
     worker.wait_for_log_times(ATTACHED, 2).await;
     ledger.publish(5).await;
     ledger.close(vec![worker]).await.assert_sound(0);
