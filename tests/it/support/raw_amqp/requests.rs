@@ -5,8 +5,8 @@ use std::io::Result;
 use super::frame::Writer;
 use super::{Content, RawAmqp, Table};
 
-/// Of `basic.nack`.
-const REQUEUE: u8 = 2;
+/// Of `basic.reject`.
+const REQUEUE: u8 = 1;
 
 /// A message taken out of a queue.
 #[derive(Debug)]
@@ -37,7 +37,8 @@ impl RawAmqp {
         }
     }
 
-    /// Takes the oldest message, as soon as there is one, and gives it back: the broker counts that.
+    /// Takes the oldest message, as soon as there is one, and gives it back so that the broker counts it: from RabbitMQ 4.3 on
+    /// it does not count a `nack`.
     pub async fn give_back(&mut self, queue: &str) -> Result<()> {
         loop {
             let get = Writer::method(60, 70).u16(0).short(queue.as_bytes()).byte(0);
@@ -47,7 +48,7 @@ impl RawAmqp {
                 (60, 71) => {
                     let tag = answer.arguments().u64();
                     self.read_content().await?;
-                    return self.send(super::CHANNEL, Writer::method(60, 120).u64(tag).byte(REQUEUE)).await;
+                    return self.send(super::CHANNEL, Writer::method(60, 90).u64(tag).byte(REQUEUE)).await;
                 }
                 (60, 72) => {}
                 _ => return Err(answer.unexpected()),
