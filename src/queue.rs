@@ -21,13 +21,14 @@ mod inspect;
 mod link;
 mod nodes;
 mod publisher;
+mod readable;
 mod rights;
 mod topology;
 
 pub use acks::{Acknowledger, Settled, Verdict};
 use address::Address;
 pub use consumer::{Consumer, Incoming, Receipt};
-pub use dead_letters::{DeadLetter, DeadLetters, Headers, discard_unreadable};
+pub use dead_letters::{DeadLetter, DeadLetters, Headers, Worn};
 pub use inspect::{Broker, Depth, RoundTrip, Topology};
 pub use publisher::{PublishError, Publisher};
 pub use rights::Lack;

@@ -11,17 +11,20 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Failure, Outcome, output};
 use crate::config::Settings;
+use crate::error_chain;
 use crate::event::EventParser;
-use crate::queue::{DeadLetter, DeadLetters, Headers, PublishError, Publisher, QueueError, discard_unreadable};
+use crate::queue::{DeadLetter, DeadLetters, Headers, PublishError, Publisher, QueueError, Worn};
 use crate::text::printable;
 
 /// Messages in hand at a time, fewer than a quorum queue takes removals in a row, and about how many bytes.
 const BATCH: usize = 24;
 const BATCH_BYTES: usize = 16 * 1024 * 1024;
+/// At least so many are looked at to find the oldest ones. Reading one takes the broker a write to its disk.
+const LOOKED_AT: u32 = 1000;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// List them from the oldest on, each with the reason it would be refused for now
+    /// List the oldest, each with the reason it would be refused for now
     List {
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         limit: u32,
@@ -52,7 +55,7 @@ pub(super) struct Requeued {
 pub(super) struct Discarded {
     /// As `list` shows it
     id: Option<String>,
-    /// The first one that cannot be read, and no other
+    /// One of those whose properties cannot be read
     #[arg(long)]
     unreadable: bool,
 }
@@ -74,9 +77,14 @@ pub(super) async fn run(command: Command, settings: &Settings, json: bool) -> Ou
         Command::Discard(Discarded { id: Some(id), .. }) => {
             Pass::new(settings, Selection::Id(id), Fate::Discarded).run(json).await
         }
-        Command::Discard(Discarded { id: None, .. }) => discard_the_unreadable(settings, json).await,
+        Command::Discard(Discarded { id: None, .. }) => {
+            Pass::new(settings, Selection::OneUnreadable, Fate::Discarded).run(json).await
+        }
     }
 }
+
+/// The reason of those whose properties cannot be read.
+const UNREADABLE: &str = "unreadable";
 
 /// What is shown of a dead letter.
 #[derive(Debug, Serialize)]
@@ -97,13 +105,12 @@ pub(super) struct Row {
 
 impl Row {
     fn of(letter: &DeadLetter, parser: &EventParser) -> Self {
-        let malformed = parser.parse(&letter.body, &letter.properties, Timestamp::now()).err();
-        let broker_reason = || letter.broker_reason.clone().unwrap_or_else(|| "unknown".to_owned());
+        let (reason, detail) = why_dead(letter, parser);
         let named = Named::of(letter);
         let seconds = letter.died_at.and_then(|seconds| i64::try_from(seconds).ok());
         Self {
-            reason: malformed.as_ref().map_or_else(broker_reason, |malformed| malformed.reason().to_owned()),
-            detail: malformed.map(|malformed| malformed.to_string()),
+            reason,
+            detail,
             time: seconds.and_then(|seconds| Timestamp::from_second(seconds).ok()),
             id: Some(named.id),
             event_type: Some(named.event_type),
@@ -116,11 +123,21 @@ impl Row {
         Self { payload: Some(String::from_utf8_lossy(&letter.body).into_owned()), ..self }
     }
 
-    /// Stands for the one that cannot be read and hides what is behind it.
-    fn unreadable() -> Self {
-        let detail = Some("its properties cannot be read, nor what stands behind it".to_owned());
-        let (time, id, event_type, size, payload) = (None, None, None, None, None);
-        Self { reason: "unreadable".to_owned(), detail, time, id, event_type, size, payload }
+    /// What rows are listed by: the oldest first, those without a time last.
+    fn place(&self) -> impl Ord + use<> {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        (self.time.is_none(), self.time, text(&self.id), self.reason.clone(), self.size, text(&self.event_type))
+    }
+}
+
+/// The reason it would be refused for now, or was, and that in words, where it is ours.
+fn why_dead(letter: &DeadLetter, parser: &EventParser) -> (String, Option<String>) {
+    if letter.unreadable {
+        return (UNREADABLE.to_owned(), Some("the properties of its message cannot be read".to_owned()));
+    }
+    match parser.parse(&letter.body, &letter.properties, Timestamp::now()) {
+        Err(malformed) => (malformed.reason().to_owned(), Some(malformed.to_string())),
+        Ok(_) => (letter.broker_reason.clone().unwrap_or_else(|| "unknown".to_owned()), None),
     }
 }
 
@@ -152,53 +169,106 @@ impl Named {
 }
 
 async fn list(settings: &Settings, limit: u32, show: bool, json: bool) -> Outcome {
-    let mut letters = DeadLetters::connect(&settings.amqp, &settings.queue).await?;
-    letters.count().await?;
-    let (mut rows, mut unreadable) = (Vec::new(), false);
-    while rows.len() < limit as usize && !unreadable {
-        match letters.next().await {
-            Ok(Some(letter)) => {
-                let row = Row::of(&letter, &settings.events);
-                rows.push(if show { row.showing(&letter) } else { row });
-            }
-            Ok(None) => break,
-            Err(QueueError::Unreadable(_)) => {
-                rows.push(Row::unreadable());
-                unreadable = true;
-            }
-            Err(error) => return Err(error.into()),
+    let mut letters = connect(settings).await?;
+    let total = letters.count().await?;
+    let mut oldest = Oldest { limit: limit as usize, rows: Vec::new() };
+    let mut read = 0;
+    while read < total.min(LOOKED_AT.max(limit)) {
+        let Some(letter) = letters.next().await? else { break };
+        read += 1;
+        let row = Row::of(&letter, &settings.events);
+        oldest.add(if show { row.showing(&letter) } else { row });
+        letters.give_back(letter).await?;
+    }
+    let worn = letters.close().await?;
+    let rows = oldest.rows();
+    let hidden = (total as usize).saturating_sub(rows.len());
+    if json {
+        output::json(&json!({ "data": rows, "total": total, "hidden": hidden }))?;
+    } else if rows.is_empty() && total == 0 {
+        output::line("there are no dead letters")?;
+    } else {
+        output::dead_letters(&rows)?;
+        output::line(shown_of(rows.len(), total, read))?;
+    }
+    if rows.iter().any(|row| row.reason == UNREADABLE) {
+        output::complaint(format_args!("note: {DISCARD_UNREADABLE}"));
+    }
+    tell(worn)
+}
+
+/// The first rows of those that came, by their place.
+struct Oldest {
+    limit: usize,
+    rows: Vec<Row>,
+}
+
+impl Oldest {
+    fn add(&mut self, row: Row) {
+        self.rows.push(row);
+        // Now and then, so that they are sorted a few times only.
+        if self.rows.len() >= 2 * self.limit.max(1000) {
+            self.cut();
         }
     }
-    // An unreadable one has closed it already, with everything back in its place.
-    letters.close().await.or_else(|error| if unreadable { Ok(()) } else { Err(error) })?;
-    match &rows[..] {
-        rows if json => output::json(&json!({ "data": rows }))?,
-        [] => output::line("there are no dead letters")?,
-        rows => output::dead_letters(rows)?,
+
+    fn rows(mut self) -> Vec<Row> {
+        self.cut();
+        self.rows
     }
-    if unreadable { Err(cannot_be_read()) } else { Ok(()) }
+
+    fn cut(&mut self) {
+        self.rows.sort_by_cached_key(Row::place);
+        self.rows.truncate(self.limit);
+    }
 }
 
-fn cannot_be_read() -> Failure {
-    let line =
-        "a dead letter cannot be read, nor what stands behind it; `dead-letters discard --unreadable` removes it";
-    Failure::Failed(anyhow::anyhow!(line))
+/// How many there are, and why not all are shown.
+fn shown_of(shown: usize, total: u32, read: u32) -> String {
+    match total {
+        1 if shown == 1 => "1 dead letter".to_owned(),
+        _ if shown == total as usize => format!("{total} dead letters"),
+        _ if read == total => format!("the oldest {shown} of {total} dead letters: --limit shows more"),
+        _ => format!("{shown} of {total} dead letters, the oldest of {read} looked at: --limit shows more"),
+    }
 }
 
-async fn discard_the_unreadable(settings: &Settings, json: bool) -> Outcome {
-    if !discard_unreadable(&settings.amqp, &settings.queue).await? {
-        return Err(Failure::Failed(anyhow::anyhow!("there is no dead letter that cannot be read")));
+const DISCARD_UNREADABLE: &str = "what cannot be read is not requeued: `dead-letters discard --unreadable` removes one";
+
+/// A policy may lower the limit that the dead queue was declared with, and the broker does not tell.
+const KNOWN_LIMIT: Option<u32> = None;
+
+async fn connect(settings: &Settings) -> Result<DeadLetters, QueueError> {
+    DeadLetters::connect(&settings.amqp, &settings.queue, KNOWN_LIMIT).await
+}
+
+/// What looking has cost the letters, if anything.
+fn tell(worn: Option<Worn>) -> Outcome {
+    let Some(Worn { error, stopped }) = worn else { return Ok(()) };
+    let error = error_chain(&error);
+    if !stopped {
+        output::complaint(format_args!(
+            "note: the broker counts this look, and a delivery-limit of a policy may remove letters that were looked at \
+             often: they cannot be written anew: {error}"
+        ));
+        return Ok(());
     }
-    if json {
-        return output::json(&json!({ "discarded": 1 }));
-    }
-    output::line("discarded the dead letter that could not be read")
+    Err(Failure::Failed(anyhow::anyhow!(
+        "stopped reading: the broker's delivery limit removes dead letters that are read once or twice more, and they \
+         cannot be written anew: {error}"
+    )))
+}
+
+fn not_requeued() -> Failure {
+    Failure::Failed(anyhow::anyhow!(DISCARD_UNREADABLE))
 }
 
 enum Selection {
     All,
     Id(String),
     Reason(String),
+    /// The first that comes.
+    OneUnreadable,
 }
 
 impl Selection {
@@ -206,7 +276,8 @@ impl Selection {
         match self {
             Self::All => true,
             Self::Id(id) => Named::of(letter).id == *id,
-            Self::Reason(reason) => Row::of(letter, parser).reason == *reason,
+            Self::Reason(reason) => why_dead(letter, parser).0 == *reason,
+            Self::OneUnreadable => letter.unreadable,
         }
     }
 
@@ -215,6 +286,7 @@ impl Selection {
             Self::All => "there are no dead letters".to_owned(),
             Self::Id(id) => format!("there is no dead letter {}", printable(id, 200)),
             Self::Reason(reason) => format!("there is no dead letter of the reason {}", printable(reason, 200)),
+            Self::OneUnreadable => "there is no dead letter that cannot be read".to_owned(),
         }
     }
 }
@@ -240,33 +312,22 @@ struct Pass<'a> {
     selection: Selection,
     fate: Fate,
     done: u32,
+    /// Selected, but what cannot be read cannot be sent again.
+    not_requeued: u32,
     progress: ProgressBar,
-}
-
-/// What was read in one go: those selected, and how many there were with the others.
-struct Batch {
-    selected: Vec<DeadLetter>,
-    read: u32,
-    end: End,
-}
-
-enum End {
-    Full,
-    Empty,
-    Unreadable,
 }
 
 impl<'a> Pass<'a> {
     fn new(settings: &'a Settings, selection: Selection, fate: Fate) -> Self {
-        Self { settings, selection, fate, done: 0, progress: ProgressBar::hidden() }
+        Self { settings, selection, fate, done: 0, not_requeued: 0, progress: ProgressBar::hidden() }
     }
 
     async fn run(mut self, json: bool) -> Outcome {
         let walked = self.walk().await;
         self.progress.finish_and_clear();
         let done = self.fate.done();
-        let unreadable = match walked {
-            Ok(unreadable) => unreadable,
+        let worn = match walked {
+            Ok(worn) => worn,
             Err(error) if self.done == 0 => return Err(error.into()),
             Err(error) => {
                 let so_far = format!("only {} were {done}", self.done);
@@ -277,64 +338,54 @@ impl<'a> Pass<'a> {
             publisher.close().await;
         }
         match self.done {
-            0 if unreadable => return Err(cannot_be_read()),
-            0 => return Err(Failure::Failed(anyhow::anyhow!(self.selection.nothing()))),
+            0 if self.not_requeued > 0 => return Err(not_requeued()),
+            0 => return tell(worn).and(Err(Failure::Failed(anyhow::anyhow!(self.selection.nothing())))),
             count if json => output::json(&json!({ done: count }))?,
             1 => output::line(format_args!("{done} 1 dead letter"))?,
             count => output::line(format_args!("{done} {count} dead letters"))?,
         }
-        if unreadable { Err(cannot_be_read()) } else { Ok(()) }
+        tell(worn)?;
+        if self.not_requeued > 0 { Err(not_requeued()) } else { Ok(()) }
     }
 
-    /// Whether it ended at one that cannot be read.
-    async fn walk(&mut self) -> Result<bool, PublishError> {
-        let (amqp, queue) = (&self.settings.amqp, &self.settings.queue);
-        let mut letters = DeadLetters::connect(amqp, queue).await?;
-        let present = letters.count().await?;
-        self.progress = output::progress(u64::from(present));
-        let (mut left, mut passed_over, mut unreadable) = (present, 0, false);
+    async fn walk(&mut self) -> Result<Option<Worn>, PublishError> {
+        let mut letters = connect(self.settings).await?;
+        let mut left = letters.count().await?;
+        self.progress = output::progress(u64::from(left));
         while left > 0 {
-            let Batch { selected, read, end } = self.read(&mut letters, left).await?;
-            if matches!(end, End::Unreadable) {
-                // What we held went back with the connection: once more, only as far as can be read.
-                unreadable = true;
-                left = passed_over + read;
-                passed_over = 0;
-                letters = DeadLetters::connect_again(amqp, queue, present - self.done).await?;
-                continue;
-            }
-            left = if matches!(end, End::Empty) { 0 } else { left - read };
-            passed_over += read - u32::try_from(selected.len()).expect("no more than were read");
-            if let Err(error) = self.settle(&letters, selected).await {
+            let (selected, read) = self.read(&mut letters, left).await?;
+            let nothing_more = read == 0 || matches!(self.selection, Selection::OneUnreadable) && !selected.is_empty();
+            left = if nothing_more { 0 } else { left - read };
+            if let Err(error) = self.settle(&mut letters, selected).await {
                 // So that what was removed is, although the rest failed.
                 letters.close().await.ok();
                 return Err(error);
             }
         }
-        letters.close().await?;
-        Ok(unreadable)
+        Ok(letters.close().await?)
     }
 
-    async fn read(&self, letters: &mut DeadLetters, left: u32) -> Result<Batch, QueueError> {
-        let (mut batch, mut bytes) = (Batch { selected: Vec::new(), read: 0, end: End::Full }, 0);
-        while batch.read < left && batch.selected.len() < BATCH && bytes < BATCH_BYTES {
-            match letters.next().await {
-                Ok(Some(letter)) => {
-                    batch.read += 1;
-                    if self.selection.takes(&letter, &self.settings.events) {
-                        bytes += letter.body.len();
-                        batch.selected.push(letter);
-                    }
-                }
-                Ok(None) => return Ok(Batch { end: End::Empty, ..batch }),
-                Err(QueueError::Unreadable(_)) => return Ok(Batch { end: End::Unreadable, ..batch }),
-                Err(error) => return Err(error),
+    /// Those selected, and how many were read with the others; none if no more can be.
+    async fn read(&mut self, letters: &mut DeadLetters, left: u32) -> Result<(Vec<DeadLetter>, u32), QueueError> {
+        let (mut selected, mut read, mut bytes) = (Vec::new(), 0, 0);
+        let most = if matches!(self.selection, Selection::OneUnreadable) { 1 } else { BATCH };
+        while read < left && selected.len() < most && bytes < BATCH_BYTES {
+            let Some(letter) = letters.next().await? else { break };
+            read += 1;
+            let is_selected = self.selection.takes(&letter, &self.settings.events);
+            let can_be = !letter.unreadable || matches!(self.fate, Fate::Discarded);
+            if is_selected && can_be {
+                bytes += letter.body.len();
+                selected.push(letter);
+            } else {
+                self.not_requeued += u32::from(is_selected);
+                letters.give_back(letter).await?;
             }
         }
-        Ok(batch)
+        Ok((selected, read))
     }
 
-    async fn settle(&mut self, letters: &DeadLetters, selected: Vec<DeadLetter>) -> Result<(), PublishError> {
+    async fn settle(&mut self, letters: &mut DeadLetters, selected: Vec<DeadLetter>) -> Result<(), PublishError> {
         let Fate::Requeued(publisher) = &self.fate else {
             for letter in selected {
                 letters.remove(&letter).await?;

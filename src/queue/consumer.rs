@@ -13,11 +13,11 @@ use futures_util::StreamExt as _;
 use lapin::Channel;
 use lapin::message::Delivery;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions, QueueDeclareOptions};
-use lapin::types::{AMQPValue, FieldTable, ShortString};
+use lapin::types::{FieldTable, ShortString};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::dead_letters::{REQUEUED, failure};
+use super::dead_letters::{REQUEUED, delivery_count, failure};
 use super::link::{Link, bounded, reason_of_any_node};
 use super::rights::Lack;
 use super::topology::Unchecked;
@@ -388,7 +388,7 @@ impl Mode {
 }
 
 fn is_suspicious(delivery: &Delivery) -> bool {
-    delivery_count(delivery) > SUSPICIOUS_DELIVERIES
+    delivery_count(&delivery.properties) > SUSPICIOUS_DELIVERIES
 }
 
 async fn until_held_off(hold_off: &mut watch::Receiver<bool>) {
@@ -434,23 +434,11 @@ async fn exists(link: &Link, queue: &str) -> Result<bool, QueueError> {
 fn incoming(attachment: &Arc<Attachment>, delivery: Delivery) -> Incoming {
     let headers = delivery.properties.headers().as_ref();
     let lived = headers.is_some_and(|table| table.contains_key("x-death") || table.contains_key(REQUEUED));
-    let redelivered = delivery.redelivered || lived || delivery_count(&delivery) > 0;
+    let redelivered = delivery.redelivered || lived || delivery_count(&delivery.properties) > 0;
     Incoming {
         properties: properties(&delivery.properties),
         redelivered,
         receipt: Receipt { attachment: attachment.clone(), tag: delivery.delivery_tag },
         body: delivery.data,
-    }
-}
-
-/// How often the quorum queue handed the message out before.
-fn delivery_count(delivery: &Delivery) -> i64 {
-    let headers = delivery.properties.headers().as_ref();
-    match headers.and_then(|table| table.inner().get("x-delivery-count")) {
-        Some(AMQPValue::LongLongInt(count)) => *count,
-        Some(AMQPValue::LongInt(count)) => i64::from(*count),
-        Some(AMQPValue::ShortInt(count)) => i64::from(*count),
-        Some(AMQPValue::ShortShortInt(count)) => i64::from(*count),
-        _ => 0,
     }
 }

@@ -23,6 +23,7 @@ use tokio::time::{Instant, timeout};
 
 use super::address::{Address, Node};
 use super::nodes::{self, Peer, Search, Unserved};
+use super::readable::{self, Readable, Reading};
 use super::{MAX_FRAME_BYTES, QueueError, name, read_address};
 use crate::config::Amqp;
 use crate::{error_chain, rotation};
@@ -93,7 +94,7 @@ impl Link {
         uri.query.heartbeat = Some(u16::try_from(settings.heartbeat.as_secs()).unwrap_or(u16::MAX));
         let properties =
             ConnectionProperties::default().with_connection_name(format!("penr-webhooks {purpose}").into());
-        let (connection, socket) = connect(&peer, uri, properties).await?;
+        let (connection, socket) = connect(&peer, uri, properties, Reading::of(purpose)).await?;
         Ok(Self { connection, patience: settings.connect_timeout, peer, _socket: socket })
     }
 
@@ -187,13 +188,18 @@ async fn search<'a>(
     Ok(Search { settings, tls, purpose, deadline })
 }
 
-async fn connect(peer: &Peer, uri: AMQPUri, properties: ConnectionProperties) -> lapin::Result<(Connection, Socket)> {
+async fn connect(
+    peer: &Peer,
+    uri: AMQPUri,
+    properties: ConnectionProperties,
+    reading: Reading,
+) -> lapin::Result<(Connection, Socket)> {
     let runtime = lapin::runtime::default_runtime()?;
     let stream = AsyncTcpStream::connect(&runtime, peer.ip).await?;
     // Dropped with this future, it ends an attempt that is still under way in the library's thread.
     let AsyncTcpStream::Plain(tcp) = &stream else { return Err(Error::from(ErrorKind::Unsupported).into()) };
     let socket = Socket(Arc::new(tcp.get_ref().as_fd().try_clone_to_owned()?.into()));
-    let stream = peer.secured(stream).await?;
+    let stream = AsyncTcpStream::Plain(Readable::new(peer.secured(stream).await?, reading));
     // The library's thread owns this closure, and drops it with the socket when the connection ends.
     let handed_over = (Mutex::new(Some(stream)), socket.clone());
     let hand_over = async move |_, _| {
@@ -203,7 +209,7 @@ async fn connect(peer: &Peer, uri: AMQPUri, properties: ConnectionProperties) ->
         // We have the library open no connection twice.
         Ok(stream.ok_or_else(|| Error::from(ErrorKind::NotConnected))?)
     };
-    let connection = Connection::connector(uri, runtime, hand_over, properties).await?;
+    let connection = Connection::connector(uri, readable::runtime(), hand_over, properties).await?;
     Ok((connection, socket))
 }
 

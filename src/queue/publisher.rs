@@ -83,7 +83,8 @@ impl Publisher {
         letter: &DeadLetter,
         headers: Headers,
     ) -> Result<Unconfirmed, PublishError> {
-        self.publish("", queue, properties_again(&letter.amqp, headers), &letter.body).await
+        let properties = properties_again(&letter.amqp, &letter.routing_key, headers);
+        self.publish("", queue, properties, &letter.body).await
     }
 
     async fn publish(

@@ -1,0 +1,88 @@
+//! Dead letters that the AMQP library cannot read hide nothing: they are listed and removed like others, wherever they stand.
+
+use serde_json::json;
+
+use super::{ACCOUNT, MARKER, TYPE, assert_fails, site};
+use crate::support::*;
+
+/// Of one row of the list.
+const REASON: &str = "unreadable";
+
+impl Site {
+    /// Its message id is no text.
+    async fn bury_unreadable(&self, id: &str) {
+        let message = self.event(id, ACCOUNT, TYPE, &json!(MARKER));
+        self.bury(Message { message_id: Some(b"evt\xff".to_vec()), ..message }).await;
+    }
+}
+
+#[tokio::test]
+async fn they_are_listed_among_the_others_and_not_requeued() {
+    let site = site().await;
+    for id in ["evt_1", "evt_3"] {
+        site.bury_unknown(id).await;
+    }
+    site.bury_unreadable("evt_2").await;
+    site.bury_unknown("evt_4").await;
+    let list = site.json(&["dead-letters", "list"]).await;
+    assert_eq!((&list["total"], &list["hidden"]), (&json!(4), &json!(0)));
+    assert_eq!(site.ids().await, ["evt_1", "evt_2", "evt_3", "evt_4"]);
+    assert_eq!([&list["data"][1]["reason"], &list["data"][1]["type"]], [REASON, TYPE]);
+    let table = site.dead(&["list"]).await;
+    assert_eq!(table.code, 0);
+    assert!(table.stdout.contains(REASON) && table.stderr.contains("discard --unreadable"), "{table:?}");
+    assert_fails(&site.dead(&["requeue", "evt_2"]).await, "discard --unreadable");
+    let requeued = site.dead(&["requeue", "--all", "--json"]).await;
+    assert_fails(&requeued, "discard --unreadable");
+    assert_eq!(requeued.stdout, "{\"requeued\":3}\n");
+    assert_eq!(site.ids().await, ["evt_2"]);
+    assert_eq!(site.queue_depth(site.worker_queue()).await, 3);
+}
+
+/// Nine were enough for the broker to give them back in another order.
+#[tokio::test]
+async fn any_number_of_others_may_stand_before_and_behind_them() {
+    let site = site().await;
+    for round in 0..2 {
+        for number in 0..12 {
+            site.bury_unknown(&format!("evt_{round}_{number:02}")).await;
+        }
+        site.bury_unreadable(&format!("evt_{round}_poison")).await;
+    }
+    site.bury_unknown("evt_last").await;
+    let rows = site.listed().await;
+    assert_eq!(rows.len(), 27);
+    for _ in 0..2 {
+        assert_eq!(site.listed().await, rows);
+    }
+    assert_eq!(site.json(&["dead-letters", "discard", "evt_0_03"]).await, json!({"discarded": 1}));
+    assert_eq!(site.discard_unreadable().await, json!({"discarded": 1}));
+    assert_eq!(site.discard_unreadable().await, json!({"discarded": 1}));
+    assert_fails(&site.dead(&["discard", "--unreadable"]).await, "there is no dead letter that cannot be read");
+    let ids = site.ids().await;
+    assert!(ids.len() == 24 && ids.iter().all(|id| !id.contains("poison")), "{ids:?}");
+}
+
+/// One of them is removed by its id.
+#[tokio::test]
+async fn whatever_cannot_be_read_about_a_message_is_listed_and_removed() {
+    const FRAME: usize = 131_072;
+    let site = site().await;
+    let header_key = Some(Table::default().long_string(b"key\xff", "value"));
+    site.bury(Message { headers: header_key, ..site.event("evt_key", ACCOUNT, TYPE, &json!(MARKER)) }).await;
+    site.bury(Message { content_type: Some(b"\xc3\x28".to_vec()), ..site.message("") }).await;
+    let routed = site.event("evt_routing", ACCOUNT, TYPE, &json!(MARKER));
+    let routed = Message { exchange: site.dead_exchange().into(), routing_key: b"content.\xff".to_vec(), ..routed };
+    assert_eq!(site.publish_raw(&routed).await, Fate::Confirmed);
+    // Once the broker has counted a look, this one does not fit into its frame any more.
+    let large = Some(Table::default().long_string("large", vec![b'x'; FRAME - 60]));
+    site.bury(Message { headers: large, ..site.event("evt_large", ACCOUNT, TYPE, &json!(MARKER)) }).await;
+    for _ in 0..3 {
+        assert_eq!(site.ids().await.len(), 4);
+    }
+    for id in ["evt_key", "evt_routing", "evt_large"] {
+        assert_eq!(site.json(&["dead-letters", "discard", id]).await, json!({"discarded": 1}), "{id}");
+    }
+    assert_eq!(site.discard_unreadable().await, json!({"discarded": 1}));
+    assert!(site.listed().await.is_empty());
+}
