@@ -13,6 +13,7 @@ use super::{Failure, Outcome, output};
 use crate::config::Settings;
 use crate::error_chain;
 use crate::event::EventParser;
+use crate::management;
 use crate::queue::{DeadLetter, DeadLetters, Headers, PublishError, Publisher, QueueError, Worn};
 use crate::text::printable;
 
@@ -235,11 +236,10 @@ fn shown_of(shown: usize, total: u32, read: u32) -> String {
 
 const DISCARD_UNREADABLE: &str = "what cannot be read is not requeued: `dead-letters discard --unreadable` removes one";
 
-/// A policy may lower the limit that the dead queue was declared with, and the broker does not tell.
-const KNOWN_LIMIT: Option<u32> = None;
-
+/// A policy may lower the limit that the dead queue was declared with, and only the management plugin tells.
 async fn connect(settings: &Settings) -> Result<DeadLetters, QueueError> {
-    DeadLetters::connect(&settings.amqp, &settings.queue, KNOWN_LIMIT).await
+    let limit = management::delivery_limit(&settings.amqp, &settings.queue.dead_queue).await;
+    DeadLetters::connect(&settings.amqp, &settings.queue, limit).await
 }
 
 /// What looking has cost the letters, if anything.
