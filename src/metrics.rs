@@ -42,6 +42,8 @@ pub struct Metrics {
     pub consumer_attached: Gauge,
     /// How often the broker, its channel or its consumer was lost.
     pub consumer_losses: Counter,
+    /// 1 while the worker queue does not answer though its broker does.
+    pub queue_without_quorum: Gauge,
     /// 1 while messages are taken one at a time, since one could not be read.
     pub isolated: Gauge,
     /// 1 while this worker's user lacks a right at the broker.
@@ -125,6 +127,7 @@ impl Default for Metrics {
             record_duration: Histogram::new(SECONDS),
             consumer_attached: Gauge::default(),
             consumer_losses: Counter::default(),
+            queue_without_quorum: Gauge::default(),
             isolated: Gauge::default(),
             rights_missing: Gauge::default(),
             egress_out: Gauge::default(),
@@ -185,6 +188,8 @@ impl Metrics {
         all.register_with_unit("record_duration", "One transaction that wrote results", Unit::Seconds, duration);
         all.register("consumer_attached", "1 while this process takes events", self.consumer_attached.clone());
         all.register("consumer_losses", "Losses of the broker, a channel or a consumer", self.consumer_losses.clone());
+        let quorum = self.queue_without_quorum.clone();
+        all.register("queue_without_quorum", "1 while the worker queue has no quorum", quorum);
         all.register("isolated", "1 while broker messages are taken one at a time", self.isolated.clone());
         all.register("rights_missing", "1 while the broker refuses what a worker needs", self.rights_missing.clone());
         all.register("egress_out", "1 while no receiver can be reached from here", self.egress_out.clone());

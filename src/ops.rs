@@ -91,17 +91,20 @@ async fn readyz(State(health): State<Arc<Health>>) -> (StatusCode, String) {
     let database = health.metrics.database_waiting.get() == 0 && health.store.answers_within(RECENTLY).await;
     let refused = health.metrics.database_read_only.get() == 1;
     let writable = health.role == Role::Api || !refused;
+    let quorum = health.role == Role::Api || health.metrics.queue_without_quorum.get() == 0;
     let word = |ready: bool| if ready { "ready" } else { "not ready" };
-    let status = if attached && database && writable { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status =
+        if attached && quorum && database && writable { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let consumer = match health.role {
         Role::Api => String::new(),
         Role::Worker | Role::Both => format!("consumer: {}\n", word(attached)),
     };
+    let queue = if quorum { "" } else { "queue: no quorum\n" };
     let writes = if refused { "writes: refused\n" } else { "" };
     let rights = if health.metrics.rights_missing.get() == 1 { "rights: missing\n" } else { "" };
     let isolated = if health.metrics.isolated.get() == 1 { "isolated: yes\n" } else { "" };
     let egress = if health.metrics.egress_out.get() == 1 { "egress: out\n" } else { "" };
-    (status, format!("{consumer}database: {}\n{writes}{rights}{isolated}{egress}", word(database)))
+    (status, format!("{consumer}{queue}database: {}\n{writes}{rights}{isolated}{egress}", word(database)))
 }
 
 async fn render(State(health): State<Arc<Health>>) -> impl IntoResponse {

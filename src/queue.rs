@@ -21,6 +21,7 @@ mod inspect;
 mod link;
 mod nodes;
 mod publisher;
+mod quorum;
 mod readable;
 mod rights;
 mod topology;
@@ -31,6 +32,7 @@ pub use consumer::{Consumer, Incoming, Receipt};
 pub use dead_letters::{DeadLetter, DeadLetters, Headers, Worn};
 pub use inspect::{Broker, Depth, RoundTrip, Topology};
 pub use publisher::{PublishError, Publisher};
+pub use quorum::{Quorum, look_at_quorum};
 pub use rights::Lack;
 pub use topology::Unchecked;
 
@@ -46,6 +48,12 @@ pub enum QueueError {
     /// A queue or exchange exists with other arguments. We never delete what holds messages.
     #[error("{0}; delete it if it may go, or choose other names under [queue]")]
     Mismatch(String),
+    /// Too few nodes are there that hold the queue.
+    #[error("the worker queue has no quorum: the broker answers, and the queue does not")]
+    NoQuorum,
+    /// The worker queue has no leader at this moment.
+    #[error("the worker queue has no leader")]
+    NoLeader(#[source] Said),
     /// Nobody has declared it yet.
     #[error("the queue {0} does not exist: a worker declares it when it starts")]
     NoQueue(String),
@@ -89,6 +97,16 @@ impl From<nodes::Unserved> for QueueError {
 }
 
 impl QueueError {
+    /// Of a get. A node answers so whose queue has lost its leader and has no new one yet.
+    fn getting(error: lapin::Error) -> Self {
+        match error.kind() {
+            ErrorKind::ProtocolError(amqp) if amqp.kind() == &AMQPErrorKind::Hard(AMQPHardError::INTERNALERROR) => {
+                Self::NoLeader(Said(error))
+            }
+            _ => error.into(),
+        }
+    }
+
     /// Of a declaration. Elsewhere the broker uses the same code for what a new channel cures, such as its timeout
     /// for acks.
     fn declaring(error: lapin::Error) -> Self {

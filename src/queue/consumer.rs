@@ -4,6 +4,8 @@
 //! that the AMQP library cannot read kills the connection and comes back. Then the consumer is isolated: it takes one
 //! message at a time, so that the delivery limit makes a dead letter of the culprit and not of its neighbours, and
 //! deliveries are parked instead of attempted, so that the next message does not wait for a receiver.
+//!
+//! A queue without quorum is left like a broker that is lost: at another node it may have one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,7 +23,7 @@ use super::dead_letters::{REQUEUED, delivery_count, failure};
 use super::link::{Link, bounded, reason_of_any_node};
 use super::rights::Lack;
 use super::topology::Unchecked;
-use super::{QueueError, is_missing, name, properties, topology};
+use super::{QueueError, is_missing, name, properties, quorum, topology};
 use crate::config::{Amqp, Queue};
 use crate::event::{Catalogue, Properties};
 use crate::metrics::Metrics;
@@ -42,6 +44,10 @@ const ISOLATED_WAIT: Duration = Duration::from_millis(50);
 /// counts what comes back with a connection or a channel, and so a process that was killed; what we give back by `nack` does
 /// not count from RabbitMQ 4.3 on.
 const SUSPICIOUS_DELIVERIES: i64 = 20;
+/// The longest wait before connecting again is half as long again, and another node may answer meanwhile.
+const LONGEST_WAIT: Duration = Duration::from_millis(1300);
+/// A queue that has no leader for longer than an election takes has no quorum.
+const ELECTION: Duration = Duration::from_secs(8);
 /// Closing politely must not delay a stop.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 const CONSUMER_TAG: &str = "penr-webhooks";
@@ -71,7 +77,7 @@ impl Receipt {
 
     /// Whether messages are taken one at a time: the next one waits for this one's ack.
     pub fn is_isolated(&self) -> bool {
-        self.attachment.isolated.load(Ordering::Relaxed)
+        self.attachment.is_isolated()
     }
 }
 
@@ -81,6 +87,25 @@ pub(super) struct Attachment {
     pub(super) number: u64,
     pub(super) channel: Channel,
     isolated: AtomicBool,
+    prefetch: u16,
+    /// Whether the queue has handed out anything since this was last asked.
+    heard: AtomicBool,
+}
+
+impl Attachment {
+    pub(super) fn is_isolated(&self) -> bool {
+        self.isolated.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn was_heard(&self) -> bool {
+        self.heard.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether the queue may hand out more, as far as we know. Every message in hand holds the attachment, and so does the
+    /// consumer itself.
+    pub(super) fn has_room(self: &Arc<Self>) -> bool {
+        Arc::strong_count(self) <= usize::from(self.prefetch)
+    }
 }
 
 /// The supervised consumer of the worker queue.
@@ -136,6 +161,7 @@ impl Consumer {
                 Err(error) => {
                     self.metrics.consumer_losses.inc();
                     self.metrics.rights_missing.set(matches!(error, QueueError::Forbidden(_)).into());
+                    self.metrics.queue_without_quorum.set(supervisor.has_no_quorum(&error, ELECTION).into());
                     // While isolated a new connection follows at once: the process stays ready.
                     if !matches!(error, QueueError::Unreadable(_)) {
                         self.metrics.consumer_attached.set(0);
@@ -167,11 +193,14 @@ impl Consumer {
         supervisor.attached(&self.queue.worker_queue, &unchecked);
         self.metrics.rights_missing.set(0);
         self.metrics.consumer_attached.set(1);
-        self.metrics.isolated.set(attachment.isolated.load(Ordering::Relaxed).into());
+        self.metrics.queue_without_quorum.set(0);
+        self.metrics.isolated.set(attachment.is_isolated().into());
+        let quiet = self.amqp.connect_timeout / 4;
         let end = tokio::select! {
             biased;
             end = self.pump(&attachment, consumer, supervisor) => end,
             never = topology::keep_declared(link, &self.queue, &self.catalogue, unchecked, &self.metrics) => match never {},
+            lost = quorum::until_lost(link, &self.queue.worker_queue, &attachment, quiet) => End::Lost(lost),
         };
         match end {
             End::Lost(error) => return Err(error),
@@ -197,7 +226,7 @@ impl Consumer {
     ) -> Result<(Arc<Attachment>, Consuming, Unchecked), QueueError> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let declare = topology::declare(link, &self.queue, &self.catalogue);
-        let (channel, unchecked) = link.answer("declaring queues", declare).await?;
+        let (channel, unchecked) = quorum::answer(link, "declaring queues", declare).await?;
         let lack = || Lack::reading(link.user(), &self.queue.worker_queue);
         let oldest = match supervisor.mode {
             Mode::Unknown => self.oldest(link, &channel).await.map_err(|error| error.for_want_of(lack))?,
@@ -207,11 +236,13 @@ impl Consumer {
         let prefetch = supervisor.mode.prefetch(self.prefetch);
         let tag = fresh_tag();
         let consume = consume(&channel, &self.queue.worker_queue, tag.clone(), prefetch);
-        let messages = link.answer("beginning to consume", consume).await;
+        let messages = quorum::answer(link, "beginning to consume", consume).await;
         let messages = messages.map_err(|error| error.for_want_of(lack))?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let isolated = AtomicBool::new(supervisor.mode == Mode::Isolated);
-        Ok((Arc::new(Attachment { number, channel, isolated }), Consuming { tag, messages, oldest }, unchecked))
+        let attachment =
+            Attachment { number, channel, isolated, prefetch: self.prefetch, heard: AtomicBool::default() };
+        Ok((Arc::new(attachment), Consuming { tag, messages, oldest }, unchecked))
     }
 
     /// The message at the head of the queue, alone: should it be what kills this process, it takes no others with it.
@@ -222,11 +253,11 @@ impl Consumer {
         let answer = async {
             tokio::select! {
                 biased;
-                message = get => message,
-                error = failure(&mut events) => Err(error),
+                message = get => message.map_err(QueueError::getting),
+                error = failure(&mut events) => Err(QueueError::getting(error)),
             }
         };
-        let message = link.answer("looking at the oldest message", answer).await?;
+        let message = quorum::answer(link, "looking at the oldest message", answer).await?;
         Ok(message.map(|message| message.delivery))
     }
 
@@ -258,6 +289,7 @@ impl Consumer {
                 None => break End::Cancelled,
             };
             supervisor.reconnect.reset();
+            attachment.heard.store(true, Ordering::Relaxed);
             self.hand_on(attachment, delivery, &mut hold_off).await;
         };
         if matches!(end, End::Stopped) {
@@ -322,7 +354,6 @@ struct Consuming {
 }
 
 /// What outlives a connection.
-#[derive(Default)]
 struct Supervisor {
     mode: Mode,
     isolation_ended: Option<Instant>,
@@ -332,6 +363,21 @@ struct Supervisor {
     outage: Outage,
     /// What the log has on what could not be checked.
     unchecked: Unchecked,
+    without_leader_since: Option<Instant>,
+}
+
+impl Default for Supervisor {
+    fn default() -> Self {
+        Self {
+            mode: Mode::default(),
+            isolation_ended: None,
+            too_short: 0,
+            reconnect: Reconnect::up_to(LONGEST_WAIT),
+            outage: Outage::default(),
+            unchecked: Unchecked::default(),
+            without_leader_since: None,
+        }
+    }
 }
 
 impl Supervisor {
@@ -342,7 +388,20 @@ impl Supervisor {
         }
         let isolated = self.mode == Mode::Isolated;
         let away_ms = self.outage.end().map(millis);
+        self.without_leader_since = None;
         tracing::info!(queue, isolated, away_ms, "consumer attached");
+    }
+
+    /// Whether an error says that the queue has no quorum, and not just no leader yet, nor that the broker is lost.
+    fn has_no_quorum(&mut self, error: &QueueError, election: Duration) -> bool {
+        match error {
+            QueueError::NoQuorum => true,
+            QueueError::NoLeader(_) => self.without_leader_since.get_or_insert_with(Instant::now).elapsed() >= election,
+            _ => {
+                self.without_leader_since = None;
+                false
+            }
+        }
     }
 
     /// A message that cannot be read ends many connections in a row: only the first is worth a line.
@@ -440,5 +499,26 @@ fn incoming(attachment: &Arc<Attachment>, delivery: Delivery) -> Incoming {
         redelivered,
         receipt: Receipt { attachment: attachment.clone(), tag: delivery.delivery_tag },
         body: delivery.data,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lapin::protocol::{AMQPError, AMQPHardError};
+
+    #[test]
+    fn a_queue_without_a_leader_has_no_quorum_after_an_election_and_a_lost_broker_says_nothing_about_it() {
+        let refusal = || {
+            let error = AMQPError::new(AMQPHardError::INTERNALERROR.into(), "nodedown".into());
+            lapin::Error::from(lapin::ErrorKind::ProtocolError(error))
+        };
+        let lost = || QueueError::Unavailable(anyhow::anyhow!("refused"));
+        let mut supervisor = Supervisor::default();
+        assert!(supervisor.has_no_quorum(&QueueError::NoQuorum, ELECTION));
+        assert!(!supervisor.has_no_quorum(&QueueError::getting(refusal()), ELECTION));
+        assert!(supervisor.has_no_quorum(&QueueError::getting(refusal()), Duration::ZERO));
+        assert!(!supervisor.has_no_quorum(&lost(), Duration::ZERO));
+        assert!(supervisor.without_leader_since.is_none());
     }
 }

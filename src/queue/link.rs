@@ -107,6 +107,11 @@ impl Link {
         self.answer("opening a channel", self.connection.create_channel()).await
     }
 
+    /// How long an answer is waited for: `amqp.connect_timeout`.
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
+    }
+
     /// The broker's answer, as long as it comes within `amqp.connect_timeout`.
     pub(super) async fn answer<T, E>(
         &self,
@@ -126,6 +131,10 @@ impl Link {
             QueueError::Unavailable(cause) if !cause.is::<OfNode>() => {
                 self.peer.try_last();
                 QueueError::Unavailable(cause.context(OfNode(self.peer.node.to_string())))
+            }
+            error @ (QueueError::NoQuorum | QueueError::NoLeader(_)) => {
+                self.peer.try_last();
+                error
             }
             error => error,
         }

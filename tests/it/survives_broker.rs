@@ -3,6 +3,7 @@
 mod access;
 mod alarms;
 mod half_there;
+mod nodes;
 
 use serde_json::json;
 

@@ -3,7 +3,7 @@
 use super::versions::{RABBITMQ, Version};
 use super::{Check, Deadline, Status, millis};
 use crate::config::{Queue, Settings};
-use crate::queue::{self, Broker, Depth, RoundTrip, Topology};
+use crate::queue::{self, Broker, Depth, Quorum, RoundTrip, Topology, look_at_quorum};
 
 /// Somebody deleted it: what the workers reject, or others publish, has nowhere to go.
 const MISSING_UNDER_WORKERS: &str = "missing although workers consume";
@@ -27,6 +27,13 @@ pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check
     };
     let mut checks = vec![version(&broker)];
     checks.extend(topology(&broker, &settings.queue, deadline).await);
+    // Afterwards, for it would count as a worker.
+    match deadline.answer(look_at_quorum(&settings.amqp, &settings.queue)).await {
+        Ok(Quorum::Lost) => without_quorum(&mut checks, &settings.queue),
+        Ok(Quorum::There | Quorum::NotAsked) => {}
+        // Of a broker that does not answer the other checks tell.
+        Err(error) => tracing::debug!(error, "the queue was not asked for its quorum"),
+    }
     // Last: a broker in alarm reads nothing more from a connection that publishes.
     checks.push(round_trip(&broker, &settings.queue, deadline).await);
     if let Err(error) = deadline.answer(broker.close()).await {
@@ -92,6 +99,15 @@ fn unseen(check: &'static str, found: &Topology) -> Check {
         true => Check::warns(check, "not shown to this user", found.unchecked.remedy()),
         false => Check::warns(check, "not declared yet", "the first worker declares it"),
     }
+}
+
+fn without_quorum(checks: &mut [Check], queue: &Queue) {
+    let advice = format!(
+        "start the nodes that are down: `rabbitmq-queues quorum_status {}` names its members and says which are there",
+        queue.worker_queue
+    );
+    let found = Check::fails("worker_queue", "no quorum: the broker answers, and the queue does not", advice);
+    checks.iter_mut().filter(|check| check.check == found.check).for_each(|check| *check = found.clone());
 }
 
 fn dead_letters(found: &Topology) -> Check {

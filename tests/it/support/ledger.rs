@@ -75,11 +75,11 @@ impl Ledger {
         self.note(&id);
     }
 
-    fn event(&self, id: &str) -> Message {
+    pub(super) fn event(&self, id: &str) -> Message {
         self.site.event(id, ACCOUNT, TYPE, &json!({}))
     }
 
-    fn note(&self, id: &str) {
+    pub(super) fn note(&self, id: &str) {
         let (account, event_type) = (ACCOUNT.to_owned(), TYPE.to_owned());
         self.published.lock().unwrap().push(Published { event_id: id.to_owned(), account, event_type });
     }

@@ -134,6 +134,10 @@ impl Instance {
         line.unwrap_or_else(|| panic!("scripts/services gives no {name}")).replace('\\', "")
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.0
+    }
+
     /// `tell(&["kill", "postgres"])`.
     pub(super) async fn tell(&self, command: &[&str]) {
         services(&[command, &[&self.0]].concat()).await;

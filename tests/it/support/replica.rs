@@ -180,6 +180,13 @@ impl Replica {
         http::get(&address, "/readyz").await.status == 200
     }
 
+    /// The status of its readiness, and whether it says that the queue has no quorum.
+    pub async fn readyz(&mut self) -> (u16, bool) {
+        let address = self.logged("operations address", "address").await;
+        let answer = http::get(&address, "/readyz").await;
+        (answer.status, answer.text().contains("queue: no quorum\n"))
+    }
+
     /// Its number at /metrics.
     pub async fn metric(&mut self, name: &str) -> f64 {
         let address = self.logged("operations address", "address").await;
