@@ -1,6 +1,7 @@
 //! Minutes of faults under load, and large backlogs. Run with `make soak`; each prints what its books say.
 
 mod fail_overs;
+mod nodes;
 mod standbys;
 
 use std::time::{Duration, Instant};
