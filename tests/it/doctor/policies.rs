@@ -78,6 +78,7 @@ async fn the_doctor_names_policies_that_break_a_promise_and_what_it_may_not_read
     harmful_policies_are_named(&site, &plugin).await;
     let site = users_with_fewer_rights_are_told_what_they_lack(site, &plugin).await;
     let site = an_address_that_is_not_the_plugins_is_told(site, &plugin).await;
+    a_private_authority_is_trusted_for_the_plugin_as_for_the_broker(&site, &plugin).await;
     servers.ctl(&["eval", "rabbit_alarm:set_alarm({{resource_limit, disk, node()}, []})."]).await;
     let report = site.set("amqp.management_url", &plugin.url("watching:watching@")).doctor().await;
     report.assert("alarms", "fails", &["disk space on penr@localhost", "takes nothing from publishers"]);
@@ -127,6 +128,19 @@ async fn users_with_fewer_rights_are_told_what_they_lack(site: Site, plugin: &Pl
     report.assert("policies", "fails", &["max-length 5, by the policy short or the operator policy low"]);
     report.assert("members", "ok", &[]);
     site
+}
+
+async fn a_private_authority_is_trusted_for_the_plugin_as_for_the_broker(site: &Site, plugin: &Plugin) {
+    let authority = Authority::new();
+    let file = authority.trust_file(site.folder());
+    let broker = TlsFront::to(site.amqp_address(), authority.identity().server_config()).await;
+    let front = TlsFront::to(&plugin.address, authority.identity().server_config()).await;
+    let doctor = site.launch(&["doctor", "--json"]).set("amqp.ca_file", file.to_str().unwrap());
+    let url = site.amqp_url_through(&broker.addr()).replacen("amqp://", "amqps://", 1);
+    let doctor = doctor.env("AMQP_URL", &url).set("amqp.management_url", &format!("https://{}", front.addr()));
+    let report = Report::of(doctor.start()).await;
+    report.assert("broker", "ok", &["with TLS"]);
+    report.assert("management", "ok", &["https://"]);
 }
 
 async fn an_address_that_is_not_the_plugins_is_told(site: Site, plugin: &Plugin) -> Site {

@@ -21,7 +21,7 @@ pub struct Servers {
     postgres_disposable: bool,
     broker_disposable: bool,
     /// Its name and the day, since 1970 in UTC, on which it was migrated.
-    template: Mutex<Option<(String, u64)>>,
+    template: Arc<Mutex<Option<(String, u64)>>>,
 }
 
 fn today() -> u64 {
@@ -50,13 +50,14 @@ impl Servers {
 
     /// A broker that vanishes, beside the Postgres that all tests share.
     pub fn with_disposable_broker(amqp_url: String) -> Arc<Self> {
-        let servers = Self::new(Self::shared().database_url.clone(), amqp_url);
-        Arc::new(Self { broker_disposable: true, ..servers })
+        let shared = Self::shared();
+        let servers = Self::new(shared.database_url.clone(), amqp_url);
+        Arc::new(Self { broker_disposable: true, template: shared.template.clone(), ..servers })
     }
 
     fn new(database_url: String, amqp_url: String) -> Self {
         let (postgres_disposable, broker_disposable) = (false, false);
-        Self { database_url, amqp_url, postgres_disposable, broker_disposable, template: Mutex::default() }
+        Self { database_url, amqp_url, postgres_disposable, broker_disposable, template: Arc::default() }
     }
 
     pub fn amqp_url(&self) -> &str {
