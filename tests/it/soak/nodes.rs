@@ -69,7 +69,7 @@ impl Scene {
         self.cluster.node_of(&self.workers[0]).await
     }
 
-    /// The node that leads the worker queue, as another than `but` sees it.
+    /// The node that leads the worker queue, as the connected one sees it.
     async fn leader(&self) -> &'static str {
         let node = self.connected().await;
         self.cluster.leader(self.ledger.site.worker_queue(), node).await.expect("the queue has a leader")
