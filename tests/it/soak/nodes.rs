@@ -58,7 +58,8 @@ impl Scene {
     async fn set() -> Self {
         let cluster = Cluster::start().await;
         let site = Site::on(&cluster).await.env("AMQP_URL", cluster.urls());
-        let site = site.set("worker.prefetch", &PREFETCH.to_string());
+        // With the default, what waits for a quorum to be missed would wait almost as long as it may.
+        let site = site.set("worker.prefetch", &PREFETCH.to_string()).set("amqp.connect_timeout", "6s");
         let ledger = Ledger::open(site.set("amqp.heartbeat", &format!("{}s", HEARTBEAT.as_secs()))).await;
         let workers = vec![ledger.site.worker().await];
         Self { cluster, ledger, workers }
