@@ -98,7 +98,7 @@ async fn under_a_real_policy_and_without_the_right_to_write_anew_reading_stops_b
             return;
         }
         assert_fails(&stopped, "stopped reading");
-        assert!(stopped.stderr.contains("amq.default"), "{}", stopped.stderr);
+        assert!(stopped.stderr.contains(r"amq\.default"), "{}", stopped.stderr);
     }
     let told_nothing = narrow.set("queue.dead_delivery_limit", "1000000");
     let noted = told_nothing.dead(&["list"]).await;
