@@ -3,14 +3,21 @@
 use tokio_util::sync::CancellationToken;
 
 use super::{Outcome, log, signals, store};
-use crate::config::Settings;
+use crate::config::{Database, Settings};
 use crate::metrics::Metrics;
 use crate::ops::{self, Role};
 use crate::{api, queue, worker};
 
 pub(super) async fn run(settings: Settings, role: Role, log: &log::Writing) -> Outcome {
     // All that can be known to be wrong without a connection stops the start.
-    let store = store(&settings)?;
+    let store = match role {
+        // Only readiness asks it. A second session would be kept, too, and where a pooler has few, requests have none left.
+        Role::Api => {
+            let database = Database { pool_size: 1, ..settings.database.clone() };
+            store(&Settings { database, ..settings.clone() })?
+        }
+        Role::Worker | Role::Both => store(&settings)?,
+    };
     settings.keyring()?;
     if role != Role::Api {
         settings.amqp_url()?;
