@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -94,41 +95,26 @@ impl Cluster {
         NODES.into_iter().find(|node| leader.trim() == erlang_name(node))
     }
 
-    /// SIGKILL.
-    pub async fn kill(&self, node: &str) {
-        self.instance.tell(&["kill", node]).await;
-    }
-
-    /// An orderly stop that keeps the data.
-    pub async fn graceful_stop(&self, node: &str) {
-        self.instance.tell(&["graceful-stop", node]).await;
-    }
-
-    /// On the same port, with the same data.
-    pub async fn restart(&self, node: &str) {
-        self.instance.tell(&["restart", node]).await;
-    }
-
-    pub async fn pause(&self, node: &str) {
-        self.instance.tell(&["pause", node]).await;
-    }
-
-    pub async fn resume(&self, node: &str) {
-        self.instance.tell(&["resume", node]).await;
-    }
-
     /// Takes a node out of service for maintenance: it closes its connections and gives its leaders away.
     pub async fn drain(&self, node: &str) {
-        self.instance.tell(&["drain", node]).await;
+        self.tell(&["drain", node]).await;
     }
 
     pub async fn revive(&self, node: &str) {
-        self.instance.tell(&["revive", node]).await;
+        self.tell(&["revive", node]).await;
     }
 
     /// What `rabbitmqctl` prints on this node.
     pub async fn ctl(&self, node: &str, arguments: &[&str]) -> String {
         services(&[&["ctl-on", node, self.instance.name()], arguments].concat()).await
+    }
+}
+
+impl Deref for Cluster {
+    type Target = Instance;
+
+    fn deref(&self) -> &Instance {
+        &self.instance
     }
 }
 

@@ -1,5 +1,6 @@
 //! Servers of one test's own, which it may kill, pause and restart. At most two pairs run at a time.
 
+use std::ops::Deref;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -61,29 +62,6 @@ impl PrivateServers {
         assert!(self.ctl(&["eval", &call]).await.contains("ok"), "{call}");
     }
 
-    /// SIGKILL to `postgres` or `rabbitmq`.
-    pub async fn kill(&self, server: &str) {
-        self.instance.tell(&["kill", server]).await;
-    }
-
-    /// An orderly stop that keeps the data; `restart` brings it back.
-    pub async fn graceful_stop(&self, server: &str) {
-        self.instance.tell(&["graceful-stop", server]).await;
-    }
-
-    /// Starts it on the same port with the same data, stopping it in good order first if it runs.
-    pub async fn restart(&self, server: &str) {
-        self.instance.tell(&["restart", server]).await;
-    }
-
-    pub async fn pause(&self, server: &str) {
-        self.instance.tell(&["pause", server]).await;
-    }
-
-    pub async fn resume(&self, server: &str) {
-        self.instance.tell(&["resume", server]).await;
-    }
-
     /// What `rabbitmqctl` prints.
     pub async fn ctl(&self, arguments: &[&str]) -> String {
         services(&[&["ctl", &self.instance.0], arguments].concat()).await
@@ -104,6 +82,14 @@ impl PrivateServers {
     }
 }
 
+impl Deref for PrivateServers {
+    type Target = Instance;
+
+    fn deref(&self) -> &Instance {
+        &self.instance
+    }
+}
+
 impl From<&PrivateServers> for Arc<Servers> {
     fn from(private: &PrivateServers) -> Self {
         private.servers.clone()
@@ -116,7 +102,7 @@ pub(super) async fn room() -> SemaphorePermit<'static> {
 }
 
 /// An instance to be stopped, also when its start fails or is abandoned half-way.
-pub(super) struct Instance(String);
+pub struct Instance(String);
 
 impl Instance {
     /// Starts these servers.
@@ -136,6 +122,29 @@ impl Instance {
 
     pub(super) fn name(&self) -> &str {
         &self.0
+    }
+
+    /// SIGKILL to one of its servers, by the name that `scripts/services` has for it.
+    pub async fn kill(&self, server: &str) {
+        self.tell(&["kill", server]).await;
+    }
+
+    /// An orderly stop that keeps the data; `restart` brings it back.
+    pub async fn graceful_stop(&self, server: &str) {
+        self.tell(&["graceful-stop", server]).await;
+    }
+
+    /// Starts it on the same port with the same data, stopping it in good order first if it runs.
+    pub async fn restart(&self, server: &str) {
+        self.tell(&["restart", server]).await;
+    }
+
+    pub async fn pause(&self, server: &str) {
+        self.tell(&["pause", server]).await;
+    }
+
+    pub async fn resume(&self, server: &str) {
+        self.tell(&["resume", server]).await;
     }
 
     /// `tell(&["kill", "postgres"])`.

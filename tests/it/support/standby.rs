@@ -113,28 +113,28 @@ impl Replicated {
     /// The primary goes.
     pub async fn lose_primary(&self, loss: Loss) {
         match loss {
-            Loss::Killed => self.instance.tell(&["kill", "postgres"]).await,
-            Loss::Frozen => self.instance.tell(&["pause", "postgres"]).await,
+            Loss::Killed => self.instance.kill("postgres").await,
+            Loss::Frozen => self.instance.pause("postgres").await,
             Loss::Demoted => self.instance.tell(&["demote"]).await,
         }
     }
 
     /// The primary comes back as it was, on the same address.
     pub async fn restart_primary(&self) {
-        self.instance.tell(&["restart", "postgres"]).await;
+        self.instance.restart("postgres").await;
     }
 
     /// A frozen primary goes on, and does not know yet that it is none any more.
     pub async fn thaw_primary(&self) {
-        self.instance.tell(&["resume", "postgres"]).await;
+        self.instance.resume("postgres").await;
     }
 
     pub async fn stop_standby(&self) {
-        self.instance.tell(&["graceful-stop", "standby"]).await;
+        self.instance.graceful_stop("standby").await;
     }
 
     pub async fn restart_standby(&self) {
-        self.instance.tell(&["restart", "standby"]).await;
+        self.instance.restart("standby").await;
     }
 
     /// The standby becomes the primary, and then the address and the name are its.
