@@ -11,7 +11,7 @@ use crate::config::{ConfigError, ConfigFile, Settings};
 use crate::error_chain;
 use crate::event::AccountId;
 use crate::ops::Role;
-use crate::queue::QueueError;
+use crate::queue::{self, QueueError};
 use crate::scrub;
 use crate::store::{Store, StoreError};
 use crate::webhook::WebhookRefusal;
@@ -205,6 +205,12 @@ fn fail(failure: &Failure) -> ExitCode {
             ExitCode::from(1)
         }
     }
+}
+
+/// That the broker's address is given and can be used; nothing is connected.
+fn broker_address(settings: &Settings) -> Result<(), Failure> {
+    settings.amqp_url()?;
+    Ok(queue::check_address(&settings.amqp)?)
 }
 
 fn store(settings: &Settings) -> Result<Store, Failure> {

@@ -12,7 +12,6 @@ use url::Url;
 
 use crate::config::{self, Amqp, Credentials};
 use crate::queue::{self, Login, QueueError};
-use crate::sender;
 use crate::text::printable;
 use crate::tls;
 
@@ -35,7 +34,7 @@ pub enum ManagementError {
     #[error("what answers is no management plugin (HTTP {0})")]
     Another(u16),
     #[error("its client cannot be set up")]
-    Setup(#[from] sender::SetupError),
+    Setup(#[source] anyhow::Error),
     #[error(transparent)]
     Login(#[from] QueueError),
 }
@@ -77,17 +76,7 @@ impl Management {
         let Some(config::Management { url, credentials }) = &amqp.management else { return Ok(None) };
         let Login { user, password, virtual_host } = queue::login(amqp)?;
         let user = credentials.clone().unwrap_or(Credentials { user, password });
-        let client = Client::builder()
-            .tls_backend_preconfigured(tls::client(&queue::trust(amqp)).map_err(sender::SetupError::Client)?)
-            .redirect(redirect::Policy::none())
-            .retry(retry::never())
-            .referer(false)
-            .no_proxy()
-            .http1_only()
-            .timeout(amqp.connect_timeout)
-            .connect_timeout(amqp.connect_timeout)
-            .build()
-            .map_err(sender::SetupError::from)?;
+        let client = client(amqp).map_err(ManagementError::Setup)?;
         Ok(Some(Self { client, url: url.clone(), user, virtual_host }))
     }
 
@@ -173,6 +162,19 @@ impl Management {
         }
         Ok((response.status(), body))
     }
+}
+
+fn client(amqp: &Amqp) -> anyhow::Result<Client> {
+    let builder = Client::builder()
+        .tls_backend_preconfigured(tls::client(&queue::trust(amqp))?)
+        .redirect(redirect::Policy::none())
+        .retry(retry::never())
+        .referer(false)
+        .no_proxy()
+        .http1_only()
+        .timeout(amqp.connect_timeout)
+        .connect_timeout(amqp.connect_timeout);
+    Ok(builder.build()?)
 }
 
 impl Described {

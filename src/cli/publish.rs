@@ -5,7 +5,7 @@ use futures_util::stream::FuturesUnordered;
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::{Failure, Outcome, account, output};
+use super::{Failure, Outcome, account, broker_address, output};
 use crate::config::Settings;
 use crate::event::{AccountId, Properties};
 use crate::queue::{PublishError, Publisher};
@@ -32,8 +32,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(arguments: Arguments, settings: &Settings, json: bool) -> Outcome {
-    settings.amqp_url()?;
-    crate::queue::check_address(&settings.amqp)?;
+    broker_address(settings)?;
     if arguments.id.is_some() && arguments.count > 1 {
         return Err(Failure::Usage("--id names one event, so --count cannot be more than 1".to_owned()));
     }

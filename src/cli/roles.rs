@@ -2,26 +2,23 @@
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Outcome, log, signals, store};
+use super::{Outcome, broker_address, log, signals};
 use crate::config::{Database, Settings};
 use crate::metrics::Metrics;
 use crate::ops::{self, Role};
-use crate::{api, queue, worker};
+use crate::store::Store;
+use crate::{api, worker};
 
 pub(super) async fn run(settings: Settings, role: Role, log: &log::Writing) -> Outcome {
     // All that can be known to be wrong without a connection stops the start.
-    let store = match role {
-        // Only readiness asks it. A second session would be kept, too, and where a pooler has few, requests have none left.
-        Role::Api => {
-            let database = Database { pool_size: 1, ..settings.database.clone() };
-            store(&Settings { database, ..settings.clone() })?
-        }
-        Role::Worker | Role::Both => store(&settings)?,
-    };
+    settings.database_url()?;
+    // Of an API only readiness asks it. A second session would be kept, too, and where a pooler has few, requests have none
+    // left.
+    let pool_size = if role == Role::Api { 1 } else { settings.database.pool_size };
+    let store = Store::new(&Database { pool_size, ..settings.database.clone() })?;
     settings.keyring()?;
     if role != Role::Api {
-        settings.amqp_url()?;
-        queue::check_address(&settings.amqp)?;
+        broker_address(&settings)?;
     }
     if role != Role::Worker {
         settings.tokens()?;

@@ -243,7 +243,6 @@ impl Recipe {
     }
 }
 
-/// Of every HTTP client: one set of certificates, one provider.
 fn tls() -> Result<rustls::ClientConfig, SetupError> {
     let builder = rustls::ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let builder = builder.with_safe_default_protocol_versions().map_err(|error| SetupError::Client(error.into()))?;
