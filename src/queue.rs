@@ -29,7 +29,7 @@ mod topology;
 pub use acks::{Acknowledger, Settled, Verdict};
 use address::Address;
 pub use consumer::{Consumer, Incoming, Receipt};
-pub use dead_letters::{DeadLetter, DeadLetters, Headers, Worn};
+pub use dead_letters::{BATCH, BATCH_BYTES, DeadLetter, DeadLetters, Headers, Worn};
 pub use inspect::{Broker, Depth, RoundTrip, Topology};
 pub use publisher::{PublishError, Publisher};
 pub use quorum::{Quorum, look_at_quorum};

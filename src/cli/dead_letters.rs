@@ -9,17 +9,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::{Failure, Outcome, output};
+use super::{Failure, Outcome, broker_address, output};
 use crate::config::Settings;
 use crate::error_chain;
 use crate::event::EventParser;
 use crate::management;
-use crate::queue::{DeadLetter, DeadLetters, Headers, PublishError, Publisher, QueueError, Worn};
+use crate::queue::{BATCH, BATCH_BYTES, DeadLetter, DeadLetters, Headers, PublishError, Publisher, QueueError, Worn};
 use crate::text::printable;
 
-/// Messages in hand at a time, fewer than a quorum queue takes removals in a row, and about how many bytes.
-const BATCH: usize = 24;
-const BATCH_BYTES: usize = 16 * 1024 * 1024;
 /// At least so many are looked at to find the oldest ones. Reading one takes the broker a write to its disk.
 const LOOKED_AT: u32 = 1000;
 
@@ -62,8 +59,7 @@ pub(super) struct Discarded {
 }
 
 pub(super) async fn run(command: Command, settings: &Settings, json: bool) -> Outcome {
-    settings.amqp_url()?;
-    crate::queue::check_address(&settings.amqp)?;
+    broker_address(settings)?;
     match command {
         Command::List { limit, show } => list(settings, limit, show, json).await,
         Command::Requeue(Requeued { id, reason, .. }) => {

@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt as _;
 use lapin::Channel;
 use lapin::message::Delivery;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::dead_letters::{REQUEUED, delivery_count, failure};
-use super::link::{Link, bounded, reason_of_any_node};
+use super::dead_letters::{REQUEUED, delivery_count, get};
+use super::inspect::depth;
+use super::link::{Link, Purpose, bounded, reason_of_any_node};
 use super::rights::Lack;
 use super::topology::Unchecked;
 use super::{QueueError, is_missing, name, properties, quorum, topology};
@@ -176,7 +177,7 @@ impl Consumer {
 
     /// One life of the connection. `Ok` when we ended it.
     async fn attach_and_pump(&self, supervisor: &mut Supervisor) -> Result<End, QueueError> {
-        let Some(link) = self.stop.run_until_cancelled(Link::open(&self.amqp, "consumer")).await else {
+        let Some(link) = self.stop.run_until_cancelled(Link::open(&self.amqp, Purpose::Consumer)).await else {
             return Ok(End::Stopped);
         };
         let link = link?;
@@ -248,16 +249,8 @@ impl Consumer {
     /// The message at the head of the queue, alone: should it be what kills this process, it takes no others with it.
     async fn oldest(&self, link: &Link, channel: &Channel) -> Result<Option<Delivery>, QueueError> {
         let mut events = link.events();
-        let get = channel.basic_get(name(&self.queue.worker_queue), BasicGetOptions::default());
-        // The library never answers a get whose message it cannot read; only the connection's own error tells.
-        let answer = async {
-            tokio::select! {
-                biased;
-                message = get => message.map_err(QueueError::getting),
-                error = failure(&mut events) => Err(QueueError::getting(error)),
-            }
-        };
-        let message = quorum::answer(link, "looking at the oldest message", answer).await?;
+        let got = async { get(channel, &self.queue.worker_queue, &mut events).await.map_err(QueueError::getting) };
+        let message = quorum::answer(link, "looking at the oldest message", got).await?;
         Ok(message.map(|message| message.delivery))
     }
 
@@ -482,8 +475,7 @@ async fn why_cancelled(link: &Link, queue: &str) -> QueueError {
 
 async fn exists(link: &Link, queue: &str) -> Result<bool, QueueError> {
     let channel = link.channel().await?;
-    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    match channel.queue_declare(name(queue), options, FieldTable::default()).await {
+    match depth(&channel, queue).await {
         Ok(_) => Ok(true),
         Err(error) if is_missing(&error) => Ok(false),
         Err(error) => Err(error.into()),

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt as _};
 use lapin::message::BasicGetMessage;
-use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions, QueueDeclareOptions};
+use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Event};
 
-use super::link::{Link, bounded};
-use super::readable::{COUNT, CUT, DEAD_LETTERS, UNREADABLE, time_of_death};
+use super::inspect::depth;
+use super::link::{Link, Purpose, bounded};
+use super::readable::{COUNT, CUT, UNREADABLE, time_of_death};
 use super::rights::Lack;
 use super::{PublishError, Publisher, QueueError, is_missing, library_error, name, properties};
 use crate::config::{Amqp, Queue};
@@ -24,9 +25,9 @@ use crate::event::Properties;
 /// How long what was given back may take to be counted again.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(5);
 const RETURN_POLL: Duration = Duration::from_millis(20);
-/// Letters written anew at a time, fewer than a quorum queue takes removals in a row, and about how many bytes.
-const RENEWED_AT_ONCE: usize = 24;
-const RENEWED_BYTES: usize = 16 * 1024 * 1024;
+/// Letters in hand at a time to be removed, fewer than a quorum queue takes removals in a row, and about how many bytes.
+pub const BATCH: usize = 24;
+pub const BATCH_BYTES: usize = 16 * 1024 * 1024;
 
 /// A broker message that was no event, or that the broker gave up.
 pub struct DeadLetter {
@@ -108,7 +109,7 @@ struct Aged {
 impl DeadLetters {
     /// `delivery_limit` is the dead queue's, with all policies, if it is known.
     pub async fn connect(amqp: &Amqp, queue: &Queue, delivery_limit: Option<u32>) -> Result<Self, QueueError> {
-        let link = Link::open(amqp, DEAD_LETTERS).await?;
+        let link = Link::open(amqp, Purpose::DeadLetters).await?;
         let events = Box::pin(link.events());
         let channel = link.channel().await?;
         let declared = u32::try_from(queue.dead_delivery_limit).unwrap_or(u32::MAX);
@@ -119,10 +120,9 @@ impl DeadLetters {
 
     /// How many nobody holds.
     pub async fn count(&self) -> Result<u32, QueueError> {
-        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        let declare = self.channel.queue_declare(name(&self.queue.dead_queue), options, FieldTable::default());
-        match bounded(self.queue.confirm_timeout, "counting", declare).await {
-            Ok(queue) => Ok(queue.message_count()),
+        let counted = depth(&self.channel, &self.queue.dead_queue);
+        match bounded(self.queue.confirm_timeout, "counting", counted).await {
+            Ok(depth) => Ok(depth.messages),
             Err(QueueError::Unavailable(error)) if library_error(&error).is_some_and(is_missing) => {
                 Err(QueueError::NoQueue(self.queue.dead_queue.clone()))
             }
@@ -136,16 +136,8 @@ impl DeadLetters {
         if self.worn.as_ref().is_some_and(|worn| worn.stopped) {
             return Ok(None);
         }
-        let get = self.channel.basic_get(name(&self.queue.dead_queue), BasicGetOptions { no_ack: false });
-        // The library never answers a get whose message it cannot read; only the connection's own error tells.
-        let answer = async {
-            tokio::select! {
-                biased;
-                message = get => message,
-                error = failure(&mut self.events) => Err(error),
-            }
-        };
-        let got = bounded(self.queue.confirm_timeout, "reading", answer).await;
+        let got = get(&self.channel, &self.queue.dead_queue, &mut self.events);
+        let got = bounded(self.queue.confirm_timeout, "reading", got).await;
         let letter = got.map_err(|error| error.for_want_of(|| self.lack()))?.map(dead_letter);
         self.held += u32::from(letter.is_some());
         Ok(letter)
@@ -171,7 +163,7 @@ impl DeadLetters {
         }
         self.aged.bytes += letter.body.len();
         self.aged.letters.push(letter);
-        let full = self.aged.letters.len() >= RENEWED_AT_ONCE || self.aged.bytes >= RENEWED_BYTES;
+        let full = self.aged.letters.len() >= BATCH || self.aged.bytes >= BATCH_BYTES;
         // The first one at once: whether it can be written anew decides whether others are read.
         if full || self.publisher.is_none() || self.worn.is_some() {
             self.renew().await?;
@@ -382,8 +374,22 @@ fn last_death(headers: &FieldTable) -> Option<&FieldTable> {
     }
 }
 
+/// The message at the head of a queue. The library never answers a get whose message it cannot read; only the connection's own
+/// error tells.
+pub(super) async fn get(
+    channel: &Channel,
+    queue: &str,
+    events: &mut (impl Stream<Item = Event> + Unpin),
+) -> lapin::Result<Option<BasicGetMessage>> {
+    tokio::select! {
+        biased;
+        message = channel.basic_get(name(queue), BasicGetOptions::default()) => message,
+        error = failure(events) => Err(error),
+    }
+}
+
 /// What the connection says when it ends.
-pub(super) async fn failure(events: &mut (impl Stream<Item = Event> + Unpin)) -> lapin::Error {
+async fn failure(events: &mut (impl Stream<Item = Event> + Unpin)) -> lapin::Error {
     loop {
         match events.next().await {
             Some(Event::Error(error)) => return error,

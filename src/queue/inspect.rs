@@ -12,7 +12,7 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel};
 use uuid::Uuid;
 
-use super::link::{Link, bounded};
+use super::link::{Link, Purpose, bounded};
 use super::rights::{Lack, Names, Right};
 use super::topology::{Thing, Unchecked};
 use super::{QueueError, greeting, is_forbidden, is_missing, name, topology};
@@ -74,7 +74,7 @@ impl Broker {
     pub async fn connect(amqp: &Amqp) -> Result<Self, QueueError> {
         let mut links = Vec::new();
         let mut unserved = Vec::new();
-        for (_, opened) in Link::open_each(amqp, "doctor").await? {
+        for (_, opened) in Link::open_each(amqp, Purpose::Doctor).await? {
             match opened {
                 Ok(link) => links.push(link),
                 Err(failure) => unserved.push(failure.to_string()),
@@ -174,11 +174,12 @@ impl Broker {
     }
 
     async fn depth(&self, queue: &str) -> Result<Option<Depth>, QueueError> {
-        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let channel = self.link.channel().await?;
-        let declare = channel.queue_declare(name(queue), options, FieldTable::default());
-        let depth = |queue: lapin::Queue| Depth { messages: queue.message_count(), consumers: queue.consumer_count() };
-        Ok(self.existing(declare, &channel).await?.map(depth))
+        match self.ask(depth(&channel, queue)).await? {
+            Ok(depth) => self.close_channel(&channel).await.map(|()| Some(depth)),
+            Err(error) if is_missing(&error) || is_forbidden(&error) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     async fn compare(&self, thing: &Thing<'_>, found: &mut Topology) -> Result<(), QueueError> {
@@ -194,24 +195,16 @@ impl Broker {
         Ok(())
     }
 
-    async fn existing<T>(
-        &self,
-        declare: impl Future<Output = lapin::Result<T>>,
-        channel: &Channel,
-    ) -> Result<Option<T>, QueueError> {
-        match self.ask(declare).await? {
-            Ok(there) => {
-                self.close_channel(channel).await?;
-                Ok(Some(there))
-            }
-            Err(error) if is_missing(&error) || is_forbidden(&error) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
     async fn close_channel(&self, channel: &Channel) -> Result<(), QueueError> {
         self.link.answer("closing a channel", channel.close(200, name("done"))).await
     }
+}
+
+/// Changes nothing. The broker closes the channel if there is no such queue.
+pub(super) async fn depth(channel: &Channel, queue: &str) -> lapin::Result<Depth> {
+    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let queue = channel.queue_declare(name(queue), options, FieldTable::default()).await?;
+    Ok(Depth { messages: queue.message_count(), consumers: queue.consumer_count() })
 }
 
 fn lacks_own(user: &str, prefix: &str) -> Lack {

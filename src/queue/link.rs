@@ -35,6 +35,34 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// not only that time ran out.
 const FOR_FINDING: f64 = 0.95;
 
+/// What a connection is for. The broker shows it to its operators.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Consumer,
+    Publisher,
+    DeadLetters,
+    Doctor,
+}
+
+impl Purpose {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Consumer => "consumer",
+            Self::Publisher => "publisher",
+            Self::DeadLetters => "dead letters",
+            Self::Doctor => "doctor",
+        }
+    }
+
+    /// A worker's messages are not looked at: it would take the time that reading takes once more.
+    fn reading(self) -> Reading {
+        match self {
+            Self::DeadLetters => Reading::Mended,
+            Self::Consumer | Self::Publisher | Self::Doctor => Reading::AsIs,
+        }
+    }
+}
+
 /// An open connection. The only way to open one.
 pub(super) struct Link {
     connection: Connection,
@@ -46,10 +74,10 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Opens a connection for one purpose, which the broker shows to its operators, to whichever node serves. After a
+    /// Opens a connection for one purpose to whichever node serves. After a
     /// refused login the URL is read again from its file, if it has one. All tries together take no longer than
     /// `amqp.connect_timeout`.
-    pub(super) async fn open(settings: &Amqp, purpose: &str) -> Result<Self, QueueError> {
+    pub(super) async fn open(settings: &Amqp, purpose: Purpose) -> Result<Self, QueueError> {
         let deadline = Instant::now() + settings.connect_timeout.mul_f64(FOR_FINDING);
         bounded(settings.connect_timeout, "connecting", async {
             let used = settings.url_from.newest_or(&settings.url);
@@ -72,7 +100,7 @@ impl Link {
     /// A connection to each node, or why there is none: for whoever looks at all of them.
     pub(super) async fn open_each(
         settings: &Amqp,
-        purpose: &str,
+        purpose: Purpose,
     ) -> Result<Vec<(Node, Result<Self, Unserved>)>, QueueError> {
         let deadline = Instant::now() + settings.connect_timeout.mul_f64(FOR_FINDING);
         let address = read_address(settings, &settings.url_from.newest_or(&settings.url))?;
@@ -88,13 +116,13 @@ impl Link {
     }
 
     /// The caller bounds the wait.
-    pub(super) async fn log_in(peer: Peer, settings: &Amqp, purpose: &str) -> lapin::Result<Self> {
+    pub(super) async fn log_in(peer: Peer, settings: &Amqp, purpose: Purpose) -> lapin::Result<Self> {
         let mut uri = peer.node.uri.clone();
         uri.query.frame_max = Some(MAX_FRAME_BYTES);
         uri.query.heartbeat = Some(u16::try_from(settings.heartbeat.as_secs()).unwrap_or(u16::MAX));
-        let properties =
-            ConnectionProperties::default().with_connection_name(format!("penr-webhooks {purpose}").into());
-        let (connection, socket) = connect(&peer, uri, properties, Reading::of(purpose)).await?;
+        let shown = format!("penr-webhooks {}", purpose.name());
+        let properties = ConnectionProperties::default().with_connection_name(shown.into());
+        let (connection, socket) = connect(&peer, uri, properties, purpose.reading()).await?;
         Ok(Self { connection, patience: settings.connect_timeout, peer, _socket: socket })
     }
 
@@ -185,7 +213,7 @@ where
 async fn search<'a>(
     settings: &'a Amqp,
     address: &Address,
-    purpose: &'a str,
+    purpose: Purpose,
     deadline: Instant,
 ) -> Result<Search<'a>, QueueError> {
     let (address, ca_file) = (address.clone(), settings.ca_file.clone());
@@ -267,7 +295,7 @@ mod tests {
     async fn an_attempt_without_an_answer_ends_its_socket() {
         let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let settings = settings(&mute);
-        let (opened, sent) = tokio::join!(Link::open(&settings, "test"), all_of(&mute));
+        let (opened, sent) = tokio::join!(Link::open(&settings, Purpose::Doctor), all_of(&mute));
         assert!(matches!(opened, Err(QueueError::Unavailable(_))));
         assert_eq!(sent, b"AMQP\0\0\x09\x01");
     }
@@ -286,7 +314,7 @@ mod tests {
     async fn an_attempt_that_is_refused_leaves_no_task() {
         let gone = settings(&TcpListener::bind("127.0.0.1:0").await.unwrap());
         for _ in 0..3 {
-            assert!(matches!(Link::open(&gone, "test").await, Err(QueueError::Unavailable(_))));
+            assert!(matches!(Link::open(&gone, Purpose::Doctor).await, Err(QueueError::Unavailable(_))));
         }
         wait_until_no_task_is_left().await;
     }
@@ -295,9 +323,9 @@ mod tests {
     async fn an_attempt_without_an_answer_or_with_a_hangup_leaves_no_task() {
         let peer = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let settings = settings(&peer);
-        let (mute, _socket) = tokio::join!(Link::open(&settings, "test"), peer.accept());
+        let (mute, _socket) = tokio::join!(Link::open(&settings, Purpose::Doctor), peer.accept());
         let hang_up = async { drop(peer.accept().await) };
-        let (hung_up, ()) = tokio::join!(Link::open(&settings, "test"), hang_up);
+        let (hung_up, ()) = tokio::join!(Link::open(&settings, Purpose::Doctor), hang_up);
         assert!(mute.is_err() && hung_up.is_err());
         wait_until_no_task_is_left().await;
     }
@@ -306,7 +334,7 @@ mod tests {
     async fn an_attempt_that_is_dropped_ends_its_socket() {
         let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let settings = Amqp { connect_timeout: Duration::from_secs(600), ..settings(&mute) };
-        let given_up = timeout(Duration::from_millis(100), Link::open(&settings, "test"));
+        let given_up = timeout(Duration::from_millis(100), Link::open(&settings, Purpose::Doctor));
         let (given_up, _) = tokio::join!(given_up, all_of(&mute));
         assert!(given_up.is_err());
     }

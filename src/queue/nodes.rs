@@ -18,7 +18,7 @@ use tokio::net::lookup_host;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::address::{Address, Node};
-use super::link::Link;
+use super::link::{Link, Purpose};
 use super::words;
 use crate::config::Amqp;
 use crate::scrub::scrub;
@@ -87,8 +87,7 @@ pub(super) fn trust(ca_file: &str) -> Trust<'_> {
 pub(super) struct Search<'a> {
     pub(super) settings: &'a Amqp,
     pub(super) tls: Option<RustlsConnector>,
-    /// What the broker shows to its operators.
-    pub(super) purpose: &'a str,
+    pub(super) purpose: Purpose,
     pub(super) deadline: Instant,
 }
 

@@ -7,7 +7,7 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 
 use super::dead_letters::{DeadLetter, Headers, properties_again};
-use super::link::Link;
+use super::link::{Link, Purpose};
 use super::rights::Lack;
 use super::{QueueError, is_missing, name};
 use crate::config::{Amqp, Queue};
@@ -57,7 +57,7 @@ pub struct Unconfirmed {
 
 impl Publisher {
     pub async fn connect(amqp: &Amqp, queue: &Queue) -> Result<Self, PublishError> {
-        let link = Link::open(amqp, "publisher").await?;
+        let link = Link::open(amqp, Purpose::Publisher).await?;
         let channel = link.channel().await?;
         let confirms = channel.confirm_select(ConfirmSelectOptions::default());
         link.answer("asking for confirms", confirms).await?;

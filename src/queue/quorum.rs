@@ -13,12 +13,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::Channel;
-use lapin::options::{BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use tokio::time::timeout;
 
 use super::consumer::Attachment;
-use super::link::{Link, bounded};
+use super::inspect::depth;
+use super::link::{Link, Purpose, bounded};
 use super::{QueueError, is_missing, name};
 use crate::config::{Amqp, Queue};
 
@@ -101,7 +102,7 @@ async fn ask(channel: &Channel, queue: &str) -> lapin::Result<()> {
 /// Where events wait in the worker queue it asks the dead queue, whose members are on the same nodes: to look at an event
 /// would count as one of its deliveries.
 pub async fn look_at_quorum(amqp: &Amqp, queue: &Queue) -> Result<Quorum, QueueError> {
-    let link = Link::open(amqp, "doctor").await?;
+    let link = Link::open(amqp, Purpose::Doctor).await?;
     let looked = async {
         for queue in [&queue.worker_queue, &queue.dead_queue] {
             if is_empty(&link, queue).await? {
@@ -121,12 +122,10 @@ pub async fn look_at_quorum(amqp: &Amqp, queue: &Queue) -> Result<Quorum, QueueE
 }
 
 async fn is_empty(link: &Link, queue: &str) -> Result<bool, QueueError> {
-    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     let channel = link.channel().await?;
-    let declared =
-        async { Ok::<_, QueueError>(channel.queue_declare(name(queue), options, FieldTable::default()).await) };
-    match link.answer("counting", declared).await? {
-        Ok(queue) => Ok(queue.message_count() == 0),
+    let counted = async { Ok::<_, QueueError>(depth(&channel, queue).await) };
+    match link.answer("counting", counted).await? {
+        Ok(depth) => Ok(depth.messages == 0),
         Err(error) if is_missing(&error) => Ok(false),
         Err(error) => Err(error.into()),
     }

@@ -211,16 +211,6 @@ pub(super) enum Reading {
     Mended,
 }
 
-/// The purpose of a connection whose messages are all made readable.
-pub(super) const DEAD_LETTERS: &str = "dead letters";
-
-impl Reading {
-    /// On a connection for this purpose. A worker's is not looked at: it would take the time that reading takes once more.
-    pub(super) fn of(purpose: &str) -> Self {
-        if purpose == DEAD_LETTERS { Self::Mended } else { Self::AsIs }
-    }
-}
-
 impl Readable {
     pub(super) fn new(stream: Whole, reading: Reading) -> Self {
         let (mender, chunk) = match reading {

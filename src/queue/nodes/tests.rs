@@ -88,7 +88,7 @@ async fn every_address_of_a_name_has_a_share_of_the_time() {
         heartbeat: Duration::from_secs(9),
     };
     let deadline = Instant::now() + Duration::from_millis(200);
-    let search = Search { settings: &settings, tls: None, purpose: "test", deadline };
+    let search = Search { settings: &settings, tls: None, purpose: Purpose::Doctor, deadline };
     let (nodes, mut failure) = (nodes("amqp://share"), Unserved::default());
     let tried = search.among_ips((0, &nodes[0]), &ips, deadline, &mut failure);
     let (link, first, second) = tokio::join!(tried, silent[0].accept(), silent[1].accept());
