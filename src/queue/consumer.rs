@@ -51,6 +51,8 @@ const LONGEST_WAIT: Duration = Duration::from_millis(1300);
 const ELECTION: Duration = Duration::from_secs(8);
 /// Closing politely must not delay a stop.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A queue that still exists this long after its consumer was ended is not being deleted.
+const DELETION: Duration = Duration::from_secs(1);
 const CONSUMER_TAG: &str = "penr-webhooks";
 
 /// A broker message to be settled exactly once.
@@ -463,7 +465,7 @@ fn fresh_tag() -> ShortString {
 
 /// `basic.cancel` gives no reason, but few things end the consumer of a quorum queue.
 async fn why_cancelled(link: &Link, queue: &str) -> QueueError {
-    let reason = match bounded(CLOSE_TIMEOUT, "asking why the consumer ended", exists(link, queue)).await {
+    let reason = match bounded(CLOSE_TIMEOUT, "asking why the consumer ended", still_exists(link, queue)).await {
         Ok(true) => {
             ": it waited longer for an ack than its consumer_timeout allows (RabbitMQ 4.3 and newer), or its queue moved"
         }
@@ -471,6 +473,18 @@ async fn why_cancelled(link: &Link, queue: &str) -> QueueError {
         Err(_) => "",
     };
     QueueError::Unavailable(anyhow::anyhow!("the broker ended the consumer{reason}"))
+}
+
+/// A broker that deletes a queue ends its consumers first, and answers for the queue a moment longer (RabbitMQ 4.0).
+async fn still_exists(link: &Link, queue: &str) -> Result<bool, QueueError> {
+    let deleted_by = Instant::now() + DELETION;
+    while exists(link, queue).await? {
+        if Instant::now() >= deleted_by {
+            return Ok(true);
+        }
+        tokio::time::sleep(DELETION / 10).await;
+    }
+    Ok(false)
 }
 
 async fn exists(link: &Link, queue: &str) -> Result<bool, QueueError> {
