@@ -96,7 +96,29 @@ impl From<nodes::Unserved> for QueueError {
     }
 }
 
+/// The broker did not answer within the time that it had.
+#[derive(Debug, thiserror::Error)]
+#[error("no answer while {0}")]
+struct Silence(&'static str);
+
 impl QueueError {
+    fn silence(doing: &'static str) -> Self {
+        Self::Unavailable(Silence(doing).into())
+    }
+
+    fn is_silence(&self) -> bool {
+        matches!(self, Self::Unavailable(cause) if cause.is::<Silence>())
+    }
+
+    /// Whether the broker is there and refuses us: waiting alone does not cure it.
+    fn is_refusal(&self) -> bool {
+        match self {
+            Self::Forbidden(_) => true,
+            Self::Unavailable(cause) => cause.downcast_ref().is_some_and(nodes::Unserved::is_of_login),
+            _ => false,
+        }
+    }
+
     /// Of a get. A node answers so whose queue has lost its leader and has no new one yet.
     fn getting(error: lapin::Error) -> Self {
         match error.kind() {

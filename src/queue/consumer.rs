@@ -45,7 +45,7 @@ const ISOLATED_WAIT: Duration = Duration::from_millis(50);
 /// counts what comes back with a connection or a channel, and so a process that was killed; what we give back by `nack` does
 /// not count from RabbitMQ 4.3 on.
 const SUSPICIOUS_DELIVERIES: i64 = 20;
-/// The longest wait before connecting again is half as long again, and another node may answer meanwhile.
+/// Each wait is up to half as long again, so 1.95 s at most: another node may answer, and deliveries stand still for 2 s.
 const LONGEST_WAIT: Duration = Duration::from_millis(1300);
 /// A queue that has no leader for longer than an election takes has no quorum.
 const ELECTION: Duration = Duration::from_secs(8);
@@ -93,6 +93,8 @@ pub(super) struct Attachment {
     prefetch: u16,
     /// Whether the queue has handed out anything since this was last asked.
     heard: AtomicBool,
+    /// Whether a message waits for somebody to take it. Those behind it wait in the AMQP library, which counts none.
+    held_up: AtomicBool,
 }
 
 impl Attachment {
@@ -100,14 +102,14 @@ impl Attachment {
         self.isolated.load(Ordering::Relaxed)
     }
 
-    pub(super) fn was_heard(&self) -> bool {
+    /// Tells it once.
+    pub(super) fn take_heard(&self) -> bool {
         self.heard.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether the queue may hand out more, as far as we know. Every message in hand holds the attachment, and so does the
-    /// consumer itself.
+    /// Whether the queue may hand out more. Every message in hand holds the attachment, and so does the consumer itself.
     pub(super) fn has_room(self: &Arc<Self>) -> bool {
-        Arc::strong_count(self) <= usize::from(self.prefetch)
+        !self.held_up.load(Ordering::Relaxed) && Arc::strong_count(self) <= usize::from(self.prefetch)
     }
 }
 
@@ -207,7 +209,10 @@ impl Consumer {
         };
         match end {
             End::Lost(error) => return Err(error),
-            End::Cancelled => return Err(why_cancelled(link, &self.queue.worker_queue).await),
+            End::Cancelled => {
+                self.metrics.consumer_attached.set(0);
+                return Err(why_cancelled(link, &self.queue.worker_queue).await);
+            }
             End::Stopped => {
                 self.metrics.consumer_attached.set(0);
                 self.settled.cancelled().await;
@@ -243,8 +248,8 @@ impl Consumer {
         let messages = messages.map_err(|error| error.for_want_of(lack))?;
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let isolated = AtomicBool::new(supervisor.mode == Mode::Isolated);
-        let attachment =
-            Attachment { number, channel, isolated, prefetch: self.prefetch, heard: AtomicBool::default() };
+        let (prefetch, heard, held_up) = (self.prefetch, AtomicBool::default(), AtomicBool::default());
+        let attachment = Attachment { number, channel, isolated, prefetch, heard, held_up };
         Ok((Arc::new(attachment), Consuming { tag, messages, oldest }, unchecked))
     }
 
@@ -260,10 +265,12 @@ impl Consumer {
     async fn pump(&self, attachment: &Arc<Attachment>, mut consuming: Consuming, supervisor: &mut Supervisor) -> End {
         let mut hold_off = self.hold_off.clone();
         let isolated_until = Instant::now() + ISOLATED_FOR * 2_u32.pow(supervisor.too_short);
-        if let Some(oldest) = consuming.oldest.take() {
-            self.hand_on(attachment, oldest, &mut hold_off).await;
-        }
         let end = loop {
+            if let Some(oldest) = consuming.oldest.take()
+                && let Err(end) = self.hand_on(attachment, oldest, &mut hold_off).await
+            {
+                break end;
+            }
             let next = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => break End::Stopped,
@@ -285,7 +292,9 @@ impl Consumer {
             };
             supervisor.reconnect.reset();
             attachment.heard.store(true, Ordering::Relaxed);
-            self.hand_on(attachment, delivery, &mut hold_off).await;
+            if let Err(end) = self.hand_on(attachment, delivery, &mut hold_off).await {
+                break end;
+            }
         };
         if matches!(end, End::Stopped) {
             let cancel = attachment.channel.basic_cancel(consuming.tag, BasicCancelOptions::default());
@@ -294,20 +303,23 @@ impl Consumer {
         end
     }
 
-    /// Whether somebody took it; otherwise it goes back with the channel.
+    /// A message that nobody took goes back with the channel, which must end then: nobody would ever settle it.
     async fn hand_on(
         &self,
         attachment: &Arc<Attachment>,
         delivery: Delivery,
         hold_off: &mut watch::Receiver<bool>,
-    ) -> bool {
+    ) -> Result<(), End> {
         let incoming = incoming(attachment, delivery);
-        tokio::select! {
+        attachment.held_up.store(true, Ordering::Relaxed);
+        let handed_on = tokio::select! {
             biased;
-            () = self.stop.cancelled() => false,
-            () = until_held_off(hold_off) => false,
-            sent = self.messages.send(incoming) => sent.is_ok(),
-        }
+            () = self.stop.cancelled() => Err(End::Stopped),
+            () = until_held_off(hold_off) => Err(End::HeldOff),
+            sent = self.messages.send(incoming) => sent.map_err(|_| End::Stopped),
+        };
+        attachment.held_up.store(false, Ordering::Relaxed);
+        handed_on
     }
 
     /// Takes the usual number of messages again, by a new consumer on the same channel. What the old one still holds is
@@ -319,9 +331,7 @@ impl Consumer {
         let mut hold_off = self.hold_off.clone();
         while let Some(delivery) = consuming.messages.next().await {
             let delivery = delivery.map_err(|error| End::Lost(error.into()))?;
-            if !self.hand_on(attachment, delivery, &mut hold_off).await {
-                break;
-            }
+            self.hand_on(attachment, delivery, &mut hold_off).await?;
         }
         // The tag first: a stop cancels what the broker may have begun, though its answer is not awaited any more.
         consuming.tag = fresh_tag();
@@ -355,6 +365,8 @@ struct Supervisor {
     /// Isolations in a row that ended before the message came that cannot be read.
     too_short: u32,
     reconnect: Reconnect,
+    /// After what somebody has to mend. The broker logs each try, and may lock out a user whom it refuses too often.
+    refused: Reconnect,
     outage: Outage,
     /// What the log has on what could not be checked.
     unchecked: Unchecked,
@@ -368,6 +380,7 @@ impl Default for Supervisor {
             isolation_ended: None,
             too_short: 0,
             reconnect: Reconnect::up_to(LONGEST_WAIT),
+            refused: Reconnect::default(),
             outage: Outage::default(),
             unchecked: Unchecked::default(),
             without_leader_since: None,
@@ -384,6 +397,7 @@ impl Supervisor {
         let isolated = self.mode == Mode::Isolated;
         let away_ms = self.outage.end().map(millis);
         self.without_leader_since = None;
+        self.refused.reset();
         tracing::info!(queue, isolated, away_ms, "consumer attached");
     }
 
@@ -412,7 +426,11 @@ impl Supervisor {
             };
             self.mode = Mode::Isolated;
         }
-        let wait = if unreadable { ISOLATED_WAIT } else { self.reconnect.wait() };
+        let wait = match unreadable {
+            true => ISOLATED_WAIT,
+            false if error.is_refusal() => self.refused.wait(),
+            false => self.reconnect.wait(),
+        };
         let wait_ms = millis(wait);
         const LOST: &str = "lost the broker, connecting again";
         if let (true, QueueError::Forbidden(_)) = (news, error) {

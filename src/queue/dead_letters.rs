@@ -126,7 +126,7 @@ impl DeadLetters {
             Err(QueueError::Unavailable(error)) if library_error(&error).is_some_and(is_missing) => {
                 Err(QueueError::NoQueue(self.queue.dead_queue.clone()))
             }
-            Err(error) => Err(error.for_want_of(|| self.lack())),
+            Err(error) => Err(error.for_want_of(|| Lack::counting(self.link.user(), &self.queue.dead_queue))),
         }
     }
 

@@ -74,9 +74,8 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Opens a connection for one purpose to whichever node serves. After a
-    /// refused login the URL is read again from its file, if it has one. All tries together take no longer than
-    /// `amqp.connect_timeout`.
+    /// Opens a connection for one purpose to whichever node serves. After a refused login the URL is read again from its
+    /// file, if it has one. All tries together take no longer than `amqp.connect_timeout`.
     pub(super) async fn open(settings: &Amqp, purpose: Purpose) -> Result<Self, QueueError> {
         let deadline = Instant::now() + settings.connect_timeout.mul_f64(FOR_FINDING);
         bounded(settings.connect_timeout, "connecting", async {
@@ -205,8 +204,7 @@ pub(super) async fn bounded<T, E>(
 where
     QueueError: From<E>,
 {
-    let late = |_| QueueError::Unavailable(anyhow::anyhow!("no answer while {doing}"));
-    Ok(timeout(limit, answer).await.map_err(late)??)
+    Ok(timeout(limit, answer).await.map_err(|_| QueueError::silence(doing))??)
 }
 
 /// Whoever looks for a node. What encrypts is made anew, since files of authorities change; nobody waits for a disk.

@@ -45,9 +45,7 @@ pub(super) struct Peer {
 
 impl Peer {
     pub(super) fn try_last(&self) {
-        let mut known = known();
-        known.failed.retain(|_, when| when.elapsed() < LAST_FOR);
-        known.failed.insert(self.name(), Instant::now());
+        try_last(self.name());
     }
 
     fn name(&self) -> String {
@@ -103,12 +101,13 @@ impl Search<'_> {
             let ips = match look_up(node, deadline).await {
                 Ok(ips) => ips,
                 Err(reason) => {
+                    try_last(node.to_string());
                     failure.note(at, node, None, Refusal { reason, fault: Fault::Away });
                     continue;
                 }
             };
             if let Some(link) = self.among_ips((at, node), &ips, deadline, &mut failure).await {
-                failure.tell_of_others(node);
+                failure.tell_of_others(&link.peer);
                 return Ok(link);
             }
         }
@@ -138,13 +137,16 @@ impl Search<'_> {
     }
 
     async fn log_in(&self, peer: Peer, patience: Duration) -> Result<Link, Refusal> {
-        match timeout(patience, Link::log_in(peer.clone(), self.settings, self.purpose)).await {
-            Ok(opened) => opened.map_err(|error| refusal(&error)),
-            Err(_) => {
-                peer.try_last();
-                Err(Refusal { reason: "no answer".to_owned(), fault: Fault::Away })
-            }
+        let refusal = match timeout(patience, Link::log_in(peer.clone(), self.settings, self.purpose)).await {
+            Ok(Ok(link)) => return Ok(link),
+            Ok(Err(error)) => refusal(&error),
+            Err(_) => Refusal { reason: "no answer".to_owned(), fault: Fault::Away },
+        };
+        // Its host may be down, which the network tells only after seconds.
+        if refusal.fault == Fault::Away {
+            peer.try_last();
         }
+        Err(refusal)
     }
 }
 
@@ -184,7 +186,7 @@ fn in_turn(nodes: &[Node]) -> Vec<usize> {
     turn
 }
 
-/// Where this process begins: processes spread over the nodes, and each says the same of the same outage every time.
+/// Where this process begins, which stays the same: processes spread over the nodes.
 fn start(count: usize) -> usize {
     static START: LazyLock<usize> = LazyLock::new(|| usize::from(rand::random::<u16>()));
     *START % count.max(1)
@@ -204,8 +206,14 @@ static KNOWN: Mutex<Known> = Mutex::new(Known { failed: BTreeMap::new(), told: B
 struct Known {
     /// When an address failed last.
     failed: BTreeMap<String, Instant>,
-    /// What the log has on a node that is there and does not serve us.
+    /// What the log has on an address that is there and does not serve us.
     told: BTreeMap<String, String>,
+}
+
+fn try_last(name: String) {
+    let mut known = known();
+    known.failed.retain(|_, when| when.elapsed() < LAST_FOR);
+    known.failed.insert(name, Instant::now());
 }
 
 fn known() -> MutexGuard<'static, Known> {
@@ -314,13 +322,13 @@ impl Unserved {
         self.tried.insert(before, Tried { at, node: node.clone(), ip, refusal });
     }
 
-    /// Another node serves.
-    fn tell_of_others(&self, serves: &Node) {
-        known().told.remove(&serves.to_string());
+    /// Another address serves.
+    fn tell_of_others(&self, serves: &Peer) {
+        known().told.remove(&serves.name());
         for Tried { node, ip, refusal: Refusal { reason, fault }, .. } in &self.tried {
             let address = shown(node, *ip);
             let is_news = *fault != Fault::Away
-                && known().told.insert(node.to_string(), reason.clone()).is_none_or(|before| before != *reason);
+                && known().told.insert(address.clone(), reason.clone()).is_none_or(|before| before != *reason);
             let reason = scrub(reason);
             const OTHERS: &str = "an address of AMQP_URL does not serve, another one does";
             match is_news {

@@ -8,6 +8,7 @@ use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 
 use super::dead_letters::{DeadLetter, Headers, properties_again};
 use super::link::{Link, Purpose};
+use super::nodes::Peer;
 use super::rights::Lack;
 use super::{QueueError, is_missing, name};
 use crate::config::{Amqp, Queue};
@@ -53,6 +54,7 @@ pub struct Unconfirmed {
     bound: Duration,
     /// What the publisher lacks if the broker refuses it.
     lack: Lack,
+    peer: Peer,
 }
 
 impl Publisher {
@@ -98,10 +100,13 @@ impl Publisher {
         let send = self.channel.basic_publish(name(exchange), name(routing_key), options, body, properties);
         // A broker in alarm stops reading: the send would wait as long as the alarm lasts.
         let sent = tokio::time::timeout(self.confirm_timeout, send).await;
-        let sent = sent.map_err(|_| PublishError::Unconfirmed(self.confirm_timeout))?;
+        let sent = sent.map_err(|_| unconfirmed(self.confirm_timeout, &self.link.peer))?;
         let lack = Lack::publishing(self.link.user(), exchange);
         match sent {
-            Ok(confirm) => Ok(Unconfirmed { confirm, bound: self.confirm_timeout, lack }),
+            Ok(confirm) => {
+                let peer = self.link.peer.clone();
+                Ok(Unconfirmed { confirm, bound: self.confirm_timeout, lack, peer })
+            }
             Err(error) => Err(PublishError::publishing(error, lack)),
         }
     }
@@ -112,11 +117,17 @@ impl Publisher {
     }
 }
 
+/// The next publisher tries the other nodes first.
+fn unconfirmed(bound: Duration, peer: &Peer) -> PublishError {
+    peer.try_last();
+    PublishError::Unconfirmed(bound)
+}
+
 impl Unconfirmed {
     /// Waits until the broker has the message in a queue.
     pub async fn confirmed(self) -> Result<(), PublishError> {
         let confirmation = tokio::time::timeout(self.bound, self.confirm).await;
-        let confirmation = confirmation.map_err(|_| PublishError::Unconfirmed(self.bound))?;
+        let confirmation = confirmation.map_err(|_| unconfirmed(self.bound, &self.peer))?;
         match confirmation.map_err(|error| PublishError::publishing(error, self.lack))? {
             Confirmation::Ack(None) => Ok(()),
             Confirmation::Ack(Some(BasicReturnMessage { .. })) => Err(PublishError::Unroutable),

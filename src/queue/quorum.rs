@@ -40,24 +40,34 @@ pub enum Quorum {
     NotAsked,
 }
 
-/// Ends when the queue has no quorum. Whatever the queue hands out shows that it has one; it is asked when nothing came for
-/// so long although the consumer has room, for then there is nothing to get.
+/// Ends when the queue has no quorum, or the broker does not answer. Whatever the queue hands out shows that it has one; it
+/// is asked when nothing came for so long although the consumer has room, for then there is nothing to get. To ask while an
+/// event waits would get that event, and count as one of its deliveries.
 pub(super) async fn until_lost(link: &Link, queue: &str, attachment: &Arc<Attachment>, quiet: Duration) -> QueueError {
+    let mut was_silent = false;
     loop {
         tokio::time::sleep(quiet).await;
-        if attachment.was_heard() || attachment.is_isolated() || !attachment.has_room() {
+        if attachment.take_heard() || attachment.is_isolated() || !attachment.has_room() {
             continue;
         }
         let asked = async {
             let channel = link.channel().await?;
             answer(link, "asking the worker queue", ask(&channel, queue)).await
         };
-        match asked.await {
-            Ok(()) => {}
-            Err(error @ QueueError::NoQuorum) => return error,
-            // Who consumes on this connection hears of everything else.
-            Err(error) => tracing::debug!(error = crate::error_chain(&error), "cannot ask the worker queue"),
+        let error = match asked.await {
+            Ok(()) => {
+                was_silent = false;
+                continue;
+            }
+            Err(error) => error,
+        };
+        // Once may be this process, if it stood still; a broker may go on sending heartbeats for ever.
+        let silent_again = std::mem::replace(&mut was_silent, error.is_silence()) && was_silent;
+        if silent_again || matches!(error, QueueError::NoQuorum) {
+            return error;
         }
+        // Who consumes on this connection hears of everything else.
+        tracing::debug!(error = crate::error_chain(&error), "cannot ask the worker queue");
     }
 }
 
@@ -74,7 +84,7 @@ where
     let late = match timeout(link.patience(), answer.as_mut()).await {
         Ok(answered) => return answered.map_err(|error| link.failed(error.into())),
         Err(_) if broker_answers(link).await => QueueError::NoQuorum,
-        Err(_) => QueueError::Unavailable(anyhow::anyhow!("no answer while {doing}")),
+        Err(_) => QueueError::silence(doing),
     };
     // If this process itself stood still, the answer is there by now.
     match timeout(AT_ONCE, answer).await {
@@ -110,7 +120,7 @@ pub async fn look_at_quorum(amqp: &Amqp, queue: &Queue) -> Result<Quorum, QueueE
                 return match timeout(patience, ask(&channel, queue)).await {
                     Ok(asked) => asked.map(|()| Quorum::There).map_err(QueueError::from),
                     Err(_) if broker_answers(&link).await => Ok(Quorum::Lost),
-                    Err(_) => Err(QueueError::Unavailable(anyhow::anyhow!("no answer while asking a queue"))),
+                    Err(_) => Err(QueueError::silence("asking a queue")),
                 };
             }
         }

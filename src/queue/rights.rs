@@ -43,6 +43,11 @@ impl Lack {
         }
     }
 
+    /// How many messages a queue has.
+    pub(super) fn counting(user: &str, queue: &str) -> Self {
+        Self { or_else: " (RabbitMQ 4.2.6 and 4.3.0 want configure on it, too)", ..Self::reading(user, queue) }
+    }
+
     /// To publish to an exchange; the one without a name routes straight to queues.
     pub(super) fn publishing(user: &str, exchange: &str) -> Self {
         let (doing, name) = match exchange {

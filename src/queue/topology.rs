@@ -23,7 +23,7 @@ use crate::{error_chain, millis};
 /// Between two looks at what could be deleted without our consumer noticing.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Between two tries to declare what this user may not declare: the broker logs an error for each. What somebody else
-/// declares is seen by the next look.
+/// declares is seen by the next look. So long, too, it does not look at what it may not look at.
 const FORBIDDEN_AGAIN: Duration = Duration::from_secs(60);
 
 /// An exchange or a queue that a worker needs.
@@ -146,6 +146,8 @@ pub struct Unchecked {
     /// Queues, and the exchanges that they should be bound to.
     bindings: Vec<(String, String)>,
     needs: Vec<(Right, Names)>,
+    /// Exchanges and queues that this user may not even look at.
+    unseen: Vec<String>,
 }
 
 impl Unchecked {
@@ -274,8 +276,12 @@ pub(super) async fn declare(
         }
         match asking.look(&thing).await? {
             Answer::Missing => missing.push(thing),
-            // Newer brokers do not tell those who have no right on it at all whether it is there.
-            Answer::Yes | Answer::Forbidden => unchecked.add(&thing),
+            Answer::Yes => unchecked.add(&thing),
+            // RabbitMQ 4.2.6 and 4.3.0 want configure for a look; later ones, any right on the thing.
+            Answer::Forbidden => {
+                unchecked.add(&thing);
+                unchecked.unseen.push(thing.name.to_owned());
+            }
         }
     }
     if !missing.is_empty() {
@@ -323,8 +329,13 @@ pub(super) async fn keep_declared(
 ) -> Infallible {
     let mut failing = Outage::default();
     let mut forbidden = None;
+    let mut all_looked_at = Instant::now();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
+        if all_looked_at.elapsed() >= FORBIDDEN_AGAIN {
+            all_looked_at = Instant::now();
+            unchecked.unseen.clear();
+        }
         let in_vain = forbidden.is_some_and(|since: Instant| since.elapsed() < FORBIDDEN_AGAIN);
         match declare_missing(link, queue, catalogue, &mut unchecked, in_vain).await {
             Ok(Found::Forbidden) => {}
@@ -398,8 +409,13 @@ async fn look(
     unchecked: &mut Unchecked,
 ) -> Result<Answer, QueueError> {
     for thing in things(queue).iter().filter(|thing| !thing.is_queue(&queue.worker_queue)) {
-        if let Answer::Missing = asking.look(thing).await? {
-            return Ok(Answer::Missing);
+        if unchecked.unseen.iter().any(|unseen| unseen == thing.name) {
+            continue;
+        }
+        match asking.look(thing).await? {
+            Answer::Yes => {}
+            Answer::Forbidden => unchecked.unseen.push(thing.name.to_owned()),
+            Answer::Missing => return Ok(Answer::Missing),
         }
     }
     asking.bind_all(queue, catalogue, unchecked).await

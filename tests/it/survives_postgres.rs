@@ -279,3 +279,19 @@ async fn an_answer_that_postgres_refuses_is_recorded_without_its_snippet() {
     assert_eq!(ledger.count("SELECT count(*) FROM attempts WHERE response_snippet IS NULL").await, 1);
     ledger.close(vec![worker]).await.assert_sound(0);
 }
+
+/// The worker asks the queue for a quorum when it hears nothing of it, which must not wear out an event that waits there.
+#[tokio::test]
+async fn an_event_that_waits_behind_a_worker_without_postgres_is_not_handed_out_meanwhile() {
+    let site = impatient(Site::new().await).set("worker.prefetch", "1000").set("amqp.connect_timeout", "400ms");
+    let (ledger, proxy, mut worker) = ledger_behind_a_proxy(site).await;
+    proxy.refuse(true).await;
+    proxy.cut().await;
+    ledger.publish(1_010).await;
+    let site = &ledger.site;
+    wait_until("the worker has its share", async || site.queue_depth(site.worker_queue()).await == 10).await;
+    let so_far = worker.log().matches(CANNOT_LOOK_UP).count();
+    worker.wait_for_log_times(CANNOT_LOOK_UP, so_far + 3).await;
+    assert_eq!(site.take_delivery_count().await, Some(0), "it was asked about ten times a second");
+    assert!(stayed_attached(&worker));
+}
