@@ -47,6 +47,7 @@ const ISOLATED_WAIT: Duration = Duration::from_millis(50);
 const SUSPICIOUS_DELIVERIES: i64 = 20;
 /// Each wait is up to half as long again, so 1.95 s at most: another node may answer, and deliveries stand still for 2 s.
 const LONGEST_WAIT: Duration = Duration::from_millis(1300);
+const LONGEST_REFUSED: Duration = Duration::from_secs(5);
 /// A queue that has no leader for longer than an election takes has no quorum.
 const ELECTION: Duration = Duration::from_secs(8);
 /// Closing politely must not delay a stop.
@@ -380,7 +381,7 @@ impl Default for Supervisor {
             isolation_ended: None,
             too_short: 0,
             reconnect: Reconnect::up_to(LONGEST_WAIT),
-            refused: Reconnect::default(),
+            refused: Reconnect::up_to(LONGEST_REFUSED),
             outage: Outage::default(),
             unchecked: Unchecked::default(),
             without_leader_since: None,
