@@ -1,7 +1,8 @@
 //! Which policies break what we promise for a queue. Pure.
 //!
-//! RabbitMQ lays a policy and an operator policy over a queue's own arguments: of two limits the lower one counts, of
-//! anything else the argument: <https://www.rabbitmq.com/docs/policies>.
+//! RabbitMQ lays a policy and an operator policy over a queue's own arguments. Of two limits the lower one counts. Of two
+//! values of `overflow` a quorum queue takes the policy's, of anything else the argument:
+//! <https://www.rabbitmq.com/docs/policies>.
 
 use serde_json::{Map, Value};
 
@@ -64,8 +65,8 @@ fn of_events(queue: InForce<'_>, expected: &Queue) -> Vec<Harm> {
         Some(_) => harm(dying.clone(), "dead-letter-exchange", Loses(true), "what is rejected goes elsewhere"),
         None => unset("dead-letter-exchange", "what is rejected, or handed out too often, is dropped"),
     });
-    found.extend(queue.other_than("dead-letter-strategy", "at-least-once"));
-    found.extend(queue.other_than("overflow", "reject-publish"));
+    found.extend(other_than("at-least-once", queue.rule("dead-letter-strategy"), "dead-letter-strategy"));
+    found.extend(other_than("reject-publish", queue.overflow(), "overflow"));
     let refuses = queue.refuses_when_full();
     for key in ["max-length", "max-length-bytes"] {
         let consequence = match refuses {
@@ -126,36 +127,51 @@ fn unset(key: &'static str, consequence: &'static str) -> Option<Harm> {
     harm(Some(("", SetBy::Argument)), key, Loses(true), consequence)
 }
 
+/// RabbitMQ moves dead letters without losing any only if both rules are as we declare them.
+fn other_than(ours: &str, rule: Option<(String, SetBy)>, key: &'static str) -> Option<Harm> {
+    let consequence = "what is rejected may be lost when the broker dies meanwhile";
+    match rule {
+        Some((rule, _)) if rule == ours => None,
+        None => unset(key, consequence),
+        other => harm(other, key, Loses(true), consequence),
+    }
+}
+
 impl InForce<'_> {
-    /// The lower one of both.
+    /// The lower one of both. A negative one, which RabbitMQ 4 knows as a delivery limit, is no limit.
     pub fn limit(&self, key: &str) -> Option<(i64, SetBy)> {
         let number = |from: &Map<String, Value>, key: &str| from.get(key).and_then(Value::as_i64);
         let argument = number(self.arguments, &format!("x-{key}")).map(|limit| (limit, SetBy::Argument));
         let policy = number(self.policy, key).map(|limit| (limit, SetBy::Policy));
         // With equal ones a policy changes nothing.
-        argument.into_iter().chain(policy).min_by_key(|(limit, _)| *limit)
+        argument.into_iter().chain(policy).min_by_key(|(limit, _)| (*limit < 0, *limit))
     }
 
     /// The argument, else the policy.
     fn rule(&self, key: &str) -> Option<(String, SetBy)> {
-        let text = |from: &Map<String, Value>, key: &str| from.get(key).and_then(Value::as_str).map(str::to_owned);
-        let argument = text(self.arguments, &format!("x-{key}")).map(|rule| (rule, SetBy::Argument));
-        argument.or_else(|| text(self.policy, key).map(|rule| (rule, SetBy::Policy)))
+        self.argument(key).or_else(|| self.policy(key))
     }
 
-    /// RabbitMQ moves dead letters without losing any only if both rules are as we declare them.
-    fn other_than(&self, key: &'static str, ours: &str) -> Option<Harm> {
-        let consequence = "what is rejected may be lost when the broker dies meanwhile";
-        match self.rule(key) {
-            Some((rule, _)) if rule == ours => None,
-            None => unset(key, consequence),
-            other => harm(other, key, Loses(true), consequence),
-        }
+    /// The policy, else the argument.
+    fn overflow(&self) -> Option<(String, SetBy)> {
+        self.policy("overflow").or_else(|| self.argument("overflow"))
+    }
+
+    fn argument(&self, key: &str) -> Option<(String, SetBy)> {
+        text(self.arguments, &format!("x-{key}")).map(|rule| (rule, SetBy::Argument))
+    }
+
+    fn policy(&self, key: &str) -> Option<(String, SetBy)> {
+        text(self.policy, key).map(|rule| (rule, SetBy::Policy))
     }
 
     fn refuses_when_full(&self) -> bool {
-        self.rule("overflow").is_some_and(|(overflow, _)| overflow == "reject-publish")
+        self.overflow().is_some_and(|(overflow, _)| overflow == "reject-publish")
     }
+}
+
+fn text(from: &Map<String, Value>, key: &str) -> Option<String> {
+    from.get(key).and_then(Value::as_str).map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -214,10 +230,17 @@ mod tests {
             (json!({"max-length": 10}), &["max-length hinders"], &["max-length loses"]),
             (json!({"max-length-bytes": 10}), &["max-length-bytes hinders"], &["max-length-bytes loses"]),
             (json!({"max-length": 10, "overflow": "reject-publish"}), &["max-length hinders"], &["max-length hinders"]),
-            (json!({"max-length": 10, "overflow": "drop-head"}), &["max-length hinders"], &["max-length loses"]),
+            (
+                json!({"max-length": 10, "overflow": "drop-head"}),
+                &["overflow loses", "max-length hinders"],
+                &["max-length loses"],
+            ),
+            // Of `overflow` the policy's counts, and without a limit it does no harm to the dead queue.
+            (json!({"overflow": "drop-head"}), &["overflow loses"], &[]),
+            (json!({"overflow": "reject-publish"}), &[], &[]),
             (json!({"expires": 1_000}), &["expires loses"], &["expires loses"]),
             // Our own arguments count more.
-            (json!({"overflow": "drop-head", "dead-letter-exchange": "x", "dead-letter-strategy": "y"}), &[], &[]),
+            (json!({"dead-letter-exchange": "x", "dead-letter-strategy": "y"}), &[], &[]),
             // Of other kinds of queues, or of no consequence.
             (json!({"queue-version": 2, "queue-mode": "lazy", "ha-mode": "all", "max-in-memory-length": 1}), &[], &[]),
         ];
@@ -251,6 +274,18 @@ mod tests {
         assert_eq!((value.as_str(), set_by), ("3", SetBy::Policy));
         let Harm { value, set_by, .. } = of(json!({"delivery-limit": 7}));
         assert_eq!((value.as_str(), set_by), ("5", SetBy::Argument));
+        let Harm { value, set_by, .. } = of(json!({"delivery-limit": -1}));
+        assert_eq!((value.as_str(), set_by), ("5", SetBy::Argument));
+    }
+
+    #[test]
+    fn a_queue_that_a_policy_keeps_from_refusing_drops_what_is_old() {
+        let (arguments, policy) = (declared(Kept::Events), map(json!({"overflow": "drop-head", "max-length": 9})));
+        let harms = harms(Kept::Events, InForce { arguments: &arguments, policy: &policy }, &expected());
+        let said: Vec<_> = harms.iter().map(|harm| (harm.value.as_str(), harm.set_by, harm.consequence)).collect();
+        let overflow = ("drop-head", SetBy::Policy, "what is rejected may be lost when the broker dies meanwhile");
+        let length = ("9", SetBy::Policy, "once so much waits, the oldest events become dead letters");
+        assert_eq!(said, [overflow, length]);
     }
 
     proptest! {
