@@ -53,8 +53,10 @@ pub fn client(trust: &Trust<'_>) -> anyhow::Result<ClientConfig> {
 
 /// Why a server's certificate was refused, if that is what an error is about. `setting` names files of authorities.
 pub fn refused_certificate(error: &(dyn std::error::Error + 'static), setting: &str) -> Option<String> {
-    let io = error.downcast_ref::<std::io::Error>()?;
-    let rustls::Error::InvalidCertificate(why) = io.get_ref()?.downcast_ref::<rustls::Error>()? else { return None };
+    let inner: &(dyn std::error::Error + 'static) = error.downcast_ref::<std::io::Error>()?.get_ref()?;
+    // An HTTP client wraps it twice.
+    let Some(of_tls) = inner.downcast_ref::<rustls::Error>() else { return refused_certificate(inner, setting) };
+    let rustls::Error::InvalidCertificate(why) = of_tls else { return None };
     Some(match why {
         CertificateError::UnknownIssuer => format!("no trusted authority has signed it: name yours with {setting}"),
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired".to_owned(),

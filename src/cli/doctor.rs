@@ -109,15 +109,17 @@ fn shown(detail: &str) -> String {
 struct Deadline(Instant);
 
 impl Deadline {
+    /// The answer, or that there is none.
+    async fn wait<T>(self, question: impl Future<Output = T>) -> Result<T, String> {
+        timeout_at(self.0, question).await.map_err(|_| format!("no answer within {} s", PATIENCE.as_secs()))
+    }
+
     /// The answer, or in one line why there is none.
     async fn answer<T, E: Into<anyhow::Error>>(
         self,
         question: impl Future<Output = Result<T, E>>,
     ) -> Result<T, String> {
-        match timeout_at(self.0, question).await {
-            Ok(answer) => answer.map_err(|error| error_chain(error.into().as_ref())),
-            Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
-        }
+        self.wait(question).await?.map_err(|error| error_chain(error.into().as_ref()))
     }
 }
 

@@ -1,11 +1,10 @@
 //! What RabbitMQ's management plugin tells, where `amqp.management_url` is set: policies, members of the queues, alarms.
 
-use tokio::time::timeout_at;
-
-use super::{Check, Deadline, PATIENCE, millis};
+use super::{Check, Deadline, millis};
 use crate::config::{Queue, Settings};
 use crate::error_chain;
-use crate::management::{Described, Kept, Management, ManagementError};
+use crate::management::{Described, Kept, Management, ManagementError, SetBy};
+use crate::tls;
 
 const OF_QUEUES: [&str; 2] = ["policies", "members"];
 
@@ -52,16 +51,19 @@ pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check
 }
 
 async fn within<T>(
-    Deadline(deadline): Deadline,
+    deadline: Deadline,
     question: impl Future<Output = Result<T, ManagementError>>,
 ) -> Result<T, ManagementError> {
-    let late = |_| ManagementError::Unreachable(anyhow::anyhow!("no answer within {} s", PATIENCE.as_secs()));
-    timeout_at(deadline, question).await.map_err(late)?
+    deadline.wait(question).await.map_err(|late| ManagementError::Unreachable(anyhow::Error::msg(late)))?
 }
 
-fn advice(error: &ManagementError) -> &'static str {
-    match error {
-        ManagementError::Unreachable(_) => {
+fn advice(error: &ManagementError) -> String {
+    let advice = match error {
+        ManagementError::Unreachable(error) => {
+            let refused = error.chain().find_map(|cause| tls::refused_certificate(cause, "amqp.ca_file"));
+            if let Some(why) = refused {
+                return format!("its certificate is refused: {why}");
+            }
             "is the plugin on (`rabbitmq-plugins enable rabbitmq_management`), and is amqp.management_url right?"
         }
         ManagementError::Refused { .. } => {
@@ -71,15 +73,26 @@ fn advice(error: &ManagementError) -> &'static str {
         ManagementError::Another(_) => "correct amqp.management_url: host, port and path before /api",
         ManagementError::Setup(_) => "cure that first",
         ManagementError::Login(_) => "correct AMQP_URL",
-    }
+    };
+    advice.to_owned()
 }
 
+const NARROW_POLICY: &str = "exempt our queues: a narrower pattern, or a policy of higher priority without it";
+const DECLARE_ANEW: &str = "what a queue's own argument sets goes with the queue: delete it once it is empty, and a worker \
+                            declares it anew";
+const ASK_AGAIN: &str = "ask again in a few seconds; it cannot tell where its statistics are off";
+const DECLARED_BY_WORKER: &str = "the first worker declares it: ask again then";
+
 fn policies(found: &Found<'_>, expected: &Queue) -> Check {
-    let (mut problems, mut loses, mut harmless, mut untold) = (Vec::new(), false, Vec::new(), Vec::new());
+    let (mut problems, mut loses, mut harmless) = (Vec::new(), false, Vec::new());
+    let (mut unknown, mut advice) = (Vec::new(), Vec::new());
     for (kept, name, queue) in found {
-        let Some(queue) = queue else { continue };
+        let Some(queue) = queue else {
+            unknown.push((format!("{name} is not declared yet: nothing is known of it"), DECLARED_BY_WORKER));
+            continue;
+        };
         if queue.in_force.is_none() {
-            untold.push(*name);
+            unknown.push((format!("the plugin does not tell which apply to {name}"), ASK_AGAIN));
         }
         let harms = queue.harms(*kept, expected);
         if harms.is_empty() {
@@ -90,26 +103,34 @@ fn policies(found: &Found<'_>, expected: &Queue) -> Check {
             let value = if harm.value.is_empty() { "is not set" } else { harm.value.as_str() };
             let by = queue.named(&harm);
             problems.push(format!("{name}: {} {value}, by {by}: {}", harm.key, harm.consequence));
+            advice.push(if harm.set_by == SetBy::Policy { NARROW_POLICY } else { DECLARE_ANEW });
         }
     }
-    let advice = "exempt our queues: a narrower pattern, or a policy of higher priority without it";
-    match (problems.is_empty(), loses) {
-        (false, true) => Check::fails("policies", problems.join("; "), advice),
-        (false, false) => Check::warns("policies", problems.join("; "), advice),
-        (true, _) if !untold.is_empty() => {
-            let detail = format!("the plugin does not tell which apply to {}", untold.join(", "));
-            Check::warns("policies", detail, "ask again in a few seconds; it cannot tell where its statistics are off")
-        }
-        (true, _) if harmless.is_empty() => Check::ok("policies", "none applies to our queues"),
-        (true, _) => Check::ok("policies", format!("{}, which do no harm", harmless.join(", "))),
+    let is_harmless = problems.is_empty();
+    for (said, what_to_do) in unknown {
+        problems.push(said);
+        advice.push(what_to_do);
     }
+    match (problems.is_empty(), is_harmless, loses) {
+        (true, ..) if harmless.is_empty() => Check::ok("policies", "none applies to our queues"),
+        (true, ..) => Check::ok("policies", format!("{}, which do no harm", harmless.join(", "))),
+        (_, false, true) => Check::fails("policies", problems.join("; "), each_once(&advice)),
+        _ => Check::warns("policies", problems.join("; "), each_once(&advice)),
+    }
+}
+
+fn each_once(advice: &[&str]) -> String {
+    let first = |(at, one): (usize, &&str)| !advice[..at].contains(one);
+    let once: Vec<_> = advice.iter().enumerate().filter(|(at, one)| first((*at, *one))).map(|(_, one)| *one).collect();
+    once.join("; ")
 }
 
 fn members(found: &Found<'_>) -> Check {
     let (mut others, mut lost, mut fewer, mut all) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut undeclared, mut untold) = (Vec::new(), Vec::new());
     for (_, name, queue) in found {
         let Some(Described { kind, members, online, .. }) = queue else {
-            fewer.push(format!("{name} is not declared yet"));
+            undeclared.push(format!("{name} is not declared yet"));
             continue;
         };
         let (of, there) = (members.len(), members.iter().filter(|member| online.contains(member)).count());
@@ -117,7 +138,7 @@ fn members(found: &Found<'_>) -> Check {
         if kind != "quorum" {
             others.push(format!("{name} is a {kind} queue, which loses what it holds with its node"));
         } else if of == 0 {
-            fewer.push(format!("the members of {name} are not told"));
+            untold.push(format!("the members of {name} are not told"));
         } else if there * 2 <= of {
             lost.push(format!("{told}, too few to go on"));
         } else if there < of {
@@ -126,24 +147,43 @@ fn members(found: &Found<'_>) -> Check {
             all.push(told);
         }
     }
-    let told = [&others[..], &lost, &fewer, &all].concat().join("; ");
-    match (others.is_empty(), lost.is_empty(), fewer.is_empty()) {
-        (false, ..) => Check::fails("members", told, "delete it if it may go: a worker declares a quorum queue"),
-        (_, false, _) => {
-            Check::fails("members", told, "bring the nodes back: without a majority nothing goes in or out")
-        }
-        (_, _, false) => Check::warns("members", told, "bring back what is missing, lest one more stops the queue"),
+    let faults = [
+        (&others, "delete it if it may go: a worker declares a quorum queue"),
+        (&lost, "bring the nodes back: without a majority nothing goes in or out"),
+        (&fewer, "bring back what is missing, lest one more stops the queue"),
+        (&undeclared, DECLARED_BY_WORKER),
+        (&untold, ASK_AGAIN),
+    ];
+    let told = [&others[..], &lost, &fewer, &undeclared, &untold, &all].concat().join("; ");
+    let advice: Vec<_> = faults.iter().filter(|(queues, _)| !queues.is_empty()).map(|(_, advice)| *advice).collect();
+    match (others.is_empty() && lost.is_empty(), advice.is_empty()) {
+        (false, _) => Check::fails("members", told, advice.join("; ")),
+        (_, false) => Check::warns("members", told, advice.join("; ")),
         _ => Check::ok("members", told),
     }
 }
 
+/// How RabbitMQ names the alarm that keeps a node from taking connections; its others keep publishers waiting.
+const OPEN_FILES: &str = "file descriptors";
+
 fn in_alarm(alarms: &[String]) -> Check {
-    match alarms {
-        [] => Check::ok("alarms", "none"),
-        alarms => {
-            let detail = format!("{}: the broker takes nothing from publishers", alarms.join(", "));
-            Check::fails("alarms", detail, "give it memory or disk space; what waits is delivered meanwhile")
-        }
+    let (open_files, resources): (Vec<_>, Vec<_>) = alarms.iter().partition(|alarm| alarm.starts_with(OPEN_FILES));
+    let kinds = [
+        (
+            resources,
+            "the broker takes nothing from publishers",
+            "give it memory or disk space; what waits is delivered meanwhile",
+        ),
+        (open_files, "the node takes no new connections", "raise its limit of open files"),
+    ];
+    let there = kinds.iter().filter(|(alarms, ..)| !alarms.is_empty());
+    let said = |(alarms, means, _): &(Vec<&String>, _, _)| {
+        format!("{}: {means}", alarms.iter().map(|alarm| alarm.as_str()).collect::<Vec<_>>().join(", "))
+    };
+    let (details, advice): (Vec<_>, Vec<_>) = there.map(|kind| (said(kind), kind.2)).unzip();
+    match details.is_empty() {
+        true => Check::ok("alarms", "none"),
+        false => Check::fails("alarms", details.join("; "), advice.join("; ")),
     }
 }
 
@@ -173,7 +213,8 @@ mod tests {
         let expected = [Status::Ok, Status::Ok, Status::Warns, Status::Fails, Status::Fails];
         assert_eq!(statuses([(1, 1), (3, 3), (3, 2), (3, 1), (2, 1)]), expected);
         assert_eq!(of(queue(0, 0), queue(3, 3)).status, Status::Warns);
-        assert_eq!(of(None, None).status, Status::Warns);
+        let undeclared = of(None, queue(3, 3));
+        assert_eq!((undeclared.status, undeclared.advice.as_deref()), (Status::Warns, Some(DECLARED_BY_WORKER)));
         let classic = of(queue(1, 1), Some(Described { kind: "classic".into(), ..Described::default() }));
         assert!(classic.status == Status::Fails && classic.detail.contains("b is a classic queue"), "{classic:?}");
         let short = of(queue(3, 3), queue(3, 1));
@@ -186,22 +227,45 @@ mod tests {
         let of = |in_force: Option<serde_json::Value>| {
             let in_force = in_force.map(|policy| policy.as_object().unwrap().clone());
             let arguments = serde_json::json!({"x-delivery-limit": 1_000_000}).as_object().unwrap().clone();
-            let dead = Described { in_force, arguments, ..Described::default() };
-            policies(&[(Kept::Events, "a", None), (Kept::DeadLetters, "b", Some(dead))], &expected)
+            let dead =
+                || Described { in_force: in_force.clone(), arguments: arguments.clone(), ..Described::default() };
+            policies(&[(Kept::DeadLetters, "a", Some(dead())), (Kept::DeadLetters, "b", Some(dead()))], &expected)
         };
         let untold = of(None);
         assert!(untold.status == Status::Warns && untold.detail.ends_with("apply to b"), "{untold:?}");
+        assert_eq!(untold.advice.as_deref(), Some(ASK_AGAIN));
         assert_eq!(of(Some(serde_json::json!({}))).status, Status::Ok);
         let harmful = of(Some(serde_json::json!({"max-length": 5})));
         assert!(
-            harmful.status == Status::Fails && harmful.detail.starts_with("b: max-length 5, by a policy:"),
+            harmful.status == Status::Fails && harmful.detail.starts_with("a: max-length 5, by a policy:"),
             "{harmful:?}"
         );
     }
 
     #[test]
-    fn an_alarm_is_a_failure() {
+    fn of_a_queue_that_is_not_declared_yet_nothing_is_known() {
+        let expected = Settings::load(None, [], |_| Err(std::io::ErrorKind::NotFound.into())).unwrap().queue;
+        let none = policies(&[(Kept::Events, "a", None), (Kept::DeadLetters, "b", None)], &expected);
+        assert_eq!((none.status, none.advice.as_deref()), (Status::Warns, Some(DECLARED_BY_WORKER)));
+        assert!(none.detail.contains("a is not declared yet") && none.detail.contains("; b is not"), "{none:?}");
+        // What is known of the other queue comes first, and by whom it is set decides what to do.
+        let arguments = serde_json::json!({"x-delivery-limit": 5}).as_object().unwrap().clone();
+        let in_force = serde_json::json!({"max-length": 5}).as_object().cloned();
+        let dead = Some(Described { in_force, arguments, ..Described::default() });
+        let harmful = policies(&[(Kept::Events, "a", None), (Kept::DeadLetters, "b", dead)], &expected);
+        assert_eq!(harmful.status, Status::Fails);
+        assert!(harmful.detail.starts_with("b: ") && harmful.detail.ends_with("nothing is known of it"), "{harmful:?}");
+        assert_eq!(harmful.advice.unwrap(), [DECLARE_ANEW, NARROW_POLICY, DECLARED_BY_WORKER].join("; "));
+    }
+
+    #[test]
+    fn an_alarm_is_a_failure_and_says_whom_it_stops() {
         assert_eq!(in_alarm(&[]).status, Status::Ok);
-        assert_eq!(in_alarm(&["memory on rabbit@a".to_owned()]).status, Status::Fails);
+        let memory = in_alarm(&["memory on rabbit@a".to_owned()]);
+        assert!(memory.status == Status::Fails && memory.detail.ends_with("nothing from publishers"), "{memory:?}");
+        let both = in_alarm(&["file descriptors on rabbit@a".to_owned(), "disk space on rabbit@b".to_owned()]);
+        let detail = "disk space on rabbit@b: the broker takes nothing from publishers; file descriptors on rabbit@a: the \
+                      node takes no new connections";
+        assert_eq!(both.detail, detail);
     }
 }

@@ -65,11 +65,15 @@ async fn the_doctor_names_policies_that_break_a_promise_and_what_it_may_not_read
     let servers = PrivateServers::broker_and_management().await;
     let plugin = Plugin::at(&servers.management_url().await);
     let site = Site::on(&servers).await.with_usual_names().set("amqp.connect_timeout", "2s");
+    // The administrator's credentials, from AMQP_URL.
+    let site = site.set("amqp.management_url", &plugin.url(""));
+    let report = site.doctor().await;
+    let unknown = ["penr.webhooks is not declared yet", "penr.webhooks.dead is not declared yet", "the first worker"];
+    report.assert("policies", "warns", &unknown);
+    report.assert("members", "warns", &unknown);
     drop(site.worker().await);
     plugin.wait_until_in_force(site.worker_queue(), json!({})).await;
     plugin.wait_until_in_force(site.dead_queue(), json!({})).await;
-    // The administrator's credentials, from AMQP_URL.
-    let site = site.set("amqp.management_url", &plugin.url(""));
     let report = site.doctor().await;
     report.assert("management", "ok", &[&plugin.address]);
     report.assert("policies", "ok", &["none applies"]);
@@ -97,6 +101,10 @@ async fn harmful_policies_are_named(site: &Site, plugin: &Plugin) {
     ];
     report.assert("policies", "fails", &said);
     assert_eq!(report.code, 1);
+    plugin.set("policies", "everywhere", r"^penr\.webhooks$", 0, json!({"overflow": "drop-head"})).await;
+    plugin.wait_until_in_force(site.worker_queue(), json!({"overflow": "drop-head"})).await;
+    let said = "penr.webhooks: overflow drop-head, by the policy everywhere: what is rejected may be lost";
+    site.doctor().await.assert("policies", "fails", &[said]);
     plugin.set("policies", "everywhere", r"^penr\.webhooks$", 0, json!({"message-ttl": 60_000})).await;
     plugin.wait_until_in_force(site.worker_queue(), json!({"message-ttl": 60_000})).await;
     plugin.wait_until_in_force(site.dead_queue(), json!({})).await;
@@ -141,6 +149,11 @@ async fn a_private_authority_is_trusted_for_the_plugin_as_for_the_broker(site: &
     let report = Report::of(doctor.start()).await;
     report.assert("broker", "ok", &["with TLS"]);
     report.assert("management", "ok", &["https://"]);
+    let stranger = TlsFront::to(&plugin.address, Authority::new().identity().server_config()).await;
+    let doctor = site.launch(&["doctor", "--json"]).set("amqp.ca_file", file.to_str().unwrap());
+    let doctor = doctor.env("AMQP_URL", &url).set("amqp.management_url", &format!("https://{}", stranger.addr()));
+    let report = Report::of(doctor.start()).await;
+    report.assert("management", "warns", &["does not answer", "certificate is refused", "amqp.ca_file"]);
 }
 
 async fn an_address_that_is_not_the_plugins_is_told(site: Site, plugin: &Plugin) -> Site {
