@@ -35,6 +35,10 @@ fn read(text: &str) -> Result<Management, &'static str> {
     const FORM: &str = "must have the form http://host:15672 or https://user:password@host:15671, with /?#@% in a password \
                         written %2F%3F%23%40%25";
     let mut url = Url::parse(text).map_err(|_| FORM)?;
+    // In `http://user:/word@host` the password `/word` is taken for a path.
+    if url.path().contains('@') {
+        return Err(FORM);
+    }
     if !["http", "https"].contains(&url.scheme()) || url.query().is_some() || url.fragment().is_some() {
         return Err(FORM);
     }
@@ -78,6 +82,7 @@ mod tests {
             "http://s3cret@h",
             "http://:s3cret@h",
             "http://u:s3/cret@h",
+            "http://u:/s3cret@h",
         ];
         for text in texts {
             let error = read(text).unwrap_err();
