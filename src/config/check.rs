@@ -260,16 +260,23 @@ impl Check<'_> {
     }
 
     fn tokens(&self, raw: &Raw) -> Result<Option<Tokens>, ConfigError> {
-        let secret = |part: &str| match part.len() {
-            32.. => Ok(SecretText::new(part.to_owned())),
-            _ => self.refuse("api.jwt_secret", "must have at least 32 bytes in each of its comma-separated secrets"),
-        };
         let text = raw.api.jwt_secret.expose();
         if text.is_empty() {
             return Ok(None);
         }
+        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        let secrets: Vec<SecretText> = parts.map(SecretText::from).collect();
+        if secrets.is_empty() {
+            return self.refuse("api.jwt_secret", "holds no secret, only blanks");
+        }
+        if secrets.iter().any(|secret| secret.expose().len() < 32) {
+            return self.refuse("api.jwt_secret", "must have at least 32 bytes in each of its comma-separated secrets");
+        }
+        if secrets.iter().any(|secret| secret.expose().contains(['\n', '\r'])) {
+            return self
+                .refuse("api.jwt_secret", "must have a comma between two secrets: one of them has several lines");
+        }
         let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
-        let secrets = text.split(',').map(secret).collect::<Result<_, _>>()?;
         Ok(Some(Tokens { secrets, issuer: given(&raw.api.jwt_issuer), audience: given(&raw.api.jwt_audience) }))
     }
 

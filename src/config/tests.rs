@@ -95,6 +95,67 @@ fn a_proxys_credentials_come_from_a_file_and_are_shown_nowhere() {
     assert!(load(None, &[]).unwrap().sender.proxy.is_none());
 }
 
+const JWT_SECRET: &str = "PENR_WEBHOOKS__API__JWT_SECRET";
+
+/// The secrets that a text gives: in the variable itself, in a file that it names, and in the file of settings.
+fn secrets_of(text: &str) -> [Result<Vec<String>, String>; 3] {
+    let of_variable = load(None, &[(JWT_SECRET, text)]);
+    let variable = (format!("{JWT_SECRET}_FILE"), "/secrets".to_owned());
+    let of_file = Settings::load(None, [variable], |_| Ok(text.to_owned()));
+    let quoted = toml::Value::String(text.to_owned());
+    let of_settings = load(Some(&format!("[api]\njwt_secret = {quoted}\n")), &[]);
+    [of_variable, of_file, of_settings].map(|settings| {
+        let tokens = settings.map_err(|error| error.to_string())?.api.tokens;
+        let secrets = tokens.map(|tokens| tokens.secrets).unwrap_or_default();
+        Ok(secrets.iter().map(|secret| secret.expose().to_owned()).collect())
+    })
+}
+
+#[test]
+fn blanks_around_jwt_secrets_do_not_count_wherever_they_are_given() {
+    let (a, b) = ("a".repeat(32), "b b".repeat(11));
+    let both = [a.clone(), b.clone()];
+    for (text, expected) in [
+        (format!("{a},{b}"), &both[..]),
+        (format!("{a}, {b}"), &both),
+        (format!("{a},{b}\n"), &both),
+        (format!("{a}, {b}\n"), &both),
+        (format!("{a},\n{b}\n"), &both),
+        (format!("{a},\r\n{b}\r\n"), &both),
+        (format!(" {a}\t,\t{b} "), &both),
+        (format!("{a},,{b},"), &both),
+        (format!("{b}\n"), &both[1..]),
+        (format!(" {b}"), &both[1..]),
+        (format!("\n{b}\r\n"), &both[1..]),
+    ] {
+        for secrets in secrets_of(&text) {
+            assert_eq!(secrets.as_deref(), Ok(expected), "{text:?}");
+        }
+    }
+}
+
+#[test]
+fn blanks_are_no_jwt_secret_and_make_none_longer() {
+    let (good, short) = ("a".repeat(32), "s3cret".to_owned() + &" ".repeat(40));
+    for (text, expected) in [
+        (" ".repeat(32), "holds no secret"),
+        ("\t".repeat(40), "holds no secret"),
+        (format!("{},", " ".repeat(32)), "holds no secret"),
+        (format!(",{}", " \n".repeat(32)), "holds no secret"),
+        (short.clone(), "must have at least 32 bytes"),
+        (format!("{good},{short}"), "must have at least 32 bytes"),
+        (format!("{good}\n{good}"), "must have a comma between two secrets"),
+    ] {
+        for (place, secrets) in ["variable", "file", "settings"].into_iter().zip(secrets_of(&text)) {
+            let error = secrets.expect_err(expected);
+            // Of a file the blanks at its end are dropped before.
+            let empty = place == "file" && text.trim_end().is_empty() && error.contains("is empty");
+            assert!(error.contains(expected) || empty, "{place}: {text:?}: {error}");
+            assert!(!error.contains("s3cret") && !error.contains('\n'), "{error}");
+        }
+    }
+}
+
 #[test]
 fn a_bad_setting_is_named_where_it_was_written_and_its_value_is_not_shown() {
     type Case<'a> = (Option<&'a str>, &'a [(&'a str, &'a str)], &'a str);

@@ -82,7 +82,7 @@ async fn a_token_that_is_wrong_in_any_respect_is_refused() {
 #[tokio::test]
 async fn a_key_is_rotated_by_putting_the_new_one_first() {
     let (old, new) = ("the old secret of at least 32 bytes.", "the new secret of at least 32 bytes.");
-    let site = Site::new().await.set("api.jwt_secret", &format!("{new},{old}"));
+    let site = Site::new().await.set("api.jwt_secret", &format!(" {new},\n{old} \n"));
     let api = site.api().await;
     let claims = json!({ "sub": "acc_1", "exp": now() + 60 }).to_string();
     let status = async |secret| {
@@ -90,7 +90,9 @@ async fn a_key_is_rotated_by_putting_the_new_one_first() {
         ask(&api.address, "GET", PATH, &[("Authorization", &bearer)], b"").await.status
     };
     assert_eq!((status(old).await, status(new).await), (200, 200));
-    let later = site.set("api.jwt_secret", new);
+    let path = site.folder().join("secrets");
+    std::fs::write(&path, format!(" {new} \n")).unwrap();
+    let later = site.unset("api.jwt_secret").env("PENR_WEBHOOKS__API__JWT_SECRET_FILE", path.to_str().unwrap());
     let api = later.api().await;
     let bearer = format!("Bearer {}", sign(old, r#"{"alg":"HS256"}"#, &claims));
     assert_eq!(ask(&api.address, "GET", PATH, &[("Authorization", &bearer)], b"").await.status, 401);
