@@ -18,7 +18,7 @@ use crate::lanes::Limits;
 use crate::retry::RetryPolicy;
 use crate::secret::{Keyring, SecretText};
 use crate::token::Tokens;
-use crate::webhook::UrlPolicy;
+use crate::webhook::{AllowedHosts, UrlPolicy};
 
 mod check;
 mod layers;
@@ -384,6 +384,7 @@ struct RawSender {
     proxy_credentials: SecretText,
     allow_networks: Vec<IpNet>,
     deny_networks: Vec<IpNet>,
+    allow_hosts: Vec<String>,
     require_https: bool,
 }
 
@@ -444,10 +445,10 @@ mod duration {
 }
 
 impl Raw {
-    fn url_policy(&self) -> UrlPolicy {
+    fn url_policy(&self, allowed_hosts: AllowedHosts) -> UrlPolicy {
         let sender = &self.sender;
         let addresses = AddressPolicy::new(sender.allow_networks.clone(), sender.deny_networks.clone());
-        UrlPolicy { addresses, require_https: sender.require_https }
+        UrlPolicy { addresses, allowed_hosts, require_https: sender.require_https }
     }
 
     fn event_parser(&self, catalogue: Catalogue) -> EventParser {

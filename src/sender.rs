@@ -230,8 +230,8 @@ fn resolver(settings: &config::Sender) -> Result<Resolver, SetupError> {
         ..ResolverSettings::default()
     };
     let resolver = match &settings.dns_servers[..] {
-        [] => Resolver::system(lookups, settings.urls.addresses.clone()),
-        servers => Resolver::with_name_servers(servers, lookups, settings.urls.addresses.clone()),
+        [] => Resolver::system(lookups, settings.urls.clone()),
+        servers => Resolver::with_name_servers(servers, lookups, settings.urls.clone()),
     };
     resolver.map_err(|error| SetupError::Client(error.into()))
 }

@@ -17,7 +17,7 @@ use crate::signature::SigningKey;
 
 mod url;
 
-pub use url::{UrlPolicy, UrlRefusal, UrlWarning, WebhookUrl};
+pub use url::{AllowedHostError, AllowedHosts, UrlPolicy, UrlRefusal, UrlWarning, WebhookUrl};
 
 /// Names a webhook.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]

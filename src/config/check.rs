@@ -9,6 +9,7 @@ use crate::event::{Catalogue, CatalogueEntry, EventType};
 use crate::retry::RetryPolicy;
 use crate::secret::{Keyring, SecretText};
 use crate::token::Tokens;
+use crate::webhook::AllowedHosts;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const MIB: usize = 1024 * 1024;
@@ -19,6 +20,7 @@ pub(super) fn settings(mut raw: Raw, layers: &Layers) -> Result<Settings, Config
     check.durations(&raw)?;
     check.schedule(&raw)?;
     check.networks(&raw)?;
+    let allowed_hosts = check.hosts(&raw)?;
     check.names(&raw)?;
     check.filter(&raw)?;
     let catalogue = check.catalogue(&raw)?;
@@ -49,7 +51,7 @@ pub(super) fn settings(mut raw: Raw, layers: &Layers) -> Result<Settings, Config
             max_dns_lookups: raw.sender.max_dns_lookups,
             dns_servers: raw.sender.dns_servers.clone(),
             proxy,
-            urls: raw.url_policy(),
+            urls: raw.url_policy(allowed_hosts),
         },
         database: raw.database,
         amqp: raw.amqp,
@@ -177,6 +179,13 @@ impl Check<'_> {
             return self.refuse("sender.allow_networks", "must not allow every address; list the networks you mean");
         }
         Ok(())
+    }
+
+    fn hosts(&self, raw: &Raw) -> Result<AllowedHosts, ConfigError> {
+        match AllowedHosts::parse(&raw.sender.allow_hosts) {
+            Ok(hosts) => Ok(hosts),
+            Err((at, error)) => self.refuse("sender.allow_hosts", format!("entry {at} {error}")),
+        }
     }
 
     fn names(&self, raw: &Raw) -> Result<(), ConfigError> {

@@ -157,6 +157,34 @@ fn blanks_are_no_jwt_secret_and_make_none_longer() {
 }
 
 #[test]
+fn allowed_hosts_are_read_as_the_hosts_of_urls_are() {
+    let variable = "PENR_WEBHOOKS__SENDER__ALLOW_HOSTS";
+    let hosts = |text: &str| {
+        let settings = load(None, &[(variable, text)]).map_err(|error| error.to_string())?;
+        Ok::<_, String>(settings.sender.urls.allowed_hosts.iter().map(|host| host.to_string()).collect::<Vec<_>>())
+    };
+    assert_eq!(
+        hosts(r#"["Receiver", "*.Hooks.svc.cluster.local."]"#).unwrap(),
+        ["receiver", "*.hooks.svc.cluster.local"]
+    );
+    assert!(hosts("[]").unwrap().is_empty());
+    assert!(load(None, &[]).unwrap().sender.urls.allowed_hosts.iter().next().is_none());
+    let refused = |text| hosts(text).unwrap_err();
+    assert_eq!(
+        refused(r#"["receiver:9000"]"#),
+        format!(
+            "{variable} entry 1 has a port; write the host alone, which may then \
+        be called at every port that webhooks may have"
+        )
+    );
+    assert!(
+        refused(r#"["receiver", "http://u:s3cret@receiver"]"#).starts_with(&format!("{variable} entry 2 is more than"))
+    );
+    assert!(!refused(r#"["http://u:s3cret@receiver"]"#).contains("s3cret"));
+    assert_eq!(refused("receiver"), format!("{variable} must be a TOML array such as [\"5s\", \"5m\"]"));
+}
+
+#[test]
 fn a_bad_setting_is_named_where_it_was_written_and_its_value_is_not_shown() {
     type Case<'a> = (Option<&'a str>, &'a [(&'a str, &'a str)], &'a str);
     let cases: &[Case<'_>] = &[

@@ -165,14 +165,14 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::address::AddressPolicy;
     use crate::sender::resolver::ResolverSettings;
+    use crate::webhook::UrlPolicy;
 
     #[tokio::test]
     async fn an_attempt_that_takes_too_long_is_our_failure_only_if_the_proxy_takes_no_connection() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let resolver = Resolver::with_name_servers(&[address], ResolverSettings::default(), AddressPolicy::default());
+        let resolver = Resolver::with_name_servers(&[address], ResolverSettings::default(), UrlPolicy::default());
         let url = format!("http://{address}").parse().unwrap();
         let reach = Reach::new(&EgressProxy { url, credentials: None }, Duration::from_secs(5));
         let route = Route { resolver: resolver.unwrap(), proxy: Some(reach.into()) };

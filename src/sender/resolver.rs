@@ -17,9 +17,11 @@ use reqwest::dns::{Addrs, Resolve, Resolving};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::address::AddressPolicy;
+use crate::webhook::UrlPolicy;
+use hosts_file::HostsFile;
 use name_servers::{NameServers, ResolvConf};
 
+mod hosts_file;
 mod name_servers;
 mod resolv_conf;
 
@@ -68,8 +70,8 @@ impl ResolverSettings {
     }
 }
 
-/// Resolves names through the DNS alone: as absolute names, without search domains and without the hosts file, which
-/// know names that are no business of a customer.
+/// Resolves names through the DNS: as absolute names, without search domains. The hosts file, which knows names that are no
+/// business of a customer, is read only for names that the operator allows, and goes before the DNS for those.
 #[derive(Clone)]
 pub struct Resolver(Arc<Shared>);
 
@@ -83,7 +85,8 @@ struct Shared {
     servers: NameServers,
     turns: Semaphore,
     settings: ResolverSettings,
-    policy: AddressPolicy,
+    policy: UrlPolicy,
+    hosts: HostsFile,
 }
 
 /// Why a name gave no address to call. No text of it names an address.
@@ -121,11 +124,11 @@ impl Resolver {
     /// # Errors
     ///
     /// [`SetupError`] if the DNS client cannot be built.
-    pub fn system(settings: ResolverSettings, policy: AddressPolicy) -> Result<Self, SetupError> {
+    pub fn system(settings: ResolverSettings, policy: UrlPolicy) -> Result<Self, SetupError> {
         Self::of_file(ResolvConf::of_system(), settings, policy)
     }
 
-    fn of_file(file: ResolvConf, settings: ResolverSettings, policy: AddressPolicy) -> Result<Self, SetupError> {
+    fn of_file(file: ResolvConf, settings: ResolverSettings, policy: UrlPolicy) -> Result<Self, SetupError> {
         Ok(Self::new(NameServers::of_file(file, settings)?, settings, policy))
     }
 
@@ -137,14 +140,18 @@ impl Resolver {
     pub fn with_name_servers(
         servers: &[SocketAddr],
         settings: ResolverSettings,
-        policy: AddressPolicy,
+        policy: UrlPolicy,
     ) -> Result<Self, SetupError> {
         Ok(Self::new(NameServers::given(servers, settings)?, settings, policy))
     }
 
-    fn new(servers: NameServers, settings: ResolverSettings, policy: AddressPolicy) -> Self {
+    fn new(servers: NameServers, settings: ResolverSettings, policy: UrlPolicy) -> Self {
+        Self::knowing(servers, settings, policy, HostsFile::of_system())
+    }
+
+    fn knowing(servers: NameServers, settings: ResolverSettings, policy: UrlPolicy, hosts: HostsFile) -> Self {
         let turns = Semaphore::new(settings.max_lookups);
-        Self(Arc::new(Shared { servers, turns, settings, policy }))
+        Self(Arc::new(Shared { servers, turns, settings, policy, hosts }))
     }
 
     /// The addresses of `host`, one to sixteen, every one permitted by the policy.
@@ -153,12 +160,20 @@ impl Resolver {
     ///
     /// [`ResolveError::Blocked`] if the policy refuses any address of the name, even if it permits others.
     pub async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError> {
-        let mut found = self.lookup(host).await?;
-        if !found.iter().all(|ip| self.0.policy.permits(*ip)) {
+        let mut found = match self.listed(host) {
+            found if found.is_empty() => self.lookup(host).await?,
+            found => found,
+        };
+        if !found.iter().all(|ip| self.0.policy.addresses.permits(*ip)) {
             return Err(ResolveError::Blocked);
         }
         found.truncate(MAX_ADDRESSES);
         Ok(found)
+    }
+
+    /// The addresses that this machine's own file gives to a name, if the operator allows the name.
+    fn listed(&self, host: &str) -> Vec<IpAddr> {
+        if self.0.policy.allowed_hosts.contains(host) { self.0.hosts.addresses(host) } else { Vec::new() }
     }
 
     async fn lookup(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError> {

@@ -10,10 +10,12 @@ use url::{Host, ParseError, Url};
 
 use crate::address::AddressPolicy;
 
+mod allowed;
 mod name;
 mod port;
 mod refusal;
 
+pub use allowed::{AllowedHostError, AllowedHosts};
 pub use refusal::UrlRefusal;
 
 /// The longest URL accepted, in bytes: as written, and as it is requested.
@@ -24,6 +26,8 @@ pub const MAX_URL_BYTES: usize = 2048;
 pub struct UrlPolicy {
     /// Which addresses may stand in a URL.
     pub addresses: AddressPolicy,
+    /// Which names may stand in a URL beside public ones.
+    pub allowed_hosts: AllowedHosts,
     /// Refuses `http`, which is otherwise accepted with a warning.
     pub require_https: bool,
 }
@@ -62,7 +66,7 @@ impl WebhookUrl {
         if url.fragment().is_some() {
             return Err(UrlRefusal::Fragment);
         }
-        check_host(&url, host_as_written(authority), &policy.addresses)?;
+        check_host(&url, host_as_written(authority), policy)?;
         check_slashes(after_scheme)?;
         port::check(&url)?;
         let url = without_final_dot(url)?;
@@ -186,19 +190,19 @@ fn host_as_written(authority: &str) -> &str {
     }
 }
 
-fn check_host(url: &Url, written: &str, addresses: &AddressPolicy) -> Result<(), UrlRefusal> {
+fn check_host(url: &Url, written: &str, policy: &UrlPolicy) -> Result<(), UrlRefusal> {
     match url.host() {
-        Some(Host::Domain(name)) if name.eq_ignore_ascii_case(written) => name::check(name),
+        Some(Host::Domain(name)) if name.eq_ignore_ascii_case(written) => name::check(name, &policy.allowed_hosts),
         Some(Host::Ipv4(ip)) => {
             // 0177.0.0.1, 127.1 and 2130706433 are 127.0.0.1 to some readers and something else to others.
             let without_dot = written.strip_suffix('.').unwrap_or(written);
             if without_dot != ip.to_string() {
                 return Err(UrlRefusal::Host);
             }
-            check_address(ip.into(), addresses)?;
+            check_address(ip.into(), &policy.addresses)?;
             if without_dot == written { Ok(()) } else { Err(UrlRefusal::Host) }
         }
-        Some(Host::Ipv6(ip)) => check_address(ip.into(), addresses),
+        Some(Host::Ipv6(ip)) => check_address(ip.into(), &policy.addresses),
         // A name that is written with escapes, or no host at all.
         Some(Host::Domain(_)) | None => Err(UrlRefusal::Host),
     }

@@ -13,9 +13,10 @@ mod database;
 mod machine;
 mod policies;
 
-const CHECKS: [&str; 26] = [
+const CHECKS: [&str; 27] = [
     "settings",
     "private_networks",
+    "private_hosts",
     "https",
     "retries",
     "shutdown",
@@ -164,7 +165,9 @@ async fn people_get_a_line_per_check() {
 #[tokio::test]
 async fn warnings_alone_are_no_failure() {
     let site = Site::new().await.set("retry.schedule", "[]").set("shutdown.grace", "1s");
+    let site = site.set("sender.allow_hosts", r#"["Receiver", "*.hooks.svc.cluster.local"]"#);
     let report = site.doctor().await;
+    report.assert("private_hosts", "warns", &["every account", "receiver, *.hooks.svc.cluster.local"]);
     report.assert("private_networks", "warns", &["127.0.0.1/32"]);
     report.assert("https", "warns", &["sender.require_https"]);
     report.assert("retries", "warns", &["retry.schedule"]);
@@ -179,7 +182,7 @@ async fn missing_settings_are_all_named_and_what_needs_them_is_skipped() {
     let report = Report::of(doctor.start()).await;
     let keys = "PENR_WEBHOOKS__SECURITY__ENCRYPTION_KEYS is not set";
     report.assert("settings", "fails", &["DATABASE_URL is not set", "AMQP_URL is not set", keys]);
-    report.assert_skipped(&CHECKS[5..20]);
+    report.assert_skipped(&CHECKS[6..21]);
     assert_eq!(report.code, 1);
     let report = site.doctor().await;
     report.assert_skipped(&["secrets"]);

@@ -6,7 +6,14 @@ use crate::cli::CONFIG_FILE;
 use crate::config::Settings;
 
 pub(super) fn checks(settings: &Settings) -> Vec<Check> {
-    vec![present(settings), private_networks(settings), https(settings), retries(settings), shutdown(settings)]
+    vec![
+        present(settings),
+        private_networks(settings),
+        private_hosts(settings),
+        https(settings),
+        retries(settings),
+        shutdown(settings),
+    ]
 }
 
 fn present(settings: &Settings) -> Check {
@@ -28,6 +35,15 @@ fn private_networks(settings: &Settings) -> Check {
     let networks: Vec<String> = networks.iter().map(ToString::to_string).collect();
     let detail = format!("sender.allow_networks lets webhooks call {}", networks.join(", "));
     Check::warns("private_networks", detail, "allow only what holds no service of your own")
+}
+
+fn private_hosts(settings: &Settings) -> Check {
+    let hosts: Vec<String> = settings.sender.urls.allowed_hosts.iter().map(|host| host.to_string()).collect();
+    if hosts.is_empty() {
+        return Check::ok("private_hosts", "webhooks can name public hosts alone");
+    }
+    let detail = format!("sender.allow_hosts lets every account register webhooks at {}", hosts.join(", "));
+    Check::warns("private_hosts", detail, "name only receivers that may get requests of any account")
 }
 
 fn https(settings: &Settings) -> Check {

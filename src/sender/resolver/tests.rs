@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-use super::{MAX_ADDRESSES, ResolvConf, ResolveError, Resolver, ResolverSettings, within_reach};
+use super::hosts_file::HostsFile;
+use super::{MAX_ADDRESSES, NameServers, ResolvConf, ResolveError, Resolver, ResolverSettings, within_reach};
 use crate::address::AddressPolicy;
+use crate::webhook::{AllowedHosts, UrlPolicy};
 use name_server::{NameServer, Says};
 
 #[path = "../../../tests/it/support/name_server.rs"]
@@ -18,10 +20,10 @@ const PUBLIC: &str = "93.184.216.34";
 const PUBLIC_V6: &str = "2606:4700:4700::1111";
 
 fn resolver(server: &NameServer) -> Resolver {
-    resolver_with(server, ResolverSettings::default(), AddressPolicy::default())
+    resolver_with(server, ResolverSettings::default(), UrlPolicy::default())
 }
 
-fn resolver_with(server: &NameServer, settings: ResolverSettings, policy: AddressPolicy) -> Resolver {
+fn resolver_with(server: &NameServer, settings: ResolverSettings, policy: UrlPolicy) -> Resolver {
     Resolver::with_name_servers(&[server.address()], settings, policy).expect("a resolver")
 }
 
@@ -31,6 +33,12 @@ fn within(timeout: Duration) -> ResolverSettings {
 
 fn ips(texts: &[&str]) -> Vec<IpAddr> {
     texts.iter().map(|text| text.parse().expect("an address of the test")).collect()
+}
+
+fn allowing(networks: &[&str], hosts: &[&str]) -> UrlPolicy {
+    let networks = networks.iter().map(|network| network.parse().expect("a network of the test")).collect();
+    let allowed_hosts = AllowedHosts::parse(hosts).expect("hosts of the test");
+    UrlPolicy { addresses: AddressPolicy::new(networks, Vec::new()), allowed_hosts, ..UrlPolicy::default() }
 }
 
 #[tokio::test]
@@ -45,6 +53,35 @@ async fn a_public_name_gives_its_addresses_of_both_families() {
 async fn a_name_with_an_underscore_resolves() {
     let server = NameServer::start(|_, _| Says::addresses(&[PUBLIC])).await;
     resolver(&server).addresses("my_hooks.example.com").await.expect("a public address");
+}
+
+#[tokio::test]
+async fn the_hosts_file_knows_the_names_that_the_operator_allows_and_no_others() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("hosts");
+    let text = format!("172.17.0.1 host.docker.internal\n127.0.0.1 {HOST} receiver\n10.0.0.1 listed\n");
+    std::fs::write(&path, text).expect("a file");
+    let server = NameServer::start(|name, _| match name {
+        "listed." => Says::no_such_name(),
+        _ => Says::addresses(&["172.18.0.9"]),
+    })
+    .await;
+    let policy = allowing(&["172.16.0.0/12"], &["host.docker.internal", "receiver", "other"]);
+    let servers = NameServers::given(&[server.address()], ResolverSettings::default()).expect("a client");
+    let resolver = Resolver::knowing(servers, ResolverSettings::default(), policy, HostsFile(path));
+    let found = |name| {
+        let resolver = resolver.clone();
+        async move { resolver.addresses(name).await }
+    };
+    assert_eq!(found("host.docker.internal").await.expect("an address of the file"), ips(&["172.17.0.1"]));
+    assert_eq!(server.queries(), 0);
+    assert_eq!(found("other").await.expect("an address of the DNS"), ips(&["172.18.0.9"]));
+    assert_eq!(found(HOST).await.expect("an address of the DNS"), ips(&["172.18.0.9"]));
+    assert_eq!(server.names(), [format!("{HOST}."), "other.".to_owned()], "asked for absolute names alone");
+    let blocked = found("receiver").await.expect_err("its address is not allowed");
+    assert!(matches!(blocked, ResolveError::Blocked), "{blocked:?}");
+    let unknown = found("listed").await.expect_err("not allowed, and not in the DNS");
+    assert!(matches!(unknown, ResolveError::Failed(_)), "{unknown:?}");
 }
 
 #[tokio::test]
@@ -114,7 +151,7 @@ async fn a_name_without_an_address_fails() {
 #[tokio::test]
 async fn name_servers_that_answer_nothing_are_our_failure() {
     let server = NameServer::start(|_, _| Says::silence()).await;
-    let resolver = resolver_with(&server, within(Duration::from_millis(300)), AddressPolicy::default());
+    let resolver = resolver_with(&server, within(Duration::from_millis(300)), UrlPolicy::default());
     let started = Instant::now();
     assert!(matches!(resolver.addresses(HOST).await, Err(ResolveError::NoNameServer)));
     assert!(started.elapsed() < Duration::from_secs(2));
@@ -123,7 +160,7 @@ async fn name_servers_that_answer_nothing_are_our_failure() {
 #[tokio::test]
 async fn a_zone_whose_servers_never_answer_is_its_customers_failure_and_a_crowd_of_them_costs_few_questions() {
     let server = NameServer::start(|name, _| if name == "." { Says::addresses(&[]) } else { Says::silence() }).await;
-    let resolver = resolver_with(&server, within(Duration::from_millis(500)), AddressPolicy::default());
+    let resolver = resolver_with(&server, within(Duration::from_millis(500)), UrlPolicy::default());
     let crowd = (0..50).map(|number| {
         let resolver = resolver.clone();
         async move { resolver.addresses(&format!("hooks{number}.example.com")).await }
@@ -147,8 +184,8 @@ async fn a_name_server_that_cannot_ask_anybody_is_our_failure_and_one_broken_zon
 async fn a_name_server_that_cannot_even_be_asked_is_our_failure() {
     // Sending to the broadcast address is an I/O error, as without a route or a file descriptor.
     let nobody = "255.255.255.255:53".parse().expect("an address");
-    let resolver = Resolver::with_name_servers(&[nobody], within(Duration::from_secs(5)), AddressPolicy::default())
-        .expect("set up");
+    let resolver =
+        Resolver::with_name_servers(&[nobody], within(Duration::from_secs(5)), UrlPolicy::default()).expect("set up");
     assert!(matches!(resolver.addresses(HOST).await, Err(ResolveError::NoNameServer)));
 }
 
@@ -169,7 +206,7 @@ impl File {
 
     fn resolver(&self) -> Resolver {
         let file = ResolvConf { path: self.folder.path().join("resolv.conf"), port: self.port };
-        Resolver::of_file(file, within(Duration::from_millis(250)), AddressPolicy::default()).expect("a resolver")
+        Resolver::of_file(file, within(Duration::from_millis(250)), UrlPolicy::default()).expect("a resolver")
     }
 }
 
@@ -217,7 +254,7 @@ fn a_family_in_which_this_machine_has_no_address_is_left_out() {
 #[tokio::test]
 async fn a_family_that_is_never_answered_leaves_the_other_usable() {
     let server = NameServer::start(|_, _| Says::addresses(&[PUBLIC]).silent_for_ipv6()).await;
-    let resolver = resolver_with(&server, within(Duration::from_millis(900)), AddressPolicy::default());
+    let resolver = resolver_with(&server, within(Duration::from_millis(900)), UrlPolicy::default());
     assert_eq!(resolver.addresses(HOST).await.expect("the IPv4 address"), ips(&[PUBLIC]));
 }
 
@@ -230,7 +267,7 @@ async fn a_lookup_beyond_the_limit_waits_for_its_turn() {
     )
     .await;
     let settings = ResolverSettings { max_lookups: 1, ..within(Duration::from_millis(900)) };
-    let resolver = resolver_with(&server, settings, AddressPolicy::default());
+    let resolver = resolver_with(&server, settings, UrlPolicy::default());
     let (slow, quick) = tokio::join!(resolver.addresses("slow.example.com"), resolver.addresses("quick.example.com"));
     slow.expect_err("never answered");
     quick.expect("answered in its turn");
@@ -244,7 +281,7 @@ async fn a_lookup_beyond_the_limit_waits_for_its_turn() {
 async fn a_lookup_that_gets_no_turn_is_our_failure() {
     let server = NameServer::start(|name, _| if name == "." { Says::addresses(&[]) } else { Says::silence() }).await;
     let settings = ResolverSettings { max_lookups: 1, ..within(Duration::from_millis(500)) };
-    let resolver = resolver_with(&server, settings, AddressPolicy::default());
+    let resolver = resolver_with(&server, settings, UrlPolicy::default());
     let (first, second) =
         tokio::join!(resolver.addresses("first.example.com"), resolver.addresses("second.example.com"));
     assert!(matches!(first, Err(ResolveError::Timeout)), "{first:?}");
@@ -253,7 +290,7 @@ async fn a_lookup_that_gets_no_turn_is_our_failure() {
 
 #[tokio::test]
 async fn the_name_servers_of_any_system_can_be_used() {
-    Resolver::system(ResolverSettings::default(), AddressPolicy::default()).expect("a resolver");
+    Resolver::system(ResolverSettings::default(), UrlPolicy::default()).expect("a resolver");
 }
 
 fn client(resolver: Resolver) -> reqwest::Client {
@@ -281,7 +318,7 @@ async fn a_refused_name_is_recognised_in_the_error_of_a_failed_request() {
 #[tokio::test]
 async fn a_timeout_is_recognised_in_the_error_of_a_failed_request() {
     let server = NameServer::start(|name, _| if name == "." { Says::addresses(&[]) } else { Says::silence() }).await;
-    let resolver = resolver_with(&server, within(Duration::from_millis(500)), AddressPolicy::default());
+    let resolver = resolver_with(&server, within(Duration::from_millis(500)), UrlPolicy::default());
     let error = client(resolver).post(format!("http://{HOST}/")).send().await.expect_err("no answer");
     assert!(matches!(ResolveError::within(&error), Some(ResolveError::Timeout)), "{error:?}");
 }
@@ -293,8 +330,7 @@ async fn a_request_goes_to_a_vetted_address_at_the_port_of_the_url() {
     let answering = tokio::spawn(answer_once(receiver));
 
     let server = NameServer::start(|_, _| Says::addresses(&["127.0.0.1"])).await;
-    let allowed = AddressPolicy::new(vec!["127.0.0.0/8".parse().expect("a network")], Vec::new());
-    let client = client(resolver_with(&server, ResolverSettings::default(), allowed));
+    let client = client(resolver_with(&server, ResolverSettings::default(), allowing(&["127.0.0.0/8"], &[])));
     let response = client.post(format!("http://{HOST}:{port}/")).send().await.expect("an answer");
     assert_eq!(response.status(), 204);
     answering.await.expect("answered");

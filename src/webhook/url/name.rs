@@ -1,6 +1,6 @@
 //! Decides which DNS names a webhook may have as its host. Pure.
 
-use super::UrlRefusal;
+use super::{AllowedHosts, UrlRefusal};
 
 /// RFC 1035, 2.3.4; the whole name counts without the final dot.
 const MAX_NAME_BYTES: usize = 253;
@@ -26,18 +26,24 @@ const PRIVATE_TOP_LEVELS: &[&str] = &[
     "test",        // RFC 6761, 6.2
 ];
 
-/// Accepts a name of two or more labels below a public top level. `name` is in lower case and does not end in a
-/// number: the URL parser has made an IPv4 address of those, or refused them.
-pub(super) fn check(name: &str) -> Result<(), UrlRefusal> {
+/// Accepts a name of two or more labels below a public top level, and one that the operator allows. `name` is in lower case
+/// and does not end in a number: the URL parser has made an IPv4 address of those, or refused them.
+pub(super) fn check(name: &str, allowed: &AllowedHosts) -> Result<(), UrlRefusal> {
     let name = name.strip_suffix('.').unwrap_or(name);
+    let allowed = allowed.contains(name);
     let top_level = name.rsplit('.').next().unwrap_or(name);
-    if PRIVATE_TOP_LEVELS.contains(&top_level) {
+    if !allowed && PRIVATE_TOP_LEVELS.contains(&top_level) {
         return Err(UrlRefusal::PrivateName);
     }
-    if name.len() > MAX_NAME_BYTES || !name.contains('.') || !name.split('.').all(is_label) {
+    if !is_name(name) || !(allowed || name.contains('.')) {
         return Err(UrlRefusal::Host);
     }
     Ok(())
+}
+
+/// Whether a host can have this name, which has no final dot.
+pub(super) fn is_name(name: &str) -> bool {
+    name.len() <= MAX_NAME_BYTES && name.split('.').all(is_label)
 }
 
 /// RFC 1123, 2.1, and the underscore, which real hosts have.

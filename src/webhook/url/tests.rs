@@ -13,7 +13,7 @@ fn parsed(raw: &str) -> WebhookUrl {
 
 fn allowing(networks: &[&str]) -> UrlPolicy {
     let allow = networks.iter().map(|network| network.parse().expect("a network of the test")).collect();
-    UrlPolicy { addresses: AddressPolicy::new(allow, Vec::new()), require_https: false }
+    UrlPolicy { addresses: AddressPolicy::new(allow, Vec::new()), ..UrlPolicy::default() }
 }
 
 /// Undoes the escapes of the table; a backslash that begins none of them stands for itself.

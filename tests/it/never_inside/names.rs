@@ -79,6 +79,36 @@ async fn a_name_with_one_address_inside_is_not_called_at_all() {
 }
 
 #[tokio::test]
+async fn hosts_that_the_operator_names_are_called_at_permitted_addresses_alone() {
+    let names = NameServer::start(|name, _| match name {
+        "receiver." | "blog.hooks.svc.cluster.local." => Says::addresses(&["127.0.0.1"]),
+        _ => Says::addresses(&["127.0.0.2"]),
+    })
+    .await;
+    let hosts = r#"["Receiver", "*.hooks.svc.cluster.local", "inside.internal"]"#;
+    let site = asking(&names).await.set("sender.allow_hosts", hosts);
+    let (receiver, inside) = (Receiver::start().await, Canary::inside().await);
+    let port = receiver.address().port();
+    let called = [named(&site, "receiver", port).await, named(&site, "blog.hooks.svc.cluster.local", port).await];
+    let blocked = named(&site, "inside.internal", inside.port()).await;
+    for host in ["receiver2", "other.internal", "a.blog.hooks.svc.cluster.local", "hooks.svc.cluster.local"] {
+        let complaint = super::urls::refusal(&site, &format!("http://{host}:{port}/")).await;
+        assert!(!complaint.contains("allow_hosts"), "customers cannot change settings: {complaint}");
+    }
+    assert!(!super::urls::refusal(&site, "http://receiver:5432/").await.is_empty());
+    let dropped = named(&site, "receiver", inside.port()).await;
+    let _worker = site.worker().await;
+    super::urls::smuggle(&site, &dropped, &format!("http://dropped.internal:{}/", inside.port())).await;
+    site.publish("acc_1", "content.created", 1.into()).await;
+    for webhook in &called {
+        assert_eq!(verdicts(&site, webhook, 1).await, ["ok 200"], "{}", webhook.url);
+    }
+    assert_eq!(verdicts(&site, &blocked, 1).await, ["blocked_address"]);
+    assert_eq!(verdicts(&site, &dropped, 1).await, ["invalid_url"], "the operator names it no more");
+    inside.assert_untouched().await;
+}
+
+#[tokio::test]
 async fn a_name_that_moves_inside_after_its_first_delivery_is_not_followed() {
     let names = NameServer::start(|_, asked| {
         Says::addresses(if asked == 0 { &["127.0.0.1"] } else { &["127.0.0.2"] }).with_ttl(0)

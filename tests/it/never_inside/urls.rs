@@ -10,7 +10,7 @@ pub async fn smuggle(site: &Site, webhook: &Webhook, url: &str) {
     assert_eq!(changed, 1);
 }
 
-async fn refusal(site: &Site, url: &str) -> String {
+pub async fn refusal(site: &Site, url: &str) -> String {
     let arguments =
         ["webhooks", "create", "--account", "acc_1", "--name", "x", "--url", url, "--events", "content.created"];
     let output = site.cli(&arguments).await;
