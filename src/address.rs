@@ -8,7 +8,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 ///
 /// Public is what the IANA special-purpose address registries (RFC 6890) do not set aside: for IPv4 everything outside
 /// their blocks, for IPv6 only global unicast (`2000::/3`) outside them. Forms that carry an IPv4 address inside an
-/// IPv6 one (mapped, compatible, NAT64, 6to4, Teredo, ISATAP) are not public, whatever they carry.
+/// IPv6 one (mapped, compatible, NAT64, 6to4, Teredo, ISATAP) are not public, whatever they carry. The one exception is an
+/// answer of a network's own name servers: [`permits_answer`](Self::permits_answer).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AddressPolicy {
     allow: Vec<IpNet>,
@@ -20,19 +21,34 @@ impl AddressPolicy {
     /// is not public.
     ///
     /// An IPv4 network in `deny` also refuses the IPv4-mapped form of its addresses (`::ffff:a.b.c.d`); one in `allow`
-    /// does not permit that form. Only a network inside `::ffff:0:0/96` does.
+    /// does not permit that form. Only a network inside `::ffff:0:0/96` does. Nothing in `allow` permits an address inside
+    /// [`NAT64`].
     #[must_use]
     pub fn new(allow: Vec<IpNet>, deny: Vec<IpNet>) -> Self {
         Self { allow, deny }
     }
 
-    /// Whether a request may go to `ip`.
+    /// Whether a request may go to `ip`, which somebody wrote into a URL.
     #[must_use]
     pub fn permits(&self, ip: IpAddr) -> bool {
-        if self.denies(ip) {
+        if self.denies(ip) || translated(ip).is_some() {
             return false;
         }
         self.allows(ip) || is_public(ip)
+    }
+
+    /// Whether a request may go to `ip`, which is an answer to the question for a name.
+    ///
+    /// In a network without IPv4 the name servers (DNS64, RFC 6147) answer with an address of [`NAT64`] for a host that has
+    /// IPv4 alone, and a gateway translates. Such an answer is permitted if the IPv4 address inside it is public, and
+    /// neither of the two is denied. What `allow` has does not count: through this prefix nobody is to reach private
+    /// addresses (RFC 6052, 3.1), and anybody can publish such an answer.
+    #[must_use]
+    pub fn permits_answer(&self, ip: IpAddr) -> bool {
+        match translated(ip) {
+            Some(host) => !self.denies(ip) && !self.denies(host) && is_public(host),
+            None => self.permits(ip),
+        }
     }
 
     /// What the operator allows beyond public addresses.
@@ -51,6 +67,20 @@ impl AddressPolicy {
         // `::/0` means IPv6: it must not open every IPv4 address by its mapped form.
         let shortest = if mapped(ip) { MAPPED_PREFIX } else { 0 };
         self.allow.iter().any(|net| net.prefix_len() >= shortest && net.contains(&ip))
+    }
+}
+
+/// The well-known prefix `64:ff9b::/96`, whose addresses end with the IPv4 address that they stand for (RFC 6052, 2.1).
+pub const NAT64: Ipv6Net = v6([0x64, 0xff9b, 0], 96);
+
+/// The IPv4 address that an address of [`NAT64`] stands for.
+fn translated(ip: IpAddr) -> Option<IpAddr> {
+    match ip {
+        IpAddr::V6(ip) if NAT64.contains(&ip) => {
+            let [.., a, b, c, d] = ip.octets();
+            Some(Ipv4Addr::new(a, b, c, d).into())
+        }
+        _ => None,
     }
 }
 

@@ -125,6 +125,60 @@ fn a_mapped_address_is_allowed_only_as_such() {
     assert!(policy(&["::ffff:127.0.0.1/128"], &[]).permits(ip("::ffff:127.0.0.1")));
 }
 
+/// What a DNS64 makes of an IPv4 address.
+fn synthesised(host: Ipv4Addr) -> IpAddr {
+    Ipv6Addr::from_bits(0x64_ff9b << 96 | u128::from(host.to_bits())).into()
+}
+
+#[test]
+fn an_answer_of_a_dns64_is_as_good_as_the_ipv4_address_inside_it() {
+    let default = AddressPolicy::default();
+    for public in ["64:ff9b::808:808", "64:ff9b::5db8:d822"] {
+        assert!(default.permits_answer(ip(public)), "{public}");
+    }
+    for refused in ["10.1.2.3", "127.0.0.1", "169.254.169.254", "168.63.129.16", "0.0.0.0", "224.0.0.1"] {
+        let answer = synthesised(refused.parse().unwrap());
+        assert!(!default.permits_answer(answer), "{refused}");
+        for allow in ["10.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "64:ff9b::/96", "64:ff9b::/64", "::/1"] {
+            assert!(!policy(&[allow], &[]).permits_answer(answer), "{refused}, with {allow} allowed");
+        }
+    }
+    for deny in ["8.8.8.0/24", "64:ff9b::/96", "64:ff9b::808:0/112", "::/0"] {
+        assert!(!policy(&[], &[deny]).permits_answer(ip("64:ff9b::808:808")), "{deny}");
+    }
+}
+
+#[test]
+fn an_ipv4_address_inside_another_form_is_refused_as_an_answer_too() {
+    for answer in [
+        "64:ff9b:1::808:808",
+        "64:ff9b:1:808:8:800::",
+        "64:ff9b:0:0:0:1:808:808",
+        "64:ff9b::1:0:808:808",
+        "64:ff9c::808:808",
+        "::ffff:8.8.8.8",
+        "::ffff:0:8.8.8.8",
+        "::8.8.8.8",
+        "2002:808:808::1",
+        "2001:0:4136:e378:8000:63bf:f7f7:f7f7",
+        "fe80::5efe:808:808",
+        "::200:5efe:808:808",
+    ] {
+        assert!(!AddressPolicy::default().permits_answer(ip(answer)), "{answer}");
+    }
+}
+
+#[test]
+fn a_translated_address_in_a_url_is_refused_whatever_is_allowed() {
+    for allow in ["8.8.8.0/24", "64:ff9b::/96", "64:ff9b::808:808/128", "64:ff9b::/32", "::/1"] {
+        assert!(!policy(&[allow], &[]).permits(ip("64:ff9b::808:808")), "{allow}");
+    }
+    assert!(
+        policy(&["64:ff9b:1::/48"], &[]).permits(ip("64:ff9b:1::808:808")),
+        "a network's own prefix may be allowed"
+    );
+}
+
 fn any_ip() -> impl Strategy<Value = IpAddr> {
     // IPv6 twice: over the whole space, and where the permitted addresses are.
     prop_oneof![
@@ -162,6 +216,33 @@ proptest! {
     #[test]
     fn no_mapped_address_is_permitted(bits: u32) {
         prop_assert!(!AddressPolicy::default().permits(Ipv4Addr::from_bits(bits).to_ipv6_mapped().into()));
+    }
+
+    #[test]
+    fn a_dns64_leads_to_public_ipv4_addresses_that_are_not_denied_and_to_no_others(
+        host in prop_oneof![any::<u32>(), refused_ip().prop_filter_map("IPv4", |ip| match ip {
+            IpAddr::V4(ip) => Some(ip.to_bits()),
+            IpAddr::V6(_) => None,
+        })],
+        bits in 0..=32_u8,
+        other: u32,
+    ) {
+        let host = Ipv4Addr::from_bits(host);
+        prop_assert_eq!(AddressPolicy::default().permits_answer(synthesised(host)), !refused(host.into()));
+        for near in [host, Ipv4Addr::from_bits(other)] {
+            let network = ipnet::Ipv4Net::new(near, bits).unwrap();
+            let policy = AddressPolicy::new(vec!["0.0.0.0/1".parse().unwrap(), IpAddr::from(host).into()], vec![network.into()]);
+            let expected = !refused(host.into()) && !network.contains(&host);
+            prop_assert_eq!(policy.permits_answer(synthesised(host)), expected);
+        }
+    }
+
+    #[test]
+    fn any_other_answer_is_judged_as_if_it_stood_in_a_url(ip in any_ip(), allowed in any_ip(), denied in any_ip()) {
+        let policy = AddressPolicy::new(vec![allowed.into()], vec![denied.into()]);
+        for ip in [ip, allowed, denied] {
+            prop_assert_eq!(policy.permits_answer(ip), policy.permits(ip));
+        }
     }
 
     #[test]

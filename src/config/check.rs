@@ -3,8 +3,11 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::layers::Layers;
 use super::{Api, ConfigError, EgressProxy, Raw, RawEventType, RawSender, Sender, Settings};
+use crate::address::NAT64;
 use crate::event::{Catalogue, CatalogueEntry, EventType};
 use crate::retry::RetryPolicy;
 use crate::secret::{Keyring, SecretText};
@@ -177,6 +180,12 @@ impl Check<'_> {
     fn networks(&self, raw: &Raw) -> Result<(), ConfigError> {
         if raw.sender.allow_networks.iter().any(|network| network.prefix_len() == 0) {
             return self.refuse("sender.allow_networks", "must not allow every address; list the networks you mean");
+        }
+        let translated = |network: &IpNet| matches!(network, IpNet::V6(network) if NAT64.contains(network));
+        if raw.sender.allow_networks.iter().any(translated) {
+            let problem = "must name nothing inside 64:ff9b::/96: what a DNS64 answers there is called if the IPv4 address \
+                           inside is public, and never otherwise";
+            return self.refuse("sender.allow_networks", problem);
         }
         Ok(())
     }

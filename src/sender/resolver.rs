@@ -164,7 +164,7 @@ impl Resolver {
             found if found.is_empty() => self.lookup(host).await?,
             found => found,
         };
-        if !found.iter().all(|ip| self.0.policy.addresses.permits(*ip)) {
+        if !found.iter().all(|ip| self.0.policy.addresses.permits_answer(*ip)) {
             return Err(ResolveError::Blocked);
         }
         found.truncate(MAX_ADDRESSES);

@@ -9,11 +9,13 @@ use crate::support::*;
 const ACCOUNT: &str = "acc_1";
 const TYPE: &str = "content.created";
 
-/// Every name is public in the eyes of the policy, but those that begin with `inside`.
+/// Every name is public in the eyes of the policy, but those that begin with `inside`. Some are answered as by a DNS64.
 async fn names() -> NameServer {
-    NameServer::start(|name, _| match name.starts_with("inside") {
-        true => Says::addresses(&["127.0.0.2"]),
-        false => Says::addresses(&["127.0.0.1"]),
+    NameServer::start(|name, _| match name.split('.').next() {
+        Some("inside") => Says::addresses(&["127.0.0.2"]),
+        Some("inside-translated") => Says::addresses(&["64:ff9b::7f00:1"]),
+        Some("translated") => Says::addresses(&["64:ff9b::5db8:d822"]),
+        _ => Says::addresses(&["127.0.0.1"]),
     })
     .await
 }
@@ -47,6 +49,8 @@ async fn requests_go_through_the_proxy_and_what_must_not_be_called_is_not_asked_
     let tunnelled = site.create_webhook(ACCOUNT, &secure.url(), &[TYPE]).await;
     let forwarded = named(&site, "hooks.example.com", plain.address().port()).await;
     let inside = named(&site, "inside.example.com", plain.address().port()).await;
+    let translated = named(&site, "translated.example.com", plain.address().port()).await;
+    let inside_translated = named(&site, "inside-translated.example.com", plain.address().port()).await;
     let untrusted = Receiver::start_tls(Authority::new().identity().server_config()).await;
     let forged = site.create_webhook(ACCOUNT, &untrusted.url(), &[TYPE]).await;
     let closed = ClosedPort::new();
@@ -60,6 +64,8 @@ async fn requests_go_through_the_proxy_and_what_must_not_be_called_is_not_asked_
     assert_eq!(verdicts(&site, &tunnelled, 1).await, ["ok 200"]);
     assert_eq!(verdicts(&site, &forwarded, 1).await, ["ok 200"]);
     assert_eq!(verdicts(&site, &inside, 2).await, ["blocked_address", "blocked_address"]);
+    assert_eq!(verdicts(&site, &translated, 1).await, ["ok 200"], "the IPv4 address inside is public");
+    assert_eq!(verdicts(&site, &inside_translated, 1).await, ["blocked_address"], "allow_networks has 127.0.0.1 alone");
     assert_eq!(verdicts(&site, &forged, 1).await, ["tls"], "a receiver's certificate is checked all the same");
     assert_eq!(verdicts(&site, &unreached, 1).await, ["connect"], "a receiver that the proxy cannot reach has failed");
     assert_eq!(

@@ -56,6 +56,16 @@ async fn a_name_with_an_underscore_resolves() {
 }
 
 #[tokio::test]
+async fn a_dns64_gives_what_is_public_inside() {
+    let server = NameServer::start(|_, _| Says::addresses(&["64:ff9b::5db8:d822"])).await;
+    assert_eq!(resolver(&server).addresses(HOST).await.expect("a public address"), ips(&["64:ff9b::5db8:d822"]));
+    let inside = NameServer::start(|_, _| Says::addresses(&["64:ff9b::a00:1"])).await;
+    let resolver = resolver_with(&inside, ResolverSettings::default(), allowing(&["10.0.0.0/8", "64:ff9b::/96"], &[]));
+    let error = resolver.addresses(HOST).await.expect_err("a private address inside");
+    assert!(matches!(error, ResolveError::Blocked), "{error:?}");
+}
+
+#[tokio::test]
 async fn the_hosts_file_knows_the_names_that_the_operator_allows_and_no_others() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("hosts");
@@ -86,7 +96,16 @@ async fn the_hosts_file_knows_the_names_that_the_operator_allows_and_no_others()
 
 #[tokio::test]
 async fn one_refused_answer_refuses_the_whole_name() {
-    for refused in ["10.0.0.1", "127.0.0.1", "169.254.169.254", "fd00::1", "::1", "::ffff:8.8.8.8", "64:ff9b::a00:1"] {
+    for refused in [
+        "10.0.0.1",
+        "127.0.0.1",
+        "169.254.169.254",
+        "fd00::1",
+        "::1",
+        "::ffff:8.8.8.8",
+        "64:ff9b::a00:1",
+        "64:ff9b:1::808:808",
+    ] {
         let server = NameServer::start(move |_, _| Says::addresses(&[PUBLIC, PUBLIC_V6, refused])).await;
         let error = resolver(&server).addresses(HOST).await.expect_err(refused);
         assert!(matches!(error, ResolveError::Blocked), "{refused}: {error:?}");

@@ -33,6 +33,11 @@ fn spoilt(name: &str) -> Says {
         Some("mapped") => Says::addresses(&["::ffff:127.0.0.2"]),
         Some("compatible") => Says::addresses(&["::127.0.0.2"]),
         Some("translated") => Says::addresses(&["64:ff9b::7f00:2"]),
+        Some("translated-allowed") => Says::addresses(&["64:ff9b::7f00:1"]),
+        Some("translated-metadata") => Says::addresses(&["64:ff9b::a9fe:a9fe"]),
+        Some("translated-beside") => Says::addresses(&["127.0.0.1", "64:ff9b::7f00:2"]),
+        Some("translated-elsewhere") => Says::addresses(&["64:ff9b:1::808:808"]),
+        Some("tunnelled") => Says::addresses(&["2002:808:808::1"]),
         Some("nowhere") => Says::addresses(&["0.0.0.0"]),
         Some("alias") => Says::alias("inside.example.net."),
         Some("alias-of-alias") => Says::alias("alias.example.com."),
@@ -41,7 +46,7 @@ fn spoilt(name: &str) -> Says {
     }
 }
 
-const SPOILT: [&str; 13] = [
+const SPOILT: [&str; 18] = [
     "private",
     "mixed",
     "mixed-other-way",
@@ -51,6 +56,11 @@ const SPOILT: [&str; 13] = [
     "mapped",
     "compatible",
     "translated",
+    "translated-allowed",
+    "translated-metadata",
+    "translated-beside",
+    "translated-elsewhere",
+    "tunnelled",
     "nowhere",
     "alias",
     "alias-of-alias",
@@ -64,7 +74,8 @@ async fn a_name_with_one_address_inside_is_not_called_at_all() {
     let (beside, inside) = (Canary::beside().await, Canary::inside().await);
     let mut webhooks = Vec::new();
     for name in SPOILT {
-        let port = if name == "allowed-and-not" { beside.port() } else { inside.port() };
+        let allowed = ["allowed-and-not", "translated-allowed", "translated-beside"].contains(&name);
+        let port = if allowed { beside.port() } else { inside.port() };
         webhooks.push((name, named(&site, &format!("{name}.example.com"), port).await));
     }
     let worker = site.worker().await;

@@ -28,6 +28,7 @@ fn tricks(receiver: &Receiver, canary: &Canary) -> Vec<(String, &'static str)> {
         (format!("http://[::ffff:7f00:2]:{port}/hook"), "blocked_address"),
         (format!("http://[::127.0.0.2]:{port}/hook"), "blocked_address"),
         (format!("http://[64:ff9b::7f00:2]:{port}/hook"), "blocked_address"),
+        ("http://[64:ff9b::808:808]/hook".to_owned(), "blocked_address"),
         (format!("http://[::1]:{port}/hook"), "blocked_address"),
         (format!("http://0.0.0.0:{port}/hook"), "blocked_address"),
         (format!("http://{own}@127.0.0.2:{port}/hook"), "invalid_url"),
