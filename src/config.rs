@@ -23,10 +23,12 @@ use crate::webhook::{AllowedHosts, UrlPolicy};
 mod check;
 mod layers;
 mod management;
+mod published;
 mod source;
 
 pub use layers::ConfigFile;
 pub use management::{Credentials, Management};
+pub use published::PublishedKeys;
 pub use source::UrlSource;
 
 /// The settings of one process, checked as a whole.
@@ -48,6 +50,7 @@ pub struct Settings {
     pub api: Api,
     /// `None` unless it was set; only some commands need it.
     pub keyring: Option<Keyring>,
+    pub published_keys: PublishedKeys,
     pub log: Log,
 }
 
@@ -302,6 +305,7 @@ impl Settings {
 
     /// The keys that secrets are encrypted with, for a command that needs them.
     pub fn keyring(&self) -> Result<&Keyring, ConfigError> {
+        self.published_keys.refuse(self.published_keys.encryption_key.as_ref())?;
         self.keyring.as_ref().ok_or_else(|| {
             let example = "is not set; give id:base64-of-32-bytes, for example \"k1:$(openssl rand -base64 32)\"";
             ConfigError::new("PENR_WEBHOOKS__SECURITY__ENCRYPTION_KEYS", example)
@@ -312,6 +316,7 @@ impl Settings {
 impl Settings {
     /// What the API's tokens are made and checked with, for a command that needs it.
     pub fn tokens(&self) -> Result<&Tokens, ConfigError> {
+        self.published_keys.refuse(self.published_keys.jwt_secret.as_ref())?;
         self.api.tokens.as_ref().ok_or_else(|| {
             let example = "is not set; give at least 32 bytes, for example \"$(openssl rand -base64 32)\"";
             ConfigError::new("PENR_WEBHOOKS__API__JWT_SECRET", example)
@@ -416,6 +421,7 @@ struct RawApi {
 #[derive(Debug, Deserialize)]
 struct RawSecurity {
     encryption_keys: SecretText,
+    allow_published_keys: bool,
 }
 
 #[derive(Debug, Deserialize)]

@@ -15,6 +15,10 @@ use zeroize::Zeroizing;
 use crate::event::AccountId;
 use crate::webhook::WebhookId;
 
+mod published;
+
+pub use published::{is_published, is_published_text};
+
 const ENVELOPE_VERSION: u8 = 1;
 const NONCE_BYTES: usize = 24;
 const KEY_BYTES: usize = 32;
@@ -120,6 +124,8 @@ pub struct Keyring(Vec<Key>);
 struct Key {
     id: String,
     cipher: XChaCha20Poly1305,
+    /// Everybody has it.
+    published: bool,
 }
 
 /// Why a keyring cannot be read from its text. None of the texts repeats a key.
@@ -163,6 +169,11 @@ impl Keyring {
     /// The id of the key that encrypts.
     pub fn newest_key_id(&self) -> &str {
         &self.0[0].id
+    }
+
+    /// The id of a key that everybody has, if there is one.
+    pub fn published_key_id(&self) -> Option<&str> {
+        self.0.iter().find(|key| key.published).map(|key| key.id.as_str())
     }
 
     /// Whether an envelope was sealed with the key that encrypts now.
@@ -223,7 +234,7 @@ impl Key {
             return Err(KeyringError::Key(at));
         }
         let cipher = XChaCha20Poly1305::new_from_slice(&bytes).map_err(|_| KeyringError::Key(at))?;
-        Ok(Self { id: id.to_owned(), cipher })
+        Ok(Self { id: id.to_owned(), cipher, published: is_published(&bytes) })
     }
 }
 
@@ -297,6 +308,16 @@ mod tests {
         let secret = SigningSecret::from_random([7; 32]);
         assert_eq!(format!("{secret:?}"), "SigningSecret([secret])");
         assert_eq!(format!("{:?}", keyring(&["k1"])), r#"["k1"]"#);
+    }
+
+    #[test]
+    fn a_published_key_is_found_at_any_place_and_under_any_id() {
+        let published = "cGVuci13ZWJob29rcy1kZXZlbG9wbWVudC1vbmx5ISE=";
+        let own = format!("k1:{}", STANDARD.encode([1; 32]));
+        let found = |text: &str| Keyring::parse(text).unwrap().published_key_id().map(str::to_owned);
+        assert_eq!(found(&format!("2026-11:{published}")).as_deref(), Some("2026-11"));
+        assert_eq!(found(&format!("{own}, old:{published}")).as_deref(), Some("old"));
+        assert_eq!(found(&own), None);
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub(super) async fn run(settings: Settings, role: Role, log: &log::Writing) -> O
     let pool_size = if role == Role::Api { 1 } else { settings.database.pool_size };
     let store = Store::new(&Database { pool_size, ..settings.database.clone() })?;
     settings.keyring()?;
+    // Where one process has a published key, another uses it.
+    settings.published_keys.check()?;
     if role != Role::Api {
         broker_address(&settings)?;
     }

@@ -6,11 +6,11 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::layers::Layers;
-use super::{Api, ConfigError, EgressProxy, Raw, RawEventType, RawSender, Sender, Settings};
+use super::{Api, ConfigError, EgressProxy, PublishedKeys, Raw, RawEventType, RawSender, Sender, Settings};
 use crate::address::NAT64;
 use crate::event::{Catalogue, CatalogueEntry, EventType};
 use crate::retry::RetryPolicy;
-use crate::secret::{Keyring, SecretText};
+use crate::secret::{Keyring, SecretText, is_published_text};
 use crate::token::Tokens;
 use crate::webhook::AllowedHosts;
 
@@ -29,6 +29,7 @@ pub(super) fn settings(mut raw: Raw, layers: &Layers) -> Result<Settings, Config
     let catalogue = check.catalogue(&raw)?;
     let keyring = check.keyring(&raw.security.encryption_keys)?;
     let tokens = check.tokens(&raw)?;
+    let published_keys = check.published(&raw, keyring.as_ref(), tokens.as_ref());
     let proxy = check.proxy(&raw.sender)?;
     check.origins("api.cors_origins", &raw.api.cors_origins)?;
     check.origins("api.frame_ancestors", &raw.api.frame_ancestors)?;
@@ -74,6 +75,7 @@ pub(super) fn settings(mut raw: Raw, layers: &Layers) -> Result<Settings, Config
             frame_ancestors: raw.api.frame_ancestors,
         },
         keyring,
+        published_keys,
         log: raw.log,
     })
 }
@@ -296,6 +298,24 @@ impl Check<'_> {
         }
         let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
         Ok(Some(Tokens { secrets, issuer: given(&raw.api.jwt_issuer), audience: given(&raw.api.jwt_audience) }))
+    }
+
+    fn published(&self, raw: &Raw, keyring: Option<&Keyring>, tokens: Option<&Tokens>) -> PublishedKeys {
+        let found = |setting: &str, problem: String| ConfigError::new(self.0.origin(setting), problem);
+        let encryption_key = keyring.and_then(Keyring::published_key_id).map(|id| {
+            let problem = format!(
+                "holds a published key ({id}), which everybody has: make one of your own, \
+                 \"k1:$(openssl rand -base64 32)\" (security.allow_published_keys takes it, for development)"
+            );
+            found("security.encryption_keys", problem)
+        });
+        let is_published = |secret: &SecretText| is_published_text(secret.expose());
+        let jwt_secret = tokens.filter(|tokens| tokens.secrets.iter().any(is_published)).map(|_| {
+            let problem = "holds a published secret, with which anybody can make tokens: make one of your own, \
+                           \"$(openssl rand -base64 32)\" (security.allow_published_keys takes it, for development)";
+            found("api.jwt_secret", problem.to_owned())
+        });
+        PublishedKeys { allowed: raw.security.allow_published_keys, encryption_key, jwt_secret }
     }
 
     /// An origin as a browser writes it, so that comparing texts is enough.

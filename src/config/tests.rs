@@ -13,7 +13,7 @@ fn load(file: Option<&str>, variables: &[(&str, &str)]) -> Result<Settings, Conf
 }
 
 fn key() -> String {
-    format!("k1:{}=", "A".repeat(43))
+    format!("k1:{}A=", "Ab".repeat(21))
 }
 
 #[test]
@@ -154,6 +154,49 @@ fn blanks_are_no_jwt_secret_and_make_none_longer() {
             assert!(!error.contains("s3cret") && !error.contains('\n'), "{error}");
         }
     }
+}
+
+/// What docker-compose.yml sets where the operator does not.
+const PUBLISHED: [(&str, &str); 2] = [
+    ("PENR_WEBHOOKS__SECURITY__ENCRYPTION_KEYS", "development:cGVuci13ZWJob29rcy1kZXZlbG9wbWVudC1vbmx5ISE="),
+    (JWT_SECRET, "development-only-and-known-to-everybody"),
+];
+
+#[test]
+fn published_keys_are_refused_where_they_are_used_unless_the_settings_say_otherwise() {
+    let production = Some(include_str!("../../config/production.toml"));
+    for file in [None, production] {
+        let settings = load(file, &PUBLISHED).unwrap();
+        let refused = [settings.keyring().unwrap_err(), settings.tokens().unwrap_err()].map(|error| error.to_string());
+        for ((variable, value), error) in PUBLISHED.into_iter().zip(refused) {
+            assert!(error.starts_with(variable) && error.contains("published"), "{error}");
+            assert!(error.contains("openssl rand -base64 32") && !error.contains('\n'), "{error}");
+            assert!(!error.contains(value.rsplit(':').next().unwrap()), "{error}");
+        }
+        assert!(settings.published_keys.check().is_err());
+        assert_eq!(settings.published_keys.found().count(), 2);
+    }
+    let development = load(Some(include_str!("../../config/development.toml")), &PUBLISHED).unwrap();
+    assert!(development.keyring().is_ok() && development.tokens().is_ok());
+    assert!(development.published_keys.check().is_ok());
+    assert_eq!(development.published_keys.found().count(), 2, "doctor tells of them all the same");
+}
+
+#[test]
+fn a_published_key_is_refused_at_any_place_of_a_list() {
+    let [(keys, key), (secrets, secret)] = PUBLISHED;
+    let own = "a".repeat(32);
+    let [renamed, second] = [key.replace("development:", "2026-11:"), format!("{},{key}", self::key())];
+    for text in [&renamed, &second] {
+        assert!(load(None, &[(keys, text)]).unwrap().keyring().is_err(), "{text}");
+    }
+    let first = format!("{secret},{own}");
+    for text in [&first, &format!("{own}, {secret}\n"), &format!("{own},{key}")] {
+        assert!(load(None, &[(secrets, text)]).unwrap().tokens().is_err(), "{text}");
+    }
+    let settings = load(None, &[(keys, &self::key()), (secrets, &own)]).unwrap();
+    assert!(settings.keyring().is_ok() && settings.tokens().is_ok());
+    assert_eq!(settings.published_keys.found().count(), 0);
 }
 
 #[test]

@@ -13,8 +13,9 @@ mod database;
 mod machine;
 mod policies;
 
-const CHECKS: [&str; 27] = [
+const CHECKS: [&str; 28] = [
     "settings",
+    "published_keys",
     "private_networks",
     "private_hosts",
     "https",
@@ -182,11 +183,29 @@ async fn missing_settings_are_all_named_and_what_needs_them_is_skipped() {
     let report = Report::of(doctor.start()).await;
     let keys = "PENR_WEBHOOKS__SECURITY__ENCRYPTION_KEYS is not set";
     report.assert("settings", "fails", &["DATABASE_URL is not set", "AMQP_URL is not set", keys]);
-    report.assert_skipped(&CHECKS[6..21]);
+    report.assert_skipped(&CHECKS[7..22]);
     assert_eq!(report.code, 1);
     let report = site.doctor().await;
     report.assert_skipped(&["secrets"]);
     report.assert("schema", "ok", &[]);
+}
+
+#[tokio::test]
+async fn a_key_that_everybody_has_fails_in_development_too() {
+    let (key, secret) = ("cGVuci13ZWJob29rcy1kZXZlbG9wbWVudC1vbmx5ISE=", "development-only-and-known-to-everybody");
+    let site = Site::new().await.set("security.encryption_keys", &format!("k1:{key}"));
+    for allowed in ["false", "true"] {
+        let doctor = site.launch(&["doctor", "--json"]).set("security.allow_published_keys", allowed);
+        let report = Report::of(doctor.set("api.jwt_secret", secret).start()).await;
+        let named =
+            ["PENR_WEBHOOKS__SECURITY__ENCRYPTION_KEYS holds", "PENR_WEBHOOKS__API__JWT_SECRET holds", "openssl"];
+        report.assert("published_keys", "fails", &named);
+        report.assert("settings", "ok", &[]);
+        report.assert("secrets", "ok", &[]);
+        report.assert_nowhere(key);
+        report.assert_nowhere(secret);
+        assert_eq!(report.code, 1);
+    }
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use crate::config::Settings;
 pub(super) fn checks(settings: &Settings) -> Vec<Check> {
     vec![
         present(settings),
+        published_keys(settings),
         private_networks(settings),
         private_hosts(settings),
         https(settings),
@@ -17,7 +18,9 @@ pub(super) fn checks(settings: &Settings) -> Vec<Check> {
 }
 
 fn present(settings: &Settings) -> Check {
-    let needed = [settings.database_url().err(), settings.amqp_url().err(), settings.keyring().err()];
+    // That a key is published has a check of its own.
+    let keyring = settings.keyring().err().filter(|_| settings.keyring.is_none());
+    let needed = [settings.database_url().err(), settings.amqp_url().err(), keyring];
     let missing: Vec<String> = needed.iter().flatten().map(ToString::to_string).collect();
     if missing.is_empty() {
         let file = std::env::var(CONFIG_FILE);
@@ -25,6 +28,14 @@ fn present(settings: &Settings) -> Check {
         return Check::ok("settings", format!("loaded from {file} and the environment"));
     }
     Check::fails("settings", missing.join("; "), "workers do not start without")
+}
+
+fn published_keys(settings: &Settings) -> Check {
+    let found: Vec<String> = settings.published_keys.found().map(ToString::to_string).collect();
+    if found.is_empty() {
+        return Check::ok("published_keys", "no key is set that everybody knows");
+    }
+    Check::fails("published_keys", found.join("; "), "until then anybody can act for every account")
 }
 
 fn private_networks(settings: &Settings) -> Check {

@@ -109,6 +109,51 @@ async fn a_setting_that_a_command_needs_and_does_not_have_is_named() {
     }
 }
 
+/// What docker-compose.yml sets unless the operator does.
+const PUBLISHED: [(&str, &str); 2] = [
+    ("PENR_WEBHOOKS__SECURITY__ENCRYPTION_KEYS", "cGVuci13ZWJob29rcy1kZXZlbG9wbWVudC1vbmx5ISE="),
+    ("PENR_WEBHOOKS__API__JWT_SECRET", "development-only-and-known-to-everybody"),
+];
+
+/// A file of settings that is delivered with the program.
+fn ours(name: &str) -> String {
+    format!("{}/config/{name}.toml", env!("CARGO_MANIFEST_DIR"))
+}
+
+#[tokio::test]
+async fn keys_that_everybody_has_are_refused_by_all_that_use_them_but_in_development() {
+    let site = Site::new().await.env("PENR_WEBHOOKS_CONFIG", &ours("production"));
+    let webhook = site.create_webhook(ACCOUNT, "https://hooks.example.com/", &["site.connected"]).await;
+    let [(keys, key), (jwt, secret)] = PUBLISHED;
+    let second = format!("{},2026:{key}", site.settings().get("security.encryption_keys"));
+    let listed = format!("{}, {secret}", site.settings().get("api.jwt_secret"));
+    let show = ["webhooks", "secret", &webhook.id];
+    let uses: [(&[&str], &str, &str); 8] = [
+        (&["worker"], keys, &second),
+        (&["worker"], jwt, secret),
+        (&["api"], keys, &second),
+        (&["api"], jwt, &listed),
+        (&["run"], jwt, &listed),
+        (&["token", "--account", ACCOUNT], jwt, &listed),
+        (&show, keys, &second),
+        (&["webhooks", "reencrypt"], keys, &second),
+    ];
+    for (command, variable, value) in uses {
+        let (code, line) = ended(site.launch(command).env(variable, value).start()).await;
+        assert_eq!((code, line.lines().count()), (Some(2), 1), "{command:?}: {line}");
+        assert!(line.starts_with(&format!("error: {variable} holds a published ")), "{command:?}: {line}");
+        assert!(line.contains("openssl rand -base64 32") && !line.contains(key) && !line.contains(secret), "{line}");
+    }
+    let site = site.env(keys, &second).env(jwt, secret);
+    let list = ["webhooks", "list", "--account", ACCOUNT];
+    assert_eq!(site.cli(&list).await.code, 0, "it uses none of them");
+    let site = site.env("PENR_WEBHOOKS_CONFIG", &ours("development"));
+    for command in [&show[..], &["token", "--account", ACCOUNT]] {
+        assert_eq!(site.cli(command).await.code, 0, "{command:?}");
+    }
+    site.worker().await;
+}
+
 #[tokio::test]
 async fn a_worker_without_ca_certificates_says_so_before_it_waits_for_servers() {
     let site = Site::new().await.without_certificates();
