@@ -24,6 +24,7 @@ mod publisher;
 mod quorum;
 mod readable;
 mod rights;
+mod shallow;
 mod topology;
 
 pub use acks::{Acknowledger, Settled, Verdict};
@@ -193,7 +194,7 @@ pub fn trust(settings: &Amqp) -> Trust<'_> {
     nodes::trust(&settings.ca_file)
 }
 
-/// RabbitMQ's own. A larger frame could hold header tables too deep for our stacks.
+/// RabbitMQ's own.
 const MAX_FRAME_BYTES: u32 = 128 * 1024;
 
 fn read_address(settings: &Amqp, url: &SecretText) -> Result<Address, QueueError> {

@@ -22,6 +22,7 @@ use lapin::protocol::{basic, parse_class};
 use lapin::tcp::AsyncTcpStream;
 
 use super::MAX_FRAME_BYTES;
+use super::shallow::Shallow;
 
 /// The header that holds the bytes of properties that could not be read.
 pub(super) const UNREADABLE: &str = "x-unreadable-properties";
@@ -31,20 +32,20 @@ pub(super) const CUT: &str = "x-unreadable-cut";
 const MAX_KEPT_BYTES: usize = MAX_FRAME_BYTES as usize - 2048;
 
 const METHOD: u8 = 1;
-const HEADER: u8 = 2;
+pub(super) const HEADER: u8 = 2;
 const BODY: u8 = 3;
 const HEARTBEAT: u8 = 8;
 /// Type, channel and size before a frame's payload, and the mark behind it.
-const BEFORE: usize = 7;
+pub(super) const BEFORE: usize = 7;
 const FRAME_END: u8 = 0xCE;
 /// No broker sends a larger one: we agreed on `MAX_FRAME_BYTES`, which only headers that the broker adds may exceed.
 const MAX_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
 
 const GET_OK: [u8; 4] = [0, 60, 0, 71];
 /// Class, weight and size of the body before the properties.
-const BEFORE_PROPERTIES: usize = 12;
+pub(super) const BEFORE_PROPERTIES: usize = 12;
 /// The property flag of headers.
-const HAS_HEADERS: u16 = 1 << 13;
+pub(super) const HAS_HEADERS: u16 = 1 << 13;
 
 /// Splits what the broker sends into frames and replaces those that the library cannot read.
 #[derive(Debug, Default)]
@@ -194,7 +195,8 @@ type Whole = AsyncTcpStream<<Tokio as Reactor>::TcpStream>;
 /// A connection's bytes, TLS taken off.
 pub(super) struct Readable {
     stream: Whole,
-    /// Unless all passes as it is.
+    shallow: Shallow,
+    /// Unless what cannot be read ends the connection.
     mender: Option<Mender>,
     mended: Vec<u8>,
     /// Of `mended`, what the library has.
@@ -217,20 +219,26 @@ impl Readable {
             Reading::AsIs => (None, 0),
             Reading::Mended => (Some(Mender::default()), 64 * 1024),
         };
-        Self { stream, mender, mended: Vec::new(), taken: 0, chunk: vec![0; chunk].into() }
+        let (shallow, chunk) = (Shallow::default(), vec![0; chunk].into());
+        Self { stream, shallow, mender, mended: Vec::new(), taken: 0, chunk }
     }
 }
 
 impl AsyncRead for Readable {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        let Self { stream, mender, mended, taken, chunk } = self.get_mut();
-        let Some(mender) = mender else { return Pin::new(stream).poll_read(cx, buffer) };
+        let Self { stream, shallow, mender, mended, taken, chunk } = self.get_mut();
+        let Some(mender) = mender else {
+            let came = ready!(Pin::new(stream).poll_read(cx, buffer))?;
+            shallow.pass(&mut buffer[..came]);
+            return Poll::Ready(Ok(came));
+        };
         while *taken == mended.len() {
             (*taken, *mended) = (0, Vec::new());
             let came = ready!(Pin::new(&mut *stream).poll_read(cx, chunk))?;
             if came == 0 {
                 return Poll::Ready(Ok(0));
             }
+            shallow.pass(&mut chunk[..came]);
             mender.mend(&chunk[..came], mended);
         }
         let next = &mended[*taken..];
@@ -246,7 +254,15 @@ impl AsyncRead for Readable {
         buffers: &mut [io::IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
         if self.mender.is_none() {
-            return Pin::new(&mut self.get_mut().stream).poll_read_vectored(cx, buffers);
+            let Self { stream, shallow, .. } = self.get_mut();
+            let came = ready!(Pin::new(stream).poll_read_vectored(cx, buffers))?;
+            let mut left = came;
+            for buffer in buffers {
+                let filled = left.min(buffer.len());
+                shallow.pass(&mut buffer[..filled]);
+                left -= filled;
+            }
+            return Poll::Ready(Ok(came));
         }
         match buffers.iter_mut().find(|buffer| !buffer.is_empty()) {
             Some(buffer) => self.poll_read(cx, buffer),
