@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use self::signals::Signals;
 use crate::config::{ConfigError, ConfigFile, Settings};
 use crate::error_chain;
 use crate::event::AccountId;
@@ -73,6 +74,9 @@ enum Failure {
     Usage(String),
     #[error(transparent)]
     Failed(anyhow::Error),
+    /// A signal ended it: what was done until then, and the exit code.
+    #[error("{0}")]
+    Stopped(String, u8),
 }
 
 impl From<ConfigError> for Failure {
@@ -122,8 +126,16 @@ impl From<std::io::Error> for Failure {
 
 type Outcome = Result<(), Failure>;
 
-/// Runs one command. Exit codes: 0 done, 1 failed, 2 usage or configuration.
+/// Runs one command. Exit codes: 0 done, 1 failed, 2 usage or configuration, 130 ended by SIGINT, 143 by SIGTERM.
 pub fn main() -> ExitCode {
+    // Before anything else: nobody waits for a command that did not hear its signal.
+    let signals = match Signals::handle() {
+        Ok(signals) => signals,
+        Err(error) => return fail(&error.into()),
+    };
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        return fail(&anyhow::anyhow!("another crypto provider is installed already").into());
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
@@ -138,7 +150,7 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error.into()),
     };
-    let outcome = runtime.block_on(execute(cli, settings, &log));
+    let outcome = runtime.block_on(execute(cli, settings, &Process { log, signals }));
     // The system's lookup of a server's name cannot be interrupted: nobody waits for one that was given up.
     runtime.shutdown_background();
     match outcome {
@@ -147,18 +159,24 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn execute(cli: Cli, settings: Settings, log: &log::Writing) -> Outcome {
+/// What a process has one of.
+struct Process {
+    log: log::Writing,
+    signals: Signals,
+}
+
+async fn execute(cli: Cli, settings: Settings, process: &Process) -> Outcome {
     let json = cli.json;
     match cli.command {
         Command::Migrate(arguments) => migrate::run(&arguments, &settings, json).await,
-        Command::Worker => roles::run(settings, Role::Worker, log).await,
-        Command::Api => roles::run(settings, Role::Api, log).await,
-        Command::Run => roles::run(settings, Role::Both, log).await,
+        Command::Worker => roles::run(settings, Role::Worker, process).await,
+        Command::Api => roles::run(settings, Role::Api, process).await,
+        Command::Run => roles::run(settings, Role::Both, process).await,
         Command::Token(arguments) => token::run(&arguments, &settings, json),
-        Command::Webhooks(command) => webhooks::run(command, &settings, json).await,
-        Command::Publish(arguments) => publish::run(arguments, &settings, json).await,
-        Command::Listen(arguments) => listen::run(arguments, json).await,
-        Command::DeadLetters(command) => dead_letters::run(command, &settings, json).await,
+        Command::Webhooks(command) => webhooks::run(command, &settings, json, &process.signals).await,
+        Command::Publish(arguments) => publish::run(arguments, &settings, json, &process.signals).await,
+        Command::Listen(arguments) => listen::run(arguments, json, &process.signals).await,
+        Command::DeadLetters(command) => dead_letters::run(command, &settings, json, &process.signals).await,
         Command::Doctor => doctor::run(&settings, json).await,
     }
 }
@@ -203,6 +221,10 @@ fn fail(failure: &Failure) -> ExitCode {
         Failure::Failed(error) => {
             output::complaint(format_args!("error: {}", error_chain(error.as_ref())));
             ExitCode::from(1)
+        }
+        Failure::Stopped(so_far, code) => {
+            output::complaint(format_args!("stopped by a signal: {so_far}"));
+            ExitCode::from(*code)
         }
     }
 }

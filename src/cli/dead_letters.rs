@@ -1,4 +1,7 @@
-//! Shows dead letters, sends them again, removes them. Safe to interrupt: at worst a message was sent twice.
+//! Shows dead letters, sends them again, removes them. A signal ends it after the batch in hand; a second one, or a kill, at
+//! worst sends a message twice.
+
+use std::pin::pin;
 
 use clap::Subcommand;
 use futures_util::StreamExt as _;
@@ -8,7 +11,9 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
 
+use super::signals::{Heard, Signals};
 use super::{Failure, Outcome, broker_address, output};
 use crate::config::Settings;
 use crate::error_chain;
@@ -58,7 +63,7 @@ pub(super) struct Discarded {
     unreadable: bool,
 }
 
-pub(super) async fn run(command: Command, settings: &Settings, json: bool) -> Outcome {
+pub(super) async fn run(command: Command, settings: &Settings, json: bool, signals: &Signals) -> Outcome {
     broker_address(settings)?;
     match command {
         Command::List { limit, show } => list(settings, limit, show, json).await,
@@ -69,13 +74,13 @@ pub(super) async fn run(command: Command, settings: &Settings, json: bool) -> Ou
                 (None, None) => Selection::All,
             };
             let publisher = Publisher::connect(&settings.amqp, &settings.queue).await?;
-            Pass::new(settings, selection, Fate::Requeued(Box::new(publisher))).run(json).await
+            Pass::new(settings, selection, Fate::Requeued(Box::new(publisher))).run(json, signals).await
         }
         Command::Discard(Discarded { id: Some(id), .. }) => {
-            Pass::new(settings, Selection::Id(id), Fate::Discarded).run(json).await
+            Pass::new(settings, Selection::Id(id), Fate::Discarded).run(json, signals).await
         }
         Command::Discard(Discarded { id: None, .. }) => {
-            Pass::new(settings, Selection::OneUnreadable, Fate::Discarded).run(json).await
+            Pass::new(settings, Selection::OneUnreadable, Fate::Discarded).run(json, signals).await
         }
     }
 }
@@ -311,15 +316,17 @@ struct Pass<'a> {
     /// Selected, but what cannot be read cannot be sent again.
     not_requeued: u32,
     progress: ProgressBar,
+    stop: CancellationToken,
 }
 
 impl<'a> Pass<'a> {
     fn new(settings: &'a Settings, selection: Selection, fate: Fate) -> Self {
-        Self { settings, selection, fate, done: 0, not_requeued: 0, progress: ProgressBar::hidden() }
+        let (progress, stop) = (ProgressBar::hidden(), CancellationToken::new());
+        Self { settings, selection, fate, done: 0, not_requeued: 0, progress, stop }
     }
 
-    async fn run(mut self, json: bool) -> Outcome {
-        let walked = self.walk().await;
+    async fn run(mut self, json: bool, signals: &Signals) -> Outcome {
+        let (walked, heard) = self.until_heard(&mut signals.hear()?).await;
         self.progress.finish_and_clear();
         let done = self.fate.done();
         let worn = match walked {
@@ -333,6 +340,12 @@ impl<'a> Pass<'a> {
         if let Fate::Requeued(publisher) = self.fate {
             publisher.close().await;
         }
+        if let Some(code) = heard {
+            if json {
+                output::json(&json!({ done: self.done }))?;
+            }
+            return Err(Failure::Stopped(format!("{} dead letters were {done}", self.done), code));
+        }
         match self.done {
             0 if self.not_requeued > 0 => return Err(not_requeued()),
             0 => return tell(worn).and(Err(Failure::Failed(anyhow::anyhow!(self.selection.nothing())))),
@@ -344,11 +357,27 @@ impl<'a> Pass<'a> {
         if self.not_requeued > 0 { Err(not_requeued()) } else { Ok(()) }
     }
 
+    /// A signal ends the walk after the batch in hand; its exit code comes with what the walk returns.
+    async fn until_heard(&mut self, heard: &mut Heard) -> (Result<Option<Worn>, PublishError>, Option<u8>) {
+        let (stop, mut code) = (self.stop.clone(), None);
+        let mut walk = pin!(self.walk());
+        loop {
+            tokio::select! {
+                walked = &mut walk => return (walked, code),
+                first = heard.first(), if code.is_none() => {
+                    code = Some(first);
+                    stop.cancel();
+                }
+            }
+        }
+    }
+
     async fn walk(&mut self) -> Result<Option<Worn>, PublishError> {
-        let mut letters = connect(self.settings).await?;
+        let Some(letters) = self.stop.run_until_cancelled(connect(self.settings)).await else { return Ok(None) };
+        let mut letters = letters?;
         let mut left = letters.count().await?;
         self.progress = output::progress(u64::from(left));
-        while left > 0 {
+        while left > 0 && !self.stop.is_cancelled() {
             let (selected, read) = self.read(&mut letters, left).await?;
             let nothing_more = read == 0 || matches!(self.selection, Selection::OneUnreadable) && !selected.is_empty();
             left = if nothing_more { 0 } else { left - read };
@@ -365,7 +394,7 @@ impl<'a> Pass<'a> {
     async fn read(&mut self, letters: &mut DeadLetters, left: u32) -> Result<(Vec<DeadLetter>, u32), QueueError> {
         let (mut selected, mut read, mut bytes) = (Vec::new(), 0, 0);
         let most = if matches!(self.selection, Selection::OneUnreadable) { 1 } else { BATCH };
-        while read < left && selected.len() < most && bytes < BATCH_BYTES {
+        while read < left && selected.len() < most && bytes < BATCH_BYTES && !self.stop.is_cancelled() {
             let Some(letter) = letters.next().await? else { break };
             read += 1;
             let is_selected = self.selection.takes(&letter, &self.settings.events);

@@ -13,6 +13,7 @@ use axum::http::{HeaderMap, StatusCode};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::signals::{Heard, Signals};
 use super::{Failure, Outcome, output};
 use crate::secret::{SecretText, SigningSecret};
 use crate::signature;
@@ -50,12 +51,12 @@ struct Receiver {
     stop: CancellationToken,
 }
 
-pub(super) async fn run(arguments: Arguments, json: bool) -> Outcome {
+pub(super) async fn run(arguments: Arguments, json: bool, signals: &Signals) -> Outcome {
     let secret = SigningSecret::parse(arguments.secret.expose()).map_err(|error| Failure::Usage(error.to_string()))?;
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", arguments.port)).await;
     let listener = listener.map_err(|error| anyhow::anyhow!("port {} cannot be used: {error}", arguments.port))?;
     let url = format!("http://{}", listener.local_addr()?);
-    let stop = CancellationToken::new();
+    let (stop, heard) = (CancellationToken::new(), signals.hear()?);
     let (statuses, delay) = (arguments.status, arguments.delay);
     let receiver = Receiver { secret, statuses, delay, answered: AtomicUsize::new(0), json, stop: stop.clone() };
     receiver.say(if json { json!({ "listening": url }).to_string() } else { format!("listening on {url}") });
@@ -63,7 +64,7 @@ pub(super) async fn run(arguments: Arguments, json: bool) -> Outcome {
         .fallback(receive)
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(Arc::new(receiver));
-    let serving = axum::serve(listener, router).with_graceful_shutdown(stopped(stop.clone())).into_future();
+    let serving = axum::serve(listener, router).with_graceful_shutdown(stopped(stop.clone(), heard)).into_future();
     let too_late = async {
         stop.cancelled().await;
         tokio::time::sleep(STOP_TIMEOUT).await;
@@ -75,10 +76,10 @@ pub(super) async fn run(arguments: Arguments, json: bool) -> Outcome {
     Ok(())
 }
 
-async fn stopped(stop: CancellationToken) {
+/// From then on a signal ends the process at once.
+async fn stopped(stop: CancellationToken, mut heard: Heard) {
     tokio::select! {
-        // Without a handler the signal ends the process, which is as good.
-        _ = tokio::signal::ctrl_c() => stop.cancel(),
+        _ = heard.next() => stop.cancel(),
         () = stop.cancelled() => {}
     }
 }

@@ -1,10 +1,16 @@
 //! Publishes events, refusing what a worker would refuse.
 
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesOrdered;
+use futures_util::{FutureExt as _, StreamExt as _};
+use indicatif::ProgressBar;
 use serde_json::json;
 use serde_json::value::RawValue;
+use tokio::time::timeout;
 
+use super::signals::{Heard, Signals};
 use super::{Failure, Outcome, account, broker_address, output};
 use crate::config::Settings;
 use crate::event::{AccountId, Properties};
@@ -12,6 +18,9 @@ use crate::queue::{PublishError, Publisher};
 
 /// Messages on their way to the broker at a time.
 const UNCONFIRMED: usize = 256;
+
+/// After a signal, for the confirms of what was sent before it.
+const LAST_CONFIRMS: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -31,7 +40,7 @@ pub(super) struct Arguments {
     count: u32,
 }
 
-pub(super) async fn run(arguments: Arguments, settings: &Settings, json: bool) -> Outcome {
+pub(super) async fn run(arguments: Arguments, settings: &Settings, json: bool, signals: &Signals) -> Outcome {
     broker_address(settings)?;
     if arguments.id.is_some() && arguments.count > 1 {
         return Err(Failure::Usage("--id names one event, so --count cannot be more than 1".to_owned()));
@@ -45,13 +54,24 @@ pub(super) async fn run(arguments: Arguments, settings: &Settings, json: bool) -
         .map_err(|malformed| Failure::Usage(format!("this is no event: {malformed}")))?;
     let publisher = Publisher::connect(&settings.amqp, &settings.queue).await?;
     let rest = (1..arguments.count).map(|_| message(&arguments, &data, fresh_id()));
-    let ids = publish_all(&publisher, settings, &arguments, std::iter::once(first).chain(rest)).await;
+    let messages = std::iter::once(first).chain(rest);
+    let mut publishing = Publishing { settings, arguments: &arguments, publisher: &publisher, ids: Vec::new() };
+    let mut heard = signals.hear()?;
+    let published = publishing.until_heard(messages, &mut heard).await;
+    let ids = publishing.ids;
     publisher.close().await;
-    let ids = ids?;
+    if let Some(code) = published? {
+        let so_far = format!("{} of {} events were confirmed", ids.len(), arguments.count);
+        return told(&ids, json).and(Err(Failure::Stopped(so_far, code)));
+    }
+    told(&ids, json)
+}
+
+fn told(ids: &[String], json: bool) -> Outcome {
     if json {
         return output::json(&json!({ "published": ids.len(), "event_ids": ids }));
     }
-    match &ids[..] {
+    match ids {
         [id] => output::line(format_args!("published {id}")),
         all => output::line(format_args!("published {} events", all.len())),
     }
@@ -62,31 +82,76 @@ struct Message {
     body: String,
 }
 
-async fn publish_all(
-    publisher: &Publisher,
-    settings: &Settings,
-    arguments: &Arguments,
-    messages: impl Iterator<Item = Message>,
-) -> Result<Vec<String>, PublishError> {
-    let progress = output::progress(u64::from(arguments.count));
-    let mut ids = Vec::new();
-    let mut unconfirmed = FuturesUnordered::new();
-    for message in messages {
-        let exchange = &settings.queue.events_exchange;
-        let sent = publisher.send(exchange, &arguments.event_type, &message.id, message.body.as_bytes()).await?;
-        unconfirmed.push(sent.confirmed());
-        ids.push(message.id);
-        if unconfirmed.len() >= UNCONFIRMED {
-            unconfirmed.next().await.transpose()?;
+struct Publishing<'a> {
+    settings: &'a Settings,
+    arguments: &'a Arguments,
+    publisher: &'a Publisher,
+    /// Of what was confirmed.
+    ids: Vec<String>,
+}
+
+/// A message's id, once it is confirmed.
+type Confirmed = BoxFuture<'static, Result<String, PublishError>>;
+
+impl Publishing<'_> {
+    /// All of them, or as many as are sent before a signal, and its exit code.
+    async fn until_heard(
+        &mut self,
+        messages: impl Iterator<Item = Message>,
+        heard: &mut Heard,
+    ) -> Result<Option<u8>, PublishError> {
+        let progress = output::progress(u64::from(self.arguments.count));
+        let mut unconfirmed = FuturesOrdered::new();
+        let code = tokio::select! {
+            biased;
+            code = heard.first() => code,
+            published = self.publish(messages, &mut unconfirmed, &progress) => {
+                progress.finish_and_clear();
+                return published.map(|()| None);
+            }
+        };
+        let last = async {
+            while let Some(id) = unconfirmed.next().await {
+                self.ids.push(id?);
+            }
+            Ok(())
+        };
+        let confirmed = timeout(LAST_CONFIRMS, last).await;
+        progress.finish_and_clear();
+        confirmed.unwrap_or(Ok(())).map(|()| Some(code))
+    }
+
+    async fn publish(
+        &mut self,
+        messages: impl Iterator<Item = Message>,
+        unconfirmed: &mut FuturesOrdered<Confirmed>,
+        progress: &ProgressBar,
+    ) -> Result<(), PublishError> {
+        let (exchange, event_type) = (&self.settings.queue.events_exchange, &self.arguments.event_type);
+        for Message { id, body } in messages {
+            let sent = self.publisher.send(exchange, event_type, &id, body.as_bytes()).await?;
+            unconfirmed.push_back(async move { sent.confirmed().await.map(|()| id) }.boxed());
+            if unconfirmed.len() >= UNCONFIRMED {
+                self.confirm_next(unconfirmed, progress).await?;
+            }
+        }
+        while !unconfirmed.is_empty() {
+            self.confirm_next(unconfirmed, progress).await?;
+        }
+        Ok(())
+    }
+
+    async fn confirm_next(
+        &mut self,
+        unconfirmed: &mut FuturesOrdered<Confirmed>,
+        progress: &ProgressBar,
+    ) -> Result<(), PublishError> {
+        if let Some(id) = unconfirmed.next().await {
+            self.ids.push(id?);
             progress.inc(1);
         }
+        Ok(())
     }
-    while let Some(confirmed) = unconfirmed.next().await {
-        confirmed?;
-        progress.inc(1);
-    }
-    progress.finish_and_clear();
-    Ok(ids)
 }
 
 fn read_data(argument: &str) -> Result<Box<RawValue>, Failure> {

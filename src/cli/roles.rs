@@ -2,14 +2,14 @@
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Outcome, broker_address, log, signals};
+use super::{Outcome, Process, broker_address};
 use crate::config::{Database, Settings};
 use crate::metrics::Metrics;
 use crate::ops::{self, Role};
 use crate::store::Store;
 use crate::{api, worker};
 
-pub(super) async fn run(settings: Settings, role: Role, log: &log::Writing) -> Outcome {
+pub(super) async fn run(settings: Settings, role: Role, process: &Process) -> Outcome {
     // All that can be known to be wrong without a connection stops the start.
     settings.database_url()?;
     // Of an API only readiness asks it. A second session would be kept, too, and where a pooler has few, requests have none
@@ -30,14 +30,14 @@ pub(super) async fn run(settings: Settings, role: Role, log: &log::Writing) -> O
         tracing::warn!(error = crate::error_chain(&error), "cannot raise the limit of open files");
     }
     let stop = CancellationToken::new();
-    signals::stop_on_signal(stop.clone())?;
+    process.signals.stop(stop.clone())?;
     let name = match role {
         Role::Worker => "worker starts",
         Role::Api => "API starts",
         Role::Both => "worker and API start",
     };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "{name}");
-    let metrics = Metrics::with_log(log.dropped_lines.clone());
+    let metrics = Metrics::with_log(process.log.dropped_lines.clone());
     let health = ops::Health { store: store.clone(), metrics: metrics.clone(), role };
     let _ops = ops::serve(settings.ops_listen, health).await?;
     match role {

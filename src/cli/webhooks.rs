@@ -3,6 +3,7 @@
 use clap::Subcommand;
 use serde_json::{Value, json};
 
+use super::signals::Signals;
 use super::{Failure, Outcome, account, output, store};
 use crate::config::Settings;
 use crate::event::AccountId;
@@ -91,7 +92,7 @@ pub(super) struct Change {
     active: Option<bool>,
 }
 
-pub(super) async fn run(command: Command, settings: &Settings, json: bool) -> Outcome {
+pub(super) async fn run(command: Command, settings: &Settings, json: bool, signals: &Signals) -> Outcome {
     let store = store(settings)?;
     match command {
         Command::Create { account, name, url, events } => {
@@ -106,7 +107,7 @@ pub(super) async fn run(command: Command, settings: &Settings, json: bool) -> Ou
         Command::Log { id, limit } => log(&store, id, limit, json).await,
         Command::Test(arguments) => test::send(&store, settings, arguments, json).await,
         Command::Resend(arguments) => recover::resend(&store, arguments, json).await,
-        Command::Recover(arguments) => recover::recover(&store, arguments, settings.recover.rate, json).await,
+        Command::Recover(arguments) => recover::recover(&store, arguments, settings.recover.rate, json, signals).await,
         Command::Reencrypt => reencrypt(&store, settings, json).await,
     }
 }

@@ -1,6 +1,7 @@
 //! A stopped worker ends within its grace and loses nothing: what is in flight is finished and recorded, what was not
 //! started goes back, what cannot be finished is delivered again under the same id.
 
+mod commands;
 mod in_flight;
 mod outages;
 mod signals;

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use serde_json::json;
 
 use super::{id, unknown};
+use crate::cli::signals::Signals;
 use crate::cli::{Failure, Outcome, output};
 use crate::delivery::DeliveryId;
 use crate::store::{Closed, RecoverError, Scope, Since, Store};
@@ -44,19 +45,35 @@ pub(super) async fn resend(store: &Store, Resend { id, delivery_id }: Resend, js
     output::line(format_args!("resending {}: its next attempt is due now", delivery_id.0))
 }
 
-pub(super) async fn recover(store: &Store, Recover { id, since, dry_run }: Recover, rate: u32, json: bool) -> Outcome {
+pub(super) async fn recover(
+    store: &Store,
+    Recover { id, since, dry_run }: Recover,
+    rate: u32,
+    json: bool,
+    signals: &Signals,
+) -> Outcome {
     let closed = store.closed(Scope::Everyone, id, since, i64::MAX).await.map_err(|refused| failure(id, refused))?;
     if dry_run {
         return report("would recover", closed.recoverable, &closed, json);
     }
+    let mut heard = signals.hear()?;
     let progress = output::progress(closed.recoverable);
     let mut recovering = 0;
     let recovered = store.recover(id, &closed, rate, |count| {
         recovering += count;
         progress.inc(count);
     });
-    let recovered = recovered.await;
+    let (recovered, code) = tokio::select! {
+        biased;
+        // What is committed by then is recovered.
+        code = heard.first() => (Ok(()), Some(code)),
+        recovered = recovered => (recovered, None),
+    };
     progress.finish_and_clear();
+    if let Some(code) = code {
+        let so_far = format!("{recovering} of {} are recovering", closed.recoverable);
+        return report("recovering", recovering, &closed, json).and(Err(Failure::Stopped(so_far, code)));
+    }
     match recovered {
         Ok(()) => report("recovering", recovering, &closed, json),
         Err(refused) if recovering == 0 => Err(failure(id, refused)),
@@ -64,7 +81,7 @@ pub(super) async fn recover(store: &Store, Recover { id, since, dry_run }: Recov
             let so_far = format!("only {recovering} of {} are recovering", closed.recoverable);
             Err(match failure(id, refused) {
                 Failure::Failed(error) => Failure::Failed(error.context(so_far)),
-                usage @ Failure::Usage(_) => usage,
+                other => other,
             })
         }
     }

@@ -108,6 +108,16 @@ async fn listen_refuses_what_it_cannot_use() {
     assert_fails(&site.cli(&["listen", "--port", "0"]).await, 2, &["--secret"]);
 }
 
+#[tokio::test]
+async fn listen_ends_well_on_either_signal() {
+    let site = Site::new().await;
+    for signal in ["INT", "TERM"] {
+        let mut listener = Listener::start(&site, SECRET, &[]).await;
+        listener.process.signal(signal);
+        assert_eq!(listener.process.wait().await.code(), Some(0), "SIG{signal}");
+    }
+}
+
 struct Listener {
     process: Replica,
     address: String,
