@@ -19,6 +19,7 @@ mod broker;
 mod database;
 mod machine;
 mod management;
+mod memory;
 mod rights;
 mod settings;
 mod versions;
@@ -55,7 +56,8 @@ pub(super) async fn run(settings: &Settings, json: bool) -> Outcome {
         machine::dns(settings, deadline),
         machine::proxy(settings, deadline),
     );
-    let of_machine = vec![dns, proxy, machine::certificates(settings), machine::open_files(settings)];
+    let (certificates, open_files) = (machine::certificates(settings), machine::open_files(settings));
+    let of_machine = vec![dns, proxy, certificates, open_files, memory::memory(settings)];
     let checks = [settings::checks(settings), database, broker, management, of_machine].concat();
     if json {
         output::json(&json!({ "data": checks }))?;

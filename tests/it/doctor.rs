@@ -13,7 +13,7 @@ mod database;
 mod machine;
 mod policies;
 
-const CHECKS: [&str; 28] = [
+const CHECKS: [&str; 29] = [
     "settings",
     "published_keys",
     "private_networks",
@@ -42,6 +42,7 @@ const CHECKS: [&str; 28] = [
     "proxy",
     "certificates",
     "open_files",
+    "memory",
 ];
 
 /// Those that need a database that answers.

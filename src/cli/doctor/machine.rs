@@ -69,9 +69,19 @@ pub(super) fn open_files(settings: &Settings) -> Check {
         let enough = (0..u64::BITS).map(|bits| 1 << bits).find(|limit| *limit >= needed_files(settings, *limit));
         let enough = enough.unwrap_or(needed);
         let advice = format!("raise the limit to {enough} (ulimit -Hn, LimitNOFILE=, --ulimit nofile)");
-        return Check::warns("open_files", detail, advice);
+        return match limit < least_files(settings) {
+            true => Check::fails("open_files", detail, format!("{advice}, or lower worker.max_in_flight")),
+            false => Check::warns("open_files", detail, advice),
+        };
     }
     Check::ok("open_files", detail)
+}
+
+/// Without them attempts fail for want of a file: requests in flight, some of which look up a name over one socket more.
+fn least_files(settings: &Settings) -> u64 {
+    let in_flight = settings.worker.max_in_flight;
+    let lookups = settings.sender.max_dns_lookups.min(in_flight);
+    (in_flight + lookups + settings.database.pool_size) as u64 + OTHER_FILES
 }
 
 /// Requests in flight and the names they wait for, connections that are kept, and the database's.

@@ -1,5 +1,9 @@
 //! What is wrong with the machine: no names, no certificates, too few files.
 
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
 use super::*;
 
 #[tokio::test]
@@ -28,11 +32,17 @@ async fn no_ca_certificates_is_a_failure() {
 }
 
 #[tokio::test]
-async fn too_few_open_files_are_warned_about() {
+async fn too_few_open_files_for_the_requests_in_flight_are_a_failure_and_for_kept_connections_a_warning() {
     let site = Site::new().await;
-    let doctor = site.launch(&["doctor", "--json"]).under(&["prlimit", "--nofile=500"]).start();
+    // The soft limit does not count: a worker raises it.
+    let doctor = site.launch(&["doctor", "--json"]).under(&["prlimit", "--nofile=64:500"]).start();
     let report = Report::of(doctor).await;
-    report.assert("open_files", "warns", &["500 allowed here", "LimitNOFILE", "to 2048 "]);
+    report.assert("open_files", "fails", &["500 allowed here", "LimitNOFILE", "to 2048 ", "worker.max_in_flight"]);
+    assert_eq!(report.code, 1);
+
+    let doctor = site.launch(&["doctor", "--json"]).under(&["prlimit", "--nofile=1000"]).start();
+    let report = Report::of(doctor).await;
+    report.assert("open_files", "warns", &["1000 allowed here", "to 2048 "]);
     assert_eq!(report.code, 0);
 
     let site = site.set("sender.max_idle_connections", "60000");
@@ -67,4 +77,44 @@ async fn a_proxy_must_answer_and_accept_its_credentials() {
     assert_eq!(report.code, 1);
     drop(proxy);
     site.doctor().await.assert("proxy", "fails", &["does not answer"]);
+}
+
+/// A control group of one's own with so much memory, where this machine allows it.
+struct Group(PathBuf);
+
+impl Group {
+    fn new(bytes: &str) -> Option<Self> {
+        let name = format!("penr-webhooks-{}", std::process::id());
+        let [v1, v2] = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].map(|root| Path::new(root).join(&name));
+        let groups = [(v1, "memory.limit_in_bytes"), (v2, "memory.max")];
+        groups.into_iter().find_map(|(group, file)| {
+            fs::create_dir(&group).ok()?;
+            let group = Self(group);
+            fs::OpenOptions::new().write(true).open(group.0.join(file)).ok()?.write_all(bytes.as_bytes()).ok()?;
+            Some(group)
+        })
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[tokio::test]
+async fn a_control_group_with_too_little_memory_for_the_prefetch_is_a_failure() {
+    let site = Site::new().await;
+    let Some(group) = Group::new("134217728") else {
+        eprintln!("this machine gives no control group: doctor is not tried in one");
+        return;
+    };
+    let procs = group.0.join("cgroup.procs").display().to_string();
+    let enter = ["sh", "-c", "echo $$ > \"$0\" && exec \"$@\"", &procs];
+    let report = Report::of(site.launch(&["doctor", "--json"]).under(&enter).start()).await;
+    report.assert("memory", "fails", &["limited to 128 MiB", "worker.prefetch", "event.max_event_bytes", "556 MiB"]);
+    assert_eq!(report.code, 1);
+    let fewer = site.set("worker.prefetch", "140");
+    let report = Report::of(fewer.launch(&["doctor", "--json"]).under(&enter).start()).await;
+    report.assert("memory", "ok", &["64 KiB on average"]);
 }
