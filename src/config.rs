@@ -22,6 +22,7 @@ use crate::webhook::{AllowedHosts, UrlPolicy};
 
 mod check;
 mod layers;
+mod listen;
 mod management;
 mod published;
 mod source;
@@ -204,6 +205,8 @@ pub struct Retention {
 #[derive(Debug, Clone)]
 pub struct Api {
     pub listen: SocketAddr,
+    /// Of `shutdown.grace`: callers are still accepted for so long.
+    pub drain_delay: Duration,
     /// `None` unless its secret was set; only some commands need it.
     pub tokens: Option<Tokens>,
     pub limits: ApiLimits,
@@ -223,6 +226,10 @@ pub struct ApiLimits {
     pub tests_per_minute: NonZeroU32,
     pub max_body_bytes: usize,
     pub max_connections: usize,
+    /// Between two requests.
+    #[serde(with = "duration")]
+    pub idle_timeout: Duration,
+    /// From a head's first byte.
     #[serde(with = "duration")]
     pub header_timeout: Duration,
     #[serde(with = "duration")]
@@ -401,12 +408,14 @@ struct RawShutdown {
 
 #[derive(Debug, Deserialize)]
 struct RawListen {
-    listen: SocketAddr,
+    listen: String,
 }
 
 #[derive(Debug, Deserialize)]
 struct RawApi {
-    listen: SocketAddr,
+    listen: String,
+    #[serde(with = "duration")]
+    drain_delay: Duration,
     jwt_secret: SecretText,
     jwt_issuer: String,
     jwt_audience: String,

@@ -73,6 +73,7 @@ pub mod token;
 pub mod webhook;
 
 // Edges.
+pub mod listening;
 pub mod management;
 pub mod metrics;
 pub mod queue;

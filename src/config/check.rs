@@ -1,12 +1,13 @@
 //! Checks the settings as a whole, so that nothing unusable or unsafe starts.
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
 use super::layers::Layers;
-use super::{Api, ConfigError, EgressProxy, PublishedKeys, Raw, RawEventType, RawSender, Sender, Settings};
+use super::{Api, ConfigError, EgressProxy, PublishedKeys, Raw, RawEventType, RawSender, Sender, Settings, listen};
 use crate::address::NAT64;
 use crate::event::{Catalogue, CatalogueEntry, EventType};
 use crate::retry::RetryPolicy;
@@ -31,6 +32,8 @@ pub(super) fn settings(mut raw: Raw, layers: &Layers) -> Result<Settings, Config
     let tokens = check.tokens(&raw)?;
     let published_keys = check.published(&raw, keyring.as_ref(), tokens.as_ref());
     let proxy = check.proxy(&raw.sender)?;
+    let ops_listen = check.listen("ops.listen", &raw.ops.listen)?;
+    let api_listen = check.listen("api.listen", &raw.api.listen)?;
     check.origins("api.cors_origins", &raw.api.cors_origins)?;
     check.origins("api.frame_ancestors", &raw.api.frame_ancestors)?;
     raw.database.url_from = layers.url_source("database.url");
@@ -65,9 +68,10 @@ pub(super) fn settings(mut raw: Raw, layers: &Layers) -> Result<Settings, Config
         recover: raw.recover,
         retention: raw.retention,
         shutdown_grace: raw.shutdown.grace,
-        ops_listen: raw.ops.listen,
+        ops_listen,
         api: Api {
-            listen: raw.api.listen,
+            listen: api_listen,
+            drain_delay: raw.api.drain_delay,
             tokens,
             limits: raw.api.limits,
             database_timeout: raw.api.database_timeout,
@@ -166,10 +170,21 @@ impl Check<'_> {
         self.lasting("health.disable_after", raw.health.disable_after, Duration::ZERO..=365 * DAY)?;
         self.lasting("retention.attempts", raw.retention.attempts, DAY..=3650 * DAY)?;
         self.lasting("retention.events", raw.retention.events, DAY..=3650 * DAY)?;
+        self.lasting("api.idle_timeout", raw.api.limits.idle_timeout, millis(100)..=seconds(3600))?;
         self.lasting("api.header_timeout", raw.api.limits.header_timeout, millis(100)..=seconds(300))?;
         self.lasting("api.request_timeout", raw.api.limits.request_timeout, millis(100)..=seconds(300))?;
         self.lasting("api.database_timeout", raw.api.database_timeout, millis(10)..=seconds(60))?;
-        self.lasting("shutdown.grace", raw.shutdown.grace, Duration::ZERO..=seconds(3600))
+        self.lasting("shutdown.grace", raw.shutdown.grace, Duration::ZERO..=seconds(3600))?;
+        if raw.api.drain_delay > raw.shutdown.grace {
+            let grace = humantime::format_duration(raw.shutdown.grace);
+            let problem = format!("must not be longer than shutdown.grace ({grace}), of which it is a part");
+            return self.refuse("api.drain_delay", problem);
+        }
+        Ok(())
+    }
+
+    fn listen(&self, setting: &str, text: &str) -> Result<SocketAddr, ConfigError> {
+        listen::address(text).or_else(|problem| self.refuse(setting, problem))
     }
 
     fn schedule(&self, raw: &Raw) -> Result<(), ConfigError> {

@@ -1,0 +1,89 @@
+//! Takes an address for callers: all addresses of the machine where the settings say so, of both families if it has both.
+
+use std::io::{self, ErrorKind};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use anyhow::Context as _;
+use socket2::{Domain, Socket, Type};
+use tokio::net::TcpListener;
+
+/// Callers who have connected and are not accepted yet. Of those beyond it the kernel drops the first packet, and they wait
+/// a second before they send it again; many callers connect at once when many are sent away.
+const NOT_ACCEPTED: i32 = 4096;
+
+/// Listens on the address of this setting. `[::]` takes callers of IPv4, too, whatever the system's default, and them alone
+/// where there is no IPv6.
+pub fn listen(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let opened = match open(address) {
+        Err(Refused::NoSuchFamily(_)) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
+            let instead = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+            tracing::info!(%address, %instead, "there is no IPv6 here, listening on IPv4 alone");
+            open(instead)
+        }
+        opened => opened,
+    };
+    opened.map_err(Refused::into_inner).with_context(|| format!("{setting}: {address} cannot be used"))
+}
+
+enum Refused {
+    /// The kernel has no such addresses, or has them switched off.
+    NoSuchFamily(io::Error),
+    Other(io::Error),
+}
+
+impl Refused {
+    fn into_inner(self) -> io::Error {
+        match self {
+            Self::NoSuchFamily(error) | Self::Other(error) => error,
+        }
+    }
+}
+
+fn open(address: SocketAddr) -> Result<TcpListener, Refused> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).map_err(Refused::NoSuchFamily)?;
+    bind(&socket, address).map_err(|error| match error.kind() {
+        ErrorKind::AddrNotAvailable => Refused::NoSuchFamily(error),
+        _ => Refused::Other(error),
+    })?;
+    TcpListener::from_std(socket.into()).map_err(Refused::Other)
+}
+
+fn bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    if address.is_ipv6() {
+        // Of other addresses it means nothing.
+        socket.set_only_v6(false)?;
+    }
+    // Also if connections of a process before this one have not quite ended.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(NOT_ACCEPTED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn all_addresses_of_ipv6_are_all_of_ipv4_too_and_those_of_ipv4_are_no_others() {
+        let both = listen("ops.listen", "[::]:0".parse().unwrap()).unwrap();
+        let port = both.local_addr().unwrap().port();
+        for loopback in ["127.0.0.1", "::1"] {
+            let caller = tokio::net::TcpStream::connect((loopback, port)).await;
+            // A machine that tests may have no IPv6.
+            assert!(caller.is_ok() || loopback == "::1" && !both.local_addr().unwrap().is_ipv6(), "{loopback}");
+        }
+        let one = listen("ops.listen", "0.0.0.0:0".parse().unwrap()).unwrap();
+        let port = one.local_addr().unwrap().port();
+        assert!(tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok());
+        assert!(tokio::net::TcpStream::connect(("::1", port)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn an_address_that_is_taken_is_named_with_its_setting() {
+        let taken = listen("api.listen", "[::]:0".parse().unwrap()).unwrap();
+        let address = taken.local_addr().unwrap();
+        let error = crate::error_chain(listen("api.listen", address).unwrap_err().as_ref());
+        assert!(error.starts_with(&format!("api.listen: {address} cannot be used: Address")), "{error}");
+    }
+}
