@@ -20,6 +20,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use crate::config::{self, Settings};
 use crate::error_chain;
 use crate::event::Catalogue;
+use crate::listening;
 use crate::metrics::Metrics;
 use crate::reconnect::{Outage, Reconnect};
 use crate::secret::Keyring;
@@ -56,7 +57,7 @@ use limits::Limits;
 use problem::Problem;
 use query::Parameters;
 use recoveries::Recoveries;
-use server::Server;
+use server::{Course, Server};
 
 pub use openapi::document as openapi;
 
@@ -79,14 +80,17 @@ struct Api {
     test_timeout: Duration,
 }
 
-/// Serves until `stop`, then ends within `shutdown.grace`: what is being answered is answered.
+/// Serves until `stop` and for `api.drain_delay` after it, then ends within `shutdown.grace`: what is being answered is
+/// answered.
 pub async fn run(settings: Settings, metrics: Metrics, stop: CancellationToken) -> anyhow::Result<()> {
-    let listener = server::listen(settings.api.listen)
-        .map_err(|error| anyhow::anyhow!("api.listen: {} cannot be used: {error}", settings.api.listen))?;
+    let listener = listening::listen("api.listen", settings.api.listen)?;
     let api = Arc::new(Api::new(&settings, metrics)?);
     tracing::info!(address = %listener.local_addr()?, "API address");
     let store = api.store.clone();
-    let testing = finish_tests(api.tests.clone(), settings.shutdown_grace, stop.clone());
+    let drain_delay = settings.api.drain_delay;
+    let rest = settings.shutdown_grace.saturating_sub(drain_delay);
+    let course = Course { stop: stop.clone(), drain_delay, closed: CancellationToken::new(), rest };
+    let testing = finish_tests(api.tests.clone(), course.clone());
     // Tests and resending need today's partitions, also where no worker runs.
     let upkeep = Upkeep { store: store.clone(), metrics: api.metrics.clone(), retention: None };
     let recovering = recoveries::run(api.clone(), stop.clone());
@@ -95,13 +99,9 @@ pub async fn run(settings: Settings, metrics: Metrics, stop: CancellationToken) 
         tokio::join!(upkeep.run(stop.clone()), recovering);
         Ok::<_, StoreError>(())
     };
-    let server = Server {
-        metrics: api.metrics.clone(),
-        router: router(api),
-        limits: settings.api.limits,
-        grace: settings.shutdown_grace,
-    };
-    let (unasked, ..) = tokio::join!(unasked, testing, server.serve(listener, stop.clone()));
+    let metrics = api.metrics.clone();
+    let server = Server { metrics, router: router(api), limits: settings.api.limits, course };
+    let (unasked, ..) = tokio::join!(unasked, testing, server.serve(listener));
     Ok(unasked?)
 }
 
@@ -128,10 +128,10 @@ async fn wait_for_schema(store: &Store, stop: &CancellationToken) -> Result<(), 
 }
 
 /// Those whose callers have hung up; the others are waited for with their answers.
-async fn finish_tests(tests: TaskTracker, grace: Duration, stop: CancellationToken) {
-    stop.cancelled().await;
+async fn finish_tests(tests: TaskTracker, course: Course) {
+    course.closed.cancelled().await;
     tests.close();
-    let _ = tokio::time::timeout(grace, tests.wait()).await;
+    let _ = tokio::time::timeout(course.rest, tests.wait()).await;
 }
 
 impl Api {

@@ -4,19 +4,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::metrics::{self, Metrics};
-use crate::millis;
 use crate::reconnect::Outage;
 use crate::store::Store;
+use crate::{listening, millis};
 
 /// A database that has not answered for so long is not ready; nor does a probe wait longer for it.
 const RECENTLY: Duration = Duration::from_secs(2);
@@ -29,6 +28,8 @@ pub struct Health {
     pub store: Store,
     pub metrics: Metrics,
     pub role: Role,
+    /// Once it is cancelled, nobody is to come any more.
+    pub stop: CancellationToken,
 }
 
 /// What a process does.
@@ -40,8 +41,8 @@ pub enum Role {
 }
 
 /// Serves until the handle is dropped.
-pub async fn serve(listen: SocketAddr, health: Health) -> anyhow::Result<AbortOnDropHandle<()>> {
-    let listener = TcpListener::bind(listen).await.with_context(|| format!("ops.listen: {listen} cannot be used"))?;
+pub fn serve(listen: SocketAddr, health: Health) -> anyhow::Result<AbortOnDropHandle<()>> {
+    let listener = listening::listen("ops.listen", listen)?;
     tracing::info!(address = %listener.local_addr()?, "operations address");
     let health = Arc::new(health);
     let watching = watch_writes(health.clone());
@@ -85,28 +86,184 @@ async fn watch_writes(health: Arc<Health>) {
     }
 }
 
-/// A database that answers but does not take our results is not ready either. An API goes on reading.
-async fn readyz(State(health): State<Arc<Health>>) -> (StatusCode, String) {
-    let attached = health.role == Role::Api || health.metrics.consumer_attached.get() == 1;
-    let database = health.metrics.database_waiting.get() == 0 && health.store.answers_within(RECENTLY).await;
-    let refused = health.metrics.database_read_only.get() == 1;
-    let writable = health.role == Role::Api || !refused;
-    let quorum = health.role == Role::Api || health.metrics.queue_without_quorum.get() == 0;
-    let word = |ready: bool| if ready { "ready" } else { "not ready" };
-    let status =
-        if attached && quorum && database && writable { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let consumer = match health.role {
-        Role::Api => String::new(),
-        Role::Worker | Role::Both => format!("consumer: {}\n", word(attached)),
+async fn readyz(State(health): State<Arc<Health>>, RawQuery(query): RawQuery) -> (StatusCode, String) {
+    let asked = match asked(query.as_deref().unwrap_or_default(), health.role) {
+        Ok(asked) => asked,
+        Err((status, problem)) => return (status, format!("{problem}\n")),
     };
-    let queue = if quorum { "" } else { "queue: no quorum\n" };
-    let writes = if refused { "writes: refused\n" } else { "" };
-    let rights = if health.metrics.rights_missing.get() == 1 { "rights: missing\n" } else { "" };
-    let isolated = if health.metrics.isolated.get() == 1 { "isolated: yes\n" } else { "" };
-    let egress = if health.metrics.egress_out.get() == 1 { "egress: out\n" } else { "" };
-    (status, format!("{consumer}{queue}database: {}\n{writes}{rights}{isolated}{egress}", word(database)))
+    // At once, whatever the database does: a process that stops is ready for nothing.
+    if health.stop.is_cancelled() {
+        return (StatusCode::SERVICE_UNAVAILABLE, "stopping: yes\n".to_owned());
+    }
+    let answers = health.store.answers_within(RECENTLY).await;
+    let metrics = &health.metrics;
+    let seen = Seen {
+        attached: metrics.consumer_attached.get() == 1,
+        quorum: metrics.queue_without_quorum.get() == 0,
+        waiting: metrics.database_waiting.get() != 0,
+        answers,
+        refused: metrics.database_read_only.get() == 1,
+        rights_missing: metrics.rights_missing.get() == 1,
+        isolated: metrics.isolated.get() == 1,
+        egress_out: metrics.egress_out.get() == 1,
+    };
+    let (ready, lines) = readiness(asked, &seen);
+    (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, lines)
+}
+
+/// The role that a probe asks for with `?role=`, else that of the process.
+fn asked(query: &str, ours: Role) -> Result<Role, (StatusCode, String)> {
+    let Some((_, role)) = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "role") else {
+        return Ok(ours);
+    };
+    let asked = match &*role {
+        "worker" => Role::Worker,
+        "api" => Role::Api,
+        _ => return Err((StatusCode::BAD_REQUEST, "role must be worker or api".to_owned())),
+    };
+    if ours == asked || ours == Role::Both {
+        return Ok(asked);
+    }
+    let ours = if ours == Role::Api { "the API alone" } else { "a worker alone" };
+    Err((StatusCode::NOT_FOUND, format!("this process is {ours}, it has no role {role}")))
+}
+
+/// What readiness is judged by.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    attached: bool,
+    quorum: bool,
+    /// A part of the worker waits for the database.
+    waiting: bool,
+    /// The database does.
+    answers: bool,
+    /// The database takes no writes.
+    refused: bool,
+    rights_missing: bool,
+    isolated: bool,
+    egress_out: bool,
+}
+
+/// Whether a role is ready, and the lines that say why or why not.
+///
+/// A worker needs its queue and a database that takes results. An API needs a database that answers: it goes on reading
+/// while that refuses writes. A process that is both serves customers, and so it is ready as an API is: the lines tell what
+/// its worker lacks.
+fn readiness(role: Role, seen: &Seen) -> (bool, String) {
+    let word = |ready: bool| if ready { "ready" } else { "not ready" };
+    let worker = role != Role::Api;
+    let database = seen.answers && (role != Role::Worker || !seen.waiting);
+    let consumer = match (role, seen.attached) {
+        (Role::Both, false) => "away",
+        (_, attached) => word(attached),
+    };
+    let lines = [
+        (worker, format!("consumer: {consumer}\n")),
+        (worker && !seen.quorum, "queue: no quorum\n".to_owned()),
+        (true, format!("database: {}\n", word(database))),
+        (role == Role::Both && database && seen.waiting, "results: waiting for the database\n".to_owned()),
+        (seen.refused, "writes: refused\n".to_owned()),
+        (seen.rights_missing, "rights: missing\n".to_owned()),
+        (seen.isolated, "isolated: yes\n".to_owned()),
+        (seen.egress_out, "egress: out\n".to_owned()),
+    ];
+    let lines = lines.into_iter().filter_map(|(applies, line)| applies.then_some(line)).collect();
+    let ready = database && (role != Role::Worker || seen.attached && seen.quorum && !seen.refused);
+    (ready, lines)
 }
 
 async fn render(State(health): State<Arc<Health>>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], health.metrics.render())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WELL: Seen = Seen {
+        attached: true,
+        quorum: true,
+        waiting: false,
+        answers: true,
+        refused: false,
+        rights_missing: false,
+        isolated: false,
+        egress_out: false,
+    };
+
+    #[test]
+    fn a_process_that_serves_customers_is_ready_as_long_as_the_database_answers() {
+        type Case = (Seen, [(bool, &'static str); 3]);
+        let cases: [Case; 6] = [
+            (
+                WELL,
+                [
+                    (true, "consumer: ready\ndatabase: ready\n"),
+                    (true, "database: ready\n"),
+                    (true, "consumer: ready\ndatabase: ready\n"),
+                ],
+            ),
+            (
+                Seen { attached: false, ..WELL },
+                [
+                    (false, "consumer: not ready\ndatabase: ready\n"),
+                    (true, "database: ready\n"),
+                    (true, "consumer: away\ndatabase: ready\n"),
+                ],
+            ),
+            (
+                Seen { quorum: false, ..WELL },
+                [
+                    (false, "consumer: ready\nqueue: no quorum\ndatabase: ready\n"),
+                    (true, "database: ready\n"),
+                    (true, "consumer: ready\nqueue: no quorum\ndatabase: ready\n"),
+                ],
+            ),
+            (
+                Seen { waiting: true, ..WELL },
+                [
+                    (false, "consumer: ready\ndatabase: not ready\n"),
+                    (true, "database: ready\n"),
+                    (true, "consumer: ready\ndatabase: ready\nresults: waiting for the database\n"),
+                ],
+            ),
+            (
+                Seen { answers: false, waiting: true, attached: false, ..WELL },
+                [
+                    (false, "consumer: not ready\ndatabase: not ready\n"),
+                    (false, "database: not ready\n"),
+                    (false, "consumer: away\ndatabase: not ready\n"),
+                ],
+            ),
+            (
+                Seen { refused: true, ..WELL },
+                [
+                    (false, "consumer: ready\ndatabase: ready\nwrites: refused\n"),
+                    (true, "database: ready\nwrites: refused\n"),
+                    (true, "consumer: ready\ndatabase: ready\nwrites: refused\n"),
+                ],
+            ),
+        ];
+        for (seen, expected) in cases {
+            for (role, (ready, lines)) in [Role::Worker, Role::Api, Role::Both].into_iter().zip(expected) {
+                assert_eq!(readiness(role, &seen), (ready, lines.to_owned()), "{role:?} {seen:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_probe_asks_for_a_role_that_the_process_has() {
+        assert_eq!(asked("", Role::Both), Ok(Role::Both));
+        assert_eq!(asked("verbose&role=worker", Role::Both), Ok(Role::Worker));
+        assert_eq!(asked("role=api", Role::Both), Ok(Role::Api));
+        assert_eq!(asked("role=api", Role::Api), Ok(Role::Api));
+        let refused = |query, ours| asked(query, ours).unwrap_err();
+        let sentence = "this process is a worker alone, it has no role api";
+        assert_eq!(refused("role=api", Role::Worker), (StatusCode::NOT_FOUND, sentence.to_owned()));
+        assert_eq!(refused("role=worker", Role::Api).0, StatusCode::NOT_FOUND);
+        assert_eq!(
+            refused("role=both", Role::Both),
+            (StatusCode::BAD_REQUEST, "role must be worker or api".to_owned())
+        );
+    }
 }

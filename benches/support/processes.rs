@@ -71,7 +71,8 @@ impl Api {
 
     fn start_with(address: &str, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
         let listen = ("PENR_WEBHOOKS__API__LISTEN", address);
-        Ok(Self(command(&["api"]).envs(settings.iter().copied().chain([listen])).spawn()?))
+        let drain_delay = ("PENR_WEBHOOKS__API__DRAIN_DELAY", "0s");
+        Ok(Self(command(&["api"]).envs(settings.iter().copied().chain([listen, drain_delay])).spawn()?))
     }
 }
 

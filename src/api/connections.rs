@@ -99,6 +99,14 @@ impl Connection {
         }
     }
 
+    /// Since when it has waited for a whole head, unless it is busy or must close.
+    pub(super) fn waiting_since(&self) -> Option<Instant> {
+        match self.shared.lock().doing(self.number) {
+            Doing::Waiting(since) => Some(since),
+            Doing::Closing | Doing::Busy(_) => None,
+        }
+    }
+
     /// Something is being done for its caller.
     pub(super) fn busy(self: &Arc<Self>) -> Busy {
         let mut table = self.shared.lock();

@@ -1,22 +1,22 @@
 //! Takes connections: so many at a time, and none that is silent or deaf. At the limit those that only wait make room.
 
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use axum::http::{HeaderValue, Response, header};
+use futures_util::FutureExt as _;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::connections::{Connection, Connections};
-use super::drained::Drained;
+use super::drained::{Drained, Patience};
 use crate::config::ApiLimits;
 use crate::metrics::Metrics;
 
@@ -25,73 +25,125 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// Heads beyond it are answered 431 without a body; well above what the routes take, which answer better.
 const MAX_HEAD_BYTES: usize = 256 * 1024;
 
-/// Callers who have connected and are not accepted yet. Of those beyond it the kernel drops the first packet, and they wait
-/// a second before they send it again; many callers connect at once when many are sent away.
-const NOT_ACCEPTED: u32 = 4096;
-
-/// Takes an address for callers, with room for many who come at once.
-pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // Also if connections of a process before this one have not quite ended.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(NOT_ACCEPTED)
-}
-
 /// What connections are served with.
 pub(super) struct Server {
     pub(super) router: Router,
     pub(super) limits: ApiLimits,
-    /// What is being answered at a stop has so long.
-    pub(super) grace: Duration,
     pub(super) metrics: Metrics,
+    pub(super) course: Course,
+}
+
+/// How serving ends.
+#[derive(Clone)]
+pub(super) struct Course {
+    /// From here on each answer closes its connection.
+    pub(super) stop: CancellationToken,
+    /// Callers are accepted for so long after it.
+    pub(super) drain_delay: Duration,
+    /// Cancelled by the server when it accepts nobody any more: idle connections close.
+    pub(super) closed: CancellationToken,
+    /// What is being answered then has so long.
+    pub(super) rest: Duration,
+}
+
+impl Course {
+    async fn drained(&self) {
+        self.stop.cancelled().await;
+        tokio::time::sleep(self.drain_delay).await;
+    }
+}
+
+/// What each connection is served with.
+struct Serving {
+    builder: http1::Builder,
+    patience: Patience,
+    service: TowerToHyperService<Router>,
+    metrics: Metrics,
+    course: Course,
 }
 
 impl Server {
-    /// Serves until `stop`, and then what is being answered.
-    pub(super) async fn serve(self, listener: TcpListener, stop: CancellationToken) {
-        let Self { router, limits, grace, metrics } = self;
+    /// Serves until `stop` and its `drain_delay`, and then what is being answered.
+    pub(super) async fn serve(self, listener: TcpListener) {
+        let Self { router, limits, metrics, course } = self;
+        let patience =
+            Patience { idle: limits.idle_timeout, head: limits.header_timeout, answer: limits.request_timeout };
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_buf_size(MAX_HEAD_BYTES);
-        let open = Connections::new(limits.max_connections);
+        // `Drained` is the first to end a connection; of a head that came right behind a body it does not know. With a
+        // time-out hyper also reads as soon as it has answered, and so `Drained` counts from there.
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(patience.idle + patience.head)
+            .max_buf_size(MAX_HEAD_BYTES);
         let service = TowerToHyperService::new(router);
-        let graceful = GracefulShutdown::new();
-        let mut serving = JoinSet::new();
-        while let Some((stream, connection)) = stop.run_until_cancelled(accept(&listener, &open)).await {
-            let stream = TokioIo::new(Drained::new(stream, limits.request_timeout, connection.clone()));
-            let (service, made_room) = (service.clone(), metrics.api_connections_closed.clone());
-            let answering = connection.clone();
-            let service = service_fn(move |request| {
-                let busy = answering.busy();
-                let answer = service.call(request);
-                async move {
-                    let answer = answer.await;
-                    // hyper writes the answer in this same poll, before the connection can be told to close; if it cannot
-                    // write all of it, `Drained` keeps the connection busy.
-                    drop(busy);
-                    answer
-                }
-            });
-            let served = graceful.watch(builder.serve_connection(stream, service));
-            serving.spawn(async move {
-                tokio::select! {
-                    // A head that has arrived is read first, and then answered.
-                    biased;
-                    // That a caller left, or sent no HTTP, is its own affair.
-                    _ = served => {}
-                    () = connection.must_close() => {
-                        made_room.inc();
-                        tracing::debug!("closed the connection that waited longest, to make room for another");
-                    }
-                }
-            });
-            while serving.try_join_next().is_some() {}
+        let serving = Arc::new(Serving { builder, patience, service, metrics, course: course.clone() });
+        let (open, mut tasks) = (Connections::new(limits.max_connections), JoinSet::new());
+        let mut drained = std::pin::pin!(course.drained());
+        loop {
+            let (stream, connection) = tokio::select! {
+                biased;
+                () = &mut drained => break,
+                accepted = accept(&listener, &open) => accepted,
+            };
+            tasks.spawn(serving.clone().serve(stream, connection));
+            while tasks.try_join_next().is_some() {}
+        }
+        // Who has connected in time is answered.
+        while let Some((stream, connection)) = accept(&listener, &open).now_or_never() {
+            tasks.spawn(serving.clone().serve(stream, connection));
         }
         drop(listener);
-        if tokio::time::timeout(grace, graceful.shutdown()).await.is_err() {
+        course.closed.cancel();
+        let all = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(course.rest, all).await.is_err() {
             tracing::warn!("requests still being answered are abandoned");
         }
-        serving.shutdown().await;
+        tasks.shutdown().await;
+    }
+}
+
+impl Serving {
+    async fn serve(self: Arc<Self>, stream: TcpStream, connection: Arc<Connection>) {
+        let stream = TokioIo::new(Drained::new(stream, self.patience, connection.clone()));
+        let (this, answering) = (&self, &connection);
+        let service = service_fn(move |request| {
+            let busy = answering.busy();
+            let answer = this.service.call(request);
+            async move {
+                let answer = answer.await.map(|answer| this.closing(answer));
+                // hyper writes the answer in this same poll, before the connection can be told to close; if it cannot
+                // write all of it, `Drained` keeps the connection busy.
+                drop(busy);
+                answer
+            }
+        });
+        let mut served = std::pin::pin!(self.builder.serve_connection(stream, service));
+        let closed = async {
+            self.course.closed.cancelled().await;
+            // What has arrived is read first: the runtime learns of it between two polls of a task.
+            tokio::task::yield_now().await;
+        };
+        tokio::select! {
+            // A head that has arrived is read first, and then answered.
+            biased;
+            // That a caller left, or sent no HTTP, is its own affair.
+            _ = &mut served => return,
+            () = connection.must_close() => {
+                self.metrics.api_connections_closed.inc();
+                return tracing::debug!("closed the connection that waited longest, to make room for another");
+            }
+            () = closed => {}
+        }
+        served.as_mut().graceful_shutdown();
+        let _ = served.await;
+    }
+
+    /// Has a proxy that keeps connections open go elsewhere with its next request, once this process stops.
+    fn closing(&self, mut answer: Response<Body>) -> Response<Body> {
+        if self.course.stop.is_cancelled() {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer
     }
 }
 

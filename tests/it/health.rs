@@ -108,3 +108,69 @@ async fn what_a_worker_does_is_counted() {
     assert!(text.header("content-type").is_some_and(|kind| kind.starts_with("application/openmetrics-text")));
     assert!(text.text().ends_with("# EOF\n"));
 }
+
+#[tokio::test]
+async fn a_process_that_serves_customers_is_ready_for_them_while_the_broker_is_away() {
+    let site = Site::new().await;
+    let (broker, postgres) = (Proxy::to(site.amqp_address()).await, Proxy::to(site.postgres_address()).await);
+    broker.refuse(true).await;
+    let site = site.amqp_through(&broker.addr()).postgres_through(&postgres.addr());
+    let mut both = site.launch(&["run"]).set("database.connect_timeout", "1s").start();
+    let operations = Operations::of(&mut both).await;
+    let of_role = async |role: &str| {
+        let answer = get(&operations.0, &format!("/readyz?role={role}")).await;
+        (answer.status, answer.text())
+    };
+    let mut probe = site.settings().clone();
+    // As a health check of a container has it: nothing but the address.
+    ["DATABASE_URL", "AMQP_URL"].iter().for_each(|variable| probe.remove_env(variable));
+    ["security.encryption_keys", "api.jwt_secret"].iter().for_each(|setting| probe.unset(setting));
+    probe.set("ops.listen", &operations.0);
+    let asks = async |arguments: &[&str]| {
+        let output = cli::run(&probe, site.folder(), &[&["ready"], arguments].concat()).await;
+        (output.code, output.stdout, output.stderr)
+    };
+    wait_until("the API is", async || operations.ready().await.0 == 200).await;
+    let away = "consumer: away\ndatabase: ready\n".to_owned();
+    assert_eq!(operations.ready().await, (200, away.clone()));
+    assert_eq!(asks(&[]).await, (0, away, String::new()));
+    let not_ready = "consumer: not ready\ndatabase: ready\n".to_owned();
+    assert_eq!(of_role("worker").await, (503, not_ready.clone()));
+    assert_eq!(asks(&["--role", "worker"]).await, (1, not_ready, "error: not ready\n".to_owned()));
+    assert_eq!(of_role("api").await, (200, "database: ready\n".to_owned()));
+    assert_eq!(asks(&["--role", "api", "--json"]).await.1, "{\"lines\":[\"database: ready\"],\"ready\":true}\n");
+    postgres.refuse(true).await;
+    postgres.cut().await;
+    wait_until("without the database it is not", async || operations.ready().await.0 == 503).await;
+    assert_eq!(of_role("api").await, (503, "database: not ready\n".to_owned()));
+    both.kill9();
+    both.wait().await;
+    let (code, _, complaint) = asks(&[]).await;
+    let nobody = format!("error: no answer on ops.listen ({}): Connection refused", operations.0);
+    assert!(code == 1 && complaint.starts_with(&nobody), "{code} {complaint}");
+}
+
+#[tokio::test]
+async fn a_probe_for_a_role_that_a_process_does_not_have_is_told_so() {
+    let site = Site::new().await;
+    let mut api = site.launch(&["api"]).start();
+    let operations = Operations::of(&mut api).await;
+    let answer = get(&operations.0, "/readyz?role=worker").await;
+    assert_eq!(
+        (answer.status, answer.text().as_str()),
+        (404, "this process is the API alone, it has no role worker\n")
+    );
+    assert_eq!(get(&operations.0, "/readyz?role=x").await.status, 400);
+    let site = site.set("ops.listen", &operations.0);
+    let output = site.cli(&["ready", "--role", "worker"]).await;
+    assert_eq!((output.code, output.stderr.contains("it has no role worker")), (2, true), "{}", output.stderr);
+    let site = site.set("ops.listen", "127.0.0.1:0");
+    let output = site.cli(&["ready"]).await;
+    assert_eq!((output.code, output.stderr.contains("ops.listen has port 0")), (2, true), "{}", output.stderr);
+    // Takes the connection, and says nothing.
+    let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let site = site.set("ops.listen", &mute.local_addr().unwrap().to_string());
+    let began = std::time::Instant::now();
+    assert_eq!(site.cli(&["ready"]).await.code, 1);
+    assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
+}

@@ -35,6 +35,7 @@ mod redelivers;
 mod retention;
 mod retries;
 mod rights;
+mod rolls_out;
 mod secrets;
 mod soak;
 mod stops;

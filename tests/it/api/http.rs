@@ -148,6 +148,7 @@ async fn each_request_leaves_one_line_and_one_count_without_ids() {
 #[tokio::test]
 async fn a_connection_that_dawdles_is_closed() {
     let site = Site::new().await.set("api.header_timeout", "300ms").set("api.request_timeout", "300ms");
+    let site = site.set("api.idle_timeout", "300ms");
     let api = site.api_of(site.launch(&["api"])).await;
     for begun in ["", "GET /v1/webhooks HTTP/1.1\r\nHost: x\r\nX-Slow: "] {
         let mut stream = TcpStream::connect(&api.address).await.unwrap();

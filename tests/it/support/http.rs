@@ -110,6 +110,36 @@ pub async fn metric(operations: &str, name: &str) -> f64 {
     }
 }
 
+/// A connection that is kept for one request after the other.
+pub struct Kept(BufReader<TcpStream>);
+
+impl Kept {
+    pub async fn open(address: &str) -> Self {
+        Self(BufReader::new(TcpStream::connect(address).await.expect("somebody listens")))
+    }
+
+    /// Whose answer must come.
+    pub async fn get(&mut self, path: &str) -> Response {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
+        self.0.write_all(head.as_bytes()).await.expect("the connection stands");
+        let answer = async {
+            let head = Head::read(&mut self.0).await?.ok_or(std::io::ErrorKind::UnexpectedEof)?;
+            let status = head.first_line.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+            let body = head.read_body(&mut self.0).await?;
+            Ok::<_, Error>(Response { status, head, body })
+        };
+        let what = format!("GET {path} is answered");
+        within(&what, PATIENCE, answer).await.unwrap_or_else(|error| panic!("GET {path}: {error}"))
+    }
+
+    /// Waits until the other side closes it, with nothing more said.
+    pub async fn ends(&mut self) {
+        let mut rest = Vec::new();
+        let ended = within("the connection is closed", PATIENCE, self.0.read_to_end(&mut rest)).await;
+        assert!(rest.is_empty() && ended.is_ok(), "{ended:?} after {rest:?}");
+    }
+}
+
 /// One request on a connection of its own; the answer must come.
 pub async fn ask(address: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
     let what = format!("{method} {path} is answered");

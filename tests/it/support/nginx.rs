@@ -30,7 +30,17 @@ impl Nginx {
         Self::before(target, "proxy_hide_header ETag;").await
     }
 
+    /// Keeps connections to the API for the next request, so long.
+    pub async fn that_keeps_connections(target: &str, timeout: &str) -> Self {
+        let kept = format!("upstream kept {{ server {target}; keepalive 200; keepalive_timeout {timeout}; }}");
+        Self::with(&kept, "kept", "proxy_http_version 1.1; proxy_set_header Connection \"\";").await
+    }
+
     async fn before(target: &str, directives: &str) -> Self {
+        Self::with("", target, directives).await
+    }
+
+    async fn with(upstream: &str, target: &str, directives: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let port = TcpSocket::new_v4().expect("a socket");
         port.set_reuseport(true).expect("a socket");
@@ -42,6 +52,7 @@ impl Nginx {
              http {{
                  access_log off;
                  client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+                 {upstream}
                  server {{ listen {address} reuseport; {directives} location / {{ proxy_pass http://{target}; }} }}
              }}"
         );

@@ -23,6 +23,7 @@ impl Settings {
         settings.set("worker.poll_interval_max", "100ms");
         settings.set("ops.listen", "127.0.0.1:0");
         settings.set("api.listen", "127.0.0.1:0");
+        settings.set("api.drain_delay", "0s");
         settings.set("log.filter", "penr_webhooks=debug");
         settings.set("log.format", "json");
         settings
