@@ -24,6 +24,7 @@ mod log;
 mod migrate;
 mod output;
 mod publish;
+mod ready;
 mod roles;
 mod signals;
 mod token;
@@ -62,6 +63,8 @@ enum Command {
     /// Look at the broker messages that were no events, send them again or remove them
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
+    /// Ask the process on this machine whether it is ready (ops.listen): for health checks of containers
+    Ready(ready::Arguments),
     /// Check settings, servers, network and machine, and say what to do; changes nothing
     Doctor,
 }
@@ -144,6 +147,10 @@ pub fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return fail(&Failure::from(error)),
     };
+    // It runs every few seconds, and needs neither a log nor threads.
+    if let Command::Ready(arguments) = &cli.command {
+        return ended(ready::run(arguments, &settings, cli.json));
+    }
     settings.logins().for_each(|login| scrub::keep_secret(&login));
     let log = log::start(&settings.log);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -153,6 +160,10 @@ pub fn main() -> ExitCode {
     let outcome = runtime.block_on(execute(cli, settings, &Process { log, signals }));
     // The system's lookup of a server's name cannot be interrupted: nobody waits for one that was given up.
     runtime.shutdown_background();
+    ended(outcome)
+}
+
+fn ended(outcome: Outcome) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => fail(&failure),
@@ -177,6 +188,7 @@ async fn execute(cli: Cli, settings: Settings, process: &Process) -> Outcome {
         Command::Publish(arguments) => publish::run(arguments, &settings, json, &process.signals).await,
         Command::Listen(arguments) => listen::run(arguments, json, &process.signals).await,
         Command::DeadLetters(command) => dead_letters::run(command, &settings, json, &process.signals).await,
+        Command::Ready(arguments) => ready::run(&arguments, &settings, json),
         Command::Doctor => doctor::run(&settings, json).await,
     }
 }
