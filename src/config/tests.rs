@@ -266,7 +266,17 @@ fn a_bad_setting_is_named_where_it_was_written_and_its_value_is_not_shown() {
         ),
         (None, &[("PENR_WEBHOOKS__WORKER__LEASE", "5s")], "PENR_WEBHOOKS__WORKER__LEASE must be from 14s"),
         (None, &[("PENR_WEBHOOKS__LOG__FORMAT", "xml")], "PENR_WEBHOOKS__LOG__FORMAT "),
-        (None, &[("PENR_WEBHOOKS__OPS__LISTEN", "9090")], "PENR_WEBHOOKS__OPS__LISTEN "),
+        (
+            None,
+            &[("PENR_WEBHOOKS__OPS__LISTEN", "9090")],
+            "PENR_WEBHOOKS__OPS__LISTEN must name an address before the port: [::]:9090 for all addresses",
+        ),
+        (Some("[api]\nlisten = \"s3cret:8080\""), &[], "api.listen (in penr.toml) must be an address, not a name"),
+        (
+            Some("[shutdown]\ngrace = \"2s\""),
+            &[],
+            "api.drain_delay must not be longer than shutdown.grace (2s), of which it is a part",
+        ),
         (None, &[("DATABASE_URL", "")], "DATABASE_URL is empty"),
         (
             None,

@@ -1,5 +1,6 @@
 //! Minutes of faults under load, and large backlogs. Run with `make soak`; each prints what its books say.
 
+mod cut_off;
 mod fail_overs;
 mod nodes;
 mod standbys;
@@ -132,6 +133,13 @@ async fn eight_workers_make_each_of_10_000_due_attempts_once() {
 fn random_events_leave_no_delivery_lost_doubled_or_stuck() {
     let cases = crate::model::look_for_the_next_one(1, duration_or(600));
     println!("soak model: {cases} sequences");
+}
+
+#[tokio::test]
+#[ignore = "takes minutes"]
+async fn behind_a_proxy_with_the_usual_idle_time_no_request_fails_for_a_connection_that_closes() {
+    crate::rolls_out::at_the_edge_of_idle("75s", "10s", "60s", &[Duration::from_secs(10), Duration::from_secs(60)])
+        .await;
 }
 
 #[tokio::test]

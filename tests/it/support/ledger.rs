@@ -29,9 +29,13 @@ pub struct Ledger {
 impl Ledger {
     /// A webhook at a receiver that answers 200 until told otherwise.
     pub async fn open(site: Site) -> Self {
+        Self::open_at(site, Receiver::start().await).await
+    }
+
+    /// A webhook at this receiver.
+    pub async fn open_at(site: Site, receiver: Receiver) -> Self {
         // What stays open afterwards is not just resting.
         let site = site.set("sender.idle_timeout", "500ms");
-        let receiver = Receiver::start().await;
         let webhook = site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
         Self { site, receiver, webhook, published: Mutex::default(), sql: tokio::sync::Mutex::default() }
     }

@@ -26,6 +26,15 @@ impl PrivateServers {
         Self { instance, servers, _room: room }
     }
 
+    /// Servers that listen on this address of the machine, too.
+    pub async fn also_at(address: &str) -> Self {
+        let room = room().await;
+        let instance = Instance(unique_name());
+        services_with(&["start", &instance.0], &[("PENR_SERVICES_ALSO", address)]).await;
+        let servers = Servers::disposable(instance.export("DATABASE_URL").await, instance.export("AMQP_URL").await);
+        Self { instance, servers, _room: room }
+    }
+
     /// A broker of one's own, beside the Postgres that all tests share.
     pub async fn broker() -> Self {
         Self::broker_with(&["rabbitmq"]).await
@@ -171,7 +180,12 @@ fn command(arguments: &[&str]) -> Command {
 
 /// Runs to its end, which the script itself bounds: half a restart would be worse than a slow one.
 pub(super) async fn services(arguments: &[&str]) -> String {
+    services_with(arguments, &[]).await
+}
+
+async fn services_with(arguments: &[&str], variables: &[(&str, &str)]) -> String {
     let mut command = command(arguments);
+    command.envs(variables.iter().copied());
     let output = tokio::task::spawn_blocking(move || command.output());
     let output = output.await.expect("no panic in there").expect("scripts/services can be run");
     let stderr = String::from_utf8_lossy(&output.stderr);
