@@ -100,16 +100,21 @@ impl Management {
 
     /// `None` if there is no such queue.
     pub async fn queue(&self, name: &str) -> Result<Option<Described>, ManagementError> {
-        let mut queue = match self.get(&["queues", &self.virtual_host, name]).await? {
-            (StatusCode::OK, Value::Object(told)) => described(&told),
-            (StatusCode::NOT_FOUND, _) => return Ok(None),
-            (status, _) => return Err(ManagementError::Another(status.as_u16())),
-        };
+        let Some(mut queue) = self.queue_alone(name).await? else { return Ok(None) };
         if let (Some(policy), Some(operator)) = (&mut queue.policy, &mut queue.operator_policy) {
             policy.definition = self.definition("policies", &policy.name).await;
             operator.definition = self.definition("operator-policies", &operator.name).await;
         }
         Ok(Some(queue))
+    }
+
+    /// Without the definition of each of its policies.
+    async fn queue_alone(&self, name: &str) -> Result<Option<Described>, ManagementError> {
+        match self.get(&["queues", &self.virtual_host, name]).await? {
+            (StatusCode::OK, Value::Object(told)) => Ok(Some(described(&told))),
+            (StatusCode::NOT_FOUND, _) => Ok(None),
+            (status, _) => Err(ManagementError::Another(status.as_u16())),
+        }
     }
 
     /// Only users with the tag policymaker may read them.
@@ -180,18 +185,17 @@ fn client(amqp: &Amqp) -> anyhow::Result<Client> {
 impl Described {
     /// As far as it is told.
     pub fn harms(&self, kept: Kept, expected: &config::Queue) -> Vec<Harm> {
-        self.judged(|in_force| harms(kept, in_force, expected))
+        harms(kept, self.in_force(&Map::new()), expected)
     }
 
-    fn judged<T>(&self, judge: impl FnOnce(InForce<'_>) -> T) -> T {
-        let none = Map::new();
-        judge(InForce { arguments: &self.arguments, policy: self.in_force.as_ref().unwrap_or(&none) })
+    fn in_force<'a>(&'a self, nothing: &'a Map<String, Value>) -> InForce<'a> {
+        InForce { arguments: &self.arguments, policy: self.in_force.as_ref().unwrap_or(nothing) }
     }
 
     /// How often a message may be handed out, by its argument and its policies. Without any the version of the broker
     /// decides.
     pub fn delivery_limit(&self) -> Option<i64> {
-        self.judged(|in_force| in_force.limit("delivery-limit")).map(|(limit, _)| limit)
+        self.in_force(&Map::new()).limit("delivery-limit").map(|(limit, _)| limit)
     }
 
     /// Such as `the policy a`, or both if it is not known which.
@@ -221,12 +225,11 @@ impl Described {
 }
 
 /// How often a message of the queue may be handed out before RabbitMQ drops it or makes a dead letter of it, where
-/// `amqp.management_url` tells. `None` also when it cannot be read.
-pub async fn delivery_limit(amqp: &Amqp, queue: &str) -> Option<u32> {
-    let management = Management::new(amqp).ok()??;
-    let described = management.queue(queue).await.ok()??;
-    described.in_force.as_ref()?;
-    u32::try_from(described.delivery_limit()?).ok()
+/// `amqp.management_url` tells. `None` also if it is not set.
+pub async fn delivery_limit(amqp: &Amqp, queue: &str) -> Result<Option<u32>, ManagementError> {
+    let Some(management) = Management::new(amqp)? else { return Ok(None) };
+    let told = management.queue_alone(queue).await?.filter(|queue| queue.in_force.is_some());
+    Ok(told.and_then(|queue| u32::try_from(queue.delivery_limit()?).ok()))
 }
 
 fn described(told: &Map<String, Value>) -> Described {

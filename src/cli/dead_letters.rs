@@ -19,7 +19,9 @@ use crate::config::Settings;
 use crate::error_chain;
 use crate::event::EventParser;
 use crate::management;
-use crate::queue::{BATCH, BATCH_BYTES, DeadLetter, DeadLetters, Headers, PublishError, Publisher, QueueError, Worn};
+use crate::queue::{
+    BATCH, BATCH_BYTES, Counted, DeadLetter, DeadLetters, Headers, PublishError, Publisher, QueueError, RewriteError,
+};
 use crate::text::printable;
 
 /// At least so many are looked at to find the oldest ones. Reading one takes the broker a write to its disk.
@@ -182,7 +184,10 @@ async fn list(settings: &Settings, limit: u32, show: bool, json: bool) -> Outcom
         oldest.add(if show { row.showing(&letter) } else { row });
         letters.give_back(letter).await?;
     }
-    let worn = letters.close().await?;
+    let counted = letters.close().await?;
+    if read == 0 && counted.is_some() {
+        return tell(counted);
+    }
     let rows = oldest.rows();
     let hidden = (total as usize).saturating_sub(rows.len());
     if json {
@@ -196,7 +201,7 @@ async fn list(settings: &Settings, limit: u32, show: bool, json: bool) -> Outcom
     if rows.iter().any(|row| row.reason == UNREADABLE) {
         output::complaint(format_args!("note: {DISCARD_UNREADABLE}"));
     }
-    tell(worn)
+    tell(counted)
 }
 
 /// The first rows of those that came, by their place.
@@ -240,23 +245,37 @@ const DISCARD_UNREADABLE: &str = "what cannot be read is not requeued: `dead-let
 /// A policy may lower the limit that the dead queue was declared with, and only the management plugin tells.
 async fn connect(settings: &Settings) -> Result<DeadLetters, QueueError> {
     let limit = management::delivery_limit(&settings.amqp, &settings.queue.dead_queue).await;
+    let limit = limit.unwrap_or_else(|error| {
+        let why = error_chain(&error);
+        output::complaint(format_args!(
+            "note: amqp.management_url cannot be read, so that a lower delivery limit of a policy is not known: {why}"
+        ));
+        None
+    });
     DeadLetters::connect(&settings.amqp, &settings.queue, limit).await
 }
 
 /// What looking has cost the letters, if anything.
-fn tell(worn: Option<Worn>) -> Outcome {
-    let Some(Worn { error, stopped }) = worn else { return Ok(()) };
-    let error = error_chain(&error);
-    if !stopped {
+fn tell(counted: Option<Counted>) -> Outcome {
+    let Some(counted) = counted else { return Ok(()) };
+    let ends_reading = counted.ends_reading();
+    let Counted { error, near_limit } = counted;
+    let them = match error {
+        RewriteError::Every(_) => "they",
+        RewriteError::TooLarge { .. } | RewriteError::Cut => "one of them",
+    };
+    let why = error_chain(&error);
+    if !near_limit {
         output::complaint(format_args!(
             "note: the broker counts this look, and a delivery-limit of a policy may remove letters that were looked at \
-             often: they cannot be written anew: {error}"
+             often: {them} cannot be written anew: {why}"
         ));
         return Ok(());
     }
+    let stopped = if ends_reading { "stopped reading: " } else { "" };
     Err(Failure::Failed(anyhow::anyhow!(
-        "stopped reading: the broker's delivery limit removes dead letters that are read once or twice more, and they \
-         cannot be written anew: {error}"
+        "{stopped}the broker's delivery limit removes dead letters that are read too often, and {them} cannot be written \
+         anew: {why}"
     )))
 }
 
@@ -329,8 +348,8 @@ impl<'a> Pass<'a> {
         let (walked, heard) = self.until_heard(&mut signals.hear()?).await;
         self.progress.finish_and_clear();
         let done = self.fate.done();
-        let worn = match walked {
-            Ok(worn) => worn,
+        let counted = match walked {
+            Ok(counted) => counted,
             Err(error) if self.done == 0 => return Err(error.into()),
             Err(error) => {
                 let so_far = format!("only {} were {done}", self.done);
@@ -347,18 +366,18 @@ impl<'a> Pass<'a> {
             return Err(Failure::Stopped(format!("{} dead letters were {done}", self.done), code));
         }
         match self.done {
-            0 if self.not_requeued > 0 => return Err(not_requeued()),
-            0 => return tell(worn).and(Err(Failure::Failed(anyhow::anyhow!(self.selection.nothing())))),
+            0 if self.not_requeued > 0 => return tell(counted).and(Err(not_requeued())),
+            0 => return tell(counted).and(Err(Failure::Failed(anyhow::anyhow!(self.selection.nothing())))),
             count if json => output::json(&json!({ done: count }))?,
             1 => output::line(format_args!("{done} 1 dead letter"))?,
             count => output::line(format_args!("{done} {count} dead letters"))?,
         }
-        tell(worn)?;
+        tell(counted)?;
         if self.not_requeued > 0 { Err(not_requeued()) } else { Ok(()) }
     }
 
     /// A signal ends the walk after the batch in hand; its exit code comes with what the walk returns.
-    async fn until_heard(&mut self, heard: &mut Heard) -> (Result<Option<Worn>, PublishError>, Option<u8>) {
+    async fn until_heard(&mut self, heard: &mut Heard) -> (Result<Option<Counted>, PublishError>, Option<u8>) {
         let (stop, mut code) = (self.stop.clone(), None);
         let mut walk = pin!(self.walk());
         loop {
@@ -372,7 +391,7 @@ impl<'a> Pass<'a> {
         }
     }
 
-    async fn walk(&mut self) -> Result<Option<Worn>, PublishError> {
+    async fn walk(&mut self) -> Result<Option<Counted>, PublishError> {
         let Some(letters) = self.stop.run_until_cancelled(connect(self.settings)).await else { return Ok(None) };
         let mut letters = letters?;
         let mut left = letters.count().await?;

@@ -5,29 +5,39 @@
 //! the broker's operator may lower without our being told. So a letter that was read before is not given back: it is written
 //! anew, which begins at none, and the old one is removed once the new one is confirmed.
 
+use std::cmp::Reverse;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt as _};
 use lapin::message::BasicGetMessage;
 use lapin::options::{BasicAckOptions, BasicGetOptions, BasicNackOptions};
+use lapin::protocol::basic;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Event};
+use uuid::Uuid;
 
 use super::inspect::depth;
 use super::link::{Link, Purpose, bounded};
 use super::readable::{COUNT, CUT, UNREADABLE, time_of_death};
+use super::rewriter::{DeliveryLimit, RewriteError, Rewriter, Rewritten};
 use super::rights::Lack;
-use super::{PublishError, Publisher, QueueError, is_missing, library_error, name, properties};
+use super::{MAX_FRAME_BYTES, QueueError, is_missing, library_error, name, properties};
 use crate::config::{Amqp, Queue};
 use crate::event::Properties;
 
 /// How long what was given back may take to be counted again.
 const RETURN_TIMEOUT: Duration = Duration::from_secs(5);
 const RETURN_POLL: Duration = Duration::from_millis(20);
-/// Letters in hand at a time to be removed, fewer than a quorum queue takes removals in a row, and about how many bytes.
+/// So many letters at most are read before those among them that are to go are removed. A quorum queue takes 32 removals in
+/// a row (see `DeadLetters::remove`).
 pub const BATCH: usize = 24;
+/// No further letter is read for them once their bodies have so many bytes.
 pub const BATCH_BYTES: usize = 16 * 1024 * 1024;
+
+/// Of a message that is written anew: what else its frame holds, and the count that the broker adds later, need less than
+/// 128 bytes.
+const MAX_PROPERTIES: u64 = MAX_FRAME_BYTES as u64 - 128;
 
 /// A broker message that was no event, or that the broker gave up.
 pub struct DeadLetter {
@@ -41,46 +51,27 @@ pub struct DeadLetter {
     /// Its properties cannot be read: all we have of them is their bytes.
     pub unreadable: bool,
     pub(super) amqp: BasicProperties,
+    /// The run of ours that wrote it anew.
+    rewritten_by: Option<String>,
     /// How often it went back to the queue, as far as that counts.
     returns: i64,
     tag: u64,
 }
 
-/// How often letters may go back to their queue.
-#[derive(Debug, Clone, Copy)]
-struct Lives {
-    /// The queue's delivery limit, with all policies, if somebody could tell.
-    known: Option<u32>,
-    /// What the queue was declared with. A policy may lower it.
-    declared: u32,
-}
-
-impl Lives {
-    /// The lowest limit that is to be reckoned with while nobody knows of policies.
-    const LOWEST: u32 = 3;
-
-    /// Whether giving a letter back would bring it to within one of the limit, or of what that may be.
-    fn are_few(self, returns: i64) -> bool {
-        is_near(returns, self.known.unwrap_or(Self::LOWEST).min(self.declared))
-    }
-
-    /// Whether it would bring it to within one of the lowest limit that we know of.
-    fn end(self, returns: i64) -> bool {
-        is_near(returns, self.known.unwrap_or(self.declared).min(self.declared))
-    }
-}
-
-fn is_near(returns: i64, limit: u32) -> bool {
-    returns.saturating_add(2) >= i64::from(limit)
-}
-
-/// Letters that were read often and could not be written anew: they went back, and the broker counts that.
+/// The broker has counted looks at letters, for they could not be written anew and went back.
 #[derive(Debug)]
-pub struct Worn {
-    /// Why they could not be written anew.
-    pub error: PublishError,
-    /// Reading stopped: one more look at some of them, or two, and the broker drops them.
-    pub stopped: bool,
+pub struct Counted {
+    /// Why one of them could not be written anew, or none can.
+    pub error: RewriteError,
+    /// After one more look or two the broker drops one of them.
+    pub near_limit: bool,
+}
+
+impl Counted {
+    /// No letter can be written anew, so that no more is read.
+    pub fn ends_reading(&self) -> bool {
+        self.near_limit && matches!(self.error, RewriteError::Every(_))
+    }
 }
 
 /// One connection that reads dead letters, each of them once.
@@ -89,14 +80,13 @@ pub struct DeadLetters {
     channel: Channel,
     /// What happens to the connection.
     events: Pin<Box<dyn Stream<Item = Event> + Send>>,
-    amqp: Amqp,
     queue: Queue,
-    lives: Lives,
+    limit: DeliveryLimit,
     /// Read and not removed.
     held: u32,
     aged: Aged,
-    publisher: Option<Publisher>,
-    worn: Option<Worn>,
+    rewriter: Rewriter,
+    counted: Option<Counted>,
 }
 
 /// Letters to be written anew.
@@ -113,9 +103,9 @@ impl DeadLetters {
         let events = Box::pin(link.events());
         let channel = link.channel().await?;
         let declared = u32::try_from(queue.dead_delivery_limit).unwrap_or(u32::MAX);
-        let lives = Lives { known: delivery_limit, declared };
-        let (amqp, queue, aged) = (amqp.clone(), queue.clone(), Aged::default());
-        Ok(Self { link, channel, events, amqp, queue, lives, held: 0, aged, publisher: None, worn: None })
+        let limit = DeliveryLimit { known: delivery_limit, declared };
+        let (rewriter, queue, aged) = (Rewriter::new(amqp, queue), queue.clone(), Aged::default());
+        Ok(Self { link, channel, events, queue, limit, held: 0, aged, rewriter, counted: None })
     }
 
     /// How many nobody holds.
@@ -131,16 +121,32 @@ impl DeadLetters {
     }
 
     /// The next one, which stays ours until it is removed or the connection ends. After an error nothing is ours. None also
-    /// when reading more would cost letters their life.
+    /// when reading more would bring letters to the delivery limit.
     pub async fn next(&mut self) -> Result<Option<DeadLetter>, QueueError> {
-        if self.worn.as_ref().is_some_and(|worn| worn.stopped) {
+        if !self.may_read().await {
             return Ok(None);
         }
-        let got = get(&self.channel, &self.queue.dead_queue, &mut self.events);
-        let got = bounded(self.queue.confirm_timeout, "reading", got).await;
-        let letter = got.map_err(|error| error.for_want_of(|| self.lack()))?.map(dead_letter);
-        self.held += u32::from(letter.is_some());
-        Ok(letter)
+        loop {
+            let got = get(&self.channel, &self.queue.dead_queue, &mut self.events);
+            let got = bounded(self.queue.confirm_timeout, "reading", got).await;
+            let letter = got.map_err(|error| error.for_want_of(|| self.lack()))?.map(dead_letter);
+            self.held += u32::from(letter.is_some());
+            match letter {
+                // With a priority it comes before those not read yet.
+                Some(letter) if letter.rewritten_by == Some(self.rewriter.run.to_string()) => {}
+                letter => return Ok(letter),
+            }
+        }
+    }
+
+    /// Where looks may bring a letter to its limit, nothing is read unless it can be written anew: a letter that was read
+    /// has to go back, and that counts.
+    async fn may_read(&mut self) -> bool {
+        if self.held == 0 && self.counted.is_none() && self.limit.is_in_reach() && !self.rewriter.is_connected() {
+            let probed = self.rewriter.probe().await;
+            self.counted = probed.err().map(|error| Counted { error: RewriteError::Every(error), near_limit: true });
+        }
+        !self.counted.as_ref().is_some_and(Counted::ends_reading)
     }
 
     fn lack(&self) -> Lack {
@@ -158,23 +164,27 @@ impl DeadLetters {
 
     /// For each that is not removed: it goes back when we close, or is written anew.
     pub async fn give_back(&mut self, letter: DeadLetter) -> Result<(), QueueError> {
-        if !self.lives.are_few(letter.returns) || letter.is_cut() {
+        if !self.limit.asks_to_rewrite(letter.returns) {
+            return Ok(());
+        }
+        if !letter.can_be_rewritten() {
+            self.note(RewriteError::Cut, &[letter]);
             return Ok(());
         }
         self.aged.bytes += letter.body.len();
         self.aged.letters.push(letter);
         let full = self.aged.letters.len() >= BATCH || self.aged.bytes >= BATCH_BYTES;
         // The first one at once: whether it can be written anew decides whether others are read.
-        if full || self.publisher.is_none() || self.worn.is_some() {
-            self.renew().await?;
+        if full || !self.rewriter.is_connected() || self.none_can_be_rewritten() {
+            self.rewrite_aged().await?;
         }
         Ok(())
     }
 
     /// Gives back what was not removed. When it is done, the broker has processed every removal, and what went back can be
     /// read again.
-    pub async fn close(mut self) -> Result<Option<Worn>, QueueError> {
-        self.renew().await?;
+    pub async fn close(mut self) -> Result<Option<Counted>, QueueError> {
+        self.rewrite_aged().await?;
         if self.held > 0 {
             let there = self.count().await?.saturating_add(self.held);
             // RabbitMQ 4.3 does not count what goes back this way, only what goes back with its channel.
@@ -187,75 +197,69 @@ impl DeadLetters {
         }
         let closed = bounded(self.queue.confirm_timeout, "giving back", self.channel.close(200, name("done"))).await;
         self.link.close().await.ok();
-        if let Some(publisher) = self.publisher {
-            publisher.close().await;
-        }
-        closed.map(|()| self.worn)
+        self.rewriter.close().await;
+        closed.map(|()| self.counted)
     }
 
-    /// Writes the aged letters anew. What cannot be written anew goes back with the others.
-    async fn renew(&mut self) -> Result<(), QueueError> {
-        let Aged { letters, .. } = std::mem::take(&mut self.aged);
+    /// What cannot be written anew goes back with the others.
+    async fn rewrite_aged(&mut self) -> Result<(), QueueError> {
+        let Aged { mut letters, .. } = std::mem::take(&mut self.aged);
         if letters.is_empty() {
             return Ok(());
         }
-        let written = match &self.worn {
-            Some(_) => 0,
-            None => match self.write(&letters).await {
-                Ok(()) => letters.len(),
-                Err((written, error)) => {
-                    self.worn = Some(Worn { error, stopped: false });
-                    written
-                }
-            },
-        };
-        let (renewed, worn) = letters.split_at(written);
-        for letter in renewed {
+        if self.none_can_be_rewritten() {
+            self.note_near(&letters);
+            return Ok(());
+        }
+        letters.sort_by_key(|letter| Reverse(letter.body.len()));
+        let Rewritten { confirmed, error } = self.rewriter.write(&letters).await;
+        for letter in &letters[confirmed.clone()] {
             self.remove(letter).await?;
         }
-        if let Some(told) = &mut self.worn {
-            told.stopped |= worn.iter().any(|letter| self.lives.end(letter.returns));
+        letters.drain(confirmed);
+        if let Some(error) = error {
+            self.note(error, &letters);
         }
         // With its answer the removals are with the queue.
         self.count().await.map(drop)
     }
 
-    /// Or how many of them were confirmed before the error.
-    async fn write(&mut self, letters: &[DeadLetter]) -> Result<(), (usize, PublishError)> {
-        if self.publisher.is_none() {
-            self.publisher = Some(Publisher::connect(&self.amqp, &self.queue).await.map_err(|error| (0, error))?);
+    fn none_can_be_rewritten(&self) -> bool {
+        self.counted.as_ref().is_some_and(|counted| matches!(counted.error, RewriteError::Every(_)))
+    }
+
+    /// These go back, for that reason.
+    fn note(&mut self, error: RewriteError, letters: &[DeadLetter]) {
+        match &mut self.counted {
+            Some(counted) if matches!(error, RewriteError::Every(_)) => counted.error = error,
+            Some(_) => {}
+            None => self.counted = Some(Counted { error, near_limit: false }),
         }
-        let publisher = self.publisher.as_ref().expect("it was made just now");
-        let (mut unconfirmed, mut failed) = (Vec::new(), None);
-        for letter in letters {
-            match publisher.send_again(&self.queue.dead_queue, letter, Headers::All).await {
-                Ok(sent) => unconfirmed.push(sent),
-                Err(error) => {
-                    failed = Some(error);
-                    break;
-                }
-            }
+        self.note_near(letters);
+    }
+
+    fn note_near(&mut self, letters: &[DeadLetter]) {
+        if let Some(counted) = &mut self.counted {
+            counted.near_limit |= letters.iter().any(|letter| self.limit.is_near(letter.returns));
         }
-        let sent = unconfirmed.len();
-        for (confirmed, one) in unconfirmed.into_iter().enumerate() {
-            one.confirmed().await.map_err(|error| (confirmed, error))?;
-        }
-        failed.map_or(Ok(()), |error| Err((sent, error)))
     }
 }
 
 impl DeadLetter {
-    /// Not all of its properties are here, so that it cannot be written anew.
-    fn is_cut(&self) -> bool {
-        self.amqp.headers().as_ref().is_some_and(|headers| headers.contains_key(CUT))
+    /// Else not all of its properties are here, or with those that we add they would not fit into a frame.
+    fn can_be_rewritten(&self) -> bool {
+        let is_cut = self.amqp.headers().as_ref().is_some_and(|headers| headers.contains_key(CUT));
+        !is_cut
+            && size(&properties_again(&self.amqp, &self.routing_key, Headers::All { run: Uuid::nil() }))
+                <= MAX_PROPERTIES
     }
 }
 
 /// Which headers a message keeps when it is sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Headers {
-    /// It stays the dead letter that it is, with the routing key that it came with.
-    All,
+    /// It stays the dead letter that it is, with the routing key that it came with, and says which run of ours wrote it.
+    All { run: Uuid },
     /// All but the broker's account of how it died: its next life starts at none. It carries `x-requeued`.
     WithoutDeath,
 }
@@ -266,6 +270,9 @@ pub(super) const REQUEUED: &str = "x-requeued";
 /// The routing key that a letter had before it was written anew.
 const ROUTING_KEY: &str = "x-routing-key";
 
+/// Which run of ours wrote it anew.
+const REWRITTEN_BY: &str = "x-rewritten-by";
+
 /// What the broker counted while the message was handed out.
 fn is_count(header: &str) -> bool {
     matches!(header, "x-delivery-count" | "x-acquired-count")
@@ -274,7 +281,7 @@ fn is_count(header: &str) -> bool {
 /// What the broker wrote when the message died, and we when it was written anew.
 fn is_of_death(header: &str) -> bool {
     header == "x-death"
-        || header == ROUTING_KEY
+        || matches!(header, ROUTING_KEY | REWRITTEN_BY)
         || header.starts_with("x-first-death-")
         || header.starts_with("x-last-death-")
 }
@@ -313,10 +320,20 @@ pub(super) fn properties_again(amqp: &BasicProperties, routing_key: &str, keep: 
         }
     }
     match keep {
-        Headers::All => kept.insert(ROUTING_KEY.into(), AMQPValue::LongString(routing_key.into())),
-        Headers::WithoutDeath => kept.insert(REQUEUED.into(), AMQPValue::Boolean(true)),
-    };
+        Headers::All { run } => {
+            kept.insert(ROUTING_KEY.into(), AMQPValue::LongString(routing_key.into()));
+            kept.insert(REWRITTEN_BY.into(), AMQPValue::LongString(run.to_string().into()));
+        }
+        Headers::WithoutDeath => {
+            kept.insert(REQUEUED.into(), AMQPValue::Boolean(true));
+        }
+    }
     again.with_headers(kept)
+}
+
+/// In bytes.
+fn size(properties: &BasicProperties) -> u64 {
+    basic::gen_properties(properties)(Vec::new().into()).map_or(u64::MAX, |written| written.position)
 }
 
 fn dead_letter(message: BasicGetMessage) -> DeadLetter {
@@ -330,6 +347,7 @@ fn dead_letter(message: BasicGetMessage) -> DeadLetter {
         _ => None,
     });
     let routing_key = headers.and_then(|table| bytes(table, ROUTING_KEY));
+    let rewritten_by = headers.and_then(|table| bytes(table, REWRITTEN_BY));
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     DeadLetter {
         body: delivery.data,
@@ -338,6 +356,7 @@ fn dead_letter(message: BasicGetMessage) -> DeadLetter {
         broker_reason: reason.map(text),
         died_at: died_at.or_else(|| unreadable.and_then(time_of_death)),
         unreadable: unreadable.is_some(),
+        rewritten_by: rewritten_by.map(text),
         returns: delivery_count(&delivery.properties),
         amqp: delivery.properties,
         tag: delivery.delivery_tag,
@@ -403,7 +422,6 @@ async fn failure(events: &mut (impl Stream<Item = Event> + Unpin)) -> lapin::Err
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
 
     #[test]
     fn a_message_sent_again_keeps_its_own_headers_and_drops_the_brokers() {
@@ -423,32 +441,10 @@ mod tests {
         assert_eq!(keys(&again), ["traceparent", REQUEUED]);
         assert_eq!((again.message_id(), again.timestamp()), (&Some(name("evt_1")), &Some(7)));
         assert_eq!((again.user_id(), again.delivery_mode()), (&None, &Some(2)));
-        let anew = properties_again(&died, "content.created", Headers::All);
-        let kept = ["traceparent", "x-death", "x-first-death-queue", "x-last-death-reason", ROUTING_KEY];
+        assert!(size(&again) > 100 && size(&again) < 200, "{}", size(&again));
+        let anew = properties_again(&died, "content.created", Headers::All { run: Uuid::nil() });
+        let kept = ["traceparent", "x-death", "x-first-death-queue", "x-last-death-reason", REWRITTEN_BY, ROUTING_KEY];
         assert_eq!(keys(&anew), kept);
         assert_eq!(keys(&properties_again(&anew, "content.created", Headers::WithoutDeath)), ["traceparent", REQUEUED]);
-    }
-
-    proptest! {
-        /// The broker drops a letter when its count exceeds the limit. `crashes` of ours count, too.
-        #[test]
-        fn a_letter_that_can_be_written_anew_outlives_any_number_of_looks(limit in 2..40_u32, known: bool, looks in 1..200_u32) {
-            let lives = Lives { known: known.then_some(limit), declared: 1_000_000 };
-            let mut returns = 0;
-            for _ in 0..looks {
-                returns = if lives.are_few(returns) { 0 } else { returns + 1 };
-                let after_a_crash = returns + 1;
-                prop_assert!(after_a_crash <= i64::from(limit));
-            }
-        }
-
-        #[test]
-        fn reading_stops_before_the_lowest_known_limit(limit in 3..1000_u32, known: bool, looks in 1..2000_u32) {
-            let (known, declared) = if known { (Some(limit), u32::MAX) } else { (None, limit) };
-            let lives = Lives { known, declared };
-            let returns = (0..looks).fold(0, |returns, _| if lives.end(returns) { returns } else { returns + 1 });
-            prop_assert!(returns <= i64::from(limit) - 2);
-            prop_assert!(lives.are_few(returns) || !lives.end(returns));
-        }
     }
 }

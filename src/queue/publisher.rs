@@ -5,6 +5,7 @@ use std::time::Duration;
 use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
+use uuid::Uuid;
 
 use super::dead_letters::{DeadLetter, Headers, properties_again};
 use super::link::{Link, Purpose};
@@ -87,6 +88,15 @@ impl Publisher {
     ) -> Result<Unconfirmed, PublishError> {
         let properties = properties_again(&letter.amqp, &letter.routing_key, headers);
         self.publish("", queue, properties, &letter.body).await
+    }
+
+    /// An error unless we may write to the default exchange now. What is sent there comes back, for no queue takes it.
+    pub(super) async fn probe(&self) -> Result<(), PublishError> {
+        let nobody = format!("penr-webhooks.nobody.{}", Uuid::new_v4());
+        match self.publish("", &nobody, persistent(), b"").await?.confirmed().await {
+            Ok(()) | Err(PublishError::Unroutable) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     async fn publish(

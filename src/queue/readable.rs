@@ -160,7 +160,7 @@ fn stand_in(properties: &[u8]) -> Vec<u8> {
     [&HAS_HEADERS.to_be_bytes()[..], &size_of(&table), &table].concat()
 }
 
-/// The broker's count of how often a message was handed out before.
+/// The broker's count that `dead_letters::delivery_count` reads.
 pub(super) const COUNT: &str = "x-delivery-count";
 
 /// The broker's count among properties that cannot be read.

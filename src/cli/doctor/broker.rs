@@ -129,7 +129,7 @@ async fn round_trip(broker: &Broker, queue: &Queue, deadline: Deadline) -> Check
             Check::ok("round_trip", format!("published, confirmed and consumed in {}", millis(took)))
         }
         Ok(RoundTrip::Forbidden(lack)) => {
-            let advice = format!("{}; workers do without", lack.remedy());
+            let advice = format!("{}; workers do without, `dead-letters requeue` does not", lack.remedy());
             Check::warns("round_trip", format!("not tried: {}", lack.problem()), advice)
         }
         Err(error) => {
