@@ -1,5 +1,7 @@
 //! A look at dead letters costs none its life, although the broker counts how often each was given back.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::{ACCOUNT, MARKER, NEW_TYPE, TYPE, assert_fails, end};
@@ -58,6 +60,22 @@ async fn many_are_written_anew_and_none_twice() {
         assert_eq!(site.listed().await, rows);
     }
     assert_eq!(site.queue_depth(site.dead_queue()).await, 101);
+}
+
+/// RabbitMQ 4 hands out what has a priority of 5 or more before the rest, also what we have just written anew.
+#[tokio::test]
+async fn what_is_written_anew_is_not_read_once_more_in_place_of_another() {
+    let site = site_with_limit(2).await;
+    let event = |id: &str, number: u32| site.event(&format!("evt_{id}_{number}"), ACCOUNT, TYPE, &json!(MARKER));
+    for number in 0..3 {
+        site.bury(Message { priority: Some(9), ..event("first", number) }).await;
+    }
+    assert_eq!(site.ids().await.len(), 4);
+    for number in 0..3 {
+        site.bury(event("later", number)).await;
+    }
+    let ids: BTreeSet<String> = site.ids().await.into_iter().collect();
+    assert_eq!(ids.len(), 7, "{ids:?}");
 }
 
 /// From RabbitMQ 4.3 on they do not.
