@@ -101,7 +101,7 @@ async fn under_a_real_policy_looks_cost_only_what_cannot_be_written_anew() {
     for number in 1..5 {
         site.bury(site.event(&format!("evt_{number}"), ACCOUNT, TYPE, &json!(MARKER))).await;
     }
-    for _ in 0..6 {
+    for _ in 0..5 {
         assert_eq!(site.ids().await.len(), 5);
     }
     let site = one_that_is_too_large_costs_no_other_its_life(site, &servers, looks_count).await;
@@ -111,7 +111,7 @@ async fn under_a_real_policy_looks_cost_only_what_cannot_be_written_anew() {
 /// A single letter, which each run would read and give back.
 async fn without_the_right_to_write_anew_nothing_is_read(site: Site, looks_count: bool) -> Site {
     let site = site.set("queue.dead_delivery_limit", "3");
-    for command in [&["list"][..], &["discard", "nobody"]].repeat(4) {
+    for command in [&["list"][..], &["discard", "nobody"]].repeat(3) {
         let stopped = site.dead(command).await;
         assert_fails(&stopped, "stopped reading");
         assert!(stopped.stderr.contains(r"amq\.default") && stopped.stdout.is_empty(), "{stopped:?}");
@@ -147,9 +147,7 @@ async fn one_that_is_too_large_costs_no_other_its_life(
         let discarded = site.dead(&["discard", id]).await;
         assert_eq!(discarded.stdout, "discarded 1 dead letter\n", "{discarded:?}");
     }
-    for _ in 0..4 {
-        assert_eq!(site.ids().await.len(), 5);
-    }
+    assert_eq!(site.ids().await.len(), 5);
     site
 }
 
