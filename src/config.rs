@@ -24,6 +24,7 @@ mod check;
 mod layers;
 mod listen;
 mod management;
+mod password;
 mod published;
 mod source;
 

@@ -1,5 +1,5 @@
-//! Reads a server's URL again from its file after the server has refused the login: whoever changes a password writes
-//! the new one there, and no process needs a restart.
+//! Reads a server's URL again from its file, or its password, after the server has refused the login: whoever changes a
+//! password writes the new one there, and no process needs a restart.
 
 use crate::config::UrlSource;
 use crate::error_chain;
@@ -23,13 +23,16 @@ fn read_now<T>(
     refused: &SecretText,
     read: impl FnOnce(&str) -> anyhow::Result<T>,
 ) -> Option<(SecretText, T)> {
-    let path = from.file()?;
+    let files = from.files();
+    if files.is_empty() {
+        return None;
+    }
     let newest = from.newest_or(refused);
     if newest != *refused {
         // Somebody else of this process was here first.
         return read(newest.expose()).ok().map(|found| (newest, found));
     }
-    let content = std::fs::read_to_string(path).map(UrlSource::from_content);
+    let content = from.read_files(|path| std::fs::read_to_string(path));
     content.iter().for_each(keep_secret);
     let found = match content {
         Ok(text) if text == *refused => return None,
@@ -38,9 +41,9 @@ fn read_now<T>(
             Ok(found) => Ok((text, found)),
             Err(problem) => Err(format!("cannot be used: {}", error_chain(problem.as_ref()))),
         },
-        Err(error) => Err(format!("cannot be read: {error}")),
+        Err(problem) => Err(problem),
     };
-    let variable = from.name("");
+    let variable = files;
     match found {
         Ok((text, found)) => {
             if from.replace(&text) {

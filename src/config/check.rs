@@ -36,8 +36,7 @@ pub(super) fn settings(mut raw: Raw, layers: &Layers) -> Result<Settings, Config
     let api_listen = check.listen("api.listen", &raw.api.listen)?;
     check.origins("api.cors_origins", &raw.api.cors_origins)?;
     check.origins("api.frame_ancestors", &raw.api.frame_ancestors)?;
-    raw.database.url_from = layers.url_source("database.url");
-    raw.amqp.url_from = layers.url_source("amqp.url");
+    super::password::complete(&mut raw, layers)?;
     Ok(Settings {
         events: raw.event_parser(catalogue),
         retry: RetryPolicy {

@@ -1,7 +1,8 @@
-//! Where a server's URL was given. One that a file holds may change while the process runs.
+//! Where a server's URL was given. One that a file holds, or whose password one holds, may change while the process runs.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::password::PutIn;
 use crate::secret::SecretText;
 
 /// The origin of a URL. Clones share what was read from the file last.
@@ -10,7 +11,19 @@ pub struct UrlSource {
     /// The variable or setting, as the operator wrote it.
     name: String,
     file: Option<String>,
+    apart: Option<Arc<Apart>>,
     state: Arc<Mutex<State>>,
+}
+
+/// A password that is given apart from its URL.
+#[derive(Debug)]
+struct Apart {
+    /// As it was given, without the password.
+    url: SecretText,
+    password: SecretText,
+    name: String,
+    file: Option<String>,
+    put_in: PutIn,
 }
 
 #[derive(Debug, Default)]
@@ -22,7 +35,12 @@ struct State {
 
 impl UrlSource {
     pub(crate) fn new(name: String, file: Option<String>) -> Self {
-        Self { name, file, state: Arc::default() }
+        Self { name, file, apart: None, state: Arc::default() }
+    }
+
+    /// From here on `password`, which comes from `from`, belongs into the URL.
+    pub(super) fn take_password(&mut self, url: SecretText, password: SecretText, from: Self, put_in: PutIn) {
+        self.apart = Some(Arc::new(Apart { url, password, name: from.name, file: from.file, put_in }));
     }
 
     /// For messages; `usual` if it was not given by an operator.
@@ -30,15 +48,30 @@ impl UrlSource {
         if self.name.is_empty() { usual.to_owned() } else { self.name.clone() }
     }
 
-    /// The path of the file that holds the URL.
-    pub fn file(&self) -> Option<&str> {
-        self.file.as_deref()
+    /// The names of the files' variables, for messages; empty if nothing can change.
+    pub fn files(&self) -> String {
+        let of_password = self.apart.as_ref().and_then(|apart| apart.file.as_ref().map(|_| apart.name.as_str()));
+        let names: Vec<&str> = self.file.as_ref().map(|_| self.name.as_str()).into_iter().chain(of_password).collect();
+        names.join(" and ")
     }
 
-    /// A URL as it stands in a file, without the end of the line.
-    pub fn from_content(mut content: String) -> SecretText {
-        content.truncate(content.trim_end().len());
-        SecretText::new(content)
+    /// The URL by what the files hold now, without the ends of their lines. Empty if one of them is.
+    pub fn read_files(&self, read: impl Fn(&str) -> std::io::Result<String>) -> Result<SecretText, String> {
+        let content = |path: &String| match read(path) {
+            Ok(mut content) => {
+                content.truncate(content.trim_end().len());
+                Ok(SecretText::new(content))
+            }
+            Err(error) => Err(format!("cannot be read: {error}")),
+        };
+        let url = self.file.as_ref().map(content).transpose()?;
+        let Some(apart) = &self.apart else { return Ok(url.unwrap_or_default()) };
+        let url = url.unwrap_or_else(|| apart.url.clone());
+        let password = apart.file.as_ref().map_or_else(|| Ok(apart.password.clone()), content)?;
+        if url.is_empty() || password.is_empty() {
+            return Ok(SecretText::default());
+        }
+        Ok(SecretText::new((apart.put_in)(url.expose(), password.expose())?))
     }
 
     /// What was read last, `first` if nothing was since the start.

@@ -8,6 +8,7 @@ fn load(file: Option<&str>, variables: &[(&str, &str)]) -> Result<Settings, Conf
         "/proxy" => Ok("user:s3cret\n".to_owned()),
         "/management" => Ok("https://u:s3cret@h\n".to_owned()),
         "/url" => Ok("postgresql://u:s3cret@h/d\n".to_owned()),
+        "/password" => Ok("ab/cd+ef=@x\n".to_owned()),
         _ => Err(std::io::ErrorKind::NotFound.into()),
     })
 }
@@ -51,13 +52,39 @@ fn a_secret_may_come_from_a_file() {
         load(None, &[("DATABASE_URL_FILE", "/none")]).unwrap_err().to_string().starts_with("DATABASE_URL_FILE names")
     );
     let database = load(None, &[("DATABASE_URL_FILE", "/url")]).unwrap().database;
-    assert_eq!((database.url.expose(), database.url_from.file()), ("postgresql://u:s3cret@h/d", Some("/url")));
+    assert_eq!(
+        (database.url.expose(), &*database.url_from.files()),
+        ("postgresql://u:s3cret@h/d", "DATABASE_URL_FILE")
+    );
     assert_eq!(database.url_from.name("none"), "DATABASE_URL_FILE");
-    assert_eq!(load(None, &[("AMQP_URL", "amqp://h")]).unwrap().amqp.url_from.file(), None);
+    assert_eq!(load(None, &[("AMQP_URL", "amqp://h")]).unwrap().amqp.url_from.files(), "");
     let digits = "1".repeat(40);
     assert_eq!(
         load(None, &[("PENR_WEBHOOKS__API__JWT_SECRET", &digits)]).unwrap().api.tokens.unwrap().secrets.len(),
         1
+    );
+}
+
+/// Compose and secrets of a platform hand over a password as it is: nobody there can encode it for a URL.
+#[test]
+fn a_password_may_be_given_apart_from_its_url_and_as_it_is() {
+    let amqp = ("AMQP_URL", "amqp://u@h/%2f");
+    let settings = load(None, &[amqp, ("PENR_WEBHOOKS__AMQP__PASSWORD", "ab/cd+ef=@x")]).unwrap().amqp;
+    assert_eq!(settings.url.expose(), "amqp://u:ab%2Fcd%2Bef%3D%40x@h/%2f");
+    assert_eq!(settings.url_from.files(), "");
+    let given = [amqp, ("DATABASE_URL_FILE", "/url"), ("PENR_WEBHOOKS__DATABASE__PASSWORD_FILE", "/password")];
+    let settings = load(None, &given).unwrap();
+    assert_eq!(settings.database.url.expose(), "postgresql://u:s3cret@h/d?password=ab%2Fcd%2Bef%3D%40x");
+    assert_eq!(settings.amqp.url.expose(), "amqp://u@h/%2f");
+    let from = settings.database.url_from;
+    assert_eq!(from.files(), "DATABASE_URL_FILE and PENR_WEBHOOKS__DATABASE__PASSWORD_FILE");
+    let changed = from.read_files(|path| Ok(if path == "/url" { "host=h\n" } else { "n'w\n" }.to_owned())).unwrap();
+    assert_eq!(changed.expose(), r"host=h password='n\'w'");
+    assert!(from.read_files(|_| Ok("\n".to_owned())).unwrap().is_empty());
+    let error = load(None, &[("AMQP_URL", "amqp://s3cret"), ("PENR_WEBHOOKS__AMQP__PASSWORD", "s3cret")]).unwrap_err();
+    assert!(
+        error.to_string().starts_with("AMQP_URL must name a user") && !error.to_string().contains("s3cret"),
+        "{error}"
     );
 }
 

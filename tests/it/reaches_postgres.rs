@@ -175,6 +175,30 @@ async fn a_server_that_is_its_own_authority_is_trusted_by_its_certificate() {
 }
 
 #[tokio::test]
+async fn a_password_that_stands_apart_is_written_as_it_is() {
+    const PASSWORD: &str = r"ab/cd+ef=@x'\ %:#?";
+    let site = Site::new().await;
+    let role = unique_name();
+    let sql = site.another_sql().await;
+    sql.batch_execute(&format!("CREATE ROLE {role} LOGIN PASSWORD '{}'", PASSWORD.replace('\'', "''"))).await.unwrap();
+    site.json(&["migrate", "--grant-to", &role]).await;
+    let url = url::Url::parse(site.database_url()).unwrap();
+    let (host, port, name) = (url.host_str().unwrap(), url.port().unwrap_or(5432), &url.path()[1..]);
+    let file = site.folder().join("password");
+    write_at_once(&file, &format!("{PASSWORD}\n"));
+    let mut site = site.env("PENR_WEBHOOKS__DATABASE__PASSWORD_FILE", file.to_str().unwrap());
+    for url in [
+        format!("postgresql://{role}@{host}:{port}/{name}"),
+        format!("postgresql://{role}:another@{host}:{port}/{name}?sslmode=prefer"),
+        format!("host={host} port={port} user={role} dbname={name}"),
+    ] {
+        site = site.env("DATABASE_URL", &url);
+        assert_eq!(site.json(&LIST).await["data"].as_array().map(Vec::len), Some(0), "{url}");
+    }
+    sql.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_password_that_changes_is_read_again_from_its_file() {
     let ledger = Ledger::open(Site::new().await).await;
     let (role, file) = (unique_name(), ledger.site.folder().join("url"));
