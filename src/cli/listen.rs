@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::future::IntoFuture as _;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -30,6 +31,9 @@ pub(super) struct Arguments {
     /// 0 takes a free one
     #[arg(long)]
     port: u16,
+    /// Where to listen; 0.0.0.0 in a container, so that others reach it
+    #[arg(long, default_value = "127.0.0.1")]
+    address: IpAddr,
     /// The webhook's secret
     #[arg(long, env = "PENR_WEBHOOKS_LISTEN_SECRET", hide_env_values = true)]
     secret: SecretText,
@@ -53,8 +57,9 @@ struct Receiver {
 
 pub(super) async fn run(arguments: Arguments, json: bool, signals: &Signals) -> Outcome {
     let secret = SigningSecret::parse(arguments.secret.expose()).map_err(|error| Failure::Usage(error.to_string()))?;
-    let listener = tokio::net::TcpListener::bind(("127.0.0.1", arguments.port)).await;
-    let listener = listener.map_err(|error| anyhow::anyhow!("port {} cannot be used: {error}", arguments.port))?;
+    let address = SocketAddr::new(arguments.address, arguments.port);
+    let listener = tokio::net::TcpListener::bind(address).await;
+    let listener = listener.map_err(|error| anyhow::anyhow!("{address} cannot be used: {error}"))?;
     let url = format!("http://{}", listener.local_addr()?);
     let (stop, heard) = (CancellationToken::new(), signals.hear()?);
     let (statuses, delay) = (arguments.status, arguments.delay);

@@ -83,6 +83,17 @@ async fn listen_answers_its_statuses_in_turn_and_repeats_the_last() {
 }
 
 #[tokio::test]
+async fn listen_takes_the_address_that_it_is_told() {
+    let site = Site::new().await;
+    let listener = Listener::start(&site, SECRET, &["--address", "127.0.0.2"]).await;
+    assert!(listener.address.starts_with("127.0.0.2:"), "{}", listener.address);
+    assert_eq!(ask(&listener.address, "POST", "/", &[], b"").await.status, 200);
+    let all = Listener::start(&site, SECRET, &["--address", "0.0.0.0"]).await;
+    let port = all.address.strip_prefix("0.0.0.0:").unwrap();
+    assert_eq!(ask(&format!("127.0.0.3:{port}"), "POST", "/", &[], b"").await.status, 200);
+}
+
+#[tokio::test]
 async fn listen_waits_before_it_answers() {
     let site = Site::new().await;
     let listener = Listener::start(&site, SECRET, &["--delay", "300ms"]).await;
@@ -100,7 +111,9 @@ async fn listen_refuses_what_it_cannot_use() {
     let no_secret = site.cli(&["listen", "--port", "0", "--secret", "hunter2"]).await;
     assert_fails(&no_secret, 2, &["whsec_"]);
     assert!(!no_secret.stderr.contains("hunter2"));
-    for (flag, value) in [("--status", "99"), ("--status", "ok"), ("--delay", "soon"), ("--port", "70000")] {
+    for (flag, value) in
+        [("--status", "99"), ("--status", "ok"), ("--delay", "soon"), ("--address", "localhost"), ("--port", "70000")]
+    {
         let arguments = ["listen", "--port", "0", "--secret", SECRET, flag, value];
         let arguments = if flag == "--port" { &["listen", "--secret", SECRET, flag, value][..] } else { &arguments };
         assert_fails(&site.cli(arguments).await, 2, &[flag, value]);
