@@ -4,7 +4,7 @@ ifdef SERVERS
 export PENR_SERVICES_SUITE := $(SERVERS)
 endif
 
-.PHONY: help demo run test soak bench check screenshots clean toolchain browser beside
+.PHONY: help demo run test soak bench check screenshots clean toolchain browser beside check-compose
 
 help:
 	@echo "make demo    show an event's whole way, with checks"
@@ -13,6 +13,7 @@ help:
 	@echo "make soak    minutes of faults under load; PENR_SOAK_SECONDS=30 shortens them, ARGS=NAME picks some"
 	@echo "make bench   deliveries per second through one worker; BENCH=latency and others measure more"
 	@echo "make check   formatting, lints, documentation"
+	@echo "make check-compose  the image and the compose files on a Docker engine, with restarts of everything"
 	@echo "make screenshots  pictures of every state of the page into target/screenshots"
 	@echo "make clean   stop all private servers, remove what was built"
 	@echo "SERVERS=trixie behind any of them takes RabbitMQ 4.0 and PostgreSQL 17; SERVERS=forky newer ones"
@@ -40,6 +41,9 @@ check: toolchain
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+
+check-compose:
+	scripts/check-compose
 
 clean:
 	scripts/services stop --all

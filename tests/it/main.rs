@@ -11,6 +11,7 @@ mod asks_for_time;
 mod bad_input;
 mod broker_rights;
 mod command_line;
+mod containers;
 mod courtesy;
 mod dead_letters;
 mod delivers;
