@@ -27,6 +27,7 @@ mod publish;
 mod ready;
 mod roles;
 mod signals;
+mod threads;
 mod token;
 mod webhooks;
 
@@ -152,11 +153,11 @@ pub fn main() -> ExitCode {
         return ended(ready::run(arguments, &settings, cli.json));
     }
     settings.logins().for_each(|login| scrub::keep_secret(&login));
-    let log = log::start(&settings.log);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match threads::runtime() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&error.into()),
+        Err(failure) => return fail(&failure),
     };
+    let log = log::start(&settings.log);
     let outcome = runtime.block_on(execute(cli, settings, &Process { log, signals }));
     // The system's lookup of a server's name cannot be interrupted: nobody waits for one that was given up.
     runtime.shutdown_background();

@@ -67,3 +67,32 @@ async fn memory_is_bounded_by_what_may_be_in_hand_however_many_large_events_wait
     let peak = worker.peak_memory_kib();
     assert!(peak < before + GROWTH_KIB, "{peak} KiB at the peak, {before} KiB before");
 }
+
+const SMALL: &str = "--as=314572800";
+const FOUR_GIB: &str = "--as=4294967296";
+
+#[tokio::test]
+async fn four_gibibytes_of_address_space_do_for_a_worker_and_any_other_command() {
+    let ledger = Ledger::open(Site::new().await).await;
+    let many = |launch: Launch| launch.under(&["prlimit", FOUR_GIB]).env("TOKIO_WORKER_THREADS", "64");
+    let worker = many(ledger.site.launch(&["worker"])).start_worker().await;
+    ledger.publish(20).await;
+    let mut token = many(ledger.site.launch(&["token", "--account", "acc_1"])).start();
+    assert_eq!(token.wait().await.code(), Some(0), "{}", token.log());
+    ledger.close(vec![worker]).await.assert_sound(0);
+}
+
+#[tokio::test]
+async fn too_little_address_space_or_too_few_threads_are_named_in_one_line() {
+    let site = Site::new().await;
+    for command in [&["worker"][..], &["token", "--account", "acc_1"]] {
+        let mut refused = site.launch(command).under(&["prlimit", SMALL]).start();
+        assert_eq!(refused.wait().await.code(), Some(1));
+        let said = refused.log();
+        assert!(said.starts_with("error: the address space is limited to 300 MiB"), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+    let mut unusable = site.launch(&["worker"]).env("TOKIO_WORKER_THREADS", "0").start();
+    assert_eq!(unusable.wait().await.code(), Some(2));
+    assert!(unusable.log().starts_with("error: TOKIO_WORKER_THREADS must be a number"), "{}", unusable.log());
+}
