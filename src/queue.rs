@@ -143,6 +143,17 @@ impl QueueError {
         }
     }
 
+    /// Whether the broker, or the way to it, has merely gone: nothing that an operator should mend, whatever is said of it
+    /// from one try to the next.
+    pub fn is_away(&self) -> bool {
+        let Self::Unavailable(cause) = self else { return false };
+        match (cause.downcast_ref::<nodes::Unserved>(), library_error(cause)) {
+            (Some(unserved), _) => unserved.is_away(),
+            (None, Some(error)) => nodes::is_away(error),
+            (None, None) => false,
+        }
+    }
+
     /// Of what needs a right: the broker's refusal names what is lacking. Other errors stay as they are.
     fn for_want_of(self, lack: impl FnOnce() -> Lack) -> Self {
         match self {

@@ -418,7 +418,9 @@ impl Supervisor {
     fn wait_after(&mut self, error: &QueueError) -> Duration {
         let reason = crate::error_chain(error);
         let unreadable = matches!(error, QueueError::Unreadable(_));
-        let news = self.outage.is_news(&reason_of_any_node(error)) && !(unreadable && self.mode == Mode::Isolated);
+        // One that restarts resets the connection, then refuses the next ones, then ends them: that is one outage.
+        let told = if error.is_away() { "away".to_owned() } else { reason_of_any_node(error) };
+        let news = self.outage.is_news(&told) && !(unreadable && self.mode == Mode::Isolated);
         if unreadable {
             let ended_lately = self.isolation_ended.is_some_and(|ended| ended.elapsed() < SOON);
             self.too_short = match self.mode == Mode::Normal && ended_lately {

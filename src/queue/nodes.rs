@@ -251,6 +251,10 @@ enum Fault {
     Other,
 }
 
+pub(super) fn is_away(error: &Error) -> bool {
+    refusal(error).fault == Fault::Away
+}
+
 fn refusal(error: &Error) -> Refusal {
     use AMQPHardError::CONNECTIONFORCED;
     let reason = || words(error);
@@ -305,6 +309,11 @@ struct Tried {
 }
 
 impl Unserved {
+    /// Every node is down, or the way to it.
+    pub(super) fn is_away(&self) -> bool {
+        self.tried.iter().all(|tried| tried.refusal.fault == Fault::Away)
+    }
+
     pub(super) fn is_of_login(&self) -> bool {
         self.tried.iter().any(|tried| tried.refusal.fault == Fault::Login)
     }

@@ -42,8 +42,8 @@ impl Notices {
                         publisher.close().await;
                     }
                     let reason = error_chain(error.as_ref());
-                    // Of a database that is away the other parts tell.
-                    if !error.is::<StoreError>() && outage.is_news(&reason) {
+                    // Of a server that is away the other parts tell.
+                    if !is_told_elsewhere(&error) && outage.is_news(&reason) {
                         tracing::warn!(error = reason, "cannot send notices, trying again");
                     } else {
                         tracing::debug!(error = reason, "cannot send notices, trying again");
@@ -82,4 +82,10 @@ impl Notices {
             Err(error) => Err(error),
         }
     }
+}
+
+/// Of the database, and of a broker that has merely gone.
+fn is_told_elsewhere(error: &anyhow::Error) -> bool {
+    let of_broker = error.downcast_ref::<PublishError>();
+    error.is::<StoreError>() || matches!(of_broker, Some(PublishError::Queue(error)) if error.is_away())
 }

@@ -123,7 +123,8 @@ async fn exchanges_that_somebody_creates_anew_are_bound_again() {
 #[tokio::test]
 async fn a_broker_that_closes_all_connections_restarts_or_is_killed_loses_nothing_confirmed() {
     let servers = PrivateServers::start().await;
-    let site = Site::on(&servers).await.set("worker.max_in_flight", &(2 * IN_FLIGHT).to_string());
+    let site =
+        Site::on(&servers).await.set("worker.max_in_flight", &(2 * IN_FLIGHT).to_string()).set("log.filter", "info");
     // The answers may be held for as long as a broker starts.
     let ledger = Ledger::open(site.set("sender.timeout", "60s").set("worker.lease", "10m")).await;
     let mut worker = ledger.site.worker().await;
@@ -143,6 +144,8 @@ async fn a_broker_that_closes_all_connections_restarts_or_is_killed_loses_nothin
     servers.restart("rabbitmq").await;
     worker.wait_for_log_times(ATTACHED, 4).await;
     gate.open();
+    ledger.wait_until_done().await;
+    assert_eq!(worker.warnings(), ["lost the broker, connecting again"; 3]);
     ledger.close(vec![worker]).await.assert_sound(3 * IN_FLIGHT);
     assert_eq!(servers.protocol_errors().await, [""; 0]);
 }

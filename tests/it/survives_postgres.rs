@@ -71,8 +71,9 @@ async fn a_postgres_restarted_and_a_postgres_killed_double_and_lose_nothing() {
     let servers = PrivateServers::start().await;
     let site = impatient(Site::on(&servers).await);
     // The answers may be held for as long as a server starts.
-    let ledger = Ledger::open(site.set("sender.timeout", "60s").set("worker.lease", "10m")).await;
-    let worker = ledger.site.worker().await;
+    let site = site.set("sender.timeout", "60s").set("worker.lease", "10m").set("log.filter", "info");
+    let ledger = Ledger::open(site).await;
+    let mut worker = ledger.site.worker().await;
     let gate = held_in_flight(&ledger, 20).await;
     servers.restart("postgres").await;
     gate.open();
@@ -84,6 +85,9 @@ async fn a_postgres_restarted_and_a_postgres_killed_double_and_lose_nothing() {
     servers.restart("postgres").await;
     ledger.wait_until_done().await;
     assert!(stayed_attached(&worker));
+    worker.wait_for_log_times("the database takes what waited", 2).await;
+    assert_eq!(worker.warnings(), ["waiting for the database"; 2]);
+    assert_eq!(worker.log().matches("the database takes what waited").count(), 2);
     assert_eq!(ledger.count(ATTEMPTS).await, 60);
     ledger.close(vec![worker]).await.assert_sound(0);
 }

@@ -147,6 +147,13 @@ impl Replica {
         self.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
+    /// What it has warned of, whichever library said it.
+    pub fn warnings(&self) -> Vec<String> {
+        let lines = self.log_lines();
+        let warns = lines.iter().filter(|line| ["WARN", "ERROR"].contains(&line["level"].as_str().unwrap_or_default()));
+        warns.map(|line| of(line, "message").and_then(Value::as_str).unwrap_or_default().to_owned()).collect()
+    }
+
     pub async fn wait_for_log(&mut self, text: &str) {
         self.wait_for_log_times(text, 1).await;
     }
