@@ -97,7 +97,7 @@ impl Shallow {
             Next::Flags => {
                 self.strings = STRINGS_BEFORE.iter().filter(|flag| number & usize::from(**flag) != 0).count();
                 match number & usize::from(HAS_HEADERS) {
-                    0 => self.to_next_frame(),
+                    0 => self.pass_over_frame(),
                     _ => self.before_headers(),
                 }
             }
@@ -119,7 +119,7 @@ impl Shallow {
         self.left = (u32::from_be_bytes(size) as usize).saturating_add(1);
         match kind {
             HEADER => self.over(BEFORE_PROPERTIES, |walk| walk.expect(Next::Flags)),
-            _ => self.to_next_frame(),
+            _ => self.pass_over_frame(),
         }
     }
 
@@ -145,7 +145,7 @@ impl Shallow {
             }
             // The library reads no further either.
             _ => {
-                self.to_next_frame();
+                self.pass_over_frame();
                 return None;
             }
         };
@@ -160,7 +160,7 @@ impl Shallow {
                 self.after_value();
             }
             // Larger than what it lies in: the library reads no further either.
-            _ => self.to_next_frame(),
+            _ => self.pass_over_frame(),
         }
     }
 
@@ -169,7 +169,7 @@ impl Shallow {
         match self.open.last() {
             Some(Open { is_table: true, .. }) => self.expect(Next::Name),
             Some(Open { is_table: false, .. }) => self.expect(Next::Kind),
-            None => self.to_next_frame(),
+            None => self.pass_over_frame(),
         }
     }
 
@@ -180,7 +180,7 @@ impl Shallow {
                 (self.skip, self.left) = (self.skip + bytes, left);
                 then(self);
             }
-            _ => self.to_next_frame(),
+            _ => self.pass_over_frame(),
         }
     }
 
@@ -188,11 +188,11 @@ impl Shallow {
     fn expect(&mut self, next: Next) {
         match self.left.checked_sub(next.width()) {
             Some(left) if left >= self.end() => (self.left, self.next) = (left, next),
-            _ => self.to_next_frame(),
+            _ => self.pass_over_frame(),
         }
     }
 
-    fn to_next_frame(&mut self) {
+    fn pass_over_frame(&mut self) {
         self.open.clear();
         self.skip = self.skip.saturating_add(std::mem::take(&mut self.left));
         self.next = Next::Frame;
