@@ -31,8 +31,9 @@ pub(super) enum Report {
     Released(DeliveryId, i64),
 }
 
-/// Event bodies written by one transaction.
-const MAX_BATCH_BYTES: usize = 8 * 1024 * 1024;
+/// Event bodies written by one transaction. The driver keeps a buffer of the largest that a connection ever wrote, for each
+/// connection of the pool and as long as it lives.
+const MAX_BATCH_BYTES: usize = 1024 * 1024;
 
 /// Transactions at a time.
 const WRITERS: usize = 2;

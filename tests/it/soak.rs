@@ -2,6 +2,7 @@
 
 mod cut_off;
 mod fail_overs;
+mod memory;
 mod nodes;
 mod standbys;
 
