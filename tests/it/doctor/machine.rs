@@ -114,7 +114,7 @@ async fn a_control_group_with_too_little_memory_for_the_prefetch_is_a_failure() 
     let report = Report::of(site.launch(&["doctor", "--json"]).under(&enter).start()).await;
     report.assert("memory", "fails", &["limited to 128 MiB", "worker.prefetch", "event.max_event_bytes", "556 MiB"]);
     assert_eq!(report.code, 1);
-    let fewer = site.set("worker.prefetch", "140");
+    let fewer = site.set("worker.prefetch", "157");
     let report = Report::of(fewer.launch(&["doctor", "--json"]).under(&enter).start()).await;
     report.assert("memory", "ok", &["64 KiB on average"]);
 }
