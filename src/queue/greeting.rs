@@ -10,6 +10,7 @@ use lapin::types::AMQPValue;
 
 use super::MAX_FRAME_BYTES;
 use super::nodes::Peer;
+use super::shallow::Shallow;
 
 /// AMQP 0-9-1, section 4.2.2.
 const PROTOCOL_HEADER: [u8; 8] = *b"AMQP\0\0\x09\x01";
@@ -27,9 +28,11 @@ pub(super) async fn version(peer: &Peer) -> Result<String> {
     stream.read_exact(&mut header).await?;
     let [_, _, _, size @ ..] = header;
     let size = u32::from_be_bytes(size).min(MAX_FRAME_BYTES);
-    let mut payload = Vec::new();
-    stream.take(size.into()).read_to_end(&mut payload).await?;
-    greeted_version(&payload).ok_or_else(|| Error::other("the server does not greet as a broker does"))
+    let mut frame = header.to_vec();
+    stream.take(size.into()).read_to_end(&mut frame).await?;
+    Shallow::default().pass(&mut frame);
+    greeted_version(&frame[FRAME_HEADER_BYTES..])
+        .ok_or_else(|| Error::other("the server does not greet as a broker does"))
 }
 
 fn greeted_version(payload: &[u8]) -> Option<String> {

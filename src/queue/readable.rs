@@ -31,7 +31,7 @@ pub(super) const CUT: &str = "x-unreadable-cut";
 /// Leaves room for what else a message has in its frame when it is sent again.
 const MAX_KEPT_BYTES: usize = MAX_FRAME_BYTES as usize - 2048;
 
-const METHOD: u8 = 1;
+pub(super) const METHOD: u8 = 1;
 pub(super) const HEADER: u8 = 2;
 const BODY: u8 = 3;
 const HEARTBEAT: u8 = 8;

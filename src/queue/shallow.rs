@@ -5,7 +5,7 @@
 //! that lies too deep is replaced, before the library sees it, by the type of a byte array. Both have a size of four bytes
 //! before their content: nothing moves, and what the message holds besides stays as it is.
 
-use super::readable::{BEFORE, BEFORE_PROPERTIES, HAS_HEADERS, HEADER};
+use super::readable::{BEFORE, BEFORE_PROPERTIES, HAS_HEADERS, HEADER, METHOD};
 
 /// More than anybody has a use for: what the broker itself writes has two levels.
 const MAX_DEPTH: usize = 32;
@@ -13,6 +13,10 @@ const MAX_DEPTH: usize = 32;
 /// The flags of the properties before the headers: content type and content encoding, both short strings.
 const STRINGS_BEFORE: [u16; 2] = [1 << 15, 1 << 14];
 const FLAGS_BYTES: usize = 2;
+
+/// The only method of a broker that has a table, behind the version of the protocol.
+const CONNECTION_START: usize = 10 << 16 | 10;
+const VERSION_BYTES: usize = 2;
 
 const TABLE: u8 = b'F';
 const LIST: u8 = b'A';
@@ -24,6 +28,8 @@ enum Next {
     /// Type, channel and size of a frame.
     #[default]
     Frame,
+    /// Class and number of a method.
+    Method,
     Flags,
     /// The size of a property that is a short string, before the headers.
     Property,
@@ -40,7 +46,7 @@ impl Next {
         match self {
             Self::Frame => BEFORE,
             Self::Flags => FLAGS_BYTES,
-            Self::Headers | Self::Size(_) => 4,
+            Self::Method | Self::Headers | Self::Size(_) => 4,
             Self::Property | Self::Name | Self::Kind => 1,
         }
     }
@@ -94,6 +100,9 @@ impl Shallow {
         let number = field[..self.next.width()].iter().fold(0, |number, byte| number << 8 | usize::from(*byte));
         match self.next {
             Next::Frame => self.frame(field),
+            // The table in which a broker describes itself has no level less than headers have.
+            Next::Method if number == CONNECTION_START => self.over(VERSION_BYTES, |walk| walk.expect(Next::Headers)),
+            Next::Method => self.pass_over_frame(),
             Next::Flags => {
                 self.strings = STRINGS_BEFORE.iter().filter(|flag| number & usize::from(**flag) != 0).count();
                 match number & usize::from(HAS_HEADERS) {
@@ -118,6 +127,7 @@ impl Shallow {
         // And its end mark.
         self.left = (u32::from_be_bytes(size) as usize).saturating_add(1);
         match kind {
+            METHOD => self.expect(Next::Method),
             HEADER => self.over(BEFORE_PROPERTIES, |walk| walk.expect(Next::Flags)),
             _ => self.pass_over_frame(),
         }

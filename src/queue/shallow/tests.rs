@@ -1,4 +1,5 @@
-use lapin::protocol::basic;
+use lapin::protocol::connection::AMQPMethod;
+use lapin::protocol::{AMQPClass, basic, parse_class};
 use lapin::types::{AMQPValue, FieldTable};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -53,6 +54,24 @@ fn depth_of(value: &AMQPValue) -> usize {
         AMQPValue::FieldArray(list) => 1 + list.as_slice().iter().map(depth_of).max().unwrap_or(0),
         _ => 0,
     }
+}
+
+/// What a broker says first, before anybody has logged in.
+fn start(table: &[u8]) -> Vec<u8> {
+    frame(METHOD, &[&[0, 10, 0, 10, 0, 9][..], &sized(table), &sized(b"PLAIN"), &sized(b"en_US")].concat())
+}
+
+#[test]
+fn a_broker_that_describes_itself_too_deeply_is_read_as_well() {
+    for table in [nested(TABLE, 5_000), nested(LIST, 5_000)] {
+        let came = passed(&start(&table));
+        let (rest, class) = parse_class(&came[BEFORE..came.len() - 1]).unwrap();
+        let AMQPClass::Connection(AMQPMethod::Start(start)) = class else { panic!("{class:?}") };
+        assert!(rest.is_empty() && depth_of_table(&start.server_properties) <= MAX_DEPTH);
+        assert_eq!(start.locales.as_bytes(), b"en_US");
+    }
+    let shallow = start(&nested(TABLE, MAX_DEPTH));
+    assert_eq!(passed(&shallow), shallow);
 }
 
 #[test]
