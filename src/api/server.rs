@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, header};
-use futures_util::FutureExt as _;
+use futures_util::{StreamExt as _, stream};
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,6 +21,8 @@ use crate::config::ApiLimits;
 use crate::metrics::Metrics;
 
 /// After an accept that failed for want of files: others must close first.
+/// Those who have connected when nobody is accepted any more are taken in this time: they wait in the kernel already.
+const LAST_CALLERS: Duration = Duration::from_millis(50);
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// Heads beyond it are answered 431 without a body; well above what the routes take, which answer better.
 const MAX_HEAD_BYTES: usize = 256 * 1024;
@@ -69,8 +71,9 @@ impl Server {
         let patience =
             Patience { idle: limits.idle_timeout, head: limits.header_timeout, answer: limits.request_timeout };
         let mut builder = http1::Builder::new();
-        // `Drained` is the first to end a connection; of a head that came right behind a body it does not know. With a
-        // time-out hyper also reads as soon as it has answered, and so `Drained` counts from there.
+        // `Drained` is the first to end a connection. What it does not see, a head that came with a body or an answer that
+        // was taken slowly, ends by hyper's own time-out. With one hyper also reads as soon as it has answered, and so
+        // `Drained` counts from there.
         builder
             .timer(TokioTimer::new())
             .header_read_timeout(patience.idle + patience.head)
@@ -79,21 +82,26 @@ impl Server {
         let serving = Arc::new(Serving { builder, patience, service, metrics, course: course.clone() });
         let (open, mut tasks) = (Connections::new(limits.max_connections), JoinSet::new());
         let mut drained = std::pin::pin!(course.drained());
+        // It owns the listener, which ends with it.
+        let callers = stream::unfold(listener, async |listener| Some((accept(&listener, &open).await, listener)));
+        let mut callers = Box::pin(callers);
         loop {
-            let (stream, connection) = tokio::select! {
+            let caller = tokio::select! {
                 biased;
                 () = &mut drained => break,
-                accepted = accept(&listener, &open) => accepted,
+                caller = callers.next() => caller,
             };
+            let Some((stream, connection)) = caller else { break };
             tasks.spawn(serving.clone().serve(stream, connection));
             while tasks.try_join_next().is_some() {}
         }
-        // Who has connected in time is answered.
-        while let Some((stream, connection)) = accept(&listener, &open).now_or_never() {
+        // Who has connected in time is answered. Idle connections, which close now, make room.
+        course.closed.cancel();
+        let mut last = Box::pin(callers.take_until(tokio::time::sleep(LAST_CALLERS)));
+        while let Some((stream, connection)) = last.next().await {
             tasks.spawn(serving.clone().serve(stream, connection));
         }
-        drop(listener);
-        course.closed.cancel();
+        drop(last);
         let all = async { while tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(course.rest, all).await.is_err() {
             tracing::warn!("requests still being answered are abandoned");
@@ -124,7 +132,7 @@ impl Serving {
             tokio::task::yield_now().await;
         };
         tokio::select! {
-            // A head that has arrived is read first, and then answered.
+            // A whole head that has arrived is read first, and then answered.
             biased;
             // That a caller left, or sent no HTTP, is its own affair.
             _ = &mut served => return,
