@@ -189,7 +189,7 @@ async fn execute(cli: Cli, settings: Settings, process: &Process) -> Outcome {
         Command::Publish(arguments) => publish::run(arguments, &settings, json, &process.signals).await,
         Command::Listen(arguments) => listen::run(arguments, json, &process.signals).await,
         Command::DeadLetters(command) => dead_letters::run(command, &settings, json, &process.signals).await,
-        Command::Ready(arguments) => ready::run(&arguments, &settings, json),
+        Command::Ready(_) => unreachable!("it needs no runtime, and ran before there was one"),
         Command::Doctor => doctor::run(&settings, json).await,
     }
 }

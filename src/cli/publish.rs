@@ -56,8 +56,8 @@ pub(super) async fn run(arguments: Arguments, settings: &Settings, json: bool, s
     let rest = (1..arguments.count).map(|_| message(&arguments, &data, fresh_id()));
     let messages = std::iter::once(first).chain(rest);
     let mut publishing = Publishing { settings, arguments: &arguments, publisher: &publisher, ids: Vec::new() };
-    let mut heard = signals.hear()?;
-    let published = publishing.until_heard(messages, &mut heard).await;
+    // Once it is done, a signal ends the process at once again.
+    let published = publishing.until_heard(messages, &mut signals.hear()?).await;
     let ids = publishing.ids;
     publisher.close().await;
     if let Some(code) = published? {

@@ -63,7 +63,7 @@ fn ask(listen: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
         Duration::ZERO => Err(io::Error::from(io::ErrorKind::TimedOut)),
         rest => Ok(rest),
     };
-    let mut stream = connect(&reachable(listen), rest()?)?;
+    let mut stream = connect(&reachable(listen), PATIENCE / 2)?;
     stream.set_write_timeout(Some(rest()?))?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes())?;
     let (mut answer, mut part) = (Vec::new(), [0; 4096]);
@@ -80,7 +80,9 @@ fn ask(listen: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
     Err(io::ErrorKind::InvalidData.into())
 }
 
+/// `patience` is for all of them.
 fn connect(addresses: &[SocketAddr], patience: Duration) -> io::Result<TcpStream> {
+    let patience = patience / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
     let mut refused = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in addresses {
         match TcpStream::connect_timeout(address, patience) {

@@ -69,6 +69,8 @@ pub(super) async fn recover(
         code = heard.first() => (Ok(()), Some(code)),
         recovered = recovered => (recovered, None),
     };
+    // From here on a signal ends the process at once again.
+    drop(heard);
     progress.finish_and_clear();
     if let Some(code) = code {
         let so_far = format!("{recovering} of {} are recovering", closed.recoverable);
