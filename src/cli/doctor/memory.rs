@@ -34,7 +34,7 @@ pub(super) fn memory(settings: &Settings) -> Check {
 }
 
 fn judge(limit: Option<u64>, prefetch: u64, largest: u64) -> Check {
-    let Some(limit) = limit else { return Check::ok("memory", "no control group limits it") };
+    let Some(limit) = limit else { return Check::ok("memory", "no limit of a control group can be seen from here") };
     let average = average_that_fits(limit, prefetch);
     let shown = format!(
         "limited to {} MiB: fits worker.prefetch = {prefetch} events of {} KiB on average, up to {} KiB are accepted",

@@ -84,5 +84,16 @@ fn shutdown(settings: &Settings) -> Check {
         let detail = format!("shutdown.grace is {}, an attempt may take {}", shown(grace), shown(timeout));
         return Check::warns("shutdown", detail, "make it longer, or every stop repeats attempts");
     }
+    let (drain, request) = (settings.api.drain_delay, settings.api.limits.request_timeout);
+    let left = grace.saturating_sub(drain);
+    if left < request {
+        let detail = format!(
+            "behind api.drain_delay ({}) an API has {} of shutdown.grace, a request may take {}",
+            shown(drain),
+            shown(left),
+            shown(request)
+        );
+        return Check::warns("shutdown", detail, "make shutdown.grace longer, or a stop cuts requests that are slow");
+    }
     Check::ok("shutdown", format!("what is in flight at a stop has {} to finish", shown(grace)))
 }
