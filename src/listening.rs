@@ -11,6 +11,9 @@ use tokio::net::TcpListener;
 /// a second before they send it again; many callers connect at once when many are sent away.
 const NOT_ACCEPTED: i32 = 4096;
 
+/// Linux's number for it (errno(3)); the standard library has no kind of error for it.
+const EAFNOSUPPORT: i32 = 97;
+
 /// Listens on the address of this setting. `[::]` takes callers of IPv4, too, whatever the system's default, and them alone
 /// where there is no IPv6.
 pub fn listen(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -40,7 +43,11 @@ impl Refused {
 }
 
 fn open(address: SocketAddr) -> Result<TcpListener, Refused> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).map_err(Refused::NoSuchFamily)?;
+    let socket =
+        Socket::new(Domain::for_address(address), Type::STREAM, None).map_err(|error| match error.raw_os_error() {
+            Some(EAFNOSUPPORT) => Refused::NoSuchFamily(error),
+            _ => Refused::Other(error),
+        })?;
     bind(&socket, address).map_err(|error| match error.kind() {
         ErrorKind::AddrNotAvailable => Refused::NoSuchFamily(error),
         _ => Refused::Other(error),
