@@ -116,6 +116,9 @@ impl Rewriter {
                 }
             }
         }
+        if first == letters.len() {
+            return Rewritten { confirmed: first..first, error };
+        }
         match self.write_at_once(letters.get(first + 1..).unwrap_or_default()).await {
             Ok(()) => Rewritten { confirmed: first..letters.len(), error },
             Err((confirmed, every)) => {
