@@ -256,11 +256,11 @@ fn allowed_hosts_are_read_as_the_hosts_of_urls_are() {
 
 #[test]
 fn networks_of_translated_addresses_cannot_be_allowed() {
-    for network in ["64:ff9b::/96", "64:ff9b::a00:0/104", "64:ff9b::808:808/128"] {
+    for network in ["64:ff9b::/96", "64:ff9b::a00:0/104", "64:ff9b::808:808/128", "64:ff9b::/32", "::/1"] {
         let file = format!("[sender]\nallow_networks = [\"10.0.0.0/8\", \"{network}\"]\n");
         let error = load(Some(&file), &[]).unwrap_err().to_string();
         assert!(
-            error.starts_with("sender.allow_networks (in penr.toml) must name nothing inside 64:ff9b::/96"),
+            error.starts_with("sender.allow_networks (in penr.toml) must name nothing inside or around 64:ff9b::/96"),
             "{error}"
         );
         load(Some(&file.replace("allow", "deny")), &[]).unwrap();
