@@ -1,7 +1,7 @@
 # The image of all commands. It takes BuildKit, which is a part of Docker from 20.10 on (there by DOCKER_BUILDKIT=1), and
-# needs no registry but for the two base images.
+# needs no image but the two base images.
 #   docker build --build-arg VERSION=0.1.0 --tag penr-webhooks .
-#   docker build --target debug --output . .     # the debug information of the same build: penr-webhooks.debug
+#   docker build --target debug --output . .     # on the same machine: the same build's debug information, penr-webhooks.debug
 
 FROM rust:1-bookworm AS build
 WORKDIR /src
