@@ -123,11 +123,10 @@ async fn servers_that_vanish_without_a_word_are_noticed_on_both_sides_and_lose_n
             }),
             soon("the API is not ready", cut, DATABASE, async || says(&api, "database: not ready").await),
             soon("the worker misses PostgreSQL", cut, DATABASE, async || says(&worker, "database: not ready").await),
-            soon("the worker misses RabbitMQ", cut, 2 * HEARTBEAT + Duration::from_secs(1), async || says(
-                &worker,
-                "consumer: not"
-            )
-            .await),
+            // Metrics wait for no database, as readiness does.
+            soon("the worker misses RabbitMQ", cut, 2 * HEARTBEAT + Duration::from_secs(1), async || {
+                get(&worker, "/metrics").await.text().contains("penr_webhooks_consumer_attached 0")
+            }),
             soon("RabbitMQ misses the worker", cut, BY_RABBITMQ + ASKING, async || {
                 !servers.ctl(&["list_connections", "peer_host"]).await.contains(&there)
             }),
