@@ -160,3 +160,16 @@ async fn a_publish_that_is_stopped_says_how_many_were_confirmed() {
     let there = site.queue_depth(site.worker_queue()).await;
     assert!((confirmed..=confirmed + 1).contains(&there), "{there} are there, {confirmed} were confirmed");
 }
+
+#[tokio::test]
+async fn a_walk_over_dead_letters_that_is_stopped_says_how_many_it_discarded() {
+    let site = Site::new().await;
+    let silent = Proxy::to(site.amqp_address()).await;
+    silent.pause();
+    let launch = site.launch(&["dead-letters", "discard", "--unreadable"]);
+    let mut first = First::start(launch.env("AMQP_URL", &site.amqp_url_through(&silent.addr()))).await;
+    wait_until("it waits for the broker", async || silent.opened() > 0).await;
+    assert_eq!(first.ends_on("TERM").await, Some(143));
+    let said = first.replica.log();
+    assert!(said.trim_end().ends_with("stopped by a signal: 0 dead letters were discarded"), "{said}");
+}
