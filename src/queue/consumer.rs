@@ -7,6 +7,7 @@
 //!
 //! A queue without quorum is left like a broker that is lost: at another node it may have one.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -264,44 +265,43 @@ impl Consumer {
 
     /// Hands messages on until we stop or the consumer ends.
     async fn pump(&self, attachment: &Arc<Attachment>, mut consuming: Consuming, supervisor: &mut Supervisor) -> End {
-        let mut hold_off = self.hold_off.clone();
-        let isolated_until = Instant::now() + ISOLATED_FOR * 2_u32.pow(supervisor.too_short);
-        let end = loop {
-            if let Some(oldest) = consuming.oldest.take()
-                && let Err(end) = self.hand_on(attachment, oldest, &mut hold_off).await
-            {
-                break end;
-            }
-            let next = tokio::select! {
-                biased;
-                () = self.stop.cancelled() => break End::Stopped,
-                () = until_held_off(&mut hold_off) => break End::HeldOff,
-                () = tokio::time::sleep_until(isolated_until.into()), if supervisor.mode == Mode::Isolated => {
-                    supervisor.mode = Mode::Normal;
-                    supervisor.isolation_ended = Some(Instant::now());
-                    match self.end_isolation(attachment, &mut consuming).await {
-                        Ok(()) => continue,
-                        Err(end) => break end,
-                    }
-                }
-                next = consuming.messages.next() => next,
-            };
-            let delivery = match next {
-                Some(Ok(delivery)) => delivery,
-                Some(Err(error)) => break End::Lost(error.into()),
-                None => break End::Cancelled,
-            };
-            supervisor.reconnect.reset();
-            attachment.heard.store(true, Ordering::Relaxed);
-            if let Err(end) = self.hand_on(attachment, delivery, &mut hold_off).await {
-                break end;
-            }
-        };
+        let Err(end) = self.hand_all_on(attachment, &mut consuming, supervisor).await;
         if matches!(end, End::Stopped) {
             let cancel = attachment.channel.basic_cancel(consuming.tag, BasicCancelOptions::default());
             bounded(CLOSE_TIMEOUT, "ending the consumer", cancel).await.ok();
         }
         end
+    }
+
+    async fn hand_all_on(
+        &self,
+        attachment: &Arc<Attachment>,
+        consuming: &mut Consuming,
+        supervisor: &mut Supervisor,
+    ) -> Result<Infallible, End> {
+        let mut hold_off = self.hold_off.clone();
+        let isolated_until = Instant::now() + ISOLATED_FOR * 2_u32.pow(supervisor.too_short);
+        if let Some(oldest) = consuming.oldest.take() {
+            self.hand_on(attachment, oldest, &mut hold_off).await?;
+        }
+        loop {
+            let next = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Err(End::Stopped),
+                () = until_held_off(&mut hold_off) => return Err(End::HeldOff),
+                () = tokio::time::sleep_until(isolated_until.into()), if supervisor.mode == Mode::Isolated => {
+                    supervisor.mode = Mode::Normal;
+                    supervisor.isolation_ended = Some(Instant::now());
+                    self.end_isolation(attachment, consuming).await?;
+                    continue;
+                }
+                next = consuming.messages.next() => next,
+            };
+            let delivery = next.ok_or(End::Cancelled)?.map_err(|error| End::Lost(error.into()))?;
+            supervisor.reconnect.reset();
+            attachment.heard.store(true, Ordering::Relaxed);
+            self.hand_on(attachment, delivery, &mut hold_off).await?;
+        }
     }
 
     /// A message that nobody took goes back with the channel, which must end then: nobody would ever settle it.
