@@ -349,9 +349,13 @@ pub(super) async fn keep_declared(
                     tracing::warn!("an exchange or the dead queue was deleted at the broker; declared it again");
                 }
             }
+            Err(error) if error.is_away() => {
+                // The consumer tells, whose connection this is.
+                tracing::debug!(error = error_chain(&error), "the connection ended in the middle of a look");
+            }
             Err(error) => {
                 let reason = error_chain(&error);
-                let news = !error.is_away() && failing.is_news(&reason);
+                let news = failing.is_news(&reason);
                 if let QueueError::Forbidden(_) = error {
                     forbidden = Some(Instant::now());
                     metrics.rights_missing.set(1);
@@ -361,9 +365,6 @@ pub(super) async fn keep_declared(
                             "somebody deleted at the broker what the worker may not declare"
                         );
                     }
-                } else if error.is_away() {
-                    // The consumer tells, whose connection this is.
-                    tracing::debug!(error = reason, "the connection ended in the middle of a look");
                 } else if news {
                     tracing::warn!(error = reason, "cannot look whether all is still declared, or declare it again");
                 }
