@@ -68,7 +68,7 @@ pub(super) struct Link {
     connection: Connection,
     patience: Duration,
     /// Whom it leads to.
-    pub(super) peer: Peer,
+    pub(super) peer: Arc<Peer>,
     // Dropped after the connection: its socket is shut down at the latest then.
     _socket: Socket,
 }
@@ -122,7 +122,7 @@ impl Link {
         let shown = format!("penr-webhooks {}", purpose.name());
         let properties = ConnectionProperties::default().with_connection_name(shown.into());
         let (connection, socket) = connect(&peer, uri, properties, purpose.reading()).await?;
-        Ok(Self { connection, patience: settings.connect_timeout, peer, _socket: socket })
+        Ok(Self { connection, patience: settings.connect_timeout, peer: peer.into(), _socket: socket })
     }
 
     /// Whom the broker knows us as.

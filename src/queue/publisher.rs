@@ -1,5 +1,6 @@
 //! Publishes with confirms: persistent, mandatory, and only done when the broker says so.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::message::BasicReturnMessage;
@@ -55,7 +56,7 @@ pub struct Unconfirmed {
     bound: Duration,
     /// What the publisher lacks if the broker refuses it.
     lack: Lack,
-    peer: Peer,
+    peer: Arc<Peer>,
 }
 
 impl Publisher {
