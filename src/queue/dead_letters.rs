@@ -52,7 +52,7 @@ pub struct DeadLetter {
     pub unreadable: bool,
     pub(super) amqp: BasicProperties,
     /// The run of ours that wrote it anew.
-    rewritten_by: Option<String>,
+    rewritten_by: Option<Uuid>,
     /// How often it went back to the queue, as far as that counts.
     returns: i64,
     tag: u64,
@@ -133,7 +133,7 @@ impl DeadLetters {
             self.held += u32::from(letter.is_some());
             match letter {
                 // With a priority it comes before those not read yet.
-                Some(letter) if letter.rewritten_by == Some(self.rewriter.run.to_string()) => {}
+                Some(letter) if letter.rewritten_by == Some(self.rewriter.run) => {}
                 letter => return Ok(letter),
             }
         }
@@ -356,7 +356,7 @@ fn dead_letter(message: BasicGetMessage) -> DeadLetter {
         broker_reason: reason.map(text),
         died_at: died_at.or_else(|| unreadable.and_then(time_of_death)),
         unreadable: unreadable.is_some(),
-        rewritten_by: rewritten_by.map(text),
+        rewritten_by: rewritten_by.and_then(|run| Uuid::try_parse_ascii(run).ok()),
         returns: delivery_count(&delivery.properties),
         amqp: delivery.properties,
         tag: delivery.delivery_tag,

@@ -6,12 +6,12 @@
 use std::ops::Range;
 use std::slice;
 
+use lapin::protocol::AMQPSoftError;
 use uuid::Uuid;
 
 use super::dead_letters::{DeadLetter, Headers};
 use super::{PublishError, Publisher, QueueError, library_error, says};
 use crate::config::{Amqp, Queue};
-use lapin::protocol::AMQPSoftError;
 
 /// Why a dead letter could not be written anew.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +86,7 @@ impl Rewriter {
         Self { amqp: amqp.clone(), queue: queue.clone(), run: Uuid::new_v4(), publisher: None, too_large: None }
     }
 
-    /// Whether it wrote before, or could have.
+    /// Whether it has a connection to write on.
     pub(super) fn is_connected(&self) -> bool {
         self.publisher.is_some()
     }
@@ -119,7 +119,7 @@ impl Rewriter {
         if first == letters.len() {
             return Rewritten { confirmed: first..first, error };
         }
-        match self.write_at_once(letters.get(first + 1..).unwrap_or_default()).await {
+        match self.write_at_once(&letters[first + 1..]).await {
             Ok(()) => Rewritten { confirmed: first..letters.len(), error },
             Err((confirmed, every)) => {
                 Rewritten { confirmed: first..first + 1 + confirmed, error: Some(RewriteError::Every(every)) }
