@@ -197,10 +197,13 @@ impl Check<'_> {
         if raw.sender.allow_networks.iter().any(|network| network.prefix_len() == 0) {
             return self.refuse("sender.allow_networks", "must not allow every address; list the networks you mean");
         }
-        let translated = |network: &IpNet| matches!(network, IpNet::V6(network) if NAT64.contains(network) || network.contains(&NAT64));
+        let translated = |network: &IpNet| {
+            let nat64 = IpNet::V6(NAT64);
+            nat64.contains(network) || network.contains(&nat64)
+        };
         if raw.sender.allow_networks.iter().any(translated) {
-            let problem = "must name nothing inside or around 64:ff9b::/96: what a DNS64 answers there is called if the IPv4 address \
-                           inside is public, and never otherwise";
+            let problem = "must name nothing inside or around 64:ff9b::/96: what a DNS64 answers there is called if the \
+                           IPv4 address inside is public, and never otherwise";
             return self.refuse("sender.allow_networks", problem);
         }
         Ok(())
