@@ -205,7 +205,7 @@ fn requests_per_event(receiver: &Receiver) -> HashMap<String, usize> {
 
 #[tokio::test]
 async fn a_claim_whose_lease_would_end_during_the_attempt_is_given_back() {
-    let site = Site::new().await.set("sender.timeout", "1s").set("sender.body_timeout", "0s").set("worker.lease", "2s");
+    let site = Site::new().await.set("sender.timeout", "3s").set("sender.body_timeout", "0s").set("worker.lease", "6s");
     let queue = Queue::on(site.set("worker.max_in_flight", "24")).await;
     queue.receiver.script((0..20).map(|_| Reply::status(500)));
     let worker = queue.begin_with(20).await;
@@ -218,7 +218,7 @@ async fn a_claim_whose_lease_would_end_during_the_attempt_is_given_back() {
         .unwrap();
     stop(worker).await;
     // Fast when they are claimed, slow from then on, and with less room: others wait for answers that never come.
-    queue.receiver.always(Reply::status(200).after(Duration::from_millis(900)));
+    queue.receiver.always(Reply::status(200).after(Duration::from_millis(1500)));
     let silent = Receiver::start().await;
     silent.always(Reply::silence());
     for account in 0..30 {
