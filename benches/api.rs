@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::time::Duration;
 
-use penr_webhooks::event::AccountId;
+use penr_webhooks::ids::AccountId;
 use reqwest::Client;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};

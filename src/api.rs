@@ -20,6 +20,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use crate::config::{self, Settings};
 use crate::error_chain;
 use crate::event::Catalogue;
+use crate::ids::WebhookId;
 use crate::listening;
 use crate::metrics::Metrics;
 use crate::reconnect::{Outage, Reconnect};
@@ -28,7 +29,7 @@ use crate::sender::Sender;
 use crate::store::{Store, StoreError};
 use crate::token::Tokens;
 use crate::upkeep::Upkeep;
-use crate::webhook::{UrlPolicy, WebhookId};
+use crate::webhook::UrlPolicy;
 
 mod auth;
 mod body;

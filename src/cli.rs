@@ -10,7 +10,7 @@ use clap::{Parser, Subcommand};
 use self::signals::Signals;
 use crate::config::{ConfigError, ConfigFile, Settings};
 use crate::error_chain;
-use crate::event::AccountId;
+use crate::ids::AccountId;
 use crate::ops::Role;
 use crate::queue::{self, QueueError};
 use crate::scrub;

@@ -14,7 +14,7 @@ use url::Url;
 
 use crate::address::AddressPolicy;
 use crate::event::{Catalogue, EventParser};
-use crate::lanes::Limits;
+use crate::lanes::LaneLimits;
 use crate::retry::RetryPolicy;
 use crate::secret::{Keyring, SecretText};
 use crate::token::Tokens;
@@ -43,7 +43,7 @@ pub struct Settings {
     pub retry: RetryPolicy,
     pub sender: Sender,
     pub worker: Worker,
-    pub health: Health,
+    pub health: HealthThresholds,
     pub recover: Recover,
     pub retention: Retention,
     /// From the signal to the exit.
@@ -157,11 +157,11 @@ pub struct Worker {
 
 impl Worker {
     /// What the lanes share.
-    pub fn limits(&self) -> Limits {
+    pub fn limits(&self) -> LaneLimits {
         let most = |limit| if limit == 0 { usize::MAX } else { limit };
         // The rest is with the recorder.
         let in_hand = (usize::from(self.prefetch) * 3).div_ceil(4);
-        Limits {
+        LaneLimits {
             in_flight: self.max_in_flight.min(in_hand),
             per_webhook: most(self.max_in_flight_per_webhook),
             in_hand,
@@ -175,7 +175,7 @@ impl Worker {
 
 /// `[health]`
 #[derive(Debug, Clone, Deserialize)]
-pub struct Health {
+pub struct HealthThresholds {
     /// Failed attempts in a row, and the time without a success, after which the owner is told.
     pub notice_attempts: i32,
     #[serde(with = "duration")]
@@ -349,7 +349,7 @@ struct Raw {
     retry: RawRetry,
     sender: RawSender,
     worker: Worker,
-    health: Health,
+    health: HealthThresholds,
     recover: Recover,
     retention: Retention,
     shutdown: RawShutdown,

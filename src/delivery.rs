@@ -7,19 +7,9 @@ use std::time::{Duration, Instant};
 use jiff::civil::Date;
 use uuid::Uuid;
 
-use crate::event::{Event, EventId};
-use crate::webhook::{Snapshot, WebhookId};
-
-/// Names one event owed to one webhook, on every worker and after every redelivery alike: an RFC 9562 version 5 UUID
-/// of the event's id in the webhook's namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct DeliveryId(pub Uuid);
-
-impl DeliveryId {
-    pub fn of(webhook: WebhookId, event: &EventId) -> Self {
-        Self(Uuid::new_v5(&webhook.0, event.as_str().as_bytes()))
-    }
-}
+use crate::event::Event;
+use crate::ids::DeliveryId;
+use crate::snapshot::{Snapshot, Standing};
 
 /// An event and the row that holds it, or will.
 #[derive(Debug)]
@@ -212,6 +202,15 @@ pub enum ClosedReason {
 }
 
 impl ClosedReason {
+    /// Why the deliveries of a webhook with this standing are closed without an attempt; `None` if they are attempted.
+    pub fn of(standing: Standing) -> Option<Self> {
+        match standing {
+            Standing::Active => None,
+            Standing::Disabled => Some(Self::Disabled),
+            Standing::Off => Some(Self::Cancelled),
+        }
+    }
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Exhausted => "exhausted",

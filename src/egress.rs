@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::delivery::{AttemptError, Outcome};
-use crate::event::AccountId;
+use crate::ids::AccountId;
 
 #[cfg(test)]
 mod tests;

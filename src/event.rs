@@ -4,13 +4,13 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::ids::{AccountId, EventId, EventType};
 use crate::text::printable;
 
 /// JSON nested deeper than this, counted from the outer object, is refused.
@@ -34,22 +34,6 @@ impl fmt::Debug for Event {
     }
 }
 
-/// What the publisher chose: `[A-Za-z0-9_-]{1,128}`, unique within the account.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct EventId(Arc<str>);
-
-impl EventId {
-    pub fn parse(text: &str) -> Option<Self> {
-        let known = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
-        let valid = (1..=128).contains(&text.len()) && text.bytes().all(known);
-        valid.then(|| Self(text.into()))
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
 impl Event {
     /// An event that never happened, for its owner to see what one looks like. `unique` must be fresh.
     pub fn test(event_type: &EventType, account_id: &AccountId, unique: u128, now: Timestamp) -> Self {
@@ -59,50 +43,6 @@ impl Event {
         Self { id, event_type: event_type.clone(), account_id: account_id.clone(), body }
     }
 }
-
-/// One of the catalogue's types, such as `content.published`.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct EventType(Arc<str>);
-
-impl EventType {
-    /// Lower-case words of letters, digits, `_` and `-`, separated by dots, at most 64 bytes: safe as a routing key,
-    /// a header value and inside JSON.
-    pub fn parse(text: &str) -> Option<Self> {
-        let known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
-        let word = |word: &str| !word.is_empty() && word.bytes().all(known);
-        (text.len() <= 64 && text.split('.').all(word)).then(|| Self(text.into()))
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-/// A customer of penr.ai: 1 to 128 printable ASCII characters, compared exactly.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct AccountId(Arc<str>);
-
-impl AccountId {
-    pub fn parse(text: &str) -> Option<Self> {
-        let printable = |b: u8| (b' '..=b'~').contains(&b);
-        ((1..=128).contains(&text.len()) && text.bytes().all(printable)).then(|| Self(text.into()))
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-macro_rules! display_as_str {
-    ($($name:ident)*) => {$(
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-    )*};
-}
-display_as_str!(EventId EventType AccountId);
 
 /// One type that customers can subscribe to.
 #[derive(Debug, Clone, PartialEq, Eq)]

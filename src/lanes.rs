@@ -16,7 +16,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::webhook::WebhookId;
+use crate::ids::WebhookId;
 
 /// The window that a lane keeps at least.
 const LEAST_WINDOW: usize = 4;
@@ -49,7 +49,7 @@ use queue::{Blocked, Queue, Stand};
 
 /// How much there is to share.
 #[derive(Debug, Clone)]
-pub struct Limits {
+pub struct LaneLimits {
     /// Requests in flight, of all webhooks and of one.
     pub in_flight: usize,
     pub per_webhook: usize,
@@ -77,13 +77,13 @@ pub enum Offer<T> {
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Start<T> {
-    pub place: Place,
+    pub slot: Slot,
     pub turn: T,
 }
 
 /// What a turn in flight occupies until it has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct Slot {
     webhook: WebhookId,
     kind: Kind,
     fresh: bool,
@@ -99,7 +99,7 @@ enum Kind {
 
 /// What a turn says about the receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Feedback {
     Succeeded,
     Failed,
     /// Nothing: it was not attempted, or failed through our own fault.
@@ -113,7 +113,7 @@ pub enum Verdict {
 /// All lanes of one worker.
 #[derive(Debug)]
 pub struct Lanes<T> {
-    limits: Limits,
+    limits: LaneLimits,
     lanes: HashMap<WebhookId, Lane<T>>,
     /// Lanes with waiting turns, each once.
     queue: Queue,
@@ -160,7 +160,7 @@ struct Lane<T> {
     failures: u32,
     /// When one of its requests ended, or the only one in flight began.
     last_ended: Instant,
-    /// What its attempts take, and what they occupy their place for, recording included: averages of the last few.
+    /// What its attempts take, and what they occupy their slot for, recording included: averages of the last few.
     took: Duration,
     occupied: Duration,
     /// Its last attempt took long.
@@ -177,7 +177,7 @@ struct Probe {
 }
 
 impl<T> Lanes<T> {
-    pub fn new(limits: Limits) -> Self {
+    pub fn new(limits: LaneLimits) -> Self {
         Self {
             limits,
             lanes: HashMap::new(),
@@ -315,8 +315,8 @@ impl<T> Lanes<T> {
 
     /// A started turn has ended; if it was attempted, the attempt took so long. Returns what waited in a lane whose receiver
     /// is to be probed, or paused.
-    pub fn ended(&mut self, place: Place, verdict: Verdict, took: Option<Duration>, now: Instant) -> Vec<T> {
-        let Place { webhook, kind, fresh, began } = place;
+    pub fn ended(&mut self, slot: Slot, verdict: Feedback, took: Option<Duration>, now: Instant) -> Vec<T> {
+        let Slot { webhook, kind, fresh, began } = slot;
         // What takes long may do so because of this machine.
         let long = self.limits.park_after;
         let long = long + (self.longest_delay.at(now) * WAITS).min(3 * long);
@@ -391,7 +391,7 @@ impl<T> Lanes<T> {
         lane.in_flight += 1;
         let kind = lane.begin(now);
         self.note_work(webhook);
-        Start { place: Place { webhook, kind, fresh, began: now }, turn }
+        Start { slot: Slot { webhook, kind, fresh, began: now }, turn }
     }
 
     /// The webhook's lane.
@@ -519,16 +519,16 @@ impl<T> Lane<T> {
     }
 
     /// Whether it is probed from now on, or still.
-    fn learn(&mut self, kind: Kind, verdict: Verdict, limits: &Limits, is_costly: bool, now: Instant) -> bool {
+    fn learn(&mut self, kind: Kind, verdict: Feedback, limits: &LaneLimits, is_costly: bool, now: Instant) -> bool {
         let paused = self.is_paused(now);
         let was_asked_for_time = self.probe.as_ref().is_some_and(|probe| probe.pause.is_some());
         match verdict {
-            Verdict::Nothing => return false,
-            Verdict::Paused(pause) => {
+            Feedback::Nothing => return false,
+            Feedback::Paused(pause) => {
                 self.pause(pause, 1, limits.probe_interval, now);
                 return true;
             }
-            Verdict::Succeeded => {
+            Feedback::Succeeded => {
                 self.failures = 0;
                 // What was out already when the receiver asked for time says nothing about the time after it.
                 if !was_asked_for_time || (kind == Kind::Probe && !paused) {
@@ -539,8 +539,8 @@ impl<T> Lane<T> {
                 }
                 return false;
             }
-            Verdict::Failed => self.failures = self.failures.saturating_add(1),
-            Verdict::Held => self.failures = self.failures.max(limits.probe_after),
+            Feedback::Failed => self.failures = self.failures.saturating_add(1),
+            Feedback::Held => self.failures = self.failures.max(limits.probe_after),
         }
         match &mut self.probe {
             Some(probe) if kind == Kind::Probe && !paused => {

@@ -25,7 +25,7 @@ pub struct Metrics {
     /// Broker messages that were none, by reason.
     pub dead_letters: Family<Reason, Counter>,
     /// HTTP requests by what came of them: `success` or an error of the webhook log.
-    pub attempts: Family<Outcome, Counter>,
+    pub attempts: Family<AttemptLabel, Counter>,
     /// Seconds from an attempt's start to its verdict.
     pub attempt_duration: Histogram,
     /// Requests in flight now.
@@ -94,7 +94,7 @@ pub struct Reason {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Outcome {
+pub struct AttemptLabel {
     pub outcome: &'static str,
 }
 
@@ -238,7 +238,7 @@ mod tests {
     #[test]
     fn what_is_counted_is_rendered_under_one_prefix() {
         let metrics = Metrics::default();
-        metrics.attempts.get_or_create(&Outcome { outcome: "timeout" }).inc();
+        metrics.attempts.get_or_create(&AttemptLabel { outcome: "timeout" }).inc();
         metrics.consumer_attached.set(1);
         metrics.attempt_duration.observe(0.003);
         let text = metrics.render();

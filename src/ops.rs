@@ -24,7 +24,7 @@ const WRITES_ASKED_EVERY: Duration = Duration::from_secs(2);
 
 /// What a process needs to be ready.
 #[derive(Clone)]
-pub struct Health {
+pub struct Readiness {
     pub store: Store,
     pub metrics: Metrics,
     pub role: Role,
@@ -41,7 +41,7 @@ pub enum Role {
 }
 
 /// Serves until the handle is dropped.
-pub fn serve(listen: SocketAddr, health: Health) -> anyhow::Result<AbortOnDropHandle<()>> {
+pub fn serve(listen: SocketAddr, health: Readiness) -> anyhow::Result<AbortOnDropHandle<()>> {
     let listener = listening::listen("ops.listen", listen)?;
     tracing::info!(address = %listener.local_addr()?, "operations address");
     let health = Arc::new(health);
@@ -63,7 +63,7 @@ pub fn serve(listen: SocketAddr, health: Health) -> anyhow::Result<AbortOnDropHa
 }
 
 /// Tells once when the database begins to refuse writes, and once when it takes them again.
-async fn watch_writes(health: Arc<Health>) {
+async fn watch_writes(health: Arc<Readiness>) {
     let mut refused = Outage::default();
     loop {
         match health.store.takes_writes().await {
@@ -86,7 +86,7 @@ async fn watch_writes(health: Arc<Health>) {
     }
 }
 
-async fn readyz(State(health): State<Arc<Health>>, RawQuery(query): RawQuery) -> (StatusCode, String) {
+async fn readyz(State(health): State<Arc<Readiness>>, RawQuery(query): RawQuery) -> (StatusCode, String) {
     let asked = match asked(query.as_deref().unwrap_or_default(), health.role) {
         Ok(asked) => asked,
         Err((status, problem)) => return (status, format!("{problem}\n")),
@@ -172,7 +172,7 @@ fn readiness(role: Role, seen: &Seen) -> (bool, String) {
     (ready, lines)
 }
 
-async fn render(State(health): State<Arc<Health>>) -> impl IntoResponse {
+async fn render(State(health): State<Arc<Readiness>>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], health.metrics.render())
 }
 

@@ -28,7 +28,7 @@ mod rights;
 mod shallow;
 mod topology;
 
-pub use acks::{Acknowledger, Settled, Verdict};
+pub use acks::{Acknowledger, Settled, Settlement};
 use address::Address;
 pub use consumer::{Consumer, Incoming, Receipt};
 pub use dead_letters::{BATCH, BATCH_BYTES, Counted, DeadLetter, DeadLetters, Headers};

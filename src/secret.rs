@@ -12,8 +12,7 @@ use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use zeroize::Zeroizing;
 
-use crate::event::AccountId;
-use crate::webhook::WebhookId;
+use crate::ids::{AccountId, WebhookId};
 
 mod published;
 

@@ -17,7 +17,8 @@ use crate::config;
 use crate::delivery::{Answer, Attempt, AttemptError, Delivery, Outcome};
 use crate::event::Event;
 use crate::signature;
-use crate::webhook::{Secrets, SnapshotState, UrlPolicy, UrlRefusal, WebhookUrl};
+use crate::snapshot::{Secrets, SnapshotState};
+use crate::webhook::{UrlPolicy, UrlRefusal, WebhookUrl};
 
 mod answer;
 mod clients;

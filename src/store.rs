@@ -29,7 +29,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error, Row};
 
 use crate::config::Database;
-use crate::event::AccountId;
+use crate::ids::AccountId;
 
 mod abandoned;
 mod address;
@@ -63,6 +63,7 @@ mod stats;
 mod tasks;
 mod tls;
 mod traps;
+mod turn_result;
 mod webhooks;
 
 pub use backends::SessionFault;
@@ -74,13 +75,13 @@ pub use log::{LogFilter, LogPage, LogRow, LogStatus};
 pub use lookup::Lookup;
 pub use notices::Notice;
 pub use partitions::{DropError, Dropped};
-pub use record::{Ending, Finished};
-pub use recover::{Closed, RecoverError, Recovery, Since, YEARS};
+pub use recover::{ClosedSpan, RecoverError, Recovery, Since, YEARS};
 pub use reencrypt::Reencrypted;
 pub use rights::{GrantError, Rights};
 pub use schema::Schema;
 pub use stats::{Bucket, Window};
-pub use webhooks::{Activity, Changed, Created, Deleted, NewWebhook, Place, WebhookChange};
+pub use turn_result::{Ending, TurnResult};
+pub use webhooks::{Activity, Changed, Created, Deleted, NewWebhook, Position, WebhookChange};
 
 use abandoned::Kept;
 use connections::{Connection, Connections};

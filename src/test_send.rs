@@ -9,12 +9,13 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::delivery::{Attempt, Delivery, DeliveryId, EventRow, Trigger};
-use crate::event::{Event, EventType};
+use crate::delivery::{Attempt, Delivery, EventRow, Trigger};
+use crate::event::Event;
+use crate::ids::{DeliveryId, EventType, WebhookId};
 use crate::secret::Keyring;
 use crate::sender::{Sender, SentRequest};
+use crate::snapshot::SnapshotState;
 use crate::store::{LogFilter, LogRow, Scope, Store, StoreError};
-use crate::webhook::{SnapshotState, WebhookId};
 
 /// Why nothing was sent.
 #[derive(Debug, thiserror::Error)]

@@ -14,7 +14,7 @@ use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-use crate::event::AccountId;
+use crate::ids::AccountId;
 use crate::secret::SecretText;
 
 /// No token that lives longer is accepted.

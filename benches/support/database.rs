@@ -2,9 +2,8 @@
 
 use anyhow::Context as _;
 use penr_webhooks::config::Settings;
-use penr_webhooks::event::AccountId;
+use penr_webhooks::ids::{AccountId, WebhookId};
 use penr_webhooks::secret::{Owner, SigningSecret};
-use penr_webhooks::webhook::WebhookId;
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;

@@ -2,7 +2,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use penr_webhooks::event::{Catalogue, CatalogueEntry, EventParser, EventType, Properties};
+use penr_webhooks::event::{Catalogue, CatalogueEntry, EventParser, Properties};
+use penr_webhooks::ids::EventType;
 
 fuzz_target!(|body: &[u8]| {
     let event_type = EventType::parse("content.created").expect("a valid type");

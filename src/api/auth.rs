@@ -13,7 +13,7 @@ use super::Api;
 use super::limits::weight;
 use super::problem::Problem;
 use super::query::Query;
-use crate::event::AccountId;
+use crate::ids::AccountId;
 use crate::store::Scope;
 
 /// The account whose token a request bears, and what it asks for in its query.

@@ -8,11 +8,11 @@ use sha2::Sha256;
 use uuid::Uuid;
 
 use super::problem::Problem;
-use crate::event::AccountId;
+use crate::ids::AccountId;
 use crate::secret::SecretText;
-use crate::store::Place;
+use crate::store::Position;
 
-const PLACE_BYTES: usize = 24;
+const POSITION_BYTES: usize = 24;
 const TAG_BYTES: usize = 16;
 
 /// Makes and reads the cursors of one account's list.
@@ -25,36 +25,36 @@ pub(super) struct Cursors<'a> {
 }
 
 impl Cursors<'_> {
-    pub(super) fn write(&self, place: Place) -> String {
-        let mut bytes = place.time.as_microsecond().to_be_bytes().to_vec();
-        bytes.extend_from_slice(place.id.as_bytes());
+    pub(super) fn write(&self, position: Position) -> String {
+        let mut bytes = position.time.as_microsecond().to_be_bytes().to_vec();
+        bytes.extend_from_slice(position.id.as_bytes());
         let tag = self.mac(&self.secrets[0], &bytes).finalize().into_bytes();
         bytes.extend_from_slice(&tag[..TAG_BYTES]);
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    pub(super) fn read(&self, text: &str) -> Result<Place, Problem> {
-        self.place(text).ok_or_else(|| Problem::malformed("cursor", "is not a next_cursor of this list"))
+    pub(super) fn read(&self, text: &str) -> Result<Position, Problem> {
+        self.position(text).ok_or_else(|| Problem::malformed("cursor", "is not a next_cursor of this list"))
     }
 
-    fn place(&self, text: &str) -> Option<Place> {
-        let bytes = URL_SAFE_NO_PAD.decode(text).ok().filter(|bytes| bytes.len() == PLACE_BYTES + TAG_BYTES)?;
-        let (place, tag) = bytes.split_at(PLACE_BYTES);
-        let ours = |secret| self.mac(secret, place).verify_truncated_left(tag).is_ok();
+    fn position(&self, text: &str) -> Option<Position> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok().filter(|bytes| bytes.len() == POSITION_BYTES + TAG_BYTES)?;
+        let (position, tag) = bytes.split_at(POSITION_BYTES);
+        let ours = |secret| self.mac(secret, position).verify_truncated_left(tag).is_ok();
         if !self.secrets.iter().any(ours) {
             return None;
         }
-        let (time, id) = place.split_first_chunk::<8>()?;
+        let (time, id) = position.split_first_chunk::<8>()?;
         let time = Timestamp::from_microsecond(i64::from_be_bytes(*time)).ok()?;
-        Some(Place { time, id: Uuid::from_slice(id).ok()? })
+        Some(Position { time, id: Uuid::from_slice(id).ok()? })
     }
 
-    fn mac(&self, secret: &SecretText, place: &[u8]) -> Hmac<Sha256> {
+    fn mac(&self, secret: &SecretText, position: &[u8]) -> Hmac<Sha256> {
         let mac = Hmac::<Sha256>::new_from_slice(secret.expose().as_bytes());
         // The newlines keep the parts, and these texts and those of tokens, apart.
         mac.expect("HMAC takes a key of any length")
             .chain_update(format!("cursor\n{}\n{}\n", self.account, self.list))
-            .chain_update(place)
+            .chain_update(position)
     }
 }
 
@@ -67,18 +67,19 @@ mod tests {
         let secrets = [SecretText::from("a secret of at least 32 bytes, really")];
         let (ours, theirs) = (AccountId::parse("acc_1").unwrap(), AccountId::parse("acc_2").unwrap());
         let cursors = |account, list| Cursors { secrets: &secrets, account, list };
-        let place = Place { time: Timestamp::from_microsecond(1_795_428_000_000_001).unwrap(), id: Uuid::from_u128(7) };
-        let text = cursors(&ours, "webhooks").write(place);
-        assert_eq!(cursors(&ours, "webhooks").place(&text), Some(place));
-        assert_eq!(cursors(&theirs, "webhooks").place(&text), None);
-        assert_eq!(cursors(&ours, "other").place(&text), None);
+        let position =
+            Position { time: Timestamp::from_microsecond(1_795_428_000_000_001).unwrap(), id: Uuid::from_u128(7) };
+        let text = cursors(&ours, "webhooks").write(position);
+        assert_eq!(cursors(&ours, "webhooks").position(&text), Some(position));
+        assert_eq!(cursors(&theirs, "webhooks").position(&text), None);
+        assert_eq!(cursors(&ours, "other").position(&text), None);
         for at in 0..text.len() {
             let mut changed = text.clone().into_bytes();
             changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
-            assert_eq!(cursors(&ours, "webhooks").place(&String::from_utf8(changed).unwrap()), None);
+            assert_eq!(cursors(&ours, "webhooks").position(&String::from_utf8(changed).unwrap()), None);
         }
         for wrong in ["", "AAAA", "!", "../../x"] {
-            assert_eq!(cursors(&ours, "webhooks").place(wrong), None);
+            assert_eq!(cursors(&ours, "webhooks").position(wrong), None);
         }
     }
 }

@@ -16,8 +16,7 @@ use super::cursor::Cursors;
 use super::openapi::{BodyProblems, Document, WebhookProblems};
 use super::problem::{FieldError, Problem};
 use super::query::{DeliveryPath, Query, WebhookPath, canonical};
-use crate::delivery::DeliveryId;
-use crate::event::EventType;
+use crate::ids::{DeliveryId, EventType};
 use crate::store::{LogFilter, LogRow, LogStatus, RecoverError, Since};
 
 pub(super) const PATH: &str = "/v1/webhooks/{id}/deliveries";

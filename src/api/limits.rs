@@ -13,7 +13,7 @@ use super::query::Query;
 use super::turns::{Turn, Turns};
 use super::{deliveries, stats};
 use crate::config::ApiLimits;
-use crate::event::AccountId;
+use crate::ids::AccountId;
 
 type PerAccount = RateLimiter<AccountId, HashMapStateStore<AccountId>, DefaultClock>;
 

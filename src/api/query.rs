@@ -11,9 +11,8 @@ use utoipa::openapi::path::{Operation, ParameterIn};
 use uuid::Uuid;
 
 use super::problem::Problem;
-use crate::delivery::DeliveryId;
+use crate::ids::{DeliveryId, WebhookId};
 use crate::text::printable;
-use crate::webhook::WebhookId;
 
 /// The query parameters of every route, as its description names them.
 pub(super) struct Parameters(HashMap<(Method, String), Vec<String>>);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use crate::event::AccountId;
+use crate::ids::AccountId;
 
 /// Of one account.
 const AT_ONCE: usize = 2;

@@ -17,10 +17,10 @@ use super::etag;
 use super::openapi::{BodyProblems, Document, PreconditionProblem, Problems, WebhookProblems};
 use super::problem::{FieldError, Problem};
 use super::query::WebhookPath;
-use crate::event::AccountId;
+use crate::ids::{AccountId, WebhookId};
 use crate::secret::SigningSecret;
-use crate::store::{self, Changed, Created, Deleted, NewWebhook, Place, WebhookChange};
-use crate::webhook::{Subscriptions, Webhook, WebhookId, WebhookName, WebhookRefusal, WebhookUrl};
+use crate::store::{self, Changed, Created, Deleted, NewWebhook, Position, WebhookChange};
+use crate::webhook::{Subscriptions, Webhook, WebhookName, WebhookRefusal, WebhookUrl};
 
 const PAGE: u32 = 100;
 
@@ -130,7 +130,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Result<
     let more = webhooks.len() > limit as usize;
     webhooks.truncate(limit as usize);
     let last = webhooks.last().filter(|_| more);
-    let next_cursor = last.map(|last| cursors.write(Place { time: last.created_at, id: last.id.0 }));
+    let next_cursor = last.map(|last| cursors.write(Position { time: last.created_at, id: last.id.0 }));
     let data = webhooks.into_iter().map(|webhook| {
         let activity = activity.remove(&webhook.id).map(Activity::from);
         ListedWebhook { webhook, activity }

@@ -13,7 +13,8 @@ use tokio::time::timeout;
 use super::signals::{Heard, Signals};
 use super::{Failure, Outcome, account, broker_address, output};
 use crate::config::Settings;
-use crate::event::{AccountId, Properties};
+use crate::event::Properties;
+use crate::ids::AccountId;
 use crate::queue::{PublishError, Publisher};
 
 /// Messages on their way to the broker at a time.

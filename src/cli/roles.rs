@@ -38,7 +38,7 @@ pub(super) async fn run(settings: Settings, role: Role, process: &Process) -> Ou
     };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "{name}");
     let metrics = Metrics::with_log(process.log.dropped_lines.clone());
-    let health = ops::Health { store: store.clone(), metrics: metrics.clone(), role, stop: stop.clone() };
+    let health = ops::Readiness { store: store.clone(), metrics: metrics.clone(), role, stop: stop.clone() };
     // Answers until the process ends.
     let _ops = ops::serve(settings.ops_listen, health)?;
     match role {

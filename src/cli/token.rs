@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::{Outcome, account, output};
 use crate::config::Settings;
-use crate::event::AccountId;
+use crate::ids::AccountId;
 use crate::token::LONGEST;
 
 #[derive(Debug, clap::Args)]

@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 use super::signals::Signals;
 use super::{Failure, Outcome, account, output, store};
 use crate::config::Settings;
-use crate::event::AccountId;
+use crate::ids::{AccountId, WebhookId};
 use crate::secret::SigningSecret;
 use crate::store::{Changed, Deleted, LogFilter, NewWebhook, Scope, Store, WebhookChange};
-use crate::webhook::{Subscriptions, Webhook, WebhookId, WebhookName, WebhookRefusal, WebhookUrl};
+use crate::webhook::{Subscriptions, Webhook, WebhookName, WebhookRefusal, WebhookUrl};
 
 mod recover;
 mod test;

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::{FORGET_AFTER, LOOKED_AT_TO_FORGET, Lane, Lanes, PERIOD};
-use crate::webhook::WebhookId;
+use crate::ids::WebhookId;
 
 impl<T> Lanes<T> {
     /// Counts a lane that has begun or ended to have work.

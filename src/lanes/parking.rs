@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::queue::Blocked;
 use super::{Lanes, WAITS};
-use crate::webhook::WebhookId;
+use crate::ids::WebhookId;
 
 /// A lane's surplus is parked at once when hardly anything more has fitted in hand for so long: less says nothing yet.
 const PRESSED: Duration = Duration::from_millis(100);

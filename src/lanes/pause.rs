@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::{Lane, Lanes, Probe};
-use crate::webhook::{ReceiverId, WebhookId};
+use crate::ids::WebhookId;
+use crate::snapshot::ReceiverId;
 
 /// After a pause a lane's room doubles this often, until the receiver asks for time again. A receiver that takes a few
 /// requests a second must not get many at once.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
-use crate::webhook::WebhookId;
+use crate::ids::WebhookId;
 
 /// Why a lane has no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

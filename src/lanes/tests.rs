@@ -2,9 +2,9 @@ use super::*;
 use proptest::prelude::*;
 use uuid::Uuid;
 
-fn limits() -> Limits {
+fn limits() -> LaneLimits {
     let (park_after, interval) = (Duration::from_millis(250), Duration::from_secs(1));
-    Limits {
+    LaneLimits {
         in_flight: 300,
         per_webhook: usize::MAX,
         in_hand: 2000,
@@ -34,12 +34,12 @@ const NEIGHBOUR: Delay = Delay { all: Duration::from_millis(50), own: Duration::
 /// The recorder has room for everything.
 const ALL: usize = usize::MAX;
 
-fn end(lanes: &mut Lanes<u32>, id: u128, kind: Kind, verdict: Verdict, now: Instant) -> Vec<u32> {
-    lanes.ended(Place { webhook: webhook(id), kind, fresh: true, began: now }, verdict, Some(QUICK), now)
+fn end(lanes: &mut Lanes<u32>, id: u128, kind: Kind, verdict: Feedback, now: Instant) -> Vec<u32> {
+    lanes.ended(Slot { webhook: webhook(id), kind, fresh: true, began: now }, verdict, Some(QUICK), now)
 }
 
 fn succeed(lanes: &mut Lanes<u32>, id: u128, now: Instant) {
-    assert!(end(lanes, id, Kind::Usual, Verdict::Succeeded, now).is_empty());
+    assert!(end(lanes, id, Kind::Usual, Feedback::Succeeded, now).is_empty());
 }
 
 fn in_flight(lanes: &Lanes<u32>, id: u128) -> usize {
@@ -105,8 +105,8 @@ fn requests_that_wait_for_their_receiver_are_as_many_as_ever_however_late_timers
     work(&mut lanes, 1..2, now);
     lanes.beat(DELAY, ALL, now);
     for _ in 0..500 {
-        let place = Place { webhook: webhook(1), kind: Kind::Usual, fresh: true, began: now };
-        lanes.ended(place, Verdict::Succeeded, Some(Duration::from_millis(200)), now);
+        let slot = Slot { webhook: webhook(1), kind: Kind::Usual, fresh: true, began: now };
+        lanes.ended(slot, Feedback::Succeeded, Some(Duration::from_millis(200)), now);
         let _ = lanes.offer(webhook(1), 0, now);
         while lanes.next(now).is_some() {}
     }
@@ -118,8 +118,8 @@ fn a_busy_neighbour_neither_closes_a_lane_nor_makes_its_receiver_a_slow_one() {
     let (mut lanes, now) = (Lanes::new(limits()), Instant::now());
     work(&mut lanes, 1..2, now);
     lanes.beat(NEIGHBOUR, ALL, now);
-    let place = Place { webhook: webhook(1), kind: Kind::Usual, fresh: true, began: now };
-    lanes.ended(place, Verdict::Succeeded, Some(2 * limits().park_after), now);
+    let slot = Slot { webhook: webhook(1), kind: Kind::Usual, fresh: true, began: now };
+    lanes.ended(slot, Feedback::Succeeded, Some(2 * limits().park_after), now);
     assert!(!lanes.lanes[&webhook(1)].slow);
     work(&mut lanes, 1..2, now);
     assert_eq!(in_flight(&lanes, 1), 150);
@@ -127,7 +127,7 @@ fn a_busy_neighbour_neither_closes_a_lane_nor_makes_its_receiver_a_slow_one() {
 
 #[test]
 fn a_lane_with_room_is_found_behind_any_number_without() {
-    let (mut lanes, now) = (Lanes::new(Limits { per_webhook: 1, ..limits() }), Instant::now());
+    let (mut lanes, now) = (Lanes::new(LaneLimits { per_webhook: 1, ..limits() }), Instant::now());
     for id in 0..100 {
         assert!(matches!(lanes.offer(webhook(id), 0, now), Offer::Start(_)));
         assert_eq!(lanes.offer(webhook(id), 1, now), Offer::Waits);
@@ -139,7 +139,7 @@ fn a_lane_with_room_is_found_behind_any_number_without() {
 #[test]
 fn lanes_without_room_cost_nothing_when_another_ends() {
     const LANES: u128 = 20_000;
-    let limits = Limits { in_flight: 2 * LANES as usize, in_hand: 4 * LANES as usize, per_webhook: 1, ..limits() };
+    let limits = LaneLimits { in_flight: 2 * LANES as usize, in_hand: 4 * LANES as usize, per_webhook: 1, ..limits() };
     let (mut lanes, now) = (Lanes::new(limits), Instant::now());
     for id in 0..LANES {
         for turn in 0..2 {
@@ -149,7 +149,7 @@ fn lanes_without_room_cost_nothing_when_another_ends() {
     assert!(lanes.next(now).is_none());
     let put_aside = lanes.queue.count;
     succeed(&mut lanes, 500, now);
-    assert!(lanes.next(now).is_some_and(|start| start.place.webhook == webhook(500)));
+    assert!(lanes.next(now).is_some_and(|start| start.slot.webhook == webhook(500)));
     assert!(lanes.next(now).is_none());
     assert_eq!(lanes.queue.count - put_aside, 0, "no other lane was looked at");
     let later = now + 2 * FORGET_AFTER;
@@ -178,14 +178,14 @@ fn lanes_without_work_are_forgotten_a_few_at_a_time() {
 struct Drain {
     lanes: Lanes<u32>,
     now: Instant,
-    out: VecDeque<(Instant, u64, Place)>,
+    out: VecDeque<(Instant, u64, Slot)>,
     parked: usize,
     delivered: usize,
 }
 
 impl Drain {
     fn new() -> Self {
-        let lanes = Lanes::new(Limits { in_flight: 500, in_hand: 750, ..limits() });
+        let lanes = Lanes::new(LaneLimits { in_flight: 500, in_hand: 750, ..limits() });
         Self { lanes, now: Instant::now(), out: VecDeque::new(), parked: 0, delivered: 0 }
     }
 
@@ -193,25 +193,25 @@ impl Drain {
     fn beat(&mut self, backlog: &mut VecDeque<u128>, millis: impl Fn(u128) -> u64, delay: Delay) {
         self.now += Duration::from_millis(10);
         self.parked += self.lanes.beat(delay, ALL, self.now).len();
-        let over = |(began, takes, _): &(Instant, u64, Place)| self.now - *began >= Duration::from_millis(*takes);
+        let over = |(began, takes, _): &(Instant, u64, Slot)| self.now - *began >= Duration::from_millis(*takes);
         let (ended, out): (Vec<_>, _) = self.out.drain(..).partition(over);
         self.out = out.into();
-        for (_, takes, place) in ended {
-            self.lanes.ended(place, Verdict::Succeeded, Some(Duration::from_millis(takes)), self.now);
+        for (_, takes, slot) in ended {
+            self.lanes.ended(slot, Feedback::Succeeded, Some(Duration::from_millis(takes)), self.now);
             self.delivered += 1;
         }
         while self.lanes.takes_more()
             && let Some(id) = backlog.pop_front()
         {
             match self.lanes.offer(webhook(id), 0, self.now) {
-                Offer::Start(start) => self.out.push_back((self.now, millis(id), start.place)),
+                Offer::Start(start) => self.out.push_back((self.now, millis(id), start.slot)),
                 Offer::Waits => {}
                 Offer::Park(_) => self.parked += 1,
             }
         }
         while let Some(start) = self.lanes.next(self.now) {
-            let id = start.place.webhook.0.as_u128();
-            self.out.push_back((self.now, millis(id), start.place));
+            let id = start.slot.webhook.0.as_u128();
+            self.out.push_back((self.now, millis(id), start.slot));
         }
     }
 }
@@ -258,15 +258,14 @@ proptest! {
 
 #[test]
 fn what_waits_for_the_recorder_is_not_parked() {
-    let (mut lanes, start) = (Lanes::new(Limits { in_flight: 500, in_hand: 750, ..limits() }), Instant::now());
+    let (mut lanes, start) = (Lanes::new(LaneLimits { in_flight: 500, in_hand: 750, ..limits() }), Instant::now());
     hoard(&mut lanes, 1, start);
     let mut now = start;
     for _ in 0..20 {
         now += Duration::from_millis(10);
         assert!(lanes.beat(NO_DELAY, ALL, now).is_empty());
-        let place =
-            Place { webhook: webhook(1), kind: Kind::Usual, fresh: true, began: now - Duration::from_millis(90) };
-        lanes.ended(place, Verdict::Succeeded, Some(QUICK), now);
+        let slot = Slot { webhook: webhook(1), kind: Kind::Usual, fresh: true, began: now - Duration::from_millis(90) };
+        lanes.ended(slot, Feedback::Succeeded, Some(QUICK), now);
         while lanes.next(now).is_some() {}
         hoard(&mut lanes, 1, now);
     }
@@ -274,7 +273,7 @@ fn what_waits_for_the_recorder_is_not_parked() {
 
 #[test]
 fn what_waits_long_for_its_own_receiver_is_parked() {
-    let (mut lanes, start) = (Lanes::new(Limits { in_flight: 60, in_hand: 100, ..limits() }), Instant::now());
+    let (mut lanes, start) = (Lanes::new(LaneLimits { in_flight: 60, in_hand: 100, ..limits() }), Instant::now());
     assert!(matches!(lanes.offer(webhook(2), 0, start), Offer::Start(_)));
     hoard(&mut lanes, 1, start);
     assert!(lanes.beat(NO_DELAY, ALL, start).is_empty(), "it has not waited yet");
@@ -286,7 +285,7 @@ fn what_waits_long_for_its_own_receiver_is_parked() {
 
 #[test]
 fn what_a_busy_machine_has_no_time_for_is_not_parked() {
-    let (mut lanes, start) = (Lanes::new(Limits { in_flight: 60, in_hand: 100, ..limits() }), Instant::now());
+    let (mut lanes, start) = (Lanes::new(LaneLimits { in_flight: 60, in_hand: 100, ..limits() }), Instant::now());
     hoard(&mut lanes, 1, start);
     let later = start + Duration::from_secs(1);
     succeed(&mut lanes, 1, later);
@@ -296,7 +295,7 @@ fn what_a_busy_machine_has_no_time_for_is_not_parked() {
 
 #[test]
 fn many_slow_receivers_leave_the_others_their_share() {
-    let (mut lanes, mut now) = (Lanes::new(Limits { in_flight: 500, in_hand: 750, ..limits() }), Instant::now());
+    let (mut lanes, mut now) = (Lanes::new(LaneLimits { in_flight: 500, in_hand: 750, ..limits() }), Instant::now());
     let mut slow = VecDeque::new();
     for beat in 0..1000 {
         now += Duration::from_millis(10);
@@ -305,15 +304,15 @@ fn many_slow_receivers_leave_the_others_their_share() {
             if lanes.takes_more()
                 && let Offer::Start(start) = lanes.offer(webhook(id), 0, now)
             {
-                slow.push_back((now, start.place));
+                slow.push_back((now, start.slot));
             }
         }
-        while let Some((_, place)) = slow.pop_front_if(|(began, _)| now - *began >= Duration::from_secs(4)) {
-            let _ = lanes.ended(place, Verdict::Succeeded, Some(Duration::from_secs(4)), now);
+        while let Some((_, slot)) = slow.pop_front_if(|(began, _)| now - *began >= Duration::from_secs(4)) {
+            let _ = lanes.ended(slot, Feedback::Succeeded, Some(Duration::from_secs(4)), now);
         }
         let _ = lanes.beat(if beat % 2 == 0 { DELAY } else { NO_DELAY }, ALL, now);
         while let Some(start) = lanes.next(now) {
-            slow.push_back((now, start.place));
+            slow.push_back((now, start.slot));
         }
         if beat < 50 {
             continue;
@@ -321,18 +320,18 @@ fn many_slow_receivers_leave_the_others_their_share() {
         for id in 100..200 {
             assert!(lanes.takes_more(), "{} in hand at beat {beat}", lanes.in_hand);
             let Offer::Start(start) = lanes.offer(webhook(id), 0, now) else { panic!("{id} waits at beat {beat}") };
-            assert!(lanes.ended(start.place, Verdict::Succeeded, Some(QUICK), now).is_empty());
+            assert!(lanes.ended(start.slot, Feedback::Succeeded, Some(QUICK), now).is_empty());
         }
     }
 }
 
 /// Ends a lane's turns in flight as failures and returns what is turned away.
 fn fail_all(lanes: &mut Lanes<u32>, id: u128, now: Instant) -> Vec<u32> {
-    (0..in_flight(lanes, id)).flat_map(|_| end(lanes, id, Kind::Usual, Verdict::Failed, now)).collect()
+    (0..in_flight(lanes, id)).flat_map(|_| end(lanes, id, Kind::Usual, Feedback::Failed, now)).collect()
 }
 
 fn probe(lanes: &mut Lanes<u32>, now: Instant) -> bool {
-    matches!(lanes.offer(webhook(1), 9, now), Offer::Start(Start { place: Place { kind: Kind::Probe, .. }, .. }))
+    matches!(lanes.offer(webhook(1), 9, now), Offer::Start(Start { slot: Slot { kind: Kind::Probe, .. }, .. }))
 }
 
 #[test]
@@ -352,7 +351,7 @@ fn a_receiver_that_only_fails_is_probed_further_and_further_apart() {
         }
         assert!(!probe(&mut lanes, now), "one at a time");
         apart.push((now - begun).as_secs());
-        end(&mut lanes, 1, Kind::Probe, Verdict::Failed, now);
+        end(&mut lanes, 1, Kind::Probe, Feedback::Failed, now);
     }
     assert_eq!(apart, [1, 2, 4, 8, 8]);
 }
@@ -364,7 +363,7 @@ fn a_receiver_that_recovers_gets_twice_as_much_after_every_success() {
     fail_all(&mut lanes, 1, start);
     let now = start + Duration::from_secs(1);
     assert!(probe(&mut lanes, now));
-    end(&mut lanes, 1, Kind::Probe, Verdict::Succeeded, now);
+    end(&mut lanes, 1, Kind::Probe, Feedback::Succeeded, now);
     assert_eq!(lanes.room(webhook(1), now), 2);
     assert_eq!(fill(&mut lanes, 1, now), 2);
     succeed(&mut lanes, 1, now);
@@ -376,7 +375,7 @@ fn our_own_failure_says_nothing_about_a_receiver() {
     let (mut lanes, now) = (Lanes::new(limits()), Instant::now());
     for _ in 0..10 {
         let Offer::Start(start) = lanes.offer(webhook(1), 0, now) else { panic!("it is not failing") };
-        lanes.ended(start.place, Verdict::Nothing, None, now);
+        lanes.ended(start.slot, Feedback::Nothing, None, now);
     }
     assert_eq!(lanes.room(webhook(1), now), 150);
 }
@@ -385,20 +384,20 @@ fn our_own_failure_says_nothing_about_a_receiver() {
 fn a_lane_none_of_whose_turns_can_be_attempted_is_probed_at_once_and_costs_its_receiver_nothing() {
     let (mut lanes, now) = (Lanes::new(limits()), Instant::now());
     let Offer::Start(start) = lanes.offer(webhook(1), 0, now) else { panic!("it is not probed yet") };
-    lanes.ended(start.place, Verdict::Held, None, now);
+    lanes.ended(start.slot, Feedback::Held, None, now);
     assert!(matches!(lanes.offer(webhook(1), 1, now), Offer::Park(1)));
     assert_eq!(lanes.claimable(webhook(1), now), 0);
     let later = now + limits().probe_interval;
     assert_eq!(lanes.claimable(webhook(1), later), 1, "one at a time");
     lanes.claimed(webhook(1), 2, later);
     let probe = lanes.next(later).expect("its time has come");
-    lanes.ended(probe.place, Verdict::Succeeded, Some(QUICK), later);
+    lanes.ended(probe.slot, Feedback::Succeeded, Some(QUICK), later);
     assert!(lanes.room(webhook(1), later) > 0);
 }
 
 #[test]
 fn due_and_fresh_turns_alternate() {
-    let (mut lanes, now) = (Lanes::new(Limits { per_webhook: 1, ..limits() }), Instant::now());
+    let (mut lanes, now) = (Lanes::new(LaneLimits { per_webhook: 1, ..limits() }), Instant::now());
     assert!(matches!(lanes.offer(webhook(1), 0, now), Offer::Start(_)));
     for turn in 1..=2 {
         assert_eq!(lanes.offer(webhook(1), turn, now), Offer::Waits);
@@ -412,7 +411,7 @@ fn due_and_fresh_turns_alternate() {
     succeed(&mut lanes, 1, now);
     while let Some(start) = lanes.next(now) {
         order.push(start.turn);
-        assert!(lanes.ended(start.place, Verdict::Succeeded, Some(QUICK), now).is_empty());
+        assert!(lanes.ended(start.slot, Feedback::Succeeded, Some(QUICK), now).is_empty());
     }
     assert_eq!(order, [11, 1, 12, 2, 13]);
 }
@@ -422,7 +421,7 @@ proptest! {
     fn whatever_happens_limits_hold_and_every_turn_ends(
         steps in proptest::collection::vec((0..8_u128, 0..4_u8, any::<bool>()), 1..400),
     ) {
-        let (mut lanes, mut now) = (Lanes::new(Limits { in_flight: 20, in_hand: 30, ..limits() }), Instant::now());
+        let (mut lanes, mut now) = (Lanes::new(LaneLimits { in_flight: 20, in_hand: 30, ..limits() }), Instant::now());
         let (mut offered, mut over, mut out) = (0, 0, Vec::new());
         for (id, step, busy) in steps {
             now += Duration::from_millis(40);
@@ -439,8 +438,8 @@ proptest! {
                     lanes.claimed(webhook(id), 0, now);
                 },
                 _ => if let Some(start) = out.pop() {
-                    let verdict = if busy { Verdict::Failed } else { Verdict::Succeeded };
-                    over += 1 + lanes.ended(start.place, verdict, Some(QUICK), now).len();
+                    let verdict = if busy { Feedback::Failed } else { Feedback::Succeeded };
+                    over += 1 + lanes.ended(start.slot, verdict, Some(QUICK), now).len();
                 },
             }
             while let Some(start) = lanes.next(now) {

@@ -19,11 +19,11 @@ use super::consumer::{Attachment, Receipt};
 #[derive(Debug, PartialEq, Eq)]
 pub struct Settled<R = Receipt> {
     pub receipt: R,
-    pub verdict: Verdict,
+    pub settlement: Settlement,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Settlement {
     /// Everything it asked for is done or recorded.
     Done,
     /// It is no event: the broker makes a dead letter of it.
@@ -77,8 +77,8 @@ impl Acknowledger {
 
     /// Settles messages. What belongs to a channel that is gone is forgotten: the broker hands it out again.
     async fn settle(&mut self, settled: Vec<Settled>) {
-        let mut by_channel: HashMap<u64, Vec<(u64, Verdict)>> = HashMap::new();
-        for Settled { receipt, verdict } in settled {
+        let mut by_channel: HashMap<u64, Vec<(u64, Settlement)>> = HashMap::new();
+        for Settled { receipt, settlement } in settled {
             let Attachment { number, channel, .. } = &*receipt.attachment;
             if !receipt.is_usable() {
                 self.channels.remove(number);
@@ -88,7 +88,7 @@ impl Acknowledger {
                 self.channels.retain(|_, ledger| ledger.channel.status().connected());
                 self.channels.insert(*number, Ledger { channel: channel.clone(), tags: Tags::default() });
             }
-            by_channel.entry(*number).or_default().push((receipt.tag, verdict));
+            by_channel.entry(*number).or_default().push((receipt.tag, settlement));
         }
         for (number, settled) in by_channel {
             let Some(ledger) = self.channels.get_mut(&number) else { continue };
@@ -145,14 +145,14 @@ struct Acks {
 }
 
 impl Tags {
-    fn settle(&mut self, settled: &[(u64, Verdict)]) -> Acks {
+    fn settle(&mut self, settled: &[(u64, Settlement)]) -> Acks {
         let (mut nacks, mut done) = (Vec::new(), std::mem::take(&mut self.newly_held));
-        for (tag, verdict) in settled {
+        for (tag, settlement) in settled {
             self.above.insert(*tag);
-            match verdict {
-                Verdict::Done => drop(done.insert(*tag)),
-                Verdict::Dead => nacks.push((*tag, false)),
-                Verdict::Returned => nacks.push((*tag, true)),
+            match settlement {
+                Settlement::Done => drop(done.insert(*tag)),
+                Settlement::Dead => nacks.push((*tag, false)),
+                Settlement::Returned => nacks.push((*tag, true)),
             }
         }
         while self.above.remove(&(self.low + 1)) {
@@ -252,8 +252,8 @@ mod tests {
             let (mut broker, mut tags) = (Broker::deliver(1..=400), Tags::default());
             let mut decided = BTreeSet::new();
             for (round, tags_at_once) in order.chunks(batch).enumerate() {
-                let verdict = |tag: &u64| if dead.contains(tag) { Verdict::Dead } else { Verdict::Done };
-                let settled: Vec<_> = tags_at_once.iter().map(|tag| (*tag, verdict(tag))).collect();
+                let settlement = |tag: &u64| if dead.contains(tag) { Settlement::Dead } else { Settlement::Done };
+                let settled: Vec<_> = tags_at_once.iter().map(|tag| (*tag, settlement(tag))).collect();
                 broker.take(&tags.settle(&settled));
                 decided.extend(tags_at_once.iter().filter(|tag| !dead.contains(tag)));
                 if round % rounds == 0 {
@@ -268,8 +268,8 @@ mod tests {
         }
     }
 
-    fn done(tags: &[u64]) -> Vec<(u64, Verdict)> {
-        tags.iter().map(|tag| (*tag, Verdict::Done)).collect()
+    fn done(tags: &[u64]) -> Vec<(u64, Settlement)> {
+        tags.iter().map(|tag| (*tag, Settlement::Done)).collect()
     }
 
     #[test]

@@ -13,11 +13,12 @@ use uuid::Uuid;
 use super::due::close_removed;
 use super::lookup::{before_v10, snapshot, snapshot_columns};
 use super::{Store, StoreError, TypedParams, column};
-use crate::delivery::{Delivery, DeliveryId, EventRow, Trigger};
+use crate::delivery::{Delivery, EventRow, Trigger};
 use crate::error_chain;
-use crate::event::{AccountId, Event, EventId, EventType};
+use crate::event::Event;
+use crate::ids::{AccountId, DeliveryId, EventId, EventType, WebhookId};
 use crate::secret::Keyring;
-use crate::webhook::{Snapshot, SnapshotState, WebhookId};
+use crate::snapshot::{Snapshot, SnapshotState};
 
 /// A due delivery that this worker may attempt until its lease ends.
 #[derive(Debug)]

@@ -13,7 +13,8 @@ use uuid::Uuid;
 
 use super::{Params, Store, StoreError, column, count};
 use crate::delivery::ClosedReason;
-use crate::webhook::{Standing, WebhookId};
+use crate::ids::WebhookId;
+use crate::snapshot::Standing;
 
 /// Rows read by time at once.
 const READ_BY_TIME: i64 = 1000;
@@ -103,7 +104,7 @@ impl Store {
             swept.pages = u32::try_from(column::<i64>(row, "pages")).unwrap_or(u32::MAX);
             let Some(owed_since) = column::<Option<i32>>(row, "owed_since") else { continue };
             swept.deliveries += count(row, "deliveries");
-            match standing(row, owed_since).closes() {
+            match ClosedReason::of(standing(row, owed_since)) {
                 Some(reason) => swept.ended.push(Ended { webhook: id(row), activation: owed_since, reason }),
                 None => swept.due.extend(due_webhook(row)),
             }

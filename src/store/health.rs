@@ -18,11 +18,12 @@ use deadpool_postgres::Transaction;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::record::{Ending, Finished};
+use super::turn_result::{Ending, TurnResult};
 use super::{Store, StoreError, column};
-use crate::config::Health;
+use crate::config::HealthThresholds;
+use crate::ids::WebhookId;
 use crate::retry::Step;
-use crate::webhook::{Snapshot, WebhookId};
+use crate::snapshot::Snapshot;
 
 /// Webhooks of which a worker keeps what it could not write, so that not even a lock on all of them fills its memory.
 /// Health of more is left to their next attempts.
@@ -88,7 +89,7 @@ impl Observations {
 
     /// Adds what a batch says, in its order, which is that in which attempts ended. Our own failures say nothing about a
     /// webhook, nor does a success unless there is trouble that it ends: `troubled` knows what is not written yet.
-    pub fn observe(&mut self, number: u64, batch: &[Finished], troubled: impl Fn(WebhookId) -> bool) {
+    pub fn observe(&mut self, number: u64, batch: &[TurnResult], troubled: impl Fn(WebhookId) -> bool) {
         for finished in batch {
             let Ending::Attempted(attempt, step) = &finished.ending else { continue };
             let webhook = &finished.delivery.webhook;
@@ -184,7 +185,11 @@ impl Observations {
 impl Store {
     /// Writes what could not be written with the results it follows from. It counts twice if the commit is not answered,
     /// which makes no second notice.
-    pub async fn record_health(&self, observations: &mut Observations, health: &Health) -> Result<(), StoreError> {
+    pub async fn record_health(
+        &self,
+        observations: &mut Observations,
+        health: &HealthThresholds,
+    ) -> Result<(), StoreError> {
         let write = async |client: &mut deadpool_postgres::Object| {
             let transaction = client.transaction().await?;
             let statement = self.health_statement(&transaction, observations).await?;
@@ -227,7 +232,7 @@ const KEEPS_PAUSES: &str = "SELECT EXISTS (SELECT FROM pg_attribute
 pub(super) async fn update(
     transaction: &Transaction<'_>,
     observations: &mut Observations,
-    health: &Health,
+    health: &HealthThresholds,
     statement: &str,
 ) -> Result<(), tokio_postgres::Error> {
     let Observations { seen: observed, skipped, .. } = observations;
@@ -334,23 +339,23 @@ mod tests {
     use super::*;
     use crate::delivery::{Answer, Attempt, Outcome};
 
-    fn answered(webhook: u128, activation: i32, status: u16, step: Step) -> Finished {
+    fn answered(webhook: u128, activation: i32, status: u16, step: Step) -> TurnResult {
         let outcome = Outcome::Answered(Answer { status, snippet: None, retry_after: None });
         let (id, started) = (Uuid::nil(), std::time::Instant::now());
         let attempt = Attempt { id, outcome, duration: Duration::ZERO, started, paused_until: None };
-        Finished::example(webhook, activation, b"{}", Ending::Attempted(attempt, step))
+        TurnResult::example(webhook, activation, b"{}", Ending::Attempted(attempt, step))
     }
 
-    fn of_a_troubled_webhook(mut finished: Finished) -> Finished {
+    fn of_a_troubled_webhook(mut finished: TurnResult) -> TurnResult {
         let webhook = &finished.delivery.webhook;
-        let state = crate::webhook::SnapshotState::Off;
+        let state = crate::snapshot::SnapshotState::Off;
         let troubled =
             Snapshot { id: webhook.id, activation: webhook.activation, troubled: true, paused_until: None, state };
         finished.delivery.webhook = troubled.into();
         finished
     }
 
-    fn observed(batch: &[Finished]) -> Observations {
+    fn observed(batch: &[TurnResult]) -> Observations {
         let mut observations = Observations::default();
         observations.observe(1, batch, |_| false);
         observations
@@ -395,7 +400,8 @@ mod tests {
 
     #[test]
     fn what_is_kept_of_webhooks_is_bounded() {
-        let many: Vec<Finished> = (0..MOST_KEPT as u128 + 10).map(|webhook| answered(webhook, 1, 500, RETRY)).collect();
+        let many: Vec<TurnResult> =
+            (0..MOST_KEPT as u128 + 10).map(|webhook| answered(webhook, 1, 500, RETRY)).collect();
         let mut kept = Observations::default();
         kept.merge(observed(&many));
         assert_eq!(kept.seen.len(), MOST_KEPT);

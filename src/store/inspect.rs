@@ -8,8 +8,8 @@ use tokio_postgres::Row;
 use super::migrate::DAYS_AHEAD;
 use super::partitions::attached_partitions;
 use super::{Store, StoreError, account, column};
+use crate::ids::WebhookId;
 use crate::secret::{Keyring, OpenError, Owner};
-use crate::webhook::WebhookId;
 
 /// Opening every secret of a large installation would take long; a wrong key shows in the newest ones too.
 const OPENED: i64 = 1000;

@@ -8,10 +8,9 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::days::{Window, within_window};
-use super::{Place, Scope, Store, StoreError, column};
-use crate::delivery::DeliveryId;
-use crate::event::EventType;
-use crate::webhook::{WebhookId, optional_rfc3339, rfc3339};
+use super::{Position, Scope, Store, StoreError, column};
+use crate::ids::{DeliveryId, EventType, WebhookId};
+use crate::webhook::{optional_rfc3339, rfc3339};
 
 /// Rows of the log that one answer looks at: those that a filter leaves out cost time too.
 const LOOKED_AT: i64 = 5000;
@@ -51,7 +50,7 @@ pub struct LogFilter {
     pub event_type: Option<EventType>,
     pub delivery: Option<DeliveryId>,
     /// Only what is older than this.
-    pub before: Option<Place>,
+    pub before: Option<Position>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +64,7 @@ pub enum LogStatus {
 pub struct LogPage {
     pub rows: Vec<LogRow>,
     /// Where to go on: there may be more before it, even if this page is not full.
-    pub next: Option<Place>,
+    pub next: Option<Position>,
 }
 
 impl Store {
@@ -84,7 +83,7 @@ impl Store {
             filter.event_type.is_some() || filter.delivery.is_some() || filter.status == Some(LogStatus::Success);
         let looked_at = if filtered { LOOKED_AT.max(wanted) } else { wanted };
         let mut walk = Walk { wanted, looked_at, rows: Vec::new(), last: None };
-        for window in self.log_days().await?.windows(filter.before.map(|place| place.time)) {
+        for window in self.log_days().await?.windows(filter.before.map(|position| position.time)) {
             let rows = self.log_window(scope, webhook, filter, window, &walk).await?;
             walk.add(rows);
             if walk.wanted == 0 || walk.looked_at == 0 {
@@ -103,7 +102,7 @@ impl Store {
         window: Window,
         walk: &Walk,
     ) -> Result<Vec<Row>, StoreError> {
-        let (time, id) = filter.before.map(|place| (place.time, place.id)).unzip();
+        let (time, id) = filter.before.map(|position| (position.time, position.id)).unzip();
         let event_type = filter.event_type.as_ref().map(EventType::as_str);
         let succeeded = filter.status.map(|status| status == LogStatus::Success);
         let delivery = filter.delivery.map(|delivery| delivery.0);
@@ -138,7 +137,7 @@ struct Walk {
     looked_at: i64,
     rows: Vec<Row>,
     /// The last row looked at, wanted or not.
-    last: Option<Place>,
+    last: Option<Position>,
 }
 
 impl Walk {
@@ -146,7 +145,7 @@ impl Walk {
         // The last row looked at comes once more.
         let (wanted, last): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| column(row, "wanted"));
         if let Some(last) = last.first() {
-            self.last = Some(place(last));
+            self.last = Some(position(last));
             self.looked_at -= column::<i64>(last, "position");
         }
         self.wanted -= i64::try_from(wanted.len()).unwrap_or(i64::MAX);
@@ -155,7 +154,7 @@ impl Walk {
 
     fn page(self, limit: usize) -> LogPage {
         let next = match self.rows.len() > limit {
-            true => self.rows.get(limit.saturating_sub(1)).map(place),
+            true => self.rows.get(limit.saturating_sub(1)).map(position),
             false if self.looked_at == 0 => self.last,
             false => None,
         };
@@ -163,8 +162,8 @@ impl Walk {
     }
 }
 
-fn place(row: &Row) -> Place {
-    Place { time: column(row, "created_at"), id: column(row, "id") }
+fn position(row: &Row) -> Position {
+    Position { time: column(row, "created_at"), id: column(row, "id") }
 }
 
 /// As in `stats`, the planner must not know the limit.

@@ -12,11 +12,10 @@ use uuid::Uuid;
 
 use super::days::within_window;
 use super::{AS_A_WRITE, Scope, Store, StoreError, TypedParams, account, column};
-use crate::delivery::DeliveryId;
-use crate::event::{AccountId, EventType};
+use crate::ids::{AccountId, DeliveryId, EventType, WebhookId};
 use crate::secret::{Keyring, Owner};
 use crate::signature::SigningKey;
-use crate::webhook::{Secrets, Snapshot, SnapshotState, WebhookId};
+use crate::snapshot::{Secrets, Snapshot, SnapshotState};
 
 /// What one query saw.
 #[derive(Debug)]

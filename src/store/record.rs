@@ -4,7 +4,6 @@
 //! an advisory lock named by its first attempt, so that whoever asks whether it was written can wait for its end.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use deadpool_postgres::{Object, Transaction};
 use futures_util::future::try_join_all;
@@ -16,107 +15,15 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::health::{self, Observations};
+use super::turn_result::{Ending, TurnResult};
 use super::{AS_A_WRITE, Params, Store, StoreError, TypedParams, column};
-use crate::config::Health;
-use crate::delivery::{Attempt, ClosedReason, Delivery, Trigger};
+use crate::config::HealthThresholds;
+use crate::delivery::{Attempt, Delivery};
 use crate::retry::Step;
 
 mod deliveries;
 
 use deliveries::Deliveries;
-
-/// A delivery's turn that is over.
-#[derive(Debug)]
-pub struct Finished {
-    pub delivery: Delivery,
-    /// The claim it was attempted under; `None` for one that came straight from its broker message.
-    pub claim: Option<i64>,
-    pub ending: Ending,
-}
-
-/// How a turn ended.
-#[derive(Debug)]
-pub enum Ending {
-    Attempted(Attempt, Step),
-    NotAttempted(ClosedReason),
-    /// It is to be claimed when its receiver has room.
-    Parked,
-}
-
-impl Finished {
-    /// The wait before the next attempt, if there is one.
-    fn wait(&self) -> Option<Duration> {
-        match &self.ending {
-            Ending::Attempted(_, Step::RetryIn(wait) | Step::RepeatIn(wait)) => Some(*wait),
-            Ending::Parked => Some(Duration::ZERO),
-            _ => None,
-        }
-    }
-
-    fn closed(&self) -> Option<ClosedReason> {
-        match &self.ending {
-            Ending::Attempted(_, step) => step.closes(),
-            Ending::NotAttempted(reason) => Some(*reason),
-            Ending::Parked => None,
-        }
-    }
-
-    fn succeeded(&self) -> bool {
-        matches!(self.ending, Ending::Attempted(_, Step::Succeeded))
-    }
-
-    /// Attempts that count; one that failed through our own fault does not.
-    fn attempts_made(&self) -> i32 {
-        let made = match &self.ending {
-            Ending::Attempted(_, Step::RepeatIn(_)) | Ending::NotAttempted(_) | Ending::Parked => {
-                self.delivery.attempt - 1
-            }
-            Ending::Attempted(..) => self.delivery.attempt,
-        };
-        i32::try_from(made).unwrap_or(i32::MAX)
-    }
-
-    fn attempt(&self) -> Option<&Attempt> {
-        match &self.ending {
-            Ending::Attempted(attempt, _) => Some(attempt),
-            Ending::NotAttempted(_) | Ending::Parked => None,
-        }
-    }
-
-    /// Why its next attempt will be made.
-    fn next_trigger(&self) -> Trigger {
-        match &self.ending {
-            Ending::Parked => self.delivery.trigger,
-            Ending::Attempted(..) | Ending::NotAttempted(_) => Trigger::Retry,
-        }
-    }
-}
-
-#[cfg(test)]
-impl Finished {
-    /// A turn of an event with this body, owed to the webhook with this number.
-    pub(crate) fn example(webhook: u128, activation: i32, body: &'static [u8], ending: Ending) -> Self {
-        use crate::delivery::{DeliveryId, EventRow, Trigger};
-        use crate::event::{AccountId, Event, EventId, EventType};
-        use crate::webhook::{Snapshot, SnapshotState, WebhookId};
-
-        let id = WebhookId(Uuid::from_u128(webhook));
-        let event = Event {
-            id: EventId::parse("evt_1").unwrap(),
-            event_type: EventType::parse("content.created").unwrap(),
-            account_id: AccountId::parse("acc_1").unwrap(),
-            body: body.into(),
-        };
-        let delivery = Delivery {
-            id: DeliveryId::of(id, &event.id),
-            row: EventRow::new(event, Date::default(), Uuid::nil()).into(),
-            webhook: Snapshot { id, activation, troubled: false, paused_until: None, state: SnapshotState::Off }.into(),
-            trigger: Trigger::Event,
-            attempt: 1,
-        };
-        Self { delivery, claim: None, ending }
-    }
-}
 
 impl Store {
     /// Writes a batch: events not stored yet, log rows, and what is pending or closed now. A result whose claim is no
@@ -124,9 +31,9 @@ impl Store {
     /// webhooks that nobody holds; the others are [`Observations::left`] once the batch is known to be written.
     pub async fn record(
         &self,
-        batch: &[Finished],
+        batch: &[TurnResult],
         observations: &mut Observations,
-        health: &Health,
+        health: &HealthThresholds,
     ) -> Result<(), StoreError> {
         let write = async |client: &mut Object| {
             let transaction = client.transaction().await?;
@@ -142,7 +49,7 @@ impl Store {
     /// Writes a test's log row, and nothing else: neither its delivery nor its webhook learns of it.
     pub async fn record_test(&self, delivery: &Delivery, attempt: &Attempt) -> Result<(), StoreError> {
         let ending = Ending::Attempted(attempt.clone(), Step::Succeeded);
-        let finished = [Finished { delivery: delivery.clone(), claim: None, ending }];
+        let finished = [TurnResult { delivery: delivery.clone(), claim: None, ending }];
         let write = async |client: &mut Object| {
             let transaction = client.transaction().await?;
             insert_attempts(&transaction, &finished).await?;
@@ -154,7 +61,7 @@ impl Store {
     /// Whether a batch, whose commit was not answered, was written all the same. Waits for a commit that is still under
     /// way: its transaction holds the batch's lock from before the commit until what it wrote can be seen. Busy if that
     /// takes too long.
-    pub async fn is_recorded(&self, batch: &[Finished]) -> Result<bool, StoreError> {
+    pub async fn is_recorded(&self, batch: &[TurnResult]) -> Result<bool, StoreError> {
         let attempts: Vec<(Uuid, Uuid)> =
             batch.iter().filter_map(|f| Some((f.attempt()?.id, f.delivery.id.0))).collect();
         let (ids, deliveries): (Vec<Uuid>, Vec<Uuid>) = attempts.into_iter().unzip();
@@ -194,9 +101,9 @@ const IS_RECORDED: &str = "
 /// the transaction has, which is not the reason.
 async fn write_batch(
     transaction: &Transaction<'_>,
-    batch: &[Finished],
+    batch: &[TurnResult],
     observations: &mut Observations,
-    health: &Health,
+    health: &HealthThresholds,
     of_health: &str,
 ) -> Result<(), tokio_postgres::Error> {
     let own = [LOCK_BATCH, INSERT_EVENTS, INSERT_ATTEMPTS].into_iter();
@@ -222,8 +129,8 @@ async fn write_batch(
 }
 
 /// A batch without attempts can be written twice without harm and takes no lock. The second time, all its rows are there.
-async fn lock_batch(transaction: &Transaction<'_>, batch: &[Finished]) -> Result<(), tokio_postgres::Error> {
-    let Some(first) = batch.iter().find_map(Finished::attempt) else {
+async fn lock_batch(transaction: &Transaction<'_>, batch: &[TurnResult]) -> Result<(), tokio_postgres::Error> {
+    let Some(first) = batch.iter().find_map(TurnResult::attempt) else {
         return transaction.batch_execute(AS_A_WRITE).await;
     };
     // The variant bits of a UUID make it negative: the advisory locks with fixed names are not.
@@ -239,11 +146,11 @@ async fn execute(transaction: &Transaction<'_>, sql: &str, params: Params<'_>) -
 }
 
 /// One array per column, for `unnest`.
-fn collect<'a, T>(rows: &[&'a Finished], value: impl Fn(&'a Finished) -> T) -> Vec<T> {
+fn collect<'a, T>(rows: &[&'a TurnResult], value: impl Fn(&'a TurnResult) -> T) -> Vec<T> {
     rows.iter().map(|row| value(row)).collect()
 }
 
-async fn insert_events(transaction: &Transaction<'_>, batch: &[Finished]) -> Result<(), tokio_postgres::Error> {
+async fn insert_events(transaction: &Transaction<'_>, batch: &[TurnResult]) -> Result<(), tokio_postgres::Error> {
     let missing = batch.iter().map(|f| &f.delivery.row).filter(|row| !row.is_stored());
     // In one order, so that two transactions cannot wait for each other.
     let rows: BTreeMap<Uuid, _> = missing.map(|row| (row.key, row)).collect();
@@ -266,12 +173,12 @@ const INSERT_EVENTS: &str = "
            unnest($6::bytea[])
     ON CONFLICT DO NOTHING";
 
-async fn insert_attempts(transaction: &Transaction<'_>, batch: &[Finished]) -> Result<(), tokio_postgres::Error> {
-    let rows: Vec<(&Finished, &Attempt)> = batch.iter().filter_map(|f| Some((f, f.attempt()?))).collect();
+async fn insert_attempts(transaction: &Transaction<'_>, batch: &[TurnResult]) -> Result<(), tokio_postgres::Error> {
+    let rows: Vec<(&TurnResult, &Attempt)> = batch.iter().filter_map(|f| Some((f, f.attempt()?))).collect();
     if rows.is_empty() {
         return Ok(());
     }
-    let finished: Vec<&Finished> = rows.iter().map(|(finished, _)| *finished).collect();
+    let finished: Vec<&TurnResult> = rows.iter().map(|(finished, _)| *finished).collect();
     let attempts = || rows.iter().map(|(_, attempt)| *attempt);
     let millis = |attempt: &Attempt| i32::try_from(attempt.duration.as_millis()).unwrap_or(i32::MAX);
     execute(

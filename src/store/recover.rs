@@ -13,8 +13,8 @@ use jiff::civil::Date;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::{Params, Place, Scope, Store, StoreError, column, partitions};
-use crate::webhook::WebhookId;
+use super::{Params, Position, Scope, Store, StoreError, column, partitions};
+use crate::ids::WebhookId;
 
 mod events;
 
@@ -56,7 +56,7 @@ pub enum Since {
 
 /// A webhook's deliveries that were closed in a span of time.
 #[derive(Debug, Clone, Copy)]
-pub struct Closed {
+pub struct ClosedSpan {
     pub since: Timestamp,
     /// What is closed later is not part of it: a recovered delivery that fails at once is recovered once.
     pub until: Timestamp,
@@ -69,7 +69,7 @@ pub struct Closed {
 #[derive(Debug, Clone, Copy)]
 pub struct Recovery {
     pub webhook: WebhookId,
-    pub span: Closed,
+    pub span: ClosedSpan,
 }
 
 /// Years of a time that Postgres keeps and RFC 3339 writes.
@@ -83,7 +83,7 @@ impl Store {
         webhook: WebhookId,
         since: Since,
         most: i64,
-    ) -> Result<Closed, RecoverError> {
+    ) -> Result<ClosedSpan, RecoverError> {
         let state = self.query(STATE, &[&webhook.0, &scope.account()]).await?;
         active(state.first())?;
         let (time, ago) = match since {
@@ -93,7 +93,7 @@ impl Store {
         let rows = self.query(SPAN, &[&time, &ago]).await?;
         let row = rows.first().expect("a span is one row");
         let mut closed =
-            Closed { since: column(row, "since"), until: column(row, "until"), recoverable: 0, dropped: 0 };
+            ClosedSpan { since: column(row, "since"), until: column(row, "until"), recoverable: 0, dropped: 0 };
         let (mut after, mut left) = (Some(FIRST), most);
         while let Some(place) = after.filter(|_| left > 0) {
             let limit = left.min(PAGE);
@@ -118,7 +118,7 @@ impl Store {
     pub async fn recover(
         &self,
         webhook: WebhookId,
-        span: &Closed,
+        span: &ClosedSpan,
         rate: u32,
         mut recovered: impl FnMut(u64),
     ) -> Result<(), RecoverError> {
@@ -143,7 +143,12 @@ impl Store {
 
     /// Notes down that a span is to be recovered, for whoever carries it out. A second wish for the same webhook widens
     /// the first.
-    pub async fn ask_to_recover(&self, scope: Scope<'_>, webhook: WebhookId, span: &Closed) -> Result<(), StoreError> {
+    pub async fn ask_to_recover(
+        &self,
+        scope: Scope<'_>,
+        webhook: WebhookId,
+        span: &ClosedSpan,
+    ) -> Result<(), StoreError> {
         self.execute(ASK, &[&webhook.0, &scope.account(), &span.since, &span.until]).await.map(drop)
     }
 
@@ -152,7 +157,7 @@ impl Store {
         let rows = self.query("SELECT webhook_id, since, until FROM recoveries ORDER BY until LIMIT 100", &[]).await?;
         let recovery = |row| Recovery {
             webhook: WebhookId(column(row, "webhook_id")),
-            span: Closed { since: column(row, "since"), until: column(row, "until"), recoverable: 0, dropped: 0 },
+            span: ClosedSpan { since: column(row, "since"), until: column(row, "until"), recoverable: 0, dropped: 0 },
         };
         Ok(rows.iter().map(recovery).collect())
     }
@@ -166,9 +171,9 @@ impl Store {
     async fn recover_batch(
         &self,
         webhook: WebhookId,
-        span: &Closed,
+        span: &ClosedSpan,
         rate: u32,
-        after: Place,
+        after: Position,
     ) -> Result<Batch, RecoverError> {
         // Whoever asks was told of `span` for this webhook.
         let scope = Scope::Everyone;
@@ -193,18 +198,18 @@ struct Batch {
     /// Some stay closed for now: somebody holds them, or has just taken them.
     held: bool,
     /// The last of it, if there may be more.
-    next: Option<Place>,
+    next: Option<Position>,
 }
 
 /// Before all closed deliveries.
-const FIRST: Place = Place { time: Timestamp::UNIX_EPOCH, id: Uuid::nil() };
+const FIRST: Position = Position { time: Timestamp::UNIX_EPOCH, id: Uuid::nil() };
 
 /// Some closed deliveries, in the order of their closing.
 struct Page {
     rows: u64,
     /// Those whose event is still there.
     recoverable: Vec<ClosedRow>,
-    next: Option<Place>,
+    next: Option<Position>,
 }
 
 struct ClosedRow {
@@ -217,13 +222,13 @@ struct ClosedRow {
 async fn closed_page(
     transaction: &Transaction<'_>,
     webhook: WebhookId,
-    span: &Closed,
-    after: Place,
+    span: &ClosedSpan,
+    after: Position,
     limit: i64,
 ) -> Result<Page, tokio_postgres::Error> {
     let params: Params<'_> = &[&webhook.0, &span.since, &span.until, &after.time, &after.id, &limit];
     let rows = query(transaction, CLOSED, params).await?;
-    let place = |row| Place { time: column(row, "closed_at"), id: column(row, "id") };
+    let place = |row| Position { time: column(row, "closed_at"), id: column(row, "id") };
     let next = rows.last().filter(|_| i64::try_from(rows.len()) == Ok(limit)).map(place);
     let events: Vec<(Date, Uuid)> =
         rows.iter().map(|row| (column(row, "event_day"), column(row, "event_key"))).collect();
@@ -242,7 +247,7 @@ async fn closed_page(
 async fn move_to_pending(
     transaction: &Transaction<'_>,
     webhook: WebhookId,
-    span: &Closed,
+    span: &ClosedSpan,
     closed: &[ClosedRow],
     rate: u32,
 ) -> Result<usize, tokio_postgres::Error> {

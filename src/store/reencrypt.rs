@@ -3,8 +3,8 @@
 use uuid::Uuid;
 
 use super::{Store, StoreError, account, column};
+use crate::ids::WebhookId;
 use crate::secret::{Keyring, Owner};
-use crate::webhook::WebhookId;
 
 /// What became of a page of webhooks.
 #[derive(Debug, Default)]

@@ -10,8 +10,7 @@ use super::days::within_window;
 use super::partitions::attached_partitions;
 use super::recover::{RecoverError, lock_active, new_claim, query, stored_events};
 use super::{Scope, Store, StoreError, TypedParams, column};
-use crate::delivery::DeliveryId;
-use crate::webhook::WebhookId;
+use crate::ids::{DeliveryId, WebhookId};
 
 impl Store {
     /// Makes a delivery, whether it is pending, closed or succeeded, due now with its whole schedule before it. The

@@ -9,8 +9,8 @@ use utoipa::ToSchema;
 
 use super::days::{days_before, midnight, within_window};
 use super::{Store, StoreError, column};
-use crate::event::AccountId;
-use crate::webhook::{WebhookId, rfc3339};
+use crate::ids::{AccountId, WebhookId};
+use crate::webhook::rfc3339;
 
 /// Attempts of one bucket that are read, the newest.
 const READ_PER_BUCKET: i64 = 2000;

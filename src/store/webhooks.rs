@@ -11,9 +11,9 @@ use uuid::Uuid;
 
 use super::days::within_window;
 use super::{Params, Scope, Store, StoreError, TypedParams, account, column, count};
-use crate::event::{AccountId, EventType};
+use crate::ids::{AccountId, EventType, WebhookId};
 use crate::secret::{Keyring, OpenError, Owner, SigningSecret};
-use crate::webhook::{Subscriptions, Webhook, WebhookId, WebhookName, WebhookUrl};
+use crate::webhook::{Subscriptions, Webhook, WebhookName, WebhookUrl};
 
 /// A webhook to be registered.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ pub enum Deleted {
 
 /// Where a row stands in a list that is ordered by time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
+pub struct Position {
     pub time: Timestamp,
     pub id: Uuid,
 }
@@ -135,11 +135,11 @@ impl Store {
         Ok(rows.first().map_or(Created::TooMany, |row| Created::Webhook(Box::new(webhook(row)))))
     }
 
-    /// An account's webhooks after a place, oldest first.
+    /// An account's webhooks after a position, oldest first.
     pub async fn list_webhooks(
         &self,
         account_id: &AccountId,
-        after: Option<Place>,
+        after: Option<Position>,
         limit: u32,
     ) -> Result<Vec<Webhook>, StoreError> {
         let sql = format!(
@@ -147,7 +147,7 @@ impl Store {
              WHERE account_id = $1 AND (created_at, id) > (coalesce($2::timestamptz, '-infinity'), coalesce($3::uuid, {NIL}))
              ORDER BY created_at, id LIMIT $4"
         );
-        let (time, id) = after.map(|place| (place.time, place.id)).unzip();
+        let (time, id) = after.map(|after| (after.time, after.id)).unzip();
         let rows = self.query(&sql, &[&account_id.as_str(), &time, &id, &i64::from(limit)]).await?;
         Ok(rows.iter().map(webhook).collect())
     }

@@ -15,15 +15,16 @@ use super::stalls::Stalls;
 use super::unopened::Unopened;
 use super::way_out::WayOut;
 use crate::delivery::{Attempt, ClosedReason, Delivery};
-use crate::lanes::{Delay, Lanes, Offer, Pause, Place, Start, Verdict};
-use crate::metrics::{Metrics, Outcome, Reason};
+use crate::ids::WebhookId;
+use crate::lanes::{Delay, Feedback, Lanes, Offer, Pause, Slot, Start};
+use crate::metrics::{AttemptLabel, Metrics, Reason};
 use crate::millis;
 use crate::queue::Settled;
 use crate::retry::{RetryPolicy, Step};
 use crate::secret::Keyring;
 use crate::sender::Sender;
-use crate::store::{Ending, Finished, Scope, Store};
-use crate::webhook::{Snapshot, SnapshotState, WebhookId};
+use crate::snapshot::{Snapshot, SnapshotState};
+use crate::store::{Ending, Scope, Store, TurnResult};
 
 pub(super) struct Attempts {
     pub(super) sender: Sender,
@@ -150,8 +151,8 @@ impl Attempts {
         let attempts = self.clone();
         self.under_way.spawn(async move {
             let mut next = Some(start);
-            while let Some(Start { place, turn }) = next {
-                let occupied = Occupied { attempts: &attempts, place, left: false };
+            while let Some(Start { slot, turn }) = next {
+                let occupied = Occupied { attempts: &attempts, slot, left: false };
                 let taken = attempts.take_unless_abandoned(turn).await;
                 for turn in occupied.leave(taken) {
                     attempts.abandon.run_until_cancelled(attempts.turn_away(turn)).await;
@@ -175,7 +176,7 @@ impl Attempts {
         if let (None, Some(given_back)) = (taken, given_back) {
             self.try_report(given_back);
         }
-        taken.unwrap_or(TurnEnd::without_attempt(Verdict::Nothing))
+        taken.unwrap_or(TurnEnd::without_attempt(Feedback::Nothing))
     }
 
     /// An attempt that fails because nobody can be reached from here is made again when somebody can.
@@ -186,7 +187,7 @@ impl Attempts {
                 if let Some(report) = turn.give_back() {
                     self.report(report).await;
                 }
-                return TurnEnd::without_attempt(Verdict::Nothing);
+                return TurnEnd::without_attempt(Feedback::Nothing);
             }
             match self.take(turn).await {
                 Break(end) => {
@@ -231,36 +232,36 @@ impl Attempts {
             reason = reason.as_str(),
             "closed a delivery"
         );
-        self.report(turn.finished(Ending::NotAttempted(reason))).await;
+        self.report(turn.finished(Ending::ClosedUnattempted(reason))).await;
     }
 
     /// The path of one delivery: current webhook, attempt, step, report. Returns the turn if its failure is our own.
     async fn take(&self, mut turn: Turn) -> ControlFlow<TurnEnd, Turn> {
         if matches!(&turn.origin, Origin::Message(share) if !share.is_usable()) {
             // The broker hands the message to somebody else.
-            return Break(TurnEnd::without_attempt(Verdict::Nothing));
+            return Break(TurnEnd::without_attempt(Feedback::Nothing));
         }
         let taken_at = turn.looked_up;
         if taken_at.elapsed() > self.lookup_lifetime {
             self.look_up_again(&mut turn).await;
         }
-        if let Some(reason) = turn.delivery.webhook.state.closes() {
+        if let Some(reason) = ClosedReason::of(turn.delivery.webhook.state.standing()) {
             self.unopened.forget(turn.delivery.webhook.id);
             self.close(turn, reason).await;
-            return Break(TurnEnd::without_attempt(Verdict::Nothing));
+            return Break(TurnEnd::without_attempt(Feedback::Nothing));
         }
         if self.is_held(&turn) {
             self.turn_away(turn).await;
-            return Break(TurnEnd::without_attempt(Verdict::Held));
+            return Break(TurnEnd::without_attempt(Feedback::Held));
         }
         if let Some(pause) = pause(&turn.delivery.webhook, Instant::now()) {
             self.turn_away(turn).await;
-            return Break(TurnEnd::without_attempt(Verdict::Paused(pause)));
+            return Break(TurnEnd::without_attempt(Feedback::Paused(pause)));
         }
         if matches!(turn.origin, Origin::Claim(_)) && taken_at.elapsed() > self.claim_lifetime {
             // Another worker could claim it during the attempt, and the receiver would get it twice.
             self.turn_away(turn).await;
-            return Break(TurnEnd::without_attempt(Verdict::Nothing));
+            return Break(TurnEnd::without_attempt(Feedback::Nothing));
         }
         let mut attempt = self.sender.attempt(&turn.delivery).await;
         let took = Some(attempt.started.elapsed());
@@ -278,7 +279,7 @@ impl Attempts {
         self.count(&attempt, step);
         log(&turn.delivery, &attempt, step);
         let verdict = match attempt.paused_until {
-            Some(until) => Verdict::Paused(Pause { until, by: turn.delivery.webhook.receiver() }),
+            Some(until) => Feedback::Paused(Pause { until, by: turn.delivery.webhook.receiver() }),
             None => verdict(step),
         };
         self.report(turn.finished(Ending::Attempted(attempt, step))).await;
@@ -322,7 +323,7 @@ impl Attempts {
 
     fn count(&self, attempt: &Attempt, step: Step) {
         let outcome = attempt.outcome.error().unwrap_or("success");
-        self.metrics.attempts.get_or_create(&Outcome { outcome }).inc();
+        self.metrics.attempts.get_or_create(&AttemptLabel { outcome }).inc();
         self.metrics.attempt_duration.observe(attempt.duration.as_secs_f64());
         if let Some(reason) = step.closes() {
             self.metrics.closed.get_or_create(&Reason { reason: reason.as_str() }).inc();
@@ -341,10 +342,10 @@ impl Attempts {
     }
 }
 
-/// A turn's place in its lane, free again also if the attempt panics.
+/// A turn's slot in its lane, free again also if the attempt panics.
 struct Occupied<'a> {
     attempts: &'a Attempts,
-    place: Place,
+    slot: Slot,
     left: bool,
 }
 
@@ -356,7 +357,7 @@ impl Occupied<'_> {
     }
 
     fn end(&self, TurnEnd { verdict, took }: TurnEnd) -> Vec<Turn> {
-        let turned_away = self.attempts.lanes().ended(self.place, verdict, took, Instant::now());
+        let turned_away = self.attempts.lanes().ended(self.slot, verdict, took, Instant::now());
         self.attempts.room.notify_one();
         turned_away
     }
@@ -365,7 +366,7 @@ impl Occupied<'_> {
 impl Drop for Occupied<'_> {
     fn drop(&mut self) {
         if !self.left {
-            self.end(TurnEnd::without_attempt(Verdict::Nothing));
+            self.end(TurnEnd::without_attempt(Feedback::Nothing));
         }
     }
 }
@@ -373,13 +374,13 @@ impl Drop for Occupied<'_> {
 /// What a lane is told of a turn that is over.
 #[derive(Clone, Copy)]
 struct TurnEnd {
-    verdict: Verdict,
+    verdict: Feedback,
     /// The attempt alone, without what recording it waited for; `None` without one.
     took: Option<Duration>,
 }
 
 impl TurnEnd {
-    const fn without_attempt(verdict: Verdict) -> Self {
+    const fn without_attempt(verdict: Feedback) -> Self {
         Self { verdict, took: None }
     }
 }
@@ -400,11 +401,11 @@ fn heed(lanes: &mut Lanes<Turn>, webhook: &Snapshot, now: Instant) -> Vec<Turn> 
 }
 
 /// What a step says about the receiver.
-fn verdict(step: Step) -> Verdict {
+fn verdict(step: Step) -> Feedback {
     match step {
-        Step::Succeeded => Verdict::Succeeded,
-        Step::RetryIn(_) | Step::Exhausted | Step::Disable => Verdict::Failed,
-        Step::RepeatIn(_) => Verdict::Nothing,
+        Step::Succeeded => Feedback::Succeeded,
+        Step::RetryIn(_) | Step::Exhausted | Step::Disable => Feedback::Failed,
+        Step::RepeatIn(_) => Feedback::Nothing,
     }
 }
 
@@ -414,7 +415,7 @@ impl Turn {
             Origin::Message(share) => (None, Some(share)),
             Origin::Claim(claim) => (Some(claim), None),
         };
-        Report::Finished(Finished { delivery: self.delivery, claim, ending }, share)
+        Report::Finished(TurnResult { delivery: self.delivery, claim, ending }, share)
     }
 
     /// A claim must be given back in words; a message is by dropping its share.

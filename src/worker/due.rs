@@ -16,9 +16,9 @@ use super::stalls::Stalls;
 use crate::config::Worker;
 use crate::delivery::ClosedReason;
 use crate::error_chain;
+use crate::ids::WebhookId;
 use crate::metrics::Reason;
 use crate::store::{Claimed, Claims, Ended, Pages, ReadUntil, StoreError};
-use crate::webhook::WebhookId;
 
 mod agenda;
 mod sweep;

@@ -13,7 +13,7 @@ use super::recorder::Report;
 use super::redelivered::Redelivered;
 use crate::event::EventParser;
 use crate::metrics::Reason;
-use crate::queue::{Incoming, Settled, Verdict};
+use crate::queue::{Incoming, Settled, Settlement};
 
 pub(super) struct Intake {
     pub(super) parser: EventParser,
@@ -63,7 +63,7 @@ impl Intake {
                 let (reason, bytes) = (malformed.reason(), body.len());
                 self.attempts.metrics.dead_letters.get_or_create(&Reason { reason }).inc();
                 tracing::warn!(reason, bytes, "a message is no event and becomes a dead letter: {malformed}");
-                self.attempts.report(Report::Settled(Settled { receipt, verdict: Verdict::Dead })).await;
+                self.attempts.report(Report::Settled(Settled { receipt, settlement: Settlement::Dead })).await;
                 None
             }
         }

@@ -10,8 +10,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::portion::Portion;
-use crate::store::{Finished, Observations};
-use crate::webhook::WebhookId;
+use crate::ids::WebhookId;
+use crate::store::{Observations, TurnResult};
 
 /// Webhooks whose kept health one transaction is given.
 const MOST_AT_ONCE: usize = 300;
@@ -61,7 +61,7 @@ impl Kept {
     }
 
     /// What a transaction with these results is to write: what they say, and some of what was kept.
-    pub(super) fn with(&mut self, batch: u64, results: &[Finished]) -> Try {
+    pub(super) fn with(&mut self, batch: u64, results: &[TurnResult]) -> Try {
         let kept = if self.apart { Observations::default() } else { self.kept.take(self.portion.size()) };
         let mut observations = kept.clone();
         let spoken_of = |webhook| self.kept.contains(webhook) || self.under_way.values().any(|w| w.contains(&webhook));
@@ -139,18 +139,18 @@ mod tests {
     use std::time::{Duration, Instant};
     use uuid::Uuid;
 
-    fn attempted(webhook: u128, step: Step) -> Finished {
+    fn attempted(webhook: u128, step: Step) -> TurnResult {
         let outcome = Outcome::Answered(Answer { status: 500, snippet: None, retry_after: None });
         let attempt =
             Attempt { id: Uuid::nil(), outcome, duration: Duration::ZERO, started: Instant::now(), paused_until: None };
-        Finished::example(webhook, 1, b"{}", Ending::Attempted(attempt, step))
+        TurnResult::example(webhook, 1, b"{}", Ending::Attempted(attempt, step))
     }
 
-    fn failure() -> [Finished; 1] {
+    fn failure() -> [TurnResult; 1] {
         [attempted(1, Step::RetryIn(Duration::ZERO))]
     }
 
-    fn success() -> [Finished; 1] {
+    fn success() -> [TurnResult; 1] {
         [attempted(1, Step::Succeeded)]
     }
 
@@ -214,7 +214,8 @@ mod tests {
     #[test]
     fn one_transaction_is_given_some_of_it_and_all_of_it_has_its_turn() {
         let mut kept = Kept::default();
-        let many: Vec<Finished> = (0..1000).map(|webhook| attempted(webhook, Step::RetryIn(Duration::ZERO))).collect();
+        let many: Vec<TurnResult> =
+            (0..1000).map(|webhook| attempted(webhook, Step::RetryIn(Duration::ZERO))).collect();
         let number = kept.number();
         let tried = kept.with(number, &many);
         kept.written(skipped(tried));
@@ -232,7 +233,8 @@ mod tests {
     #[test]
     fn what_makes_a_transaction_too_long_is_written_apart_and_less_at_a_time() {
         let mut kept = Kept::default();
-        let many: Vec<Finished> = (0..1000).map(|webhook| attempted(webhook, Step::RetryIn(Duration::ZERO))).collect();
+        let many: Vec<TurnResult> =
+            (0..1000).map(|webhook| attempted(webhook, Step::RetryIn(Duration::ZERO))).collect();
         let number = kept.number();
         let tried = kept.with(number, &many);
         kept.written(skipped(tried));

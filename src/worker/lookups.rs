@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::webhook::{Snapshot, WebhookId};
+use crate::ids::WebhookId;
+use crate::snapshot::Snapshot;
 
 /// Webhooks that are remembered before those no longer needed are forgotten.
 const REMEMBERED: usize = 1024;

@@ -12,10 +12,11 @@ use super::portion::Portion;
 use super::recorder::Report;
 use super::share::Share;
 use super::stalls::Stalls;
-use crate::delivery::{Delivery, DeliveryId, EventRow, Trigger};
+use crate::delivery::{ClosedReason, Delivery, EventRow, Trigger};
 use crate::event::Event;
-use crate::queue::{Receipt, Settled, Verdict};
-use crate::webhook::Snapshot;
+use crate::ids::DeliveryId;
+use crate::queue::{Receipt, Settled, Settlement};
+use crate::snapshot::Snapshot;
 
 /// An event and the broker message it came in.
 pub(super) struct Taken {
@@ -79,7 +80,9 @@ impl Attempts {
     /// Starts an event's deliveries, as there is room for them. An event that is owed to nobody is done.
     pub(super) async fn deliver(self: &Arc<Self>, Owed { taken, webhooks, looked_up, day }: Owed) {
         let Some(day) = day.filter(|_| !webhooks.is_empty()) else {
-            return self.report(Report::Settled(Settled { receipt: taken.receipt, verdict: Verdict::Done })).await;
+            return self
+                .report(Report::Settled(Settled { receipt: taken.receipt, settlement: Settlement::Done }))
+                .await;
         };
         // The next broker message waits for this one's ack, and must not wait for a receiver.
         let isolated = taken.receipt.is_isolated();
@@ -90,7 +93,7 @@ impl Attempts {
             let id = DeliveryId::of(webhook.id, &row.event.id);
             let delivery = Delivery { id, row: row.clone(), webhook, trigger: Trigger::Event, attempt: 1 };
             let turn = Turn { delivery, origin: Origin::Message(share.another()), looked_up };
-            match turn.delivery.webhook.state.closes() {
+            match ClosedReason::of(turn.delivery.webhook.state.standing()) {
                 Some(reason) => self.close(turn, reason).await,
                 None if isolated => self.park(turn).await,
                 None => self.offer(turn).await,

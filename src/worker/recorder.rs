@@ -13,18 +13,19 @@ use super::kept::{Kept, Try};
 use super::portion::Portion;
 use super::share::Share;
 use super::stalls::{Stall, Stalls};
-use crate::config::{Health, Settings};
-use crate::delivery::{ClosedReason, DeliveryId, Outcome};
+use crate::config::{HealthThresholds, Settings};
+use crate::delivery::{ClosedReason, Outcome};
 use crate::error_chain;
+use crate::ids::DeliveryId;
 use crate::metrics::Metrics;
 use crate::queue::{Acknowledger, Settled};
-use crate::store::{Ending, Finished, Store, StoreError};
+use crate::store::{Ending, Store, StoreError, TurnResult};
 
 /// What the rest of the worker tells the recorder.
 #[derive(Debug)]
 pub(super) enum Report {
     /// A turn is over; the share belongs to the broker message it came from.
-    Finished(Finished, Option<Share>),
+    Finished(TurnResult, Option<Share>),
     /// A broker message needs nothing recorded.
     Settled(Settled),
     /// A claim is given back.
@@ -64,7 +65,7 @@ pub(super) struct Recorder {
 
 pub(super) struct Writer {
     store: Store,
-    health: Health,
+    health: HealthThresholds,
     stalls: Stalls,
     metrics: Metrics,
     /// What the results of a webhook say about it, while somebody holds its row.
@@ -77,7 +78,7 @@ pub(super) struct Writer {
 type Returned = mpsc::UnboundedReceiver<Settled>;
 
 /// Results of a batch whose shares lie beside them.
-type Results = (Vec<Finished>, Vec<Option<Share>>);
+type Results = (Vec<TurnResult>, Vec<Option<Share>>);
 
 impl Recorder {
     /// Runs until nobody can report any more, or until told to give up.
@@ -214,7 +215,7 @@ impl Writer {
     async fn until_answered(
         &self,
         number: u64,
-        finished: &[Finished],
+        finished: &[TurnResult],
         stall: &mut Option<Stall>,
     ) -> Result<(), StoreError> {
         loop {
@@ -252,7 +253,7 @@ impl Writer {
     }
 
     /// The commit may have happened without its answer: nothing is repeated before that is known.
-    async fn was_recorded(&self, finished: &[Finished], stall: &mut Option<Stall>) -> bool {
+    async fn was_recorded(&self, finished: &[TurnResult], stall: &mut Option<Stall>) -> bool {
         loop {
             match self.store.is_recorded(finished).await {
                 Ok(recorded) => return recorded,
@@ -318,7 +319,7 @@ fn by_weight((finished, shares): Results) -> Vec<Results> {
 
 /// What is left of a result that the database refuses: first its snippet goes, then its attempt. `None` when nothing is
 /// left: its broker message is returned and becomes a dead letter in the end.
-fn reduced(mut finished: Finished, refused: &StoreError) -> Option<Finished> {
+fn reduced(mut finished: TurnResult, refused: &StoreError) -> Option<TurnResult> {
     let (delivery_id, error) = (finished.delivery.id.0, error_chain(refused));
     if let Ending::Attempted(attempt, _) = &mut finished.ending {
         if let Outcome::Answered(answer) = &mut attempt.outcome
@@ -328,7 +329,7 @@ fn reduced(mut finished: Finished, refused: &StoreError) -> Option<Finished> {
             return Some(finished);
         }
         tracing::error!(%delivery_id, error, "the database refuses a result; closing its delivery");
-        finished.ending = Ending::NotAttempted(ClosedReason::Unrecordable);
+        finished.ending = Ending::ClosedUnattempted(ClosedReason::Unrecordable);
         return Some(finished);
     }
     tracing::error!(%delivery_id, error, "the database refuses to close a delivery");
@@ -343,8 +344,9 @@ mod tests {
     fn a_batch_is_split_before_its_bodies_outgrow_a_transaction() {
         let body = |bytes: usize| &*vec![b'x'; bytes].leak();
         let bodies = [1, MAX_BATCH_BYTES - 1, 1, MAX_BATCH_BYTES + 1, 1];
-        let end = || Ending::NotAttempted(ClosedReason::Cancelled);
-        let results: Results = bodies.iter().map(|bytes| (Finished::example(1, 1, body(*bytes), end()), None)).unzip();
+        let end = || Ending::ClosedUnattempted(ClosedReason::Cancelled);
+        let results: Results =
+            bodies.iter().map(|bytes| (TurnResult::example(1, 1, body(*bytes), end()), None)).unzip();
         let taken_in_order = by_weight(results).into_iter().rev();
         let parts: Vec<usize> = taken_in_order.map(|(finished, _)| finished.len()).collect();
         assert_eq!(parts, [2, 1, 1, 1]);

@@ -14,7 +14,7 @@ use super::attempts::Attempts;
 use super::owed::{Owed, Taken};
 use super::portion::Portion;
 use super::stalls::{Stall, Stalls};
-use crate::delivery::DeliveryId;
+use crate::ids::DeliveryId;
 use crate::store::StoreError;
 
 /// Deliveries that one statement is asked about: with a log of 30 days it takes about half a second.

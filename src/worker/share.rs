@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::mpsc::{UnboundedSender, WeakUnboundedSender};
 
-use crate::queue::{Receipt, Settled, Verdict};
+use crate::queue::{Receipt, Settled, Settlement};
 
 /// One delivery's part in a broker message. Dropped unrecorded, it has the message returned to the broker.
 #[derive(Debug)]
@@ -57,8 +57,8 @@ fn incomplete<R>(message: Arc<Message<R>>) -> Option<Settled<R>> {
 
 impl<R> Message<R> {
     fn settled(self) -> Settled<R> {
-        let verdict = if self.incomplete.into_inner() { Verdict::Returned } else { Verdict::Done };
-        Settled { receipt: self.receipt, verdict }
+        let settlement = if self.incomplete.into_inner() { Settlement::Returned } else { Settlement::Done };
+        Settled { receipt: self.receipt, settlement }
     }
 }
 
@@ -84,7 +84,7 @@ mod tests {
         let shares: Vec<_> = (0..10_000).map(|tag| Share::of(tag, &returns)).collect();
         drop(shares);
         for receipt in 0..10_000 {
-            assert_eq!(returned.try_recv(), Ok(Settled { receipt, verdict: Verdict::Returned }));
+            assert_eq!(returned.try_recv(), Ok(Settled { receipt, settlement: Settlement::Returned }));
         }
     }
 
@@ -94,13 +94,13 @@ mod tests {
         let first = Share::of("done", &returns);
         let second = first.another();
         assert_eq!(first.recorded(), None);
-        assert_eq!(second.recorded(), Some(Settled { receipt: "done", verdict: Verdict::Done }));
+        assert_eq!(second.recorded(), Some(Settled { receipt: "done", settlement: Settlement::Done }));
         let first = Share::of("half", &returns);
         let (second, third) = (first.another(), first.another());
         drop(first);
         assert_eq!(second.recorded(), None);
         assert!(returned.try_recv().is_err());
-        assert_eq!(third.recorded(), Some(Settled { receipt: "half", verdict: Verdict::Returned }));
+        assert_eq!(third.recorded(), Some(Settled { receipt: "half", settlement: Settlement::Returned }));
         assert!(returned.try_recv().is_err());
     }
 }

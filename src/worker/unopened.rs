@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::ids::WebhookId;
 use crate::metrics::Metrics;
 use crate::secret::OpenError;
-use crate::webhook::WebhookId;
 
 /// Webhooks by the reason for which their secrets do not open, which names the missing key, and when that was last seen.
 type Waiting = HashMap<String, HashMap<WebhookId, Instant>>;

@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 use super::attempts::Attempts;
 use crate::delivery::{AttemptError, Delivery, Outcome};
 use crate::egress::{Egress, Sign, Standing, WINDOW};
+use crate::ids::WebhookId;
 use crate::metrics::Metrics;
 use crate::millis;
-use crate::webhook::{SnapshotState, WebhookId};
+use crate::snapshot::SnapshotState;
 
 /// Between two probes.
 const PROBED_EVERY: Duration = Duration::from_secs(1);

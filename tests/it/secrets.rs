@@ -1,8 +1,7 @@
 //! Secrets sign what they should and show nowhere.
 
-use penr_webhooks::event::AccountId;
+use penr_webhooks::ids::{AccountId, WebhookId};
 use penr_webhooks::secret::{Keyring, Owner, SigningSecret};
-use penr_webhooks::webhook::WebhookId;
 use serde_json::json;
 
 use crate::support::settings::encryption_key;

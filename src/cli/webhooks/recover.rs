@@ -9,9 +9,8 @@ use serde_json::json;
 use super::{id, unknown};
 use crate::cli::signals::Signals;
 use crate::cli::{Failure, Outcome, output};
-use crate::delivery::DeliveryId;
-use crate::store::{Closed, RecoverError, Scope, Since, Store};
-use crate::webhook::WebhookId;
+use crate::ids::{DeliveryId, WebhookId};
+use crate::store::{ClosedSpan, RecoverError, Scope, Since, Store};
 
 /// Further back than anything is kept.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
@@ -89,7 +88,7 @@ pub(super) async fn recover(
     }
 }
 
-fn report(done: &str, count: u64, closed: &Closed, json: bool) -> Outcome {
+fn report(done: &str, count: u64, closed: &ClosedSpan, json: bool) -> Outcome {
     if json {
         return output::json(&json!({ "recovering": count, "not_recoverable": closed.dropped }));
     }

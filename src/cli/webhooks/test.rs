@@ -5,10 +5,11 @@ use anyhow::anyhow;
 use super::{id, unknown};
 use crate::cli::{Failure, Outcome, output};
 use crate::config::Settings;
+use crate::ids::WebhookId;
 use crate::sender::Sender;
 use crate::store::{Scope, Store};
 use crate::test_send::{Prepared, TestRefusal};
-use crate::webhook::{WebhookId, WebhookRefusal};
+use crate::webhook::WebhookRefusal;
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Test {

@@ -1,4 +1,4 @@
-use super::super::{Limits, Offer, Place, Start, Verdict};
+use super::super::{Feedback, LaneLimits, Offer, Slot, Start};
 use super::*;
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -7,7 +7,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const WEBHOOK: WebhookId = WebhookId(Uuid::nil());
 
 fn lanes() -> Lanes<u32> {
-    Lanes::new(Limits {
+    Lanes::new(LaneLimits {
         in_flight: 300,
         per_webhook: usize::MAX,
         in_hand: 2000,
@@ -23,17 +23,17 @@ fn asked(until: Instant) -> Pause {
 }
 
 /// Starts as many turns as there is room for.
-fn fill(lanes: &mut Lanes<u32>, now: Instant) -> Vec<Place> {
+fn fill(lanes: &mut Lanes<u32>, now: Instant) -> Vec<Slot> {
     let start = |turn| match lanes.offer(WEBHOOK, turn, now) {
-        Offer::Start(start) => Some(start.place),
+        Offer::Start(start) => Some(start.slot),
         Offer::Waits | Offer::Park(_) => None,
     };
     (0..1000).map_while(start).collect()
 }
 
-fn started(offer: Offer<u32>) -> Place {
-    let Offer::Start(Start { place, .. }) = offer else { panic!("{offer:?}") };
-    place
+fn started(offer: Offer<u32>) -> Slot {
+    let Offer::Start(Start { slot, .. }) = offer else { panic!("{offer:?}") };
+    slot
 }
 
 #[test]
@@ -41,13 +41,13 @@ fn a_lane_whose_receiver_asks_for_time_waits_is_probed_once_and_begins_with_half
     let (mut lanes, now) = (lanes(), Instant::now());
     let mut out = fill(&mut lanes, now);
     assert_eq!(out.len(), 150);
-    assert_eq!(lanes.ended(out.remove(0), Verdict::Paused(asked(now + 5 * SECOND)), None, now), [150], "what waited");
+    assert_eq!(lanes.ended(out.remove(0), Feedback::Paused(asked(now + 5 * SECOND)), None, now), [150], "what waited");
     // Requests that were out already: they neither end the pause, nor make it shorter, nor the room smaller.
-    for place in out.drain(..50) {
-        assert!(lanes.ended(place, Verdict::Succeeded, None, now + SECOND).is_empty());
+    for slot in out.drain(..50) {
+        assert!(lanes.ended(slot, Feedback::Succeeded, None, now + SECOND).is_empty());
     }
-    for place in out {
-        lanes.ended(place, Verdict::Paused(asked(now + 2 * SECOND)), None, now + SECOND);
+    for slot in out {
+        lanes.ended(slot, Feedback::Paused(asked(now + 2 * SECOND)), None, now + SECOND);
     }
     let (before, over) = (now + 4 * SECOND, now + 5 * SECOND);
     assert_eq!(lanes.paused_until(WEBHOOK, before), Some(over));
@@ -55,7 +55,7 @@ fn a_lane_whose_receiver_asks_for_time_waits_is_probed_once_and_begins_with_half
     assert_eq!(lanes.claimable(WEBHOOK, over), 1);
     let probe = started(lanes.offer(WEBHOOK, 8, over));
     assert_eq!((lanes.offer(WEBHOOK, 9, over), lanes.claimable(WEBHOOK, over)), (Offer::Park(9), 0));
-    lanes.ended(probe, Verdict::Succeeded, None, over);
+    lanes.ended(probe, Feedback::Succeeded, None, over);
     assert_eq!(lanes.room(WEBHOOK, over), 75);
     assert_eq!(lanes.room(WEBHOOK, over + 2 * SECOND), 150);
 }
@@ -64,15 +64,15 @@ fn a_lane_whose_receiver_asks_for_time_waits_is_probed_once_and_begins_with_half
 fn a_probe_that_is_asked_for_time_again_waits_so_long_and_no_longer() {
     let (mut lanes, mut now) = (lanes(), Instant::now());
     let first = started(lanes.offer(WEBHOOK, 0, now));
-    lanes.ended(first, Verdict::Paused(asked(now + 2 * SECOND)), None, now);
+    lanes.ended(first, Feedback::Paused(asked(now + 2 * SECOND)), None, now);
     for _ in 0..5 {
         now += 2 * SECOND;
         let probe = started(lanes.offer(WEBHOOK, 0, now));
-        lanes.ended(probe, Verdict::Paused(asked(now + 2 * SECOND)), None, now);
+        lanes.ended(probe, Feedback::Paused(asked(now + 2 * SECOND)), None, now);
     }
     now += 2 * SECOND;
     let probe = started(lanes.offer(WEBHOOK, 0, now));
-    lanes.ended(probe, Verdict::Failed, None, now);
+    lanes.ended(probe, Feedback::Failed, None, now);
     assert_eq!(lanes.paused_until(WEBHOOK, now), None);
     assert_eq!(lanes.claimable(WEBHOOK, now + SECOND), 0, "it fails now, and is probed as if it had only failed");
     assert_eq!(lanes.claimable(WEBHOOK, now + 2 * SECOND), 1);
@@ -83,7 +83,7 @@ fn what_the_database_says_pauses_a_lane_and_another_receiver_ends_its_pause() {
     let (mut lanes, now) = (lanes(), Instant::now());
     let out = fill(&mut lanes, now);
     assert_eq!(lanes.pause(WEBHOOK, asked(now + 3600 * SECOND), now), [150]);
-    out.into_iter().for_each(|place| drop(lanes.ended(place, Verdict::Succeeded, None, now)));
+    out.into_iter().for_each(|slot| drop(lanes.ended(slot, Feedback::Succeeded, None, now)));
     lanes.not_paused(WEBHOOK, ReceiverId(1), now);
     assert_eq!(lanes.offer(WEBHOOK, 1, now), Offer::Park(1), "the database may not know of it yet");
     let later = now + ASK_AGAIN;
@@ -99,36 +99,36 @@ proptest! {
     fn nothing_starts_during_a_pause_and_one_at_a_time_until_a_success_after_it(
         steps in proptest::collection::vec((0..10_u8, 0..1500_u64), 1..200),
     ) {
-        let (mut lanes, mut now, mut out) = (lanes(), Instant::now(), Vec::<Place>::new());
-        let (mut until, mut probing): (Option<Instant>, Option<Place>) = (None, None);
+        let (mut lanes, mut now, mut out) = (lanes(), Instant::now(), Vec::<Slot>::new());
+        let (mut until, mut probing): (Option<Instant>, Option<Slot>) = (None, None);
         for (step, millis) in steps {
             now += Duration::from_millis(millis);
             let paused = until.is_some_and(|until| now < until);
             match (step, out.pop()) {
-                (0, Some(place)) => {
+                (0, Some(slot)) => {
                     let asked_for = now + Duration::from_millis(millis) + SECOND;
-                    lanes.ended(place, Verdict::Paused(asked(asked_for)), None, now);
+                    lanes.ended(slot, Feedback::Paused(asked(asked_for)), None, now);
                     until = until.max(Some(asked_for));
-                    probing = probing.filter(|probe| *probe != place);
+                    probing = probing.filter(|probe| *probe != slot);
                 }
-                (1..5, Some(place)) => {
-                    lanes.ended(place, Verdict::Succeeded, None, now);
-                    if probing == Some(place) && !paused {
+                (1..5, Some(slot)) => {
+                    lanes.ended(slot, Feedback::Succeeded, None, now);
+                    if probing == Some(slot) && !paused {
                         until = None;
                     }
-                    probing = probing.filter(|probe| *probe != place);
+                    probing = probing.filter(|probe| *probe != slot);
                 }
-                (_, place) => {
-                    out.extend(place);
+                (_, slot) => {
+                    out.extend(slot);
                     let offer = lanes.offer(WEBHOOK, 0, now);
                     match offer {
                         Offer::Start(start) => {
                             prop_assert!(!paused);
                             if until.is_some() {
                                 prop_assert!(out.is_empty(), "a probe goes alone");
-                                probing = Some(start.place);
+                                probing = Some(start.slot);
                             }
-                            out.push(start.place);
+                            out.push(start.slot);
                         }
                         Offer::Waits => prop_assert!(until.is_none()),
                         Offer::Park(_) => {}
@@ -137,7 +137,7 @@ proptest! {
             }
             while let Some(start) = lanes.next(now) {
                 prop_assert!(until.is_none());
-                out.push(start.place);
+                out.push(start.slot);
             }
         }
     }

@@ -5,30 +5,31 @@ use uuid::Uuid;
 
 use super::super::due::latest_closing_stands;
 use super::super::recover::new_claim;
-use super::{Finished, collect, execute};
+use super::super::turn_result::TurnResult;
+use super::{collect, execute};
 use crate::delivery::ClosedReason;
 
 /// What a batch does to the rows of its deliveries, each in the order of their ids.
 pub(super) struct Deliveries<'a> {
     /// Attempted straight from their broker message, to be attempted again.
-    first: Vec<&'a Finished>,
+    first: Vec<&'a TurnResult>,
     /// Claimed, to be attempted again.
-    again: Vec<&'a Finished>,
-    closed: Vec<&'a Finished>,
-    succeeded: Vec<&'a Finished>,
+    again: Vec<&'a TurnResult>,
+    closed: Vec<&'a TurnResult>,
+    succeeded: Vec<&'a TurnResult>,
 }
 
 impl<'a> Deliveries<'a> {
-    pub(super) fn of(batch: &'a [Finished]) -> Self {
-        let mut rows: Vec<&Finished> = batch.iter().collect();
+    pub(super) fn of(batch: &'a [TurnResult]) -> Self {
+        let mut rows: Vec<&TurnResult> = batch.iter().collect();
         // Stable: of a delivery that is twice in the batch the earlier result stays first.
         rows.sort_by_key(|finished| finished.delivery.id);
-        let those = |which: fn(&Finished) -> bool| rows.iter().copied().filter(|finished| which(finished)).collect();
+        let those = |which: fn(&TurnResult) -> bool| rows.iter().copied().filter(|finished| which(finished)).collect();
         Self {
             first: those(|f| f.claim.is_none() && f.wait().is_some()),
             again: those(|f| f.claim.is_some() && f.wait().is_some()),
             closed: those(|f| f.closed().is_some()),
-            succeeded: those(Finished::succeeded),
+            succeeded: those(TurnResult::succeeded),
         }
     }
 
@@ -51,7 +52,7 @@ impl<'a> Deliveries<'a> {
                 &collect(rows, |f| f.delivery.webhook.activation),
                 &collect(rows, |f| f.delivery.row.day),
                 &collect(rows, |f| f.delivery.row.key),
-                &collect(rows, Finished::attempts_made),
+                &collect(rows, TurnResult::attempts_made),
                 &collect(rows, |f| f.next_trigger().as_str()),
                 &collect(rows, |f| f.wait().unwrap_or_default().as_secs_f64()),
             ],
@@ -79,7 +80,7 @@ impl<'a> Deliveries<'a> {
             &[
                 &collect(rows, |f| f.delivery.id.0),
                 &collect(rows, |f| f.claim.unwrap_or_default()),
-                &collect(rows, Finished::attempts_made),
+                &collect(rows, TurnResult::attempts_made),
                 &collect(rows, |f| f.wait().unwrap_or_default().as_secs_f64()),
             ],
         )
@@ -101,7 +102,7 @@ impl<'a> Deliveries<'a> {
                 &collect(rows, |f| f.delivery.row.day),
                 &collect(rows, |f| f.delivery.row.key),
                 &collect(rows, |f| f.closed().map(ClosedReason::as_str)),
-                &collect(rows, Finished::attempts_made),
+                &collect(rows, TurnResult::attempts_made),
                 &collect(&self.succeeded, |f| f.delivery.id.0),
             ],
         )

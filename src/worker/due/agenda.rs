@@ -5,8 +5,8 @@ use std::ops::Bound::{Excluded, Unbounded};
 
 use jiff::Timestamp;
 
+use crate::ids::WebhookId;
 use crate::store::{DueWebhook, Room, Taken};
-use crate::webhook::WebhookId;
 
 /// Webhooks claimed for by one statement.
 const WEBHOOKS: usize = 256;

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use penr_webhooks::event::AccountId;
+use penr_webhooks::ids::{AccountId, WebhookId};
 use penr_webhooks::secret::{Keyring, Owner, SigningSecret};
-use penr_webhooks::webhook::WebhookId;
 use serde_json::json;
 use uuid::Uuid;
 

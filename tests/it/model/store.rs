@@ -6,13 +6,13 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use penr_webhooks::config::Settings;
-use penr_webhooks::delivery::{Delivery, DeliveryId};
-use penr_webhooks::event::{AccountId, EventType};
+use penr_webhooks::delivery::Delivery;
+use penr_webhooks::ids::{AccountId, DeliveryId, EventType, WebhookId};
+use penr_webhooks::snapshot::Snapshot;
 use penr_webhooks::store::{
-    Changed, DueWebhook, Finished, Observations, Pages, ReadUntil, RecoverError, Room, Scope, Since, Store, StoreError,
-    WebhookChange,
+    Changed, DueWebhook, Observations, Pages, ReadUntil, RecoverError, Room, Scope, Since, Store, StoreError,
+    TurnResult, WebhookChange,
 };
-use penr_webhooks::webhook::{Snapshot, WebhookId};
 
 use super::reference::Resent;
 
@@ -65,13 +65,13 @@ impl Rig {
         self.store.already_taken(deliveries, self.settings.retention.attempts).await
     }
 
-    pub async fn record(&self, batch: &[Finished]) -> Result<(), StoreError> {
+    pub async fn record(&self, batch: &[TurnResult]) -> Result<(), StoreError> {
         let mut observations = Observations::default();
         observations.observe(1, batch, |_| false);
         self.store.record(batch, &mut observations, &self.settings.health).await
     }
 
-    pub async fn is_recorded(&self, batch: &[Finished]) -> Result<bool, StoreError> {
+    pub async fn is_recorded(&self, batch: &[TurnResult]) -> Result<bool, StoreError> {
         self.store.is_recorded(batch).await
     }
 

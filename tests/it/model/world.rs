@@ -4,13 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use penr_webhooks::delivery::{
-    self, Attempt, AttemptError, ClosedReason, Delivery, DeliveryId, EventRow, Outcome, Trigger,
-};
-use penr_webhooks::event::{self, AccountId, EventId, EventType};
+use penr_webhooks::delivery::{self, Attempt, AttemptError, ClosedReason, Delivery, EventRow, Outcome, Trigger};
+use penr_webhooks::event;
+use penr_webhooks::ids::{AccountId, DeliveryId, EventId, EventType, WebhookId};
 use penr_webhooks::retry::RetryPolicy;
-use penr_webhooks::store::{Ending, Finished};
-use penr_webhooks::webhook::WebhookId;
+use penr_webhooks::store::{Ending, TurnResult};
 use tokio_postgres::Client;
 use uuid::Uuid;
 
@@ -35,7 +33,7 @@ pub struct World<'a> {
 struct RealHand {
     search: Search,
     turns: Vec<RealTurn>,
-    unsure: Vec<Finished>,
+    unsure: Vec<TurnResult>,
 }
 
 struct RealTurn {
@@ -91,7 +89,7 @@ impl<'a> World<'a> {
             }
             Step::Close(worker, pair) => {
                 let turn = self.turn(worker, pair, |turn| turn.closes().is_some())?;
-                turn.ending = turn.closes().map(Ending::NotAttempted);
+                turn.ending = turn.closes().map(Ending::ClosedUnattempted);
             }
             Step::LookAgain(worker, pair) => {
                 rig.look_again(&mut self.turn(worker, pair, |_| true)?.delivery).await?;
@@ -162,7 +160,7 @@ impl<'a> World<'a> {
         for mut turn in std::mem::take(&mut self.hand(worker).turns) {
             match turn.ending.take() {
                 Some(ending) if pairs.insert(turn.pair) => {
-                    batch.push(Finished { delivery: turn.delivery, claim: turn.claim, ending });
+                    batch.push(TurnResult { delivery: turn.delivery, claim: turn.claim, ending });
                 }
                 ending => rest.push(RealTurn { ending, ..turn }),
             }
@@ -244,7 +242,7 @@ impl<'a> World<'a> {
 
 impl RealTurn {
     fn closes(&self) -> Option<ClosedReason> {
-        self.delivery.webhook.state.closes()
+        ClosedReason::of(self.delivery.webhook.state.standing())
     }
 }
 

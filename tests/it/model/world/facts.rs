@@ -1,6 +1,7 @@
 //! Compares what the model says with what is stored and in hand: facts in words, which must be the same.
 
-use penr_webhooks::delivery::{ClosedReason, DeliveryId, Trigger};
+use penr_webhooks::delivery::{ClosedReason, Trigger};
+use penr_webhooks::ids::DeliveryId;
 use uuid::Uuid;
 
 use super::{RealTurn, World};

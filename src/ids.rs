@@ -1,0 +1,97 @@
+//! The identifiers of accounts, events, webhooks and deliveries, each a type of its own, with the texts it is read from.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+/// What the publisher chose: `[A-Za-z0-9_-]{1,128}`, unique within the account.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EventId(Arc<str>);
+
+impl EventId {
+    pub fn parse(text: &str) -> Option<Self> {
+        let known = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
+        let valid = (1..=128).contains(&text.len()) && text.bytes().all(known);
+        valid.then(|| Self(text.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// One of the catalogue's types, such as `content.published`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EventType(Arc<str>);
+
+impl EventType {
+    /// Lower-case words of letters, digits, `_` and `-`, separated by dots, at most 64 bytes: safe as a routing key,
+    /// a header value and inside JSON.
+    pub fn parse(text: &str) -> Option<Self> {
+        let known = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-';
+        let word = |word: &str| !word.is_empty() && word.bytes().all(known);
+        (text.len() <= 64 && text.split('.').all(word)).then(|| Self(text.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A customer of penr.ai: 1 to 128 printable ASCII characters, compared exactly.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AccountId(Arc<str>);
+
+impl AccountId {
+    pub fn parse(text: &str) -> Option<Self> {
+        let printable = |b: u8| (b' '..=b'~').contains(&b);
+        ((1..=128).contains(&text.len()) && text.bytes().all(printable)).then(|| Self(text.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+macro_rules! display_as_str {
+    ($($name:ident)*) => {$(
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    )*};
+}
+display_as_str!(EventId EventType AccountId);
+
+/// Names a webhook.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct WebhookId(pub Uuid);
+
+impl WebhookId {
+    /// Reads the one spelling we write: lower case, with hyphens.
+    pub fn parse(text: &str) -> Option<Self> {
+        let id = Uuid::try_parse(text).ok()?;
+        (id.as_hyphenated().to_string() == text).then_some(Self(id))
+    }
+}
+
+impl fmt::Display for WebhookId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Names one event owed to one webhook, on every worker and after every redelivery alike: an RFC 9562 version 5 UUID
+/// of the event's id in the webhook's namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeliveryId(pub Uuid);
+
+impl DeliveryId {
+    pub fn of(webhook: WebhookId, event: &EventId) -> Self {
+        Self(Uuid::new_v5(&webhook.0, event.as_str().as_bytes()))
+    }
+}

@@ -1,0 +1,103 @@
+//! What a delivery's turn ended with, as the worker hands it over to be recorded.
+
+use std::time::Duration;
+
+use crate::delivery::{Attempt, ClosedReason, Delivery, Trigger};
+use crate::retry::Step;
+
+/// A delivery's turn that is over.
+#[derive(Debug)]
+pub struct TurnResult {
+    pub delivery: Delivery,
+    /// The claim it was attempted under; `None` for one that came straight from its broker message.
+    pub claim: Option<i64>,
+    pub ending: Ending,
+}
+
+/// How a turn ended.
+#[derive(Debug)]
+pub enum Ending {
+    Attempted(Attempt, Step),
+    ClosedUnattempted(ClosedReason),
+    /// It is to be claimed when its receiver has room.
+    Parked,
+}
+
+impl TurnResult {
+    /// The wait before the next attempt, if there is one.
+    pub(super) fn wait(&self) -> Option<Duration> {
+        match &self.ending {
+            Ending::Attempted(_, Step::RetryIn(wait) | Step::RepeatIn(wait)) => Some(*wait),
+            Ending::Parked => Some(Duration::ZERO),
+            _ => None,
+        }
+    }
+
+    pub(super) fn closed(&self) -> Option<ClosedReason> {
+        match &self.ending {
+            Ending::Attempted(_, step) => step.closes(),
+            Ending::ClosedUnattempted(reason) => Some(*reason),
+            Ending::Parked => None,
+        }
+    }
+
+    pub(super) fn succeeded(&self) -> bool {
+        matches!(self.ending, Ending::Attempted(_, Step::Succeeded))
+    }
+
+    /// Attempts that count; one that failed through our own fault does not.
+    pub(super) fn attempts_made(&self) -> i32 {
+        let made = match &self.ending {
+            Ending::Attempted(_, Step::RepeatIn(_)) | Ending::ClosedUnattempted(_) | Ending::Parked => {
+                self.delivery.attempt - 1
+            }
+            Ending::Attempted(..) => self.delivery.attempt,
+        };
+        i32::try_from(made).unwrap_or(i32::MAX)
+    }
+
+    pub(super) fn attempt(&self) -> Option<&Attempt> {
+        match &self.ending {
+            Ending::Attempted(attempt, _) => Some(attempt),
+            Ending::ClosedUnattempted(_) | Ending::Parked => None,
+        }
+    }
+
+    /// Why its next attempt will be made.
+    pub(super) fn next_trigger(&self) -> Trigger {
+        match &self.ending {
+            Ending::Parked => self.delivery.trigger,
+            Ending::Attempted(..) | Ending::ClosedUnattempted(_) => Trigger::Retry,
+        }
+    }
+}
+
+#[cfg(test)]
+impl TurnResult {
+    /// A turn of an event with this body, owed to the webhook with this number.
+    pub(crate) fn example(webhook: u128, activation: i32, body: &'static [u8], ending: Ending) -> Self {
+        use crate::delivery::{EventRow, Trigger};
+        use crate::event::Event;
+        use jiff::civil::Date;
+        use uuid::Uuid;
+
+        use crate::ids::{AccountId, DeliveryId, EventId, EventType, WebhookId};
+        use crate::snapshot::{Snapshot, SnapshotState};
+
+        let id = WebhookId(Uuid::from_u128(webhook));
+        let event = Event {
+            id: EventId::parse("evt_1").unwrap(),
+            event_type: EventType::parse("content.created").unwrap(),
+            account_id: AccountId::parse("acc_1").unwrap(),
+            body: body.into(),
+        };
+        let delivery = Delivery {
+            id: DeliveryId::of(id, &event.id),
+            row: EventRow::new(event, Date::default(), Uuid::nil()).into(),
+            webhook: Snapshot { id, activation, troubled: false, paused_until: None, state: SnapshotState::Off }.into(),
+            trigger: Trigger::Event,
+            attempt: 1,
+        };
+        Self { delivery, claim: None, ending }
+    }
+}
