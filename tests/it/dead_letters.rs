@@ -49,6 +49,18 @@ impl Site {
         self.bury(self.event(id, ACCOUNT, NEW_TYPE, &json!(MARKER))).await;
     }
 
+    /// So many events that became dead letters; their ids.
+    async fn bury_events(&self, count: usize) -> BTreeSet<String> {
+        let ids: BTreeSet<String> = (0..count).map(|_| new_event_id()).collect();
+        let messages = ids.iter().map(|id| {
+            let event = self.event(id, ACCOUNT, TYPE, &json!(MARKER));
+            Message { exchange: String::new(), routing_key: self.dead_queue().into(), ..event }
+        });
+        let mut amqp = raw_amqp::RawAmqp::connect(self.amqp_url()).await.unwrap();
+        amqp.publish_burst(messages).await.unwrap();
+        ids
+    }
+
     /// Waits until that many lie there unheld.
     async fn wait_for_dead(&self, count: u32) {
         let what = format!("{count} dead letters lie in their queue");
@@ -237,15 +249,31 @@ async fn a_message_that_is_still_no_event_comes_back_exactly_once() {
 }
 
 #[tokio::test]
+async fn a_requeue_that_a_signal_ends_says_how_many_were_requeued_and_leaves_the_others() {
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let site = site().await;
+        site.bury_events(1500).await;
+        let mut requeue = site.launch(&["dead-letters", "requeue", "--all", "--json"]).start();
+        wait_until("some were requeued", async || site.queue_depth(site.worker_queue()).await > 0).await;
+        requeue.signal(signal);
+        assert_eq!(requeue.wait().await.code(), Some(code));
+        let said: Value = serde_json::from_str(&requeue.stdout()).unwrap();
+        let requeued = said["requeued"].as_u64().unwrap_or_else(|| panic!("{said}"));
+        let log = requeue.log();
+        assert!(log.contains(&format!("stopped by a signal: {requeued} dead letters were requeued")), "{log}");
+        let there = async || {
+            let (worker, dead) = (site.worker_queue(), site.dead_queue());
+            (u64::from(site.queue_depth(worker).await), u64::from(site.queue_depth(dead).await))
+        };
+        wait_until("each is in one queue", async || there().await == (requeued, 1500 - requeued)).await;
+    }
+}
+
+#[tokio::test]
 async fn an_interrupted_requeue_loses_nothing() {
     let site = site().await;
-    let ids: BTreeSet<String> = (0..1500).map(|_| new_event_id()).collect();
-    let messages = ids.iter().map(|id| {
-        let event = site.event(id, ACCOUNT, TYPE, &json!(MARKER));
-        Message { exchange: String::new(), routing_key: site.dead_queue().into(), ..event }
-    });
+    let ids = site.bury_events(1500).await;
     let mut amqp = raw_amqp::RawAmqp::connect(site.amqp_url()).await.unwrap();
-    amqp.publish_burst(messages).await.unwrap();
     let mut interrupted = 0;
     for moved in [150, 500, 850] {
         let mut requeue = site.launch(&["dead-letters", "requeue", "--all"]).start();

@@ -15,6 +15,9 @@ const RETENTION: &str = "SELECT pg_advisory_lock(x'70656e7270617274'::bigint)";
 const WAITING: &str = "SELECT count(*) FROM pg_locks WHERE NOT granted
     AND (database IS NULL OR database = (SELECT oid FROM pg_database WHERE datname = current_database()))
     AND pid IN (SELECT pid FROM pg_stat_activity WHERE datname = current_database())";
+/// Sessions of our processes.
+const SESSIONS: &str = "SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND application_name = 'penr-webhooks'";
 
 /// Many closed deliveries. Whoever recovers them stands still in the transaction after `SOME`, until the client
 /// unlocks.
@@ -68,13 +71,33 @@ async fn a_recovery_that_is_killed_and_run_again_recovers_all_once() {
     killed.wait().await;
     unlock(&holder).await;
     // Postgres finds out when it answers: either way the transaction is whole.
-    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'penr-webhooks'";
-    wait_until("its session has ended", async || quiet.site.count(waits).await == 0).await;
+    wait_until("its session has ended", async || quiet.site.count(SESSIONS).await == 0).await;
     let pending = quiet.site.count(PENDING).await;
     assert!((SOME - 500..=SOME).contains(&pending), "{pending}");
     quiet.assert_counts(pending, MANY - pending).await;
     assert_eq!(quiet.recovered("2h").await, MANY - pending);
     assert_all_pending(&quiet).await;
+}
+
+#[tokio::test]
+async fn a_recovery_that_a_signal_ends_says_how_many_are_recovering_and_those_are() {
+    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+        let (quiet, holder) = standing_still().await;
+        let mut stopped = started(&quiet);
+        wait_for_waiting(&quiet, 1).await;
+        stopped.signal(signal);
+        assert_eq!(stopped.wait().await.code(), Some(code));
+        // The transaction that stands still is not among them.
+        let told = recovering(&stopped);
+        assert_eq!(told, SOME - 500);
+        let said = stopped.log();
+        assert!(said.contains(&format!("stopped by a signal: {told} of {MANY} are recovering")), "{said}");
+        unlock(&holder).await;
+        wait_until("its session has ended", async || quiet.site.count(SESSIONS).await == 0).await;
+        let pending = quiet.site.count(PENDING).await;
+        assert!((told..=SOME).contains(&pending), "{pending}");
+        quiet.assert_counts(pending, MANY - pending).await;
+    }
 }
 
 #[tokio::test]
