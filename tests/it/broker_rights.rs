@@ -1,5 +1,5 @@
-//! README's table of rights at RabbitMQ is enough for every command. What lacks a right says which one, and goes on when it
-//! has it.
+//! The table of rights at RabbitMQ in docs/operating.md is enough for every command. What lacks a right says which one,
+//! and goes on when it has it.
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::support::raw_amqp::RawAmqp;
 use crate::support::*;
 
-const README: &str = include_str!("../../README.md");
+const OPERATING: &str = include_str!("../../docs/operating.md");
 const ACCOUNT: &str = "acc_1";
 const TYPE: &str = "content.created";
 const ATTACHED: &str = "consumer attached";
@@ -26,7 +26,7 @@ const ROWS: [(&str, &str); 7] = [
 
 /// Configure, write and read, as the table has them.
 fn rights(begins: &str) -> [String; 3] {
-    let mut rows = README.lines().map(|line| line.trim().replace(r"\|", "\0")).filter(|line| line.starts_with('|'));
+    let mut rows = OPERATING.lines().map(|line| line.trim().replace(r"\|", "\0")).filter(|line| line.starts_with('|'));
     let row = rows.find(|line| line[1..].trim_start().starts_with(begins)).unwrap_or_else(|| panic!("no row {begins}"));
     let cells: Vec<_> = row.split('|').skip(2).map(|cell| cell.trim().trim_matches('`').replace('\0', "|")).collect();
     [0, 1, 2].map(|at| cells[at].clone())
@@ -50,7 +50,7 @@ fn lines<'a>(log: &'a [Value], level: &str) -> Vec<&'a Value> {
 
 /// One test for all: a broker of one's own takes seconds to start.
 #[tokio::test]
-async fn each_row_of_the_readmes_table_is_enough_and_what_lacks_a_right_waits_for_it() {
+async fn each_row_of_the_table_is_enough_and_what_lacks_a_right_waits_for_it() {
     let servers = PrivateServers::broker().await;
     let_in(&servers).await;
     let receiver = Receiver::start().await;

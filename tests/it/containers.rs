@@ -92,7 +92,7 @@ fn production_says_what_must_be_set() {
         let error = Compose::read(PRODUCTION, &environment).err().unwrap_or_default();
         assert!(error.starts_with(&format!("{missing}: ")) && error.len() > missing.len() + 20, "{missing}: {error}");
     }
-    let told = text_of(PRODUCTION) + &text_of("README.md");
+    let told = text_of(PRODUCTION) + &text_of("docs/operating.md");
     assert!(OWN.iter().all(|(name, _)| told.matches(name).count() > 1));
 }
 
@@ -109,7 +109,7 @@ fn production_gives_containers_no_more_than_they_need() {
     }
     // Others than the image's user cannot be meant.
     let user = text_of("Dockerfile").lines().find_map(|line| line.strip_prefix("USER ").map(str::to_owned)).unwrap();
-    for file in [PRODUCTION, "README.md"] {
+    for file in [PRODUCTION, "docs/operating.md"] {
         assert!(text_of(file).contains(&format!("user id {user}")), "{file} does not name user id {user}");
     }
     assert!(text_of("Dockerfile").contains(&format!("--uid {user} ")));
