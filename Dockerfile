@@ -1,17 +1,17 @@
-# The image of all commands. It takes BuildKit, which is a part of Docker from 20.10 on (there by DOCKER_BUILDKIT=1), and
-# needs no image but the two base images.
+# The image of all commands. To build it, Docker needs BuildKit, which it has from 20.10 on (in 20.10 with DOCKER_BUILDKIT=1),
+# and no other images than the two base images.
 #   docker build --build-arg VERSION=0.1.0 --tag penr-webhooks .
 #   docker build --target debug --output . .     # on the same machine: the same build's debug information, penr-webhooks.debug
 
 FROM rust:1-bookworm AS build
 WORKDIR /src
 COPY . .
-# Dependencies stay compiled in the cache mounts, whatever changes in our own files.
+# The cache mounts keep compiled dependencies, so a change of our own files does not compile them again.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --release --locked --bin penr-webhooks \
     && cp target/release/penr-webhooks /usr/local/bin/
-# Names and lines go into a file of their own, which backtraces and gdb find beside the binary.
+# Moves debug information (names and lines) to a file of its own, which backtraces and gdb find beside the binary.
 RUN cd /usr/local/bin \
     && objcopy --only-keep-debug penr-webhooks penr-webhooks.debug \
     && objcopy --strip-all --add-gnu-debuglink=penr-webhooks.debug penr-webhooks
@@ -26,7 +26,7 @@ RUN apt-get update \
     && useradd --uid 10001 --no-create-home penr
 COPY config/development.toml config/production.toml /etc/penr-webhooks/
 COPY --from=build /usr/local/bin/penr-webhooks /usr/local/bin/
-# Others reach a container by its own address, so listening on loopback, the default, would be no use.
+# The default is loopback, which nobody outside the container can reach.
 ENV PENR_WEBHOOKS__API__LISTEN=[::]:8080 \
     PENR_WEBHOOKS__OPS__LISTEN=[::]:9090
 EXPOSE 8080 9090
@@ -34,7 +34,7 @@ USER 10001
 ENTRYPOINT ["penr-webhooks"]
 CMD ["run"]
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["penr-webhooks", "ready"]
-# Where the sources are, and what they are of.
+# The address of the sources and the version, for the labels.
 ARG SOURCE=https://penr.ai
 ARG VERSION=0.1.0
 LABEL org.opencontainers.image.title="penr-webhooks" \

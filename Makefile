@@ -1,5 +1,5 @@
-# Servers: those named by DATABASE_URL and AMQP_URL when both are set, else private ones that end with the target: this
-# machine's own, or those of the Debian suite that SERVERS names.
+# Targets use the servers that DATABASE_URL and AMQP_URL name, if both are set. Otherwise they start private servers and stop
+# them at the end: this machine's own, or those of the Debian suite that SERVERS names.
 ifdef SERVERS
 export PENR_SERVICES_SUITE := $(SERVERS)
 endif
@@ -24,10 +24,10 @@ demo:
 run:
 	@scripts/run
 
-# A test that waits for a server or for a time needs no processor: one more runs than there are.
+# One test more than there are processors: a test that waits for a server or for a time needs no processor.
 export RUST_TEST_THREADS ?= $(shell expr $$(nproc) + 1)
 
-# Not --all-targets: that would run the benches.
+# Without --all-targets, which would also run the benches.
 test: toolchain browser beside
 	scripts/with-services test cargo test $(ARGS)
 
@@ -55,10 +55,10 @@ toolchain:
 browser:
 	@scripts/browser >/dev/null
 
-# Programs that tests put before the servers.
+# Programs that tests put between our processes and the servers.
 beside:
 	@scripts/services need pgbouncer nginx
 
-# Every state of the page, light and dark, narrow and wide, into target/screenshots.
+# Takes pictures of every state of the page, light and dark, narrow and wide, into target/screenshots.
 screenshots: toolchain browser
 	scripts/with-services test cargo test --test it page::screenshots -- --ignored
