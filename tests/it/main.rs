@@ -20,6 +20,7 @@ mod due;
 mod egress_proxy;
 mod fails_over;
 mod fairness;
+mod fuzz_corpus;
 mod health;
 mod hostile_receivers;
 mod kept_connections;
