@@ -4,7 +4,7 @@ ifdef SERVERS
 export PENR_SERVICES_SUITE := $(SERVERS)
 endif
 
-.PHONY: help demo run test soak bench check screenshots clean toolchain browser beside check-compose
+.PHONY: help demo run test soak bench check shellcheck screenshots clean toolchain browser beside check-compose
 
 help:
 	@echo "make demo    show an event's whole way, with checks"
@@ -12,7 +12,7 @@ help:
 	@echo "make test    all tests; ARGS='--test it NAME' picks some"
 	@echo "make soak    minutes of faults under load; PENR_SOAK_SECONDS=30 shortens them, ARGS=NAME picks some"
 	@echo "make bench   deliveries per second through one worker; BENCH=latency and others measure more"
-	@echo "make check   formatting, lints, documentation"
+	@echo "make check   formatting, lints, documentation, scripts"
 	@echo "make check-compose  the image and the compose files on a Docker engine, with restarts of everything"
 	@echo "make screenshots  pictures of every state of the page into target/screenshots"
 	@echo "make clean   stop all private servers, remove what was built"
@@ -37,10 +37,15 @@ soak: toolchain
 bench: toolchain
 	scripts/with-services bench cargo bench --bench $(or $(BENCH),throughput) -- $(ARGS)
 
-check: toolchain
+check: toolchain shellcheck
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+
+# All files that say that bash runs them.
+shellcheck:
+	@scripts/services need shellcheck
+	shellcheck --external-sources $$(grep -lE '^#(!.*bash| shellcheck shell=bash)' .ci/* scripts/*)
 
 check-compose:
 	scripts/check-compose
