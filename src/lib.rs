@@ -1,5 +1,6 @@
 //! Delivers penr.ai's webhooks: consumes events from RabbitMQ, looks up the webhooks that subscribe to them in Postgres
 //! and delivers a signed POST to each, at least once, with retry and a log row per attempt.
+//! `docs/architecture.md` has pictures: the path and the states of a delivery, lanes, the way to the ack, the lock order.
 //!
 //! # The path of one delivery
 //!

@@ -16,6 +16,7 @@ mod courtesy;
 mod dead_letters;
 mod delivers;
 mod doctor;
+mod documents;
 mod due;
 mod egress_proxy;
 mod fails_over;

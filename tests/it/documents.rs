@@ -1,0 +1,112 @@
+//! The documents fit together: links lead somewhere, README stays short, and nothing in the tree names the address of a
+//! package registry.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+
+/// Files that this project does not write, and the inputs of fuzzing, which are not text.
+const NOT_OURS: [&str; 6] = [".git", "target", "artifacts", "corpus", "Cargo.lock", "LICENSE"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// All files of the project that are text, by their path in it.
+fn files() -> Vec<(PathBuf, String)> {
+    let (mut folders, mut files) = (vec![root().to_owned()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if NOT_OURS.iter().any(|name| path.file_name() == Some(name.as_ref())) {
+                continue;
+            }
+            if path.is_dir() {
+                folders.push(path);
+            } else if let Ok(text) = fs::read_to_string(&path) {
+                files.push((path.strip_prefix(root()).unwrap().to_owned(), text));
+            }
+        }
+    }
+    files
+}
+
+fn documents() -> Vec<(PathBuf, String)> {
+    let documents: Vec<_> = files().into_iter().filter(|(path, _)| path.extension() == Some("md".as_ref())).collect();
+    assert!(documents.len() > 10, "found {} documents", documents.len());
+    documents
+}
+
+/// Lines outside code blocks.
+fn prose(text: &str) -> impl Iterator<Item = &str> {
+    let mut code = false;
+    text.lines().filter(move |line| {
+        let fence = line.starts_with("```");
+        code ^= fence;
+        !code && !fence
+    })
+}
+
+/// The anchors of a document's headings, as GitHub makes them.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let anchor = |heading: &str| {
+        let kept = heading.trim().chars().filter(|c| c.is_alphanumeric() || "-_ ".contains(*c));
+        kept.collect::<String>().to_lowercase().replace(' ', "-")
+    };
+    prose(text).filter(|line| line.starts_with('#')).map(|line| anchor(line.trim_start_matches('#'))).collect()
+}
+
+/// Targets of the links to files of the project and to headings of the same document.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    prose(text)
+        .flat_map(|line| line.split("](").skip(1))
+        .filter_map(|rest| rest.split(')').next())
+        .filter(|link| !link.starts_with("https://"))
+}
+
+/// A path without `..`.
+fn plain(path: &Path) -> PathBuf {
+    path.components().fold(PathBuf::new(), |mut plain, part| {
+        match part {
+            Component::ParentDir => drop(plain.pop()),
+            part => plain.push(part),
+        }
+        plain
+    })
+}
+
+#[test]
+fn every_link_in_a_document_leads_somewhere() {
+    for (document, text) in documents() {
+        for link in links(&text) {
+            let (file, anchor) = link.split_once('#').map_or((link, None), |(file, anchor)| (file, Some(anchor)));
+            let target = match file {
+                "" => document.clone(),
+                file => plain(&document.parent().unwrap().join(file)),
+            };
+            assert!(root().join(&target).exists(), "{}: there is no {link}", document.display());
+            if let Some(anchor) = anchor {
+                let text = fs::read_to_string(root().join(&target)).unwrap();
+                assert!(anchors(&text).contains(anchor), "{}: there is no heading {link}", document.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn readme_fits_a_new_users_first_ten_minutes() {
+    let lines = fs::read_to_string(root().join("README.md")).unwrap().lines().count();
+    assert!(lines < 250, "README.md has {lines} lines: move what only some readers need to docs/");
+}
+
+/// Whoever builds the project may use registries of their own: npm, apt and cargo are told which.
+#[test]
+fn no_file_names_the_address_of_a_package_registry() {
+    // In parts, so that this file names none.
+    let registries = [("registry.", "npmjs"), ("deb.", "debian.org"), ("index.", "crates.io"), ("static.", "crates.io")];
+    let registries = registries.map(|(host, rest)| [host, rest].concat());
+    for (path, text) in files() {
+        let found = registries.iter().find(|registry| text.contains(registry.as_str()));
+        assert!(found.is_none(), "{} names {found:?}", path.display());
+    }
+}
