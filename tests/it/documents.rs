@@ -93,6 +93,34 @@ fn every_link_in_a_document_leads_somewhere() {
     }
 }
 
+/// What a document about the code names: files below `src/`, and functions as `Type::function`.
+fn names(text: &str) -> (BTreeSet<&str>, BTreeSet<&str>) {
+    let known = |c: char| c.is_ascii_alphanumeric() || "_/.:".contains(c);
+    let words = || text.split(|c| !known(c)).map(|word| word.trim_matches([':', '.', '/']));
+    let files = words().filter(|word| word.ends_with(".rs")).map(|word| word.trim_start_matches("src/"));
+    let is_function = |word: &&str| word.starts_with(|c: char| c.is_ascii_lowercase());
+    let functions = words().filter_map(|word| word.split_once("::")).map(|(_, function)| function).filter(is_function);
+    (files.collect(), functions.collect())
+}
+
+#[test]
+fn files_and_functions_that_the_documents_name_exist() {
+    let sources = files().into_iter().filter(|(path, _)| path.starts_with("src")).map(|(_, text)| text);
+    let sources: String = sources.collect();
+    let mut missing = Vec::new();
+    for (document, text) in documents().iter().filter(|(path, _)| path.starts_with("docs")) {
+        let (files, functions) = names(text);
+        let files = files.into_iter().filter(|file| !root().join("src").join(file).exists());
+        let unknown = |function: &&str| !sources.contains(&format!("fn {function}"));
+        missing.extend(
+            files
+                .chain(functions.into_iter().filter(unknown))
+                .map(|name| (document.display().to_string(), name.to_owned())),
+        );
+    }
+    assert_eq!(missing, [], "these were renamed or removed");
+}
+
 #[test]
 fn readme_fits_a_new_users_first_ten_minutes() {
     let lines = fs::read_to_string(root().join("README.md")).unwrap().lines().count();
@@ -103,7 +131,8 @@ fn readme_fits_a_new_users_first_ten_minutes() {
 #[test]
 fn no_file_names_the_address_of_a_package_registry() {
     // In parts, so that this file names none.
-    let registries = [("registry.", "npmjs"), ("deb.", "debian.org"), ("index.", "crates.io"), ("static.", "crates.io")];
+    let registries =
+        [("registry.", "npmjs"), ("deb.", "debian.org"), ("index.", "crates.io"), ("static.", "crates.io")];
     let registries = registries.map(|(host, rest)| [host, rest].concat());
     for (path, text) in files() {
         let found = registries.iter().find(|registry| text.contains(registry.as_str()));
