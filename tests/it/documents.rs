@@ -1,5 +1,5 @@
-//! The documents fit together: links lead somewhere, README stays short, and nothing in the tree names the address of a
-//! package registry.
+//! The documents fit together: links lead somewhere, README stays short, the workflow uses pinned actions, and nothing in the
+//! tree names the address of a package registry.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -125,6 +125,20 @@ fn files_and_functions_that_the_documents_name_exist() {
 fn readme_fits_a_new_users_first_ten_minutes() {
     let lines = fs::read_to_string(root().join("README.md")).unwrap().lines().count();
     assert!(lines < 250, "README.md has {lines} lines: move what only some readers need to docs/");
+}
+
+/// A tag can be moved to other code, a commit cannot.
+#[test]
+fn the_workflow_uses_actions_by_the_hash_of_their_commit() {
+    let workflow = fs::read_to_string(root().join(".github/workflows/ci.yml")).unwrap();
+    serde_saphyr::from_str::<serde_json::Value>(&workflow).expect("the workflow is YAML");
+    let actions: Vec<&str> =
+        workflow.lines().filter_map(|line| line.split_once("uses: ")).map(|(_, uses)| uses).collect();
+    assert!(!actions.is_empty());
+    for action in actions {
+        let commit = action.split(['@', ' ']).nth(1).unwrap_or_default();
+        assert!(commit.len() == 40 && commit.bytes().all(|b| b.is_ascii_hexdigit()), "{action}");
+    }
 }
 
 /// Whoever builds the project may use registries of their own: npm, apt and cargo are told which.
