@@ -20,7 +20,7 @@ use crate::error_chain;
 use crate::event::EventParser;
 use crate::management;
 use crate::queue::{
-    BATCH, BATCH_BYTES, Counted, DeadLetter, DeadLetters, Headers, PublishError, Publisher, QueueError, RewriteError,
+    BATCH, BATCH_BYTES, Counted, DeadLetter, DeadLetters, PublishError, Publisher, QueueError, RewriteError,
 };
 use crate::text::printable;
 
@@ -440,7 +440,7 @@ impl<'a> Pass<'a> {
         };
         let (mut unconfirmed, mut failed) = (FuturesUnordered::new(), Ok(()));
         for letter in selected {
-            match publisher.send_again(&self.settings.queue.worker_queue, &letter, Headers::WithoutDeath).await {
+            match letter.requeue(publisher, &self.settings.queue.worker_queue).await {
                 Ok(sent) => unconfirmed.push(async move { sent.confirmed().await.map(|()| letter) }),
                 Err(error) => {
                     failed = Err(error);

@@ -13,7 +13,7 @@ use lapin::options::{BasicAckOptions, BasicNackOptions};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
-use super::consumer::{Attachment, Receipt};
+use super::attachment::{Attachment, Receipt};
 
 /// A broker message whose fate is decided.
 #[derive(Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Looks at the broker and at what is declared there, and leaves nothing behind.
+//! Checks for `doctor`: the broker, what is declared there, and whether a message passes through it. Changes nothing that lasts.
 
 use std::time::{Duration, Instant};
 
@@ -12,49 +12,50 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel};
 use uuid::Uuid;
 
-use super::link::{Link, Purpose, bounded};
-use super::rights::{Lack, Names, Right};
-use super::topology::{Thing, Unchecked};
-use super::{QueueError, greeting, is_forbidden, is_missing, name, topology};
+use super::connection::connect::connect_to_each;
+use super::connection::greeting;
+use super::connection::link::{Link, Purpose, bounded};
+use super::convert::name;
+use super::depth::{Depth, depth};
+use super::error::{QueueError, is_forbidden, is_missing};
+use super::topology::declare::note_unbindable;
+use super::topology::entities::{Entity, entities};
+use super::topology::rights::{Lack, Names, Right};
+use super::topology::unchecked::Unchecked;
 use crate::config::{Amqp, Queue};
 
-const CONSUMER: &str = "doctor";
+const CONSUMER_TAG: &str = "doctor";
 
-/// A connection that only looks.
+/// A connection for checks.
 pub struct Broker {
     link: Link,
-    /// `host:port` of the node that it leads to.
-    pub node: String,
-    /// Of that node.
-    pub version: String,
-    /// One question and its answer.
-    pub latency: Duration,
-    pub encrypted: bool,
-    /// The other addresses, as far as they do not serve, each with the reason.
-    pub unserved: Vec<String>,
+    /// `host:port` of the node that serves.
+    pub(crate) node: String,
+    /// The RabbitMQ version of that node.
+    pub(crate) version: String,
+    /// How long one request and its answer took.
+    pub(crate) latency: Duration,
+    pub(crate) encrypted: bool,
+    /// The addresses that do not serve, each with its reason.
+    pub(crate) unserved: Vec<String>,
 }
 
-/// What of the topology is declared, and how.
+/// What is declared at the broker, compared with what a worker would declare.
 #[derive(Debug, Default)]
 pub struct Topology {
     /// Exchanges and queues that nobody has declared yet.
-    pub missing: Vec<String>,
-    /// The broker's words about those that are not as we would declare them.
-    pub different: Vec<String>,
+    pub(crate) missing: Vec<String>,
+    /// The broker's text about each one that has other arguments.
+    pub(crate) different: Vec<String>,
     /// What this user may not declare or bind.
-    pub unchecked: Unchecked,
-    pub worker_queue: Option<Depth>,
-    pub dead_queue: Option<Depth>,
+    pub(crate) unchecked: Unchecked,
+    /// `None` if it does not exist, or is not shown to this user.
+    pub(crate) worker_queue: Option<Depth>,
+    /// `None` if it does not exist, or is not shown to this user.
+    pub(crate) dead_queue: Option<Depth>,
 }
 
-/// A queue's content, without what consumers hold.
-#[derive(Debug, Clone, Copy)]
-pub struct Depth {
-    pub messages: u32,
-    pub consumers: u32,
-}
-
-/// What came of a message to ourselves.
+/// The result of sending a message to ourselves.
 #[derive(Debug)]
 pub enum RoundTrip {
     Took(Duration),
@@ -64,20 +65,24 @@ pub enum RoundTrip {
 
 impl Topology {
     /// Whether anybody consumes from the worker queue.
-    pub fn has_workers(&self) -> bool {
+    pub(crate) fn has_workers(&self) -> bool {
         self.worker_queue.is_some_and(|queue| queue.consumers > 0)
     }
 }
 
 impl Broker {
-    /// Connects to every node, and keeps the first that serves in the order of the addresses.
+    /// Connects to every node, and keeps the connection to the first one, in the order of `AMQP_URL`, that serves.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueError::Address`] if `AMQP_URL` cannot be used, [`QueueError::Unavailable`] if no node serves.
     pub async fn connect(amqp: &Amqp) -> Result<Self, QueueError> {
         let mut links = Vec::new();
         let mut unserved = Vec::new();
-        for (_, opened) in Link::open_each(amqp, Purpose::Doctor).await? {
+        for opened in connect_to_each(amqp, Purpose::Doctor).await? {
             match opened {
                 Ok(link) => links.push(link),
-                Err(failure) => unserved.push(failure.to_string()),
+                Err(reasons) => unserved.push(reasons.to_string()),
             }
         }
         let mut links = links.into_iter();
@@ -96,17 +101,21 @@ impl Broker {
 
     /// Compares what is declared with what a worker would declare. Only what exists is declared again, which changes
     /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// The broker does not answer, or the connection has ended.
     pub async fn topology(&self, queue: &Queue) -> Result<Topology, QueueError> {
         let mut found = Topology { unchecked: Unchecked::of(self.link.user()), ..Topology::default() };
-        for thing in topology::things(queue) {
-            match self.exists(&thing).await? {
-                Some(false) => found.missing.push(thing.name.to_owned()),
-                Some(true) => self.compare(&thing, &mut found).await?,
-                None => found.unchecked.add(&thing),
+        for entity in entities(queue) {
+            match self.exists(&entity).await? {
+                Some(false) => found.missing.push(entity.name.to_owned()),
+                Some(true) => self.compare(&entity, &mut found).await?,
+                None => found.unchecked.add(&entity),
             }
         }
         if found.missing.is_empty() {
-            let note = topology::note_unbindable(&self.link, queue, &mut found.unchecked);
+            let note = note_unbindable(&self.link, queue, &mut found.unchecked);
             self.link.answer("looking at what is bound", note).await?;
         }
         found.worker_queue = self.depth(&queue.worker_queue).await?;
@@ -114,7 +123,11 @@ impl Broker {
         Ok(found)
     }
 
-    /// Publishes a message to a queue of our own, which goes with the connection, and takes it out again.
+    /// Publishes a message to a queue of our own, which the broker deletes with the connection, and consumes it again.
+    ///
+    /// # Errors
+    ///
+    /// The broker does not answer, or the connection has ended.
     pub async fn round_trip(&self, queue: &Queue) -> Result<RoundTrip, QueueError> {
         match self.link.answer("a message makes its round", self.send_around(queue)).await {
             Ok(took) => Ok(RoundTrip::Took(took)),
@@ -124,19 +137,19 @@ impl Broker {
     }
 
     async fn send_around(&self, queue: &Queue) -> Result<Duration, QueueError> {
-        // A name that the permissions of our own queues are likely to cover.
+        // Rights on the worker queue are likely to cover this name, too.
         let prefix = format!("{}.doctor.", queue.worker_queue);
         let own = name(&format!("{prefix}{}", Uuid::new_v4()));
         let own_queue =
-            |error: lapin::Error| QueueError::from(error).for_want_of(|| lacks_own(self.link.user(), &prefix));
+            |error: lapin::Error| QueueError::from(error).or_lacking(|| lacking_own_queue(self.link.user(), &prefix));
         let default =
-            |error: lapin::Error| QueueError::from(error).for_want_of(|| Lack::publishing(self.link.user(), ""));
+            |error: lapin::Error| QueueError::from(error).or_lacking(|| Lack::publishing(self.link.user(), ""));
         let channel = self.link.channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
         channel.queue_declare(own.clone(), options, FieldTable::default()).await.map_err(own_queue)?;
         let consume = BasicConsumeOptions::default();
-        let consumer = channel.basic_consume(own.clone(), name(CONSUMER), consume, FieldTable::default()).await;
+        let consumer = channel.basic_consume(own.clone(), name(CONSUMER_TAG), consume, FieldTable::default()).await;
         let mut messages = consumer.map_err(own_queue)?;
         let started = Instant::now();
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
@@ -146,26 +159,30 @@ impl Broker {
         let ended = || QueueError::Unavailable(anyhow::anyhow!("it ended the consumer"));
         messages.next().await.ok_or_else(ended)??.acker.ack(BasicAckOptions::default()).await?;
         let took = started.elapsed();
-        // With its last consumer goes the queue.
-        channel.basic_cancel(name(CONSUMER), BasicCancelOptions::default()).await?;
+        // The broker deletes the queue with its last consumer.
+        channel.basic_cancel(name(CONSUMER_TAG), BasicCancelOptions::default()).await?;
         self.close_channel(&channel).await?;
         Ok(took)
     }
 
-    /// Closes politely, so that the broker does not log a lost connection.
+    /// Closes by the protocol, so that the broker does not log a lost connection.
+    ///
+    /// # Errors
+    ///
+    /// The broker did not answer. The connection has ended all the same.
     pub async fn close(self) -> Result<(), QueueError> {
         self.link.close().await
     }
 
-    /// The broker's word, which may be no. After that its channel is closed, so each question has one of its own.
-    async fn ask<T>(&self, question: impl Future<Output = lapin::Result<T>>) -> Result<lapin::Result<T>, QueueError> {
-        self.link.answer("looking at what is declared", async { Ok::<_, QueueError>(question.await) }).await
+    /// The broker's answer, which may be a refusal. A refusal closes the channel, so each request has a channel of its own.
+    async fn answer<T>(&self, request: impl Future<Output = lapin::Result<T>>) -> Result<lapin::Result<T>, QueueError> {
+        self.link.answer("looking at what is declared", async { Ok::<_, QueueError>(request.await) }).await
     }
 
-    /// Not known if the broker does not tell this user.
-    async fn exists(&self, thing: &Thing<'_>) -> Result<Option<bool>, QueueError> {
+    /// `None` if the broker does not tell this user.
+    async fn exists(&self, entity: &Entity<'_>) -> Result<Option<bool>, QueueError> {
         let channel = self.link.channel().await?;
-        match self.ask(thing.look(&channel)).await? {
+        match self.answer(entity.check_exists(&channel)).await? {
             Ok(()) => self.close_channel(&channel).await.map(|()| Some(true)),
             Err(error) if is_missing(&error) => Ok(Some(false)),
             Err(error) if is_forbidden(&error) => Ok(None),
@@ -175,19 +192,19 @@ impl Broker {
 
     async fn depth(&self, queue: &str) -> Result<Option<Depth>, QueueError> {
         let channel = self.link.channel().await?;
-        match self.ask(depth(&channel, queue)).await? {
+        match self.answer(depth(&channel, queue)).await? {
             Ok(depth) => self.close_channel(&channel).await.map(|()| Some(depth)),
             Err(error) if is_missing(&error) || is_forbidden(&error) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    async fn compare(&self, thing: &Thing<'_>, found: &mut Topology) -> Result<(), QueueError> {
+    async fn compare(&self, entity: &Entity<'_>, found: &mut Topology) -> Result<(), QueueError> {
         let channel = self.link.channel().await?;
-        match self.ask(thing.declare(&channel)).await? {
+        match self.answer(entity.declare(&channel)).await? {
             Ok(()) => return self.close_channel(&channel).await,
-            Err(error) if is_forbidden(&error) => found.unchecked.add(thing),
-            Err(error) => match QueueError::declaring(error) {
+            Err(error) if is_forbidden(&error) => found.unchecked.add(entity),
+            Err(error) => match QueueError::of_declaration(error) {
                 QueueError::Mismatch(difference) => found.different.push(difference),
                 error => return Err(error),
             },
@@ -200,15 +217,9 @@ impl Broker {
     }
 }
 
-/// Changes nothing. The broker closes the channel if there is no such queue.
-pub(super) async fn depth(channel: &Channel, queue: &str) -> lapin::Result<Depth> {
-    let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    let queue = channel.queue_declare(name(queue), options, FieldTable::default()).await?;
-    Ok(Depth { messages: queue.message_count(), consumers: queue.consumer_count() })
-}
-
-fn lacks_own(user: &str, prefix: &str) -> Lack {
-    let own = |right| (right, Names::From(prefix.to_owned()));
+/// The rights for the queue of a round trip.
+fn lacking_own_queue(user: &str, prefix: &str) -> Lack {
+    let own = |right| (right, Names::Prefix(prefix.to_owned()));
     let default = (Right::Write, Names::One("amq.default".to_owned()));
     Lack {
         user: user.to_owned(),

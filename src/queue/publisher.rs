@@ -1,4 +1,5 @@
-//! Publishes with confirms: persistent, mandatory, and only done when the broker says so.
+//! Publishes messages that survive the broker's restart. A message counts as published only once the broker has confirmed
+//! that a queue holds it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,24 +9,26 @@ use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 use uuid::Uuid;
 
-use super::dead_letters::{DeadLetter, Headers, properties_again};
-use super::link::{Link, Purpose};
-use super::nodes::Peer;
-use super::rights::Lack;
-use super::{QueueError, is_missing, name};
+use super::connection::connect::connect;
+use super::connection::link::{Link, Purpose};
+use super::connection::nodes::Peer;
+use super::convert::{name, persistent};
+use super::error::{QueueError, is_missing};
+use super::topology::rights::Lack;
 use crate::config::{Amqp, Queue};
 
-const PERSISTENT: u8 = 2;
-
-/// Why a message is not with the broker, or not with a queue.
+/// Why a message was not published.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
+    /// No queue is bound for the message's exchange and routing key.
     #[error("the message was routed to no queue: no queue is bound for it (workers declare theirs when they start)")]
     Unroutable,
     #[error("the exchange does not exist: a worker declares it when it starts")]
     NoExchange,
+    /// The broker sent a `nack`.
     #[error("the broker refused the message")]
     Refused,
+    /// The message may be in its queue or not.
     #[error("the broker did not confirm within {}", humantime::format_duration(*.0))]
     Unconfirmed(Duration),
     #[error(transparent)]
@@ -33,14 +36,10 @@ pub enum PublishError {
 }
 
 impl PublishError {
-    /// Of what was to be published. An exchange that is not there, or not for this user, ends the channel.
-    fn publishing(error: lapin::Error, lack: Lack) -> Self {
-        if is_missing(&error) { Self::NoExchange } else { Self::Queue(QueueError::from(error).for_want_of(|| lack)) }
+    /// The error of a publish. A missing exchange, or one that this user may not write to, ends the channel.
+    fn of(error: lapin::Error, lack: Lack) -> Self {
+        if is_missing(&error) { Self::NoExchange } else { Self::Queue(QueueError::from(error).or_lacking(|| lack)) }
     }
-}
-
-pub(super) fn persistent() -> BasicProperties {
-    BasicProperties::default().with_delivery_mode(PERSISTENT)
 }
 
 /// A connection that publishes.
@@ -50,25 +49,33 @@ pub struct Publisher {
     confirm_timeout: Duration,
 }
 
-/// A message on its way to the broker.
+/// A message that was sent and not confirmed yet.
 pub struct Unconfirmed {
     confirm: PublisherConfirm,
-    bound: Duration,
-    /// What the publisher lacks if the broker refuses it.
+    confirm_timeout: Duration,
+    /// The right that this user lacks if the broker refuses the message.
     lack: Lack,
     peer: Arc<Peer>,
 }
 
 impl Publisher {
+    /// # Errors
+    ///
+    /// [`PublishError::Queue`] if no node serves, or none opens a channel in time.
     pub async fn connect(amqp: &Amqp, queue: &Queue) -> Result<Self, PublishError> {
-        let link = Link::open(amqp, Purpose::Publisher).await?;
+        let link = connect(amqp, Purpose::Publisher).await?;
         let channel = link.channel().await?;
         let confirms = channel.confirm_select(ConfirmSelectOptions::default());
         link.answer("asking for confirms", confirms).await?;
         Ok(Self { link, channel, confirm_timeout: queue.confirm_timeout })
     }
 
-    /// Sends a JSON message; it counts only once it is confirmed.
+    /// Sends a JSON message.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError::Unconfirmed`] if the broker takes nothing for `queue.confirm_timeout`, [`PublishError::Queue`] if the
+    /// connection or channel has ended. The broker's answer comes with [`Unconfirmed::confirmed`].
     pub async fn send(
         &self,
         exchange: &str,
@@ -80,21 +87,28 @@ impl Publisher {
         self.publish(exchange, routing_key, properties, body).await
     }
 
-    /// Sends a dead letter to one queue and to nobody who listens at an exchange.
-    pub async fn send_again(
+    /// Sends a message that existed before to one queue, and not to other queues that are bound to an exchange.
+    ///
+    /// # Errors
+    ///
+    /// As [`Publisher::send`].
+    pub(super) async fn send_again(
         &self,
         queue: &str,
-        letter: &DeadLetter,
-        headers: Headers,
+        properties: BasicProperties,
+        body: &[u8],
     ) -> Result<Unconfirmed, PublishError> {
-        let properties = properties_again(&letter.amqp, &letter.routing_key, headers);
-        self.publish("", queue, properties, &letter.body).await
+        self.publish("", queue, properties, body).await
     }
 
-    /// An error unless we may write to the default exchange now. What is sent there comes back, for no queue takes it.
+    /// Checks whether this user may publish to the default exchange now, with a message that no queue takes.
+    ///
+    /// # Errors
+    ///
+    /// Why it may not, or why the broker takes nothing.
     pub(super) async fn probe(&self) -> Result<(), PublishError> {
-        let nobody = format!("penr-webhooks.nobody.{}", Uuid::new_v4());
-        match self.publish("", &nobody, persistent(), b"").await?.confirmed().await {
+        let no_queue = format!("penr-webhooks.nobody.{}", Uuid::new_v4());
+        match self.publish("", &no_queue, persistent(), b"").await?.confirmed().await {
             Ok(()) | Err(PublishError::Unroutable) => Ok(()),
             Err(error) => Err(error),
         }
@@ -109,40 +123,44 @@ impl Publisher {
     ) -> Result<Unconfirmed, PublishError> {
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
         let send = self.channel.basic_publish(name(exchange), name(routing_key), options, body, properties);
-        // A broker in alarm stops reading: the send would wait as long as the alarm lasts.
+        // A broker in alarm stops reading: without a bound the send would wait until the alarm ends.
         let sent = tokio::time::timeout(self.confirm_timeout, send).await;
-        let sent = sent.map_err(|_| unconfirmed(self.confirm_timeout, &self.link.peer))?;
+        let sent = sent.map_err(|_| late(self.confirm_timeout, &self.link.peer))?;
         let lack = Lack::publishing(self.link.user(), exchange);
         match sent {
             Ok(confirm) => {
-                let peer = self.link.peer.clone();
-                Ok(Unconfirmed { confirm, bound: self.confirm_timeout, lack, peer })
+                let (confirm_timeout, peer) = (self.confirm_timeout, self.link.peer.clone());
+                Ok(Unconfirmed { confirm, confirm_timeout, lack, peer })
             }
-            Err(error) => Err(PublishError::publishing(error, lack)),
+            Err(error) => Err(PublishError::of(error, lack)),
         }
     }
 
-    /// Closes politely, so that the broker does not log a lost connection.
+    /// Closes by the protocol, so that the broker does not log a lost connection.
     pub async fn close(self) {
         self.link.close().await.ok();
     }
 }
 
-/// The next publisher tries the other nodes first.
-fn unconfirmed(bound: Duration, peer: &Peer) -> PublishError {
-    peer.try_last();
-    PublishError::Unconfirmed(bound)
-}
-
 impl Unconfirmed {
-    /// Waits until the broker has the message in a queue.
+    /// Waits until the broker has the message in a queue, at most for `queue.confirm_timeout`.
+    ///
+    /// # Errors
+    ///
+    /// Each variant of [`PublishError`] can occur.
     pub async fn confirmed(self) -> Result<(), PublishError> {
-        let confirmation = tokio::time::timeout(self.bound, self.confirm).await;
-        let confirmation = confirmation.map_err(|_| unconfirmed(self.bound, &self.peer))?;
-        match confirmation.map_err(|error| PublishError::publishing(error, self.lack))? {
+        let confirmation = tokio::time::timeout(self.confirm_timeout, self.confirm).await;
+        let confirmation = confirmation.map_err(|_| late(self.confirm_timeout, &self.peer))?;
+        match confirmation.map_err(|error| PublishError::of(error, self.lack))? {
             Confirmation::Ack(None) => Ok(()),
             Confirmation::Ack(Some(BasicReturnMessage { .. })) => Err(PublishError::Unroutable),
             Confirmation::Nack(_) | Confirmation::NotRequested => Err(PublishError::Refused),
         }
     }
+}
+
+/// The broker was too late. The next publisher tries the other nodes first.
+fn late(limit: Duration, peer: &Peer) -> PublishError {
+    peer.try_last();
+    PublishError::Unconfirmed(limit)
 }

@@ -1,12 +1,14 @@
-//! Tells whether a queue has a quorum: whether so many of its members are there that they can agree on a change.
+//! Finds out whether a queue has a quorum: whether more than half of its members are online, which a quorum queue needs for
+//! every change.
 //!
-//! Without one nothing is confirmed, handed out or acked, but the broker looks well: it lets clients in, opens channels and
-//! tells how many messages the queue has. Only what would change the queue stays unanswered. So a queue counts as without
-//! quorum when it leaves such a question unanswered while the broker answers another one on the same connection.
+//! A queue without quorum confirms nothing, delivers nothing and takes no acks. But its broker looks healthy: it accepts
+//! clients, opens channels and reports the queue's number of messages. Only requests that change the queue stay without an
+//! answer. So a queue counts as without quorum if it leaves such a request unanswered while the broker answers another one on
+//! the same connection.
 //!
-//! The question that does no harm is a consumer that gets what no other has room for, which is nothing while we have room:
-//! the members must agree to have it. A get is no such question: a node that has just lost the queue's leader answers it by
-//! closing the connection.
+//! The request that does no harm is a second consumer of the lowest priority. Its members must agree to it, and it gets only
+//! messages for which no other consumer has room, which is none while ours has room. A `basic.get` would not do: a node that
+//! has just lost the queue's leader answers it by closing the connection.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,37 +19,40 @@ use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use tokio::time::timeout;
 
-use super::consumer::Attachment;
-use super::inspect::depth;
-use super::link::{Link, Purpose, bounded};
-use super::{QueueError, is_missing, name};
+use super::attachment::Attachment;
+use super::connection::connect::connect;
+use super::connection::link::{Link, Purpose, bounded};
+use super::convert::name;
+use super::depth::depth;
+use super::error::{QueueError, is_missing};
 use crate::config::{Amqp, Queue};
 
-/// For the broker to open a channel, which takes it a millisecond.
-const BROKER_ANSWERS: Duration = Duration::from_secs(2);
+/// How long the broker has to open a channel, which usually takes a millisecond.
+const BROKER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long to wait for an answer that must have come already.
 const AT_ONCE: Duration = Duration::from_millis(100);
-/// More than the election of a new leader takes.
-const QUEUE_ANSWERS: Duration = Duration::from_secs(8);
-/// The priority of a consumer before which every other one comes.
-const LAST_OF_ALL: i32 = -1000;
+/// How long a queue has to answer: more than the election of a new leader takes.
+const QUEUE_TIMEOUT: Duration = Duration::from_secs(8);
+/// The priority of our second consumer: every other one comes first.
+const LOWEST_PRIORITY: i32 = -1000;
 
-/// What a look at the worker queue from outside told.
+/// Whether the worker queue has a quorum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Quorum {
     There,
     Lost,
-    /// Messages wait in both queues, or there is no queue: nothing could be asked.
+    /// Nothing was asked, since messages wait in both queues, or the queues do not exist.
     NotAsked,
 }
 
-/// Ends when the queue has no quorum, or the broker does not answer. Whatever the queue hands out shows that it has one; it
-/// is asked when nothing came for so long although the consumer has room, for then there is nothing to get. To ask while an
-/// event waits would get that event, and count as one of its deliveries.
+/// Ends when the queue has no quorum, or when the broker does not answer twice in a row. The queue is asked only if no message
+/// came for `quiet` although the consumer has room: a message proves the quorum, and the queue is then empty. If the queue were
+/// asked while an event waits, that event might be delivered to the second consumer, and the broker would count that delivery.
 pub(super) async fn until_lost(link: &Link, queue: &str, attachment: &Arc<Attachment>, quiet: Duration) -> QueueError {
     let mut was_silent = false;
     loop {
         tokio::time::sleep(quiet).await;
-        if attachment.take_heard() || attachment.is_isolated() || !attachment.has_room() {
+        if attachment.take_message_seen() || attachment.is_isolated() || !attachment.has_room() {
             continue;
         }
         let asked = async {
@@ -61,17 +66,21 @@ pub(super) async fn until_lost(link: &Link, queue: &str, attachment: &Arc<Attach
             }
             Err(error) => error,
         };
-        // Once may be this process, if it stood still; a broker may go on sending heartbeats for ever.
+        // A single silence may be a pause of this process. Two are the broker's, which may send heartbeats all the same.
         let silent_again = std::mem::replace(&mut was_silent, error.is_silence()) && was_silent;
         if silent_again || matches!(error, QueueError::NoQuorum) {
             return error;
         }
-        // Who consumes on this connection hears of everything else.
+        // The consumer on this connection reports every other error.
         tracing::debug!(error = crate::error_chain(&error), "cannot ask the worker queue");
     }
 }
 
-/// The answer of a queue, or of whatever keeps the list of queues. The question has no bound of its own.
+/// Waits for the answer to a request that changes a queue, at most for `amqp.connect_timeout`.
+///
+/// # Errors
+///
+/// [`QueueError::NoQuorum`] if the broker answers and the queue does not, otherwise the error of `answer`.
 pub(super) async fn answer<T, E>(
     link: &Link,
     doing: &'static str,
@@ -81,43 +90,47 @@ where
     QueueError: From<E>,
 {
     let mut answer = pin!(answer);
-    let late = match timeout(link.patience(), answer.as_mut()).await {
-        Ok(answered) => return answered.map_err(|error| link.failed(error.into())),
+    let late = match timeout(link.answer_timeout(), answer.as_mut()).await {
+        Ok(answered) => return answered.map_err(|error| link.blamed(error.into())),
         Err(_) if broker_answers(link).await => QueueError::NoQuorum,
         Err(_) => QueueError::silence(doing),
     };
-    // If this process itself stood still, the answer is there by now.
+    // If this process was paused, the answer has come meanwhile.
     match timeout(AT_ONCE, answer).await {
-        Ok(answered) => answered.map_err(|error| link.failed(error.into())),
-        Err(_) => Err(link.failed(late)),
+        Ok(answered) => answered.map_err(|error| link.blamed(error.into())),
+        Err(_) => Err(link.blamed(late)),
     }
 }
 
 async fn broker_answers(link: &Link) -> bool {
-    bounded(BROKER_ANSWERS, "opening a channel", link.channel()).await.is_ok()
+    bounded(BROKER_TIMEOUT, "opening a channel", link.channel()).await.is_ok()
 }
 
-/// Has the queue take a consumer and give it up again. Should it get a message in between, that goes back.
+/// Adds the second consumer, and removes it with its channel. A message that it gets in between goes back to the queue.
 async fn ask(channel: &Channel, queue: &str) -> lapin::Result<()> {
     channel.basic_qos(1, BasicQosOptions::default()).await?;
-    let (options, mut last) = (BasicConsumeOptions::default(), FieldTable::default());
-    last.insert("x-priority".into(), AMQPValue::LongInt(LAST_OF_ALL));
-    let consumer = channel.basic_consume(name(queue), name("penr-webhooks-quorum"), options, last).await?;
+    let (options, mut arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+    arguments.insert("x-priority".into(), AMQPValue::LongInt(LOWEST_PRIORITY));
+    let consumer = channel.basic_consume(name(queue), name("penr-webhooks-quorum"), options, arguments).await?;
     channel.close(200, name("done")).await?;
     drop(consumer);
     Ok(())
 }
 
-/// Looks from outside, on a connection of its own: an unanswered question keeps its channel, and may end the connection.
-/// Where events wait in the worker queue it asks the dead queue, whose members are on the same nodes: to look at an event
-/// would count as one of its deliveries.
-pub async fn look_at_quorum(amqp: &Amqp, queue: &Queue) -> Result<Quorum, QueueError> {
-    let link = Link::open(amqp, Purpose::Doctor).await?;
-    let looked = async {
+/// Asks the worker queue, on a connection of its own: an unanswered request occupies its channel, and may end its connection.
+/// If events wait in the worker queue, the dead queue is asked, whose members are on the same nodes: the request might deliver
+/// an event, and the broker would count that delivery.
+///
+/// # Errors
+///
+/// The broker cannot be reached, or does not answer.
+pub async fn check_quorum(amqp: &Amqp, queue: &Queue) -> Result<Quorum, QueueError> {
+    let link = connect(amqp, Purpose::Doctor).await?;
+    let checked = async {
         for queue in [&queue.worker_queue, &queue.dead_queue] {
             if is_empty(&link, queue).await? {
-                let (patience, channel) = (QUEUE_ANSWERS.min(amqp.connect_timeout), link.channel().await?);
-                return match timeout(patience, ask(&channel, queue)).await {
+                let (limit, channel) = (QUEUE_TIMEOUT.min(amqp.connect_timeout), link.channel().await?);
+                return match timeout(limit, ask(&channel, queue)).await {
                     Ok(asked) => asked.map(|()| Quorum::There).map_err(QueueError::from),
                     Err(_) if broker_answers(&link).await => Ok(Quorum::Lost),
                     Err(_) => Err(QueueError::silence("asking a queue")),
@@ -126,7 +139,7 @@ pub async fn look_at_quorum(amqp: &Amqp, queue: &Queue) -> Result<Quorum, QueueE
         }
         Ok(Quorum::NotAsked)
     };
-    let found = looked.await;
+    let found = checked.await;
     link.close().await.ok();
     found
 }

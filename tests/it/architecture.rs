@@ -105,7 +105,7 @@ fn errors_become_text_where_passwords_are_taken_out() {
 fn connections_to_the_broker_are_opened_in_one_place() {
     let openers: Vec<_> = sources().into_iter().filter(|source| source.code.contains("Connection::connect")).collect();
     let names: Vec<&str> = openers.iter().map(|source| source.name.as_str()).collect();
-    assert_eq!(names, ["queue/link"]);
+    assert_eq!(names, ["queue/connection/link"]);
 }
 
 #[test]

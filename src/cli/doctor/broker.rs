@@ -3,7 +3,7 @@
 use super::versions::{RABBITMQ, Version};
 use super::{Check, Deadline, Status, millis};
 use crate::config::{Queue, Settings};
-use crate::queue::{self, Broker, Depth, Quorum, RoundTrip, Topology, look_at_quorum};
+use crate::queue::{self, Broker, Depth, Quorum, RoundTrip, Topology, check_quorum};
 
 /// Somebody deleted it: what the workers reject, or others publish, has nowhere to go.
 const MISSING_UNDER_WORKERS: &str = "missing although workers consume";
@@ -28,7 +28,7 @@ pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check
     let mut checks = vec![version(&broker)];
     checks.extend(topology(&broker, &settings.queue, deadline).await);
     // Afterwards, for it would count as a worker.
-    match deadline.answer(look_at_quorum(&settings.amqp, &settings.queue)).await {
+    match deadline.answer(check_quorum(&settings.amqp, &settings.queue)).await {
         Ok(Quorum::Lost) => without_quorum(&mut checks, &settings.queue),
         Ok(Quorum::There | Quorum::NotAsked) => {}
         // Of a broker that does not answer the other checks tell.

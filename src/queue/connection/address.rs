@@ -1,9 +1,8 @@
 //! Reads `AMQP_URL`: the addresses of one broker's nodes (<https://www.rabbitmq.com/docs/uri-spec>).
 //!
-//! The AMQP library reads one URL, takes an IPv6 host for `localhost`, and what follows a `#`, or a second URL, for
-//! something else than the operator meant. So the text is split here, and what cannot be right is refused. An error names
-//! the part that is wrong and shows a right one; no error repeats a value, since what looks like a host may be a part of a
-//! password that was not encoded.
+//! The AMQP library reads a single URL, connects to `localhost` instead of an IPv6 host, and misreads text after a `#` and a
+//! second URL. So the text is split here, and refused where it cannot be right. An error names the wrong part and shows a
+//! right one. No error repeats a value: what looks like a host may be part of a password that was not percent-encoded.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -16,23 +15,26 @@ const SCHEMES: [(&str, AMQPScheme); 2] = [("amqp://", AMQPScheme::AMQP), ("amqps
 
 const FORM: &str = "amqp://user:password@host/%2f";
 
-/// As AMQP's short strings.
+/// AMQP sends the name as a short string, whose length is one byte.
 const MAX_VHOST_BYTES: usize = 255;
 
-/// What `AMQP_URL` says: where the broker is, and how to log in there.
+/// What `AMQP_URL` holds: the broker's nodes, each with the login for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Address {
+pub(in crate::queue) struct Address {
     nodes: Vec<Node>,
 }
 
-/// One of the addresses.
+/// One of the URLs in `AMQP_URL`.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Node {
-    /// Its host is without brackets.
-    pub(super) uri: AMQPUri,
+pub(in crate::queue) struct Node {
+    /// An IPv6 host stands in it without brackets.
+    pub(in crate::queue) uri: AMQPUri,
 }
 
 impl Address {
+    /// # Errors
+    ///
+    /// What is wrong and what would be right, without any value from the text.
     pub(super) fn read(text: &str) -> anyhow::Result<Self> {
         let texts = split(text)?;
         let several = texts.len() > 1;
@@ -42,18 +44,19 @@ impl Address {
         Ok(Self { nodes })
     }
 
-    /// At least one, in the order in which they were written.
-    pub(super) fn nodes(&self) -> &[Node] {
+    /// At least one, in the order of the text.
+    pub(in crate::queue) fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
-    pub(super) fn is_encrypted(&self) -> bool {
+    /// Whether any node is reached by TLS.
+    pub(in crate::queue) fn is_encrypted(&self) -> bool {
         self.nodes.iter().any(Node::is_encrypted)
     }
 }
 
 impl Node {
-    pub(super) fn is_encrypted(&self) -> bool {
+    pub(in crate::queue) fn is_encrypted(&self) -> bool {
         self.uri.scheme == AMQPScheme::AMQPS
     }
 
@@ -65,6 +68,14 @@ impl Node {
         self.uri.authority.port
     }
 
+    /// `host:port`, followed by the IP address if the host is a name.
+    pub(super) fn label(&self, ip: Option<IpAddr>) -> String {
+        match ip {
+            Some(ip) if self.host().parse() != Ok(ip) => format!("{self} ({ip})"),
+            _ => self.to_string(),
+        }
+    }
+
     fn read(text: &str) -> anyhow::Result<Self> {
         let Some((scheme, rest)) = scheme(text) else { bail!("it must begin with amqp:// or amqps://, as in {FORM}") };
         ensure!(!text.contains(char::is_control), "it holds a line break or another control character");
@@ -73,7 +84,7 @@ impl Node {
             "it holds a second URL: several addresses have a comma between them, as in amqp://…,amqp://…"
         );
         let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
-        // The password would end there, and its rest be taken for something that errors may show.
+        // Otherwise the password would end there, and errors might show the rest of it.
         ensure!(
             !tail.contains(['#', '@']),
             "a # / ? or @ in the user name, the password or the virtual host must be written %23 %2F %3F or %40"
@@ -99,13 +110,14 @@ impl fmt::Display for Node {
 }
 
 impl fmt::Debug for Node {
-    /// Without the password.
+    /// Leaves out the password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{self}")
     }
 }
 
-/// The text of each address. A comma divides two only directly before a scheme: it may also stand in a password.
+/// The text of each URL. A comma or a line break divides two URLs only directly before a scheme, since a password may hold a
+/// comma.
 fn split(text: &str) -> anyhow::Result<Vec<&str>> {
     let mut texts = Vec::new();
     let mut rest = text.trim();
@@ -134,7 +146,7 @@ fn scheme_length(text: &str) -> usize {
     scheme(text).map_or(0, |(_, rest)| text.len() - rest.len())
 }
 
-/// As the AMQP library: who gives no user is `guest`.
+/// Without a user name or a password each of them is `guest`, as in the AMQP library.
 fn userinfo(login: Option<&str>) -> anyhow::Result<AMQPUserInfo> {
     let (username, password) = login.map_or(("", ""), |login| login.split_once(':').unwrap_or((login, "")));
     let given = |text: &str, usual: String| match text {
@@ -165,7 +177,7 @@ fn host_and_port(place: &str) -> anyhow::Result<(String, Option<u16>)> {
         }
     };
     ensure!(!host.is_empty(), "it names no host; write it as in {FORM}");
-    // Logs show hosts.
+    // Logs show the host: a part of a password must not be taken for one.
     ensure!(
         host.chars().all(is_of_a_name) || host.parse::<IpAddr>().is_ok(),
         "a host's name may have letters, digits and . - _ only"
@@ -197,7 +209,8 @@ fn virtual_host(path: &str) -> anyhow::Result<String> {
     Ok(name)
 }
 
-/// Those that the library knows. Of them only `auth_mechanism` and `channel_max` matter: the settings say the rest.
+/// The parameters that the library knows. Only `auth_mechanism` and `channel_max` have an effect: our settings replace the
+/// others.
 fn parameters(query: &str) -> anyhow::Result<AMQPQueryString> {
     let mut found = AMQPQueryString::default();
     for (at, pair) in query.split('&').filter(|pair| !pair.is_empty()).enumerate() {

@@ -1,4 +1,4 @@
-//! What a user may not do at the broker, and which rights would let it. Pure.
+//! What a user may not do at the broker, and which rights would allow it. Pure.
 //!
 //! RabbitMQ gives each user three rights in a virtual host, each of them a pattern of names:
 //! <https://www.rabbitmq.com/docs/access-control#authorisation>.
@@ -7,34 +7,34 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Right {
+pub(in crate::queue) enum Right {
     Configure,
     Write,
     Read,
 }
 
-/// What a pattern has to match.
+/// The names that a pattern has to match.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Names {
+pub(in crate::queue) enum Names {
     One(String),
-    /// All that begin so.
-    From(String),
+    /// Every name that begins with it.
+    Prefix(String),
 }
 
-/// Something that the broker refuses, with what would be needed for it.
+/// Something that the broker refuses this user, and the rights that would allow it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lack {
-    pub(super) user: String,
+    pub(in crate::queue) user: String,
     /// Such as `read the queue penr.webhooks`.
-    pub(super) doing: String,
-    pub(super) needs: Vec<(Right, Names)>,
-    /// What else would help.
-    pub(super) or_else: &'static str,
+    pub(in crate::queue) doing: String,
+    pub(in crate::queue) needs: Vec<(Right, Names)>,
+    /// Another remedy, as the end of a sentence; may be empty.
+    pub(in crate::queue) or_else: &'static str,
 }
 
 impl Lack {
-    /// To read a queue.
-    pub(super) fn reading(user: &str, queue: &str) -> Self {
+    /// The rights to read a queue.
+    pub(in crate::queue) fn reading(user: &str, queue: &str) -> Self {
         Self {
             user: user.to_owned(),
             doing: format!("read the queue {queue}"),
@@ -43,13 +43,13 @@ impl Lack {
         }
     }
 
-    /// How many messages a queue has.
-    pub(super) fn counting(user: &str, queue: &str) -> Self {
+    /// The rights to ask how many messages a queue has.
+    pub(in crate::queue) fn counting(user: &str, queue: &str) -> Self {
         Self { or_else: " (RabbitMQ 4.2.6 and 4.3.0 want configure on it, too)", ..Self::reading(user, queue) }
     }
 
-    /// To publish to an exchange; the one without a name routes straight to queues.
-    pub(super) fn publishing(user: &str, exchange: &str) -> Self {
+    /// The rights to publish to an exchange. The default exchange, whose name is empty, routes to each queue by its name.
+    pub(in crate::queue) fn publishing(user: &str, exchange: &str) -> Self {
         let (doing, name) = match exchange {
             "" => ("write to the default exchange".to_owned(), "amq.default"),
             exchange => (format!("publish to the exchange {exchange}"), exchange),
@@ -58,11 +58,13 @@ impl Lack {
         Self { user: user.to_owned(), doing, needs, or_else: "" }
     }
 
-    pub fn problem(&self) -> String {
+    /// What this user may not do.
+    pub(crate) fn problem(&self) -> String {
         format!("the user {} may not {}", self.user, self.doing)
     }
 
-    pub fn remedy(&self) -> String {
+    /// What an operator can do about it.
+    pub(crate) fn remedy(&self) -> String {
         format!("give it {}{}", needed(&self.needs), self.or_else)
     }
 }
@@ -74,7 +76,7 @@ impl fmt::Display for Lack {
 }
 
 /// Such as `configure on ^a$, write on ^(b|c)$ and read on ^a$`.
-pub(super) fn needed(needs: &[(Right, Names)]) -> String {
+pub(in crate::queue) fn needed(needs: &[(Right, Names)]) -> String {
     let mut by_right = BTreeMap::<Right, Vec<&Names>>::new();
     for (right, names) in needs {
         let of_right = by_right.entry(*right).or_default();
@@ -88,7 +90,7 @@ pub(super) fn needed(needs: &[(Right, Names)]) -> String {
 }
 
 /// `a, b and c`
-pub(super) fn listed(parts: &[String]) -> String {
+pub(in crate::queue) fn listed(parts: &[String]) -> String {
     match parts {
         [] => String::new(),
         [one] => one.clone(),
@@ -106,13 +108,13 @@ impl Right {
     }
 }
 
-/// The narrowest regular expression for all of them.
+/// The narrowest regular expression that matches all names.
 fn pattern(names: &[&Names]) -> String {
     let all_whole = names.iter().all(|name| matches!(name, Names::One(_)));
     let part = |name: &&Names| match name {
         Names::One(name) if all_whole => escaped(name),
         Names::One(name) => format!("{}$", escaped(name)),
-        Names::From(start) => escaped(start),
+        Names::Prefix(start) => escaped(start),
     };
     let parts: Vec<String> = names.iter().map(part).collect();
     let end = if all_whole { "$" } else { "" };
@@ -158,10 +160,10 @@ mod tests {
             (Right::Configure, one("a")),
             (Right::Configure, one("b.c")),
             (Right::Configure, one("a")),
-            (Right::Write, Names::From("w.".to_owned())),
+            (Right::Write, Names::Prefix("w.".to_owned())),
         ];
         assert_eq!(needed(&needs), r"configure on ^(a|b\.c)$, write on ^w\. and read on ^q$");
-        let mixed = [(Right::Read, one("a")), (Right::Read, Names::From("b.".to_owned()))];
+        let mixed = [(Right::Read, one("a")), (Right::Read, Names::Prefix("b.".to_owned()))];
         assert_eq!(needed(&mixed), r"read on ^(a$|b\.)");
     }
 }

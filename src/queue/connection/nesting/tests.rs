@@ -14,7 +14,7 @@ fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     [&[kind, 0, 1][..], &sized(payload), &[0xCE]].concat()
 }
 
-/// A content header with this behind its class, weight and size of the body.
+/// A content header with these properties.
 fn header(properties: &[u8]) -> Vec<u8> {
     frame(HEADER, &[&[0, 60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5][..], properties].concat())
 }
@@ -35,12 +35,12 @@ fn nested(kind: u8, depth: usize) -> Vec<u8> {
 
 fn passed(came: &[u8]) -> Vec<u8> {
     let mut bytes = came.to_vec();
-    Shallow::default().pass(&mut bytes);
+    NestingLimit::default().apply(&mut bytes);
     bytes
 }
 
 fn read(frame: &[u8]) -> Option<FieldTable> {
-    let payload = &frame[BEFORE + BEFORE_PROPERTIES..frame.len() - 1];
+    let payload = &frame[FRAME_HEADER_BYTES + BEFORE_PROPERTIES_BYTES..frame.len() - 1];
     basic::parse_properties(payload).ok()?.1.headers().clone()
 }
 
@@ -56,7 +56,7 @@ fn depth_of(value: &AMQPValue) -> usize {
     }
 }
 
-/// What a broker says first, before anybody has logged in.
+/// The first frame of a broker, before anybody has logged in.
 fn start(table: &[u8]) -> Vec<u8> {
     frame(METHOD, &[&[0, 10, 0, 10, 0, 9][..], &sized(table), &sized(b"PLAIN"), &sized(b"en_US")].concat())
 }
@@ -65,7 +65,7 @@ fn start(table: &[u8]) -> Vec<u8> {
 fn a_broker_that_describes_itself_too_deeply_is_read_as_well() {
     for table in [nested(TABLE, 5_000), nested(LIST, 5_000)] {
         let came = passed(&start(&table));
-        let (rest, class) = parse_class(&came[BEFORE..came.len() - 1]).unwrap();
+        let (rest, class) = parse_class(&came[FRAME_HEADER_BYTES..came.len() - 1]).unwrap();
         let AMQPClass::Connection(AMQPMethod::Start(start)) = class else { panic!("{class:?}") };
         assert!(rest.is_empty() && depth_of_table(&start.server_properties) <= MAX_DEPTH);
         assert_eq!(start.locales.as_bytes(), b"en_US");
@@ -93,7 +93,7 @@ fn what_lies_deeper_becomes_bytes_and_the_rest_stays() {
     }
 }
 
-/// A value with its kind before it.
+/// A value behind its type byte.
 fn values() -> impl Strategy<Value = Vec<u8>> {
     let fixed = [(b'V', 0), (b't', 1), (b'b', 1), (b'B', 1), (b's', 2), (b'u', 2), (b'U', 2), (b'i', 4), (b'I', 4)];
     let wider = [(b'f', 4), (b'D', 5), (b'l', 8), (b'L', 8), (b'd', 8), (b'T', 8)];
@@ -112,7 +112,7 @@ fn values() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// One value in as many lists again.
+/// One value inside up to 39 more lists.
 fn wrapped() -> impl Strategy<Value = Vec<u8>> {
     (values(), 0..40_usize).prop_map(|(value, lists)| {
         let value = (0..lists).fold(value, |inside, _| [vec![LIST], sized(&inside)].concat());
@@ -128,7 +128,7 @@ proptest! {
         prop_assert_eq!(after, before.min(MAX_DEPTH));
     }
 
-    /// Whatever the library makes of broken headers, it goes no deeper; and the frame behind them is seen.
+    /// The library reads broken headers no deeper than the limit, and the frame behind them is limited, too.
     #[test]
     fn broken_headers_are_not_too_deep_either(table in wrapped(), at in any::<prop::sample::Index>(), byte in any::<u8>()) {
         let mut broken = properties(&table);
@@ -141,14 +141,14 @@ proptest! {
     }
 
     #[test]
-    fn it_matters_nothing_how_the_bytes_come(table in wrapped(), pieces in vec(1..60_usize, 1..40)) {
+    fn pieces_of_any_size_give_the_same_result(table in wrapped(), pieces in vec(1..60_usize, 1..40)) {
         let came = [frame(1, b"abc"), header(&properties(&table)), frame(3, b"F"), header(&[0, 0]), frame(8, b"")].concat();
-        let (mut shallow, mut bytes) = (Shallow::default(), came.clone());
+        let (mut nesting, mut bytes) = (NestingLimit::default(), came.clone());
         let (mut left, mut pieces) = (&mut bytes[..], pieces.iter().cycle());
         while !left.is_empty() {
             let piece = (*pieces.next().unwrap()).min(left.len());
             let (now, later) = left.split_at_mut(piece);
-            shallow.pass(now);
+            nesting.apply(now);
             left = later;
         }
         prop_assert_eq!(bytes, passed(&came));

@@ -1,28 +1,33 @@
-//! Keeps header tables shallow, on every connection to the broker.
+//! Limits how deep the header tables of broker messages are nested, on every connection to the broker.
 //!
-//! The AMQP library reads tables recursively, and reads, copies and drops them so on whichever thread has them: one nested
-//! thousands of levels deep would overflow a thread's stack and take the process with it. So the type of a table or list
-//! that lies too deep is replaced, before the library sees it, by the type of a byte array. Both have a size of four bytes
-//! before their content: nothing moves, and what the message holds besides stays as it is.
+//! The AMQP library reads, copies and drops nested tables by recursion: a table nested thousands of levels deep would overflow
+//! a thread's stack and end the process. So the type byte of a table or list that lies too deep is replaced, before the
+//! library reads it, by the type byte of a byte array. All three have a size of four bytes before their content: no byte
+//! moves, and the rest of the message stays as it is.
+//!
+//! [`NestingLimit`] is a state machine over the stream: [`Next`] says which field comes next, and bytes that do not matter are
+//! skipped by number.
 
-use super::readable::{BEFORE, BEFORE_PROPERTIES, HAS_HEADERS, HEADER, METHOD};
+use super::frames::{BEFORE_PROPERTIES_BYTES, FRAME_HEADER_BYTES, HAS_HEADERS, HEADER, METHOD};
 
-/// More than anybody has a use for: what the broker itself writes has two levels.
+/// Deeper than any useful table: the broker's own headers have two levels.
 const MAX_DEPTH: usize = 32;
 
 /// The flags of the properties before the headers: content type and content encoding, both short strings.
 const STRINGS_BEFORE: [u16; 2] = [1 << 15, 1 << 14];
 const FLAGS_BYTES: usize = 2;
 
-/// The only method of a broker that has a table, behind the version of the protocol.
+/// Class and method number of `connection.start`, the only method of a broker that has a table.
 const CONNECTION_START: usize = 10 << 16 | 10;
+/// The protocol's version, before that table.
 const VERSION_BYTES: usize = 2;
 
+/// Type bytes of values.
 const TABLE: u8 = b'F';
 const LIST: u8 = b'A';
 const BYTES: u8 = b'x';
 
-/// What comes next in the stream, apart from what is passed over.
+/// The field that comes next in the stream, behind bytes that are skipped.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Next {
     /// Type, channel and size of a frame.
@@ -30,21 +35,24 @@ enum Next {
     Frame,
     /// Class and number of a method.
     Method,
+    /// The flags of the properties.
     Flags,
     /// The size of a property that is a short string, before the headers.
     Property,
     /// The size of the headers' own table.
     Headers,
+    /// The size of an entry's name.
     Name,
+    /// The type byte of a value.
     Kind,
-    /// The size of a value: of a table, of a list, or of what is passed over.
+    /// The size of a value of this type: of a table, of a list, or of bytes that are skipped.
     Size(u8),
 }
 
 impl Next {
     fn width(self) -> usize {
         match self {
-            Self::Frame => BEFORE,
+            Self::Frame => FRAME_HEADER_BYTES,
             Self::Flags => FLAGS_BYTES,
             Self::Method | Self::Headers | Self::Size(_) => 4,
             Self::Property | Self::Name | Self::Kind => 1,
@@ -52,31 +60,35 @@ impl Next {
     }
 }
 
-/// A table or list whose entries are being walked.
+/// A table or list whose entries are being read.
 #[derive(Debug, Clone, Copy)]
 struct Open {
     is_table: bool,
-    /// How much of the frame is left where it ends.
+    /// How many bytes of the frame are left where the table or list ends.
     end: usize,
 }
 
-/// Follows the stream wherever it is cut, and changes bytes in place.
+/// Reads the stream in pieces of any size, and changes bytes in place.
 #[derive(Debug, Default)]
-pub(super) struct Shallow {
+pub(super) struct NestingLimit {
     next: Next,
-    field: [u8; BEFORE],
-    /// Of `field`, how much has come.
+    /// The bytes of `next` that have come.
+    field: [u8; FRAME_HEADER_BYTES],
+    /// How many bytes of `field` have come.
     have: usize,
-    /// To be passed over before `next`.
+    /// How many bytes to skip before `next`.
     skip: usize,
-    /// Of the frame with its end mark, what lies behind all that was taken or is to be passed over.
+    /// How many bytes of the frame, its end mark included, lie behind `skip` and `next`.
     left: usize,
+    /// How many string properties come before the headers.
     strings: usize,
+    /// The tables and lists that contain the current position, the innermost last.
     open: Vec<Open>,
 }
 
-impl Shallow {
-    pub(super) fn pass(&mut self, mut bytes: &mut [u8]) {
+impl NestingLimit {
+    /// Applies the limit to the next bytes of the stream.
+    pub(super) fn apply(&mut self, mut bytes: &mut [u8]) {
         while !bytes.is_empty() {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
@@ -94,42 +106,42 @@ impl Shallow {
         }
     }
 
-    /// Takes the field that is complete, and returns what its last byte shall be instead.
+    /// Takes the field that is complete, and returns a replacement for its last byte.
     fn take(&mut self) -> Option<u8> {
         let field = self.field;
         let number = field[..self.next.width()].iter().fold(0, |number, byte| number << 8 | usize::from(*byte));
         match self.next {
             Next::Frame => self.frame(field),
-            // The table in which a broker describes itself has no level less than headers have.
-            Next::Method if number == CONNECTION_START => self.over(VERSION_BYTES, |walk| walk.expect(Next::Headers)),
-            Next::Method => self.pass_over_frame(),
+            // The table in which a broker describes itself counts as the first level, like a message's headers.
+            Next::Method if number == CONNECTION_START => self.skip(VERSION_BYTES, |walk| walk.expect(Next::Headers)),
+            Next::Method => self.skip_frame(),
             Next::Flags => {
                 self.strings = STRINGS_BEFORE.iter().filter(|flag| number & usize::from(**flag) != 0).count();
                 match number & usize::from(HAS_HEADERS) {
-                    0 => self.pass_over_frame(),
+                    0 => self.skip_frame(),
                     _ => self.before_headers(),
                 }
             }
             Next::Property => {
                 self.strings -= 1;
-                self.over(number, Self::before_headers);
+                self.skip(number, Self::before_headers);
             }
             Next::Headers => self.enter(true, number),
-            Next::Name => self.over(number, |walk| walk.expect(Next::Kind)),
+            Next::Name => self.skip(number, |walk| walk.expect(Next::Kind)),
             Next::Kind => return self.value(field[0]),
             Next::Size(kind @ (TABLE | LIST)) => self.enter(kind == TABLE, number),
-            Next::Size(_) => self.over(number, Self::after_value),
+            Next::Size(_) => self.skip(number, Self::after_value),
         }
         None
     }
 
-    fn frame(&mut self, [kind, _, _, size @ ..]: [u8; BEFORE]) {
-        // And its end mark.
+    fn frame(&mut self, [kind, _, _, size @ ..]: [u8; FRAME_HEADER_BYTES]) {
+        // The payload and the end mark.
         self.left = (u32::from_be_bytes(size) as usize).saturating_add(1);
         match kind {
             METHOD => self.expect(Next::Method),
-            HEADER => self.over(BEFORE_PROPERTIES, |walk| walk.expect(Next::Flags)),
-            _ => self.pass_over_frame(),
+            HEADER => self.skip(BEFORE_PROPERTIES_BYTES, |walk| walk.expect(Next::Flags)),
+            _ => self.skip_frame(),
         }
     }
 
@@ -153,13 +165,13 @@ impl Shallow {
                 self.expect(Next::Size(kind));
                 return None;
             }
-            // The library reads no further either.
+            // An unknown type: the library stops reading here, too.
             _ => {
-                self.pass_over_frame();
+                self.skip_frame();
                 return None;
             }
         };
-        self.over(width, Self::after_value);
+        self.skip(width, Self::after_value);
         None
     }
 
@@ -169,8 +181,8 @@ impl Shallow {
                 self.open.push(Open { is_table, end });
                 self.after_value();
             }
-            // Larger than what it lies in: the library reads no further either.
-            _ => self.pass_over_frame(),
+            // Larger than the table around it: the library stops reading here, too.
+            _ => self.skip_frame(),
         }
     }
 
@@ -179,36 +191,37 @@ impl Shallow {
         match self.open.last() {
             Some(Open { is_table: true, .. }) => self.expect(Next::Name),
             Some(Open { is_table: false, .. }) => self.expect(Next::Kind),
-            None => self.pass_over_frame(),
+            None => self.skip_frame(),
         }
     }
 
-    /// Passes over so much, and goes on there.
-    fn over(&mut self, bytes: usize, then: impl FnOnce(&mut Self)) {
+    /// Skips so many bytes, and goes on behind them.
+    fn skip(&mut self, bytes: usize, then: impl FnOnce(&mut Self)) {
         match self.left.checked_sub(bytes) {
             Some(left) if left >= self.end() => {
                 (self.skip, self.left) = (self.skip + bytes, left);
                 then(self);
             }
-            _ => self.pass_over_frame(),
+            _ => self.skip_frame(),
         }
     }
 
-    /// The field is taken as soon as it has come, if there is room for it.
+    /// Reads this field next, unless the frame is too short for it.
     fn expect(&mut self, next: Next) {
         match self.left.checked_sub(next.width()) {
             Some(left) if left >= self.end() => (self.left, self.next) = (left, next),
-            _ => self.pass_over_frame(),
+            _ => self.skip_frame(),
         }
     }
 
-    fn pass_over_frame(&mut self) {
+    fn skip_frame(&mut self) {
         self.open.clear();
         self.skip = self.skip.saturating_add(std::mem::take(&mut self.left));
         self.next = Next::Frame;
     }
 
-    /// How much of the frame is left where the innermost table or list ends; the payload ends before the end mark.
+    /// How many bytes of the frame are left where the innermost table or list ends. Without one that is the end of the payload,
+    /// which lies one byte before the end of the frame.
     fn end(&self) -> usize {
         self.open.last().map_or(1, |innermost| innermost.end)
     }

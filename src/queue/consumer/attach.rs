@@ -1,0 +1,92 @@
+//! Attaches a consumer to the worker queue: declares what it needs, looks at the oldest message if the process has just
+//! started, and consumes.
+
+use std::sync::Arc;
+
+use lapin::Channel;
+use lapin::message::Delivery;
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
+use lapin::types::{FieldTable, ShortString};
+
+use super::isolation::Isolation;
+use crate::config::Queue;
+use crate::event::Catalogue;
+use crate::queue::attachment::Attachment;
+use crate::queue::connection::link::Link;
+use crate::queue::convert::name;
+use crate::queue::error::QueueError;
+use crate::queue::get::get;
+use crate::queue::quorum;
+use crate::queue::topology::declare::declare;
+use crate::queue::topology::rights::Lack;
+use crate::queue::topology::unchecked::Unchecked;
+
+const CONSUMER_TAG: &str = "penr-webhooks";
+
+/// A connection on which the worker queue delivers messages.
+pub(super) struct Attached {
+    pub(super) link: Link,
+    pub(super) attachment: Arc<Attachment>,
+    pub(super) consuming: Consuming,
+    pub(super) unchecked: Unchecked,
+}
+
+/// The broker's consumer.
+pub(super) struct Consuming {
+    pub(super) tag: ShortString,
+    pub(super) messages: lapin::Consumer,
+    /// Taken before the consumer began, and to be handed on first.
+    pub(super) oldest: Option<Delivery>,
+}
+
+/// # Errors
+///
+/// [`QueueError::Mismatch`] if something is declared otherwise, [`QueueError::Forbidden`] if a right is lacking,
+/// [`QueueError::NoQuorum`] or [`QueueError::NoLeader`] if the queue cannot work now.
+pub(super) async fn attach(
+    link: &Link,
+    queue: &Queue,
+    catalogue: &Catalogue,
+    prefetch: u16,
+    isolation: &mut Isolation,
+) -> Result<(Arc<Attachment>, Consuming, Unchecked), QueueError> {
+    let (channel, unchecked) = quorum::answer(link, "declaring queues", declare(link, queue, catalogue)).await?;
+    let lack = || Lack::reading(link.user(), &queue.worker_queue);
+    let mut oldest = None;
+    if isolation.is_unknown() {
+        oldest = oldest_message(link, &channel, queue).await.map_err(|error| error.or_lacking(lack))?;
+        isolation.looked_at(oldest.as_ref().map(|oldest| &oldest.properties));
+    }
+    let tag = fresh_tag();
+    let consume = consume(&channel, &queue.worker_queue, tag.clone(), isolation.prefetch(prefetch));
+    let messages = quorum::answer(link, "beginning to consume", consume).await;
+    let messages = messages.map_err(|error| error.or_lacking(lack))?;
+    let attachment = Attachment::new(channel, prefetch, isolation.is_on());
+    Ok((attachment, Consuming { tag, messages, oldest }, unchecked))
+}
+
+/// Takes the message at the head of the queue, alone: if this message ends the process, it takes no others with it.
+async fn oldest_message(link: &Link, channel: &Channel, queue: &Queue) -> Result<Option<Delivery>, QueueError> {
+    let mut events = link.events();
+    let got = async { get(channel, &queue.worker_queue, &mut events).await.map_err(QueueError::of_get) };
+    let message = quorum::answer(link, "looking at the oldest message", got).await?;
+    Ok(message.map(|message| message.delivery))
+}
+
+/// Starts a consumer with at most `prefetch` unsettled messages.
+pub(super) async fn consume(
+    channel: &Channel,
+    queue: &str,
+    tag: ShortString,
+    prefetch: u16,
+) -> lapin::Result<lapin::Consumer> {
+    // RabbitMQ applies the prefetch to consumers that start after it.
+    channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
+    let options = BasicConsumeOptions::default();
+    channel.basic_consume(name(queue), tag, options, FieldTable::default()).await
+}
+
+/// A tag that no other consumer has.
+pub(super) fn fresh_tag() -> ShortString {
+    format!("{CONSUMER_TAG}-{}", uuid::Uuid::new_v4().simple()).into()
+}

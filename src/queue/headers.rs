@@ -1,0 +1,54 @@
+//! The message headers that the broker or we write, and how to read them.
+
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
+
+/// The broker counts here how often it took the message back. See [`delivery_count`].
+pub(super) const DELIVERY_COUNT: &str = "x-delivery-count";
+/// The broker's counterpart of [`DELIVERY_COUNT`] from RabbitMQ 4.3 on: how often the message was handed out.
+pub(super) const ACQUIRED_COUNT: &str = "x-acquired-count";
+/// The broker's list of how often and why the message became a dead letter.
+pub(super) const DEATH: &str = "x-death";
+
+/// We mark a message that was requeued with it: the message may have been worked on before it became a dead letter, and no
+/// other header says so any more.
+pub(super) const REQUEUED: &str = "x-requeued";
+/// The routing key that a dead letter had before we rewrote it.
+pub(super) const ROUTING_KEY: &str = "x-routing-key";
+/// The run of a command that rewrote a dead letter: a UUID.
+pub(super) const REWRITTEN_BY: &str = "x-rewritten-by";
+/// The bytes of properties that the AMQP library cannot read.
+pub(super) const UNREADABLE: &str = "x-unreadable-properties";
+/// Stands beside [`UNREADABLE`] if only the first of those bytes are kept.
+pub(super) const UNREADABLE_CUT: &str = "x-unreadable-cut";
+
+/// How often the broker took the message back. RabbitMQ before 4.3 counts every return. From 4.3 on it counts only returns by
+/// the end of a channel or connection, and not those by `nack`, which raise `x-acquired-count`.
+pub(super) fn delivery_count(amqp: &BasicProperties) -> i64 {
+    match amqp.headers().as_ref().and_then(|table| table.inner().get(DELIVERY_COUNT)) {
+        Some(AMQPValue::LongLongInt(count)) => *count,
+        Some(AMQPValue::LongInt(count)) => i64::from(*count),
+        Some(AMQPValue::ShortInt(count)) => i64::from(*count),
+        Some(AMQPValue::ShortShortInt(count)) => i64::from(*count),
+        _ => 0,
+    }
+}
+
+/// The latest entry of [`DEATH`]. The broker keeps one entry per queue and reason, the latest first.
+pub(super) fn last_death(headers: &FieldTable) -> Option<&FieldTable> {
+    match headers.inner().get(DEATH)? {
+        AMQPValue::FieldArray(deaths) => match deaths.as_slice().first()? {
+            AMQPValue::FieldTable(death) => Some(death),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The value of a header that is a string.
+pub(super) fn bytes<'a>(table: &'a FieldTable, key: &str) -> Option<&'a [u8]> {
+    match table.inner().get(key)? {
+        AMQPValue::LongString(bytes) => Some(bytes.as_bytes()),
+        _ => None,
+    }
+}

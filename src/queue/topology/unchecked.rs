@@ -1,0 +1,105 @@
+//! What could not be checked at the broker, since this user lacks the rights to declare or bind it. Pure.
+
+use std::fmt;
+
+use super::entities::Entity;
+use super::rights::{Names, Right, listed, needed};
+
+/// What this user may neither declare nor bind, so that its arguments and bindings could not be checked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Unchecked {
+    user: String,
+    /// Exchanges and queues, each with the arguments that it should have.
+    entities: Vec<String>,
+    /// Queues, each with the exchange that it should be bound to.
+    bindings: Vec<(String, String)>,
+    /// The rights that would allow the check.
+    needs: Vec<(Right, Names)>,
+    /// Exchanges and queues of which this user may not even ask whether they exist.
+    pub(super) hidden: Vec<String>,
+}
+
+impl Unchecked {
+    pub(in crate::queue) fn of(user: &str) -> Self {
+        Self { user: user.to_owned(), ..Self::default() }
+    }
+
+    pub(in crate::queue) fn add(&mut self, entity: &Entity<'_>) {
+        self.entities.push(entity.to_string());
+        self.needs.push((Right::Configure, Names::One(entity.name.to_owned())));
+    }
+
+    pub(super) fn add_binding(&mut self, queue: &str, exchange: &str) {
+        self.bindings.push((queue.to_owned(), exchange.to_owned()));
+        let needed = [(Right::Write, queue), (Right::Read, exchange)];
+        self.needs.extend(needed.map(|(right, name)| (right, Names::One(name.to_owned()))));
+    }
+
+    pub(super) fn has_binding(&self, queue: &str, exchange: &str) -> bool {
+        self.bindings.iter().any(|(of, to)| of == queue && to == exchange)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entities.is_empty() && self.bindings.is_empty()
+    }
+
+    /// What to do about it.
+    pub(crate) fn remedy(&self) -> String {
+        let needed = needed(&self.needs);
+        format!(
+            "give it {needed}, or look yourself: without its dead-letter exchange a queue loses what is rejected, without its \
+             bindings it gets nothing"
+        )
+    }
+}
+
+impl fmt::Display for Unchecked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bindings: Vec<_> = self.bindings.iter().map(|(queue, exchange)| format!("{queue} to {exchange}")).collect();
+        let declaring = (!self.entities.is_empty()).then(|| format!("declare {}", listed(&self.entities)));
+        let binding = (!bindings.is_empty()).then(|| format!("bind {}", listed(&bindings)));
+        let doing: Vec<String> = declaring.into_iter().chain(binding).collect();
+        write!(f, "the user {} may not {}: whether all of it is so is not checked", self.user, doing.join(", nor "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::Queue;
+    use crate::queue::topology::entities::entities;
+
+    fn queue() -> Queue {
+        Queue {
+            events_exchange: "events".into(),
+            worker_queue: "events.queue".into(),
+            dead_exchange: "dead".into(),
+            dead_queue: "dead.queue".into(),
+            notices_exchange: "notices".into(),
+            delivery_limit: 100,
+            dead_delivery_limit: 1_000,
+            confirm_timeout: Duration::from_secs(10),
+        }
+    }
+
+    #[test]
+    fn what_is_not_checked_is_said_with_what_could_be_lost() {
+        let queue = queue();
+        let mut unchecked = Unchecked::of("u");
+        assert!(unchecked.is_empty());
+        unchecked.add(&entities(&queue)[2]);
+        let said = unchecked.to_string();
+        assert_eq!(
+            said,
+            "the user u may not declare the exchange dead (durable, fanout): whether all of it is so is not checked"
+        );
+        unchecked.add_binding("events.queue", "events");
+        assert!(unchecked.has_binding("events.queue", "events") && !unchecked.has_binding("dead.queue", "events"));
+        assert!(unchecked.to_string().contains(", nor bind events.queue to events:"), "{unchecked}");
+        let remedy = unchecked.remedy();
+        assert!(remedy.starts_with(r"give it configure on ^dead$, write on ^events\.queue$ and read on ^events$, or"));
+        assert!(remedy.contains("loses what is rejected"), "{remedy}");
+    }
+}

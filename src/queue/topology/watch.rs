@@ -1,0 +1,141 @@
+//! Watches that what a worker needs at the broker stays declared and bound.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use super::declare::{Answer, Declarer, declare};
+use super::entities::entities;
+use super::unchecked::Unchecked;
+use crate::config::Queue;
+use crate::event::Catalogue;
+use crate::metrics::Metrics;
+use crate::queue::connection::link::Link;
+use crate::queue::convert::name;
+use crate::queue::error::QueueError;
+use crate::reconnect::Outage;
+use crate::{error_chain, millis};
+
+/// Between two checks of what may be deleted without ending our consumer.
+const CHECK_EVERY: Duration = Duration::from_secs(5);
+/// Between two tries of what this user may not do, since the broker logs an error for each: declaring, or asking whether
+/// something exists. If somebody else declares it, the next check finds it.
+const FORBIDDEN_AGAIN: Duration = Duration::from_secs(60);
+
+/// Declares again what somebody deletes while we consume. Without the dead queue, rejected messages would stay in the worker
+/// queue for ever. The worker queue itself is not watched: its deletion ends the consumer.
+pub(in crate::queue) async fn keep_declared(
+    link: &Link,
+    queue: &Queue,
+    catalogue: &Catalogue,
+    mut unchecked: Unchecked,
+    metrics: &Metrics,
+) -> Infallible {
+    let mut outage = Outage::default();
+    let mut forbidden_since = None;
+    let mut hidden_since = Instant::now();
+    loop {
+        tokio::time::sleep(CHECK_EVERY).await;
+        if hidden_since.elapsed() >= FORBIDDEN_AGAIN {
+            hidden_since = Instant::now();
+            unchecked.hidden.clear();
+        }
+        let missing = match forbidden_since.is_some_and(|since: Instant| since.elapsed() < FORBIDDEN_AGAIN) {
+            true => Missing::IsLeft,
+            false => Missing::IsDeclared,
+        };
+        match check(link, queue, catalogue, &mut unchecked, missing).await {
+            Ok(Found::MissingLeft) => {}
+            Ok(found) => {
+                forbidden_since = None;
+                metrics.rights_missing.set(0);
+                if let Some(failed) = outage.end() {
+                    tracing::info!(failed_ms = millis(failed), "all is declared at the broker");
+                }
+                if let Found::DeclaredAgain = found {
+                    tracing::warn!("an exchange or the dead queue was deleted at the broker; declared it again");
+                }
+            }
+            Err(error) if error.is_away() => {
+                // The consumer logs the loss of the connection.
+                tracing::debug!(error = error_chain(&error), "the connection ended in the middle of a look");
+            }
+            Err(error) => {
+                let reason = error_chain(&error);
+                let news = outage.is_news(&reason);
+                if let QueueError::Forbidden(_) = error {
+                    forbidden_since = Some(Instant::now());
+                    metrics.rights_missing.set(1);
+                    if news {
+                        tracing::error!(
+                            error = reason,
+                            "somebody deleted at the broker what the worker may not declare"
+                        );
+                    }
+                } else if news {
+                    tracing::warn!(error = reason, "cannot look whether all is still declared, or declare it again");
+                }
+            }
+        }
+    }
+}
+
+/// What to do with an exchange or a queue that is missing.
+enum Missing {
+    IsDeclared,
+    /// This user was not allowed to declare it within the last minute.
+    IsLeft,
+}
+
+enum Found {
+    All,
+    /// Something was missing.
+    DeclaredAgain,
+    /// Something is missing, and was left so.
+    MissingLeft,
+}
+
+/// Has no time limit of its own: nothing waits for it, and a further request to a queue that does not answer would only occupy
+/// a further channel. The end of the connection ends it.
+async fn check(
+    link: &Link,
+    queue: &Queue,
+    catalogue: &Catalogue,
+    unchecked: &mut Unchecked,
+    missing: Missing,
+) -> Result<Found, QueueError> {
+    let mut declarer = Declarer::begin(link).await?;
+    let checked = check_all(&mut declarer, queue, catalogue, unchecked).await?;
+    let found = match (checked, missing) {
+        (Answer::Ok | Answer::Forbidden, _) => Found::All,
+        (Answer::Missing, Missing::IsLeft) => Found::MissingLeft,
+        (Answer::Missing, Missing::IsDeclared) => {
+            let (channel, not_checked) = declare(link, queue, catalogue).await?;
+            *unchecked = not_checked;
+            channel.close(200, name("done")).await?;
+            return Ok(Found::DeclaredAgain);
+        }
+    };
+    declarer.close().await?;
+    Ok(found)
+}
+
+/// Checks whether each exchange and queue exists, and binds the queues again: if somebody deleted and recreated one between
+/// two checks, its bindings are lost.
+async fn check_all(
+    declarer: &mut Declarer<'_>,
+    queue: &Queue,
+    catalogue: &Catalogue,
+    unchecked: &mut Unchecked,
+) -> Result<Answer, QueueError> {
+    for entity in entities(queue).iter().filter(|entity| !entity.is_queue(&queue.worker_queue)) {
+        if unchecked.hidden.iter().any(|hidden| hidden == entity.name) {
+            continue;
+        }
+        match declarer.check_exists(entity).await? {
+            Answer::Ok => {}
+            Answer::Forbidden => unchecked.hidden.push(entity.name.to_owned()),
+            Answer::Missing => return Ok(Answer::Missing),
+        }
+    }
+    declarer.bind_all(queue, catalogue, unchecked).await
+}
