@@ -1,7 +1,7 @@
-//! Reads what RabbitMQ's management plugin knows of our queues and AMQP does not tell: policies, members, alarms. The only
-//! door to it.
+//! Reads from RabbitMQ's management plugin, over HTTP, what AMQP does not tell about our queues: policies, members, alarms. No
+//! other module speaks to the plugin.
 //!
-//! Nothing is changed there. Every answer is waited for as long as `amqp.connect_timeout` and no longer.
+//! Only GET requests are sent, each with a time limit of `amqp.connect_timeout`.
 
 use std::time::{Duration, Instant};
 
@@ -17,62 +17,67 @@ use crate::tls;
 
 mod policy;
 
-pub use policy::{Harm, InForce, Kept, SetBy, harms};
+pub(crate) use policy::{Harm, InForce, OurQueue, SetBy, harms};
 
-/// An answer is a queue's description, or a line.
+/// The largest answer: usually it describes one queue.
 const MAX_ANSWER_BYTES: usize = 1024 * 1024;
 
 /// Why the plugin could not be asked.
 #[derive(Debug, thiserror::Error)]
-pub enum ManagementError {
+pub(crate) enum ManagementError {
     #[error("it does not answer")]
     Unreachable(#[source] anyhow::Error),
-    /// Its login, its tags, or its rights in the virtual host.
+    /// The plugin refuses the user's login, its tags, or its rights in the virtual host.
     #[error("it refuses the user {user} ({reason})")]
     Refused { user: String, reason: String },
-    /// Something else answers, or another path is the right one.
+    /// Another server answers, or the URL has another path.
     #[error("what answers is no management plugin (HTTP {0})")]
-    Another(u16),
+    OtherServer(u16),
     #[error("its client cannot be set up")]
     Setup(#[source] anyhow::Error),
     #[error(transparent)]
     Login(#[from] QueueError),
 }
 
-/// The plugin, and whom it knows us as.
-pub struct Management {
+/// The plugin, with our login.
+pub(crate) struct Management {
     client: Client,
     url: Url,
     user: Credentials,
     virtual_host: String,
 }
 
-/// What it tells of a queue.
+/// The plugin's description of a queue.
 #[derive(Debug, Clone, Default)]
-pub struct Described {
+pub(crate) struct QueueDescription {
     /// `quorum`, `classic` …
-    pub kind: String,
-    pub arguments: Map<String, Value>,
-    /// What both policies together make. `None` if it is not told: the queue is only seconds old, or statistics are switched
-    /// off.
-    pub in_force: Option<Map<String, Value>>,
+    pub(crate) kind: String,
+    pub(crate) arguments: Map<String, Value>,
+    /// The policy and the operator policy, merged. `None` if the plugin does not tell: the queue is only seconds old, or
+    /// statistics are switched off.
+    pub(crate) in_force: Option<Map<String, Value>>,
     pub(crate) policy: Option<Policy>,
     pub(crate) operator_policy: Option<Policy>,
-    /// Nodes that hold a copy, and those of them that answer. Both are empty if it is not told.
-    pub members: Vec<String>,
-    pub online: Vec<String>,
+    /// The nodes that hold a copy. Empty if the plugin does not tell.
+    pub(crate) members: Vec<String>,
+    /// The members that answer. Empty if the plugin does not tell.
+    pub(crate) online: Vec<String>,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct Policy {
     name: String,
-    /// Not known unless both kinds apply and this user may read them.
+    /// `None` unless both kinds of policies apply and this user may read them.
     definition: Option<Map<String, Value>>,
 }
 
 impl Management {
-    /// `None` unless `amqp.management_url` is set. Nothing is asked yet.
-    pub fn new(amqp: &Amqp) -> Result<Option<Self>, ManagementError> {
+    /// `None` unless `amqp.management_url` is set. Sends no request.
+    ///
+    /// # Errors
+    ///
+    /// [`ManagementError::Login`] if `AMQP_URL` cannot be used, [`ManagementError::Setup`] if `amqp.ca_file` cannot be.
+    pub(crate) fn new(amqp: &Amqp) -> Result<Option<Self>, ManagementError> {
         let Some(config::Management { url, credentials }) = &amqp.management else { return Ok(None) };
         let Login { user, password, virtual_host } = queue::login(amqp)?;
         let user = credentials.clone().unwrap_or(Credentials { user, password });
@@ -80,27 +85,36 @@ impl Management {
         Ok(Some(Self { client, url: url.clone(), user, virtual_host }))
     }
 
-    /// Without credentials.
-    pub fn url(&self) -> &Url {
+    /// The plugin's URL, which holds no credentials.
+    pub(crate) fn url(&self) -> &Url {
         &self.url
     }
 
-    pub fn user(&self) -> &str {
+    pub(crate) fn user(&self) -> &str {
         &self.user.user
     }
 
-    /// Whether it lets this user in, and how long its answer took.
-    pub async fn greet(&self) -> Result<Duration, ManagementError> {
+    /// Checks the login, and returns how long the answer took.
+    ///
+    /// # Errors
+    ///
+    /// [`ManagementError::Refused`] if the login is refused, [`ManagementError::Unreachable`] if nothing answers,
+    /// [`ManagementError::OtherServer`] if the answer is not the plugin's.
+    pub(crate) async fn check_login(&self) -> Result<Duration, ManagementError> {
         let asked = Instant::now();
         match self.get(&["whoami"]).await? {
             (StatusCode::OK, Value::Object(me)) if me.contains_key("name") => Ok(asked.elapsed()),
-            (status, _) => Err(ManagementError::Another(status.as_u16())),
+            (status, _) => Err(ManagementError::OtherServer(status.as_u16())),
         }
     }
 
-    /// `None` if there is no such queue.
-    pub async fn queue(&self, name: &str) -> Result<Option<Described>, ManagementError> {
-        let Some(mut queue) = self.queue_alone(name).await? else { return Ok(None) };
+    /// The description of a queue. `None` if there is no such queue.
+    ///
+    /// # Errors
+    ///
+    /// As [`Management::check_login`].
+    pub(crate) async fn queue(&self, name: &str) -> Result<Option<QueueDescription>, ManagementError> {
+        let Some(mut queue) = self.describe(name).await? else { return Ok(None) };
         if let (Some(policy), Some(operator)) = (&mut queue.policy, &mut queue.operator_policy) {
             policy.definition = self.definition("policies", &policy.name).await;
             operator.definition = self.definition("operator-policies", &operator.name).await;
@@ -108,16 +122,16 @@ impl Management {
         Ok(Some(queue))
     }
 
-    /// Without the definition of each of its policies.
-    async fn queue_alone(&self, name: &str) -> Result<Option<Described>, ManagementError> {
+    /// The description without the definitions of the policies.
+    async fn describe(&self, name: &str) -> Result<Option<QueueDescription>, ManagementError> {
         match self.get(&["queues", &self.virtual_host, name]).await? {
             (StatusCode::OK, Value::Object(told)) => Ok(Some(described(&told))),
             (StatusCode::NOT_FOUND, _) => Ok(None),
-            (status, _) => Err(ManagementError::Another(status.as_u16())),
+            (status, _) => Err(ManagementError::OtherServer(status.as_u16())),
         }
     }
 
-    /// Only users with the tag policymaker may read them.
+    /// A policy's definition. `None` if this user may not read it, which takes the tag policymaker.
     async fn definition(&self, kind: &str, name: &str) -> Option<Map<String, Value>> {
         match self.get(&[kind, &self.virtual_host, name]).await {
             Ok((StatusCode::OK, told)) => told.get("definition")?.as_object().cloned(),
@@ -125,18 +139,22 @@ impl Management {
         }
     }
 
-    /// Each as `disk space on rabbit@host`.
-    pub async fn alarms(&self) -> Result<Vec<String>, ManagementError> {
+    /// The alarms in force, each as `disk space on rabbit@host`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Management::check_login`].
+    pub(crate) async fn alarms(&self) -> Result<Vec<String>, ManagementError> {
         match self.get(&["health", "checks", "alarms"]).await? {
             (StatusCode::OK, _) => Ok(Vec::new()),
             (StatusCode::SERVICE_UNAVAILABLE, told) if told.get("alarms").is_some() => {
                 Ok(told["alarms"].as_array().into_iter().flatten().map(alarm).collect())
             }
-            (status, _) => Err(ManagementError::Another(status.as_u16())),
+            (status, _) => Err(ManagementError::OtherServer(status.as_u16())),
         }
     }
 
-    /// The answer, and what it holds if that is JSON. A 404 may be one.
+    /// The status and the JSON of an answer; `null` if the answer is not JSON. A 404 with JSON is the plugin's answer.
     async fn get(&self, path: &[&str]) -> Result<(StatusCode, Value), ManagementError> {
         let mut url = self.url.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -150,8 +168,8 @@ impl Management {
                 let reason = reason.map_or_else(|| format!("HTTP {}", status.as_u16()), |text| printable(text, 200));
                 Err(ManagementError::Refused { user: self.user.user.clone(), reason })
             }
-            // RabbitMQ says so in JSON.
-            StatusCode::NOT_FOUND if told.is_null() => Err(ManagementError::Another(404)),
+            // The plugin's own 404 is JSON.
+            StatusCode::NOT_FOUND if told.is_null() => Err(ManagementError::OtherServer(404)),
             status => Ok((status, told)),
         }
     }
@@ -182,24 +200,24 @@ fn client(amqp: &Amqp) -> anyhow::Result<Client> {
     Ok(builder.build()?)
 }
 
-impl Described {
-    /// As far as it is told.
-    pub fn harms(&self, kept: Kept, expected: &config::Queue) -> Vec<Harm> {
-        harms(kept, self.in_force(&Map::new()), expected)
+impl QueueDescription {
+    /// The limits and rules in force that break a promise of ours, as far as the plugin tells.
+    pub(crate) fn harms(&self, queue: OurQueue, expected: &config::Queue) -> Vec<Harm> {
+        harms(queue, self.in_force(&Map::new()), expected)
     }
 
     fn in_force<'a>(&'a self, nothing: &'a Map<String, Value>) -> InForce<'a> {
         InForce { arguments: &self.arguments, policy: self.in_force.as_ref().unwrap_or(nothing) }
     }
 
-    /// How often a message may be handed out, by its argument and its policies. Without any the version of the broker
-    /// decides.
-    pub fn delivery_limit(&self) -> Option<i64> {
+    /// How often a message may be delivered, by the queue's argument and its policies. `None` if neither sets it: then the
+    /// version of the broker decides.
+    pub(crate) fn delivery_limit(&self) -> Option<i64> {
         self.in_force(&Map::new()).limit("delivery-limit").map(|(limit, _)| limit)
     }
 
-    /// Such as `the policy a`, or both if it is not known which.
-    pub fn named(&self, harm: &Harm) -> String {
+    /// What sets a harmful value, such as `the policy a`; both policies if it is not known which.
+    pub(crate) fn origin_of(&self, harm: &Harm) -> String {
         if harm.set_by == SetBy::Argument {
             return "the queue's own argument".to_owned();
         }
@@ -218,30 +236,34 @@ impl Described {
         }
     }
 
-    /// The names of those that apply.
-    pub fn policies(&self) -> Vec<&str> {
+    /// The names of the policies that apply.
+    pub(crate) fn policies(&self) -> Vec<&str> {
         self.policy.iter().chain(&self.operator_policy).map(|policy| policy.name.as_str()).collect()
     }
 }
 
-/// How often a message of the queue may be handed out before RabbitMQ drops it or makes a dead letter of it, where
-/// `amqp.management_url` tells. `None` also if it is not set.
-pub async fn delivery_limit(amqp: &Amqp, queue: &str) -> Result<Option<u32>, ManagementError> {
+/// How often a message of the queue may be delivered before RabbitMQ drops it or makes a dead letter of it. `None` if the
+/// plugin does not tell, or `amqp.management_url` is not set.
+///
+/// # Errors
+///
+/// As [`Management::new`] and [`Management::check_login`].
+pub(crate) async fn delivery_limit(amqp: &Amqp, queue: &str) -> Result<Option<u32>, ManagementError> {
     let Some(management) = Management::new(amqp)? else { return Ok(None) };
-    let told = management.queue_alone(queue).await?.filter(|queue| queue.in_force.is_some());
+    let told = management.describe(queue).await?.filter(|queue| queue.in_force.is_some());
     Ok(told.and_then(|queue| u32::try_from(queue.delivery_limit()?).ok()))
 }
 
-fn described(told: &Map<String, Value>) -> Described {
+fn described(told: &Map<String, Value>) -> QueueDescription {
     let text = |key: &str| told.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
-    // An empty one may come as a list.
+    // The plugin may send an empty object as an empty list.
     let object = |key: &str| told.get(key).and_then(Value::as_object).cloned().unwrap_or_default();
     let nodes = |key: &str| -> Vec<String> {
         let nodes = told.get(key).and_then(Value::as_array).into_iter().flatten();
         nodes.filter_map(Value::as_str).map(|node| printable(node, 200)).collect()
     };
     let policy = |key: &str| text(key).map(|name| Policy { name: printable(name, 200), definition: None });
-    Described {
+    QueueDescription {
         kind: text("type").unwrap_or("unknown").to_owned(),
         arguments: object("arguments"),
         in_force: told.contains_key("effective_policy_definition").then(|| object("effective_policy_definition")),
@@ -270,7 +292,7 @@ mod tests {
 
     use super::*;
 
-    fn told(value: Value) -> Described {
+    fn told(value: Value) -> QueueDescription {
         described(value.as_object().unwrap())
     }
 
@@ -296,13 +318,13 @@ mod tests {
     fn a_harm_is_laid_to_the_policy_that_sets_it() {
         let harm = |set_by| Harm { key: "max-length", value: "5".into(), set_by, loses: true, consequence: "" };
         let mut queue = told(json!({"policy": "a", "operator_policy": "b"}));
-        assert_eq!(queue.named(&harm(SetBy::Argument)), "the queue's own argument");
-        assert_eq!(queue.named(&harm(SetBy::Policy)), "the policy a or the operator policy b");
+        assert_eq!(queue.origin_of(&harm(SetBy::Argument)), "the queue's own argument");
+        assert_eq!(queue.origin_of(&harm(SetBy::Policy)), "the policy a or the operator policy b");
         let definition = |value: Value| value.as_object().cloned();
         queue.policy.as_mut().unwrap().definition = definition(json!({"max-length": 9}));
         queue.operator_policy.as_mut().unwrap().definition = definition(json!({"max-length": 5}));
-        assert_eq!(queue.named(&harm(SetBy::Policy)), "the operator policy b");
-        assert_eq!(told(json!({"policy": "a"})).named(&harm(SetBy::Policy)), "the policy a");
+        assert_eq!(queue.origin_of(&harm(SetBy::Policy)), "the operator policy b");
+        assert_eq!(told(json!({"policy": "a"})).origin_of(&harm(SetBy::Policy)), "the policy a");
     }
 
     #[test]

@@ -41,17 +41,17 @@ mod publisher;
 mod quorum;
 mod topology;
 
-pub use acks::{Acknowledger, Settled, Settlement};
-pub use attachment::{Incoming, Receipt};
-pub use consumer::Consumer;
-pub use dead_letters::letter::DeadLetter;
-pub use dead_letters::rewriter::RewriteError;
-pub use dead_letters::{BATCH, BATCH_BYTES, Counted, DeadLetters};
-pub use depth::Depth;
+pub(crate) use acks::{Acknowledger, Settled, Settlement};
+pub(crate) use attachment::{Incoming, Receipt};
+pub(crate) use consumer::Consumer;
+pub(crate) use dead_letters::letter::DeadLetter;
+pub(crate) use dead_letters::rewriter::RewriteError;
+pub(crate) use dead_letters::{BATCH, BATCH_BYTES, Counted, DeadLetters};
+pub(crate) use depth::Depth;
 pub use error::QueueError;
-pub use inspect::{Broker, RoundTrip, Topology};
-pub use publisher::{PublishError, Publisher};
-pub use quorum::{Quorum, check_quorum};
+pub(crate) use inspect::{Broker, RoundTrip, Topology};
+pub use publisher::{PublishError, Publisher, Unconfirmed};
+pub(crate) use quorum::{Quorum, check_quorum};
 
 /// Checks `AMQP_URL` and `amqp.ca_file` without connecting.
 ///
@@ -75,7 +75,7 @@ pub(crate) fn trust(settings: &Amqp) -> Trust<'_> {
 
 /// The user with which we log in, and the virtual host.
 #[derive(Debug, Clone)]
-pub struct Login {
+pub(crate) struct Login {
     pub(crate) user: String,
     pub(crate) password: SecretText,
     pub(crate) virtual_host: String,

@@ -1,57 +1,58 @@
-//! Which policies break what we promise for a queue. Pure.
+//! Which policies break a promise of ours about a queue. Pure.
 //!
-//! RabbitMQ lays a policy and an operator policy over a queue's own arguments. Of two limits the lower one counts. Of two
-//! values of `overflow` a quorum queue takes the policy's, of anything else the argument:
-//! <https://www.rabbitmq.com/docs/policies>.
+//! RabbitMQ combines a queue's arguments with a policy and an operator policy (<https://www.rabbitmq.com/docs/policies>). If
+//! two of them set the same limit, the lower one is in force. If two set `overflow`, a quorum queue uses the policy's value;
+//! for any other key it uses the argument's.
 
 use serde_json::{Map, Value};
 
 use crate::config::Queue;
 
-/// Which of our queues.
+/// One of our two queues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kept {
-    /// Events that wait for a worker.
+pub(crate) enum OurQueue {
+    /// The worker queue: events that wait for a worker.
     Events,
+    /// The dead queue.
     DeadLetters,
 }
 
-/// A limit or a rule of a queue under which we cannot keep a promise.
+/// A limit or a rule in force for a queue that breaks a promise of ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Harm {
-    /// As policies spell it, such as `max-length`.
-    pub key: &'static str,
-    /// As RabbitMQ has it; empty if nothing is set.
-    pub value: String,
-    pub set_by: SetBy,
-    /// Whether something is lost. Else it is only kept from being delivered.
-    pub loses: bool,
-    /// What happens to what.
-    pub consequence: &'static str,
+pub(crate) struct Harm {
+    /// The key as in a policy, such as `max-length`.
+    pub(crate) key: &'static str,
+    /// The value in force; empty if nothing is set.
+    pub(crate) value: String,
+    pub(crate) set_by: SetBy,
+    /// Whether messages are lost. Otherwise they are only not delivered.
+    pub(crate) loses: bool,
+    /// What happens to which messages, for an operator.
+    pub(crate) consequence: &'static str,
 }
 
-/// Where a value comes from.
+/// What sets a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SetBy {
+pub(crate) enum SetBy {
     Policy,
-    /// The queue was declared so, or without it.
+    /// The queue was declared with the value, or without any.
     Argument,
 }
 
 /// What is in force for a queue.
 #[derive(Debug, Clone, Copy)]
-pub struct InForce<'a> {
-    /// With their `x-`.
-    pub arguments: &'a Map<String, Value>,
-    /// The policy and the operator policy as one.
-    pub policy: &'a Map<String, Value>,
+pub(crate) struct InForce<'a> {
+    /// The queue's arguments, whose keys begin with `x-`.
+    pub(crate) arguments: &'a Map<String, Value>,
+    /// The policy and the operator policy, merged.
+    pub(crate) policy: &'a Map<String, Value>,
 }
 
-/// All of them, those that lose something first.
-pub fn harms(kept: Kept, queue: InForce<'_>, expected: &Queue) -> Vec<Harm> {
-    let mut found = match kept {
-        Kept::Events => of_events(queue, expected),
-        Kept::DeadLetters => of_dead_letters(queue, expected),
+/// Every harm for a queue, those that lose messages first. `expected` is how a worker declares it.
+pub(crate) fn harms(queue: OurQueue, in_force: InForce<'_>, expected: &Queue) -> Vec<Harm> {
+    let mut found = match queue {
+        OurQueue::Events => of_events(in_force, expected),
+        OurQueue::DeadLetters => of_dead_letters(in_force, expected),
     };
     found.sort_by_key(|harm| !harm.loses);
     found
@@ -59,10 +60,10 @@ pub fn harms(kept: Kept, queue: InForce<'_>, expected: &Queue) -> Vec<Harm> {
 
 fn of_events(queue: InForce<'_>, expected: &Queue) -> Vec<Harm> {
     let mut found = Vec::new();
-    let dying = queue.rule("dead-letter-exchange");
-    found.extend(match &dying {
+    let exchange = queue.rule("dead-letter-exchange");
+    found.extend(match &exchange {
         Some((value, _)) if *value == expected.dead_exchange => None,
-        Some(_) => harm(dying.clone(), "dead-letter-exchange", Loses(true), "what is rejected goes elsewhere"),
+        Some(_) => harm(exchange.clone(), "dead-letter-exchange", Loses(true), "what is rejected goes elsewhere"),
         None => unset("dead-letter-exchange", "what is rejected, or handed out too often, is dropped"),
     });
     found.extend(other_than("at-least-once", queue.rule("dead-letter-strategy"), "dead-letter-strategy"));
@@ -122,12 +123,13 @@ fn harm<T: ToString>(
     found.map(|(value, set_by)| Harm { key, value: value.to_string(), set_by, loses, consequence })
 }
 
-/// What a queue lacks that we would have declared it with.
+/// A key that is not set and that a worker would have declared.
 fn unset(key: &'static str, consequence: &'static str) -> Option<Harm> {
     harm(Some(("", SetBy::Argument)), key, Loses(true), consequence)
 }
 
-/// RabbitMQ moves dead letters without losing any only if both rules are as we declare them.
+/// A rule with another value than ours. RabbitMQ loses no message on its way to the dead queue only if `dead-letter-strategy`
+/// and `overflow` are as we declare them.
 fn other_than(ours: &str, rule: Option<(String, SetBy)>, key: &'static str) -> Option<Harm> {
     let consequence = "what is rejected may be lost when the broker dies meanwhile";
     match rule {
@@ -138,21 +140,21 @@ fn other_than(ours: &str, rule: Option<(String, SetBy)>, key: &'static str) -> O
 }
 
 impl InForce<'_> {
-    /// The lower one of both. A negative one, which RabbitMQ 4 knows as a delivery limit, is no limit.
-    pub fn limit(&self, key: &str) -> Option<(i64, SetBy)> {
+    /// A limit: the lower one of argument and policy. A negative delivery limit means no limit (RabbitMQ 4).
+    pub(crate) fn limit(&self, key: &str) -> Option<(i64, SetBy)> {
         let number = |from: &Map<String, Value>, key: &str| from.get(key).and_then(Value::as_i64);
         let argument = number(self.arguments, &format!("x-{key}")).map(|limit| (limit, SetBy::Argument));
         let policy = number(self.policy, key).map(|limit| (limit, SetBy::Policy));
-        // With equal ones a policy changes nothing.
+        // If both are equal, the first one counts as the origin: the policy changes nothing.
         argument.into_iter().chain(policy).min_by_key(|(limit, _)| (*limit < 0, *limit))
     }
 
-    /// The argument, else the policy.
+    /// A rule: the argument's value, or else the policy's.
     fn rule(&self, key: &str) -> Option<(String, SetBy)> {
         self.argument(key).or_else(|| self.policy(key))
     }
 
-    /// The policy, else the argument.
+    /// `overflow`: the policy's value, or else the argument's.
     fn overflow(&self) -> Option<(String, SetBy)> {
         self.policy("overflow").or_else(|| self.argument("overflow"))
     }
@@ -196,10 +198,10 @@ mod tests {
     }
 
     /// What a worker declares.
-    fn declared(kept: Kept) -> Map<String, Value> {
-        let arguments = match kept {
-            Kept::DeadLetters => json!({"x-queue-type": "quorum", "x-delivery-limit": 1_000_000}),
-            Kept::Events => json!({
+    fn declared(queue: OurQueue) -> Map<String, Value> {
+        let arguments = match queue {
+            OurQueue::DeadLetters => json!({"x-queue-type": "quorum", "x-delivery-limit": 1_000_000}),
+            OurQueue::Events => json!({
                 "x-queue-type": "quorum", "x-delivery-limit": 100, "x-dead-letter-exchange": "dead",
                 "x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish",
             }),
@@ -211,10 +213,10 @@ mod tests {
         value.as_object().unwrap().clone()
     }
 
-    /// `key` and a word for each.
-    fn found(kept: Kept, arguments: &Map<String, Value>, policy: Value) -> Vec<String> {
+    /// Each harm as its key and `loses` or `hinders`.
+    fn found(queue: OurQueue, arguments: &Map<String, Value>, policy: Value) -> Vec<String> {
         let policy = map(policy);
-        let harms = harms(kept, InForce { arguments, policy: &policy }, &expected());
+        let harms = harms(queue, InForce { arguments, policy: &policy }, &expected());
         let said = |harm: &Harm| format!("{} {}", harm.key, if harm.loses { "loses" } else { "hinders" });
         harms.iter().map(said).collect()
     }
@@ -235,18 +237,22 @@ mod tests {
                 &["overflow loses", "max-length hinders"],
                 &["max-length loses"],
             ),
-            // Of `overflow` the policy's counts, and without a limit it does no harm to the dead queue.
+            // The policy's `overflow` is in force, and without a limit it does no harm to the dead queue.
             (json!({"overflow": "drop-head"}), &["overflow loses"], &[]),
             (json!({"overflow": "reject-publish"}), &[], &[]),
             (json!({"expires": 1_000}), &["expires loses"], &["expires loses"]),
-            // Our own arguments count more.
+            // Our own arguments are in force.
             (json!({"dead-letter-exchange": "x", "dead-letter-strategy": "y"}), &[], &[]),
-            // Of other kinds of queues, or of no consequence.
+            // Keys of other kinds of queues, or without consequence.
             (json!({"queue-version": 2, "queue-mode": "lazy", "ha-mode": "all", "max-in-memory-length": 1}), &[], &[]),
         ];
         for (policy, events, dead) in table {
-            assert_eq!(found(Kept::Events, &declared(Kept::Events), policy.clone()), *events, "{policy}");
-            assert_eq!(found(Kept::DeadLetters, &declared(Kept::DeadLetters), policy.clone()), *dead, "{policy}");
+            assert_eq!(found(OurQueue::Events, &declared(OurQueue::Events), policy.clone()), *events, "{policy}");
+            assert_eq!(
+                found(OurQueue::DeadLetters, &declared(OurQueue::DeadLetters), policy.clone()),
+                *dead,
+                "{policy}"
+            );
         }
     }
 
@@ -254,13 +260,13 @@ mod tests {
     fn a_queue_that_somebody_declared_without_our_arguments_is_judged_too() {
         let bare = map(json!({"x-queue-type": "quorum"}));
         let all = ["dead-letter-exchange loses", "dead-letter-strategy loses", "overflow loses"];
-        assert_eq!(found(Kept::Events, &bare, json!({})), all);
+        assert_eq!(found(OurQueue::Events, &bare, json!({})), all);
         let by_policy =
             json!({"dead-letter-exchange": "dead", "dead-letter-strategy": "at-least-once", "overflow": "drop-head"});
-        assert_eq!(found(Kept::Events, &bare, by_policy), ["overflow loses"]);
+        assert_eq!(found(OurQueue::Events, &bare, by_policy), ["overflow loses"]);
         let elsewhere = json!({"dead-letter-exchange": "x", "dead-letter-strategy": "at-most-once"});
-        assert_eq!(found(Kept::Events, &bare, elsewhere), all);
-        assert_eq!(found(Kept::DeadLetters, &bare, json!({})), ["delivery-limit loses"]);
+        assert_eq!(found(OurQueue::Events, &bare, elsewhere), all);
+        assert_eq!(found(OurQueue::DeadLetters, &bare, json!({})), ["delivery-limit loses"]);
     }
 
     #[test]
@@ -268,7 +274,7 @@ mod tests {
         let arguments = map(json!({"x-delivery-limit": 5}));
         let of = |policy: Value| {
             let policy = map(policy);
-            harms(Kept::DeadLetters, InForce { arguments: &arguments, policy: &policy }, &expected())[0].clone()
+            harms(OurQueue::DeadLetters, InForce { arguments: &arguments, policy: &policy }, &expected())[0].clone()
         };
         let Harm { value, set_by, .. } = of(json!({"delivery-limit": 3}));
         assert_eq!((value.as_str(), set_by), ("3", SetBy::Policy));
@@ -280,8 +286,8 @@ mod tests {
 
     #[test]
     fn a_queue_that_a_policy_keeps_from_refusing_drops_what_is_old() {
-        let (arguments, policy) = (declared(Kept::Events), map(json!({"overflow": "drop-head", "max-length": 9})));
-        let harms = harms(Kept::Events, InForce { arguments: &arguments, policy: &policy }, &expected());
+        let (arguments, policy) = (declared(OurQueue::Events), map(json!({"overflow": "drop-head", "max-length": 9})));
+        let harms = harms(OurQueue::Events, InForce { arguments: &arguments, policy: &policy }, &expected());
         let said: Vec<_> = harms.iter().map(|harm| (harm.value.as_str(), harm.set_by, harm.consequence)).collect();
         let overflow = ("drop-head", SetBy::Policy, "what is rejected may be lost when the broker dies meanwhile");
         let length = ("9", SetBy::Policy, "once so much waits, the oldest events become dead letters");
@@ -289,14 +295,14 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a policy sets, a lower limit is never judged more mildly.
+        /// A lower limit never has fewer harms.
         #[test]
         fn a_lower_limit_is_no_better(
             key in prop::sample::select(vec!["delivery-limit", "message-ttl", "max-length", "max-length-bytes", "expires"]),
             one in 0..3_000_000_i64, other in 0..3_000_000_i64,
         ) {
-            for kept in [Kept::Events, Kept::DeadLetters] {
-                let of = |limit: i64| found(kept, &declared(kept), json!({key: limit}));
+            for queue in [OurQueue::Events, OurQueue::DeadLetters] {
+                let of = |limit: i64| found(queue, &declared(queue), json!({key: limit}));
                 prop_assert!(of(one.min(other)).len() >= of(one.max(other)).len());
             }
         }

@@ -1,5 +1,16 @@
-//! Settles broker messages, in as few frames as possible. One owner: grouped acks that overtake each other would close
+//! Settles broker messages, in as few frames as possible: a single ack frame can cover every message up to its delivery tag.
+//!
+//! One task sends all frames. If an ack for a group overtook an earlier ack, the broker would see a tag settled twice and close
 //! the channel.
+//!
+//! ```text
+//!  delivery tag    1   2   3   4   5   6   7   8      ✓ settled: acked, or rejected or returned by nack
+//!                  ✓   ✓   ✓   ·   D   D   ·   ✓      D done, ack not sent yet     · not settled by the worker
+//!                          ▲       └─┬─┘
+//!              settled_up_to       unacked: wait for 4, so that one frame covers 4, 5 and 6
+//! ```
+//!
+//! If 4 takes longer than one to two intervals of 10 ms, or too many wait, then 5 and 6 get an ack frame each.
 
 use std::collections::{BTreeSet, HashMap};
 use std::pin::Pin;
@@ -15,37 +26,39 @@ use tokio::time::MissedTickBehavior;
 
 use super::attachment::{Attachment, Receipt};
 
-/// A broker message whose fate is decided.
+/// A broker message, and what becomes of it.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Settled<R = Receipt> {
-    pub receipt: R,
-    pub settlement: Settlement,
+pub(crate) struct Settled<R = Receipt> {
+    pub(crate) receipt: R,
+    pub(crate) settlement: Settlement,
 }
 
+/// What becomes of a broker message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settlement {
-    /// Everything it asked for is done or recorded.
+pub(crate) enum Settlement {
+    /// All its deliveries are recorded: ack it.
     Done,
-    /// It is no event: the broker makes a dead letter of it.
+    /// It is not an event: reject it, and the broker makes a dead letter of it.
     Dead,
-    /// Not worked on to the end, through no fault of its own: the broker hands it out again.
+    /// The worker could not finish it, for a reason outside the message: the broker delivers it again.
     Returned,
 }
 
-/// Done messages that wait for a group at most, lest they fill the consumer's prefetch.
-const MAX_HELD: usize = 256;
-/// Between acks of messages that older ones keep from being acked with them.
-const ACKS_APART: Duration = Duration::from_millis(10);
-/// Batches settled at a time.
-const BATCHES: usize = 64;
+/// How many done messages may wait for a group. They count towards the consumer's prefetch, and must not fill it.
+const MAX_UNACKED: usize = 256;
+/// Between two rounds of single acks, for messages that wait for an older one.
+const SINGLE_ACKS_EVERY: Duration = Duration::from_millis(10);
+/// How many batches of the recorder are settled together.
+const MAX_BATCHES: usize = 64;
 
-/// Sends acks for all channels the consumer has had. A message that is done before an older one waits a little for a
-/// group that covers it: acks of their own cost the broker more than delivering does.
+/// Sends the acks for every channel that the consumer has had. A message that is done before an older one waits a little for a
+/// group: an ack frame for each message would cost the broker more than delivering the message.
 #[derive(Debug, Default)]
-pub struct Acknowledger {
+pub(crate) struct Acknowledger {
     channels: HashMap<u64, Ledger>,
 }
 
+/// The messages of one channel.
 #[derive(Debug)]
 struct Ledger {
     channel: Channel,
@@ -53,29 +66,29 @@ struct Ledger {
 }
 
 impl Acknowledger {
-    /// Settles what comes, until nobody sends `settled` any more and everything has gone out. Whoever records does not
-    /// wait for the frames of earlier batches, unless the channel is full: then the connection takes nothing.
-    pub async fn run(
+    /// Settles the messages of `settled` and `returned`, until all senders of `settled` are dropped and every frame is sent.
+    /// The recorder does not wait for the frames, unless the channel `settled` is full: then the broker takes nothing.
+    pub(crate) async fn run(
         mut self,
         mut settled: mpsc::Receiver<Vec<Settled>>,
         returned: &mut mpsc::UnboundedReceiver<Settled>,
     ) {
         let (mut batches, mut ended) = (Vec::new(), false);
-        let mut regularly = tokio::time::interval(ACKS_APART);
+        let mut regularly = tokio::time::interval(SINGLE_ACKS_EVERY);
         regularly.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while !ended || self.holds_any() || !returned.is_empty() {
+        while !ended || self.has_unacked() || !returned.is_empty() {
             tokio::select! {
-                received = settled.recv_many(&mut batches, BATCHES), if !ended => {
+                received = settled.recv_many(&mut batches, MAX_BATCHES), if !ended => {
                     ended = received == 0;
                     self.settle(batches.drain(..).flatten().collect()).await;
                 }
-                Some(first) = returned.recv() => self.settle(all_of(first, returned)).await,
-                _ = regularly.tick(), if self.holds_any() => self.settle_held().await,
+                Some(first) = returned.recv() => self.settle(all_that_came(first, returned)).await,
+                _ = regularly.tick(), if self.has_unacked() => self.ack_singly().await,
             }
         }
     }
 
-    /// Settles messages. What belongs to a channel that is gone is forgotten: the broker hands it out again.
+    /// Settles messages. Those of a channel that has ended are ignored: the broker delivers them again.
     async fn settle(&mut self, settled: Vec<Settled>) {
         let mut by_channel: HashMap<u64, Vec<(u64, Settlement)>> = HashMap::new();
         for Settled { receipt, settlement } in settled {
@@ -97,17 +110,17 @@ impl Acknowledger {
         }
     }
 
-    /// Whether something waits for its group.
-    fn holds_any(&self) -> bool {
-        self.channels.values().any(|ledger| ledger.tags.holds_any())
+    /// Whether done messages wait for a group.
+    fn has_unacked(&self) -> bool {
+        self.channels.values().any(|ledger| ledger.tags.has_unacked())
     }
 
-    /// To be called now and then while something waits: acks alone what waited since the last time.
-    async fn settle_held(&mut self) {
+    /// To be called regularly while messages wait for a group: sends an ack for each one that waited since the last call.
+    async fn ack_singly(&mut self) {
         let numbers: Vec<u64> = self.channels.keys().copied().collect();
         for number in numbers {
             let Some(ledger) = self.channels.get_mut(&number) else { continue };
-            let acks = ledger.tags.settle_held();
+            let acks = ledger.tags.ack_singly();
             self.send(number, acks).await;
         }
     }
@@ -115,73 +128,75 @@ impl Acknowledger {
     async fn send(&mut self, number: u64, acks: Acks) {
         let Some(ledger) = self.channels.get(&number) else { return };
         if let Err(error) = acks.send(&ledger.channel).await {
-            // The consumer sees the same and attaches again.
+            // The consumer gets the same error, and attaches again.
             tracing::debug!(error = crate::error_chain(&error), "acks were not sent");
             self.channels.remove(&number);
         }
     }
 }
 
-/// Which delivery tags of one channel are settled. The broker counts them from 1 without gaps.
+/// The delivery tags of one channel. The broker counts them from 1 without gaps. See the picture at the head of this file.
 #[derive(Debug, Default)]
 struct Tags {
-    /// Everything up to here is settled.
-    low: u64,
-    /// Settled tags above `low + 1`.
-    above: BTreeSet<u64>,
-    /// Those of them that are done but not acked yet, and have been so for longer.
-    held: BTreeSet<u64>,
-    newly_held: BTreeSet<u64>,
+    /// The worker has settled every tag up to this one.
+    settled_up_to: u64,
+    /// Tags above `settled_up_to + 1` that the worker has settled.
+    settled_above: BTreeSet<u64>,
+    /// Those of `settled_above` that are done and whose ack is not sent: since the last round of single acks, or for longer.
+    unacked_new: BTreeSet<u64>,
+    unacked_old: BTreeSet<u64>,
 }
 
 /// Frames that settle messages.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Acks {
-    /// Not done; `true` has the broker hand it out again.
+    /// Tags to reject, each with whether the broker delivers the message again (`requeue`).
     nacks: Vec<(u64, bool)>,
-    /// Acknowledges everything up to this tag that is not settled yet.
+    /// One ack for every tag up to this one that the broker does not have as settled.
     up_to: Option<u64>,
+    /// One ack for each tag.
     single: Vec<u64>,
 }
 
 impl Tags {
     fn settle(&mut self, settled: &[(u64, Settlement)]) -> Acks {
-        let (mut nacks, mut done) = (Vec::new(), std::mem::take(&mut self.newly_held));
+        let (mut nacks, mut done) = (Vec::new(), std::mem::take(&mut self.unacked_new));
         for (tag, settlement) in settled {
-            self.above.insert(*tag);
+            self.settled_above.insert(*tag);
             match settlement {
                 Settlement::Done => drop(done.insert(*tag)),
                 Settlement::Dead => nacks.push((*tag, false)),
                 Settlement::Returned => nacks.push((*tag, true)),
             }
         }
-        while self.above.remove(&(self.low + 1)) {
-            self.low += 1;
+        while self.settled_above.remove(&(self.settled_up_to + 1)) {
+            self.settled_up_to += 1;
         }
-        self.newly_held = done.split_off(&(self.low + 1));
-        let held = self.held.split_off(&(self.low + 1));
-        let covered = std::mem::replace(&mut self.held, held);
-        // The broker refuses a tag that is settled already, so the group ends with one that is being settled now.
+        self.unacked_new = done.split_off(&(self.settled_up_to + 1));
+        let unacked_old = self.unacked_old.split_off(&(self.settled_up_to + 1));
+        let covered = std::mem::replace(&mut self.unacked_old, unacked_old);
+        // The group must end with a tag whose ack is not sent yet: the broker refuses a tag that is settled already.
         let up_to = done.last().max(covered.last()).copied();
-        let single = match self.held.len() + self.newly_held.len() > MAX_HELD {
-            true => [&mut self.held, &mut self.newly_held].into_iter().flat_map(std::mem::take).collect(),
+        let single = match self.unacked_old.len() + self.unacked_new.len() > MAX_UNACKED {
+            true => [&mut self.unacked_old, &mut self.unacked_new].into_iter().flat_map(std::mem::take).collect(),
             false => Vec::new(),
         };
         Acks { nacks, up_to, single }
     }
 
-    fn settle_held(&mut self) -> Acks {
-        let longer = std::mem::replace(&mut self.held, std::mem::take(&mut self.newly_held));
-        Acks { single: longer.into_iter().collect(), ..Acks::default() }
+    fn ack_singly(&mut self) -> Acks {
+        let old = std::mem::replace(&mut self.unacked_old, std::mem::take(&mut self.unacked_new));
+        Acks { single: old.into_iter().collect(), ..Acks::default() }
     }
 
-    fn holds_any(&self) -> bool {
-        !(self.held.is_empty() && self.newly_held.is_empty())
+    fn has_unacked(&self) -> bool {
+        !(self.unacked_old.is_empty() && self.unacked_new.is_empty())
     }
 }
 
 impl Acks {
-    /// Has all frames go out in this order, and then waits until they are written.
+    /// Hands all frames to the library in this order, and then waits until they are written. Waiting for each frame before the
+    /// next one would cost a switch to the library's thread per frame.
     async fn send(self, channel: &Channel) -> lapin::Result<()> {
         let nack = |(tag, requeue)| channel.basic_nack(tag, BasicNackOptions { requeue, multiple: false });
         let ack = |(tag, multiple)| channel.basic_ack(tag, BasicAckOptions { multiple });
@@ -199,11 +214,11 @@ impl Acks {
     }
 }
 
-/// A frame that is to be written, and the news that it is.
+/// Hands a frame over at the first poll, and is ready once the frame is written.
 type Frame<'a> = Pin<Box<dyn Future<Output = lapin::Result<()>> + Send + 'a>>;
 
-/// Whatever is there now.
-fn all_of(first: Settled, returned: &mut mpsc::UnboundedReceiver<Settled>) -> Vec<Settled> {
+/// `first` and every further message that has come by now.
+fn all_that_came(first: Settled, returned: &mut mpsc::UnboundedReceiver<Settled>) -> Vec<Settled> {
     std::iter::once(first).chain(std::iter::from_fn(|| returned.try_recv().ok())).collect()
 }
 
@@ -213,29 +228,29 @@ mod tests {
     use proptest::prelude::*;
     use std::ops::RangeInclusive;
 
-    /// What the broker does: it knows what is outstanding and refuses anything else.
+    /// A model of the broker, which knows the unsettled tags and refuses any other.
     #[derive(Default)]
     struct Broker {
-        outstanding: BTreeSet<u64>,
+        unsettled: BTreeSet<u64>,
         acked: BTreeSet<u64>,
     }
 
     impl Broker {
         fn deliver(tags: RangeInclusive<u64>) -> Self {
-            Self { outstanding: tags.collect(), acked: BTreeSet::new() }
+            Self { unsettled: tags.collect(), acked: BTreeSet::new() }
         }
 
-        fn take(&mut self, acks: &Acks) {
+        fn receive(&mut self, acks: &Acks) {
             for (tag, _) in &acks.nacks {
-                assert!(self.outstanding.remove(tag), "unknown delivery tag {tag}");
+                assert!(self.unsettled.remove(tag), "unknown delivery tag {tag}");
             }
             if let Some(up_to) = acks.up_to {
-                assert!(self.outstanding.contains(&up_to), "unknown delivery tag {up_to}");
-                let later = self.outstanding.split_off(&(up_to + 1));
-                self.acked.extend(std::mem::replace(&mut self.outstanding, later));
+                assert!(self.unsettled.contains(&up_to), "unknown delivery tag {up_to}");
+                let later = self.unsettled.split_off(&(up_to + 1));
+                self.acked.extend(std::mem::replace(&mut self.unsettled, later));
             }
             for tag in &acks.single {
-                assert!(self.outstanding.remove(tag), "unknown delivery tag {tag}");
+                assert!(self.unsettled.remove(tag), "unknown delivery tag {tag}");
                 self.acked.insert(*tag);
             }
         }
@@ -254,17 +269,17 @@ mod tests {
             for (round, tags_at_once) in order.chunks(batch).enumerate() {
                 let settlement = |tag: &u64| if dead.contains(tag) { Settlement::Dead } else { Settlement::Done };
                 let settled: Vec<_> = tags_at_once.iter().map(|tag| (*tag, settlement(tag))).collect();
-                broker.take(&tags.settle(&settled));
+                broker.receive(&tags.settle(&settled));
                 decided.extend(tags_at_once.iter().filter(|tag| !dead.contains(tag)));
                 if round % rounds == 0 {
-                    broker.take(&tags.settle_held());
+                    broker.receive(&tags.ack_singly());
                 }
                 prop_assert!(broker.acked.is_subset(&decided));
-                prop_assert!(decided.len() - broker.acked.len() <= MAX_HELD);
-                prop_assert_eq!(tags.holds_any(), broker.acked != decided);
+                prop_assert!(decided.len() - broker.acked.len() <= MAX_UNACKED);
+                prop_assert_eq!(tags.has_unacked(), broker.acked != decided);
             }
-            prop_assert!(broker.outstanding.is_empty());
-            prop_assert!(tags.above.is_empty() && !tags.holds_any());
+            prop_assert!(broker.unsettled.is_empty());
+            prop_assert!(tags.settled_above.is_empty() && !tags.has_unacked());
         }
     }
 
@@ -289,8 +304,8 @@ mod tests {
     fn a_message_behind_a_slow_one_is_acked_alone_in_the_end() {
         let mut tags = Tags::default();
         assert_eq!(tags.settle(&done(&[2])), Acks::default());
-        assert_eq!(tags.settle_held(), Acks::default());
-        assert_eq!(tags.settle_held(), Acks { single: vec![2], ..Acks::default() });
+        assert_eq!(tags.ack_singly(), Acks::default());
+        assert_eq!(tags.ack_singly(), Acks { single: vec![2], ..Acks::default() });
         assert_eq!(tags.settle(&done(&[1])), Acks { up_to: Some(1), ..Acks::default() });
     }
 }

@@ -13,7 +13,7 @@ use crate::event::Properties;
 
 /// A broker message, to be settled exactly once.
 #[derive(Debug)]
-pub struct Incoming {
+pub(crate) struct Incoming {
     pub(crate) body: Vec<u8>,
     pub(crate) properties: Properties,
     /// The message may have been worked on before.
@@ -37,7 +37,7 @@ impl Incoming {
 
 /// What it takes to settle a message: its channel, and its delivery tag there.
 #[derive(Debug, Clone)]
-pub struct Receipt {
+pub(crate) struct Receipt {
     pub(super) attachment: Arc<Attachment>,
     pub(super) tag: u64,
 }

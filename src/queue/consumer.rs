@@ -51,7 +51,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The consumer of the worker queue.
 #[derive(Debug)]
-pub struct Consumer {
+pub(crate) struct Consumer {
     pub(crate) amqp: Amqp,
     pub(crate) queue: Queue,
     pub(crate) catalogue: Catalogue,

@@ -34,13 +34,13 @@ pub(super) mod rewriter;
 const RETURN_TIMEOUT: Duration = Duration::from_secs(5);
 const RETURN_POLL: Duration = Duration::from_millis(20);
 /// How many letters at most are read before the selected ones are removed. See [`DeadLetters::remove`].
-pub const BATCH: usize = 24;
+pub(crate) const BATCH: usize = 24;
 /// No further letter is read for a batch whose bodies have so many bytes.
-pub const BATCH_BYTES: usize = 16 * 1024 * 1024;
+pub(crate) const BATCH_BYTES: usize = 16 * 1024 * 1024;
 
 /// The broker counted the returns of letters that were read, since they could not be rewritten.
 #[derive(Debug)]
-pub struct Counted {
+pub(crate) struct Counted {
     /// Why one of them, or all, could not be rewritten.
     pub(crate) error: RewriteError,
     /// After one or two more reads the broker drops one of them.
@@ -55,7 +55,7 @@ impl Counted {
 }
 
 /// A connection that reads each dead letter once.
-pub struct DeadLetters {
+pub(crate) struct DeadLetters {
     link: Link,
     channel: Channel,
     /// The connection's events.
@@ -82,7 +82,7 @@ impl DeadLetters {
     /// # Errors
     ///
     /// [`QueueError::Unavailable`] if no node serves, [`QueueError::Address`] if `AMQP_URL` cannot be used.
-    pub async fn connect(amqp: &Amqp, queue: &Queue, delivery_limit: Option<u32>) -> Result<Self, QueueError> {
+    pub(crate) async fn connect(amqp: &Amqp, queue: &Queue, delivery_limit: Option<u32>) -> Result<Self, QueueError> {
         let link = connect(amqp, Purpose::DeadLetters).await?;
         let events = Box::pin(link.events());
         let channel = link.channel().await?;
@@ -97,7 +97,7 @@ impl DeadLetters {
     /// # Errors
     ///
     /// [`QueueError::NoQueue`] if no worker has declared the queue yet, [`QueueError::Forbidden`] if a right is lacking.
-    pub async fn count(&self) -> Result<u32, QueueError> {
+    pub(crate) async fn count(&self) -> Result<u32, QueueError> {
         let counted = depth(&self.channel, &self.queue.dead_queue);
         match bounded(self.queue.confirm_timeout, "counting", counted).await {
             Ok(depth) => Ok(depth.messages),
@@ -113,7 +113,7 @@ impl DeadLetters {
     ///
     /// [`QueueError::Forbidden`] if a right is lacking, otherwise the connection or channel has ended. After an error the
     /// broker has put all letters back.
-    pub async fn next(&mut self) -> Result<Option<DeadLetter>, QueueError> {
+    pub(crate) async fn next(&mut self) -> Result<Option<DeadLetter>, QueueError> {
         if !self.may_read().await {
             return Ok(None);
         }
@@ -151,7 +151,7 @@ impl DeadLetters {
     /// # Errors
     ///
     /// The connection or channel has ended.
-    pub async fn remove(&mut self, letter: &DeadLetter) -> Result<(), QueueError> {
+    pub(crate) async fn remove(&mut self, letter: &DeadLetter) -> Result<(), QueueError> {
         let ack = self.channel.basic_ack(letter.tag, BasicAckOptions::default());
         bounded(self.queue.confirm_timeout, "removing", ack).await?;
         self.unacked -= 1;
@@ -163,7 +163,7 @@ impl DeadLetters {
     /// # Errors
     ///
     /// The connection or channel has ended.
-    pub async fn give_back(&mut self, letter: DeadLetter) -> Result<(), QueueError> {
+    pub(crate) async fn give_back(&mut self, letter: DeadLetter) -> Result<(), QueueError> {
         if !self.limit.asks_to_rewrite(letter.returns) {
             return Ok(());
         }
@@ -187,7 +187,7 @@ impl DeadLetters {
     /// # Errors
     ///
     /// The broker did not answer in time, or the connection had ended: some removals may not have happened.
-    pub async fn close(mut self) -> Result<Option<Counted>, QueueError> {
+    pub(crate) async fn close(mut self) -> Result<Option<Counted>, QueueError> {
         self.rewrite().await?;
         if self.unacked > 0 {
             let expected = self.count().await?.saturating_add(self.unacked);

@@ -8,7 +8,7 @@ use super::convert::name;
 
 /// How many messages wait in a queue, and how many consumers it has.
 #[derive(Debug, Clone, Copy)]
-pub struct Depth {
+pub(crate) struct Depth {
     /// Messages that no consumer has.
     pub(crate) messages: u32,
     pub(crate) consumers: u32,

@@ -27,7 +27,7 @@ use crate::config::{Amqp, Queue};
 const CONSUMER_TAG: &str = "doctor";
 
 /// A connection for checks.
-pub struct Broker {
+pub(crate) struct Broker {
     link: Link,
     /// `host:port` of the node that serves.
     pub(crate) node: String,
@@ -42,7 +42,7 @@ pub struct Broker {
 
 /// What is declared at the broker, compared with what a worker would declare.
 #[derive(Debug, Default)]
-pub struct Topology {
+pub(crate) struct Topology {
     /// Exchanges and queues that nobody has declared yet.
     pub(crate) missing: Vec<String>,
     /// The broker's text about each one that has other arguments.
@@ -57,7 +57,7 @@ pub struct Topology {
 
 /// The result of sending a message to ourselves.
 #[derive(Debug)]
-pub enum RoundTrip {
+pub(crate) enum RoundTrip {
     Took(Duration),
     /// This user may not try it.
     Forbidden(Lack),
@@ -76,7 +76,7 @@ impl Broker {
     /// # Errors
     ///
     /// [`QueueError::Address`] if `AMQP_URL` cannot be used, [`QueueError::Unavailable`] if no node serves.
-    pub async fn connect(amqp: &Amqp) -> Result<Self, QueueError> {
+    pub(crate) async fn connect(amqp: &Amqp) -> Result<Self, QueueError> {
         let mut links = Vec::new();
         let mut unserved = Vec::new();
         for opened in connect_to_each(amqp, Purpose::Doctor).await? {
@@ -105,7 +105,7 @@ impl Broker {
     /// # Errors
     ///
     /// The broker does not answer, or the connection has ended.
-    pub async fn topology(&self, queue: &Queue) -> Result<Topology, QueueError> {
+    pub(crate) async fn topology(&self, queue: &Queue) -> Result<Topology, QueueError> {
         let mut found = Topology { unchecked: Unchecked::of(self.link.user()), ..Topology::default() };
         for entity in entities(queue) {
             match self.exists(&entity).await? {
@@ -128,7 +128,7 @@ impl Broker {
     /// # Errors
     ///
     /// The broker does not answer, or the connection has ended.
-    pub async fn round_trip(&self, queue: &Queue) -> Result<RoundTrip, QueueError> {
+    pub(crate) async fn round_trip(&self, queue: &Queue) -> Result<RoundTrip, QueueError> {
         match self.link.answer("a message makes its round", self.send_around(queue)).await {
             Ok(took) => Ok(RoundTrip::Took(took)),
             Err(QueueError::Forbidden(lack)) => Ok(RoundTrip::Forbidden(lack)),
@@ -170,7 +170,7 @@ impl Broker {
     /// # Errors
     ///
     /// The broker did not answer. The connection has ended all the same.
-    pub async fn close(self) -> Result<(), QueueError> {
+    pub(crate) async fn close(self) -> Result<(), QueueError> {
         self.link.close().await
     }
 

@@ -38,7 +38,7 @@ const LOWEST_PRIORITY: i32 = -1000;
 
 /// Whether the worker queue has a quorum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Quorum {
+pub(crate) enum Quorum {
     There,
     Lost,
     /// Nothing was asked, since messages wait in both queues, or the queues do not exist.
@@ -124,7 +124,7 @@ async fn ask(channel: &Channel, queue: &str) -> lapin::Result<()> {
 /// # Errors
 ///
 /// The broker cannot be reached, or does not answer.
-pub async fn check_quorum(amqp: &Amqp, queue: &Queue) -> Result<Quorum, QueueError> {
+pub(crate) async fn check_quorum(amqp: &Amqp, queue: &Queue) -> Result<Quorum, QueueError> {
     let link = connect(amqp, Purpose::Doctor).await?;
     let checked = async {
         for queue in [&queue.worker_queue, &queue.dead_queue] {

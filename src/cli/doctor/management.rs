@@ -3,13 +3,13 @@
 use super::{Check, Deadline, millis};
 use crate::config::{Queue, Settings};
 use crate::error_chain;
-use crate::management::{Described, Kept, Management, ManagementError, SetBy};
+use crate::management::{Management, ManagementError, OurQueue, QueueDescription, SetBy};
 use crate::tls;
 
 const OF_QUEUES: [&str; 2] = ["policies", "members"];
 
 /// Our queues by name, with what is told of them.
-type Found<'a> = [(Kept, &'a str, Option<Described>); 2];
+type Found<'a> = [(OurQueue, &'a str, Option<QueueDescription>); 2];
 
 /// None unless it is set.
 pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check> {
@@ -26,14 +26,14 @@ pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check
         Ok(None) => return Vec::new(),
         Err(error) => return unreadable(error_chain(&error), &error),
     };
-    let greeted = match within(deadline, management.greet()).await {
+    let greeted = match within(deadline, management.check_login()).await {
         Ok(took) => format!("{} answers the user {} in {}", management.url(), management.user(), millis(took)),
         Err(error) => return unreadable(format!("{}: {}", management.url(), error_chain(&error)), &error),
     };
     let queues = within(deadline, async {
         let Queue { worker_queue, dead_queue, .. } = &settings.queue;
         let (events, dead) = tokio::try_join!(management.queue(worker_queue), management.queue(dead_queue))?;
-        Ok([(Kept::Events, worker_queue.as_str(), events), (Kept::DeadLetters, dead_queue.as_str(), dead)])
+        Ok([(OurQueue::Events, worker_queue.as_str(), events), (OurQueue::DeadLetters, dead_queue.as_str(), dead)])
     });
     let (queues, alarms) = tokio::join!(queues, within(deadline, management.alarms()));
     let of_queues = match queues {
@@ -70,7 +70,7 @@ fn advice(error: &ManagementError) -> String {
             "give the user the tag management (`rabbitmqctl set_user_tags`) and rights in our virtual host, or put a user that \
              has them into amqp.management_url"
         }
-        ManagementError::Another(_) => "correct amqp.management_url: host, port and path before /api",
+        ManagementError::OtherServer(_) => "correct amqp.management_url: host, port and path before /api",
         ManagementError::Setup(_) => "cure that first",
         ManagementError::Login(_) => "correct AMQP_URL",
     };
@@ -101,7 +101,7 @@ fn policies(found: &Found<'_>, expected: &Queue) -> Check {
         for harm in harms {
             loses |= harm.loses;
             let value = if harm.value.is_empty() { "is not set" } else { harm.value.as_str() };
-            let by = queue.named(&harm);
+            let by = queue.origin_of(&harm);
             problems.push(format!("{name}: {} {value}, by {by}: {}", harm.key, harm.consequence));
             advice.push(if harm.set_by == SetBy::Policy { NARROW_POLICY } else { DECLARE_ANEW });
         }
@@ -129,7 +129,7 @@ fn members(found: &Found<'_>) -> Check {
     let (mut others, mut lost, mut fewer, mut all) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut undeclared, mut untold) = (Vec::new(), Vec::new());
     for (_, name, queue) in found {
-        let Some(Described { kind, members, online, .. }) = queue else {
+        let Some(QueueDescription { kind, members, online, .. }) = queue else {
             undeclared.push(format!("{name} is not declared yet"));
             continue;
         };
@@ -196,18 +196,18 @@ mod tests {
         (0..count).map(|number| format!("rabbit@{number}")).collect()
     }
 
-    fn queue(members: usize, online: usize) -> Option<Described> {
-        Some(Described {
+    fn queue(members: usize, online: usize) -> Option<QueueDescription> {
+        Some(QueueDescription {
             kind: "quorum".into(),
             members: nodes(members),
             online: nodes(online),
-            ..Described::default()
+            ..QueueDescription::default()
         })
     }
 
     #[test]
     fn a_queue_without_a_majority_of_its_members_fails() {
-        let of = |events, dead| members(&[(Kept::Events, "a", events), (Kept::DeadLetters, "b", dead)]);
+        let of = |events, dead| members(&[(OurQueue::Events, "a", events), (OurQueue::DeadLetters, "b", dead)]);
         let statuses =
             |cases: [(usize, usize); 5]| cases.map(|(all, online)| of(queue(1, 1), queue(all, online)).status);
         let expected = [Status::Ok, Status::Ok, Status::Warns, Status::Fails, Status::Fails];
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(of(queue(0, 0), queue(3, 3)).status, Status::Warns);
         let undeclared = of(None, queue(3, 3));
         assert_eq!((undeclared.status, undeclared.advice.as_deref()), (Status::Warns, Some(DECLARED_BY_WORKER)));
-        let classic = of(queue(1, 1), Some(Described { kind: "classic".into(), ..Described::default() }));
+        let classic = of(queue(1, 1), Some(QueueDescription { kind: "classic".into(), ..QueueDescription::default() }));
         assert!(classic.status == Status::Fails && classic.detail.contains("b is a classic queue"), "{classic:?}");
         let short = of(queue(3, 3), queue(3, 1));
         assert!(short.detail.contains("1 of 3 members of b are online, too few"), "{short:?}");
@@ -227,9 +227,15 @@ mod tests {
         let of = |in_force: Option<serde_json::Value>| {
             let in_force = in_force.map(|policy| policy.as_object().unwrap().clone());
             let arguments = serde_json::json!({"x-delivery-limit": 1_000_000}).as_object().unwrap().clone();
-            let dead =
-                || Described { in_force: in_force.clone(), arguments: arguments.clone(), ..Described::default() };
-            policies(&[(Kept::DeadLetters, "a", Some(dead())), (Kept::DeadLetters, "b", Some(dead()))], &expected)
+            let dead = || QueueDescription {
+                in_force: in_force.clone(),
+                arguments: arguments.clone(),
+                ..QueueDescription::default()
+            };
+            policies(
+                &[(OurQueue::DeadLetters, "a", Some(dead())), (OurQueue::DeadLetters, "b", Some(dead()))],
+                &expected,
+            )
         };
         let untold = of(None);
         assert!(untold.status == Status::Warns && untold.detail.ends_with("apply to b"), "{untold:?}");
@@ -245,14 +251,14 @@ mod tests {
     #[test]
     fn of_a_queue_that_is_not_declared_yet_nothing_is_known() {
         let expected = Settings::load(None, [], |_| Err(std::io::ErrorKind::NotFound.into())).unwrap().queue;
-        let none = policies(&[(Kept::Events, "a", None), (Kept::DeadLetters, "b", None)], &expected);
+        let none = policies(&[(OurQueue::Events, "a", None), (OurQueue::DeadLetters, "b", None)], &expected);
         assert_eq!((none.status, none.advice.as_deref()), (Status::Warns, Some(DECLARED_BY_WORKER)));
         assert!(none.detail.contains("a is not declared yet") && none.detail.contains("; b is not"), "{none:?}");
         // What is known of the other queue comes first, and by whom it is set decides what to do.
         let arguments = serde_json::json!({"x-delivery-limit": 5}).as_object().unwrap().clone();
         let in_force = serde_json::json!({"max-length": 5}).as_object().cloned();
-        let dead = Some(Described { in_force, arguments, ..Described::default() });
-        let harmful = policies(&[(Kept::Events, "a", None), (Kept::DeadLetters, "b", dead)], &expected);
+        let dead = Some(QueueDescription { in_force, arguments, ..QueueDescription::default() });
+        let harmful = policies(&[(OurQueue::Events, "a", None), (OurQueue::DeadLetters, "b", dead)], &expected);
         assert_eq!(harmful.status, Status::Fails);
         assert!(harmful.detail.starts_with("b: ") && harmful.detail.ends_with("nothing is known of it"), "{harmful:?}");
         assert_eq!(harmful.advice.unwrap(), [DECLARE_ANEW, NARROW_POLICY, DECLARED_BY_WORKER].join("; "));

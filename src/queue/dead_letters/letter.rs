@@ -19,7 +19,7 @@ use crate::queue::publisher::{PublishError, Publisher, Unconfirmed};
 const MAX_PROPERTIES_BYTES: u64 = MAX_FRAME_BYTES as u64 - 128;
 
 /// A broker message that is not an event, or that was delivered too often.
-pub struct DeadLetter {
+pub(crate) struct DeadLetter {
     pub(crate) body: Vec<u8>,
     pub(crate) properties: Properties,
     pub(crate) routing_key: String,

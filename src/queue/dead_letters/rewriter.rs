@@ -14,7 +14,7 @@ use crate::queue::publisher::{PublishError, Publisher};
 
 /// Why a dead letter could not be rewritten.
 #[derive(Debug, thiserror::Error)]
-pub enum RewriteError {
+pub(crate) enum RewriteError {
     /// No letter can be: a right is missing, or the broker takes nothing.
     #[error(transparent)]
     Every(PublishError),

@@ -7,7 +7,7 @@ use super::rights::{Names, Right, listed, needed};
 
 /// What this user may neither declare nor bind, so that its arguments and bindings could not be checked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Unchecked {
+pub(crate) struct Unchecked {
     user: String,
     /// Exchanges and queues, each with the arguments that it should have.
     entities: Vec<String>,
