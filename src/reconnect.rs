@@ -1,15 +1,17 @@
-//! How long to wait before trying again: exponentially longer, with jitter, never giving up.
+//! How long to wait before the next try to reach a server, and which failures to log: exponential backoff with jitter, without
+//! an end.
 //!
-//! The only user of `backoff`, whose upstream rests (RUSTSEC-2025-0012): replacing it means this file.
+//! Only this file uses the crate `backoff`, which is unmaintained (RUSTSEC-2025-0012): to replace the crate, change this file.
 
 use std::time::{Duration, Instant};
 
 use backoff::backoff::Backoff as _;
 use backoff::{ExponentialBackoff, ExponentialBackoffBuilder};
 
-/// Waits between attempts to reach a server: about 0.1 s at first, doubling to about 10 s, each ±50 %.
+/// The waits between tries to reach a server: 0.1 s at first, each twice as long as the one before, up to 10 s; and each ±50 %
+/// by jitter.
 #[derive(Debug)]
-pub struct Reconnect(ExponentialBackoff);
+pub(crate) struct Reconnect(ExponentialBackoff);
 
 impl Default for Reconnect {
     fn default() -> Self {
@@ -18,8 +20,8 @@ impl Default for Reconnect {
 }
 
 impl Reconnect {
-    /// As the default, but doubling to about `longest` only.
-    pub fn up_to(longest: Duration) -> Self {
+    /// Waits of up to `longest`, which jitter may exceed by half.
+    pub(crate) fn up_to(longest: Duration) -> Self {
         let backoff = ExponentialBackoffBuilder::new()
             .with_initial_interval(Duration::from_millis(100))
             .with_multiplier(2.0)
@@ -31,47 +33,47 @@ impl Reconnect {
     }
 
     /// The next wait.
-    pub fn wait(&mut self) -> Duration {
+    pub(crate) fn wait(&mut self) -> Duration {
         self.0.next_backoff().expect("no elapsed time is too long")
     }
 
-    /// Starts over, after a success.
-    pub fn reset(&mut self) {
+    /// After a success: the next wait is the first one again.
+    pub(crate) fn reset(&mut self) {
         self.0.reset();
     }
 }
 
-/// Has an operator told once that something is away, however often it is tried, and once more for every new reason.
+/// An outage is logged once, however often the server is tried, and once more whenever its reason changes.
 #[derive(Debug, Default)]
-pub struct Outage {
-    told: Option<Told>,
+pub(crate) struct Outage {
+    logged: Option<Logged>,
 }
 
 #[derive(Debug)]
-struct Told {
+struct Logged {
     since: Instant,
     reason: String,
 }
 
 impl Outage {
-    /// After a failure. Whether its reason is news.
-    pub fn is_news(&mut self, reason: &str) -> bool {
-        match &mut self.told {
-            Some(told) if told.reason == reason => false,
-            Some(told) => {
-                told.reason = reason.to_owned();
+    /// After a failure: whether its reason is to be logged, since it is another one than the last.
+    pub(crate) fn is_news(&mut self, reason: &str) -> bool {
+        match &mut self.logged {
+            Some(logged) if logged.reason == reason => false,
+            Some(logged) => {
+                logged.reason = reason.to_owned();
                 true
             }
             None => {
-                self.told = Some(Told { since: Instant::now(), reason: reason.to_owned() });
+                self.logged = Some(Logged { since: Instant::now(), reason: reason.to_owned() });
                 true
             }
         }
     }
 
-    /// After a success. How long it was away, if it was.
-    pub fn end(&mut self) -> Option<Duration> {
-        self.told.take().map(|told| told.since.elapsed())
+    /// After a success: how long the outage lasted, if there was one.
+    pub(crate) fn end(&mut self) -> Option<Duration> {
+        self.logged.take().map(|logged| logged.since.elapsed())
     }
 }
 
@@ -97,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_is_told_once_for_every_reason_until_it_ends() {
+    fn an_outage_is_logged_once_for_every_reason_until_it_ends() {
         let mut outage = Outage::default();
         let news = ["refused", "refused", "no answer", "no answer"].map(|reason| outage.is_news(reason));
         assert_eq!(news, [true, false, true, false]);

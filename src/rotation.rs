@@ -1,27 +1,29 @@
-//! Reads a server's URL again from its file, or its password, after the server has refused the login: whoever changes a
-//! password writes the new one there, and no process needs a restart.
+//! After a server has refused a login, reads its URL or password again from the file that holds it. So an operator who changes a
+//! password writes the new one into the file, and restarts no process.
 
 use crate::config::UrlSource;
 use crate::error_chain;
 use crate::scrub::keep_secret;
 use crate::secret::SecretText;
 
-/// What the file holds now and what was read from it, if it is something else than the refused URL and can be used.
-/// Otherwise the old one is kept, and the log says once what is wrong with the new one. Nobody else waits for files, also not
-/// for those that `read` opens: they may be on a disk of the network.
-pub async fn read_again<T: Send + 'static>(
+/// The URL that the file holds now, and what `parse` makes of it. `None` if it is the refused one, or cannot be used: then the
+/// old one stays in use, and the log says once what is wrong with the new one.
+///
+/// Files are read on a thread of their own, also those that `parse` opens: they may be on a network disk, and no other task
+/// must wait for it.
+pub(crate) async fn read_again<T: Send + 'static>(
     from: &UrlSource,
     refused: &SecretText,
-    read: impl FnOnce(&str) -> anyhow::Result<T> + Send + 'static,
+    parse: impl FnOnce(&str) -> anyhow::Result<T> + Send + 'static,
 ) -> Option<(SecretText, T)> {
     let (from, refused) = (from.clone(), refused.clone());
-    tokio::task::spawn_blocking(move || read_now(&from, &refused, read)).await.ok()?
+    tokio::task::spawn_blocking(move || read_now(&from, &refused, parse)).await.ok()?
 }
 
 fn read_now<T>(
     from: &UrlSource,
     refused: &SecretText,
-    read: impl FnOnce(&str) -> anyhow::Result<T>,
+    parse: impl FnOnce(&str) -> anyhow::Result<T>,
 ) -> Option<(SecretText, T)> {
     let files = from.files();
     if files.is_empty() {
@@ -29,15 +31,15 @@ fn read_now<T>(
     }
     let newest = from.newest_or(refused);
     if newest != *refused {
-        // Somebody else of this process was here first.
-        return read(newest.expose()).ok().map(|found| (newest, found));
+        // Another task of this process has read the file meanwhile.
+        return parse(newest.expose()).ok().map(|found| (newest, found));
     }
     let content = from.read_files(|path| std::fs::read_to_string(path));
     content.iter().for_each(keep_secret);
     let found = match content {
         Ok(text) if text == *refused => return None,
         Ok(text) if text.is_empty() => Err("is empty".to_owned()),
-        Ok(text) => match read(text.expose()) {
+        Ok(text) => match parse(text.expose()) {
             Ok(found) => Ok((text, found)),
             Err(problem) => Err(format!("cannot be used: {}", error_chain(problem.as_ref()))),
         },

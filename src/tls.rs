@@ -1,4 +1,5 @@
-//! Encrypts connections to our own servers, and checks their certificates as far as the operator asks for it.
+//! TLS for connections to our own servers (PostgreSQL, RabbitMQ): which certificates are accepted. Connections to receivers
+//! have a TLS of their own in `sender`.
 
 use std::sync::Arc;
 
@@ -16,33 +17,35 @@ use x509_cert::ext::pkix::BasicConstraints;
 use x509_cert::time::Validity;
 use x509_cert::{Certificate, TbsCertificate, Version};
 
-/// Whose certificate a server may have.
-pub enum Trust<'a> {
+/// Which certificates of a server are accepted.
+pub(crate) enum Trust<'a> {
+    /// Any certificate: the connection is encrypted, and the server may be anybody.
     Anyone,
-    /// For the server's name, and of an authority that the system trusts.
+    /// Certificates for the server's name, signed by an authority that the operating system trusts.
     System,
-    /// Of an authority whose certificate is in the file that the setting names.
-    File {
-        setting: &'a str,
-        file: &'a str,
-        name: ServerNames,
-    },
+    /// Certificates that are in a file, or are signed by an authority whose certificate is in it. `setting` is for errors.
+    File { setting: &'a str, file: &'a str, name: ServerNames },
 }
 
+/// Whether a certificate must be for the server's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ServerNames {
+pub(crate) enum ServerNames {
     Checked,
     Ignored,
 }
 
-/// What a client of such servers needs.
-pub fn client(trust: &Trust<'_>) -> anyhow::Result<ClientConfig> {
+/// The TLS settings of a client. Reads files.
+///
+/// # Errors
+///
+/// The file of authorities, or the system's certificates, cannot be read or hold no certificate that is valid today.
+pub(crate) fn client(trust: &Trust<'_>) -> anyhow::Result<ClientConfig> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
     let trusted = match trust {
         Trust::System => None,
         Trust::Anyone => Some(Trusted::Anyone),
-        Trust::File { setting, file, name } => Some(Trusted::OfFile(OfFile::read(setting, file, *name)?)),
+        Trust::File { setting, file, name } => Some(Trusted::File(TrustedFile::read(setting, file, *name)?)),
     };
     let builder = match trusted {
         None => builder.with_platform_verifier().context("the system's CA certificates cannot be read")?,
@@ -51,10 +54,11 @@ pub fn client(trust: &Trust<'_>) -> anyhow::Result<ClientConfig> {
     Ok(builder.with_no_client_auth())
 }
 
-/// Why a server's certificate was refused, if that is what an error is about. `setting` names files of authorities.
-pub fn refused_certificate(error: &(dyn std::error::Error + 'static), setting: &str) -> Option<String> {
+/// Why a server's certificate was refused, for an operator. `None` if the error is about something else. `setting` is the
+/// setting that names a file of authorities.
+pub(crate) fn refused_certificate(error: &(dyn std::error::Error + 'static), setting: &str) -> Option<String> {
     let inner: &(dyn std::error::Error + 'static) = error.downcast_ref::<std::io::Error>()?.get_ref()?;
-    // An HTTP client wraps it twice.
+    // An HTTP client wraps the error of TLS in two I/O errors.
     let Some(of_tls) = inner.downcast_ref::<rustls::Error>() else { return refused_certificate(inner, setting) };
     let rustls::Error::InvalidCertificate(why) = of_tls else { return None };
     Some(match why {
@@ -74,18 +78,18 @@ pub fn refused_certificate(error: &(dyn std::error::Error + 'static), setting: &
     })
 }
 
-/// Trusts the certificates of one file: authorities for what they have signed, and a server's own for that server.
+/// Accepts the certificates of one file, and what the authorities in it have signed.
 ///
-/// To libpq only a chain that ends in a certificate which has signed itself is good; here an intermediate authority in the
-/// file is enough. Whether the file's authorities have expired is looked at when it is read.
+/// libpq requires a chain that ends in a self-signed certificate; here an intermediate authority in the file is enough.
+/// Certificates that are not valid today are left out when the file is read.
 #[derive(Debug)]
-struct OfFile {
+struct TrustedFile {
     authorities: RootCertStore,
     all: Vec<CertificateDer<'static>>,
     names: ServerNames,
 }
 
-impl OfFile {
+impl TrustedFile {
     fn read(setting: &str, file: &str, names: ServerNames) -> anyhow::Result<Self> {
         let pem = std::fs::read(file).with_context(|| format!("{setting} names {file}, which cannot be read"))?;
         let mut all: Vec<_> = CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).collect();
@@ -113,11 +117,11 @@ impl OfFile {
         use CertificateError::{Other, UnknownIssuer};
         let (parsed, algorithms) = (ParsedCertificate::try_from(server)?, algorithms.all);
         match verify_server_cert_signed_by_trust_anchor(&parsed, &self.authorities, intermediates, now, algorithms) {
-            // A server that is its own authority, as `openssl req -x509` makes one and PostgreSQL's manual shows (18.9.5).
-            // That it has expired is another error.
+            // The server's own certificate is in the file, as with one made by `openssl req -x509` (PostgreSQL's manual, 18.9.5).
+            // An expired one gives another error.
             Err(rustls::Error::InvalidCertificate(Other(_) | UnknownIssuer))
                 if self.all.iter().any(|one| one == server) => {}
-            verdict => verdict?,
+            checked => checked?,
         }
         match self.names {
             ServerNames::Checked => verify_server_name(&parsed, name),
@@ -126,11 +130,12 @@ impl OfFile {
     }
 }
 
-/// `None` is one that breaks the rules of RFC 5280, as by a serial number that is too long.
+/// `None` if the certificate breaks the rules of RFC 5280, for example by a serial number that is too long.
 fn parsed(certificate: &CertificateDer<'_>) -> Option<TbsCertificate> {
     Certificate::from_der(certificate).ok().map(|parsed| parsed.tbs_certificate)
 }
 
+/// Whether today lies within the certificate's validity, or the certificate cannot be parsed.
 fn is_valid_today(certificate: &CertificateDer<'_>) -> bool {
     let now = UnixTime::now().as_secs();
     parsed(certificate).is_none_or(|parsed| {
@@ -139,24 +144,26 @@ fn is_valid_today(certificate: &CertificateDer<'_>) -> bool {
     })
 }
 
-/// The keys of other certificates must not sign for names: a file may hold the server's own certificate beside its authority's.
+/// Whether the certificate may sign others. A file may hold a server's own certificate beside its authority's, and the server's
+/// key must not sign for other names.
 fn is_authority(certificate: &CertificateDer<'_>) -> bool {
     parsed(certificate).is_some_and(|parsed| match parsed.get::<BasicConstraints>() {
         Ok(Some((_, constraints))) => constraints.ca,
-        // There were no such marks in version 1.
+        // Certificates of version 1 have no extensions: a self-signed one is an authority.
         Ok(None) => parsed.version == Version::V1 && parsed.subject == parsed.issuer,
         Err(_) => false,
     })
 }
 
-/// Whose certificate is accepted by our own check.
+/// Which certificates [`Verifier`] accepts.
 #[derive(Debug)]
 enum Trusted {
-    /// As by libpq's `require` and `prefer`.
+    /// Any, as libpq's `require` and `prefer`.
     Anyone,
-    OfFile(OfFile),
+    File(TrustedFile),
 }
 
+/// Checks certificates in place of the operating system.
 #[derive(Debug)]
 struct Verifier {
     trusted: Trusted,
@@ -172,7 +179,7 @@ impl ServerCertVerifier for Verifier {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        if let Trusted::OfFile(file) = &self.trusted {
+        if let Trusted::File(file) = &self.trusted {
             file.check(server, intermediates, name, now, self.provider.signature_verification_algorithms)?;
         }
         Ok(ServerCertVerified::assertion())

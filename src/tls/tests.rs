@@ -35,15 +35,15 @@ fn server(name: &str, issuer: &Holder) -> Holder {
 fn trust(pems: &[String], names: ServerNames) -> anyhow::Result<Verifier> {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), pems.concat()).unwrap();
-    let trusted = Trusted::OfFile(OfFile::read("sslrootcert", file.path().to_str().unwrap(), names)?);
+    let trusted = Trusted::File(TrustedFile::read("sslrootcert", file.path().to_str().unwrap(), names)?);
     Ok(Verifier { trusted, provider: Arc::new(ring::default_provider()) })
 }
 
-/// What an error would say.
-fn verdict(file: &Verifier, chain: &[&CertificateDer<'static>], name: &'static str) -> Result<(), String> {
-    let between: Vec<_> = chain[1..].iter().map(|one| (*one).clone()).collect();
+/// The text for an operator, if the certificate is refused.
+fn check(file: &Verifier, chain: &[&CertificateDer<'static>], name: &'static str) -> Result<(), String> {
+    let intermediates: Vec<_> = chain[1..].iter().map(|one| (*one).clone()).collect();
     let name = name.try_into().unwrap();
-    match file.verify_server_cert(chain[0], &between, &name, &[], UnixTime::now()) {
+    match file.verify_server_cert(chain[0], &intermediates, &name, &[], UnixTime::now()) {
         Ok(_) => Ok(()),
         Err(error) => {
             Err(refused_certificate(&std::io::Error::other(error), "sslrootcert").expect("it is about a certificate"))
@@ -58,27 +58,27 @@ fn a_servers_own_key_signs_for_no_other_name() {
     let authority = authority_until("ca", 4000);
     let leaf = server("db", &authority);
     let forged = server("other", &leaf);
-    // As fullchain.pem has it.
+    // A server's certificate followed by its authority's, as in `fullchain.pem`.
     for (names, pems) in [
         (ServerNames::Checked, vec![leaf.pem(), authority.pem()]),
         (ServerNames::Checked, vec![leaf.pem()]),
         (ServerNames::Ignored, vec![leaf.pem(), authority.pem()]),
     ] {
         let file = trust(&pems, names).unwrap();
-        assert_eq!(verdict(&file, &[leaf.der()], "db"), Ok(()));
-        let refused = verdict(&file, &[forged.der(), leaf.der()], "other").unwrap_err();
+        assert_eq!(check(&file, &[leaf.der()], "db"), Ok(()));
+        let refused = check(&file, &[forged.der(), leaf.der()], "other").unwrap_err();
         assert!(refused.contains(NOT_SIGNED) || refused.contains("not trusted"), "{refused}");
     }
     let file = trust(&[leaf.pem()], ServerNames::Checked).unwrap();
-    assert!(verdict(&file, &[leaf.der()], "other").unwrap_err().contains("the host is not among"));
+    assert!(check(&file, &[leaf.der()], "other").unwrap_err().contains("the host is not among"));
 }
 
 #[test]
 fn an_authority_that_has_expired_is_none() {
     let (old, new) = (authority_until("old", 2020), authority_until("new", 4000));
     let file = trust(&[old.pem(), new.pem()], ServerNames::Checked).unwrap();
-    assert!(verdict(&file, &[server("db", &old).der()], "db").unwrap_err().contains(NOT_SIGNED));
-    assert_eq!(verdict(&file, &[server("db", &new).der()], "db"), Ok(()));
+    assert!(check(&file, &[server("db", &old).der()], "db").unwrap_err().contains(NOT_SIGNED));
+    assert_eq!(check(&file, &[server("db", &new).der()], "db"), Ok(()));
     let error = trust(&[old.pem()], ServerNames::Checked).unwrap_err().to_string();
     assert!(error.contains("none of which is valid today"), "{error}");
 }
@@ -87,6 +87,6 @@ fn an_authority_that_has_expired_is_none() {
 fn a_certificate_of_version_1_is_called_so() {
     let server = CertificateDer::from_pem_slice(VERSION_1.as_bytes()).unwrap();
     let file = trust(&[authority_until("CA", 4000).pem()], ServerNames::Ignored).unwrap();
-    let refused = verdict(&file, &[&server], "db").unwrap_err();
+    let refused = check(&file, &[&server], "db").unwrap_err();
     assert!(refused.contains("X.509 version 1: have it issued again as version 3"), "{refused}");
 }
