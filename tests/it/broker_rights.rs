@@ -1,5 +1,5 @@
-//! The table of rights at RabbitMQ in docs/operating.md is enough for every command. What lacks a right says which one,
-//! and goes on when it has it.
+//! The table of rights at RabbitMQ in docs/operating.md is enough for every command. A process that lacks a right says
+//! which one, and goes on once it has the right.
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -13,7 +13,7 @@ const TYPE: &str = "content.created";
 const ATTACHED: &str = "consumer attached";
 const DELETED: &str = "somebody deleted at the broker what the worker may not declare";
 
-/// Users, and how their rows of the table begin.
+/// The test's users, each with the beginning of its row in the table.
 const ROWS: [(&str, &str); 7] = [
     ("declaring", "`worker`, `run`, which declare"),
     ("narrow", "`worker`, `run`, where somebody else"),
@@ -24,7 +24,7 @@ const ROWS: [(&str, &str); 7] = [
     ("noticing", "services of yours that take notices"),
 ];
 
-/// Configure, write and read, as the table has them.
+/// The patterns for configure, write and read in one row of the table.
 fn rights(begins: &str) -> [String; 3] {
     let mut rows = OPERATING.lines().map(|line| line.trim().replace(r"\|", "\0")).filter(|line| line.starts_with('|'));
     let row = rows.find(|line| line[1..].trim_start().starts_with(begins)).unwrap_or_else(|| panic!("no row {begins}"));
@@ -48,7 +48,7 @@ fn lines<'a>(log: &'a [Value], level: &str) -> Vec<&'a Value> {
     log.iter().filter(|line| line["level"] == level).collect()
 }
 
-/// One test for all: a broker of one's own takes seconds to start.
+/// One test for all rows, since a private broker takes seconds to start.
 #[tokio::test]
 async fn each_row_of_the_table_is_enough_and_what_lacks_a_right_waits_for_it() {
     let servers = PrivateServers::broker().await;
@@ -124,7 +124,7 @@ async fn notices_are_sent_and_taken(site: &Site, worker: &mut Replica) {
     assert_eq!(taken.routing_key, b"webhook.failing");
 }
 
-/// As `looking`, who may not requeue.
+/// Begins as the user `looking`, who may not requeue.
 async fn dead_letters_are_listed_requeued_and_discarded(site: Site) -> Site {
     let dead = async |site: &Site| site.queue_depth(site.dead_queue()).await == 1;
     site.publish_raw(&site.message("no event")).await;
@@ -147,7 +147,7 @@ async fn dead_letters_are_listed_requeued_and_discarded(site: Site) -> Site {
     site
 }
 
-/// And declared again by somebody who may, which the worker will notice.
+/// Ends with another user declaring the queue again, which the worker notices later.
 async fn what_is_deleted_and_may_not_be_declared_is_told_once(site: &Site, narrow: &mut Replica) {
     site.delete_dead_queue().await;
     narrow.wait_for_log(DELETED).await;

@@ -1,4 +1,4 @@
-//! Whatever became a dead letter can be listed with its reason, sent again and removed, and looking at it loses nothing.
+//! Every dead letter can be listed with its reason, requeued and discarded, and listing loses none.
 
 mod looks;
 mod unreadable;
@@ -29,7 +29,7 @@ async fn end(mut worker: Replica) {
     worker.wait().await;
 }
 
-/// A worker's settings that know one more type.
+/// Launches a worker whose catalogue has one more event type.
 fn extended(site: &Site) -> Launch {
     let file = site.folder().join("extended.toml");
     let text = format!("[event_types.\"{NEW_TYPE}\"]\nname = \"Archived\"\ndescription = \"When it is archived\"\n");
@@ -38,7 +38,7 @@ fn extended(site: &Site) -> Launch {
 }
 
 impl Site {
-    /// Straight into the dead queue, as if it had died.
+    /// Publishes a message straight into the dead queue.
     async fn bury(&self, message: Message) {
         let message = Message { exchange: String::new(), routing_key: self.dead_queue().into(), ..message };
         assert_eq!(self.publish_raw(&message).await, Fate::Confirmed);
@@ -61,7 +61,7 @@ impl Site {
         ids
     }
 
-    /// Waits until that many lie there unheld.
+    /// Waits until the dead queue has that many letters that no command has in hand.
     async fn wait_for_dead(&self, count: u32) {
         let what = format!("{count} dead letters lie in their queue");
         wait_until(&what, async || self.queue_depth(self.dead_queue()).await == count).await;
@@ -85,7 +85,7 @@ impl Site {
     }
 }
 
-/// Exactly one line on stderr that says so. Log lines, which are JSON here, do not count.
+/// Asserts that stderr has exactly one line besides the log, which is JSON here, and that the line holds `said`.
 #[track_caller]
 fn assert_fails(output: &Output, said: &str) {
     let lines: Vec<&str> = output.stderr.lines().filter(|line| !line.starts_with('{')).collect();
@@ -128,7 +128,7 @@ async fn the_list_has_each_ones_reason_time_id_type_and_size_the_oldest_first() 
     let times = rows[..4].iter().map(|row| row["time"].as_str().unwrap().parse().expect("RFC 3339"));
     let times: Vec<Timestamp> = times.collect();
     assert!(times.is_sorted() && times[3] <= Timestamp::now(), "{rows:?}");
-    // What has not died by the broker's account is not placed among the others.
+    // A letter without the broker's `x-death` header has no time, and comes last.
     assert_eq!(
         [&rows[4]["reason"], &rows[4]["type"], &rows[4]["time"]],
         [&json!("unknown"), &json!(TYPE), &json!(null)]
@@ -284,7 +284,7 @@ async fn an_interrupted_requeue_loses_nothing() {
     }
     assert_eq!(interrupted, 3, "it was too fast to be interrupted");
     let mut arrived = BTreeSet::new();
-    // What the killed ones held comes back when the broker has seen their connections go.
+    // Letters of the killed commands come back once the broker has noticed the end of their connections.
     wait_until("all have arrived and none is left", async || {
         site.dead(&["requeue", "--all"]).await;
         while let Some(taken) = amqp.take(site.worker_queue()).await.unwrap() {
@@ -333,10 +333,10 @@ async fn an_event_that_was_delivered_before_it_died_is_not_delivered_again_after
     let webhook = site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
     let id = site.publish(ACCOUNT, TYPE, json!(MARKER)).await;
     site.wait_for_attempts(&webhook, 1).await;
-    // As if its ack had been lost until the broker gave it up.
+    // As if its acks had been lost until the delivery limit made a dead letter of it.
     site.bury(site.event(&id, ACCOUNT, TYPE, &json!(MARKER))).await;
     assert_eq!(site.json(&["dead-letters", "requeue", &id]).await, json!({"requeued": 1}));
-    // One that was not delivered before is checked after it.
+    // A second event, which was not delivered before: it is checked after the first one.
     let later = new_event_id();
     site.bury(site.event(&later, ACCOUNT, TYPE, &json!(MARKER))).await;
     assert_eq!(site.json(&["dead-letters", "requeue", &later]).await, json!({"requeued": 1}));

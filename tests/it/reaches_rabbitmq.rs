@@ -1,4 +1,4 @@
-//! `AMQP_URL` as operators of RabbitMQ have it: several nodes, IPv6, authorities of their own, and slips of the hand.
+//! `AMQP_URL` as operators write it: several nodes, IPv6, own certificate authorities, and mistakes.
 
 use std::fs;
 
@@ -15,7 +15,7 @@ async fn declared() -> Site {
     site
 }
 
-/// A command that reaches the broker through an address: whether it succeeds, and all that it says of it.
+/// Runs a command that connects to this URL. Returns whether it succeeds, and its stderr.
 async fn reach_through(site: &Site, url: &str, settings: &[(&str, &str)]) -> (bool, String) {
     let mut given = site.settings().clone();
     given.env("AMQP_URL", url);
@@ -57,7 +57,7 @@ async fn a_worker_goes_over_to_the_address_that_serves_and_back() {
     for (gone, there) in [(&one, &other), (&other, &one)] {
         there.refuse(false).await;
         gone.refuse(true).await;
-        // It may have begun with the other one.
+        // The worker may use the other address already.
         let was_used = gone.live() > 0;
         gone.cut().await;
         ledger.publish(5).await;
@@ -70,7 +70,8 @@ async fn a_worker_goes_over_to_the_address_that_serves_and_back() {
     ledger.close(vec![worker]).await.assert_sound(0);
 }
 
-/// `[::1]:port`, and what serves it; nobody listens at that port of 127.0.0.1. `None` on a machine without IPv6.
+/// Forwards `[::1]:port` to `target`, and returns that address and the task. Nothing listens at the port on 127.0.0.1. `None` on
+/// a machine without IPv6.
 async fn over_ipv6(target: String) -> Option<(String, JoinSet<()>)> {
     let listener = TcpListener::bind("[::1]:0").await.ok()?;
     let address = listener.local_addr().expect("it is bound").to_string();
@@ -142,7 +143,7 @@ async fn an_address_that_refuses_us_is_told_of_although_another_serves() {
     let gone = Proxy::to(site.amqp_address()).await;
     gone.refuse(true).await;
     let url = format!("{nowhere},{},{}", site.amqp_url_through(&gone.addr()), site.amqp_url());
-    // Each process begins with another address.
+    // Each process begins with an address of its own choice.
     let told = eventually("one begins with the address that is wrong", async || {
         let (reached, said) = reach_through(&site, &url, &[]).await;
         assert!(reached, "{said}");
@@ -161,7 +162,7 @@ async fn no_error_shows_a_password() {
     let amqp = site.amqp_address();
     let password = url::Url::parse(site.amqp_url()).unwrap().password().unwrap().to_owned();
     let of_broker = [
-        // Two of them, in every wrong way.
+        // Two addresses, divided or encoded wrongly.
         format!("amqp://u:{SECRET}@{amqp}/%2f amqp://u:{SECRET}@{amqp}/%2f"),
         format!("amqp://u:{SECRET}@{amqp}/%2f;amqp://u:{SECRET}@{amqp}/%2f"),
         site.amqp_url().replace("/%2f", "/%2f%20amqp%3A%2F%2Fu%3Ahunter2%40b%2F%252f"),

@@ -1,4 +1,4 @@
-//! What the broker hands out again is checked against what was done before, without anybody waiting for it.
+//! Events that the broker delivers again are checked against the deliveries recorded before. No other event waits for that.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ const TYPE: &str = "content.created";
 const WEBHOOKS: i32 = 100;
 const EVENTS: usize = 20;
 
-/// As a message that a worker had in hand when it died.
-fn handed_out_again(site: &Site, id: &str, account: &str) -> Message {
+/// A message that counts as delivered before, as one that a worker had in hand when it was killed.
+fn redelivered(site: &Site, id: &str, account: &str) -> Message {
     let headers = Some(Table::default().long_string("x-requeued", "true"));
     Message { headers, ..site.event(id, account, TYPE, &json!({})) }
 }
 
-/// `WEBHOOKS` more of the account that nobody serves.
+/// Adds `WEBHOOKS` webhooks to the account, at an address where nothing listens.
 async fn more_webhooks(site: &Site, account: &str) {
     let more = format!(
         "INSERT INTO webhooks (id, account_id, name, url, event_types, secret)
@@ -28,7 +28,7 @@ async fn more_webhooks(site: &Site, account: &str) {
     site.sql().await.batch_execute(&more).await.unwrap();
 }
 
-/// Every delivery of these events but those of one webhook was closed before the worker died.
+/// Closes every delivery of these events except those to `webhook`.
 async fn close_but_for(site: &Site, events: &[String], webhook: &Webhook) {
     let others = "SELECT id FROM webhooks WHERE account_id = $1 AND id <> $2";
     let own: Uuid = webhook.id.parse().unwrap();
@@ -41,7 +41,7 @@ async fn close_but_for(site: &Site, events: &[String], webhook: &Webhook) {
     site.sql().await.execute(close, &[&done, &own]).await.unwrap();
 }
 
-/// Each closed delivery that is found costs so many seconds, as if it lay on a busy disk.
+/// Makes each read of a closed delivery take so many seconds, as on a busy disk.
 async fn slow_down(site: &Site, seconds: f64) {
     let slow = format!(
         "CREATE FUNCTION slow() RETURNS boolean COST 1000000 LANGUAGE plpgsql AS
@@ -52,7 +52,7 @@ async fn slow_down(site: &Site, seconds: f64) {
     site.sql().await.batch_execute(&slow).await.unwrap();
 }
 
-/// A worker that gives back early, behind a proxy to the broker.
+/// A worker that gives messages back after a second without the database, and reaches the broker through a proxy.
 async fn behind_a_proxy(site: &Site) -> (Replica, Proxy) {
     let proxy = Proxy::to(site.amqp_address()).await;
     let worker = site.launch(&["worker"]).set("worker.give_back_after", "1s").set("database.statement_timeout", "1s");
@@ -76,9 +76,9 @@ async fn a_check_that_is_too_large_for_one_statement_goes_on_in_parts_and_holds_
     close_but_for(&site, &events, &webhook).await;
     slow_down(&site, 0.0005).await;
     for event in &events {
-        site.publish_raw(&handed_out_again(&site, event, "acc_many")).await;
+        site.publish_raw(&redelivered(&site, event, "acc_many")).await;
     }
-    site.publish_raw(&handed_out_again(&site, "evt_redelivered", "acc_one")).await;
+    site.publish_raw(&redelivered(&site, "evt_redelivered", "acc_one")).await;
     site.publish("acc_one", TYPE, json!({})).await;
 
     let mut worker = site.launch(&["worker"]).set("database.statement_timeout", "1s").start_worker().await;
@@ -105,7 +105,7 @@ async fn a_check_whose_messages_went_back_meanwhile_keeps_the_worker_from_nothin
     close_but_for(&site, &events, &webhook).await;
     slow_down(&site, 0.02).await;
     for event in &events {
-        site.publish_raw(&handed_out_again(&site, event, "acc_many")).await;
+        site.publish_raw(&redelivered(&site, event, "acc_many")).await;
     }
     let (mut worker, proxy) = behind_a_proxy(&site).await;
     let asking = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
@@ -134,7 +134,7 @@ async fn a_message_that_cannot_be_checked_holds_up_only_itself_however_often_it_
     site.sql().await.batch_execute(past).await.unwrap();
     let holder = site.another_sql().await;
     holder.batch_execute("BEGIN; LOCK TABLE long_past IN ACCESS EXCLUSIVE MODE").await.unwrap();
-    site.publish_raw(&handed_out_again(&site, "evt_redelivered", "acc_one")).await;
+    site.publish_raw(&redelivered(&site, "evt_redelivered", "acc_one")).await;
     let (mut worker, proxy) = behind_a_proxy(&site).await;
     for lives in 1..=6 {
         worker.wait_for_log_times("consumer attached", lives).await;

@@ -11,12 +11,12 @@ use crate::support::*;
 
 const ATTACHED: &str = "consumer attached";
 
-/// Those of a worker whose every answer is held back: more are in hand than in flight. One webhook gets half of what
-/// may be in flight.
+/// How many events a worker has, and how many of them it attempts, while the receiver answers none: a webhook gets half of
+/// `worker.max_in_flight`.
 const IN_HAND: usize = 20;
 const IN_FLIGHT: usize = 4;
 
-/// A ledger whose worker takes its messages through a proxy, with a heartbeat of a second.
+/// A ledger and a worker that reaches the broker through a proxy, with a heartbeat of a second.
 async fn behind_a_proxy() -> (Ledger, Proxy, Replica) {
     let site = Site::new().await.set("amqp.heartbeat", "1s").set("worker.max_in_flight", &(2 * IN_FLIGHT).to_string());
     let proxy = Proxy::to(site.amqp_address()).await;
@@ -26,8 +26,8 @@ async fn behind_a_proxy() -> (Ledger, Proxy, Replica) {
     (ledger, proxy, worker)
 }
 
-/// Publishes more than the worker can have in flight; their answers are held until the gate opens.
-async fn held_in_flight(ledger: &Ledger) -> Gate {
+/// Publishes more events than the worker can have in flight. The receiver answers once the gate opens.
+async fn fill_in_flight(ledger: &Ledger) -> Gate {
     let gate = Gate::default();
     ledger.receiver.always(Reply::status(200).held_by(&gate));
     let before = ledger.receiver.count();
@@ -39,18 +39,18 @@ async fn held_in_flight(ledger: &Ledger) -> Gate {
 #[tokio::test]
 async fn what_waits_behind_a_cut_connection_is_sent_once() {
     let (ledger, proxy, mut worker) = behind_a_proxy().await;
-    let gate = held_in_flight(&ledger).await;
+    let gate = fill_in_flight(&ledger).await;
     proxy.cut().await;
     worker.wait_for_log_times(ATTACHED, 2).await;
     gate.open();
-    // What was in flight may be looked up again before it is recorded.
+    // An event in flight may be delivered again, since its first result is not recorded yet.
     ledger.close(vec![worker]).await.assert_sound(IN_FLIGHT);
 }
 
 #[tokio::test]
 async fn what_waits_behind_a_reset_connection_is_sent_once() {
     let (ledger, proxy, mut worker) = behind_a_proxy().await;
-    let gate = held_in_flight(&ledger).await;
+    let gate = fill_in_flight(&ledger).await;
     proxy.reset().await;
     worker.wait_for_log_times(ATTACHED, 2).await;
     gate.open();
@@ -60,7 +60,7 @@ async fn what_waits_behind_a_reset_connection_is_sent_once() {
 #[tokio::test]
 async fn a_broker_that_has_fallen_silent_is_given_up_after_two_heartbeats() {
     let (ledger, proxy, mut worker) = behind_a_proxy().await;
-    let gate = held_in_flight(&ledger).await;
+    let gate = fill_in_flight(&ledger).await;
     proxy.pause();
     worker.wait_for_log("lost the broker").await;
     gate.open();
@@ -119,27 +119,27 @@ async fn exchanges_that_somebody_creates_anew_are_bound_again() {
     assert_eq!(worker.log().matches(ATTACHED).count(), 1);
 }
 
-/// One test for three faults: a broker of one's own takes ten seconds to start.
+/// One test for three faults, since a private broker takes ten seconds to start.
 #[tokio::test]
 async fn a_broker_that_closes_all_connections_restarts_or_is_killed_loses_nothing_confirmed() {
     let servers = PrivateServers::start().await;
     let site =
         Site::on(&servers).await.set("worker.max_in_flight", &(2 * IN_FLIGHT).to_string()).set("log.filter", "info");
-    // The answers may be held for as long as a broker starts.
+    // The receiver may answer only after the broker has started again.
     let ledger = Ledger::open(site.set("sender.timeout", "60s").set("worker.lease", "10m")).await;
     let mut worker = ledger.site.worker().await;
-    let gate = held_in_flight(&ledger).await;
+    let gate = fill_in_flight(&ledger).await;
     servers.ctl(&["close_all_connections", "a test"]).await;
     worker.wait_for_log_times(ATTACHED, 2).await;
     gate.open();
     ledger.wait_until_done().await;
-    let gate = held_in_flight(&ledger).await;
-    // In good order before it is killed: RabbitMQ may lose a queue declared shortly before.
+    let gate = fill_in_flight(&ledger).await;
+    // An orderly restart before the kill: RabbitMQ may lose a queue that was declared shortly before a kill.
     servers.restart("rabbitmq").await;
     worker.wait_for_log_times(ATTACHED, 3).await;
     gate.open();
     ledger.wait_until_done().await;
-    let gate = held_in_flight(&ledger).await;
+    let gate = fill_in_flight(&ledger).await;
     servers.kill("rabbitmq").await;
     servers.restart("rabbitmq").await;
     worker.wait_for_log_times(ATTACHED, 4).await;
@@ -159,8 +159,8 @@ async fn a_worker_whose_acks_were_late_attaches_again() {
     let site = Site::on(&servers).await.set("worker.max_in_flight", &(2 * IN_FLIGHT).to_string());
     let ledger = Ledger::open(site.set("sender.timeout", "60s").set("worker.lease", "10m")).await;
     let mut worker = ledger.site.worker().await;
-    let gate = held_in_flight(&ledger).await;
-    // RabbitMQ closes the channel, since 4.3 only the consumer.
+    let gate = fill_in_flight(&ledger).await;
+    // RabbitMQ closes the channel; from 4.3 on it ends only the consumer.
     let lost = worker.logged("lost the broker, connecting again", "error").await;
     assert!(["PRECONDITION_FAILED", "ended the consumer"].iter().any(|why| lost.contains(why)), "{lost}");
     worker.wait_for_log_times(ATTACHED, 2).await;

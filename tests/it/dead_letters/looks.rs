@@ -1,4 +1,4 @@
-//! A look at dead letters costs none its life, although the broker counts how often each was given back.
+//! Reading dead letters loses none, although the broker counts how often each was put back and drops it beyond a limit.
 
 use std::collections::BTreeSet;
 
@@ -7,11 +7,11 @@ use serde_json::json;
 use super::{ACCOUNT, MARKER, NEW_TYPE, TYPE, assert_fails, end};
 use crate::support::*;
 
-/// A site whose dead queue has a limit that the command line does not know of, as with an operator's policy.
+/// A site whose dead queue has a delivery limit that the commands do not know, as with a policy of the broker's operator.
 async fn site_with_limit(limit: u32) -> Site {
     let site = Site::new().await.set("queue.dead_delivery_limit", &limit.to_string());
     let worker = site.worker().await;
-    // This one dies, the others are put there.
+    // A real dead letter; the tests publish others straight into the dead queue.
     let unknown = site.event("evt_dead", ACCOUNT, NEW_TYPE, &json!(MARKER));
     let unknown = Message { exchange: String::new(), routing_key: site.worker_queue().into(), ..unknown };
     assert_eq!(site.publish_raw(&unknown).await, Fate::Confirmed);
@@ -36,7 +36,7 @@ async fn the_lowest_delivery_limit_that_nobody_told_us_removes_nothing() {
         assert_eq!(site.dead(&["requeue", "--reason", "too_deep"]).await.code, 1);
     }
     assert_eq!(site.discard_unreadable().await, json!({"discarded": 1}));
-    // What was written anew is still what it was.
+    // A rewritten letter can be requeued like any other.
     assert_eq!(site.json(&["dead-letters", "requeue", "evt_dead"]).await, json!({"requeued": 1}));
     let mut amqp = raw_amqp::RawAmqp::connect(site.amqp_url()).await.unwrap();
     let taken = amqp.take(site.worker_queue()).await.unwrap().expect("it is in the worker queue");
@@ -44,7 +44,7 @@ async fn the_lowest_delivery_limit_that_nobody_told_us_removes_nothing() {
     assert_eq!(site.ids().await, ["msg_1"]);
 }
 
-/// RabbitMQ takes 32 removals in a row from a channel.
+/// More letters than the 32 removals that RabbitMQ passes on from a channel at once.
 #[tokio::test]
 async fn many_are_written_anew_and_none_twice() {
     let site = site_with_limit(2).await;
@@ -62,7 +62,7 @@ async fn many_are_written_anew_and_none_twice() {
     assert_eq!(site.queue_depth(site.dead_queue()).await, 101);
 }
 
-/// RabbitMQ 4 hands out what has a priority of 5 or more before the rest, also what we have just written anew.
+/// RabbitMQ 4 delivers messages with a priority of 5 or more first, and so the copies that we have just published.
 #[tokio::test]
 async fn what_is_written_anew_is_not_read_once_more_in_place_of_another() {
     let site = site_with_limit(2).await;
@@ -78,14 +78,14 @@ async fn what_is_written_anew_is_not_read_once_more_in_place_of_another() {
     assert_eq!(ids.len(), 7, "{ids:?}");
 }
 
-/// From RabbitMQ 4.3 on they do not.
+/// Whether the broker counts a read as a return: not from RabbitMQ 4.3 on.
 async fn servers_count_looks(servers: &PrivateServers) -> bool {
     let version = servers.ctl(&["eval", "io:format(rabbit_misc:version())."]).await;
     let numbers: Vec<u32> = version.trim().split('.').map_while(|number| number.parse().ok()).collect();
     numbers.as_slice() < &[4, 3]
 }
 
-/// Under a policy that nobody told us of. One test for all: a broker of one's own takes seconds to start.
+/// Under a policy that the commands do not know. One test for all cases, since a private broker takes seconds to start.
 #[tokio::test]
 async fn under_a_real_policy_looks_cost_only_what_cannot_be_written_anew() {
     let servers = PrivateServers::broker().await;
@@ -108,7 +108,7 @@ async fn under_a_real_policy_looks_cost_only_what_cannot_be_written_anew() {
     one_whose_properties_are_too_large_is_told_of(site, looks_count).await;
 }
 
-/// A single letter, which each run would read and give back.
+/// With a single letter, which each command would read and put back.
 async fn without_the_right_to_write_anew_nothing_is_read(site: Site, looks_count: bool) -> Site {
     let site = site.set("queue.dead_delivery_limit", "3");
     for command in [&["list"][..], &["discard", "nobody"]].repeat(3) {
@@ -125,7 +125,7 @@ async fn without_the_right_to_write_anew_nothing_is_read(site: Site, looks_count
     told_nothing
 }
 
-/// The operator has lowered what a message may have.
+/// The broker's operator has lowered `max_message_size`.
 async fn one_that_is_too_large_costs_no_other_its_life(
     site: Site,
     servers: &PrivateServers,
@@ -134,7 +134,7 @@ async fn one_that_is_too_large_costs_no_other_its_life(
     let large = |id: &str| site.event(id, ACCOUNT, TYPE, &json!("x".repeat(3000)));
     site.bury(large("evt_large")).await;
     site.bury(large("evt_larger")).await;
-    // Where RabbitMQ 3 and where 4 looks for it.
+    // RabbitMQ 3 reads the first setting, RabbitMQ 4 the second.
     let lower = "application:set_env(rabbit, max_message_size, 2000), persistent_term:put(max_message_size, 2000).";
     servers.ctl(&["eval", lower]).await;
     assert_eq!(site.ids().await.len(), 7);
@@ -151,7 +151,7 @@ async fn one_that_is_too_large_costs_no_other_its_life(
     site
 }
 
-/// It fits into its frame, but not with what we add or the broker counts.
+/// Its properties fit into their frame, but not with the headers that we or the broker add.
 async fn one_whose_properties_are_too_large_is_told_of(site: Site, looks_count: bool) {
     let site = site.set("queue.dead_delivery_limit", "1000000");
     for (id, room) in [("evt_full", 200), ("evt_cut", 60)] {

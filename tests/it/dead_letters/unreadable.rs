@@ -1,15 +1,16 @@
-//! Dead letters that the AMQP library cannot read hide nothing: they are listed and removed like others, wherever they stand.
+//! Dead letters whose properties the AMQP library cannot read are listed and discarded like others, wherever they stand in the
+//! queue.
 
 use serde_json::json;
 
 use super::{ACCOUNT, MARKER, TYPE, assert_fails, site};
 use crate::support::*;
 
-/// Of one row of the list.
+/// The reason that the list shows.
 const REASON: &str = "unreadable";
 
 impl Site {
-    /// Its message id is no text.
+    /// Its message id is not UTF-8.
     async fn bury_unreadable(&self, id: &str) {
         let message = self.event(id, ACCOUNT, TYPE, &json!(MARKER));
         self.bury(Message { message_id: Some(b"evt\xff".to_vec()), ..message }).await;
@@ -39,7 +40,7 @@ async fn they_are_listed_among_the_others_and_not_requeued() {
     assert_eq!(site.queue_depth(site.worker_queue()).await, 3);
 }
 
-/// Nine were enough for the broker to give them back in another order.
+/// With more than eight letters: from nine on, the broker put them back in another order.
 #[tokio::test]
 async fn any_number_of_others_may_stand_before_and_behind_them() {
     let site = site().await;
@@ -63,7 +64,7 @@ async fn any_number_of_others_may_stand_before_and_behind_them() {
     assert!(ids.len() == 24 && ids.iter().all(|id| !id.contains("poison")), "{ids:?}");
 }
 
-/// One of them is removed by its id.
+/// Three are discarded by their ids, the fourth as unreadable.
 #[tokio::test]
 async fn whatever_cannot_be_read_about_a_message_is_listed_and_removed() {
     const FRAME: usize = 131_072;
@@ -74,7 +75,7 @@ async fn whatever_cannot_be_read_about_a_message_is_listed_and_removed() {
     let routed = site.event("evt_routing", ACCOUNT, TYPE, &json!(MARKER));
     let routed = Message { exchange: site.dead_exchange().into(), routing_key: b"content.\xff".to_vec(), ..routed };
     assert_eq!(site.publish_raw(&routed).await, Fate::Confirmed);
-    // Once the broker has counted a look, this one does not fit into its frame any more.
+    // Once the broker has counted a return, the headers of this one do not fit into their frame any more.
     let large = Some(Table::default().long_string("large", vec![b'x'; FRAME - 60]));
     site.bury(Message { headers: large, ..site.event("evt_large", ACCOUNT, TYPE, &json!(MARKER)) }).await;
     for _ in 0..3 {

@@ -1,4 +1,4 @@
-//! A worker that the broker does not let in any more says why, is not ready, and comes back when it may.
+//! A worker that loses its access to the broker logs why, is not ready, and goes on once it has access again.
 
 use std::path::Path;
 
@@ -7,12 +7,12 @@ use url::Url;
 use crate::support::*;
 
 const PASSWORD: &str = "hunter2";
-/// As it is, it cannot stand in a URL.
+/// Not percent-encoded, it could not stand in a URL.
 const NEW_PASSWORD: &str = "ab/cd+ef=@x";
 const VHOST: [&str; 2] = ["add_vhost", "own"];
 const PERMISSIONS: [&str; 7] = ["set_permissions", "--vhost", "own", "worker", ".*", ".*", ".*"];
 
-/// What is taken, what the broker calls it, and what gives it back.
+/// The command that takes the access, the text of the broker's refusal, and the commands that restore the access.
 type Loss = (&'static [&'static str], &'static str, &'static [&'static [&'static str]]);
 
 const LOSSES: [Loss; 4] = [
@@ -62,7 +62,7 @@ async fn a_worker_that_lost_its_access_says_so_and_comes_back_with_it() {
     assert_eq!(worker.wait().await.code(), Some(0));
 }
 
-/// For good, and in the file a little later: no restart is needed.
+/// Changes the password at the broker, and a little later in the worker's file. The worker needs no restart.
 async fn change_password(servers: &PrivateServers, worker: &mut Replica, file: &Path) {
     let said = worker.log().matches("ACCESS_REFUSED").count();
     servers.ctl(&["change_password", "worker", NEW_PASSWORD]).await;

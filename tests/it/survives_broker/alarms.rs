@@ -1,4 +1,4 @@
-//! A broker out of memory or disk takes nothing more, but hands out what it has: it can be drained.
+//! A broker out of memory or disk space takes no messages from publishers, but delivers those that it has.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,8 @@ async fn wait_for_alarms(servers: &PrivateServers, count: usize) {
     wait_until(&format!("{count} alarms"), async || servers.ctl(&["eval", &alarms]).await.trim() == "true").await;
 }
 
-/// Messages in the queue, those in hand included. The test's own connection is blocked, since it publishes.
+/// The messages in the queue, unsettled ones included. Asked by command, since the broker blocks the test's own connection,
+/// which publishes.
 async fn depth(servers: &PrivateServers, queue: &str) -> usize {
     let queues = servers.ctl(&["list_queues", "--quiet", "name", "messages"]).await;
     let line = queues.lines().find_map(|line| line.strip_prefix(&format!("{queue}\t")));
@@ -24,7 +25,7 @@ async fn depth(servers: &PrivateServers, queue: &str) -> usize {
 #[tokio::test]
 async fn a_broker_in_alarm_is_drained_and_a_publish_ends_in_time() {
     let servers = PrivateServers::start().await;
-    // A worker is held up for as long as another starts.
+    // A worker is paused for as long as another one starts.
     let site = Site::on(&servers).await.set("amqp.heartbeat", "120s").set("queue.confirm_timeout", "1s");
     let ledger = Ledger::open(site).await;
     let mut workers = vec![ledger.site.worker().await];
@@ -33,13 +34,13 @@ async fn a_broker_in_alarm_is_drained_and_a_publish_ends_in_time() {
         ledger.publish(200).await;
         servers.ctl(alarm).await;
         wait_for_alarms(&servers, 1).await;
-        // One that starts now can take part.
+        // A worker that starts during the alarm consumes, too.
         workers.push(ledger.site.worker().await);
         workers[0].resume();
         ledger.wait_until_done().await;
         wait_until("all is acked", async || depth(&servers, ledger.site.worker_queue()).await == 0).await;
         let began = Instant::now();
-        // Of an account without webhooks: it may come through when all is clear.
+        // For an account without webhooks, since the event may be published after the alarm.
         let publish = ledger.site.cli(&["publish", "--account", "acc_2", "--type", "content.created"]).await;
         assert!(publish.code == 1 && publish.stderr.contains("did not confirm within 1s"), "{publish:?}");
         assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());

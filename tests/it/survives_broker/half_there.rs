@@ -1,5 +1,5 @@
-//! A broker that is there only by half: what a worker has given up waiting for lives on nowhere, neither as a socket nor
-//! as a consumer that the broker hands events to.
+//! A broker that accepts connections and answers only in part: a request that a worker has given up leaves nothing behind,
+//! neither a socket nor a consumer to which the broker delivers events.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde_json::json;
 use super::ATTACHED;
 use crate::support::*;
 
-/// Suspends or resumes the process that is the worker queue at the broker, as a stalled disk or a lost quorum would.
+/// Suspends or resumes the broker's process of the worker queue, as a stalled disk or a lost quorum would.
 async fn worker_queue(servers: &PrivateServers, site: &Site, action: &str) {
     let call = format!("sys:{action}(whereis('%2F_{}')).", site.worker_queue());
     assert_eq!(servers.ctl(&["eval", &call]).await.trim(), "ok");
@@ -29,7 +29,7 @@ impl Site {
 async fn wait_for_sockets(worker: &Replica, proxy: &Proxy, most: usize) {
     let what = format!("it has at most {most} sockets to the broker");
     let ended = wait_until(&what, async || worker.sockets_to(&proxy.addr()) <= most);
-    // The broker itself ends what has not logged in after 10 s.
+    // Fewer than 10 s: then the broker itself closes connections without a login.
     within(&what, Duration::from_secs(4), ended).await;
 }
 
@@ -101,7 +101,7 @@ async fn notices_that_cannot_be_sent_leave_no_sockets() {
     let mut notices = site.notices().await;
     proxy.pause_to_client();
     for times in 1..=3 {
-        // One that could not be sent is tried again only after `worker.lease`.
+        // A new notice each time, since one that could not be sent is tried again only after `worker.lease`.
         site.add_a_notice().await;
         wait_until("it is tried", async || proxy.opened() > times).await;
     }

@@ -1,4 +1,4 @@
-//! A cluster loses its nodes: a worker goes to another one at once, and says when its queue has no quorum.
+//! A cluster loses nodes: a worker connects to another node at once, and reports when its queue has no quorum.
 
 use crate::support::cluster::NODES;
 use crate::support::*;
@@ -22,7 +22,7 @@ async fn a_worker_goes_to_another_node_at_once_and_says_when_its_queue_has_no_qu
     ledger.wait_until_done().await;
     worker.wait_for_log_times(replica::ATTACHED, 2).await;
     assert_eq!(worker.readyz().await, (200, false));
-    // Of three there is one now that works.
+    // Now one of three nodes works.
     cluster.pause(another).await;
     let told = wait_until("it says so", async || worker.readyz().await == (503, true));
     let (report, ()) = tokio::join!(ledger.site.doctor(), told);
