@@ -176,7 +176,7 @@ async fn the_doctor_says_what_it_cannot_check(site: Site) -> Site {
     let words =
         ["the user narrow may not declare the exchange penr.events (durable, topic)", "x-overflow=reject-publish"];
     report.assert("topology", "warns", &words);
-    report.assert("topology", "warns", &["nor bind penr.webhooks.dead to", "loses what is rejected"]);
+    report.assert("topology", "warns", &["nor bind penr.webhooks.dead to", "loses rejected messages"]);
     report.assert("round_trip", "warns", &[r"configure on ^penr\\.webhooks\\.doctor\\.", r"write on ^amq\\.default$"]);
     site
 }

@@ -77,8 +77,8 @@ pub(super) struct NestingLimit {
     /// How many bytes of `field` have come.
     have: usize,
     /// How many bytes to skip before `next`.
-    skip: usize,
-    /// How many bytes of the frame, its end mark included, lie behind `skip` and `next`.
+    to_skip: usize,
+    /// How many bytes of the frame, its end mark included, lie behind `to_skip` and `next`.
     left: usize,
     /// How many string properties come before the headers.
     strings: usize,
@@ -90,8 +90,8 @@ impl NestingLimit {
     /// Applies the limit to the next bytes of the stream.
     pub(super) fn apply(&mut self, mut bytes: &mut [u8]) {
         while !bytes.is_empty() {
-            let skipped = self.skip.min(bytes.len());
-            self.skip -= skipped;
+            let skipped = self.to_skip.min(bytes.len());
+            self.to_skip -= skipped;
             bytes = &mut bytes[skipped..];
             let Some((byte, rest)) = bytes.split_first_mut() else { return };
             self.field[self.have] = *byte;
@@ -113,7 +113,9 @@ impl NestingLimit {
         match self.next {
             Next::Frame => self.frame(field),
             // The table in which a broker describes itself counts as the first level, like a message's headers.
-            Next::Method if number == CONNECTION_START => self.skip(VERSION_BYTES, |walk| walk.expect(Next::Headers)),
+            Next::Method if number == CONNECTION_START => {
+                self.skip_then(VERSION_BYTES, |walk| walk.expect(Next::Headers))
+            }
             Next::Method => self.skip_frame(),
             Next::Flags => {
                 self.strings = STRINGS_BEFORE.iter().filter(|flag| number & usize::from(**flag) != 0).count();
@@ -124,31 +126,34 @@ impl NestingLimit {
             }
             Next::Property => {
                 self.strings -= 1;
-                self.skip(number, Self::before_headers);
+                self.skip_then(number, Self::before_headers);
             }
             Next::Headers => self.enter(true, number),
-            Next::Name => self.skip(number, |walk| walk.expect(Next::Kind)),
+            Next::Name => self.skip_then(number, |walk| walk.expect(Next::Kind)),
             Next::Kind => return self.value(field[0]),
             Next::Size(kind @ (TABLE | LIST)) => self.enter(kind == TABLE, number),
-            Next::Size(_) => self.skip(number, Self::after_value),
+            Next::Size(_) => self.skip_then(number, Self::after_value),
         }
         None
     }
 
+    /// Goes on inside a frame that may have a table, or behind any other.
     fn frame(&mut self, [kind, _, _, size @ ..]: [u8; FRAME_HEADER_BYTES]) {
         // The payload and the end mark.
         self.left = (u32::from_be_bytes(size) as usize).saturating_add(1);
         match kind {
             METHOD => self.expect(Next::Method),
-            HEADER => self.skip(BEFORE_PROPERTIES_BYTES, |walk| walk.expect(Next::Flags)),
+            HEADER => self.skip_then(BEFORE_PROPERTIES_BYTES, |walk| walk.expect(Next::Flags)),
             _ => self.skip_frame(),
         }
     }
 
+    /// Goes on with the properties before the headers, and then with the headers.
     fn before_headers(&mut self) {
         self.expect(if self.strings > 0 { Next::Property } else { Next::Headers });
     }
 
+    /// Goes on with a value of this type. Returns another type byte if the value lies too deep.
     fn value(&mut self, kind: u8) -> Option<u8> {
         let width = match kind {
             b'V' => 0,
@@ -171,10 +176,11 @@ impl NestingLimit {
                 return None;
             }
         };
-        self.skip(width, Self::after_value);
+        self.skip_then(width, Self::after_value);
         None
     }
 
+    /// Goes on inside a table or list.
     fn enter(&mut self, is_table: bool, size: usize) {
         match self.left.checked_sub(size) {
             Some(end) if end >= self.end() => {
@@ -186,6 +192,7 @@ impl NestingLimit {
         }
     }
 
+    /// Goes on behind a value, outside every table and list that ends there.
     fn after_value(&mut self) {
         while self.open.pop_if(|innermost| innermost.end == self.left).is_some() {}
         match self.open.last() {
@@ -196,10 +203,10 @@ impl NestingLimit {
     }
 
     /// Skips so many bytes, and goes on behind them.
-    fn skip(&mut self, bytes: usize, then: impl FnOnce(&mut Self)) {
+    fn skip_then(&mut self, bytes: usize, then: impl FnOnce(&mut Self)) {
         match self.left.checked_sub(bytes) {
             Some(left) if left >= self.end() => {
-                (self.skip, self.left) = (self.skip + bytes, left);
+                (self.to_skip, self.left) = (self.to_skip + bytes, left);
                 then(self);
             }
             _ => self.skip_frame(),
@@ -216,7 +223,7 @@ impl NestingLimit {
 
     fn skip_frame(&mut self) {
         self.open.clear();
-        self.skip = self.skip.saturating_add(std::mem::take(&mut self.left));
+        self.to_skip = self.to_skip.saturating_add(std::mem::take(&mut self.left));
         self.next = Next::Frame;
     }
 

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_said_as_an_operator_would_declare_it_with_the_rights_that_it_needs() {
+    fn an_error_names_what_is_missing_with_its_arguments_and_the_rights_that_it_takes() {
         let queue = queue();
         let [events, .., dead, worker] = entities(&queue);
         let said = undeclared("u", &[events, dead], &queue).to_string();

@@ -47,8 +47,8 @@ impl Unchecked {
     pub(crate) fn remedy(&self) -> String {
         let needed = needed(&self.needs);
         format!(
-            "give it {needed}, or look yourself: without its dead-letter exchange a queue loses what is rejected, without its \
-             bindings it gets nothing"
+            "give it {needed}, or check it yourself: a queue without its dead-letter exchange loses rejected messages, and one \
+             without its bindings gets none"
         )
     }
 }
@@ -59,7 +59,12 @@ impl fmt::Display for Unchecked {
         let declaring = (!self.entities.is_empty()).then(|| format!("declare {}", listed(&self.entities)));
         let binding = (!bindings.is_empty()).then(|| format!("bind {}", listed(&bindings)));
         let doing: Vec<String> = declaring.into_iter().chain(binding).collect();
-        write!(f, "the user {} may not {}: whether all of it is so is not checked", self.user, doing.join(", nor "))
+        write!(
+            f,
+            "the user {} may not {}: whether the broker has it so is not checked",
+            self.user,
+            doing.join(", nor ")
+        )
     }
 }
 
@@ -85,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_checked_is_said_with_what_could_be_lost() {
+    fn what_could_not_be_checked_is_named_with_what_may_be_lost() {
         let queue = queue();
         let mut unchecked = Unchecked::of("u");
         assert!(unchecked.is_empty());
@@ -93,13 +98,13 @@ mod tests {
         let said = unchecked.to_string();
         assert_eq!(
             said,
-            "the user u may not declare the exchange dead (durable, fanout): whether all of it is so is not checked"
+            "the user u may not declare the exchange dead (durable, fanout): whether the broker has it so is not checked"
         );
         unchecked.add_binding("events.queue", "events");
         assert!(unchecked.has_binding("events.queue", "events") && !unchecked.has_binding("dead.queue", "events"));
         assert!(unchecked.to_string().contains(", nor bind events.queue to events:"), "{unchecked}");
         let remedy = unchecked.remedy();
         assert!(remedy.starts_with(r"give it configure on ^dead$, write on ^events\.queue$ and read on ^events$, or"));
-        assert!(remedy.contains("loses what is rejected"), "{remedy}");
+        assert!(remedy.contains("loses rejected messages"), "{remedy}");
     }
 }
