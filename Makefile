@@ -4,12 +4,13 @@ ifdef SERVERS
 export PENR_SERVICES_SUITE := $(SERVERS)
 endif
 
-.PHONY: help demo run test soak bench check shellcheck screenshots clean toolchain browser beside check-compose
+.PHONY: help demo run test schema soak bench check shellcheck screenshots clean toolchain browser beside check-compose
 
 help:
 	@echo "make demo    show an event's whole way, with checks"
 	@echo "make run     everything on this machine until Ctrl-C: servers, worker, a receiver"
 	@echo "make test    all tests; ARGS='--test it NAME' picks some"
+	@echo "make schema  write docs/schema.sql after a migration was added"
 	@echo "make soak    minutes of faults under load; PENR_SOAK_SECONDS=30 shortens them, ARGS=NAME picks some"
 	@echo "make bench   deliveries per second through one worker; BENCH=latency and others measure more"
 	@echo "make check   formatting, lints, documentation, scripts"
@@ -30,6 +31,9 @@ export RUST_TEST_THREADS ?= $(shell expr $$(nproc) + 1)
 # Without --all-targets, which would also run the benches.
 test: toolchain browser beside
 	scripts/with-services test cargo test $(ARGS)
+
+schema: toolchain
+	PENR_WRITE_SCHEMA=1 scripts/with-services test cargo test --test it migrates::schema_file
 
 soak: toolchain
 	scripts/with-services soak cargo test --test it soak::$(ARGS) -- --ignored --nocapture --test-threads 1

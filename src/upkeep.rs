@@ -1,5 +1,5 @@
-//! Keeps partitions ahead of time and drops what retention has ended. Partitions ahead come first, whatever becomes of
-//! the rest: without today's nothing can be recorded.
+//! Makes the partitions of the coming days and drops those that are past their retention, once an hour. Making comes first and
+//! does not depend on dropping: without today's partitions no result can be recorded.
 
 use std::time::Duration;
 
@@ -11,25 +11,25 @@ use crate::error_chain;
 use crate::metrics::{Metrics, Reason};
 use crate::store::{DropError, Dropped, Store, StoreError};
 
-/// Partitions are made days ahead, so an hour missed is nothing.
+/// The time between two runs. Partitions are made for a week ahead, so a missed run does no harm.
 const EVERY: Duration = Duration::from_secs(3600);
-/// After something failed.
+/// The time until the next run after a failure.
 const SOON: Duration = Duration::from_secs(60);
-/// The server gives up each statement before; these are for a server that does not answer.
+/// Bounds for a server that does not answer; one that answers ends each statement earlier by itself.
 const MAKING_BOUND: Duration = Duration::from_secs(60);
 const DROPPING_BOUND: Duration = Duration::from_secs(600);
 
-/// Who does what: any process can make partitions, workers also drop them.
+/// The upkeep of one process. Every process makes partitions; workers also drop them.
 #[derive(Clone)]
 pub struct Upkeep {
     pub store: Store,
     pub metrics: Metrics,
-    /// `None` drops nothing.
+    /// How long events and attempts are kept; `None` drops nothing.
     pub retention: Option<Retention>,
 }
 
 impl Upkeep {
-    /// Until `stop`.
+    /// Runs until `stop`.
     pub async fn run(self, stop: CancellationToken) {
         let work = async {
             let (mut making, mut dropping) = (Failures::default(), Failures::default());
@@ -42,22 +42,24 @@ impl Upkeep {
         stop.run_until_cancelled(work).await;
     }
 
+    /// Returns whether all partitions are there.
     async fn make(&self, failures: &mut Failures) -> bool {
         let made = timeout(MAKING_BOUND, self.store.make_partitions()).await;
         if let Ok(Ok(days)) = timeout(MAKING_BOUND, self.store.partition_days()).await {
             self.metrics.partition_days.set(i64::from(days));
         }
-        failures.is_denied(matches!(made, Ok(Err(StoreError::Denied(_)))));
+        failures.note_denied(matches!(made, Ok(Err(StoreError::Denied(_)))));
         let error = match made {
             Ok(Ok(())) => return failures.end("partitions are made again"),
             Ok(Err(error)) => error_chain(&error),
             Err(_) => "no answer".to_owned(),
         };
         self.count("make");
-        failures.tell(&error, "cannot make partitions ahead, trying again every minute");
+        failures.log(&error, "cannot make partitions ahead, trying again every minute");
         false
     }
 
+    /// Returns whether nothing has failed.
     async fn drop_expired(&self, failures: &mut Failures) -> bool {
         let Some(retention) = &self.retention else { return true };
         let (reason, error) = match timeout(DROPPING_BOUND, self.store.drop_expired(retention)).await {
@@ -67,9 +69,9 @@ impl Upkeep {
                 }
                 return failures.end("partitions past their retention are dropped again");
             }
-            // No failure: it is how this installation is set up.
+            // This is not a failure: the installation is set up so that the tables' owner drops partitions.
             Ok(Err(DropError::NotOwner)) => {
-                if !std::mem::replace(&mut failures.told_of_owner, true) {
+                if !std::mem::replace(&mut failures.owner_logged, true) {
                     tracing::info!("partitions past their retention are not dropped here: {}", DropError::NotOwner);
                 }
                 return failures.end("partitions past their retention are left to their owner");
@@ -82,9 +84,9 @@ impl Upkeep {
         self.count(reason);
         const WHAT: &str = "partitions past their retention are not dropped, trying again every minute";
         match reason {
-            // Replicas that start together meet: the other one is at work, unless it still is in a minute.
+            // Workers that start together drop at the same time. If the lock is still held a minute later, it is a failure.
             "locked" if !std::mem::replace(&mut failures.was_locked, true) => tracing::info!(error, "{WHAT}"),
-            _ => failures.tell(&error, WHAT),
+            _ => failures.log(&error, WHAT),
         }
         false
     }
@@ -94,39 +96,42 @@ impl Upkeep {
     }
 }
 
-/// Tells of a failure that lasts once an hour, not once a minute.
+/// Logs a lasting failure once an hour instead of once a minute.
 #[derive(Debug, Default)]
 struct Failures {
-    told: Option<Instant>,
+    /// When the failure was last logged as a warning or an error.
+    logged: Option<Instant>,
+    /// Whether the last run found the lock held.
     was_locked: bool,
-    /// Waiting does not end the last one: somebody has to do something.
+    /// Whether the role lacks a right, so that an operator must act.
     denied: bool,
-    told_of_owner: bool,
+    /// Whether it was logged that the tables' owner drops partitions.
+    owner_logged: bool,
 }
 
 impl Failures {
-    fn tell(&mut self, error: &str, what: &'static str) {
-        if self.told.is_some_and(|told| told.elapsed() < EVERY) {
+    fn log(&mut self, error: &str, what: &'static str) {
+        if self.logged.is_some_and(|logged| logged.elapsed() < EVERY) {
             tracing::debug!(error, "{what}");
             return;
         }
-        self.told = Some(Instant::now());
+        self.logged = Some(Instant::now());
         match self.denied {
             true => tracing::error!(error, "{what}"),
             false => tracing::warn!(error, "{what}"),
         }
     }
 
-    fn is_denied(&mut self, denied: bool) {
+    fn note_denied(&mut self, denied: bool) {
         if denied && !self.denied {
-            self.told = None;
+            self.logged = None;
         }
         self.denied = denied;
     }
 
     fn end(&mut self, what: &'static str) -> bool {
         self.was_locked = false;
-        if self.told.take().is_some() {
+        if self.logged.take().is_some() {
             tracing::info!("{what}");
         }
         true

@@ -136,9 +136,9 @@ pub(super) async fn recover(
     })?;
     let store = api.turn_for(&caller, id).await?;
     let question = async {
-        let closed = store.closed(caller.scope(), id, Since::Time(since), COUNTED).await?;
+        let closed = store.count_closed(caller.scope(), id, Since::Time(since), COUNTED).await?;
         if closed.recoverable > 0 {
-            store.ask_to_recover(caller.scope(), id, &closed).await?;
+            store.request_recovery(caller.scope(), id, &closed).await?;
         }
         Ok::<_, RecoverError>(closed.recoverable)
     };

@@ -66,5 +66,5 @@ async fn carry_out(api: &Api, recovery: &Recovery) -> Result<(), StoreError> {
         return Err(error);
     }
     tracing::info!(webhook_id = %recovery.webhook, recovered, "recovered");
-    api.store.forget_recovery(recovery).await
+    api.store.finish_recovery(recovery).await
 }

@@ -9,7 +9,7 @@ use super::{Outcome, output, store};
 use crate::config::Settings;
 use crate::error_chain;
 use crate::reconnect::Reconnect;
-use crate::store::{GrantError, Store, StoreError};
+use crate::store::{GrantError, INDEXES, Store, StoreError};
 
 /// A database that starts together with us gets this long.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -52,7 +52,7 @@ pub(super) async fn run(arguments: &Arguments, settings: &Settings, json: bool) 
 
 async fn checked_and_migrated(store: &Store) -> Result<Vec<String>, StoreError> {
     store.check_sessions().await?;
-    store.migrate().await
+    store.migrate(INDEXES).await
 }
 
 async fn migrate(store: &Store) -> Result<Vec<String>, StoreError> {

@@ -1,5 +1,5 @@
-//! Sees to statements whose callers do not wait for the answer any more, so that the server never has more sessions of
-//! ours than the pool may have.
+//! Decides what becomes of statements whose callers no longer wait for the answer: reads are cancelled, writes keep their
+//! connection until they have ended. So the server never has more sessions of ours than the pool allows.
 
 use std::any::Any;
 use std::future::pending;
@@ -10,51 +10,52 @@ use deadpool_postgres::Object;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, sleep_until, timeout};
 
-use super::StoreError;
 use super::answers::Answers;
-use super::backends::Activity;
+use super::backends::ServerActivity;
 use super::by_connection::ByConnection;
+use super::error::StoreError;
 use super::session::Sessions;
 use super::tls::Tls;
 
-/// The wish to end a statement reaches the server within this time or not at all.
+/// The longest wait for the server to take a request to cancel.
 const CANCEL_BOUND: Duration = Duration::from_secs(1);
-/// How often the server is asked which sessions it has, and which of them still have something to do.
+/// How often the server is asked which sessions it has and which of them are busy.
 const LOOKS_APART: Duration = Duration::from_secs(2);
-/// A statement's server is suspected after so long without any answer of it.
+/// After this time without an answer, the server is suspected to be gone.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
-/// A server that lets nobody in for so long is gone, and with it whatever waited there.
+/// A server that accepts no session for this long is gone, and so are the statements that waited there.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// What becomes of a statement whose caller does not wait for its answer.
+/// What becomes of a statement whose caller no longer waits for the answer.
 pub(super) enum Abandoned {
-    /// The server is told to end it, unless it ends in a moment.
+    /// It is cancelled, unless it ends in a moment.
     Cancelled,
-    /// It goes on, and its connection keeps its place until it has ended: a commit that waits for a synchronous standby must
-    /// not be cancelled, for then it is done here and perhaps not there, and whoever asks takes it for safe.
-    LeftAlone(Room),
+    /// It continues, and its connection keeps its place in the pool until it has ended. A commit that waits for a synchronous
+    /// standby must not be cancelled: it would then be visible on the primary and perhaps not on the standby, and readers
+    /// would take it for safe.
+    LeftAlone(WritePermit),
 }
 
 /// A value, such as an account's turn, that is dropped only when the statement has ended.
 pub(super) type Kept = Arc<dyn Any + Send + Sync>;
 
-/// The right to write, which whoever has it keeps until the commit has been answered.
-pub(super) type Room = OwnedSemaphorePermit;
+/// Permits one write, and is held until its commit has been answered.
+pub(super) type WritePermit = OwnedSemaphorePermit;
 
-/// A statement that is answered within `moment` needs no end, and its connection goes back to the pool: opening another costs
-/// more than most statements. Else the connection keeps its place in the pool until the wish was sent, and is closed even if
-/// the statement ended well: the wish may come late, and would end the next one. What its caller wants kept is kept until the
-/// statement has ended.
+/// Cancels the statement of a connection. If it is answered within `moment`, nothing is cancelled and the connection goes back
+/// to the pool: opening another costs more than most statements. Else the connection keeps its place in the pool until the
+/// request to cancel was sent, and is then closed even if the statement ended well: the request may arrive late, and would
+/// cancel the next statement. `kept` is dropped when the statement has ended.
 pub(super) async fn cancel(object: Object, tls: Tls, moment: Duration, kept: Option<Kept>) {
-    // Answered after the statement.
+    // The answer to this comes after that of the statement.
     if let Ok(Ok(())) = timeout(moment, object.batch_execute("")).await {
         return;
     }
     let token = object.cancel_token();
     match timeout(CANCEL_BOUND, token.cancel_query(tls)).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(error = crate::error_chain(&error), "cannot have a statement ended"),
-        Err(_) => tracing::debug!("no answer when having a statement ended"),
+        Ok(Err(error)) => tracing::debug!(error = crate::error_chain(&error), "cannot cancel a statement"),
+        Err(_) => tracing::debug!("no answer when cancelling a statement"),
     }
     let client = Object::take(object);
     if kept.is_some() {
@@ -63,29 +64,29 @@ pub(super) async fn cancel(object: Object, tls: Tls, moment: Duration, kept: Opt
     drop(client);
 }
 
-/// Writes, those of them that were abandoned and go on at the server, and statements whose server may be gone.
+/// Counts the writes under way, abandoned ones too, and finds out whether the server of a statement is gone.
 pub(super) struct Unanswered {
     sessions: Sessions,
-    /// Fewer than the pool has connections, so that questions find one while all writes wait for a standby.
-    room: Arc<Semaphore>,
-    /// The backend of each connection. One that was forgotten is asked again before it writes.
+    /// Fewer than the pool has connections, so that reads find one while all writes wait for a standby.
+    writes: Arc<Semaphore>,
+    /// The backend of each connection. If it is missing, it is asked for before the connection writes.
     backends: Shared<ByConnection<String>>,
     asked: Mutex<Option<Asked>>,
 }
 
-/// What became of a question, and when it was asked.
+/// One look at the server, and when it began and ended.
 #[derive(Clone)]
 struct Asked {
     began: Instant,
     ended: Instant,
-    answer: Answer,
+    found: Found,
 }
 
 #[derive(Clone)]
-enum Answer {
-    /// Of the server that answers now.
-    Activity(Arc<Activity>),
-    /// Such as too many clients already.
+enum Found {
+    /// The server that answers now, and what it is doing.
+    Activity(Arc<ServerActivity>),
+    /// A server refused the session, such as with too many clients.
     Refused,
     /// No server answers.
     Silence,
@@ -93,15 +94,20 @@ enum Answer {
 
 impl Unanswered {
     pub(super) fn new(sessions: Sessions, pool_size: usize) -> Self {
-        // At least a quarter of the pool is for questions.
-        let room = pool_size.saturating_sub(pool_size.div_ceil(4)).max(1);
-        Self { sessions, room: Arc::new(Semaphore::new(room)), backends: Shared::default(), asked: Mutex::default() }
+        // A quarter of the pool, at least, is left for reads.
+        let writes = pool_size.saturating_sub(pool_size.div_ceil(4)).max(1);
+        Self {
+            sessions,
+            writes: Arc::new(Semaphore::new(writes)),
+            backends: Shared::default(),
+            asked: Mutex::default(),
+        }
     }
 
-    /// Waits for other writes to end. Asked for before a connection is, for who waits here must keep none.
-    pub(super) async fn room(&self, bound: Duration) -> Result<Room, StoreError> {
-        let room = timeout(bound, self.room.clone().acquire_owned()).await.ok().and_then(Result::ok);
-        room.ok_or_else(|| {
+    /// Waits, up to `bound`, until another write may begin. The caller must not hold a connection meanwhile.
+    pub(super) async fn permit(&self, bound: Duration) -> Result<WritePermit, StoreError> {
+        let permit = timeout(bound, self.writes.clone().acquire_owned()).await.ok().and_then(Result::ok);
+        permit.ok_or_else(|| {
             StoreError::Busy(anyhow::anyhow!(
                 "transactions before this one still wait for their commits, perhaps for a synchronous standby"
             ))
@@ -112,7 +118,7 @@ impl Unanswered {
         self.backends().of(opened).is_some()
     }
 
-    /// The connection that was opened then is served by this backend.
+    /// Notes the backend of the connection that was opened at this time.
     pub(super) fn note_backend(&self, opened: Instant, backend: String) {
         self.backends().note(opened, backend);
     }
@@ -121,12 +127,12 @@ impl Unanswered {
         self.backends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps the connection's place in the pool, and the room of its write, until its last answer has come, or its
-    /// connection has ended, or its backend is gone from the server or idle.
-    pub(super) async fn see_out(self: Arc<Self>, object: Object, _room: Room) {
+    /// Keeps the connection's place in the pool, and the permit of its write, until its last answer has come, the connection
+    /// has ended, or its backend is idle or gone from the server.
+    pub(super) async fn hold_until_ended(self: Arc<Self>, object: Object, _permit: WritePermit) {
         let backend = self.backends().of(Object::metrics(&object).created).cloned();
         let ended = async {
-            // Answered after everything that was sent before.
+            // The answer to this comes after those of all earlier statements.
             let _ = object.batch_execute("").await;
         };
         tokio::select! {
@@ -141,41 +147,40 @@ impl Unanswered {
         let mut answered = began;
         loop {
             sleep(LOOKS_APART).await;
-            match self.look(began).await.answer {
-                Answer::Silence if answered.elapsed() < SILENCE => {}
-                Answer::Silence => return,
-                Answer::Activity(found) if backend.as_ref().is_some_and(|backend| found.has_seen_out(backend)) => {
+            match self.look(began).await.found {
+                Found::Silence if answered.elapsed() < SILENCE => {}
+                Found::Silence => return,
+                Found::Activity(found) if backend.as_ref().is_some_and(|backend| found.has_finished(backend)) => {
                     return;
                 }
-                Answer::Activity(_) | Answer::Refused => answered = Instant::now(),
+                Found::Activity(_) | Found::Refused => answered = Instant::now(),
             }
         }
     }
 
-    /// For a statement that began then and had no answer within [`PATIENCE`], on the connection that was opened then:
-    /// returns if its server turns out to have been replaced by another one, with the time when that one was looked for.
-    /// A server that answers other statements is not suspected.
+    /// Waits until the server of a statement turns out to have been replaced by another, and returns when the look that found
+    /// that began. The statement began at `began`, on the connection that was opened at `opened`, and had no answer within
+    /// [`PATIENCE`]. While other statements get answers the server is not looked at.
     pub(super) async fn until_replaced(&self, opened: Instant, began: Instant, answers: &Answers) -> Instant {
         let known = self.backends().of(opened).cloned();
         let Some(backend) = known else { return pending().await };
         loop {
-            let heard = answers.last_of_those_open_at(began).map_or(PATIENCE, |last| last.elapsed());
-            if heard < PATIENCE {
-                sleep(PATIENCE - heard).await;
+            let silent_for = answers.last_of_those_open_at(began).map_or(PATIENCE, |last| last.elapsed());
+            if silent_for < PATIENCE {
+                sleep(PATIENCE - silent_for).await;
                 continue;
             }
             let asked = self.look(began).await;
-            if matches!(&asked.answer, Answer::Activity(found) if found.has_replaced_that_of(&backend)) {
+            if matches!(&asked.found, Found::Activity(found) if found.has_replaced_that_of(&backend)) {
                 return asked.began;
             }
-            // Does not wait if the look itself took so long: it may have gone to the silent server, and the address may
-            // have moved since.
+            // A look that took longer than this may have gone to the silent server, so the next one follows at once.
             sleep_until((asked.began + LOOKS_APART).into()).await;
         }
     }
 
-    /// One question for all that wait, in a session of its own: one of those that are open may be another server's. It was
-    /// asked after the time given.
+    /// Looks at the server in a new session, since an open one may lead to another server. Callers that wait at the same time
+    /// share one look; it began after the given time.
     async fn look(&self, after: Instant) -> Asked {
         let came = Instant::now();
         let mut last = self.asked.lock().await;
@@ -185,19 +190,19 @@ impl Unanswered {
             return asked.clone();
         }
         let began = Instant::now();
-        let answer = timeout(self.sessions.bound(), self.ask()).await.unwrap_or(Answer::Silence);
-        last.insert(Asked { began, ended: Instant::now(), answer }).clone()
+        let found = timeout(self.sessions.bound(), self.ask()).await.unwrap_or(Found::Silence);
+        last.insert(Asked { began, ended: Instant::now(), found }).clone()
     }
 
-    async fn ask(&self) -> Answer {
+    async fn ask(&self) -> Found {
         let found = async {
             let opened = self.sessions.open().await?;
-            Activity::of(&opened.client).await
+            ServerActivity::of(&opened.client).await
         };
         match found.await {
-            Ok(found) => Answer::Activity(found.into()),
-            Err(error) if error.as_db_error().is_some() => Answer::Refused,
-            Err(_) => Answer::Silence,
+            Ok(found) => Found::Activity(found.into()),
+            Err(error) if error.as_db_error().is_some() => Found::Refused,
+            Err(_) => Found::Silence,
         }
     }
 }

@@ -1,8 +1,9 @@
-//! Reads `DATABASE_URL`: what libpq's users write, in both forms (PostgreSQL manual, 34.1).
+//! Reads `DATABASE_URL` in both forms that libpq accepts (PostgreSQL manual, 34.1).
 //!
-//! The driver reads the text. Cut out of it, and done here, is what the driver does not know or takes for something else
-//! than libpq does. What neither does is refused by name. An error names the part that is wrong and shows a right one; no
-//! error repeats a value, since what looks like a host or a parameter may be a part of a password that was not encoded.
+//! The driver parses the text. Parameters that the driver does not know, or understands differently from libpq, are removed
+//! from the text and handled here. Parameters that neither supports are refused by name. An error names the wrong part and
+//! shows a correct one. No error repeats a value: a part that looks like a host or a parameter may belong to a password that
+//! was not encoded.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -25,15 +26,15 @@ use text::{Form, Text};
 const DEFAULT_PORT: u16 = 5432;
 const APPLICATION: &str = "penr-webhooks";
 
-/// What `DATABASE_URL` says: where the database is, and how to log in there.
+/// The content of `DATABASE_URL`: where the database is, and how to log in.
 pub(super) struct Address {
-    /// Without a host.
+    /// Everything but the hosts.
     config: Config,
     hosts: Vec<Target>,
-    /// Of several addresses of the only host, one that takes writes is better than one that does not.
+    /// Whether a server that takes writes is looked for among several addresses of one host.
     pub(super) prefers_writes: bool,
     pub(super) tls: Tls,
-    /// As errors name it: the certificate of a server may not be good enough for it.
+    /// For errors about a server's certificate.
     pub(super) sslmode: &'static str,
 }
 
@@ -41,12 +42,12 @@ pub(super) struct Address {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {
     pub(super) host: Host,
-    /// The operator's `hostaddr`: the name is not looked up then.
+    /// The operator's `hostaddr`; with it, the name is not looked up.
     pub(super) address: Option<IpAddr>,
     pub(super) port: u16,
 }
 
-/// The parameters that the driver is not given, by their names.
+/// The parameters that are removed from the text for the driver, by name.
 type Cut = HashMap<&'static str, String>;
 
 impl Address {
@@ -57,7 +58,7 @@ impl Address {
         for (at, parameter) in text.parameters.iter().enumerate() {
             let key = parameter.key.as_str();
             match keys::find(key) {
-                // The driver takes no empty one. To libpq it is as if there were none.
+                // The driver refuses an empty password; libpq ignores it.
                 Some(("password", _)) if parameter.value.is_empty() => {}
                 Some((_, Key::Drivers { example })) => {
                     read_by_driver(&text.alone(parameter))
@@ -82,7 +83,7 @@ impl Address {
         Ok(Self { config, hosts, prefers_writes, tls, sslmode })
     }
 
-    /// The hosts in the order in which they are to be tried.
+    /// The hosts in the order in which they are tried.
     pub(super) fn targets(&self) -> Vec<&Target> {
         let mut targets: Vec<_> = self.hosts.iter().collect();
         if self.is_shuffled() {
@@ -91,22 +92,22 @@ impl Address {
         targets
     }
 
-    /// Whether the operator wants no order (`load_balance_hosts=random`).
+    /// Whether hosts are tried in random order (`load_balance_hosts=random`).
     pub(super) fn is_shuffled(&self) -> bool {
         self.config.get_load_balance_hosts() == LoadBalanceHosts::Random
     }
 
-    /// The longest that one host's address may take, if the operator says so (`connect_timeout`).
+    /// The operator's bound for one address (`connect_timeout`).
     pub(super) fn patience(&self) -> Option<Duration> {
         self.config.get_connect_timeout().copied()
     }
 
-    /// For the driver: this host and nothing else. `address` is one of the host's, if it has any.
+    /// The driver's configuration for one host. `address` is one of the host's addresses, or `None` for a socket.
     pub(super) fn config_for(&self, target: &Target, address: Option<IpAddr>) -> Config {
         let mut config = self.config.clone();
         config.port(target.port);
         match &target.host {
-            // As libpq: what does not leave the machine is not encrypted.
+            // As libpq does: a Unix socket is not encrypted.
             Host::Unix(folder) => config.host_path(folder).ssl_mode(SslMode::Disable),
             Host::Tcp(name) => config.host(name),
         };
@@ -127,7 +128,7 @@ impl std::fmt::Display for Target {
     }
 }
 
-/// The driver's own error may repeat a part of the text, and with it the password.
+/// Drops the driver's error, which may repeat a part of the text and with it the password.
 fn read_by_driver(text: &str) -> Option<Config> {
     text.parse().ok()
 }
@@ -146,7 +147,8 @@ fn unknown(at: usize, parameter: &text::Parameter<'_>) -> anyhow::Error {
     }
 }
 
-/// As libpq has it: parameters override what stands before the path, and lists belong together by their order.
+/// As in libpq, parameters override the hosts before the path, and the lists of hosts, addresses and ports belong together
+/// by their order.
 fn hosts(text: &Text<'_>, cut: &Cut) -> anyhow::Result<Vec<Target>> {
     let written = match text.form {
         Form::Uri => read_by_driver(&text.hosts_alone()).context(
@@ -192,7 +194,7 @@ fn hosts(text: &Text<'_>, cut: &Cut) -> anyhow::Result<Vec<Target>> {
 fn target(host: Host, address: Option<IpAddr>, port: u16) -> anyhow::Result<Target> {
     let host = match (host, address) {
         (Host::Unix(_), Some(_)) => bail!("hostaddr belongs to a host's name, and not to the folder of a socket"),
-        // Logs show hosts: one that has swallowed the next pair would show a password.
+        // Logs show hosts. If the space before the next pair is missing, the host contains that pair, perhaps the password.
         (Host::Unix(folder), None) if folder.to_string_lossy().contains(divides_pairs) => {
             bail!("a socket's folder with {SWALLOWS}")
         }
@@ -222,7 +224,7 @@ fn is_of_a_name(letter: char) -> bool {
     letter.is_alphanumeric() || ".-_".contains(letter)
 }
 
-/// What ends a pair, or stands within one, where somebody has left out what divides them.
+/// Characters of a value that show that the space, or the `&`, before the next pair is missing.
 fn divides_pairs(letter: char) -> bool {
     "=;'\"".contains(letter)
 }
@@ -243,7 +245,7 @@ fn hostaddr(text: &str) -> anyhow::Result<Option<IpAddr>> {
     }
 }
 
-/// What the driver has under another name or in another unit.
+/// Sets the parameters that the driver has under another name or in another unit, and our defaults.
 fn defaults(config: &mut Config, cut: &Cut, text: &Text<'_>) -> anyhow::Result<()> {
     let number = |key: &str, example: &str| match cut.get(key) {
         Some(value) => {
@@ -260,19 +262,19 @@ fn defaults(config: &mut Config, cut: &Cut, text: &Text<'_>) -> anyhow::Result<(
     if config.get_application_name().is_none() {
         config.application_name(cut.get("fallback_application_name").map_or(APPLICATION, String::as_str));
     }
-    // Theirs, if they give any; what they leave open is set as for all our sessions.
+    // Settings that the operator leaves out are the same as at the server (`keepalive`).
     let given = |key: &str| text.parameters.iter().any(|parameter| parameter.key == key);
     if !given("keepalives_idle") {
-        config.keepalives_idle(super::session::IDLE);
+        config.keepalives_idle(super::keepalive::IDLE);
     }
     if !given("keepalives_interval") {
-        config.keepalives_interval(super::session::PROBES_APART);
+        config.keepalives_interval(super::keepalive::PROBES_APART);
     }
     if !given("keepalives_count") && !given("keepalives_retries") {
-        config.keepalives_retries(super::session::PROBES);
+        config.keepalives_retries(super::keepalive::PROBES);
     }
     if !given("tcp_user_timeout") {
-        config.tcp_user_timeout(super::session::SILENCE);
+        config.tcp_user_timeout(super::keepalive::SILENCE);
     }
     Ok(())
 }
@@ -281,7 +283,7 @@ fn session_attributes(config: &mut Config, cut: &Cut, hosts: usize) -> anyhow::R
     let wanted = match cut.get("target_session_attrs").map(String::as_str) {
         Some("read-write" | "primary") => TargetSessionAttrs::ReadWrite,
         Some("any") => TargetSessionAttrs::Any,
-        // One of several hosts is the primary, and only that takes what we write.
+        // One of several hosts is the primary, and only the primary takes writes.
         None if hosts > 1 => TargetSessionAttrs::ReadWrite,
         None => TargetSessionAttrs::Any,
         Some(which @ ("read-only" | "standby" | "prefer-standby")) => {
@@ -297,11 +299,11 @@ fn session_attributes(config: &mut Config, cut: &Cut, hosts: usize) -> anyhow::R
     Ok(())
 }
 
-/// `sslmode` and `sslrootcert` mean what they mean to libpq (PostgreSQL manual, 34.19), but for this: without a
-/// file `verify-full` trusts the system's authorities, `~/.postgresql/root.crt` is never looked for, and `allow` is `prefer`.
+/// `sslmode` and `sslrootcert` mean the same as in libpq (PostgreSQL manual, 34.19), with three exceptions: `verify-full`
+/// without a file trusts the system's authorities, `~/.postgresql/root.crt` is never read, and `allow` is the same as `prefer`.
 fn encryption(config: &mut Config, cut: &Cut) -> anyhow::Result<(Tls, &'static str)> {
     let file = cut.get("sslrootcert").map(String::as_str).filter(|file| !file.is_empty());
-    // Errors show the path, which may have swallowed the next pair.
+    // Errors show the path. If the space before the next pair is missing, the path contains that pair.
     if file.is_some_and(|file| file.contains(divides_pairs)) {
         bail!("an sslrootcert with {SWALLOWS}");
     }

@@ -1,9 +1,9 @@
-//! Knows when the database last answered on each pooled connection.
+//! Records when the database last answered on each pooled connection, to find a server that has fallen silent.
 //!
 //! A server that is frozen, or whose address now leads to another server, answers on none of the connections that lead to
-//! it. Each of them would cost somebody the whole time of a statement. So after one statement had no answer, connections
-//! that have rested since it began are replaced by new ones. A statement that is merely slow is told from that by the
-//! other connections, which go on answering.
+//! it. A statement on any of these would wait until its time-out. So after one statement had no answer, connections without
+//! an answer since it began are not lent again. If the statement was merely slow, other connections have had answers
+//! meanwhile, and none is replaced.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -16,42 +16,42 @@ pub(super) struct Answers(Mutex<State>);
 #[derive(Default)]
 struct State {
     last: Option<Instant>,
-    /// Of each connection the last answer.
+    /// The time of the last answer on each connection.
     by_connection: ByConnection<Instant>,
-    /// When the newest statement began that no connection answered.
+    /// When the newest statement began that had no answer while no other connection had one either.
     silent_since: Option<Instant>,
 }
 
 impl Answers {
-    /// The database has answered on the connection that was opened then.
+    /// Notes an answer on the connection that was opened at this time.
     pub(super) fn note(&self, opened: Instant) {
         let (mut state, now) = (self.lock(), Instant::now());
         state.last = Some(now);
         state.by_connection.note(opened, now);
     }
 
-    /// The last answer on any connection.
+    /// The time of the last answer on any connection.
     pub(super) fn last(&self) -> Option<Instant> {
         self.lock().last
     }
 
-    /// The last answer on any connection that was open at the time.
+    /// The time of the last answer on any connection that was open at `time`.
     pub(super) fn last_of_those_open_at(&self, time: Instant) -> Option<Instant> {
         self.lock().by_connection.all().filter(|(opened, _)| *opened <= time).map(|(_, at)| *at).max()
     }
 
-    /// A statement that began then was given up without an answer. Returns whether the server counts as silent since: it
-    /// does not if it has answered meanwhile on another connection that was open at the time.
+    /// Notes that a statement that began at this time was given up without an answer. Returns whether the server counts as
+    /// silent since then: not if another connection that was open at that time has had an answer.
     pub(super) fn note_silence(&self, began: Instant) -> bool {
         let mut state = self.lock();
-        let heard = state.by_connection.all().any(|(opened, at)| opened <= began && *at > began);
-        if !heard {
+        let answered = state.by_connection.all().any(|(opened, at)| opened <= began && *at > began);
+        if !answered {
             state.silent_since = state.silent_since.max(Some(began));
         }
-        !heard
+        !answered
     }
 
-    /// Whether the connection that was opened then is newer than the silence, or has answered since.
+    /// Whether the connection opened at this time was opened, or had an answer, after the server fell silent.
     pub(super) fn may_be_lent(&self, opened: Instant) -> bool {
         let state = self.lock();
         let last = state.by_connection.of(opened).copied().unwrap_or(opened);

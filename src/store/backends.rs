@@ -1,8 +1,8 @@
-//! Tells whether a session of ours is one at the server, with the settings that we gave it.
+//! Finds out whether each of our sessions keeps its own backend (server process), with the settings that we gave it.
 //!
-//! A pooler in transaction or statement mode lends one of its own sessions for each transaction: another one, with other
-//! settings and without our prepared statements. It is seen by two sessions that meet in one backend, or by one that
-//! changes its backend; a real server and a pooler in session mode never show either.
+//! A pooler in transaction or statement mode lends a backend for each transaction: perhaps another one, with other settings
+//! and without our prepared statements. This shows in two sessions with one backend, or in one session that changes its
+//! backend. Neither happens with PostgreSQL itself or with a pooler in session mode.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, SimpleQueryMessage};
 
-/// Sessions that were found unfit are looked at again no sooner.
+/// Sessions that were found unfit are compared again after this time.
 const LOOKS_APART: Duration = Duration::from_secs(1);
 
 /// What is known about the backends of a store's sessions.
@@ -21,15 +21,17 @@ pub(super) struct Backends(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// Those that serve a session of ours now.
+    /// The backends that serve our sessions now.
     in_use: HashSet<String>,
-    verdict: Verdict,
+    fitness: Fitness,
 }
 
+/// Whether sessions can be used.
 #[derive(Clone, Default)]
-enum Verdict {
+enum Fitness {
+    /// The next session is compared with another.
     Unknown,
-    /// As far as is known.
+    /// No fault is known.
     #[default]
     Fit,
     Unfit(SessionFault, Instant),
@@ -50,10 +52,10 @@ impl SessionFault {
         "have it use session mode (PgBouncer: pool_mode = session), or have DATABASE_URL name PostgreSQL itself";
 }
 
-/// What a session's backend says of itself.
+/// The backend of a session, as its answer to `question` describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Backend {
-    /// No two backends have the same, also of different servers.
+    /// Unique among all backends of all servers.
     id: String,
     settings: Vec<String>,
 }
@@ -65,54 +67,54 @@ pub(super) struct InUse {
 }
 
 impl Backends {
-    /// Sessions may have changed: they are looked at when the next one is opened.
+    /// Has the next session compared with another.
     pub(super) fn doubt(&self) {
-        self.lock().verdict = Verdict::Unknown;
+        self.lock().fitness = Fitness::Unknown;
     }
 
     pub(super) fn are_in_doubt(&self) -> bool {
-        !matches!(self.lock().verdict, Verdict::Fit)
+        !matches!(self.lock().fitness, Fitness::Fit)
     }
 
     pub(super) fn judge(&self, found: Result<(), SessionFault>) {
-        self.lock().verdict = match found {
-            Ok(()) => Verdict::Fit,
-            Err(fault) => Verdict::Unfit(fault, Instant::now()),
+        self.lock().fitness = match found {
+            Ok(()) => Fitness::Fit,
+            Err(fault) => Fitness::Unfit(fault, Instant::now()),
         };
     }
 
-    /// Nothing was found the matter, as far as could be seen: sessions are lent again, and looked at when they are opened.
+    /// After a comparison that found no fault but was not complete: sessions are lent again, and the next one is compared.
     pub(super) fn forget_fault(&self) {
         let mut state = self.lock();
-        if matches!(state.verdict, Verdict::Unfit(..)) {
-            state.verdict = Verdict::Unknown;
+        if matches!(state.fitness, Fitness::Unfit(..)) {
+            state.fitness = Fitness::Unknown;
         }
     }
 
-    /// What was found when sessions were last looked at.
+    /// The fault that the last comparison found.
     pub(super) fn fault(&self) -> Option<SessionFault> {
-        match &self.lock().verdict {
-            Verdict::Unfit(fault, _) => Some(fault.clone()),
-            Verdict::Unknown | Verdict::Fit => None,
+        match &self.lock().fitness {
+            Fitness::Unfit(fault, _) => Some(fault.clone()),
+            Fitness::Unknown | Fitness::Fit => None,
         }
     }
 
-    /// The same, if that was so lately that it need not be tried again.
+    /// The same, if it was found so recently that sessions are not compared again.
     pub(super) fn recent_fault(&self) -> Option<SessionFault> {
-        match &self.lock().verdict {
-            Verdict::Unfit(fault, found) if found.elapsed() < LOOKS_APART => Some(fault.clone()),
+        match &self.lock().fitness {
+            Fitness::Unfit(fault, found) if found.elapsed() < LOOKS_APART => Some(fault.clone()),
             _ => None,
         }
     }
 
-    /// Notes which backend serves a session. One that serves another session of ours at the same time raises doubts.
+    /// Notes the backend of a session. If it serves another of our sessions at the same time, the next session is compared.
     pub(super) fn note(self: &Arc<Self>, backend: &Backend) -> Option<InUse> {
         let mut state = self.lock();
         if state.in_use.insert(backend.id.clone()) {
             return Some(InUse { backends: self.clone(), id: backend.id.clone() });
         }
-        if matches!(state.verdict, Verdict::Fit) {
-            state.verdict = Verdict::Unknown;
+        if matches!(state.fitness, Fitness::Fit) {
+            state.fitness = Fitness::Unknown;
         }
         None
     }
@@ -128,11 +130,11 @@ impl Drop for InUse {
     }
 }
 
-/// A setting, and what the server shows for it once it is set.
+/// A setting's name, and its value as the server shows it.
 pub(super) type Wanted = (&'static str, String);
 
-/// The id of a backend in SQL, the same in all sessions, whatever their role has as `DateStyle`. Not with ||, for which
-/// others may have an operator on the search path.
+/// The id of a backend as an SQL expression. It is the same in all sessions, whatever `DateStyle` their role has. It does not
+/// use ||, because another role may have put an operator of that name on the search path.
 macro_rules! backend_id {
     ($pid:literal) => {
         concat!(
@@ -143,30 +145,30 @@ macro_rules! backend_id {
     };
 }
 
-/// The question that `read` reads the answer of. Not prepared, for that is what such a pooler breaks.
+/// The statement whose answer `read` reads. It is not prepared, because prepared statements fail behind such a pooler.
 pub(super) fn question(wanted: &[Wanted]) -> String {
     let settings: String = wanted.iter().map(|(name, _)| format!(", pg_catalog.current_setting('{name}')")).collect();
     format!("SELECT {}{settings}", backend_id!("pg_catalog.pg_backend_pid()"))
 }
 
-/// Who serves this session.
+/// The id of the backend that serves this session.
 pub(super) async fn of(session: &Client) -> Result<Option<String>, Error> {
     Ok(read(&session.simple_query(&question(&[])).await?).map(|backend| backend.id))
 }
 
-/// What a server has running.
+/// What a server is doing.
 #[derive(Debug)]
-pub(super) struct Activity {
+pub(super) struct ServerActivity {
     takes_writes: bool,
-    /// Whether each of its backends has something to do.
+    /// Its backends, and whether each is busy.
     busy: HashMap<String, bool>,
 }
 
-impl Activity {
-    /// Of this session's server.
+impl ServerActivity {
+    /// Asks the server of this session.
     pub(super) async fn of(session: &Client) -> Result<Self, Error> {
-        // Of other users' backends we may not see the state: they count as busy, for a session that was opened before the
-        // user in the address changed may be among them.
+        // The state of other users' backends is hidden. They count as busy: one may be our session from before the user in the
+        // address was changed.
         let question = concat!(
             "SELECT ",
             backend_id!("pid"),
@@ -182,13 +184,14 @@ impl Activity {
         Ok(activity)
     }
 
-    /// Whether this server takes writes and the backend has nothing to do there, or is not there any more. A standby, to
-    /// which the address may lead for a moment, knows nothing of the primary's backends.
-    pub(super) fn has_seen_out(&self, backend: &str) -> bool {
+    /// Whether the backend is idle or gone. A standby, to which the address may lead for a moment, does not have the primary's
+    /// backends, so only a server that takes writes counts.
+    pub(super) fn has_finished(&self, backend: &str) -> bool {
         self.takes_writes && !self.busy.get(backend).is_some_and(|busy| *busy)
     }
 
-    /// Whether this server is used now instead of the backend's. A standby is not: the address may lead to it for a moment.
+    /// Whether this server has replaced the one that the backend was on. A standby does not count: the address may lead to it
+    /// for a moment.
     pub(super) fn has_replaced_that_of(&self, backend: &str) -> bool {
         self.takes_writes && !self.busy.contains_key(backend)
     }
@@ -217,8 +220,8 @@ impl Backend {
     }
 }
 
-/// Looks at a session once more, as often as it takes to see a pooler that gives out the backend that rested longest.
-/// `None` if that cannot be told.
+/// Asks a session for its backend twice more: a pooler that lends the backend that was idle longest gives another one. `None`
+/// if the session does not answer.
 pub(super) async fn look(session: &Client, at_login: &Backend, wanted: &[Wanted]) -> Option<Result<(), SessionFault>> {
     let question = question(wanted);
     let ask = async || read(&session.simple_query(&question).await.ok()?);
@@ -229,7 +232,8 @@ pub(super) async fn look(session: &Client, at_login: &Backend, wanted: &[Wanted]
     Some(looks.iter().try_for_each(|backend| backend.check(wanted)))
 }
 
-/// Looks at a session beside another, to see a pooler that gives out the backend that came back last.
+/// Asks a session for its backend while another one has a transaction open: a pooler that lends the backend that came back
+/// last gives both the same one.
 pub(super) async fn look_beside(
     other: &Client,
     session: &Client,
@@ -237,12 +241,12 @@ pub(super) async fn look_beside(
 ) -> Option<Result<(), SessionFault>> {
     let question = question(&[]);
     let ask = async |session: &Client| read(&session.simple_query(&question).await.ok()?);
-    // A pooler gives it to nobody else before its transaction ends.
+    // While this transaction is open, a pooler lends its backend to no other session.
     if let Err(error) = other.batch_execute("BEGIN").await {
         return refuses_transactions(&error).then_some(Err(SessionFault::NotKept));
     }
     let others = ask(other).await?;
-    // Not asked for if it would have to wait for the other's transaction.
+    // If both have the same backend, the session is not asked: it would wait for the other's transaction.
     let shared = others.id == at_login.id || ask(session).await?.id != at_login.id;
     let _ = other.batch_execute("ROLLBACK").await;
     Some(if shared { Err(SessionFault::NotKept) } else { Ok(()) })
@@ -253,7 +257,7 @@ fn refuses_transactions(error: &Error) -> bool {
     error.code() == Some(&SqlState::PROTOCOL_VIOLATION)
 }
 
-/// A duration as the server shows it: in the largest unit of which it is a multiple.
+/// A duration as the server shows it: a whole number of the largest possible unit.
 pub(super) fn shown(duration: Duration) -> impl fmt::Display {
     let millis = duration.as_millis();
     let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s"), (1, "ms")];
@@ -286,12 +290,14 @@ mod tests {
 
     #[test]
     fn a_server_has_replaced_another_if_it_takes_writes_and_lacks_the_backend() {
-        let activity =
-            |takes_writes| Activity { takes_writes, busy: [("1".to_owned(), true), ("2".to_owned(), false)].into() };
+        let activity = |takes_writes| ServerActivity {
+            takes_writes,
+            busy: [("1".to_owned(), true), ("2".to_owned(), false)].into(),
+        };
         let (primary, standby) = (activity(true), activity(false));
-        assert_eq!(["1", "2", "3"].map(|backend| primary.has_seen_out(backend)), [false, true, true]);
+        assert_eq!(["1", "2", "3"].map(|backend| primary.has_finished(backend)), [false, true, true]);
         assert_eq!(["1", "2", "3"].map(|backend| primary.has_replaced_that_of(backend)), [false, false, true]);
-        assert!(!standby.has_replaced_that_of("3") && !standby.has_seen_out("3"), "it knows nothing of the primary's");
+        assert!(!standby.has_replaced_that_of("3") && !standby.has_finished("3"), "it knows nothing of the primary's");
     }
 
     #[test]

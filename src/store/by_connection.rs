@@ -1,9 +1,11 @@
-//! What the store knows of each pooled connection. The pool gives connections no names: each is named by when it was opened.
+//! Keeps a value for each pooled connection. The pool gives connections no ids, so the time when a connection was opened
+//! serves as its id.
 
 use std::collections::HashMap;
 use std::time::Instant;
 
-/// So many connections are forgotten at once: by then most of them were closed, and the pool does not tell which.
+/// The pool does not report closed connections. When there are this many values, all are dropped, of which most belong to
+/// closed connections.
 const FORGOTTEN_AT: usize = 1024;
 
 pub(super) struct ByConnection<T>(HashMap<Instant, T>);
@@ -26,7 +28,7 @@ impl<T> ByConnection<T> {
         self.0.get(&opened)
     }
 
-    /// When each was opened, and what is known of it.
+    /// Each connection's time of opening and its value.
     pub(super) fn all(&self) -> impl Iterator<Item = (Instant, &T)> {
         self.0.iter().map(|(opened, what)| (*opened, what))
     }

@@ -1,7 +1,8 @@
-//! Takes due deliveries for one worker, fenced, with a lease.
+//! Claims due deliveries for one worker, for the time of a lease. Every claim raises the delivery's number (a fencing token),
+//! so a result of an earlier claim changes nothing.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -10,8 +11,8 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::due::close_removed;
 use super::lookup::{before_v10, snapshot, snapshot_columns};
+use super::sql::close_chosen;
 use super::{Store, StoreError, TypedParams, column};
 use crate::delivery::{Delivery, EventRow, Trigger};
 use crate::error_chain;
@@ -24,45 +25,53 @@ use crate::snapshot::{Snapshot, SnapshotState};
 #[derive(Debug)]
 pub struct Claimed {
     pub delivery: Delivery,
-    /// A result is only taken for the newest claim.
+    /// The number of this claim. A result with an older number does not change the delivery.
     pub claim: i64,
 }
 
-/// How many of a webhook's due deliveries are wanted.
+/// How many of a webhook's due deliveries a worker wants to claim.
 #[derive(Debug, Clone, Copy)]
 pub struct Room {
     pub webhook: WebhookId,
-    /// Where to begin: what fell due before was claimed, or is being claimed by another worker.
+    /// Deliveries that fell due before this time are left out: they are claimed, or are being claimed by another worker.
     pub since: Timestamp,
+    /// The largest number of deliveries to claim.
     pub room: usize,
 }
 
-/// What a claim took.
+/// What [`Store::claim_due`] claimed.
 #[derive(Debug, Default)]
 pub struct Claims {
     pub deliveries: Vec<Claimed>,
-    /// Deliveries closed because their events are gone, erased by hand or lost: nothing is left to send.
+    /// Deliveries that were closed because their events are gone: an operator erased them, or they were lost.
     pub without_event: Vec<(WebhookId, DeliveryId)>,
-    /// Of each webhook that had any: how many, and when the last of them fell due.
+    /// For each webhook with due deliveries, how many were claimed or closed.
     pub taken: HashMap<WebhookId, Taken>,
-    /// Webhooks of which nothing was claimed, for they are paused.
+    /// Webhooks of which nothing was claimed because they are paused.
     pub paused: HashMap<WebhookId, Arc<Snapshot>>,
 }
 
+/// How many deliveries of one webhook a claim took from the due ones.
 #[derive(Debug, Clone, Copy)]
 pub struct Taken {
     pub count: usize,
+    /// When the last of them fell due.
     pub until: Timestamp,
 }
 
 impl Store {
-    /// Claims due deliveries, of each webhook as many as there is room for, oldest first; of a paused one none. Another
-    /// worker may claim them again after `lease`.
+    /// Claims due deliveries, for each webhook as many as it has room for, oldest first, and none of a paused webhook. When
+    /// `lease` is over, another worker may claim them again.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or not migrated: try again. What was claimed by then is given back, or is due
+    /// again when its lease ends.
     pub async fn claim_due(&self, keyring: &Keyring, rooms: &[Room], lease: Duration) -> Result<Claims, StoreError> {
         let webhooks: Vec<Uuid> = rooms.iter().map(|room| room.webhook.0).collect();
         let since: Vec<Timestamp> = rooms.iter().map(|room| room.since).collect();
         let numbers: Vec<i64> = rooms.iter().map(|room| i64::try_from(room.room).unwrap_or(i64::MAX)).collect();
-        let rows = self.query_to_write(CLAIM_DUE, &[&webhooks, &numbers, &since, &lease.as_secs_f64()]).await?;
+        let rows = self.query_to_write(&CLAIM_DUE, &[&webhooks, &numbers, &since, &lease.as_secs_f64()]).await?;
         let (rows, paused): (Vec<Row>, Vec<Row>) =
             rows.into_iter().partition(|row| column::<Option<Uuid>>(row, "id").is_some());
         let paused = paused.iter().filter_map(|row| webhook_now(row, keyring)).map(|now| (now.id, now)).collect();
@@ -72,7 +81,7 @@ impl Store {
         match self.events(&rows).await {
             Ok(events) => Ok(Claims { paused, ..self.claims(&rows, &events, keyring).await }),
             Err(error) => {
-                // Without it the leases end later.
+                // If this fails too, the deliveries are due again when their leases end.
                 self.release(&rows.iter().map(fence).collect::<Vec<_>>()).await.ok();
                 Err(error)
             }
@@ -99,19 +108,19 @@ impl Store {
         if !without_event.is_empty() {
             let (ids, tokens): (Vec<Uuid>, Vec<i64>) =
                 without_event.iter().map(|(_, (id, claim))| (id.0, *claim)).unzip();
-            match self.execute(CLOSE_WITHOUT_EVENT, &[&ids, &tokens]).await {
+            match self.execute(&CLOSE_WITHOUT_EVENT, &[&ids, &tokens]).await {
                 Ok(_) => claims.without_event = without_event.into_iter().map(|(of, (id, _))| (of, id)).collect(),
-                // They are claimed and closed when their leases end; the others do not wait for that.
+                // They are claimed again when their leases end, and closed then.
                 Err(error) => tracing::debug!(error = error_chain(&error), "cannot close deliveries without events"),
             }
         }
         claims
     }
 
-    /// The events of claimed rows, by their keys, as far as they are there. Of the table's partitions only those of the
-    /// rows' days are touched.
+    /// The events of claimed rows, by their keys. Events that are gone are missing. Only the partitions of the rows' days are
+    /// read and locked.
     async fn events(&self, rows: &[Row]) -> Result<Events, StoreError> {
-        // An event that is owed to many webhooks is read once.
+        // An event of several claimed deliveries is read once.
         let wanted: BTreeSet<(Date, Uuid)> =
             rows.iter().map(|row| (column(row, "event_day"), column(row, "event_key"))).collect();
         let (days, keys): (Vec<Date>, Vec<Uuid>) = wanted.into_iter().unzip();
@@ -122,7 +131,12 @@ impl Store {
         Ok(events.iter().map(|row| (column(row, "key"), Arc::new(event_row(row)))).collect())
     }
 
-    /// Gives claims back unattempted: they are due at once.
+    /// Gives claims back without an attempt: the deliveries are due at once. Returns how many; claims that are no longer the
+    /// newest, and rows that another transaction has locked, are left out.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available or busy: the deliveries are due when their leases end.
     pub async fn release(&self, claims: &[(DeliveryId, i64)]) -> Result<u64, StoreError> {
         let ids: Vec<Uuid> = claims.iter().map(|(delivery, _)| delivery.0).collect();
         let claims: Vec<i64> = claims.iter().map(|(_, claim)| *claim).collect();
@@ -133,59 +147,65 @@ impl Store {
 /// The events of claimed deliveries, by their keys.
 type Events = HashMap<Uuid, Arc<EventRow>>;
 
-/// Rows are compared as a whole, so that only the index by webhook answers, and in its order. An array and limits, where
-/// joins would do, keep the planner from reading whole tables: it cannot know how few are claimed. A paused webhook is one
-/// row without a delivery.
-const CLAIM_DUE: &str = concat!(
-    "WITH asked AS MATERIALIZED (
-        SELECT a.id AS asked_for, a.room, a.since, ",
-    snapshot_columns!(),
-    " FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[]) AS a (id, room, since)
-        LEFT JOIN LATERAL (SELECT * FROM webhooks w WHERE w.id = a.id LIMIT 1) w ON true CROSS JOIN ",
-    before_v10!(),
-    "
-    ), due AS MATERIALIZED (
-        SELECT head.id, head.due_at
-        FROM asked a CROSS JOIN LATERAL (
-            SELECT id, due_at FROM pending_deliveries p
-            WHERE (p.webhook_id, p.due_at) >= (a.asked_for, a.since)
-                AND (p.webhook_id, p.due_at) <= (a.asked_for, now())
-            ORDER BY p.webhook_id, p.due_at LIMIT a.room FOR UPDATE SKIP LOCKED) AS head
-        WHERE a.paused_for IS NULL
-    ), claimed AS (
-        UPDATE pending_deliveries p SET due_at = now() + make_interval(secs => $4), claim = p.claim + 1
-        WHERE p.id = ANY (ARRAY(SELECT id FROM due))
-        RETURNING p.id, p.claim, p.webhook_id AS owed_to, p.activation AS owed_since, p.event_day, p.event_key,
-                  p.trigger, p.attempts_made
+/// - `asked`: one row for each webhook that the worker has room for, with its snapshot.
+/// - `due`: the oldest due deliveries of the webhooks that are not paused, locked here.
+/// - `claimed`: the same deliveries after the claim.
+///
+/// The result has one row for each claimed delivery, and one without a delivery for each paused webhook.
+///
+/// PostgreSQL does not know how few rows are claimed, and would choose joins that read whole tables. Three things prevent
+/// that: comparing `(webhook_id, due_at)` as a row leaves only the index by webhook, and in its order; `LIMIT` in the lateral
+/// sub-selects has each run once for a webhook; `ANY (ARRAY(...))` has the update find its rows by their ids.
+static CLAIM_DUE: LazyLock<String> = LazyLock::new(|| {
+    let (snapshot_columns, before_v10) = (snapshot_columns!(), before_v10!());
+    format!(
+        "WITH asked AS MATERIALIZED (
+            SELECT room.webhook_id AS asked_for, room.deliveries, room.since, {snapshot_columns}
+            FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[]) AS room (webhook_id, deliveries, since)
+            LEFT JOIN LATERAL (SELECT * FROM webhooks WHERE id = room.webhook_id LIMIT 1) w ON true
+            CROSS JOIN {before_v10}
+        ), due AS MATERIALIZED (
+            SELECT head.id, head.due_at
+            FROM asked CROSS JOIN LATERAL (
+                SELECT id, due_at FROM pending_deliveries
+                WHERE (webhook_id, due_at) >= (asked.asked_for, asked.since)
+                    AND (webhook_id, due_at) <= (asked.asked_for, now())
+                ORDER BY pending_deliveries.webhook_id, due_at LIMIT asked.deliveries FOR UPDATE SKIP LOCKED) AS head
+            WHERE asked.paused_for IS NULL
+        ), claimed AS (
+            UPDATE pending_deliveries pending
+            SET due_at = now() + make_interval(secs => $4), claim = pending.claim + 1
+            WHERE pending.id = ANY (ARRAY(SELECT id FROM due))
+            RETURNING pending.id, pending.claim, pending.webhook_id AS owed_to, pending.activation AS owed_since,
+                pending.event_day, pending.event_key, pending.trigger, pending.attempts_made
+        )
+        SELECT asked.*, claimed.*, due.due_at AS was_due_at
+        FROM asked LEFT JOIN (claimed JOIN due ON due.id = claimed.id) ON claimed.owed_to = asked.asked_for
+        WHERE claimed.id IS NOT NULL OR asked.paused_for IS NOT NULL"
     )
-    SELECT a.*, c.*, due.due_at AS was_due_at
-    FROM asked a LEFT JOIN (claimed c JOIN due ON due.id = c.id) ON c.owed_to = a.asked_for
-    WHERE c.id IS NOT NULL OR a.paused_for IS NOT NULL"
-);
+});
 
-/// The days once more as one array, which tells the planner the partitions.
+/// `$3` has the same days as `$1`, once each: only a comparison with an array lets the planner leave out the partitions of
+/// other days.
 const EVENTS: &str = "
     SELECT e.day, e.key, e.account_id, e.event_id, e.event_type, e.body
     FROM unnest($1, $2) AS wanted (day, key) CROSS JOIN LATERAL (
         SELECT * FROM events e WHERE e.day = wanted.day AND e.key = wanted.key AND e.day = ANY ($3) LIMIT 1) AS e";
 
-const CLOSE_WITHOUT_EVENT: &str = concat!(
-    "WITH ",
-    close_removed!(
-        "SELECT p.id FROM pending_deliveries p JOIN unnest($1::uuid[], $2::bigint[]) AS g (id, claim)
-         ON (g.id, g.claim) = (p.id, p.claim) WHERE p.id = ANY ($1) FOR UPDATE OF p SKIP LOCKED",
-        "'cancelled'"
-    ),
-    " SELECT FROM removed"
-);
+static CLOSE_WITHOUT_EVENT: LazyLock<String> = LazyLock::new(|| {
+    let chosen = "
+        SELECT pending.id FROM pending_deliveries pending JOIN unnest($1::uuid[], $2::bigint[]) AS given (id, claim)
+        USING (id, claim) WHERE pending.id = ANY ($1) FOR UPDATE OF pending SKIP LOCKED";
+    format!("WITH {} SELECT FROM removed", close_chosen(chosen, "'cancelled'"))
+});
 
-/// Leaves out what somebody else is changing just now: that is not the claim's any more, or its lease ends later.
+/// Skips rows that another transaction has locked: those have another claim soon, or are due when their lease ends.
 const RELEASE: &str = "
     UPDATE pending_deliveries SET due_at = now(), claim = claim + 1 WHERE id = ANY (ARRAY(
-        SELECT p.id FROM pending_deliveries p JOIN unnest($1::uuid[], $2::bigint[]) AS r (id, claim)
-        ON (r.id, r.claim) = (p.id, p.claim) WHERE p.id = ANY ($1) FOR UPDATE OF p SKIP LOCKED))";
+        SELECT pending.id FROM pending_deliveries pending JOIN unnest($1::uuid[], $2::bigint[]) AS given (id, claim)
+        USING (id, claim) WHERE pending.id = ANY ($1) FOR UPDATE OF pending SKIP LOCKED))";
 
-/// What names a claim.
+/// The delivery's id and the number of the claim.
 fn fence(row: &Row) -> (DeliveryId, i64) {
     (DeliveryId(column(row, "id")), column(row, "claim"))
 }
@@ -215,7 +235,7 @@ fn event_row(row: &Row) -> EventRow {
     EventRow::stored(event, column(row, "day"), column(row, "key"))
 }
 
-/// The webhook as it is now, if it is there.
+/// The webhook as it is now; `None` if it was deleted.
 fn webhook_now(row: &Row, keyring: &Keyring) -> Option<Arc<Snapshot>> {
     column::<Option<Uuid>>(row, "webhook_id").map(|_| Arc::new(snapshot(row, keyring)))
 }

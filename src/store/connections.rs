@@ -1,28 +1,29 @@
-//! Lends pooled connections, and takes back none that is unfit: one on which a statement still runs, or that the server
-//! will not serve as it serves a new one.
+//! Lends pooled connections. A connection on which a statement still runs, or that the server no longer serves as it would
+//! serve a new one, does not go back to the pool.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime};
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime};
 use deadpool_postgres::{TimeoutType, Timeouts};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Error, Statement};
 
-use super::abandoned::{self, Abandoned, Kept, PATIENCE, Room, Unanswered};
+use super::abandoned::{self, Abandoned, Kept, PATIENCE, Unanswered, WritePermit};
 use super::answers::Answers;
 use super::backends;
+use super::error::{OutOfTime, StoreError};
 use super::openings::{Openings, with_backend};
+use super::recycling::{not_older_than, only_answering, only_fit};
 use super::session::Sessions;
 use super::tasks::Tasks;
-use super::{OutOfTime, StoreError};
 use crate::config::Database;
 
-/// What only a new connection cures: the server is going, it has become one that may only be read, a pooler before it
-/// has given us another's session, or the session holds a plan that the schema has left behind.
+/// Errors after which a connection is closed: the server is shutting down or has become a standby, a pooler has given us the
+/// session of another client, or the session holds a plan for an older schema.
 const UNFIT: [SqlState; 8] = [
     SqlState::READ_ONLY_SQL_TRANSACTION,
     SqlState::ADMIN_SHUTDOWN,
@@ -35,20 +36,20 @@ const UNFIT: [SqlState; 8] = [
     SqlState::FEATURE_NOT_SUPPORTED,
 ];
 
-/// Answers of a session that is not the one that our statements were prepared in.
+/// Errors of a session in which our statements were not prepared: a pooler has exchanged it.
 const OF_ANOTHER_SESSION: [SqlState; 3] =
     [SqlState::INVALID_SQL_STATEMENT_NAME, SqlState::DUPLICATE_PSTATEMENT, SqlState::PROTOCOL_VIOLATION];
 
-/// How often whoever waits for a new connection looks for an idle one.
+/// While a new connection is being opened, the pool is asked for an idle one this often.
 const LOOKS_APART: Duration = Duration::from_millis(50);
 
-/// A statement whose caller has hung up may end by itself within this time.
+/// A statement whose caller went away is not cancelled if it ends within this time.
 const A_MOMENT: Duration = Duration::from_millis(100);
 
-/// All connections are replaced no more often, however many statements find that they may only read.
+/// The least time between two renewals of all connections, however many statements find that the server is read-only.
 const RENEWALS_APART: Duration = Duration::from_secs(1);
 
-/// The pool, and what its connections are made of.
+/// The pool of connections, and how new ones are opened.
 pub(super) struct Connections {
     pool: Pool,
     sessions: Sessions,
@@ -57,7 +58,7 @@ pub(super) struct Connections {
     unanswered: Arc<Unanswered>,
     statement_timeout: Duration,
     answers: Arc<Answers>,
-    /// A connection older than this is not lent again.
+    /// Connections that were opened before this are not lent again.
     renewed: Arc<Mutex<Instant>>,
 }
 
@@ -77,7 +78,7 @@ impl Connections {
             .post_create(only_fit(sessions.clone()))
             .pre_recycle(only_fit(sessions.clone()))
             .pre_recycle(not_older_than(renewed.clone()))
-            .pre_recycle(only_heard(answers.clone()))
+            .pre_recycle(only_answering(answers.clone()))
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| StoreError::Unavailable(error.into()))?;
@@ -90,16 +91,16 @@ impl Connections {
         self.lend_until(Instant::now() + self.wait()).await
     }
 
-    /// A connection for a write, and the room for it.
-    pub(super) async fn lend_to_write(self: &Arc<Self>) -> Result<(Connection, Room), StoreError> {
+    /// A connection for a write, and the permit for it.
+    pub(super) async fn lend_to_write(self: &Arc<Self>) -> Result<(Connection, WritePermit), StoreError> {
         let deadline = Instant::now() + self.wait();
-        let room = self.unanswered.room(self.wait()).await?;
+        let permit = self.unanswered.permit(self.wait()).await?;
         let mut connection = self.lend_until(deadline).await?;
         connection.know_backend().await?;
-        Ok((connection, room))
+        Ok((connection, permit))
     }
 
-    /// How long a connection is waited for.
+    /// The longest wait for a connection.
     fn wait(&self) -> Duration {
         self.pool.timeouts().wait.unwrap_or_default()
     }
@@ -115,8 +116,8 @@ impl Connections {
         Ok(Connection { object: Some(object), running: None, kept: None, home: self.clone() })
     }
 
-    /// Compares two sessions, or none if there is room for no more than the pool has: those were checked when they were
-    /// opened.
+    /// Opens two more sessions and compares them. If the server has no room for them, an answer in the pool is enough: its
+    /// sessions were checked when they were opened.
     pub(super) async fn check_sessions(self: &Arc<Self>) -> Result<(), StoreError> {
         let looked = timeout(self.sessions.bound(), self.sessions.look_at_two()).await.map_err(|_| not_connected());
         if let Err(error) = looked.and_then(|looked| Ok(looked?))
@@ -133,13 +134,13 @@ impl Connections {
         answered.await.is_ok()
     }
 
-    /// One that is idle, or a new one, whichever comes first: a pooler may have no more for us than those that are open.
+    /// An idle connection or a new one, whichever comes first: a pooler may allow no more connections than are open.
     async fn object(&self, deadline: Instant) -> Result<Object, PoolError> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let timeouts = Timeouts { wait: Some(left), create: Some(LOOKS_APART), ..self.pool.timeouts() };
             match with_backend(self.pool.timeout_get(&timeouts)).await {
-                // It is still being opened.
+                // The new connection is still being opened: look for an idle one again.
                 (Err(PoolError::Timeout(TimeoutType::Create)), _) if Instant::now() < deadline => {}
                 (Ok(object), Some(backend)) => {
                     self.unanswered.note_backend(Object::metrics(&object).created, backend);
@@ -150,7 +151,7 @@ impl Connections {
         }
     }
 
-    /// The answer of a statement on the connection that was opened then.
+    /// Waits for the answer of a statement on the connection that was opened at this time.
     async fn answer<T>(&self, opened: Instant, statement: impl Future<Output = T>) -> Result<T, NoAnswer> {
         let (began, bound, mut statement) = (Instant::now(), self.statement_timeout, pin!(statement));
         if let Ok(answer) = timeout(bound.min(PATIENCE), &mut statement).await {
@@ -183,15 +184,14 @@ impl Connections {
         self.answers.last()
     }
 
-    /// Whether the database has answered lately, and all connections wait for other answers of it: each comes before the
-    /// server gives up its statement, or not at all.
+    /// Whether all connections are waiting for answers and the database has given one within the statement timeout.
     pub(super) fn are_all_busy(&self) -> bool {
         let status = self.pool.status();
         let all_lent = status.size == status.max_size && status.available == 0;
         all_lent && self.last_answer().is_some_and(|last| last.elapsed() <= self.statement_timeout)
     }
 
-    /// Has no connection lent again that was opened before then: it may lead to a server that another one has replaced.
+    /// Lends no connection again that was opened before this time: it may lead to a server that was replaced by another.
     fn leave_server(&self, before: Instant) {
         let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
         if *renewed < before {
@@ -200,7 +200,7 @@ impl Connections {
         }
     }
 
-    /// Has no connection lent again that is open now: what they may do was decided when they were opened.
+    /// Lends no connection again that is open now: whether a session may write was decided when it was opened.
     pub(super) fn renew(&self) {
         let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
         if renewed.elapsed() >= RENEWALS_APART {
@@ -211,42 +211,20 @@ impl Connections {
     }
 }
 
-/// Lends no connection while sessions are known to be unfit.
-fn only_fit(sessions: Sessions) -> Hook {
-    Hook::sync_fn(move |_, _| match sessions.backends().fault() {
-        Some(fault) => Err(HookError::message(fault.to_string())),
-        None => Ok(()),
-    })
-}
-
-fn not_older_than(renewed: Arc<Mutex<Instant>>) -> Hook {
-    Hook::sync_fn(move |_, metrics| {
-        let renewed = *renewed.lock().unwrap_or_else(PoisonError::into_inner);
-        if metrics.created < renewed { Err(HookError::message("replaced by a new one")) } else { Ok(()) }
-    })
-}
-
-/// Lends no connection that leads to a server that has fallen silent.
-fn only_heard(answers: Arc<Answers>) -> Hook {
-    Hook::sync_fn(move |_, metrics| match answers.may_be_lent(metrics.created) {
-        true => Ok(()),
-        false => Err(HookError::message("it may lead to a server that is gone")),
-    })
-}
-
-/// Why a statement is not waited for any longer.
+/// Why the wait for a statement's answer ended without one.
 enum NoAnswer {
+    /// The statement timeout is over.
     InTime,
-    /// No answer will come. Another server has been found in the place of the statement's by a search that began then.
+    /// Another server has taken the place of the one that the statement went to; the look that found it began at this time.
     ServerReplaced(Instant),
 }
 
 /// A pooled connection whose use is bounded. It goes back to the pool only if its last statement was answered.
 pub(super) struct Connection {
     object: Option<Object>,
-    /// The statement that was not answered yet, and when it began.
+    /// The statement that has no answer yet, and when it began.
     running: Option<(Abandoned, Instant)>,
-    /// Dropped when the last statement has ended at the server, also if its caller has gone.
+    /// Dropped when the last statement has ended at the server, even if its caller went away before.
     kept: Option<Kept>,
     home: Arc<Connections>,
 }
@@ -272,14 +250,14 @@ impl Connection {
     /// A transaction, or a statement that writes.
     pub(super) async fn write<T>(
         &mut self,
-        room: Room,
+        permit: WritePermit,
         work: impl AsyncFnOnce(&mut Object) -> Result<T, Error>,
     ) -> Result<T, StoreError> {
-        self.run(Abandoned::LeftAlone(room), work).await
+        self.run(Abandoned::LeftAlone(permit), work).await
     }
 
-    /// Asks a connection of which it is not known from its login, or was forgotten: later, while it waits for a commit, it
-    /// cannot be asked.
+    /// Asks for the backend of this connection if it is not known from the login or was dropped from the cache: while the
+    /// connection waits for a commit, it cannot be asked.
     async fn know_backend(&mut self) -> Result<(), StoreError> {
         let opened = self.object.as_ref().map(|object| Object::metrics(object).created);
         let Some(opened) = opened.filter(|opened| !self.home.unanswered.knows_backend(*opened)) else { return Ok(()) };
@@ -305,7 +283,7 @@ impl Connection {
                 return Err(StoreError::Unavailable(OutOfTime(format!("no answer within {bound}")).into()));
             }
             Err(NoAnswer::ServerReplaced(looked)) => {
-                // Nothing to cancel, and nobody to wait for: the new server does not know the statement.
+                // There is nothing to cancel and nothing to wait for: the new server does not run the statement.
                 self.running = None;
                 self.discard();
                 self.home.leave_server(looked);
@@ -324,7 +302,7 @@ impl Connection {
         }
     }
 
-    /// After an error, which may say that the connection is not to be used again.
+    /// Maps an error, and closes the connection if the error makes it unfit.
     fn judge(&mut self, error: Error) -> StoreError {
         let closed = self.object.as_ref().is_some_and(|object| object.is_closed());
         if closed || error.code().is_some_and(|code| UNFIT.contains(code)) {
@@ -333,7 +311,7 @@ impl Connection {
         if error.code().is_some_and(|code| OF_ANOTHER_SESSION.contains(code)) {
             self.home.sessions.backends().doubt();
             self.home.renew();
-            // What is the matter is found when the next session is opened.
+            // The next session that is opened is compared with another, which finds the fault.
             return StoreError::Busy(error.into());
         }
         let error = StoreError::from(error);
@@ -351,7 +329,7 @@ impl Connection {
         }
     }
 
-    /// It does not go back to the pool.
+    /// Closes the connection instead of giving it back to the pool.
     pub(super) fn discard(&mut self) {
         drop(self.object.take().map(Object::take));
     }
@@ -359,19 +337,19 @@ impl Connection {
     fn abandon(&mut self) {
         let Some(object) = self.object.take() else { return };
         let (abandoned, began) = self.running.take().unzip();
-        // Who goes away sooner may just have lost interest.
+        // A caller that goes away sooner says nothing about the server.
         let late = began.filter(|began| began.elapsed() >= self.home.statement_timeout / 2);
         if late.is_some_and(|began| self.home.answers.note_silence(began)) {
             self.home.openings.forget_spare();
         }
         match abandoned {
-            // Without a runtime the process is about to end.
+            // Without a runtime the process is ending, and nothing can be spawned.
             Some(Abandoned::Cancelled) if Handle::try_current().is_ok() => {
                 let moment = if late.is_some() { Duration::ZERO } else { A_MOMENT };
                 self.home.tasks.spawn(abandoned::cancel(object, self.home.sessions.tls(), moment, self.kept.take()));
             }
-            Some(Abandoned::LeftAlone(room)) if Handle::try_current().is_ok() => {
-                self.home.tasks.spawn(self.home.unanswered.clone().see_out(object, room));
+            Some(Abandoned::LeftAlone(permit)) if Handle::try_current().is_ok() => {
+                self.home.tasks.spawn(self.home.unanswered.clone().hold_until_ended(object, permit));
             }
             _ => drop(Object::take(object)),
         }

@@ -1,4 +1,4 @@
-//! Walks the log's days from the newest to the oldest, so that no statement reads, or locks, more than four weeks of its
+//! Divides the log into windows of days, newest first, so that no statement reads or locks more than four weeks of its
 //! partitions.
 
 use std::time::{Duration, Instant};
@@ -11,10 +11,10 @@ use tokio_postgres::types::Type;
 use super::partitions::attached_partitions;
 use super::{Store, StoreError, column};
 
-/// Days of each window, the last for all that follow: a statement takes four of the server's locks for each. Most questions
-/// are answered by the first window, which has today besides.
+/// The days of the first, the second, and all further windows; the first has today in addition. A statement takes four locks
+/// of the server for each day. Most questions are answered by the first window.
 const WINDOW_DAYS: [i64; 3] = [1, 7, 28];
-/// How long the days are remembered.
+/// How long the days are cached.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
 /// The days of the log's partitions, by Postgres's clock.
@@ -22,22 +22,22 @@ const REMEMBERED: Duration = Duration::from_secs(60);
 pub(super) struct LogDays {
     pub today: Date,
     oldest: Date,
-    /// Whether the log has attempts of the days ahead, as a clock that was put back leaves them, or a DEFAULT partition,
-    /// which may have some.
+    /// Whether the log may have attempts of days ahead of today: some were found, which a clock that was set back leaves, or
+    /// there is a DEFAULT partition.
     ahead: bool,
 }
 
-/// A part of the log: from one time on, to before another.
+/// A part of the log: attempts made at `from` or later, and before `until`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Window {
+pub(super) struct LogWindow {
     /// `None`: from the beginning.
     pub from: Option<Timestamp>,
     /// `None`: without an end.
     pub until: Option<Timestamp>,
 }
 
-/// The condition that makes a window of a statement on `attempts`: its plan then has only the window's partitions, if it
-/// is planned for these very values.
+/// The condition that restricts a statement on `attempts` to a window. If the statement is planned for these very values
+/// (see `query_planned_anew`), its plan has only the window's partitions.
 macro_rules! within_window {
     ($from:literal, $until:literal) => {
         concat!(
@@ -53,36 +53,36 @@ macro_rules! within_window {
 pub(super) use within_window;
 
 impl LogDays {
-    /// Windows that together are the whole log, or what is not newer than `before`, newest first.
-    pub(super) fn windows(self, before: Option<Timestamp>) -> impl Iterator<Item = Window> {
+    /// Windows that together cover the whole log, or the part of it that is not newer than `before`; newest first.
+    pub(super) fn windows(self, before: Option<Timestamp>) -> impl Iterator<Item = LogWindow> {
         let newest = before.map_or(self.today, date).min(self.today);
-        // Without the days ahead, the plan is made in half the time.
+        // Planning takes half the time without the partitions of the days ahead.
         let until = if self.ahead { None } else { midnight(self.today_and_two_days()) };
-        let first = Window { from: self.begin(days_before(newest, WINDOW_DAYS[0])), until };
+        let first = LogWindow { from: self.begin(days_before(newest, WINDOW_DAYS[0])), until };
         let widths = WINDOW_DAYS.into_iter().skip(1).chain(std::iter::repeat(WINDOW_DAYS[WINDOW_DAYS.len() - 1]));
-        let next = move |window: &mut Window, days: i64| {
+        let next = move |window: &mut LogWindow, days: i64| {
             let until = window.from?;
-            *window = Window { from: self.begin(days_before(date(until), days)), until: Some(until) };
+            *window = LogWindow { from: self.begin(days_before(date(until), days)), until: Some(until) };
             Some(*window)
         };
         std::iter::once(first).chain(widths.scan(first, next))
     }
 
-    /// Windows that together are what is no older than this, newest first.
-    pub(super) fn windows_within(self, age: Duration) -> impl Iterator<Item = Window> {
-        // A day more for the beginning of today, and one for what is remembered of yesterday.
+    /// Windows that together cover the attempts no older than `age`; newest first.
+    pub(super) fn windows_within(self, age: Duration) -> impl Iterator<Item = LogWindow> {
+        // One day more because today has only begun, and one because `today` may be a minute old and mean yesterday.
         let days = i64::try_from(age.as_secs() / (24 * 60 * 60) + 2).unwrap_or(i64::MAX);
         let begin = midnight(days_before(self.today, days));
-        let needed = move |window: &Window| window.until.is_none() || window.until > begin;
-        self.windows(None).take_while(needed).map(move |window| Window { from: window.from.max(begin), ..window })
+        let needed = move |window: &LogWindow| window.until.is_none() || window.until > begin;
+        self.windows(None).take_while(needed).map(move |window| LogWindow { from: window.from.max(begin), ..window })
     }
 
-    /// What is remembered of yesterday must do for the first minute of today.
+    /// The end of the newest window. The cached `today` may be yesterday for a minute, so the day after it must be included.
     pub(super) fn today_and_two_days(self) -> Date {
         days_before(self.today, -2)
     }
 
-    /// The last window has no beginning, for whatever may lie before the oldest day.
+    /// `None` for the oldest window: it has no beginning, because rows may lie before the oldest day.
     fn begin(self, day: Date) -> Option<Timestamp> {
         if day <= self.oldest { None } else { midnight(day) }
     }
@@ -101,7 +101,7 @@ fn date(time: Timestamp) -> Date {
 }
 
 impl Store {
-    /// The days that the log has partitions for.
+    /// The days of the log's partitions, no older than a minute.
     pub(super) async fn log_days(&self) -> Result<LogDays, StoreError> {
         let remembered = *self.log_days.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match remembered {
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn windows_follow_on_each_other_back_to_the_beginning_of_all_time() {
         for days in [0, 1, 2, 3, 30, 365, 3650] {
-            let windows: Vec<Window> = log(days).windows(None).collect();
+            let windows: Vec<LogWindow> = log(days).windows(None).collect();
             assert_eq!((windows[0].until, windows[windows.len() - 1].from), (at(-2), None), "{days}");
             assert!(windows.windows(2).all(|pair| pair[0].from.is_some() && pair[0].from == pair[1].until), "{days}");
         }
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn what_is_older_than_a_time_begins_at_its_day() {
         let before = at(10).map(|time| time + jiff::SignedDuration::from_hours(5));
-        let windows: Vec<Window> = log(30).windows(before).collect();
+        let windows: Vec<LogWindow> = log(30).windows(before).collect();
         assert_eq!((windows[0].from, windows[1].until), (at(11), at(11)));
         // A cursor of the future, or from before the oldest day.
         assert_eq!(log(30).windows(Some(Timestamp::MAX)).next().unwrap().from, at(1));
@@ -188,6 +188,6 @@ mod tests {
     #[test]
     fn attempts_of_the_days_ahead_belong_to_the_first_window() {
         let log = LogDays { ahead: true, ..log(30) };
-        assert_eq!(log.windows(None).next(), Some(Window { from: at(1), until: None }));
+        assert_eq!(log.windows(None).next(), Some(LogWindow { from: at(1), until: None }));
     }
 }

@@ -1,24 +1,28 @@
-//! Finds the webhooks whose pending deliveries are due, and closes what nobody is owed any more.
+//! Finds the webhooks whose pending deliveries are due, and closes deliveries that their webhooks will never get.
 //!
-//! Both read a bounded part of `pending_deliveries`, whatever waits there and however many dead rows an old snapshot keeps.
-//! Reading by time goes on where it ended, so it meets each row once. What it misses, for a transaction may commit its
-//! row after the time was read, the sweep finds: it goes through the table page by page, round and round.
+//! There are two ways to find them, and each statement reads a bounded part of `pending_deliveries`, however many deliveries
+//! wait there and however many dead rows an old snapshot keeps. Reading by time continues where the last reading ended, so
+//! it reads each row once. It misses rows that are committed after their time was read. The sweep finds these: it reads the
+//! whole table, page by page, again and again.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+use super::sql::close_chosen;
 use super::{Params, Store, StoreError, column, count};
 use crate::delivery::ClosedReason;
 use crate::ids::WebhookId;
 use crate::snapshot::Standing;
 
-/// Rows read by time at once.
+/// The most rows that one reading by time returns.
 const READ_BY_TIME: i64 = 1000;
-/// How far due deliveries were read. A fresh one begins a moment ago: the sweep finds what is older.
+
+/// How far due deliveries were read by time. The default begins a moment ago: the sweep finds older ones.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ReadUntil(Option<(Timestamp, Uuid)>);
 
@@ -30,13 +34,13 @@ pub struct DueWebhook {
     pub since: Timestamp,
 }
 
-/// What reading by time found.
+/// What one reading by time found.
 #[derive(Debug)]
 pub struct FoundDue {
     pub webhooks: Vec<DueWebhook>,
-    /// Where to go on.
+    /// Where the next reading begins.
     pub until: ReadUntil,
-    /// Whether there may be more at once.
+    /// Whether more deliveries may be due already.
     pub more: bool,
     /// Postgres's time.
     pub now: Timestamp,
@@ -53,7 +57,7 @@ pub struct Pages {
 #[derive(Debug)]
 pub struct Swept {
     pub due: Vec<DueWebhook>,
-    /// What nobody is owed any more.
+    /// Deliveries to close with [`Store::close_ended`].
     pub ended: Vec<Ended>,
     /// Pending deliveries on these pages.
     pub deliveries: u64,
@@ -61,7 +65,7 @@ pub struct Swept {
     pub pages: u32,
 }
 
-/// Pending deliveries that a webhook will never get: it is off, gone, or was off since they became owed.
+/// Pending deliveries that a webhook will never get, because it is off or deleted, or was off since their events came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ended {
     pub webhook: WebhookId,
@@ -78,8 +82,12 @@ pub struct ClosedAtOnce {
 }
 
 impl Store {
-    /// The webhooks of the deliveries that fell due since the last time. The next reading goes back by `overlap`, for what
-    /// commits later than it falls due.
+    /// Finds the webhooks of the deliveries that fell due since the last reading. The next reading begins `overlap` before
+    /// the end of this one, because some rows are committed after they are due.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or not migrated: read again from `from`.
     pub async fn find_due(&self, from: ReadUntil, overlap: Duration) -> Result<FoundDue, StoreError> {
         let (time, webhook) = from.0.unzip();
         let params: Params<'_> = &[&time, &webhook.unwrap_or_default(), &READ_BY_TIME, &overlap.as_secs_f64()];
@@ -95,7 +103,11 @@ impl Store {
         Ok(FoundDue { webhooks, until: ReadUntil(Some(until)), more, now })
     }
 
-    /// Looks at these pages.
+    /// Reads the pending deliveries on these pages, and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or not migrated: sweep the same pages again.
     pub async fn sweep(&self, pages: Pages) -> Result<Swept, StoreError> {
         let (from, to) = pages.bounds();
         let rows = self.query(SWEEP, &[&from, &to]).await?;
@@ -112,13 +124,18 @@ impl Store {
         Ok(swept)
     }
 
-    /// Closes what the sweep found ended on these pages.
+    /// Closes the deliveries on these pages that [`Store::sweep`] found ended. Rows that another transaction has locked are
+    /// left to the next sweep.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or read-only: nothing was closed, the next sweep finds the deliveries again.
     pub async fn close_ended(&self, pages: Pages, ended: &[Ended]) -> Result<Vec<ClosedAtOnce>, StoreError> {
         let (from, to) = pages.bounds();
         let webhooks: Vec<Uuid> = ended.iter().map(|ended| ended.webhook.0).collect();
         let activations: Vec<i32> = ended.iter().map(|ended| ended.activation).collect();
         let reasons: Vec<&str> = ended.iter().map(|ended| ended.reason.as_str()).collect();
-        let rows = self.query_to_write(CLOSE_ENDED, &[&from, &to, &webhooks, &activations, &reasons]).await?;
+        let rows = self.query_to_write(&CLOSE_ENDED, &[&from, &to, &webhooks, &activations, &reasons]).await?;
         let reasons: HashMap<(WebhookId, i32), ClosedReason> =
             ended.iter().map(|ended| ((ended.webhook, ended.activation), ended.reason)).collect();
         let closed = |row| {
@@ -155,7 +172,8 @@ impl Pages {
     }
 }
 
-/// Where the last reading ended, unless Postgres's clock was set back since then.
+/// Begins after `($1, $2)`, where the last reading ended, or `$4` seconds ago if there was none, or if Postgres's clock was
+/// set back since.
 const FIND_DUE: &str = "
     SELECT moment.now, moment.overlap, due.webhook_id, due.due_at
     FROM (SELECT now() AS now, now() - make_interval(secs => $4) AS overlap) AS moment
@@ -168,7 +186,7 @@ const FIND_DUE: &str = "
     ) AS due ON true
     ORDER BY due.due_at, due.webhook_id";
 
-/// Only row addresses bound what is read whatever is dead and whatever the planner believes.
+/// Bounded by row addresses: only these limit what is read whatever rows are dead and whatever plan PostgreSQL chooses.
 const SWEEP: &str = "
     SELECT size.pages, p.webhook_id, p.owed_since, p.due_at, p.deliveries, w.activation, w.active, w.disabled_reason
     FROM (
@@ -181,45 +199,23 @@ const SWEEP: &str = "
     ) AS p ON true
     LEFT JOIN webhooks w ON w.id = p.webhook_id";
 
-/// The end of an INSERT into `closed_deliveries`, for a delivery that was closed before.
-macro_rules! latest_closing_stands {
-    () => {
-        "ON CONFLICT (id) DO UPDATE SET event_day = excluded.event_day, event_key = excluded.event_key,
-            reason = excluded.reason, attempts_made = excluded.attempts_made, closed_at = excluded.closed_at"
-    };
-}
-pub(super) use latest_closing_stands;
-
-/// Moves the chosen pending deliveries to the closed ones: the common table expressions `removed` and `closed`.
-macro_rules! close_removed {
-    ($chosen:literal, $reason:literal) => {
-        concat!(
-            "removed AS (
-                DELETE FROM pending_deliveries WHERE id = ANY (ARRAY(",
-            $chosen,
-            "))
-                RETURNING id, webhook_id, activation, event_day, event_key, attempts_made
-            ), closed AS (
-                INSERT INTO closed_deliveries (id, webhook_id, event_day, event_key, reason, attempts_made)
-                SELECT r.id, r.webhook_id, r.event_day, r.event_key, ",
-            $reason,
-            ", r.attempts_made FROM removed r ORDER BY r.id ",
-            $crate::store::due::latest_closing_stands!(),
-            ")"
-        )
-    };
-}
-pub(super) use close_removed;
-
-/// Also what is being attempted just now: its result only adds its log row, unless it is a success.
-const CLOSE_ENDED: &str = concat!(
-    "WITH ended AS (
-        SELECT * FROM unnest($3::uuid[], $4::integer[], $5::text[]) AS e (webhook_id, activation, reason)
-    ), ",
-    close_removed!(
-        "SELECT p.id FROM pending_deliveries p JOIN ended e ON (e.webhook_id, e.activation) = (p.webhook_id, p.activation)
-         WHERE p.ctid >= $1::text::tid AND p.ctid < $2::text::tid ORDER BY p.id FOR UPDATE OF p SKIP LOCKED",
-        "(SELECT e.reason FROM ended e WHERE (e.webhook_id, e.activation) = (r.webhook_id, r.activation))"
-    ),
-    " SELECT webhook_id, activation, count(*) AS deliveries FROM removed GROUP BY webhook_id, activation"
-);
+/// Also closes deliveries whose attempt is under way: the attempt's result then only adds a log row, unless it is a success.
+///
+/// - `ended`: the webhooks and activations whose deliveries are closed, each with the reason.
+/// - `removed` and `closed`: see `close_chosen`.
+static CLOSE_ENDED: LazyLock<String> = LazyLock::new(|| {
+    let chosen = "
+        SELECT pending.id FROM pending_deliveries pending JOIN ended USING (webhook_id, activation)
+        WHERE pending.ctid >= $1::text::tid AND pending.ctid < $2::text::tid
+        ORDER BY pending.id FOR UPDATE OF pending SKIP LOCKED";
+    let reason = "(
+        SELECT ended.reason FROM ended
+        WHERE (ended.webhook_id, ended.activation) = (removed.webhook_id, removed.activation))";
+    format!(
+        "WITH ended AS (
+            SELECT * FROM unnest($3::uuid[], $4::integer[], $5::text[]) AS ended (webhook_id, activation, reason)
+        ), {}
+        SELECT webhook_id, activation, count(*) AS deliveries FROM removed GROUP BY webhook_id, activation",
+        close_chosen(chosen, reason)
+    )
+});

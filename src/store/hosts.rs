@@ -1,7 +1,7 @@
-//! Finds the server among the hosts of an address, within a time that all of them share.
+//! Finds the server among the hosts of an address, within a time that all hosts share.
 //!
-//! The driver can do this, too, but bounds no more than the connecting: a host that accepts and stays silent, as the machine
-//! of a server that hangs does, would take all of the time, at every try.
+//! The driver can try several hosts too, but it bounds only the TCP connect. A host that accepts and then stays silent, such
+//! as the machine of a server that hangs, would take all of the time at every try.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -19,21 +19,23 @@ use super::address::{Address, Target};
 use super::tls::{AUTHORITIES, Tls};
 use crate::tls;
 
-/// A session, and what drives it.
+/// A session, and the connection that must be polled for it.
 pub(super) type Connected = (Client, Connection<Socket, <Tls as tokio_postgres::tls::MakeTlsConnect<Socket>>::Stream>);
 
-/// The server that served last is tried first: behind a host that stays silent, every session would cost its share.
+/// The server that served last. It is tried first: otherwise every session would wait for a silent host before it.
 #[derive(Default)]
 pub(super) struct LastServed(Mutex<Option<(Target, Option<IpAddr>)>>);
 
-/// Why no host has served.
+/// Why no host gave us a session.
 #[derive(Debug, Default, thiserror::Error)]
 pub(super) struct NoHost {
-    /// Each with what went wrong.
+    /// Each host that was tried, and what went wrong.
     tried: Vec<(String, String)>,
-    /// The last that the driver told of.
+    /// The last error of the driver.
     error: Option<Error>,
+    /// Whether a server has answered and refused us, for any reason.
     refused: bool,
+    /// Whether a server has refused the user name or the password.
     login_refused: bool,
 }
 
@@ -47,8 +49,8 @@ impl fmt::Display for NoHost {
 }
 
 impl NoHost {
-    /// Whether a server, or a pooler before it, has answered the login, and did not let us in. Poolers have SQLSTATEs of
-    /// their own for a wrong password.
+    /// Whether a server, or a pooler before it, has answered the login and refused it. Poolers have SQLSTATEs of their own for
+    /// a wrong password, so the code does not matter.
     pub(super) fn is_refusal(&self) -> bool {
         self.refused
     }
@@ -70,8 +72,8 @@ impl NoHost {
     }
 }
 
-/// Every host, and every address of its name, gets an equal share of what is left until `deadline`. Names are looked up
-/// each time, since what they stand for may change.
+/// Tries the hosts in turn. Every host, and every address of its name, gets an equal share of the time that is left until
+/// `deadline`. Names are looked up each time, since their addresses may change.
 pub(super) async fn connect(address: &Address, last: &LastServed, deadline: Instant) -> Result<Connected, NoHost> {
     let mut search = Search { address, last, failure: NoHost::default() };
     let targets = last.first(address.targets(), address);
@@ -85,7 +87,7 @@ pub(super) async fn connect(address: &Address, last: &LastServed, deadline: Inst
             }
             Err(why) => search.failure.note(target.to_string(), why),
         }
-        // As libpq: the others would refuse it, too, and may lock the role.
+        // As libpq does: other hosts would refuse the login too, and repeated failures may lock the role.
         if search.failure.login_refused {
             break;
         }
@@ -93,9 +95,11 @@ pub(super) async fn connect(address: &Address, last: &LastServed, deadline: Inst
     Err(search.failure)
 }
 
-/// Why one address has not served.
+/// Why one address gave us no session.
 enum Unserved {
+    /// It is read-only, and a server that takes writes was asked for.
     TakesNoWrites,
+    /// Any other reason.
     Otherwise,
 }
 
@@ -106,8 +110,9 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// The addresses of one host. If there are several, one that takes writes is looked for first: the name of a cluster may
-    /// have the address of a server that was demoted. If none does, one that may be read serves, as it would alone.
+    /// Tries the addresses of one host. If there are several, a server that takes writes is looked for first: the name of a
+    /// cluster may also have the address of a server that was demoted. If none takes writes, a read-only one serves, as it
+    /// would if it were the only address.
     async fn try_addresses(
         &mut self,
         target: &Target,
@@ -164,13 +169,14 @@ impl Search<'_> {
     }
 }
 
-/// What the driver says of a server that does not take what `target_session_attrs` asks for.
+/// Whether the driver refused a server because of `target_session_attrs`.
 fn takes_no_writes(error: &Error) -> bool {
     let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<std::io::Error>());
     cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::PermissionDenied)
 }
 
-/// The driver's error for a server that has not answered: it makes one only itself, here of a connection without a peer.
+/// The driver's error for a server that has not answered. Only the driver can make an `Error`, so this lets it connect to a
+/// stream without a peer.
 pub(super) async fn unanswered() -> Error {
     let (alone, _) = tokio::io::duplex(1);
     let failed = Config::new().user("nobody").ssl_mode(SslMode::Disable).connect_raw(alone, NoTls).await;
@@ -182,7 +188,7 @@ fn share(deadline: Instant, among: usize) -> Duration {
     left / u32::try_from(among.max(1)).unwrap_or(u32::MAX)
 }
 
-/// `None` is a socket's.
+/// The addresses to try for a host; `None` stands for the address of a Unix socket.
 async fn addresses(
     target: &Target,
     address: &Address,
@@ -231,7 +237,7 @@ impl LastServed {
         last.as_ref().is_some_and(|last| last.0 == *target && last.1 == Some(ip))
     }
 
-    /// The servers may have changed their parts.
+    /// After a failover: another server may take writes now.
     pub(super) fn forget(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -241,7 +247,7 @@ impl LastServed {
     }
 }
 
-/// What the server or the driver says, without the driver's frame around it.
+/// The message of the server or the driver, without the text that the driver puts before it.
 fn reason(error: &Error, sslmode: &str) -> String {
     if let Some(refusal) = error.as_db_error() {
         // Without the detail, which may repeat what was sent.

@@ -1,76 +1,82 @@
-//! Looks at the server, the partitions and the stored secrets, and changes nothing.
+//! Reads the state of the server, the partitions and the stored secrets for the doctor, and changes nothing.
 
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use tokio_postgres::Row;
 
-use super::migrate::DAYS_AHEAD;
-use super::partitions::attached_partitions;
+use super::partitions::{DAYS_AHEAD, attached_partitions};
 use super::{Store, StoreError, account, column};
 use crate::ids::WebhookId;
 use crate::secret::{Keyring, OpenError, Owner};
 
-/// Opening every secret of a large installation would take long; a wrong key shows in the newest ones too.
+/// The number of webhooks whose secrets are decrypted, the newest. A wrong key shows in these too, and decrypting all secrets
+/// of a large installation would take long.
 const OPENED: i64 = 1000;
 
-/// What a server says of itself.
+/// The state of the server.
 #[derive(Debug)]
 pub struct Server {
     pub version: String,
     /// As in `server_version_num`: 140005 is 14.5.
     pub version_number: i32,
-    /// One question and its answer.
+    /// The time from a query to its answer.
     pub latency: Duration,
     pub encrypted: bool,
-    /// A standby, or a server told to refuse writes.
+    /// Whether it is a standby or is set to refuse writes.
     pub read_only: bool,
-    /// Settings that are off and without which a crash may lose what was committed.
+    /// Settings that are off, so that a crash of the server may lose committed transactions.
     pub unsafe_settings: Vec<String>,
-    /// Connections it gives to ordinary roles, and those in use by anybody.
+    /// The connections that ordinary roles may have.
     pub connections: i32,
+    /// The connections in use, those of superusers included.
     pub connections_used: i32,
-    /// How far its clock is ahead of this machine's, as far as that can be told from here.
+    /// How far its clock is ahead of this machine's; a difference that the query's own time can explain counts as none.
     pub clock_ahead: SignedDuration,
 }
 
-/// Somebody whose snapshot keeps the database from removing dead rows.
+/// A session, slot or prepared transaction whose old snapshot keeps the database from removing dead rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotHolder {
     /// Such as `session 4711 of backup (pg_dump)`, `replication slot archive` or `prepared transaction x`.
     pub name: String,
-    /// Transactions that began since.
+    /// The number of transactions that began after the snapshot.
     pub transactions: i64,
-    /// How long ago it began; of another role's session only known to members of `pg_read_all_stats`.
+    /// How long ago it began. Only members of `pg_read_all_stats` see this of another role's session.
     pub age: Option<Duration>,
 }
 
-/// The locks that a server has room for, and what the partitions need of them.
+/// How many locks a server has room for, and how many a day of partitions needs.
 #[derive(Debug, Clone, Copy)]
 pub struct LockRoom {
     /// `max_locks_per_transaction`.
     pub per_session: i64,
-    /// Sessions and prepared transactions, which share the room for all.
+    /// The number of sessions and prepared transactions that share the room.
     pub sessions: i64,
-    /// What a statement locks that uses one partition of each of the two tables: these and their indexes.
+    /// The locks of a statement that uses one partition of `events`: the partition and its indexes.
     pub events_day: i64,
+    /// The same for `attempts`.
     pub attempts_day: i64,
 }
 
-/// What became of a look at the stored secrets.
+/// The result of [`Store::check_secrets`].
 #[derive(Debug, Default)]
 pub struct SecretCheck {
     pub webhooks: u64,
-    /// How many webhooks' secrets were decrypted; of the others only the key's id was looked at.
+    /// The number of webhooks whose secrets were decrypted; for the others only the key's id was checked.
     pub opened: u64,
     /// Key ids that the keyring lacks, each with the number of webhooks that need it.
     pub unknown_keys: Vec<(String, u64)>,
-    /// Webhooks with a secret that its key does not open, as far as they were looked at.
+    /// The number of webhooks with a secret that its key does not decrypt, among those that were checked.
     pub damaged: u64,
 }
 
 impl Store {
-    /// What the server says of itself.
+    /// Reads the state of the server.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available or busy.
     pub async fn server(&self) -> Result<Server, StoreError> {
         self.ping().await?;
         let asked = Instant::now();
@@ -83,7 +89,11 @@ impl Store {
         Ok(server(row, latency, before, after))
     }
 
-    /// Who keeps snapshots, the oldest first.
+    /// The holders of old snapshots, the oldest first.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available or busy.
     pub async fn snapshot_holders(&self) -> Result<Vec<SnapshotHolder>, StoreError> {
         let rows = self.query(SNAPSHOT_HOLDERS, &[]).await?;
         let holder = |row| SnapshotHolder {
@@ -94,21 +104,33 @@ impl Store {
         Ok(rows.iter().map(holder).collect())
     }
 
-    /// How many days from today on have all their partitions; 0 means that today lacks one. Looks no further ahead than
-    /// partitions are made.
+    /// The number of days, from today on, that have all their partitions: 0 if today lacks one, 8 at most, since partitions
+    /// are made for a week ahead.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotMigrated`] without the tables; else the database is not available or busy.
     pub async fn partition_days(&self) -> Result<i32, StoreError> {
         let rows = self.query(FIRST_MISSING_DAY, &[&DAYS_AHEAD]).await?;
         let missing: Option<i32> = rows.first().and_then(|row| column(row, "day"));
         Ok(missing.unwrap_or(DAYS_AHEAD + 1))
     }
 
-    /// The DEFAULT partitions that somebody has added.
+    /// The DEFAULT partitions, which only operators make.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotMigrated`] without the tables; else the database is not available or busy.
     pub async fn default_partitions(&self) -> Result<Vec<String>, StoreError> {
         let rows = self.query(DEFAULT_PARTITIONS, &[]).await?;
         Ok(rows.iter().map(|row| column(row, "name")).collect())
     }
 
-    /// The server's room for locks, and what a day of the log needs of it.
+    /// The server's room for locks, and what a day of partitions needs of it.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotMigrated`] without the tables; else the database is not available or busy.
     pub async fn lock_room(&self) -> Result<LockRoom, StoreError> {
         let rows = self.query(LOCK_ROOM, &[]).await?;
         let row = rows.first().ok_or_else(|| StoreError::Unavailable(anyhow::anyhow!("it gave an empty answer")))?;
@@ -120,7 +142,12 @@ impl Store {
         })
     }
 
-    /// Whether the keyring opens what is stored: every envelope's key id is looked up, the newest are decrypted too.
+    /// Checks that the keyring decrypts the stored secrets: the key id of every envelope is looked up, and the newest are
+    /// decrypted.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or not migrated. Secrets that cannot be decrypted are no error but a result.
     pub async fn check_secrets(&self, keyring: &Keyring) -> Result<SecretCheck, StoreError> {
         let mut check = SecretCheck { webhooks: self.count_webhooks().await?, ..SecretCheck::default() };
         for row in self.query(ENVELOPE_BEGINNINGS, &[]).await? {
@@ -141,7 +168,7 @@ impl Store {
 
 fn server(row: &Row, latency: Duration, before: Timestamp, after: Timestamp) -> Server {
     let clock: Timestamp = column(row, "clock");
-    // It was read between the two: only what lies outside of them is known to be a difference.
+    // The clock was read between `before` and `after`: only a time outside of these differs for certain.
     let clock_ahead = clock.duration_since(clock.clamp(before, after));
     Server {
         version: column(row, "version"),
@@ -156,7 +183,7 @@ fn server(row: &Row, latency: Duration, before: Timestamp, after: Timestamp) -> 
     }
 }
 
-/// Whether a secret whose key we have does not open. One too short to name its key was counted before.
+/// Whether a secret whose key the keyring has cannot be decrypted. One too short to name its key was counted before.
 fn is_damaged(row: &Row, keyring: &Keyring) -> bool {
     let account_id = account(row);
     let owner = Owner { account_id: &account_id, webhook_id: WebhookId(column(row, "id")) };
@@ -178,8 +205,8 @@ const SERVER: &str = "
         (SELECT sum(numbackends) FROM pg_stat_database)::integer AS connections_used,
         clock_timestamp() AS clock";
 
-/// A session holds old rows with its snapshot or with its own writes, whichever is older; a vacuum does not. Sessions of
-/// other databases do not matter; replication slots and prepared transactions of this one do.
+/// A session keeps old rows by its snapshot or by its own transaction, whichever is older. Vacuums and the sessions of other
+/// databases keep none. Replication slots and prepared transactions of this database keep some.
 const SNAPSHOT_HOLDERS: &str = "
     SELECT name, transactions, age FROM (
         SELECT 'session ' || pid::text || coalesce(' of ' || usename::text, '') || coalesce(' (' || nullif(application_name, '') || ')', '')
@@ -220,7 +247,7 @@ const LOCK_ROOM: &str = "
         1 + (SELECT count(*) FROM pg_index WHERE indrelid = 'events'::regclass::oid) AS events_day,
         1 + (SELECT count(*) FROM pg_index WHERE indrelid = 'attempts'::regclass::oid) AS attempts_day";
 
-/// The part of an envelope that ends with its key id, whose length is the second byte: few differ.
+/// The beginnings of all envelopes, up to and with the key's id, whose length is the second byte. There are few different ones.
 const ENVELOPE_BEGINNINGS: &str = "
     SELECT beginning, count(DISTINCT id) AS webhooks
     FROM webhooks

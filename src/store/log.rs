@@ -1,5 +1,7 @@
 //! Reads the webhook log.
 
+use std::sync::LazyLock;
+
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio_postgres::Row;
@@ -7,12 +9,12 @@ use tokio_postgres::types::Type;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::days::{Window, within_window};
+use super::days::{LogWindow, within_window};
 use super::{Position, Scope, Store, StoreError, column};
 use crate::ids::{DeliveryId, EventType, WebhookId};
 use crate::webhook::{optional_rfc3339, rfc3339};
 
-/// Rows of the log that one answer looks at: those that a filter leaves out cost time too.
+/// The most rows that one filtered answer reads: rows that the filter leaves out take time too.
 const LOOKED_AT: i64 = 5000;
 
 /// One attempt as the API shows it.
@@ -22,7 +24,7 @@ pub struct LogRow {
     pub delivery_id: Uuid,
     pub event_id: String,
     pub event_type: String,
-    /// Why it was made: `event`, `retry`, `test` or `resend`.
+    /// Why the attempt was made: `event`, `retry`, `test` or `resend`.
     pub trigger: String,
     /// Counted from 1.
     pub attempt: i32,
@@ -68,7 +70,11 @@ pub struct LogPage {
 }
 
 impl Store {
-    /// A webhook's newest attempts, newest first. Of an account that does not have the webhook there are none.
+    /// Returns a webhook's attempts, newest first; none if the account does not have the webhook.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or not migrated.
     pub async fn log(
         &self,
         scope: Scope<'_>,
@@ -93,13 +99,13 @@ impl Store {
         Ok(walk.page(usize::try_from(limit).unwrap_or(usize::MAX)))
     }
 
-    /// What a window has of what the walk still wants.
+    /// The rows of one window that the walk still wants.
     async fn log_window(
         &self,
         scope: Scope<'_>,
         webhook: WebhookId,
         filter: &LogFilter,
-        window: Window,
+        window: LogWindow,
         walk: &Walk,
     ) -> Result<Vec<Row>, StoreError> {
         let (time, id) = filter.before.map(|position| (position.time, position.id)).unzip();
@@ -107,9 +113,9 @@ impl Store {
         let succeeded = filter.status.map(|status| status == LogStatus::Success);
         let delivery = filter.delivery.map(|delivery| delivery.0);
         let sql = match filter.status {
-            _ if delivery.is_some() => LOG_OF_DELIVERY,
-            Some(LogStatus::Failed) => LOG_OF_FAILURES,
-            _ => LOG,
+            _ if delivery.is_some() => &*LOG_OF_DELIVERY,
+            Some(LogStatus::Failed) => &*LOG_OF_FAILURES,
+            _ => &*LOG,
         };
         self.query_planned_anew(
             sql,
@@ -131,18 +137,21 @@ impl Store {
     }
 }
 
-/// What was found on the way, and how much more is wanted and may be looked at.
+/// A walk through the log, window by window, until it has enough rows or has read its limit.
 struct Walk {
+    /// How many more rows are wanted.
     wanted: i64,
+    /// How many more rows may be read.
     looked_at: i64,
+    /// The rows found so far.
     rows: Vec<Row>,
-    /// The last row looked at, wanted or not.
+    /// The last row that was read, wanted or not.
     last: Option<Position>,
 }
 
 impl Walk {
     fn add(&mut self, rows: Vec<Row>) {
-        // The last row looked at comes once more.
+        // The statement returns the last row that it read once more, with `wanted` false.
         let (wanted, last): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| column(row, "wanted"));
         if let Some(last) = last.first() {
             self.last = Some(position(last));
@@ -166,41 +175,42 @@ fn position(row: &Row) -> Position {
     Position { time: column(row, "created_at"), id: column(row, "id") }
 }
 
-/// As in `stats`, the planner must not know the limit.
-macro_rules! log {
-    ($more:literal) => {
-        concat!(
-            "WITH looked_at AS MATERIALIZED (
-                SELECT a.*, row_number() OVER (ORDER BY a.created_at DESC, a.id DESC) AS position FROM (
-                    SELECT id, delivery_id, event_id, event_type, trigger, attempt, http_status, duration_ms, error,
-                           response_snippet, created_at, next_attempt_at
-                    FROM attempts
-                    WHERE webhook_id = (
-                        SELECT w.id FROM webhooks w WHERE w.id = $1::uuid AND w.account_id = $2::text UNION ALL
-                        SELECT $1::uuid WHERE $2::text IS NULL LIMIT 1)
-                      AND ",
-            within_window!("$9", "$10"),
-            "
-                      AND created_at <= coalesce($3::timestamptz, 'infinity')
-                      AND (created_at, id) < (coalesce($3::timestamptz, 'infinity'), coalesce($4::uuid, $1))",
-            $more,
-            " ORDER BY created_at DESC, id DESC LIMIT (SELECT $8::bigint)
-                ) AS a
-            ), wanted AS (
-                SELECT * FROM looked_at
-                WHERE ($5::text IS NULL OR event_type = $5) AND ($6::boolean IS NULL OR (error IS NULL) = $6)
-                ORDER BY position LIMIT $7::bigint
-            )
-            SELECT *, true AS wanted FROM wanted
-            UNION ALL SELECT *, false FROM looked_at WHERE position = (SELECT max(position) FROM looked_at)
-            ORDER BY position"
+/// A page of a webhook's log. `$8` is the most rows to read, `$7` the most to return. As in `stats`, `LIMIT (SELECT $8)`
+/// keeps the number from PostgreSQL, which would otherwise read and sort the whole window if it took it for small.
+///
+/// - `looked_at`: the newest rows of the window, before the filter, numbered from the newest on.
+/// - `wanted`: those that the filter leaves.
+fn log_statement(only: &str) -> String {
+    let within_window = within_window!("$9", "$10");
+    format!(
+        "WITH looked_at AS MATERIALIZED (
+            SELECT newest.*, row_number() OVER (ORDER BY created_at DESC, id DESC) AS position FROM (
+                SELECT id, delivery_id, event_id, event_type, trigger, attempt, http_status, duration_ms, error,
+                       response_snippet, created_at, next_attempt_at
+                FROM attempts
+                WHERE webhook_id = (
+                    SELECT id FROM webhooks WHERE id = $1::uuid AND account_id = $2::text UNION ALL
+                    SELECT $1::uuid WHERE $2::text IS NULL LIMIT 1)
+                  AND {within_window}
+                  AND created_at <= coalesce($3::timestamptz, 'infinity')
+                  AND (created_at, id) < (coalesce($3::timestamptz, 'infinity'), coalesce($4::uuid, $1))
+                  {only}
+                ORDER BY created_at DESC, id DESC LIMIT (SELECT $8::bigint)
+            ) AS newest
+        ), wanted AS (
+            SELECT * FROM looked_at
+            WHERE ($5::text IS NULL OR event_type = $5) AND ($6::boolean IS NULL OR (error IS NULL) = $6)
+            ORDER BY position LIMIT $7::bigint
         )
-    };
+        SELECT *, true AS wanted FROM wanted
+        UNION ALL SELECT *, false FROM looked_at WHERE position = (SELECT max(position) FROM looked_at)
+        ORDER BY position"
+    )
 }
 
-const LOG: &str = log!("");
-const LOG_OF_FAILURES: &str = log!(" AND error IS NOT NULL");
-const LOG_OF_DELIVERY: &str = log!(" AND delivery_id = $11");
+static LOG: LazyLock<String> = LazyLock::new(|| log_statement(""));
+static LOG_OF_FAILURES: LazyLock<String> = LazyLock::new(|| log_statement("AND error IS NOT NULL"));
+static LOG_OF_DELIVERY: LazyLock<String> = LazyLock::new(|| log_statement("AND delivery_id = $11"));
 
 fn log_row(row: &Row) -> LogRow {
     let error: Option<String> = column(row, "error");

@@ -1,4 +1,4 @@
-//! Finds the server and logs in, with a URL that may change while the process runs.
+//! Finds the server and logs in. The URL may come from a file that changes while the process runs.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -6,16 +6,16 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_postgres::Error;
 
-use super::StoreError;
 use super::address::Address;
+use super::error::StoreError;
 use super::hosts::{self, Connected, LastServed};
 use super::tls::Tls;
 use crate::config::{Database, UrlSource};
 use crate::rotation;
 use crate::secret::SecretText;
 
-/// Of the time for opening a session, what finding the server may take. The rest is for setting the session up, and for
-/// saying why no host has served before whoever waits gives up.
+/// The part of the time for opening a session that finding the server may take. The rest is for the session's settings, and
+/// for reporting why no host served before the caller gives up.
 const FOR_FINDING: f64 = 0.95;
 
 /// Clones share the address.
@@ -31,7 +31,7 @@ pub(super) struct Login {
 struct State {
     url: SecretText,
     address: Arc<Address>,
-    /// Why the last try has found no server.
+    /// Why the last try found no server.
     failure: Option<String>,
 }
 
@@ -48,7 +48,8 @@ impl Login {
         self.state().address.tls.clone()
     }
 
-    /// Says which hosts were tried and why none served, where an error says no more than that there is no session.
+    /// Replaces an error that says no more than that there is no session: the new one says which hosts were tried, and why
+    /// none served.
     pub(super) fn explain(&self, error: StoreError) -> StoreError {
         match (error, self.state().failure.clone()) {
             (StoreError::Unavailable(_), Some(failure)) => StoreError::Unavailable(anyhow::Error::msg(failure)),
@@ -56,8 +57,11 @@ impl Login {
         }
     }
 
-    /// After a refusal the URL is read again from its file, if it has one, and tried once more if it is another one. If no
-    /// host has answered at all, the error says so little that `explain` is needed.
+    /// Logs in. After a refusal, the URL is read again from its file, if it has one, and tried once more if it has changed.
+    ///
+    /// # Errors
+    ///
+    /// The last error of the driver. If no host has answered it says very little: see [`Login::explain`].
     pub(super) async fn connect(&self) -> Result<Connected, Error> {
         let deadline = Instant::now() + self.bound.mul_f64(FOR_FINDING);
         let mut address = self.state().address.clone();
@@ -90,7 +94,7 @@ impl Login {
         self.last_served.forget();
     }
 
-    /// The address that is to be used instead of one with a refused login.
+    /// The address to use instead of one whose login was refused, if there is a new one.
     async fn read_again(&self, refused: &Arc<Address>) -> Option<Arc<Address>> {
         let url = {
             let state = self.state();

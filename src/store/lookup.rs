@@ -1,4 +1,4 @@
-//! Finds the webhooks that events are owed to.
+//! Finds the webhooks that must get an event.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,20 +17,20 @@ use crate::secret::{Keyring, Owner};
 use crate::signature::SigningKey;
 use crate::snapshot::{Secrets, Snapshot, SnapshotState};
 
-/// What one query saw.
+/// What one query found.
 #[derive(Debug)]
 pub struct Lookup {
     /// The webhooks of each asked-for pair, in the order of the pairs.
     pub webhooks: Vec<Vec<Arc<Snapshot>>>,
-    /// Today, by Postgres's clock; `None` if nobody is owed anything.
+    /// Today, by Postgres's clock; `None` if no webhook was found.
     pub day: Option<Date>,
 }
 
-/// What every reader of a webhook for an attempt selects; `before_v10!` stands in its FROM.
+/// The columns of a webhook `w` that an attempt needs; the statement must have `before_v10!` in its FROM.
 ///
-/// The column `paused_until` comes with V10, and this program also works before it is there. The name is therefore written
-/// without a table: PostgreSQL takes it from the webhook if that has such a column, else from `before_v10!`, where it is
-/// always null. A statement that was prepared before V10 is analysed again after it.
+/// The column `paused_until` comes with V10, and this program also works with older schemas. So the name stands there without
+/// a table: PostgreSQL takes the webhook's column if there is one, else that of `before_v10!`, which is always null. A
+/// statement that was prepared before V10 is analysed again after it.
 macro_rules! snapshot_columns {
     () => {
         "w.id AS webhook_id, w.account_id, w.url, w.secret,
@@ -48,7 +48,13 @@ macro_rules! before_v10 {
 pub(super) use {before_v10, snapshot_columns};
 
 impl Store {
-    /// Finds the webhooks of exactly this account that subscribe to exactly this type, active or disabled by us.
+    /// Finds, for each pair of account and event type, the webhooks of this account that subscribe to this type, if they are
+    /// active or we disabled them.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or not migrated. Also if nothing was found and it is not certain that nothing is
+    /// there: the event must not be acked.
     pub async fn lookup(&self, keyring: &Keyring, wanted: &[(&AccountId, &EventType)]) -> Result<Lookup, StoreError> {
         let accounts: Vec<&str> = wanted.iter().map(|(account, _)| account.as_str()).collect();
         let types: Vec<&str> = wanted.iter().map(|(_, event_type)| event_type.as_str()).collect();
@@ -66,8 +72,9 @@ impl Store {
         Ok(Lookup { webhooks, day: rows.first().map(|row| column(row, "day")) })
     }
 
-    /// After a look-up that found nobody for an event, which is acked for that: returns once that is certain. A standby may
-    /// not have the newest webhooks yet, and a primary may show a webhook's end that its synchronous standby does not have.
+    /// An event without a webhook is acked and gone. So, after a look-up that found none, this waits until that is certain: a
+    /// standby may lack the newest webhooks, and a primary may show a deletion that its synchronous standby does not have
+    /// yet. A standby refuses the write, and on a primary the commit waits for the synchronous standby.
     async fn trust_in_absence(&self) -> Result<(), StoreError> {
         let rows = self.query(MAY_BE_BEHIND, &[]).await?;
         if rows.first().is_none_or(|row| column(row, "may_be_behind")) {
@@ -81,7 +88,11 @@ impl Store {
         Ok(())
     }
 
-    /// A webhook as it is now, for a delivery that waited. A deleted webhook is `None`.
+    /// The webhook as it is now, for a delivery that waited; `None` if it was deleted.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or not migrated: try again.
     pub async fn snapshot(
         &self,
         keyring: &Keyring,
@@ -92,15 +103,19 @@ impl Store {
         Ok(rows.first().map(|row| snapshot(row, keyring)))
     }
 
-    /// Which of these deliveries were already attempted within `retention`, are pending or were closed. For those that
-    /// were not, takes about as long as there are deliveries times days of retention.
+    /// Returns those of the deliveries that were attempted within `retention`, are pending or were closed. For each of the
+    /// others, one index of every partition of `retention` is searched.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or read-only: it is not known which were taken.
     pub async fn already_taken(
         &self,
         deliveries: &[DeliveryId],
         retention: Duration,
     ) -> Result<HashSet<DeliveryId>, StoreError> {
         let ids: Vec<Uuid> = deliveries.iter().map(|delivery| delivery.0).collect();
-        // First: what waits leaves no gap when it succeeds, for the attempt is there from then on.
+        // Pending rows are read before the log: a delivery that succeeds between the two statements is in the log.
         let waiting = self.query_kept(WAITING, &[(&ids, Type::UUID_ARRAY)]).await?;
         let mut taken: HashSet<Uuid> = waiting.iter().map(|row| column(row, "id")).collect();
         for window in self.log_days().await?.windows_within(retention) {
@@ -147,7 +162,7 @@ const WAITING: &str = "
     SELECT id FROM pending_deliveries WHERE id = ANY ($1)
     UNION SELECT id FROM closed_deliveries WHERE id = ANY ($1)";
 
-/// Bounded by our own retention, never by a time that the event's publisher gave.
+/// Bounded by our own retention: a time that the event's publisher gave may be wrong.
 const ATTEMPTED: &str = concat!(
     "SELECT DISTINCT delivery_id FROM attempts
     WHERE delivery_id = ANY ($1) AND trigger <> 'test' AND created_at >= now() - make_interval(secs => $2) AND ",
@@ -173,7 +188,7 @@ pub(super) fn snapshot(row: &Row, keyring: &Keyring) -> Snapshot {
     }
 }
 
-/// How long the pause of a webhook still lasts, if it is paused.
+/// How much longer the webhook is paused.
 fn paused_for(row: &Row) -> Option<Duration> {
     column::<Option<f64>>(row, "paused_for").and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
 }

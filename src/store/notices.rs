@@ -1,4 +1,5 @@
-//! Keeps notices until they are sent: written with the change they tell of, so that no crash loses one.
+//! Keeps notices until they are published. They are written in the transaction of the change that they report (see `health`),
+//! so no crash loses one.
 
 use std::time::Duration;
 
@@ -10,27 +11,38 @@ use super::{Store, StoreError, column};
 #[derive(Debug, Clone)]
 pub struct Notice {
     pub id: Uuid,
-    /// Such as `webhook.disabled`; the routing key.
+    /// Such as `webhook.disabled`; it is also the routing key.
     pub kind: String,
     /// JSON.
     pub body: String,
 }
 
 impl Store {
-    /// Takes up to `limit` unsent notices, oldest first; another worker takes them again after `lease`.
+    /// Claims up to `limit` notices, oldest first. When `lease` is over, another worker may claim them again.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or read-only: try again.
     pub async fn claim_notices(&self, limit: i64, lease: Duration) -> Result<Vec<Notice>, StoreError> {
         let rows = self.query_to_write(CLAIM, &[&limit, &lease.as_secs_f64()]).await?;
         let notice = |row| Notice { id: column(row, "id"), kind: column(row, "kind"), body: column(row, "body") };
         Ok(rows.iter().map(notice).collect())
     }
 
-    /// Forgets notices that were sent.
+    /// Deletes notices that were published.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or read-only: the notices are published again when their lease ends.
     pub async fn forget_notices(&self, sent: &[Uuid]) -> Result<(), StoreError> {
         self.execute("DELETE FROM notices WHERE id = ANY ($1)", &[&sent]).await.map(drop)
     }
 }
 
-/// In the order in which they came: that a webhook fails is told before that it was disabled for it.
+/// Oldest first: the notice that a webhook fails must come before the one that it was disabled.
+///
+/// - `unsent`: the oldest notices that no other worker has claimed, locked here.
+/// - `claimed`: the same notices, claimed until the lease ends.
 const CLAIM: &str = "
     WITH unsent AS (
         SELECT id, due_at FROM notices WHERE due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED

@@ -1,8 +1,9 @@
-//! Opens the pool's connections, each for whoever waits longest.
+//! Opens the pool's connections. A new connection goes to the caller that has waited longest.
 //!
-//! An opening outlives the request that wanted it: what it brings serves the next one. So a server whose login takes longer
-//! than a request may wait answers all but the first, and a crowd of impatient requests opens no more connections than the
-//! pool may have: another opening begins only while more wait than are under way, and none is spare.
+//! An opening continues when the caller that wanted it has gone, and its connection serves the next caller. So, if a login
+//! takes longer than callers wait, all but the first callers are served. And callers that give up soon do not open more
+//! connections than the pool allows: another opening begins only if more callers wait than openings are under way, and no
+//! spare connection is left.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -19,7 +20,7 @@ use tokio_postgres::{Client, Config, Error};
 use super::session::{Opened, Sessions};
 use super::tasks::Tasks;
 
-/// Shared by the pool, which asks for connections, and the store, which may want to be rid of spare ones.
+/// Shared by the pool, which asks for connections, and the store, which drops spare ones after a failover.
 #[derive(Clone)]
 pub(super) struct Openings {
     sessions: Sessions,
@@ -27,16 +28,16 @@ pub(super) struct Openings {
     queue: Arc<Queue<Result<Opened, Error>>>,
 }
 
-/// A connection as the pool takes it, and what drives it.
+/// A connection as the pool takes it, and the task that drives it.
 type Driven = (Client, JoinHandle<()>);
 
 tokio::task_local! {
-    /// The backend of the connection that the pool was given last, by whoever asked the pool: the pool hands on the
+    /// The backend of the connection that was opened for this task's request to the pool. The pool itself returns the
     /// connection alone.
     static BACKEND: Cell<Option<String>>;
 }
 
-/// Runs what asks the pool for a connection, and returns also the backend of the connection that was opened for it.
+/// Runs a request to the pool, and also returns the backend of the connection that was opened for it, if one was.
 pub(super) async fn with_backend<T>(asking: impl Future<Output = T>) -> (T, Option<String>) {
     let mut asking = pin!(BACKEND.scope(Cell::default(), asking));
     let answer = asking.as_mut().await;
@@ -49,23 +50,25 @@ fn hand_on(opened: Result<Opened, Error>) -> Result<Driven, Error> {
     Ok((client, drive))
 }
 
-/// Who waits for a connection, and what is to come.
+/// The callers that wait for a connection, and the connections to come.
 struct Queue<T>(Mutex<State<T>>);
 
 struct State<T> {
     waiting: VecDeque<oneshot::Sender<T>>,
     under_way: usize,
-    /// Opened for somebody who did not wait for it.
+    /// Connections whose callers went away before they were open.
     spare: Vec<T>,
 }
 
-/// What somebody who wants a connection gets.
-enum Place<T> {
+/// What a caller that asks for a connection gets.
+enum Ticket<T> {
+    /// A spare connection.
     Served(T),
-    Waits { place: oneshot::Receiver<T>, opening: Option<UnderWay<T>> },
+    /// A place in the queue, and an opening to start if one more is needed.
+    Waits { connection: oneshot::Receiver<T>, opening: Option<UnderWay<T>> },
 }
 
-/// Counts as under way until it is dropped, which hands over what it has brought.
+/// An opening. It counts as under way until it is dropped, which hands its connection to a caller.
 struct UnderWay<T> {
     queue: Arc<Queue<T>>,
     brought: Option<T>,
@@ -77,7 +80,7 @@ impl Openings {
         Self { sessions, tasks, queue: Arc::default() }
     }
 
-    /// Has nobody get a connection that was opened before.
+    /// Drops the spare connections.
     pub(super) fn forget_spare(&self) {
         self.queue.lock().spare.clear();
     }
@@ -88,7 +91,7 @@ impl Openings {
                 opening.brought = Some(opened);
                 return;
             }
-            // Those who came meanwhile have time left.
+            // Callers that came meanwhile still have time to wait.
             match opening.unless_unwanted() {
                 Some(wanted) => opening = wanted,
                 None => return,
@@ -100,16 +103,16 @@ impl Openings {
 impl Connect for Openings {
     fn connect(&self, _: &Config) -> Pin<Box<dyn Future<Output = Result<Driven, Error>> + Send + '_>> {
         let usable = |opened: &Result<Opened, Error>| matches!(opened, Ok(opened) if !opened.client.is_closed());
-        match self.queue.take_place(usable) {
-            Place::Served(opened) => Box::pin(async { hand_on(opened) }),
-            Place::Waits { place, opening } => {
+        match self.queue.take_ticket(usable) {
+            Ticket::Served(opened) => Box::pin(async { hand_on(opened) }),
+            Ticket::Waits { connection, opening } => {
                 if let Some(opening) = opening {
                     self.tasks.spawn(Self::open(self.sessions.clone(), opening));
                 }
                 Box::pin(async {
-                    match place.await {
+                    match connection.await {
                         Ok(opened) => hand_on(opened),
-                        // All is being dropped. The pool bounds this wait, too.
+                        // The store is being dropped. The pool bounds this wait too.
                         Err(_) => pending().await,
                     }
                 })
@@ -129,19 +132,19 @@ impl<T> Queue<T> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_place(self: &Arc<Self>, usable: impl Fn(&T) -> bool) -> Place<T> {
+    fn take_ticket(self: &Arc<Self>, usable: impl Fn(&T) -> bool) -> Ticket<T> {
         let mut state = self.lock();
         state.spare.retain(usable);
         if let Some(spare) = state.spare.pop() {
-            return Place::Served(spare);
+            return Ticket::Served(spare);
         }
-        let (sender, place) = oneshot::channel();
+        let (sender, connection) = oneshot::channel();
         state.waiting.push_back(sender);
         let opening = (state.still_waiting() > state.under_way).then(|| {
             state.under_way += 1;
             UnderWay { queue: self.clone(), brought: None, counts: true }
         });
-        Place::Waits { place, opening }
+        Ticket::Waits { connection, opening }
     }
 }
 
@@ -153,9 +156,9 @@ impl<T> State<T> {
 }
 
 impl<T> UnderWay<T> {
-    /// Goes on, unless the others under way are enough.
+    /// Continues this opening, unless the others under way are enough for the callers that wait.
     fn unless_unwanted(mut self) -> Option<Self> {
-        // One lock for looking and leaving: whoever comes between would count on an opening that is over.
+        // Counting and leaving happen under one lock: a caller that came in between would rely on an opening that ends.
         let mut state = self.queue.lock();
         let wanted = state.still_waiting() >= state.under_way;
         if !wanted {
@@ -172,7 +175,7 @@ impl<T> Drop for UnderWay<T> {
         if !self.counts {
             return;
         }
-        // One lock for leaving and handing over, for the same reason.
+        // Leaving and handing over happen under one lock, for the same reason.
         let mut state = self.queue.lock();
         state.under_way -= 1;
         let Some(mut brought) = self.brought.take() else { return };
@@ -193,9 +196,9 @@ mod tests {
     type Waits = (oneshot::Receiver<u32>, Option<UnderWay<u32>>);
 
     fn wait(queue: &Arc<Queue<u32>>) -> Waits {
-        match queue.take_place(|_| true) {
-            Place::Waits { place, opening } => (place, opening),
-            Place::Served(_) => panic!("there is nothing yet"),
+        match queue.take_ticket(|_| true) {
+            Ticket::Waits { connection, opening } => (connection, opening),
+            Ticket::Served(_) => panic!("there is nothing yet"),
         }
     }
 
@@ -222,7 +225,7 @@ mod tests {
             assert!(wait(&queue).1.is_none());
         }
         bring(opening, 7);
-        assert!(matches!(queue.take_place(|_| true), Place::Served(7)));
+        assert!(matches!(queue.take_ticket(|_| true), Ticket::Served(7)));
     }
 
     #[test]
@@ -231,7 +234,7 @@ mod tests {
         let (impatient, opening) = wait(&queue);
         drop(impatient);
         bring(opening, 7);
-        assert!(matches!(queue.take_place(|_| false), Place::Waits { opening: Some(_), .. }));
+        assert!(matches!(queue.take_ticket(|_| false), Ticket::Waits { opening: Some(_), .. }));
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! Writes what became of deliveries: one transaction for a whole batch.
+//! Records the results of deliveries, a whole batch in one transaction.
 //!
-//! A batch is written wholly or not at all, and writing it twice is found out by its attempt ids. Its transaction holds
-//! an advisory lock named by its first attempt, so that whoever asks whether it was written can wait for its end.
+//! A batch is written completely or not at all. If a commit had no answer, its attempt ids tell whether it was written: the
+//! transaction holds an advisory lock, named after the batch's first attempt, so `is_recorded` can wait for its end.
 
 use std::collections::BTreeMap;
 
@@ -14,9 +14,11 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::health::{self, Observations};
-use super::turn_result::{Ending, TurnResult};
-use super::{AS_A_WRITE, Params, Store, StoreError, TypedParams, column};
+use super::health;
+use super::observations::Observations;
+use super::sql::execute;
+use super::turn_result::{Ending, TurnResult, collect};
+use super::{AS_A_WRITE, Store, StoreError, TypedParams, column};
 use crate::config::HealthThresholds;
 use crate::delivery::{Attempt, Delivery};
 use crate::retry::Step;
@@ -26,9 +28,18 @@ mod deliveries;
 use deliveries::Deliveries;
 
 impl Store {
-    /// Writes a batch: events not stored yet, log rows, and what is pending or closed now. A result whose claim is no
-    /// longer the newest adds its log row, and nothing else to its delivery. Of the observations it writes those of
-    /// webhooks that nobody holds; the others are [`Observations::left`] once the batch is known to be written.
+    /// Records a batch: events that are not stored yet, log rows, and pending and closed deliveries. A result whose claim is no
+    /// longer the newest adds a log row and does not change its delivery. Observations of webhooks that another transaction
+    /// has locked are not written; they are [`Observations::left`] once the batch is known to be written.
+    ///
+    /// # Errors
+    ///
+    /// - [`StoreError::Unavailable`]: perhaps the batch was written, if only the answer of its commit is missing; ask
+    ///   [`Store::is_recorded`].
+    /// - [`StoreError::Busy`], [`StoreError::ReadOnly`]: nothing was written. Try again, with fewer results if
+    ///   [`StoreError::ran_out_of_time`].
+    /// - [`StoreError::Refused`]: one of the results cannot be stored. Nothing was written.
+    /// - [`StoreError::NotMigrated`]: a partition is missing. Nothing was written.
     pub async fn record(
         &self,
         batch: &[TurnResult],
@@ -37,44 +48,52 @@ impl Store {
     ) -> Result<(), StoreError> {
         let write = async |client: &mut Object| {
             let transaction = client.transaction().await?;
-            let of_health = self.health_statement(&transaction, observations).await?;
-            write_batch(&transaction, batch, observations, health, of_health).await?;
+            let health_statement = self.health_statement(&transaction, observations).await?;
+            write_batch(&transaction, batch, observations, health, health_statement).await?;
             transaction.commit().await
         };
         self.write(write).await?;
-        batch.iter().for_each(|finished| finished.delivery.row.mark_stored());
+        batch.iter().for_each(|result| result.delivery.row.mark_stored());
         Ok(())
     }
 
-    /// Writes a test's log row, and nothing else: neither its delivery nor its webhook learns of it.
+    /// Writes the log row of a test, and changes neither a delivery nor the webhook's health.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or read-only: the test is perhaps not in the log.
     pub async fn record_test(&self, delivery: &Delivery, attempt: &Attempt) -> Result<(), StoreError> {
         let ending = Ending::Attempted(attempt.clone(), Step::Succeeded);
-        let finished = [TurnResult { delivery: delivery.clone(), claim: None, ending }];
+        let result = [TurnResult { delivery: delivery.clone(), claim: None, ending }];
         let write = async |client: &mut Object| {
             let transaction = client.transaction().await?;
-            insert_attempts(&transaction, &finished).await?;
+            insert_attempts(&transaction, &result).await?;
             transaction.commit().await
         };
         self.write(write).await
     }
 
-    /// Whether a batch, whose commit was not answered, was written all the same. Waits for a commit that is still under
-    /// way: its transaction holds the batch's lock from before the commit until what it wrote can be seen. Busy if that
-    /// takes too long.
+    /// Whether a batch was written although its commit had no answer. If the commit is still under way, waits for it: its
+    /// transaction holds the batch's lock until its rows are visible.
+    ///
+    /// # Errors
+    ///
+    /// It is not known whether the batch was written: ask again. [`StoreError::Busy`] if the commit takes too long.
     pub async fn is_recorded(&self, batch: &[TurnResult]) -> Result<bool, StoreError> {
         let attempts: Vec<(Uuid, Uuid)> =
             batch.iter().filter_map(|f| Some((f.attempt()?.id, f.delivery.id.0))).collect();
         let (ids, deliveries): (Vec<Uuid>, Vec<Uuid>) = attempts.into_iter().unzip();
         let oldest = batch.iter().filter_map(|f| Some(f.attempt()?.started.elapsed())).max().unwrap_or_default();
         let ask = async |client: &mut Object| {
-            // Each statement sees what was committed before it began: the second one begins when the lock is ours.
+            // At this level each statement sees what was committed before it began. The statement on the log begins when this
+            // transaction has the lock.
             let transaction = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await?;
             lock_batch(&transaction, batch).await?;
             let begin = transaction.query_one(LONG_BEFORE, &[&oldest.as_secs_f64()]).await?;
             let begin: Timestamp = column(&begin, "begin");
             let params: TypedParams<'_> =
                 &[(&ids, Type::UUID_ARRAY), (&deliveries, Type::UUID_ARRAY), (&begin, Type::TIMESTAMPTZ)];
-            // Planned for this time: a plan for any time locks every partition of the log.
+            // Planned for this very time: a plan for all times would lock every partition of the log.
             let rows = transaction.query_typed(IS_RECORDED, params).await?;
             let recorded = rows.first().is_some_and(|row| column(row, "recorded"));
             if recorded {
@@ -87,27 +106,28 @@ impl Store {
     }
 }
 
-/// A day before so many seconds ago, for Postgres's clock may have been set meanwhile.
+/// The time `$1` seconds and a day ago. The day is for a clock of Postgres that was set meanwhile.
 const LONG_BEFORE: &str = "SELECT now() - make_interval(secs => $1, days => 1) AS begin";
 
 const IS_RECORDED: &str = "
     SELECT EXISTS (
         SELECT FROM attempts WHERE delivery_id = ANY ($2) AND id = ANY ($1) AND created_at >= $3) AS recorded";
 
-/// The statements do not depend on each other's answers, so all are sent before the first answer is awaited.
+/// Writes a batch. No statement needs the answer of another, so all are sent before the first answer is awaited.
 ///
-/// They are prepared beforehand and polled in one order, which is then that of sending and of taking locks (the module
-/// `store` has the rule). Health, the last, is prepared when there is some. When one fails, those after it fail because
-/// the transaction has, which is not the reason.
+/// They reach the server in the order of the `join!`, because it is `biased` and all statements are prepared before it. So
+/// they take their locks in the store's order (the head of `store.rs`). Only the statement for health may still be prepared
+/// then; it is the last. If one statement fails, all after it fail too, with `in_failed_sql_transaction`: the error returned
+/// is that of the first.
 async fn write_batch(
     transaction: &Transaction<'_>,
     batch: &[TurnResult],
     observations: &mut Observations,
     health: &HealthThresholds,
-    of_health: &str,
+    health_statement: &str,
 ) -> Result<(), tokio_postgres::Error> {
     let own = [LOCK_BATCH, INSERT_EVENTS, INSERT_ATTEMPTS].into_iter();
-    try_join_all(own.chain(deliveries::STATEMENTS).map(|sql| transaction.prepare_cached(sql))).await?;
+    try_join_all(own.chain(deliveries::statements()).map(|sql| transaction.prepare_cached(sql))).await?;
     let deliveries = Deliveries::of(batch);
     let written: [_; 10] = tokio::join!(
         biased;
@@ -120,7 +140,7 @@ async fn write_batch(
         deliveries.close(transaction),
         deliveries.delete_pending(transaction),
         deliveries.delete_closed(transaction),
-        health::update(transaction, observations, health, of_health),
+        health::update(transaction, observations, health, health_statement),
     )
     .into();
     let failed = written.into_iter().filter_map(Result::err);
@@ -128,31 +148,22 @@ async fn write_batch(
     reason.map_or(Ok(()), Err)
 }
 
-/// A batch without attempts can be written twice without harm and takes no lock. The second time, all its rows are there.
+/// Takes the batch's advisory lock. A batch without attempts takes none: writing it twice does no harm. If all its rows are
+/// there already, the transaction writes nothing, but its commit must wait for the synchronous standby all the same.
 async fn lock_batch(transaction: &Transaction<'_>, batch: &[TurnResult]) -> Result<(), tokio_postgres::Error> {
     let Some(first) = batch.iter().find_map(TurnResult::attempt) else {
         return transaction.batch_execute(AS_A_WRITE).await;
     };
-    // The variant bits of a UUID make it negative: the advisory locks with fixed names are not.
+    // A UUID's variant bits make this number negative; the advisory locks with fixed numbers are positive.
     let (_, name) = first.id.as_u64_pair();
     execute(transaction, LOCK_BATCH, &[&name.cast_signed()]).await
 }
 
 const LOCK_BATCH: &str = "SELECT pg_advisory_xact_lock($1)";
 
-async fn execute(transaction: &Transaction<'_>, sql: &str, params: Params<'_>) -> Result<(), tokio_postgres::Error> {
-    let statement = transaction.prepare_cached(sql).await?;
-    transaction.execute(&statement, params).await.map(drop)
-}
-
-/// One array per column, for `unnest`.
-fn collect<'a, T>(rows: &[&'a TurnResult], value: impl Fn(&'a TurnResult) -> T) -> Vec<T> {
-    rows.iter().map(|row| value(row)).collect()
-}
-
 async fn insert_events(transaction: &Transaction<'_>, batch: &[TurnResult]) -> Result<(), tokio_postgres::Error> {
     let missing = batch.iter().map(|f| &f.delivery.row).filter(|row| !row.is_stored());
-    // In one order, so that two transactions cannot wait for each other.
+    // In the order of keys, so that two transactions with the same events cannot wait for each other.
     let rows: BTreeMap<Uuid, _> = missing.map(|row| (row.key, row)).collect();
     if rows.is_empty() {
         return Ok(());
@@ -166,7 +177,8 @@ async fn insert_events(transaction: &Transaction<'_>, batch: &[TurnResult]) -> R
     execute(transaction, INSERT_EVENTS, &[&days, &keys, &accounts, &ids, &types, &bodies]).await
 }
 
-/// In the select list, where row by row is taken: in FROM all bodies would be copied beforehand, to disk if they are many.
+/// `unnest` stands in the select list, where PostgreSQL evaluates it row by row. In FROM it would first copy all bodies, to disk
+/// if they are large.
 const INSERT_EVENTS: &str = "
     INSERT INTO events (day, key, account_id, event_id, event_type, body)
     SELECT unnest($1::date[]), unnest($2::uuid[]), unnest($3::text[]), unnest($4::text[]), unnest($5::text[]),
@@ -178,7 +190,7 @@ async fn insert_attempts(transaction: &Transaction<'_>, batch: &[TurnResult]) ->
     if rows.is_empty() {
         return Ok(());
     }
-    let finished: Vec<&TurnResult> = rows.iter().map(|(finished, _)| *finished).collect();
+    let results: Vec<&TurnResult> = rows.iter().map(|(result, _)| *result).collect();
     let attempts = || rows.iter().map(|(_, attempt)| *attempt);
     let millis = |attempt: &Attempt| i32::try_from(attempt.duration.as_millis()).unwrap_or(i32::MAX);
     execute(
@@ -186,20 +198,20 @@ async fn insert_attempts(transaction: &Transaction<'_>, batch: &[TurnResult]) ->
         INSERT_ATTEMPTS,
         &[
             &attempts().map(|a| a.id).collect::<Vec<_>>(),
-            &collect(&finished, |f| f.delivery.webhook.id.0),
-            &collect(&finished, |f| f.delivery.id.0),
-            &collect(&finished, |f| f.delivery.row.day),
-            &collect(&finished, |f| f.delivery.row.key),
-            &collect(&finished, |f| f.delivery.event().id.as_str()),
-            &collect(&finished, |f| f.delivery.event().event_type.as_str()),
-            &collect(&finished, |f| f.delivery.trigger.as_str()),
-            &collect(&finished, |f| i32::try_from(f.delivery.attempt).unwrap_or(i32::MAX)),
+            &collect(&results, |f| f.delivery.webhook.id.0),
+            &collect(&results, |f| f.delivery.id.0),
+            &collect(&results, |f| f.delivery.row.day),
+            &collect(&results, |f| f.delivery.row.key),
+            &collect(&results, |f| f.delivery.event().id.as_str()),
+            &collect(&results, |f| f.delivery.event().event_type.as_str()),
+            &collect(&results, |f| f.delivery.trigger.as_str()),
+            &collect(&results, |f| i32::try_from(f.delivery.attempt).unwrap_or(i32::MAX)),
             &attempts().map(|a| a.outcome.http_status().map(i32::from)).collect::<Vec<_>>(),
             &attempts().map(millis).collect::<Vec<_>>(),
             &attempts().map(|a| a.outcome.error()).collect::<Vec<_>>(),
             &attempts().map(|a| a.outcome.snippet()).collect::<Vec<_>>(),
             &attempts().map(|a| a.started.elapsed().as_secs_f64()).collect::<Vec<_>>(),
-            &collect(&finished, |f| f.wait().map(|wait| wait.as_secs_f64())),
+            &collect(&results, |f| f.wait().map(|wait| wait.as_secs_f64())),
         ],
     )
     .await

@@ -1,4 +1,4 @@
-//! Moves secrets to the newest key.
+//! Encrypts stored secrets again with the newest key.
 
 use uuid::Uuid;
 
@@ -6,29 +6,38 @@ use super::{Store, StoreError, account, column};
 use crate::ids::WebhookId;
 use crate::secret::{Keyring, Owner};
 
-/// What became of a page of webhooks.
+/// What [`Store::reencrypt_page`] did with one page of webhooks.
 #[derive(Debug, Default)]
 pub struct Reencrypted {
-    /// How many webhooks were looked at.
+    /// The number of webhooks that were read.
     pub seen: u64,
-    /// How many envelopes are under the newest key now and were not before.
+    /// The number of envelopes that were encrypted with the newest key.
     pub moved: u64,
-    /// How many envelopes changed or went between being read and being moved: another pass finds them.
+    /// The number of envelopes that changed or were deleted between reading and writing: another pass finds them.
     pub raced: u64,
-    /// Webhooks with a secret that no key opens.
+    /// Webhooks with a secret that no key decrypts.
     pub unreadable: Vec<WebhookId>,
     /// Where the next page begins; `None` after the last one.
     pub next: Option<WebhookId>,
 }
 
 impl Store {
+    /// The number of all webhooks.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or not migrated.
     pub async fn count_webhooks(&self) -> Result<u64, StoreError> {
         let rows = self.query("SELECT count(*) AS count FROM webhooks", &[]).await?;
         Ok(rows.first().map_or(0, |row| u64::try_from(column::<i64>(row, "count")).unwrap_or_default()))
     }
 
-    /// Moves the secrets of the webhooks after `after` in id order, a page at a time. Safe to repeat, to interrupt and
-    /// to run beside everything else: an envelope that changed meanwhile is left as it is.
+    /// Encrypts the secrets of one page of webhooks with the newest key: those after `after`, in the order of their ids. It
+    /// may be repeated, interrupted, and run beside everything else: an envelope that changed meanwhile is left as it is.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or read-only: repeat the page.
     pub async fn reencrypt_page(
         &self,
         keyring: &Keyring,

@@ -1,4 +1,6 @@
-//! Takes one delivery back to the beginning of its schedule, whatever has become of it.
+//! Sends one delivery again from the beginning of its schedule, whether it is pending, closed or succeeded.
+
+use std::sync::LazyLock;
 
 use deadpool_postgres::Object;
 use jiff::civil::Date;
@@ -8,13 +10,18 @@ use uuid::Uuid;
 
 use super::days::within_window;
 use super::partitions::attached_partitions;
-use super::recover::{RecoverError, lock_active, new_claim, query, stored_events};
+use super::recover::{RecoverError, lock_active, stored_events};
+use super::sql::{NEW_CLAIM, query};
 use super::{Scope, Store, StoreError, TypedParams, column};
 use crate::ids::{DeliveryId, WebhookId};
 
 impl Store {
-    /// Makes a delivery, whether it is pending, closed or succeeded, due now with its whole schedule before it. The
-    /// result of an attempt under way no longer decides about it, unless that is a success.
+    /// Makes a delivery due now, with its whole schedule before it. If an attempt is under way, its result only adds a log row,
+    /// unless it is a success, which ends the delivery.
+    ///
+    /// # Errors
+    ///
+    /// See [`RecoverError`]. [`RecoverError::Store`]: the database is not available, busy or read-only, and nothing was done.
     pub async fn resend(&self, scope: Scope<'_>, webhook: WebhookId, delivery: DeliveryId) -> Result<(), RecoverError> {
         let found = self.find_event(scope, webhook, delivery).await?;
         let work = async |client: &mut Object| {
@@ -23,31 +30,32 @@ impl Store {
                 return Ok(Err(refused));
             }
             let Some((day, key)) = found else { return Ok(Err(RecoverError::UnknownDelivery)) };
-            // From here on retention is held off.
+            // The lock above keeps retention from dropping the event from here on.
             if stored_events(&transaction, &[(day, key)]).await?.is_empty() {
                 return Ok(Err(RecoverError::EventDropped));
             }
-            query(&transaction, RESEND, &[&webhook.0, &delivery.0, &day, &key]).await?;
-            // Last, so that it finds also what was closed while the row above was waited for.
-            query(&transaction, FORGET_CLOSED, &[&delivery.0]).await?;
+            query(&transaction, &RESEND, &[&webhook.0, &delivery.0, &day, &key]).await?;
+            // After the pending row: the statement above may have waited for a transaction that closed the delivery, and only
+            // a later statement sees that.
+            query(&transaction, DELETE_CLOSED, &[&delivery.0]).await?;
             transaction.commit().await?;
             Ok(Ok(()))
         };
         self.write(work).await?
     }
 
-    /// Where a delivery's event is stored. One that came twice may be stored twice: then the one that is kept. The log
-    /// is looked through last, newest days first.
+    /// Finds the day and the key of a delivery's event. An event that came twice may be stored twice; then one that is kept is
+    /// returned. The log is searched last, newest days first.
     async fn find_event(
         &self,
         scope: Scope<'_>,
         webhook: WebhookId,
         delivery: DeliveryId,
     ) -> Result<Option<(Date, Uuid)>, StoreError> {
-        let place = |row: &Row| (column(row, "event_day"), column(row, "event_key"));
+        let event = |row: &Row| (column(row, "event_day"), column(row, "event_key"));
         let account = scope.account();
-        let waiting = self.query(FIND_WAITING, &[&webhook.0, &delivery.0, &account]).await?;
-        let mut found = waiting.first().map(place);
+        let waiting = self.query(&FIND_WAITING, &[&webhook.0, &delivery.0, &account]).await?;
+        let mut found = waiting.first().map(event);
         if waiting.first().is_some_and(|row| column(row, "kept")) {
             return Ok(found);
         }
@@ -59,77 +67,70 @@ impl Store {
                 (&window.from, Type::TIMESTAMPTZ),
                 (&window.until, Type::TIMESTAMPTZ),
             ];
-            let rows = self.query_planned_anew(FIND_ATTEMPTED, params).await?;
+            let rows = self.query_planned_anew(&FIND_ATTEMPTED, params).await?;
             let Some(row) = rows.first() else { continue };
             if column(row, "kept") {
-                return Ok(Some(place(row)));
+                return Ok(Some(event(row)));
             }
-            found = found.or_else(|| Some(place(row)));
+            found = found.or_else(|| Some(event(row)));
         }
         Ok(found)
     }
 }
 
-/// Events go with their whole partition, from the moment that retention has marked it. A day ten years ago stands for all
-/// before it.
-macro_rules! event_is_kept {
-    ($day:literal) => {
-        concat!(
-            $day,
-            " = ANY (ARRAY(
-            SELECT greatest(since, current_date - 3660) + n FROM ",
-            attached_partitions!("'events'::regclass::oid"),
-            " AS partitions
+/// A condition: the day of an event, `event_day`, is in a partition that is not marked to be dropped. It uses a list of days,
+/// so the statement reads the partitions once. A partition without a beginning counts from ten years ago on.
+static EVENT_IS_KEPT: LazyLock<String> = LazyLock::new(|| {
+    let partitions = attached_partitions!("'events'::regclass::oid");
+    format!(
+        "event_day = ANY (ARRAY(
+            SELECT greatest(since, current_date - 3660) + day FROM {partitions} AS partitions
             CROSS JOIN LATERAL generate_series(
-                0, least(until, current_date + 366) - greatest(since, current_date - 3660) - 1) AS n
+                0, least(until, current_date + 366) - greatest(since, current_date - 3660) - 1) AS day
             WHERE NOT detach_pending AND NOT marked))"
-        )
-    };
-}
+    )
+});
 
-/// The webhook, if the account has it.
-macro_rules! own_webhook {
-    () => {
-        "webhook_id = (SELECT id FROM webhooks WHERE id = $1 AND account_id = coalesce($3::text, account_id))"
-    };
-}
+/// A condition: the row belongs to the webhook `$1`, and the account `$3`, if there is one, has this webhook.
+const OWN_WEBHOOK: &str =
+    "webhook_id = (SELECT id FROM webhooks WHERE id = $1 AND account_id = coalesce($3::text, account_id))";
 
-const FIND_WAITING: &str = concat!(
-    "SELECT event_day, event_key, ",
-    event_is_kept!("event_day"),
-    " AS kept
-    FROM (
-        SELECT event_day, event_key FROM pending_deliveries WHERE id = $2 AND ",
-    own_webhook!(),
-    " UNION ALL SELECT event_day, event_key FROM closed_deliveries WHERE id = $2 AND ",
-    own_webhook!(),
-    ") AS found
-    ORDER BY kept DESC, event_day DESC LIMIT 1"
-);
+/// The delivery's pending or closed row; if it has both, the one whose event is kept.
+static FIND_WAITING: LazyLock<String> = LazyLock::new(|| {
+    let is_kept = &*EVENT_IS_KEPT;
+    format!(
+        "SELECT event_day, event_key, {is_kept} AS kept
+        FROM (
+            SELECT event_day, event_key FROM pending_deliveries WHERE id = $2 AND {OWN_WEBHOOK}
+            UNION ALL SELECT event_day, event_key FROM closed_deliveries WHERE id = $2 AND {OWN_WEBHOOK}
+        ) AS waiting
+        ORDER BY kept DESC, event_day DESC LIMIT 1"
+    )
+});
 
-/// A test's event is not stored.
-const FIND_ATTEMPTED: &str = concat!(
-    "SELECT event_day, event_key, ",
-    event_is_kept!("event_day"),
-    " AS kept
-    FROM attempts
-    WHERE delivery_id = $2 AND trigger <> 'test' AND ",
-    own_webhook!(),
-    " AND ",
-    within_window!("$4", "$5"),
-    " ORDER BY kept DESC, event_day DESC LIMIT 1"
-);
+/// The delivery's attempt within a window whose event is kept, or any. The events of tests are not stored.
+static FIND_ATTEMPTED: LazyLock<String> = LazyLock::new(|| {
+    let (is_kept, within_window) = (&*EVENT_IS_KEPT, within_window!("$4", "$5"));
+    format!(
+        "SELECT event_day, event_key, {is_kept} AS kept
+        FROM attempts
+        WHERE delivery_id = $2 AND trigger <> 'test' AND {OWN_WEBHOOK} AND {within_window}
+        ORDER BY kept DESC, event_day DESC LIMIT 1"
+    )
+});
 
-const RESEND: &str = concat!(
-    "INSERT INTO pending_deliveries AS p
-         (id, webhook_id, activation, event_day, event_key, attempts_made, trigger, due_at, claim)
-     SELECT $2::uuid, id, activation, $3::date, $4::uuid, 0, 'resend', statement_timestamp(), ",
-    new_claim!(),
-    " FROM webhooks WHERE id = $1
-     ON CONFLICT (id) DO UPDATE
-     SET activation = excluded.activation, event_day = excluded.event_day, event_key = excluded.event_key,
-         attempts_made = 0, trigger = 'resend', due_at = excluded.due_at,
-         claim = greatest(p.claim + 1, excluded.claim)"
-);
+/// Makes the delivery pending, or begins anew with its pending row.
+static RESEND: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "INSERT INTO pending_deliveries AS pending
+            (id, webhook_id, activation, event_day, event_key, attempts_made, trigger, due_at, claim)
+        SELECT $2::uuid, id, activation, $3::date, $4::uuid, 0, 'resend', statement_timestamp(), {NEW_CLAIM}
+        FROM webhooks WHERE id = $1
+        ON CONFLICT (id) DO UPDATE
+        SET activation = excluded.activation, event_day = excluded.event_day, event_key = excluded.event_key,
+            attempts_made = 0, trigger = 'resend', due_at = excluded.due_at,
+            claim = greatest(pending.claim + 1, excluded.claim)"
+    )
+});
 
-const FORGET_CLOSED: &str = "DELETE FROM closed_deliveries WHERE id = $1";
+const DELETE_CLOSED: &str = "DELETE FROM closed_deliveries WHERE id = $1";

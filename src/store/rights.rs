@@ -1,13 +1,17 @@
-//! What a role must be allowed that delivers, answers and looks, but owns nothing: gives it and finds what is missing.
+//! Grants, and checks, the rights of a role that runs workers, APIs and commands but does not own the tables.
+
+use std::time::Duration;
 
 use deadpool_postgres::Object;
 use tokio_postgres::{Client, Error, Row, Transaction};
 
-use super::migrate::LOCK;
-use super::schema::{self, OURS, Place};
-use super::{Store, StoreError, column, lock_of_schema};
+use super::schema::{self, Home, OURS};
+use super::{Store, StoreError, column, migration_lock};
 
-/// On tables. Partitions need no rights of their own: all statements go through their tables.
+/// How long granting rights waits for a migration, or for another grant, to end.
+const LOCK_BOUND: Duration = Duration::from_secs(60);
+
+/// The rights on each table. Partitions need none: all statements name the whole table.
 const TABLES: [(&str, &[&str]); 8] = [
     ("webhooks", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("events", &["SELECT", "INSERT"]),
@@ -19,26 +23,27 @@ const TABLES: [(&str, &[&str]); 8] = [
     ("refinery_schema_history", &["SELECT"]),
 ];
 
-/// That make partitions with the rights of the tables' owner, each with its table.
+/// The functions that make partitions with the rights of the tables' owner, each with its table.
 const FUNCTIONS: [(&str, &str); 2] = [("make_events_partition", "events"), ("make_attempts_partition", "attempts")];
 
-/// What a role may do, and what it may not.
+/// What a role may and may not do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rights {
-    /// As it is written in SQL: quoted where it has to be.
+    /// As in SQL: quoted if necessary.
     pub role: String,
     /// Such as `INSERT on attempts`.
     pub missing: Vec<String>,
-    /// What keeps partitions from being made or dropped, whoever does it, and the statement that cures it.
+    /// Wrong owners and missing rights that keep every role from making or dropping partitions, each with the statement that
+    /// corrects it.
     pub faults: Vec<String>,
-    /// Statements that keep others from making functions on the search path up to our tables, which may run with the rights
-    /// of whoever uses them.
+    /// Statements that keep other roles from making functions in the schemas of the search path up to that of our tables. Such
+    /// functions may run with the rights of whoever uses our tables.
     pub revokes: Vec<String>,
-    /// Whether it owns the tables, so that it may drop partitions.
+    /// Whether the role owns the tables, and so may drop partitions.
     pub owner: bool,
 }
 
-/// Why a role was not given what it needs.
+/// Why a role did not get all the rights that it needs.
 #[derive(Debug, thiserror::Error)]
 pub enum GrantError {
     #[error("PostgreSQL has no role {0}: make it with CREATE ROLE … LOGIN, or correct the name (capitals count)")]
@@ -56,27 +61,30 @@ impl From<Error> for GrantError {
 }
 
 impl Store {
-    /// Gives a role what workers, APIs and commands need, and takes nothing from it. For the owner of the tables.
+    /// Grants a role the rights that workers, APIs and commands need, and revokes none. Only the owner of the tables can.
+    ///
+    /// # Errors
+    ///
+    /// See [`GrantError`]. [`StoreError::Unavailable`] also if a migration or another grant does not end within a minute.
     pub async fn grant_to(&self, role: &str) -> Result<(), GrantError> {
-        let (mut session, place) = self.session_at_home().await?;
+        let (mut session, home) = self.session_at_home().await?;
         let Some(quoted) = session.query_opt(ROLE, &[&role]).await? else {
             return Err(GrantError::NoSuchRole(role.to_owned()));
         };
         let quoted: String = column(&quoted, "quoted");
+        // Several processes may start together: of two that grant rights on one table at a time, PostgreSQL fails one.
+        migration_lock::take(&session, &home, LOCK_BOUND).await?;
         let transaction = session.transaction().await?;
-        // Replicas may start together: PostgreSQL fails one of two that grant rights on one table at a time.
         transaction.batch_execute("SET LOCAL statement_timeout = '60s'; SET LOCAL lock_timeout = '60s'").await?;
-        let lock = concat!("SELECT pg_advisory_xact_lock(", lock_of_schema!("$1", "$2"), ")");
-        transaction.execute(lock, &[&LOCK, &place.name]).await?;
-        if !rights(&transaction, &place, Some(role)).await?.missing.is_empty() {
-            transaction.batch_execute(&grants(&place.name, &quoted)).await?;
-            // Often everybody may use the schema already, and it belongs to somebody else.
-            let usable = transaction.query_one(USABLE, &[&role, &place.name]).await?;
+        if !rights(&transaction, &home, Some(role)).await?.missing.is_empty() {
+            transaction.batch_execute(&grants(&home.name, &quoted)).await?;
+            // Only if necessary, because the schema may belong to another role than the tables.
+            let usable = transaction.query_one(USABLE, &[&role, &home.name]).await?;
             if !column::<bool>(&usable, "usable") {
-                transaction.batch_execute(&format!("GRANT USAGE ON SCHEMA {} TO {quoted}", place.name)).await?;
+                transaction.batch_execute(&format!("GRANT USAGE ON SCHEMA {} TO {quoted}", home.name)).await?;
             }
         }
-        let rights = rights(&transaction, &place, Some(role)).await?;
+        let rights = rights(&transaction, &home, Some(role)).await?;
         transaction.commit().await?;
         match &rights.missing[..] {
             [] => Ok(()),
@@ -85,6 +93,10 @@ impl Store {
     }
 
     /// What the role of this program's sessions may do.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotMigrated`] without the tables; else the database is not available or busy.
     pub async fn rights(&self) -> Result<Rights, StoreError> {
         let mut connection = self.connection().await?;
         let ask = async |client: &mut Object| {
@@ -99,11 +111,11 @@ impl Store {
     }
 }
 
-/// What a superuser or a member of the owner's role has made belongs to the maker, and the owner could not use it. Whoever
-/// may not give it away leaves it: the doctor tells.
-pub(super) async fn give_to_owner(session: &Client, place: &Place) -> Result<(), StoreError> {
+/// Gives tables that a superuser, or a member of the owner's role, has made in a migration to the owner of `events`, who
+/// could not use them otherwise. A role that may not do that leaves them as they are; the doctor reports them.
+pub(super) async fn give_to_owner(session: &Client, home: &Home) -> Result<(), StoreError> {
     session.batch_execute("SET lock_timeout = '2s'").await?;
-    for row in session.query(STRAYS, &[&&OURS[..], &place.name]).await? {
+    for row in session.query(STRAYS, &[&&OURS[..], &home.name]).await? {
         let given = session.batch_execute(&column::<String>(&row, "statement")).await.map_err(StoreError::from);
         if !matches!(given, Err(StoreError::Denied(_))) {
             given?;
@@ -121,15 +133,15 @@ fn grants(schema: &str, role: &str) -> String {
     on_tables.chain(on_functions).collect()
 }
 
-/// `None` is the role of the session, which finds PostgreSQL's own functions and operators only. Without the revokes.
-async fn rights(session: &Transaction<'_>, place: &Place, role: Option<&str>) -> Result<Rights, Error> {
+/// The rights of a role, `None` for the session's own, without `revokes`. The search path must be `pg_catalog` alone.
+async fn rights(session: &Transaction<'_>, home: &Home, role: Option<&str>) -> Result<Rights, Error> {
     let (tables, privileges): (Vec<&str>, Vec<&str>) =
         TABLES.iter().flat_map(|(table, rights)| rights.iter().map(move |right| (*table, *right))).unzip();
     let (functions, made): (Vec<&str>, Vec<&str>) = FUNCTIONS.into_iter().unzip();
-    let missing = session.query(MISSING, &[&role, &tables, &privileges, &functions, &place.name]).await?;
-    let faults = session.query(FUNCTION_FAULTS, &[&functions, &made, &place.name]).await?;
-    let strays = session.query(STRAYS, &[&&OURS[..], &place.name]).await?;
-    let who = session.query_one(WHO, &[&role, &place.name]).await?;
+    let missing = session.query(MISSING, &[&role, &tables, &privileges, &functions, &home.name]).await?;
+    let faults = session.query(FUNCTION_FAULTS, &[&functions, &made, &home.name]).await?;
+    let strays = session.query(STRAYS, &[&&OURS[..], &home.name]).await?;
+    let who = session.query_one(WHO, &[&role, &home.name]).await?;
     let text = |name: &'static str| move |row: &Row| column::<String>(row, name);
     Ok(Rights {
         role: column(&who, "role"),
@@ -167,8 +179,8 @@ const MISSING: &str = "
     JOIN pg_proc p ON p.pronamespace = home.schema AND p.proname = needed.name
     WHERE NOT pg_catalog.has_function_privilege(role, p.oid, 'EXECUTE')";
 
-/// The functions act for their own owner, who must be able to do what they do: not so if the tables were given to
-/// another role and the functions were not.
+/// Functions whose owner may not do what they do: the tables were given to another role and the functions were not, or the
+/// owner may not make tables in the schema.
 const FUNCTION_FAULTS: &str = "
     SELECT CASE
         WHEN NOT pg_catalog.pg_has_role(p.proowner, c.relowner, 'USAGE') THEN
@@ -183,7 +195,8 @@ const FUNCTION_FAULTS: &str = "
     WHERE NOT pg_catalog.pg_has_role(p.proowner, c.relowner, 'USAGE')
         OR NOT pg_catalog.has_schema_privilege(p.proowner, c.relnamespace, 'CREATE')";
 
-/// Tables whose rights the owner of `events` does not have. `attempts` has partitions, which would have to go with it.
+/// Our tables that belong to a role whose rights the owner of `events` does not have. `attempts` is left out: its partitions
+/// would have to change their owner as well.
 const STRAYS: &str = "
     SELECT pg_catalog.format('the table %s belongs to %s, not to %s as events does: %s'::text, relation, holder, owner,
         statement) AS fault, statement
@@ -197,8 +210,8 @@ const STRAYS: &str = "
             AND NOT pg_catalog.pg_has_role(e.relowner, c.relowner, 'USAGE')
     ) AS strays ORDER BY relation";
 
-/// For schemas up to the one that holds our tables. A schema's owner, and who has the rights of the tables' owner, is not
-/// somebody else.
+/// One statement for each role that may make objects in a schema of the search path up to that of our tables. Roles that own
+/// the schema, or that have the rights of the tables' owner, keep that right.
 const REVOKES: &str = "
     WITH home AS (SELECT relnamespace AS schema, relowner AS owner FROM pg_class
                   WHERE relname = 'events' AND relnamespace = $2::text::regnamespace),

@@ -1,25 +1,26 @@
-//! Finds our tables on the search path, and knows them from those of another product, before anything is done with them.
+//! Finds the schema that holds our tables, and tells it from one that holds another product's, before anything is changed.
 
 use deadpool_postgres::Object;
 use refinery::Migration;
 use tokio_postgres::{Client, Error, Row, Transaction};
 
-use super::{Store, StoreError, column};
+use super::{Store, StoreError, column, migrations};
 
-/// The oldest schema that serves a worker: it may be rolled out before the newest is there.
+/// The oldest version of the schema that a worker can use: a new worker may start before `migrate` has run.
 const OLDEST: i32 = 1;
 
-/// Where migrations are written down. Other products that use the same library have a table of this name, too.
+/// The table that records which migrations were applied. Other products that use the same library have a table of this name
+/// as well.
 macro_rules! history {
     () => {
         "refinery_schema_history"
     };
 }
 
-/// The same.
+/// The name of that table as a constant.
 pub(super) const HISTORY: &str = history!();
 
-/// Tables that our migrations make.
+/// The tables that our migrations make.
 pub(super) const OURS: [&str; 8] = [
     "webhooks",
     "events",
@@ -31,7 +32,7 @@ pub(super) const OURS: [&str; 8] = [
     "dropped_partitions",
 ];
 
-/// The version of the database's schema against the one this program was built for.
+/// The version of the database's schema, compared with the one that this program was built for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Schema {
     Missing,
@@ -40,22 +41,22 @@ pub enum Schema {
     Newer { version: i32, ours: i32 },
 }
 
-/// The schema, in PostgreSQL's sense, that our tables are in, or will be made in.
+/// The schema, in PostgreSQL's sense of the word, that holds our tables or will hold them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
-    /// Quoted where it has to be.
+pub(super) struct Home {
+    /// As in SQL: quoted if necessary.
     pub name: String,
-    /// Of what was migrated last.
+    /// The version of the newest migration that was applied; `None` before the first.
     version: Option<i32>,
 }
 
-impl Place {
-    /// A statement with this schema in place of `{home}`.
+impl Home {
+    /// The statement with each `{home}` replaced by the name of this schema.
     pub fn within(&self, statement: &str) -> String {
         statement.replace("{home}", &self.name)
     }
 
-    /// Whether nothing was migrated here yet.
+    /// Whether no migration was applied here yet.
     pub fn is_fresh(&self) -> bool {
         self.version.is_none()
     }
@@ -67,13 +68,18 @@ impl Place {
 }
 
 impl Store {
-    /// The schema's version beside this program's.
+    /// Compares the version of the schema with this program's.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Schema`] if the tables are another product's, [`StoreError::Denied`] if this role may not look; else the
+    /// database is not available or busy.
     pub async fn schema(&self) -> Result<Schema, StoreError> {
-        let migrations = super::migrate::migrations();
+        let migrations = migrations::all();
         let ours = newest(&migrations);
         let mut connection = self.connection().await?;
         let found = connection.ask(async |client: &mut Object| look(client, &migrations).await).await?;
-        let version = judge(&found, &migrations)?.and_then(|place| place.version);
+        let version = judge(&found, &migrations)?.and_then(|home| home.version);
         Ok(match version {
             None => Schema::Missing,
             Some(version) if version < ours => Schema::Older { version, ours },
@@ -82,15 +88,22 @@ impl Store {
         })
     }
 
-    /// Fails while this program cannot work with the database: with [`StoreError::Sessions`] or [`StoreError::Schema`] if no
-    /// waiting cures that.
+    /// Checks the sessions and the schema before work begins.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::check_sessions`] and [`Store::check_schema`]. Waiting cures neither [`StoreError::Sessions`] nor
+    /// [`StoreError::Schema`].
     pub async fn check_usable(&self) -> Result<(), StoreError> {
         self.check_sessions().await?;
         self.check_schema().await
     }
 
-    /// Fails while the schema is missing or older than a worker can use, and with [`StoreError::Schema`] if it is another
-    /// product's.
+    /// Checks that the schema is there and new enough for this program.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::NotMigrated`] while the schema is missing or too old; else as [`Store::schema`].
     pub async fn check_schema(&self) -> Result<(), StoreError> {
         let problem = match self.schema().await? {
             Schema::Missing => "it has no schema yet",
@@ -105,31 +118,32 @@ pub(super) fn newest(migrations: &[Migration]) -> i32 {
     migrations.iter().map(Migration::version).max().expect("there is a first migration")
 }
 
-/// The first schema of the search path with our history; else the one that new tables are made in, if nothing in it is in
-/// our way; `None` if the search path names no schema that is there.
-pub(super) async fn find(session: &mut Client, migrations: &[Migration]) -> Result<Option<Place>, StoreError> {
+/// Returns the first schema of the search path that has our history. If none has it, returns the first schema of the search
+/// path, where new tables are made, unless something there has a name of ours. `None` if the search path names no schema
+/// that exists.
+pub(super) async fn find(session: &mut Client, migrations: &[Migration]) -> Result<Option<Home>, StoreError> {
     judge(&look(session, migrations).await?, migrations)
 }
 
-/// What is to be seen of the search path.
+/// What `look` found on the search path.
 #[derive(Debug, Clone, Default)]
 struct Found {
-    /// In the order of the search path. What comes after our tables is not looked at.
+    /// In the order of the search path, up to the schema that has our history.
     candidates: Vec<Candidate>,
-    /// A schema before the first candidate, with a history, that this role may not use; and the role. PostgreSQL passes
-    /// over it on the search path, as if it were not there.
+    /// A schema with a history that comes before all schemas that this role may use and is not one of them, and the role.
+    /// PostgreSQL skips such a schema as if it were not on the search path.
     without_usage: Option<(String, String)>,
 }
 
-/// What a schema of the search path has.
+/// A schema of the search path.
 #[derive(Debug, Clone, Default)]
 struct Candidate {
     name: String,
-    /// What its history says was applied, oldest first.
+    /// The migrations in its history, oldest first.
     applied: Vec<Applied>,
-    /// Whether this role may not read its history: then it is another product's, unless nothing else can be ours.
+    /// Whether this role may not read its history. Such a schema counts as another product's if a later one has ours.
     unreadable: bool,
-    /// Tables and the like that have names of ours.
+    /// Its tables, views and sequences that have a name of our tables.
     taken: Vec<String>,
 }
 
@@ -142,24 +156,26 @@ struct Applied {
 
 /// A session's search path.
 pub(super) struct SearchPath {
-    /// Those of its schemas that are there and may be used.
+    /// Its schemas that exist and that this role may use.
     pub schemas: Vec<String>,
+    /// The setting itself.
     setting: String,
-    /// Where the first `events` is.
+    /// The schema in which a statement finds `events`.
     home: Option<String>,
 }
 
 impl SearchPath {
-    /// Where statements find our tables. Where there are none, statements that name them will say so.
-    pub fn home(&self) -> Place {
+    /// The schema in which statements find our tables. Without tables it is `public`, and statements will fail there with a
+    /// clear message.
+    pub fn home(&self) -> Home {
         let name = self.home.clone().unwrap_or_else(|| "public".to_owned());
-        Place { name, version: None }
+        Home { name, version: None }
     }
 }
 
-/// Begins a transaction that finds PostgreSQL's own functions and operators only: others may have put some into the schemas
-/// of the search path that fit our arguments better, and they would run with our rights. It is to be rolled back, which
-/// gives the session its search path back; until then our tables are named by their schema.
+/// Begins a transaction whose search path is `pg_catalog` alone. Other roles may have put functions and operators into the
+/// schemas of the usual search path that fit our arguments better than PostgreSQL's own; they would run with our rights.
+/// Statements in the transaction name our tables with their schema. The caller rolls back, which restores the search path.
 pub(super) async fn undisturbed(session: &mut Client) -> Result<(Transaction<'_>, SearchPath), Error> {
     let transaction = session.transaction().await?;
     let path = transaction.query_one(PATH, &[]).await?;
@@ -211,19 +227,19 @@ async fn history(session: &Transaction<'_>, schema: &str) -> Result<Vec<Applied>
     Ok(session.query(&query, &[]).await?.into_iter().map(applied).collect())
 }
 
-fn judge(found: &Found, migrations: &[Migration]) -> Result<Option<Place>, StoreError> {
+fn judge(found: &Found, migrations: &[Migration]) -> Result<Option<Home>, StoreError> {
     if let Some((schema, role)) = &found.without_usage {
         let grant = format!("the owner of its tables gives it with `penr-webhooks migrate --grant-to {role}`");
         return Err(StoreError::Denied(anyhow::anyhow!(
             "the role {role} has no USAGE on the schema {schema}; {grant}"
         )));
     }
-    let place = |candidate: &Candidate| Place {
+    let home = |candidate: &Candidate| Home {
         name: candidate.name.clone(),
         version: candidate.applied.last().map(|applied| applied.version),
     };
     if let Some(ours) = found.candidates.iter().find(|candidate| begins_as_ours(&candidate.applied, migrations)) {
-        // Statements name tables without their schema: they would go to that one.
+        // Statements name tables without a schema, so they would use a table of an earlier schema.
         let before = found.candidates.iter().take_while(|candidate| candidate.name != ours.name);
         if let Some((before, table)) = before.flat_map(|c| c.taken.iter().map(move |table| (c, table))).next() {
             return Err(StoreError::Schema(anyhow::anyhow!(
@@ -238,7 +254,7 @@ fn judge(found: &Found, migrations: &[Migration]) -> Result<Option<Place>, Store
                 "the migration V{version}__{name} in the schema {} is not this program's: another build has made it",
                 ours.name
             ))),
-            None => Ok(Some(place(ours))),
+            None => Ok(Some(home(ours))),
         };
     }
     let Some(first) = found.candidates.first() else { return Ok(None) };
@@ -252,7 +268,7 @@ fn judge(found: &Found, migrations: &[Migration]) -> Result<Option<Place>, Store
     let stranger = match (first.applied.last(), first.taken.first()) {
         (Some(Applied { version, name, .. }), _) => format!("migrations of another product (V{version}__{name})"),
         (None, Some(table)) => format!("a table {table} of another product"),
-        (None, None) => return Ok(Some(place(first))),
+        (None, None) => return Ok(Some(home(first))),
     };
     Err(StoreError::Schema(anyhow::anyhow!("the schema {} holds {stranger}; {OWN_SCHEMA}", first.name)))
 }
@@ -267,7 +283,8 @@ fn begins_as_ours(applied: &[Applied], migrations: &[Migration]) -> bool {
     })
 }
 
-/// Whether a migration that this program has, too, is another one. Those of newer programs it does not have.
+/// Whether this program has a migration of the same version with another name or text. Migrations of newer programs, which
+/// this one does not have, do not differ.
 fn differs(applied: &Applied, migrations: &[Migration]) -> bool {
     migrations.iter().any(|ours| {
         ours.version() == applied.version
@@ -275,14 +292,15 @@ fn differs(applied: &Applied, migrations: &[Migration]) -> bool {
     })
 }
 
-/// Names all by their schema: it is asked on whatever search path the session has, even one with `pg_catalog` last.
+/// Names everything with its schema: the session may have any search path, even one with `pg_catalog` last.
 const PATH: &str = "SELECT pg_catalog.current_schemas(false)::pg_catalog.text[] AS schemas,
     pg_catalog.current_setting('search_path'::pg_catalog.text) AS setting,
     (SELECT c.relnamespace::pg_catalog.regnamespace::pg_catalog.text FROM pg_catalog.pg_class c
      WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('events'::pg_catalog.text)::pg_catalog.oid) AS home";
 
-/// Of these schemas, in their order. What has the history's name and is no table, or has other columns, is none: `readable`
-/// is null. To read a view, or a column of another's type, would run its maker's functions with our rights.
+/// What each of the schemas `$2` has, in their order. `readable` says whether this role may read the history; it is null
+/// without a history. A view of that name, or a table with other columns or types, does not count as a history: reading it
+/// could run its maker's functions with our rights.
 const CANDIDATES: &str = concat!(
     "SELECT n.oid::regnamespace::text AS name,
         (SELECT has_table_privilege(a.attrelid, 'SELECT') FROM pg_attribute a
@@ -294,107 +312,23 @@ const CANDIDATES: &str = concat!(
          GROUP BY a.attrelid HAVING count(*) = 3) AS readable,
         array(SELECT c.relname::text FROM pg_class c WHERE c.relnamespace = n.oid AND c.relname = ANY ($1::text[])
               AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S', 'c') ORDER BY c.relname) AS taken
-    FROM unnest($2::text[]) WITH ORDINALITY AS path (name, place)
-    JOIN pg_namespace n ON n.nspname = path.name ORDER BY path.place"
+    FROM unnest($2::text[]) WITH ORDINALITY AS path (name, position)
+    JOIN pg_namespace n ON n.nspname = path.name ORDER BY path.position"
 );
 
 const WITHOUT_USAGE: &str = concat!(
     "SELECT schema, role FROM (
         SELECT n.oid::regnamespace::text AS schema, quote_ident(current_user) AS role,
             has_schema_privilege(n.oid, 'USAGE') AS usable
-        FROM regexp_split_to_table(replace($1::text, '\"', ''), '\\s*,\\s*') WITH ORDINALITY AS path (name, place)
+        FROM regexp_split_to_table(replace($1::text, '\"', ''), '\\s*,\\s*') WITH ORDINALITY AS path (name, position)
         JOIN pg_namespace n ON n.nspname = CASE path.name WHEN '$user' THEN current_user ELSE path.name END
         WHERE has_schema_privilege(n.oid, 'USAGE')
             OR EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid AND c.relname = '",
     history!(),
     "')
-        ORDER BY path.place LIMIT 1
+        ORDER BY path.position LIMIT 1
     ) AS first WHERE NOT usable"
 );
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn migrations() -> Vec<Migration> {
-        let migration = |name| Migration::unapplied(name, "SELECT 1").unwrap();
-        ["V1__first", "V2__second", "V3__third"].map(migration).to_vec()
-    }
-
-    /// As the first of these migrations were applied.
-    fn applied(count: usize) -> Vec<Applied> {
-        let applied = |ours: &Migration| Applied {
-            version: ours.version(),
-            name: ours.name().into(),
-            checksum: ours.checksum().to_string(),
-        };
-        migrations().iter().take(count).map(applied).collect()
-    }
-
-    fn candidate(name: &str, applied: Vec<Applied>) -> Candidate {
-        let taken = if applied.is_empty() { Vec::new() } else { vec!["webhooks".to_owned()] };
-        Candidate { name: name.into(), applied, taken, ..Candidate::default() }
-    }
-
-    fn other(version: i32) -> Applied {
-        Applied { version, name: "other".into(), checksum: "1".into() }
-    }
-
-    fn judged(candidates: &[Candidate]) -> Result<Option<Place>, StoreError> {
-        judge(&Found { candidates: candidates.to_vec(), ..Found::default() }, &migrations())
-    }
-
-    fn refused(candidates: &[Candidate]) -> String {
-        crate::error_chain(&judged(candidates).unwrap_err())
-    }
-
-    #[test]
-    fn our_history_is_found_wherever_it_is_on_the_search_path_also_a_newer_one() {
-        let newer = [applied(3), vec![other(4)]].concat();
-        for (history, version) in [(applied(1), 1), (applied(3), 3), (newer, 4)] {
-            let theirs = Candidate { taken: vec![], ..candidate("theirs", vec![other(1)]) };
-            let hidden = Candidate { name: "hidden".into(), unreadable: true, ..Candidate::default() };
-            let path = [Candidate::default(), theirs, hidden, candidate("ours", history)];
-            let place = judged(&path).unwrap().unwrap();
-            assert_eq!((place.name.as_str(), place.version), ("ours", Some(version)));
-        }
-    }
-
-    #[test]
-    fn anothers_history_is_refused_whatever_its_versions_are() {
-        let theirs = [vec![other(1)], vec![other(9)], vec![other(0), applied(1).remove(0)], vec![other(1), other(2)]];
-        for history in theirs {
-            let error = refused(&[candidate("public", history.clone())]);
-            assert!(error.contains("migrations of another product (V"), "{history:?}: {error}");
-            assert!(error.contains("CREATE SCHEMA"), "{error}");
-        }
-        let altered = [applied(2), vec![other(3)]].concat();
-        assert!(refused(&[candidate("public", altered)]).contains("V3__other in the schema public is not"));
-    }
-
-    #[test]
-    fn a_table_in_our_way_is_refused_only_where_our_tables_would_be_made() {
-        let taken = Candidate { name: "public".into(), taken: vec!["events".into()], ..Candidate::default() };
-        assert!(refused(std::slice::from_ref(&taken)).contains("a table events of another product"));
-        let place = judged(&[candidate("own", vec![]), taken]).unwrap().unwrap();
-        assert_eq!((place.name.as_str(), place.version), ("own", None));
-        assert_eq!(judged(&[]).unwrap(), None);
-    }
-
-    #[test]
-    fn a_table_that_statements_would_find_before_ours_is_refused() {
-        for history in [vec![], vec![other(1)]] {
-            let before = Candidate { taken: vec!["events".into()], ..candidate("shop", history) };
-            let error = refused(&[candidate("own", vec![]), before, candidate("public", applied(3))]);
-            assert!(error.contains("shop holds a table events of another product and comes before public"), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_history_that_may_not_be_read_is_anothers_unless_nothing_else_can_be_ours() {
-        let hidden = Candidate { unreadable: true, ..candidate("public", vec![]) };
-        let place = judged(&[Candidate::default(), hidden.clone()]).unwrap().unwrap();
-        assert_eq!(place.version, None);
-        assert!(refused(&[hidden]).contains("permission denied for table public.refinery_schema_history"));
-    }
-}
+mod tests;

@@ -1,5 +1,5 @@
-//! A server that answers a login as a test wants it, on one of the addresses of this machine. Real ones are in tests/it; here
-//! are answers that it takes a failover or a pooler to get.
+//! A scripted server for unit tests, on an address of this machine. It gives answers to a login that a real server gives only
+//! during a failover or behind a pooler; real servers are in tests/it.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Login {
+pub(super) enum ScriptedLogin {
     Served,
     /// With an SQLSTATE.
     Refused(&'static str),
@@ -25,19 +25,19 @@ pub(super) struct Scripted {
 }
 
 impl Scripted {
-    pub(super) async fn start(login: Login) -> Self {
+    pub(super) async fn start(login: ScriptedLogin) -> Self {
         Self::start_at((Ipv4Addr::LOCALHOST, 0).into(), login).await
     }
 
     /// Two servers whose addresses one name may have.
     pub(super) async fn start_two() -> [Self; 2] {
-        let one = Self::start(Login::Served).await;
+        let one = Self::start(ScriptedLogin::Served).await;
         let beside = SocketAddr::new(Ipv4Addr::new(127, 0, 0, 2).into(), one.addr.port());
-        let two = Self::start_at(beside, Login::Served).await;
+        let two = Self::start_at(beside, ScriptedLogin::Served).await;
         [one, two]
     }
 
-    async fn start_at(addr: SocketAddr, login: Login) -> Self {
+    async fn start_at(addr: SocketAddr, login: ScriptedLogin) -> Self {
         let listener = TcpListener::bind(addr).await.unwrap();
         let addr = listener.local_addr().unwrap();
         let (read_only, logins) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
@@ -65,24 +65,26 @@ impl Scripted {
     }
 }
 
-/// The client has gone when there is nothing more to read.
-async fn serve(mut client: TcpStream, login: Login, read_only: Arc<AtomicBool>) -> Option<()> {
+/// Serves one client until it closes its connection.
+async fn serve(mut client: TcpStream, login: ScriptedLogin, read_only: Arc<AtomicBool>) -> Option<()> {
     let length = client.read_u32().await.ok()?;
     client.read_exact(&mut vec![0; length as usize - 4]).await.ok()?;
     match login {
-        Login::NeverAnswered => {}
-        Login::Refused(code) => {
+        ScriptedLogin::NeverAnswered => {}
+        ScriptedLogin::Refused(code) => {
             let fields = format!("SFATAL\0C{code}\0Mrefused by a script\0\0");
             client.write_all(&message(b'E', fields.as_bytes())).await.ok()?;
             return None;
         }
-        Login::Served => client.write_all(&[message(b'R', &[0; 4]), message(b'Z', b"I")].concat()).await.ok()?,
+        ScriptedLogin::Served => {
+            client.write_all(&[message(b'R', &[0; 4]), message(b'Z', b"I")].concat()).await.ok()?
+        }
     }
     while let Ok(kind) = client.read_u8().await {
         let length = client.read_u32().await.ok()?;
         client.read_exact(&mut vec![0; length as usize - 4]).await.ok()?;
         if kind == b'Q' {
-            // The only question is SHOW transaction_read_only.
+            // The only statement that the driver sends is SHOW transaction_read_only.
             let value: &[u8] =
                 if read_only.load(Ordering::Relaxed) { b"\0\x01\0\0\0\x02on" } else { b"\0\x01\0\0\0\x03off" };
             let column =

@@ -1,4 +1,4 @@
-//! Opens sessions and sets them up, all alike whatever the role, the database and the server have as defaults.
+//! Opens sessions with the same settings, whatever defaults the role, the database and the server have.
 
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
@@ -9,36 +9,33 @@ use tokio::time::{Instant, timeout_at};
 use tokio_postgres::{Client, Error};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::StoreError;
 use super::backends::{self, Backend, Backends, InUse, SessionFault, Wanted};
+use super::error::StoreError;
+use super::keepalive::{IDLE, PROBES, PROBES_APART, SILENCE};
 use super::login::Login;
 use super::tls::Tls;
 use crate::config::Database;
 
-/// A peer that has not been heard for so long is gone, on both sides of a connection.
-pub(super) const SILENCE: Duration = Duration::from_secs(10);
-/// The other side of an idle connection is asked after this long, and then so often, so far apart.
-pub(super) const IDLE: Duration = Duration::from_secs(10);
-pub(super) const PROBES: u32 = 3;
-pub(super) const PROBES_APART: Duration = Duration::from_secs(5);
-/// How often the server looks whether we still wait for a statement's answer.
-const ARE_WE_THERE: Duration = Duration::from_secs(1);
-/// A transaction that we do not go on with, because we were cut off, holds its locks for no longer.
+/// How often the server checks that we still wait for a statement's answer.
+const CLIENT_CHECKS_APART: Duration = Duration::from_secs(1);
+/// The server ends a transaction that is idle for this long, such as after the network failed, and frees its locks.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(4);
-/// What comparing a session with another may take, its login included.
+/// The longest that comparing a session with another may take, the other's login included.
 const COMPARISON: Duration = Duration::from_secs(2);
-/// Bounds of the wait for somebody else's lock.
+/// The least and the longest wait for another session's lock.
 const LOCK_WAIT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(2));
 
-/// Makes sessions of ours.
+/// Opens our sessions.
 #[derive(Clone)]
 pub(super) struct Sessions {
     login: Login,
+    /// The longest that opening a session may take, without a comparison.
     bound: Duration,
+    /// The statements that set a session up.
     setup: String,
-    /// Set where the server can; each on its own.
+    /// Settings that not every server has; each is tried on its own.
     optional: [String; 2],
-    /// What is read back, and the question.
+    /// The settings that are read back, and the statement that does it.
     wanted: Arc<[Wanted]>,
     question: String,
     backends: Arc<Backends>,
@@ -47,9 +44,9 @@ pub(super) struct Sessions {
 /// A session.
 pub(super) struct Opened {
     pub(super) client: Client,
-    /// Drives its connection, and ends when the client is dropped.
+    /// The task that drives its connection; it ends when the client is dropped.
     pub(super) drive: JoinHandle<()>,
-    /// Who serves it, unless it did not say.
+    /// The backend that serves it, if that is known.
     pub(super) backend: Option<String>,
 }
 
@@ -71,18 +68,22 @@ impl Sessions {
         self.login.tls()
     }
 
-    /// The next session tries the hosts in their own order.
+    /// The next session tries the hosts in their original order.
     pub(super) fn forget_last_served(&self) {
         self.login.forget_last_served();
     }
 
-    /// Says which hosts were tried and why none served, where an error says no more than that there is no session.
+    /// Adds to an error which hosts were tried: see [`Login::explain`].
     pub(super) fn explain(&self, error: StoreError) -> StoreError {
         self.login.explain(error)
     }
 
-    /// Opens a session. While there are doubts about what stands between us and the server it is compared with another;
-    /// [`Backends::fault`] says what was found.
+    /// Opens a session. While it is not known whether a pooler exchanges sessions, it is compared with another one;
+    /// [`Backends::fault`] has the result.
+    ///
+    /// # Errors
+    ///
+    /// The driver's error, for which [`Sessions::explain`] has the reasons.
     pub(super) async fn open(&self) -> Result<Opened, Error> {
         let ours = self.log_in().await?;
         if self.backends.are_in_doubt() {
@@ -94,14 +95,14 @@ impl Sessions {
         Ok(Opened { client, drive: drive.detach(), backend: backend.map(Backend::into_id) })
     }
 
-    /// Opens two sessions, compares and closes them. Others are opened meanwhile as if all were well.
+    /// Opens two sessions, compares them and closes them.
     pub(super) async fn look_at_two(&self) -> Result<(), Error> {
         let ours = self.log_in().await?;
         self.compare(&ours).await;
         Ok(())
     }
 
-    /// What makes sessions unfit, if that was found when they were last looked at.
+    /// What is known about the backends of our sessions.
     pub(super) fn backends(&self) -> &Backends {
         &self.backends
     }
@@ -114,13 +115,13 @@ impl Sessions {
         match (alone, beside) {
             (_, Some(Err(fault))) | (Some(Err(fault)), _) => self.backends.judge(Err(fault)),
             (Some(Ok(())), Some(Ok(()))) => self.backends.judge(Ok(())),
-            // A server, or a pooler in session mode, may have no second session for us. The next one is compared.
+            // The server, or a pooler in session mode, may have no second session for us now. The next one is compared.
             (Some(Ok(())), None) => self.backends.forget_fault(),
             (None, _) => self.check(ours),
         }
     }
 
-    /// `None`, here and below, if it cannot be told.
+    /// Looks at the session alone; `None`, as in `look_beside`, if the backends do not answer.
     async fn look(&self, ours: &LoggedIn) -> Option<Result<(), SessionFault>> {
         backends::look(&ours.client, ours.backend.as_ref()?, &self.wanted).await
     }
@@ -128,7 +129,7 @@ impl Sessions {
     async fn look_beside(&self, ours: &LoggedIn) -> Option<Result<(), SessionFault>> {
         let other = self.log_in().await.ok()?;
         let beside = backends::look_beside(&other.client, &ours.client, ours.backend.as_ref()?).await?;
-        // The pooler may have had one backend only until the other came.
+        // The pooler may have had one backend only until the other session came, so the first look is repeated.
         Some(beside.and(self.look(ours).await?))
     }
 
@@ -138,22 +139,22 @@ impl Sessions {
         }
     }
 
-    /// The settings go to the server together, so that they take one round trip: after the login, because poolers refuse
-    /// or drop what is asked for during it. What came of them is read in the same.
+    /// Logs in and sets the session up. The settings are sent after the login, because poolers refuse or drop those that come
+    /// with it. They are sent together with the statement that reads them back, in one round trip.
     async fn log_in(&self) -> Result<LoggedIn, Error> {
         let (client, connection) = self.login.connect().await?;
         let in_use = Arc::<OnceLock<Option<InUse>>>::default();
         let noted = in_use.clone();
         let drive = async move {
             let mut connection = pin!(connection);
-            // Dropped first: a pooler may give the backend to our next session as soon as the connection is closed.
+            // Dropped before the connection: once that is closed, a pooler may give the backend to our next session.
             let _in_use = in_use;
-            // Whoever waits for an answer gets the error, and logs it if it is the first of its kind.
+            // The caller that waits for an answer gets the error too, and logs it if that is new.
             if let Err(error) = (&mut connection).await {
                 tracing::debug!(error = crate::error_chain(&error), "a database session ended");
             }
         };
-        // Ends with this future, should nobody wait for the session any more.
+        // Aborted with this future, if the caller no longer waits for the session.
         let drive = AbortOnDropHandle::new(tokio::spawn(drive));
         let [tcp, liveness] = &self.optional;
         let (set_up, _, _, answer) = tokio::join!(
@@ -175,16 +176,18 @@ impl Sessions {
 struct LoggedIn {
     client: Client,
     drive: AbortOnDropHandle<()>,
-    /// Unless it does not say.
+    /// If the session has answered who serves it.
     backend: Option<Backend>,
 }
 
-/// The server gives up first, so that an abandoned statement holds no locks.
+/// The statement timeout at the server. It is shorter than ours, so that the server ends a statement, and frees its locks,
+/// before we stop waiting.
 fn server_side(statement_timeout: Duration) -> Duration {
     statement_timeout.mul_f64(0.8)
 }
 
-/// What must have taken: without it locks are held for long, days begin at another time, and statements that meet fail.
+/// The settings that must be in force: without them locks are held for long, days begin at another time than midnight UTC,
+/// and concurrent statements fail instead of waiting.
 fn wanted(statement_timeout: Duration) -> Vec<Wanted> {
     vec![
         ("statement_timeout", backends::shown(server_side(statement_timeout)).to_string()),
@@ -199,22 +202,22 @@ fn setup(statement_timeout: Duration) -> String {
     let idle_in_transaction = IDLE_IN_TRANSACTION.min(server_side);
     set(&[
         ("statement_timeout", millis(server_side)),
-        // Rather try again, with less at a time, than stand in a queue for a lock and have others queue behind.
+        // Others wait behind a session that waits for a lock. It is better to give up early and to try again with less.
         ("lock_timeout", millis(lock_wait)),
         ("idle_in_transaction_session_timeout", millis(idle_in_transaction)),
-        // Under any other level, statements that meet fail instead of waiting for each other.
+        // At a stricter level, concurrent statements fail instead of waiting for each other.
         ("default_transaction_isolation", "read committed".into()),
         ("timezone", "UTC".into()),
-        // Compiling a statement takes far longer than any of ours runs.
+        // Compiling a statement would take longer than running any of ours.
         ("jit", "off".into()),
-        // A plan made while a table was small must not read all of it, or sort it, after it has grown: a session keeps its
-        // plans. All our statements have an index to follow.
+        // A session keeps its plans. One that was made while a table was small must not read or sort the whole table after it
+        // has grown. All our statements can use an index.
         ("enable_seqscan", "off".into()),
         ("enable_bitmapscan", "off".into()),
     ])
 }
 
-/// So that the server, too, ends a session whose other side is gone: otherwise its locks stay, for hours by default.
+/// Has the server end a session whose client is gone. By default it would keep the session and its locks for hours.
 fn tcp() -> String {
     set(&[
         ("tcp_keepalives_idle", IDLE.as_secs().to_string()),
@@ -224,9 +227,9 @@ fn tcp() -> String {
     ])
 }
 
-/// So that the server ends a statement whose answer nobody waits for. Linux has it, other systems may not.
+/// Has the server end a statement whose client is gone. Linux supports this, other systems may not.
 fn liveness() -> String {
-    set(&[("client_connection_check_interval", millis(ARE_WE_THERE))])
+    set(&[("client_connection_check_interval", millis(CLIENT_CHECKS_APART))])
 }
 
 fn set(settings: &[(&str, String)]) -> String {

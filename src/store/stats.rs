@@ -12,10 +12,10 @@ use super::{Store, StoreError, column};
 use crate::ids::{AccountId, WebhookId};
 use crate::webhook::rfc3339;
 
-/// Attempts of one bucket that are read, the newest.
+/// The most attempts that are read for one bucket: the newest.
 const READ_PER_BUCKET: i64 = 2000;
 
-/// How far back, and how finely.
+/// The time that a chart shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Window {
     Hour,
@@ -42,7 +42,7 @@ impl Window {
         })
     }
 
-    /// Before today that its buckets may begin on.
+    /// How many days before today its first bucket may begin.
     fn days(self) -> i64 {
         match self {
             Self::Hour | Self::Day => 1,
@@ -59,7 +59,7 @@ impl Window {
     }
 }
 
-/// What happened between `start` and the next bucket's.
+/// The attempts between `start` and the next bucket's start.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Bucket {
     #[serde(serialize_with = "rfc3339")]
@@ -69,14 +69,18 @@ pub struct Bucket {
     pub failed: i64,
     pub p50_ms: Option<i32>,
     pub p99_ms: Option<i32>,
-    /// Whether there may have been more attempts than were read: then the counts are lower bounds, and the percentiles
-    /// those of the newest.
+    /// Whether there may be more attempts than were read. Then the counts are lower bounds, and the percentiles are those of
+    /// the newest attempts.
     pub estimated: bool,
 }
 
 impl Store {
-    /// A webhook's attempts, tests left out, in buckets on the clock's whole multiples, oldest first, the last one unfinished.
-    /// Of an account that does not have the webhook they are empty.
+    /// Counts a webhook's attempts, without tests, oldest bucket first. Buckets begin at whole multiples of their length; the
+    /// last one is not over yet. If the account does not have the webhook, all buckets are empty.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or not migrated.
     pub async fn stats(
         &self,
         account: &AccountId,
@@ -84,7 +88,7 @@ impl Store {
         window: Window,
     ) -> Result<Vec<Bucket>, StoreError> {
         let seconds = window.bucket().as_secs_f64();
-        // The days that the buckets may be in, and no others, are planned for.
+        // Only the partitions of these days are planned for, read and locked.
         let days = self.log_days().await?;
         let (first, last) = (days_before(days.today, window.days()), days.today_and_two_days());
         let params: super::TypedParams<'_> = &[
@@ -109,7 +113,8 @@ impl Store {
     }
 }
 
-/// The planner must not know the limit: it would read and sort all of a bucket that it takes for small.
+/// With `LIMIT $5` PostgreSQL knew the limit: for a bucket that it took for small it read all of it and sorted it. `LIMIT
+/// (SELECT $5)` hides the number, so it reads the index in its order and stops at the limit.
 const STATS: &str = concat!(
     "
     SELECT b.start, read.estimated, read.succeeded, read.failed, read.p50_ms, read.p99_ms

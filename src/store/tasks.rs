@@ -1,10 +1,10 @@
-//! Owns what a store does beside its callers' questions.
+//! Owns the tasks that a store runs in the background.
 
 use std::sync::{Mutex, PoisonError};
 
 use tokio::task::JoinSet;
 
-/// Tasks that end with the store. Each is bounded by itself.
+/// Tasks that are aborted when the store is dropped. Each must end by itself within a bounded time.
 #[derive(Default)]
 pub(super) struct Tasks(Mutex<JoinSet<()>>);
 

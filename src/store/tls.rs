@@ -6,15 +6,15 @@ use crate::tls::{self, Trust};
 
 pub(super) type Tls = MakeRustlsConnect;
 
-/// Names a file of authorities in `DATABASE_URL`.
+/// The parameter of `DATABASE_URL` that names a file of certificate authorities.
 pub(super) const AUTHORITIES: &str = "sslrootcert";
 
-/// `direct` is a handshake that no request of the protocol comes before.
+/// With `direct`, the TLS handshake begins at once, without PostgreSQL's request for it.
 pub(super) fn connector(trust: &Trust<'_>, direct: bool) -> anyhow::Result<Tls> {
     let mut client = tls::client(trust)?;
     if direct {
-        // PostgreSQL takes no other. A server that chooses none is not refused: libpq would, since it may be of another
-        // protocol, but then its first answer cannot be read either.
+        // PostgreSQL accepts no other protocol. libpq refuses a server that chooses none, which may speak another protocol;
+        // here such a server fails with its first answer, which cannot be read.
         client.alpn_protocols = vec![b"postgresql".to_vec()];
     }
     Ok(MakeRustlsConnect::new(client))

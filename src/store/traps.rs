@@ -1,29 +1,36 @@
-//! Finds what another role has put into our schema that a migration would run in place of PostgreSQL's own.
+//! Finds functions, operators and tables of other roles in our schema that a migration would use instead of PostgreSQL's or
+//! ours, and that would run with the rights of whoever migrates.
 
 use tokio_postgres::Client;
 
-use super::schema::{HISTORY, Place};
+use super::schema::{HISTORY, Home};
 use super::{StoreError, column};
 
-/// Fails if the schema holds what another role's code would be run by: with the rights of whoever migrates, who may be a
-/// superuser. For a session that finds PostgreSQL's own functions and operators only.
+/// Checks that a migration would run no code of another role. A migrating role may be a superuser, so such code could do
+/// anything. The search path of the session must be `pg_catalog` alone.
 ///
-/// - Functions and operators with a name that PostgreSQL's own have, if a migration is to be applied: migrations use names
-///   without a schema, and PostgreSQL takes whichever fits the arguments best.
-/// - A table or view with the name of our history, whose triggers, checks and defaults run when we write there, and
-///   functions with the names of ours. A superuser looks for them before the first migration only: afterwards the tables
-///   may belong to a role of their own, which a superuser who migrates them trusts.
+/// These objects of other roles count as traps:
 ///
-/// Objects of superusers are no traps: a superuser can do everything anyway. Nor are those of a role whose rights the
-/// session has; a superuser has everybody's, and trusts superusers only. Types need no look: those of PostgreSQL come first
-/// on every search path. Casts neither: a cast needs one type of its maker's, and no statement of ours has a value of such a
-/// type unless a function or an operator brings it.
+/// - Functions and operators with the name of one of PostgreSQL's, while a migration is to be applied: migrations use names
+///   without a schema, and PostgreSQL takes the one that fits the arguments best.
+/// - A table or view with the name of our history, since its triggers, checks and defaults run when we write to it; and
+///   functions with the names of ours. A superuser checks this before the first migration only: later the tables may belong
+///   to a role of their own, which a superuser who migrates them trusts.
 ///
-/// Looks once, after the migration lock was taken and before the first migration. Whoever may make objects in the schema
-/// can still do so while migrations run: only `REVOKE CREATE ON SCHEMA` ends that. Doctor warns until it is done.
-pub(super) async fn check(session: &Client, place: &Place, newest: i32) -> Result<(), StoreError> {
-    let (applies, fresh) = (!place.is_at_least(newest), place.is_fresh());
-    let Some(trap) = session.query_opt(FIRST_TRAP, &[&place.name, &HISTORY, &fresh, &applies]).await? else {
+/// Objects of superusers are no traps, since a superuser can do everything anyway. Objects of roles whose rights the session
+/// has are none either, unless the session is a superuser's, who has the rights of all roles. Types are not checked:
+/// PostgreSQL's come first on every search path. Casts are not checked: a cast needs a type of its maker, and our statements
+/// have values of such a type only if a trapped function or operator returns one.
+///
+/// The check runs once, after the migration lock was taken and before the first migration. A role that may make objects in
+/// the schema can still do so while migrations run. Only `REVOKE CREATE ON SCHEMA` prevents that, and the doctor asks for it.
+///
+/// # Errors
+///
+/// [`StoreError::Unsafe`] names the first trap and the cure.
+pub(super) async fn check(session: &Client, home: &Home, newest: i32) -> Result<(), StoreError> {
+    let (applies, fresh) = (!home.is_at_least(newest), home.is_fresh());
+    let Some(trap) = session.query_opt(FIRST_TRAP, &[&home.name, &HISTORY, &fresh, &applies]).await? else {
         return Ok(());
     };
     let text = |name| column::<String>(&trap, name);
@@ -31,7 +38,7 @@ pub(super) async fn check(session: &Client, place: &Place, newest: i32) -> Resul
         0 => String::new(),
         more => format!(" (and {more} more)"),
     };
-    let cure = format!("REVOKE CREATE ON SCHEMA {} FROM PUBLIC, {}", place.name, text("owner"));
+    let cure = format!("REVOKE CREATE ON SCHEMA {} FROM PUBLIC, {}", home.name, text("owner"));
     Err(StoreError::Unsafe(anyhow::anyhow!(
         "the {} {} belongs to {}, who would get the rights of whoever migrates{more}; {cure}, then drop or move it, or give \
          penr-webhooks a schema of its own",

@@ -1,15 +1,15 @@
-//! What a delivery's turn ended with, as the worker hands it over to be recorded.
+//! The result of a delivery's turn, as the worker gives it to the store to be recorded.
 
 use std::time::Duration;
 
 use crate::delivery::{Attempt, ClosedReason, Delivery, Trigger};
 use crate::retry::Step;
 
-/// A delivery's turn that is over.
+/// The result of one delivery's turn.
 #[derive(Debug)]
 pub struct TurnResult {
     pub delivery: Delivery,
-    /// The claim it was attempted under; `None` for one that came straight from its broker message.
+    /// The number of the delivery's claim; `None` if the delivery came straight from its broker message.
     pub claim: Option<i64>,
     pub ending: Ending,
 }
@@ -17,9 +17,11 @@ pub struct TurnResult {
 /// How a turn ended.
 #[derive(Debug)]
 pub enum Ending {
+    /// An attempt was made, and this is the next step.
     Attempted(Attempt, Step),
+    /// The delivery was closed without an attempt.
     ClosedUnattempted(ClosedReason),
-    /// It is to be claimed when its receiver has room.
+    /// The delivery is stored, to be claimed when its receiver has room.
     Parked,
 }
 
@@ -33,6 +35,7 @@ impl TurnResult {
         }
     }
 
+    /// Why the delivery is closed, if it is.
     pub(super) fn closed(&self) -> Option<ClosedReason> {
         match &self.ending {
             Ending::Attempted(_, step) => step.closes(),
@@ -45,7 +48,7 @@ impl TurnResult {
         matches!(self.ending, Ending::Attempted(_, Step::Succeeded))
     }
 
-    /// Attempts that count; one that failed through our own fault does not.
+    /// The number of attempts that count; one that failed through our own fault does not.
     pub(super) fn attempts_made(&self) -> i32 {
         let made = match &self.ending {
             Ending::Attempted(_, Step::RepeatIn(_)) | Ending::ClosedUnattempted(_) | Ending::Parked => {
@@ -63,7 +66,7 @@ impl TurnResult {
         }
     }
 
-    /// Why its next attempt will be made.
+    /// Why the next attempt will be made.
     pub(super) fn next_trigger(&self) -> Trigger {
         match &self.ending {
             Ending::Parked => self.delivery.trigger,
@@ -72,9 +75,14 @@ impl TurnResult {
     }
 }
 
+/// One array for a column of `unnest`: a value of each result.
+pub(super) fn collect<'a, T>(results: &[&'a TurnResult], value: impl Fn(&'a TurnResult) -> T) -> Vec<T> {
+    results.iter().map(|result| value(result)).collect()
+}
+
 #[cfg(test)]
 impl TurnResult {
-    /// A turn of an event with this body, owed to the webhook with this number.
+    /// A turn of the webhook with this number and an event with this body.
     pub(crate) fn example(webhook: u128, activation: i32, body: &'static [u8], ending: Ending) -> Self {
         use crate::delivery::{EventRow, Trigger};
         use crate::event::Event;

@@ -1,4 +1,4 @@
-//! Keeps what customers registered.
+//! Stores the webhooks that customers register.
 
 use std::collections::HashMap;
 
@@ -26,7 +26,7 @@ pub struct NewWebhook<'a> {
     pub secret: &'a SigningSecret,
 }
 
-/// What a customer changes; `None` leaves as it is.
+/// A customer's change of a webhook. `None` leaves a field as it is.
 #[derive(Debug, Default)]
 pub struct WebhookChange {
     pub name: Option<WebhookName>,
@@ -37,45 +37,47 @@ pub struct WebhookChange {
     pub only_if: Option<Vec<String>>,
 }
 
-/// What became of a registration.
+/// The result of a registration.
 #[derive(Debug)]
 pub enum Created {
     Webhook(Box<Webhook>),
-    /// The account has as many as it may have.
+    /// The account has as many webhooks as it may have.
     TooMany,
 }
 
-/// What became of a change.
+/// The result of a change.
 #[derive(Debug)]
 pub enum Changed {
     Webhook(Box<Webhook>),
+    /// There is no such webhook.
     Unknown,
-    /// Somebody else changed it before.
+    /// The webhook was changed before, so that it has none of the versions in `only_if`.
     Stale,
 }
 
-/// What became of a deletion.
+/// The result of a deletion.
 #[derive(Debug)]
 pub enum Deleted {
     Done,
+    /// There is no such webhook.
     Unknown,
-    /// Somebody changed the webhook before.
+    /// The webhook was changed before, so that it has none of the versions in `only_if`.
     Stale,
 }
 
-/// Where a row stands in a list that is ordered by time.
+/// The position of a row in a list that is ordered by time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
     pub time: Timestamp,
     pub id: Uuid,
 }
 
-/// What a webhook has been doing.
+/// What the list of webhooks shows of a webhook's deliveries.
 #[derive(Debug, Clone)]
 pub struct Activity {
     /// The newest attempt: when, and whether it succeeded.
     pub last_attempt: Option<(Timestamp, bool)>,
-    /// Pending deliveries; 1,000 stands for more too.
+    /// The number of pending deliveries, counted up to 1,000.
     pub waiting: u64,
 }
 
@@ -93,7 +95,11 @@ const COLUMNS: &str = concat!(
 );
 
 impl Store {
-    /// Registers a webhook, active from its first lookup on.
+    /// Registers a webhook. Events that are looked up from then on are delivered to it.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or read-only: perhaps the webhook was registered, if only the answer is missing.
     pub async fn create_webhook(&self, keyring: &Keyring, new: &NewWebhook<'_>) -> Result<Webhook, StoreError> {
         match self.create_webhook_within(keyring, new, u32::MAX).await? {
             Created::Webhook(webhook) => Ok(*webhook),
@@ -101,7 +107,11 @@ impl Store {
         }
     }
 
-    /// The same, unless the account then had more than `most`, however many register at once.
+    /// The same, unless the account would then have more than `most` webhooks, however many requests come at once.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::create_webhook`].
     pub async fn create_webhook_within(
         &self,
         keyring: &Keyring,
@@ -122,7 +132,7 @@ impl Store {
             &[&new.id.0, &account, &new.name.as_str(), &new.url.as_str(), &types, &envelope, &most];
         let work = async |client: &mut Object| {
             let transaction = client.transaction().await?;
-            // Registrations of one account come one after the other: each sees those before it.
+            // Registrations of one account take turns, so that each counts the ones before it.
             let lock = "SELECT pg_advisory_xact_lock(pg_catalog.hashtextextended($1::text, 1::bigint))";
             let lock = transaction.prepare_cached(lock).await?;
             transaction.query(&lock, &[&account]).await?;
@@ -135,7 +145,11 @@ impl Store {
         Ok(rows.first().map_or(Created::TooMany, |row| Created::Webhook(Box::new(webhook(row)))))
     }
 
-    /// An account's webhooks after a position, oldest first.
+    /// The account's webhooks after a position, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or not migrated.
     pub async fn list_webhooks(
         &self,
         account_id: &AccountId,
@@ -152,13 +166,22 @@ impl Store {
         Ok(rows.iter().map(webhook).collect())
     }
 
+    /// A webhook by its id; `None` if the account does not have it.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or not migrated.
     pub async fn find_webhook(&self, scope: Scope<'_>, id: WebhookId) -> Result<Option<Webhook>, StoreError> {
         let sql =
             format!("SELECT {COLUMNS} FROM webhooks WHERE id = $1 AND account_id = coalesce($2::text, account_id)");
         Ok(self.query(&sql, &[&id.0, &scope.account()]).await?.first().map(webhook))
     }
 
-    /// What an account's webhooks, asked for by their ids, have been doing.
+    /// The activity of some of an account's webhooks. Webhooks that the account does not have are missing.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or not migrated.
     pub async fn activity(
         &self,
         account: &AccountId,
@@ -190,7 +213,12 @@ impl Store {
         Ok(activity)
     }
 
-    /// Switching off cancels what is owed; switching on forgets why it was off. Both end a pause, and so does another URL.
+    /// Changes a webhook. Switching it off cancels its pending deliveries; switching it on removes its failures and the reason
+    /// why it was disabled. Both end a pause, and so does another URL.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or read-only: perhaps the change was made, if only the answer is missing.
     pub async fn update_webhook(
         &self,
         scope: Scope<'_>,
@@ -198,7 +226,7 @@ impl Store {
         change: &WebhookChange,
     ) -> Result<Changed, StoreError> {
         let unpaused = match self.keeps_pauses().await? {
-            // What one receiver asked for does not hold for the next.
+            // Another URL has another receiver, which has not asked for a pause.
             true => {
                 ", paused_until = CASE WHEN active = coalesce($5, active) AND url = coalesce($3, url) THEN paused_until END"
             }
@@ -231,7 +259,12 @@ impl Store {
         Ok(self.find_webhook(scope, id).await?.map_or(Changed::Unknown, |_| Changed::Stale))
     }
 
-    /// Its log stays until retention ends it. With `only_if`, only a webhook of one of these versions is deleted.
+    /// Deletes a webhook. Its log stays until it is past its retention. With `only_if`, the webhook is deleted only if it has one
+    /// of these versions.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or read-only: perhaps it was deleted, if only the answer is missing.
     pub async fn delete_webhook(
         &self,
         scope: Scope<'_>,
@@ -249,7 +282,11 @@ impl Store {
         Ok(self.find_webhook(scope, id).await?.map_or(Deleted::Unknown, |_| Deleted::Stale))
     }
 
-    /// The secret that signs now. The outer `None` means that there is no such webhook.
+    /// The secret that signs now; `None` if there is no such webhook. The inner error is that of decrypting it.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or not migrated.
     pub async fn secret(
         &self,
         keyring: &Keyring,
@@ -261,8 +298,12 @@ impl Store {
         Ok(rows.first().map(|row| keyring.open(column(row, "secret"), owner)))
     }
 
-    /// Makes a new secret the one that signs; the one before it stays valid beside it for 24 h, older ones do not.
-    /// Returns until when; `None` if there is no such webhook.
+    /// Replaces the secret that signs. The previous secret also signs for 24 hours more; older ones do not. Returns when that
+    /// ends; `None` if there is no such webhook.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or read-only: perhaps the secret was replaced, if only the answer is missing.
     pub async fn replace_secret(
         &self,
         keyring: &Keyring,
@@ -283,7 +324,7 @@ const REPLACE_SECRET: &str = "
 
 const NIL: &str = "'00000000-0000-0000-0000-000000000000'";
 
-/// Of a long queue only its beginning is counted.
+/// At most 1,000 pending deliveries of each webhook are counted.
 const WAITING: &str = "
     SELECT w.id, queue.waiting
     FROM webhooks w
@@ -293,7 +334,7 @@ const WAITING: &str = "
     ) AS queue
     WHERE w.id = ANY ($2) AND w.account_id = $1";
 
-/// Each webhook's newest attempt stands first in the index.
+/// The newest attempt of each webhook within a window. It is the first entry of the index.
 const NEWEST: &str = concat!(
     "SELECT w.id, newest.created_at, newest.error IS NULL AS succeeded
     FROM webhooks w

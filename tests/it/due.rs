@@ -1,4 +1,5 @@
-//! Due deliveries are found and claimed at the same cost whatever else is in the table, and what nobody is owed leaves it.
+//! Due deliveries are found and claimed at the same cost whatever else is in the table, and deliveries that their webhooks will
+//! never get are removed from it.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -12,11 +13,11 @@ use penr_webhooks::store::{ReadUntil, Store};
 use crate::support::*;
 
 const TYPE: &str = "content.created";
-/// For what commits late.
+/// How far reading by time goes back, for rows that are committed late.
 const OVERLAP: Duration = Duration::from_secs(1);
 const PENDING: &str = "SELECT count(*) FROM pending_deliveries";
 
-/// Two customers' webhooks: one that waits for something, and one whose receiver fails again and again.
+/// The webhooks of two customers: one with deliveries that wait, and one whose receiver fails again and again.
 struct Queue {
     site: Site,
     receiver: Receiver,
@@ -31,7 +32,7 @@ impl Queue {
         Self { site, receiver, waiting }
     }
 
-    /// A worker, and a first event of both webhooks, which stay stored.
+    /// Starts a worker and delivers a first event of both webhooks, which stays stored.
     async fn begin(&self) -> Replica {
         let worker = self.site.worker().await;
         self.site.publish("acc_waiting", TYPE, json!({})).await;
@@ -40,7 +41,7 @@ impl Queue {
         worker
     }
 
-    /// A worker, and so many events of the waiting webhook that its receiver has refused once.
+    /// Starts a worker, and publishes this many events of the waiting webhook, which its receiver refuses once.
     async fn begin_with(&self, events: usize) -> Replica {
         let worker = self.site.worker().await;
         self.site.publish_many(events, "acc_waiting", TYPE, json!({})).await;
@@ -55,7 +56,7 @@ impl Queue {
         end(&self.site, sql).await;
     }
 
-    /// Has the other webhook's receiver fail so often before it accepts an event.
+    /// Has the other webhook's receiver fail this often before it accepts an event.
     async fn retry(&self, times: usize) {
         let before = self.receiver.requests_at("/other").len();
         self.receiver.script((0..times).map(|_| Reply::status(500)));
@@ -64,7 +65,7 @@ impl Queue {
     }
 }
 
-/// Deliveries that webhooks wait for, so many each, due in `due`; all but the first of these webhooks are other accounts'.
+/// Adds pending deliveries, this many for each webhook, due in `due`. All but the first of the webhooks are of other accounts.
 fn owe(webhooks: i64, each: i64, due: &str) -> String {
     format!(
         "INSERT INTO webhooks (id, account_id, name, url, event_types, secret)
@@ -79,7 +80,7 @@ fn owe(webhooks: i64, each: i64, due: &str) -> String {
     )
 }
 
-/// Ends a session, which then tells what it read.
+/// Ends a session: its statistics are counted when it has ended.
 async fn end(site: &Site, sql: Client) {
     let pid: i32 = sql.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
     drop(sql);
@@ -87,12 +88,12 @@ async fn end(site: &Site, sql: Client) {
     wait_until("the session has ended", async || site.count(&there).await == 0).await;
 }
 
-/// Retries that follow at once.
+/// Settings with which retries follow at once.
 fn quick(site: Site) -> Site {
     site.set("retry.schedule", r#"["20ms","20ms","20ms","20ms","20ms","20ms","20ms","20ms","20ms"]"#)
 }
 
-/// Pages of the queue and its indexes that were looked at so far. Sessions that have ended have told all of theirs.
+/// The pages of `pending_deliveries` and its indexes that were read so far by sessions that have ended.
 async fn pages_read(sql: &Client) -> i64 {
     let read = "SELECT (heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read)::bigint
                 FROM pg_statio_user_tables WHERE relname = 'pending_deliveries'";
@@ -104,7 +105,7 @@ async fn stop(mut worker: Replica) {
     assert!(worker.wait().await.success());
 }
 
-/// What eight retries cost in pages, by a worker of their own.
+/// The pages that a worker of its own reads for eight retries.
 async fn cost_of_retries(queue: &Queue, worker: Replica) -> i64 {
     let before = pages_read(queue.site.sql().await).await;
     queue.retry(8).await;
@@ -141,7 +142,7 @@ async fn plans_made_while_nothing_waited_serve_a_queue_that_has_grown() {
         .await
         .unwrap();
     let worker = queue.begin().await;
-    // Every statement is run often enough for Postgres to keep its plan.
+    // Each statement runs often enough for Postgres to choose a plan for all values and keep it.
     queue.retry(8).await;
     queue.retry(8).await;
     queue.owe(100, 200, "1 hour").await;
@@ -176,7 +177,7 @@ async fn what_a_webhook_is_owed_when_it_is_switched_off_is_closed_at_once() {
     let closed = "SELECT count(*) FROM closed_deliveries WHERE reason = 'cancelled'";
     wait_until("all is closed", async || queue.site.count(closed).await == 300).await;
     assert_eq!(queue.site.count(PENDING).await, 0);
-    // What is owed now is not touched.
+    // Deliveries of the current activation are left alone.
     queue.owe(1, 5, "1 hour").await;
     queue.site.json(&["webhooks", "delete", &queue.waiting.id]).await;
     wait_until("and when it is deleted", async || queue.site.count(closed).await == 305).await;
@@ -194,7 +195,7 @@ async fn a_row_that_falls_due_in_the_past_is_found_all_the_same() {
     stop(worker).await;
 }
 
-/// Requests by the event they deliver: an event here is one delivery.
+/// The number of requests for each event; here an event is one delivery.
 fn requests_per_event(receiver: &Receiver) -> HashMap<String, usize> {
     let mut counts = HashMap::new();
     for request in receiver.requests_at("/waiting") {
@@ -217,7 +218,8 @@ async fn a_claim_whose_lease_would_end_during_the_attempt_is_given_back() {
         .await
         .unwrap();
     stop(worker).await;
-    // Fast when they are claimed, slow from then on, and with less room: others wait for answers that never come.
+    // The receiver is fast when the deliveries are claimed and slow from then on. There is less room too, because other webhooks
+    // wait for answers that never come.
     queue.receiver.always(Reply::status(200).after(Duration::from_millis(1500)));
     let silent = Receiver::start().await;
     silent.always(Reply::silence());
@@ -259,7 +261,7 @@ async fn more_that_falls_due_at_once_than_one_question_reads_is_read_by_the_next
     assert_eq!((last.more, found.len()), (false, 4));
 }
 
-/// The store as a worker has it.
+/// A store with a worker's settings.
 fn store(site: &Site) -> Store {
     let url = site.database_url().into();
     let (connect_timeout, statement_timeout) = (Duration::from_secs(5), Duration::from_secs(10));

@@ -1,5 +1,5 @@
-//! A standby takes over from its primary under load: nothing that was confirmed is lost or sent twice, and workers and the
-//! API go on by themselves.
+//! A standby takes over from its primary under load: no confirmed event is lost or sent twice, and workers and the API continue
+//! by themselves.
 
 use std::time::{Duration, Instant};
 
@@ -7,15 +7,15 @@ use serde_json::json;
 
 use crate::support::*;
 
-/// Workers and the API have to go on within this time of the promotion.
+/// Workers and the API must continue within this time after the promotion.
 pub const SOON: Duration = Duration::from_secs(10);
 const PREFETCH: usize = 50;
 
-/// A ledger on a primary, each of whose commits waits for the standby.
+/// A ledger on a primary whose commits wait for the standby.
 pub async fn replicated(commit: &str) -> (Replicated, Ledger) {
     let servers = Replicated::start().await;
-    // A claim whose answer is lost with the primary is due again after its lease; one that is in hand is sent again if the
-    // fail-over takes longer.
+    // A claim whose answer is lost with the primary is due again after its lease. A claim that a worker has is sent again if
+    // the fail-over takes longer than the lease.
     let ledger = Ledger::under_load(Site::on(&servers).await.set("worker.lease", "18s"), PREFETCH).await;
     servers.synchronous(commit).await;
     (servers, ledger)
@@ -41,14 +41,15 @@ impl Caller {
         Self { api, customer, webhook }
     }
 
-    /// Returns once a change was taken.
+    /// Returns once a change has succeeded.
     pub async fn change(&self) {
         let change = json!({ "name": "Another" });
         wait_until("the API writes", async || self.customer.patch(&self.webhook, &change).await.status == 200).await;
     }
 }
 
-/// How long after the promotion, just now, a worker had recorded an attempt begun after it, and the API had written.
+/// The times from the promotion, which is now, until a worker has recorded an attempt that began after it, and until the API has
+/// written.
 pub async fn gone_on_after(promoted: Instant, ledger: &Ledger, caller: &Caller) -> [Duration; 2] {
     let worker = async {
         let now = ledger.count("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint").await;
@@ -64,7 +65,7 @@ pub async fn gone_on_after(promoted: Instant, ledger: &Ledger, caller: &Caller) 
     [worker, api]
 }
 
-/// Waits until a commit of ours waits for the standby, or all that waited for the database has been taken.
+/// Waits until one of our commits waits for the standby, or all waiting work is done.
 pub async fn wait_for_a_commit_that_waits(servers: &Replicated, worker: &Replica) {
     let (primary, taken) = (servers.primary().await, "the database takes what waited");
     let waiting = "SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query = 'COMMIT'";
@@ -83,13 +84,13 @@ async fn what_the_primary_alone_has_is_not_acked_and_a_fail_over_under_load_is_g
     let fail_over = async {
         servers.stop_standby().await;
         wait_for_a_commit_that_waits(&servers, &worker).await;
-        // After a restart everybody sees what it had written, though the standby has none of it.
+        // After its restart the primary shows everything that it had written, although the standby has nothing of it.
         servers.lose_primary(Loss::Killed).await;
         servers.restart_primary().await;
         wait_for_a_commit_that_waits(&servers, &worker).await;
         servers.lose_primary(Loss::Killed).await;
         servers.restart_standby().await;
-        // The address of this one does not move: it can only wait.
+        // The address of this process does not move to the standby: it can only wait.
         let beside = launch(Way::Standby, "worker").start_worker().await;
         servers.promote().await;
         (gone_on_after(Instant::now(), &ledger, &caller).await, beside)

@@ -1,7 +1,10 @@
-//! The schema comes once, whoever brings it; its partitions come and go with the days; a broker that was set up
-//! differently is left as it is.
+//! The schema comes once, whoever brings it and however often it is killed; indexes are added while others write; partitions
+//! come and go with the days; a broker that was set up differently is left as it is.
 
+mod indexes;
+mod killed;
 mod partitions;
 mod replicas;
+mod schema_file;
 mod schemas;
 mod topology;

@@ -1,4 +1,4 @@
-//! A PgBouncer before Postgres: in session mode all works, in any other mode nothing starts, and the reason is told.
+//! A PgBouncer before Postgres: in session mode everything works, in any other mode nothing starts and the log says why.
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -55,7 +55,7 @@ async fn a_small_pool_is_shared_without_an_outage() {
     ledger.close(vec![worker]).await.assert_sound(0);
 }
 
-/// None of these starts, and one line says why.
+/// Checks that none of these commands starts, and that each says why in one line.
 async fn assert_refused(commands: &[&str], settings: &[(&str, &str)], reason: &str) {
     let site = Site::new().await;
     let pooler = Pooler::before(&site, settings).await;
@@ -85,7 +85,7 @@ async fn a_pooler_in_another_mode_is_refused_at_once() {
 
 #[tokio::test]
 async fn a_pooler_is_refused_whichever_session_it_lends_and_a_setting_that_is_lost_is_named() {
-    // There is no second session to compare one with.
+    // The pooler has no second session to compare with.
     let lost = [
         TRANSACTION,
         ("server_reset_query", "DISCARD ALL"),
@@ -127,7 +127,7 @@ async fn a_worker_notices_that_its_pooler_was_switched_to_another_mode_and_back(
 #[tokio::test]
 async fn an_api_with_one_session_works_and_does_so_again_once_its_pooler_is_switched_back() {
     let site = Ledger::open(Site::new().await.set("database.connect_timeout", "1s")).await.site;
-    // Readiness has the other.
+    // Readiness uses the other session.
     let two = ("default_pool_size", "2");
     let pooler = Pooler::before(&site, &[SESSION, two]).await;
     let through = site.database_url_through(&pooler.address());
@@ -139,7 +139,7 @@ async fn an_api_with_one_session_works_and_does_so_again_once_its_pooler_is_swit
         answers.iter().all(|answer| answer.status == status)
     };
     wait_until("it answers", async || answered(200).await).await;
-    // At its start it would end for what follows.
+    // A worker that starts only now would end with the error.
     wait_until("it has started", async || api.replica.metric("partition_days").await > 0.0).await;
     pooler.set(&[TRANSACTION, two]);
     wait_until("it is noticed", async || answered(503).await).await;

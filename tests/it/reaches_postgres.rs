@@ -1,4 +1,4 @@
-//! `DATABASE_URL` as operators of PostgreSQL have it: several hosts, sockets, authorities of their own, passwords that change.
+//! `DATABASE_URL` as operators of PostgreSQL write it: several hosts, sockets, own certificate authorities, changing passwords.
 
 use std::fs;
 use std::path::Path;
@@ -12,12 +12,12 @@ use crate::support::{cli, tls};
 
 const LIST: [&str; 4] = ["webhooks", "list", "--account", "acc_1"];
 
-/// The site's address with other hosts in it.
+/// The site's `DATABASE_URL` with other hosts.
 fn with_hosts(site: &Site, hosts: &str) -> String {
     site.database_url().replacen(&site.postgres_address(), hosts, 1)
 }
 
-/// A command that reads the database through an address: whether it succeeds, and its complaint.
+/// Runs a command that reads the database at this address; returns whether it succeeded, and its error.
 async fn read_through(site: &Site, url: &str) -> (bool, String) {
     let mut settings = site.settings().clone();
     settings.env("DATABASE_URL", url);
@@ -80,7 +80,7 @@ async fn a_worker_goes_over_to_the_host_that_serves_and_back() {
     ledger.close(vec![worker]).await.assert_sound(0);
 }
 
-/// Postgres's socket in a folder, for a server that has none.
+/// Serves a Unix socket in a folder, as PostgreSQL does, and forwards it to a server that has none.
 fn socket_in(folder: &Path, port: u16, server: String) -> JoinSet<()> {
     let listener = UnixListener::bind(folder.join(format!(".s.PGSQL.{port}"))).expect("the folder is writable");
     let mut serving = JoinSet::new();
@@ -97,7 +97,7 @@ fn socket_in(folder: &Path, port: u16, server: String) -> JoinSet<()> {
 #[tokio::test]
 async fn a_socket_is_found_in_every_spelling() {
     let site = Site::new().await;
-    // As Cloud SQL's proxy names its folders. A socket's path may have a hundred bytes.
+    // The folder has a name as Cloud SQL's proxy makes it. The path of a socket may have about a hundred bytes.
     let folder = tempfile::tempdir_in("/tmp").unwrap();
     let folder = folder.path().join("proj:reg:inst");
     fs::create_dir(&folder).unwrap();
@@ -125,7 +125,7 @@ async fn a_certificate_is_checked_as_far_as_the_address_asks() {
     let ours = authority.trust_file(site.folder()).display().to_string();
     let others = site.folder().join("others.pem").display().to_string();
     fs::rename(other.trust_file(tempfile::tempdir_in(site.folder()).unwrap().path()), &others).unwrap();
-    // Several certificates, as providers' bundles have them.
+    // A file with several certificates, as providers publish them.
     let bundle = site.folder().join("bundle.pem").display().to_string();
     fs::write(&bundle, [fs::read(&others).unwrap(), fs::read(&ours).unwrap()].concat()).unwrap();
     let front =
@@ -154,7 +154,7 @@ async fn a_certificate_is_checked_as_far_as_the_address_asks() {
     }
     let full = format!("sslmode=verify-full&sslrootcert={ours}");
     assert_says(read(&misnamed, &full).await, &["sslmode=verify-full: the host is not among its"]);
-    // The name that is checked is the host's, and hostaddr is where it is.
+    // The certificate is checked for the name in `host`; `hostaddr` is only the address.
     let elsewhere = with_hosts(&site, &misnamed.addr().replace("127.0.0.1", "other.example.com"));
     let through_hostaddr = read_through(&site, &format!("{elsewhere}?hostaddr=127.0.0.1&{full}")).await;
     assert_eq!(through_hostaddr, (true, String::new()));
@@ -218,7 +218,7 @@ async fn a_password_that_changes_is_read_again_from_its_file() {
         "ALTER ROLE {role} PASSWORD 'second';
          SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{role}'"
     );
-    // What cannot be used is told of once.
+    // A URL that cannot be used is logged once.
     write_at_once(&file, "postgres://second@nowhere:port/x");
     sql.batch_execute(&change).await.unwrap();
     ledger.publish(5).await;

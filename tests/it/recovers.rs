@@ -1,4 +1,4 @@
-//! What was not delivered can be sent again, one delivery or all of them, without doubling or losing any.
+//! Deliveries that were not delivered can be sent again, one or all of them; none is doubled or lost.
 
 use serde_json::json;
 use uuid::Uuid;
@@ -38,7 +38,7 @@ impl Stage {
         self.site.publish(ACCOUNT, TYPE, json!({})).await
     }
 
-    /// The same event once more, as a message that may have been worked on before.
+    /// Publishes the same event again, as a message that a worker may have had before.
     async fn publish_again(&self, event_id: &str) {
         let headers = Some(Table::default().long_string("x-requeued", "true"));
         let event = Message { headers, ..self.site.event(event_id, ACCOUNT, TYPE, &json!({})) };
@@ -71,12 +71,12 @@ impl Stage {
         self.site.sql().await.batch_execute(sql).await.unwrap();
     }
 
-    /// Why each attempt was made, and the number it had.
+    /// The trigger and the number of each attempt.
     async fn triggers(&self) -> Vec<(String, i32)> {
         self.site.attempts(&self.webhook).await.into_iter().map(|made| (made.trigger, made.attempt)).collect()
     }
 
-    /// Lets the worker finish what it has in hand; then nothing waits and nothing is closed.
+    /// Stops the worker after it has finished its turns, and checks that nothing is pending or closed.
     async fn ends_with_requests(mut self, count: usize) {
         self.worker.terminate();
         assert!(self.worker.wait().await.success());
@@ -85,7 +85,7 @@ impl Stage {
     }
 }
 
-/// A request may be held for long, and the second one is the last.
+/// Settings with which a request may take long, and the second attempt is the last.
 async fn patient_site() -> Site {
     let site = Site::new().await.set("retry.schedule", r#"["20ms"]"#);
     site.set("sender.timeout", "30s").set("worker.lease", "70s")
@@ -99,7 +99,7 @@ fn made(attempts: &[(&str, i32)]) -> Vec<(String, i32)> {
     attempts.iter().map(|(trigger, attempt)| ((*trigger).to_owned(), *attempt)).collect()
 }
 
-/// Exactly one line on stderr that says so. Log lines, which are JSON here, do not count.
+/// Checks that stderr has exactly one line that is no log line (those are JSON here), and that it says this.
 #[track_caller]
 fn assert_refused(output: &Output, said: &[&str]) {
     let lines: Vec<&str> = output.stderr.lines().filter(|line| !line.starts_with('{')).collect();
@@ -169,7 +169,7 @@ async fn a_result_in_flight_no_longer_decides_about_a_delivery_that_is_resent() 
     stage.resent(&event).await;
     stage.worker.terminate();
     stage.worker.wait_for_log("stopping").await;
-    // The last attempt of the schedule: it would close the delivery.
+    // This is the last attempt of the schedule: its failure would close the delivery.
     gate.open();
     stage.worker.wait().await;
     assert_eq!(stage.triggers().await, made(&[("event", 1), ("retry", 2)]));
@@ -238,7 +238,7 @@ async fn a_delivery_that_succeeds_is_no_longer_closed() {
     stage.receiver.script([Reply::status(500)]);
     let event = stage.publish().await;
     stage.wait_for(CLOSED, 1).await;
-    // Twice published is no resend: nobody knows that it was closed.
+    // An event that is published twice is not resent: the worker does not look for closed deliveries.
     let twin = stage.site.event(&event, ACCOUNT, TYPE, &json!({}));
     stage.site.publish_raw(&twin).await;
     stage.site.wait_for_attempts(&stage.webhook, 2).await;

@@ -1,5 +1,5 @@
-//! Partitions are made ahead and dropped after their time whatever else goes on, and only ours are dropped. However long
-//! the log is kept, a question reads the days that it needs.
+//! Partitions are made ahead and dropped after their retention while others read and write, and only our own are dropped.
+//! However long the log is kept, a statement reads only the days that it needs.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ const DETACHING: &str = "SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND query LIKE 'ALTER TABLE %.attempts DETACH%'
         AND state = 'active' AND wait_event_type = 'Lock'";
 
-/// Partitions of days before today, in both tables.
+/// Adds partitions of days before today to both tables.
 async fn with_past_days(site: &Site, days: std::ops::RangeInclusive<i32>) {
     let (first, last) = days.into_inner();
     let create = format!(
@@ -46,14 +46,14 @@ async fn exists(site: &Site, table: &str) -> bool {
     site.count(&format!("SELECT count(*) FROM pg_class WHERE relname = '{table}'")).await == 1
 }
 
-/// Partitions of a table that lie wholly before yesterday.
+/// The partitions of a table that end before yesterday.
 async fn past(site: &Site, table: &str) -> i64 {
     let before = partition(site, table, -1).await;
     let count = "SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = ";
     site.count(&format!("{count} '{table}'::regclass AND c.relname < '{before}'")).await
 }
 
-/// A delivery that was closed `age` days ago, with its event and one attempt of that day. Returns its id.
+/// Adds a delivery that was closed `age` days ago, with its event and one attempt of that day, and returns its id.
 async fn closed_delivery(site: &Site, webhook: &str, age: i32) -> String {
     let id = Uuid::new_v4().to_string();
     let insert = format!(
@@ -74,7 +74,7 @@ async fn webhook(site: &Site) -> String {
     site.create_webhook("acc_1", "http://127.0.0.1:9999/", &["content.created"]).await.id
 }
 
-/// A transaction that has read this table and stays open.
+/// Opens a transaction that has read this table.
 async fn long_reader(site: &Site, table: &str) -> tokio_postgres::Client {
     let reader = site.another_sql().await;
     reader.batch_execute(&format!("BEGIN; SELECT FROM {table} LIMIT 1")).await.unwrap();
@@ -124,7 +124,7 @@ async fn what_retention_has_marked_cannot_be_sent_again() {
     let webhook = webhook(&site).await;
     let delivery = closed_delivery(&site, &webhook, 1).await;
     let yesterday = partition(&site, "events", -1).await;
-    // As it is while the partition is being detached.
+    // As while the partition is being detached.
     operators::marked(&site, &yesterday).await;
     let resent = site.cli(&["webhooks", "resend", &webhook, &delivery]).await;
     assert!(resent.code == 1 && resent.stderr.contains("no longer kept"), "{}", resent.stderr);
@@ -138,7 +138,7 @@ async fn a_session_that_holds_the_lock_is_logged_and_counted() {
     with_past_days(&site, 60..=60).await;
     let ahead = partition(&site, "attempts", 7).await;
     site.sql().await.batch_execute(&format!("DROP TABLE {ahead}")).await.unwrap();
-    // As a worker of the release before holds it while it detaches.
+    // As a worker of the release before it holds the lock while it detaches.
     let other = site.another_sql().await;
     other.batch_execute(&format!("SELECT pg_advisory_lock({})", 0x7065_6e72_7061_7274_i64)).await.unwrap();
     let mut worker = site.worker().await;
@@ -159,7 +159,7 @@ async fn three_days_of_a_table_are_dropped_at_once() {
         worker.wait_for_log("retention ended").await;
         assert_eq!([past(&site, "events").await, past(&site, "attempts").await], [left, left]);
         drop(worker);
-        // Not three by each worker that starts.
+        // Each worker that starts may not drop three more.
         let mut next = site.worker().await;
         next.wait_for_log("more partitions are past their retention").await;
         assert_eq!([past(&site, "events").await, past(&site, "attempts").await], [left, left]);
@@ -189,7 +189,7 @@ async fn making_partitions_lets_readers_and_writers_go_on() {
     let writer = site.another_sql().await;
     writer.batch_execute("BEGIN").await.unwrap();
     closed_delivery(&site, &webhook, 0).await;
-    // As `migrate` and the workers of the release before call it.
+    // As `migrate` and the workers of the release before call the function.
     let make = "SET lock_timeout = '1s'; SELECT make_partitions(7)";
     site.another_sql().await.batch_execute(make).await.unwrap();
     for day in &days {
@@ -231,7 +231,7 @@ async fn a_name_that_is_taken_is_told_and_the_other_days_are_made() {
     assert!(output.stderr.contains(&format!("{taken} is not a partition of attempts")), "{}", output.stderr);
 }
 
-/// How long a statement may wait in a test that expects it not to.
+/// Fails a statement that must not wait after this time.
 const SOON: Duration = Duration::from_secs(5);
 
 #[tokio::test]
@@ -240,7 +240,7 @@ async fn a_partition_lies_where_its_table_does_and_belongs_to_its_owner() {
     let (ahead, role) = (partition(&site, "events", 6).await, format!("owner_{}", Uuid::new_v4().simple()));
     let sql = site.another_sql().await;
     let space = format!("space_{}", Uuid::new_v4().simple());
-    // PostgreSQL 14 has none without a directory of its own.
+    // PostgreSQL 14 has no tablespace without a directory of its own.
     let spaces = site.count("SELECT current_setting('server_version_num')::bigint").await >= 150_000;
     if spaces {
         sql.batch_execute("SET allow_in_place_tablespaces = on").await.unwrap();

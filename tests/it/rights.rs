@@ -1,5 +1,5 @@
-//! A role that owns nothing does all daily work with the rights that `migrate --grant-to` gives it. What is missing is
-//! named, with the command that gives it.
+//! A role that owns nothing can do all daily work with the rights that `migrate --grant-to` grants. A missing right is named,
+//! with the command that grants it.
 
 use serde_json::json;
 use url::Url;
@@ -14,16 +14,16 @@ mod owners_job;
 const ACCOUNT: &str = "acc_1";
 const TYPE: &str = "content.created";
 
-/// A role that may log in, and owns nothing. Roles belong to the whole server.
+/// A role that may log in and owns nothing. Roles belong to the whole server, so it is removed after the test.
 struct Role {
     name: String,
     sql: tokio_postgres::Client,
-    /// Of the database that it may own something of.
+    /// The database in which the role may own objects.
     url: String,
 }
 
 impl Role {
-    /// On a server of which version 14 lets everybody make tables in `public`, as version 15 does not any more.
+    /// On PostgreSQL 14, where everybody may make tables in `public`; from version 15 on only the owner may.
     async fn narrow(site: &Site) -> Self {
         Self::named(site, &format!("narrow_{}", Uuid::new_v4().simple())).await
     }
@@ -42,7 +42,7 @@ impl Role {
         role
     }
 
-    /// As such roles are made by hand: with all rows of all tables.
+    /// Grants the rights that operators often grant by hand: all on all tables.
     async fn with_all_rows(site: &Site) -> Self {
         let role = Self::narrow(site).await;
         let grant = "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO";
@@ -57,13 +57,13 @@ impl Role {
         url.into()
     }
 
-    /// All of this site's processes have this role from here on; the test itself does not.
+    /// Has all processes of this site use the role; the test's own sessions do not.
     async fn used_by(&self, site: Site) -> Site {
         let url = self.url(&site).await;
         site.env("DATABASE_URL", &url)
     }
 
-    /// Removes it, so that the next test of this server does not meet it.
+    /// Removes the role, so that other tests of this server do not find it.
     async fn drop(mut self) {
         let drop = format!(r#"DROP OWNED BY "{0}"; DROP ROLE "{0}""#, self.name);
         self.sql.batch_execute(&drop).await.unwrap();
@@ -72,7 +72,7 @@ impl Role {
 }
 
 impl Drop for Role {
-    /// After a test that failed, also if its database is gone already.
+    /// Also after a test that failed, and when its database is gone already.
     fn drop(&mut self) {
         if self.url.is_empty() {
             return;
@@ -95,7 +95,7 @@ impl Drop for Role {
     }
 }
 
-/// Removes the partitions of all days after today, as if nobody had made any for a week.
+/// Removes the partitions of all days after today, as if none had been made for a week.
 async fn with_todays_partitions_only(site: &Site) {
     let drop = "DO $$ BEGIN
         FOR n IN 1 .. 7 LOOP
@@ -106,7 +106,7 @@ async fn with_todays_partitions_only(site: &Site) {
     site.sql().await.batch_execute(drop).await.unwrap();
 }
 
-/// Partitions of days ahead, in both tables, that belong to the owner of the tables.
+/// The number of partitions of the coming days, in both tables, that belong to the tables' owner.
 async fn days_ahead(site: &Site) -> i64 {
     let query = "SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_class p ON p.oid = i.inhparent
         WHERE i.inhparent IN ('events'::regclass, 'attempts'::regclass) AND c.relowner = p.relowner
@@ -114,7 +114,7 @@ async fn days_ahead(site: &Site) -> i64 {
     site.count(query).await
 }
 
-/// Errors in a log, as whole lines.
+/// The lines of a log that are errors.
 fn errors(replica: &Replica) -> Vec<String> {
     replica.log().lines().filter(|line| line.contains("\"ERROR\"")).map(str::to_owned).collect()
 }

@@ -1,5 +1,5 @@
-//! Whatever happens to Postgres, results in hand are held and recorded once, nothing is sent twice for it, and the
-//! broker's messages rest meanwhile.
+//! Whatever happens to Postgres, workers keep their results and record each once; no event is sent twice because of it, and
+//! messages wait at the broker meanwhile.
 
 mod connections;
 mod refusals;
@@ -30,7 +30,7 @@ async fn ledger_behind_a_proxy(site: Site) -> (Ledger, Proxy, Replica) {
     (ledger, proxy, worker)
 }
 
-/// Publishes events whose answers are held until the gate opens.
+/// Publishes events whose receivers answer when the gate opens.
 async fn held_in_flight(ledger: &Ledger, count: usize) -> Gate {
     let gate = Gate::default();
     ledger.receiver.always(Reply::status(200).held_by(&gate));
@@ -40,14 +40,14 @@ async fn held_in_flight(ledger: &Ledger, count: usize) -> Gate {
     gate
 }
 
-/// Waits until so many sessions wait for a lock in the ledger's database.
+/// Waits until this many sessions wait for a lock in the ledger's database.
 async fn wait_for_locked_out(ledger: &Ledger, count: i64) {
     let waiting = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
                    WHERE NOT l.granted AND d.datname = current_database()";
     ledger.wait_for_count(waiting, count).await;
 }
 
-/// Whether the worker kept all it had been handed.
+/// Checks that the worker kept all messages that it had taken.
 pub fn stayed_attached(worker: &Replica) -> bool {
     worker.log().matches("consumer attached").count() == 1
 }
@@ -70,7 +70,7 @@ async fn a_worker_started_without_postgres_begins_when_it_comes() {
 async fn a_postgres_restarted_and_a_postgres_killed_double_and_lose_nothing() {
     let servers = PrivateServers::start().await;
     let site = impatient(Site::on(&servers).await);
-    // The answers may be held for as long as a server starts.
+    // Receivers may answer only after the time that a server takes to start.
     let site = site.set("sender.timeout", "60s").set("worker.lease", "10m").set("log.filter", "info");
     let ledger = Ledger::open(site).await;
     let mut worker = ledger.site.worker().await;
@@ -162,7 +162,7 @@ async fn what_waits_too_long_for_postgres_goes_back_and_nothing_is_taken_before_
     ledger.close(vec![worker]).await.assert_sound(0);
 }
 
-/// What an operator reads in the log besides attempts.
+/// The lines of the log that are not about attempts.
 fn told(worker: &Replica) -> Vec<String> {
     let lines = worker.log_lines().into_iter().filter(|line| line["level"] != "DEBUG" && line["message"] != "attempt");
     lines.map(|line| line["message"].as_str().unwrap_or_default().to_owned()).collect()
@@ -182,7 +182,7 @@ async fn an_outage_of_postgres_is_one_line_when_it_begins_and_one_when_it_is_ove
     proxy.refuse(false).await;
     ledger.wait_until_done().await;
     let outage = ["waiting for the database", "the database takes what waited"];
-    // Coming back, a connection may be late once more: that has its two lines, too.
+    // When Postgres is back, a connection may be late once more, which logs two more lines.
     wait_until("it is over", async || {
         let told = told(&worker);
         let of_it: Vec<_> = told.iter().map(String::as_str).filter(|line| outage.contains(line)).collect();
@@ -211,7 +211,7 @@ async fn a_slow_commit_sends_nothing_twice() {
     ledger.close(vec![worker]).await.assert_sound(0);
 }
 
-/// Has every commit with attempts wait for whoever holds the advisory lock 1.
+/// Has every commit with attempts wait for the session that holds the advisory lock 1.
 const WAIT_AT_COMMIT: &str = "
     CREATE FUNCTION wait_at_commit() RETURNS trigger LANGUAGE plpgsql AS
         'BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END';
@@ -234,7 +234,7 @@ async fn a_commit_whose_answer_is_lost_is_not_repeated() {
     worker.wait_for_log(CANNOT_RECORD).await;
     proxy.cut().await;
     proxy.resume();
-    // The recorder comes to it after the first.
+    // The recorder takes this batch after the first.
     ledger.publish(1).await;
     ledger.wait_for_count(ATTEMPTS, 2).await;
     ledger.wait_until_done().await;
@@ -257,7 +257,7 @@ async fn a_row_that_postgres_refuses_is_closed_and_holds_up_no_other() {
     let ledger = Ledger::open(Site::new().await).await;
     let worker = ledger.site.worker().await;
     refuse_attempts_where(&ledger, "NEW.event_id = 'evt_refused'").await;
-    // All at once, so that they share transactions.
+    // All events at once, so that their results share transactions.
     let gate = Gate::default();
     ledger.receiver.always(Reply::status(200).held_by(&gate));
     ledger.publish(25).await;
@@ -284,7 +284,8 @@ async fn an_answer_that_postgres_refuses_is_recorded_without_its_snippet() {
     ledger.close(vec![worker]).await.assert_sound(0);
 }
 
-/// The worker asks the queue for a quorum when it hears nothing of it, which must not wear out an event that waits there.
+/// A worker that gets no messages asks the queue for a sign of its quorum. This must not raise the delivery count of an event
+/// that waits in the queue.
 #[tokio::test]
 async fn an_event_that_waits_behind_a_worker_without_postgres_is_not_handed_out_meanwhile() {
     let site = impatient(Site::new().await).set("worker.prefetch", "1000").set("amqp.connect_timeout", "400ms");

@@ -51,7 +51,8 @@ pub(super) async fn recover(
     json: bool,
     signals: &Signals,
 ) -> Outcome {
-    let closed = store.closed(Scope::Everyone, id, since, i64::MAX).await.map_err(|refused| failure(id, refused))?;
+    let closed =
+        store.count_closed(Scope::Everyone, id, since, i64::MAX).await.map_err(|refused| failure(id, refused))?;
     if dry_run {
         return report("would recover", closed.recoverable, &closed, json);
     }

@@ -1,16 +1,13 @@
-//! The parameters that libpq knows (PostgreSQL manual, 34.1.2, up to version 18), and who reads them here.
+//! The parameters that libpq knows (PostgreSQL manual, 34.1.2, up to version 18), and how each is handled here.
 
 #[derive(Clone, Copy)]
 pub(super) enum Key {
     /// The driver reads it as libpq does.
-    Drivers {
-        example: &'static str,
-    },
-    /// The driver does not know it, or takes it for something else.
+    Drivers { example: &'static str },
+    /// We read it: the driver does not know it, or understands it differently.
     Ours,
-    Unsupported {
-        instead: &'static str,
-    },
+    /// It is refused; `instead` says what to write.
+    Unsupported { instead: &'static str },
 }
 
 /// A parameter by its name.
@@ -18,7 +15,7 @@ pub(super) fn find(key: &str) -> Option<(&'static str, Key)> {
     KEYS.iter().find(|(known, _)| *known == key).copied()
 }
 
-/// The parameter that was meant by one that is misspelt.
+/// The known parameter that is closest to a misspelt one, within two letters.
 pub(super) fn similar(key: &str) -> Option<&'static str> {
     let lower = key.to_lowercase();
     let known = KEYS.iter().map(|(known, _)| *known).filter(|known| known.len() > 4);

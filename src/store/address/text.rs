@@ -1,4 +1,4 @@
-//! Splits the text of an address into its parts, as libpq does (PostgreSQL manual, 34.1.1), and changes none of them.
+//! Splits the text of an address into its parts, as libpq does (PostgreSQL manual, 34.1.1), without changing them.
 
 use anyhow::bail;
 use percent_encoding::percent_decode_str;
@@ -7,15 +7,15 @@ const SCHEMES: [&str; 2] = ["postgresql://", "postgres://"];
 
 const FORMS: &str = "it must be postgresql://user:password@host/name or host=… user=… password=… dbname=…";
 
-/// The parts of an address. Those of a URI are still percent-encoded, as the driver wants them.
+/// The parts of an address. Those of a URI are still percent-encoded, as the driver expects them.
 #[derive(Default)]
 pub(super) struct Text<'a> {
     pub(super) form: Form,
-    /// Of a URI: `user:password`.
+    /// In a URI: `user:password`.
     login: Option<&'a str>,
-    /// Of a URI: hosts with ports.
+    /// In a URI: hosts with ports.
     pub(super) hosts: &'a str,
-    /// Of a URI: `/name`.
+    /// In a URI: `/name`.
     path: &'a str,
     pub(super) parameters: Vec<Parameter<'a>>,
 }
@@ -31,13 +31,13 @@ pub(super) enum Form {
 pub(super) struct Parameter<'a> {
     pub(super) key: String,
     pub(super) value: String,
-    /// Both as they were written.
+    /// The whole pair as it was written.
     pub(super) written: &'a str,
-    /// Whether the key is surely none that a password which was not encoded has brought.
+    /// Whether an error may show the key: it is certainly not a part of a password that was not encoded.
     pub(super) may_be_shown: bool,
 }
 
-/// Whether `key` is one that an address may have.
+/// Tells whether a key is one that an address may have.
 type IsKey<'f> = &'f dyn Fn(&str) -> bool;
 
 pub(super) fn split<'a>(text: &'a str, is_key: IsKey<'_>) -> anyhow::Result<Text<'a>> {
@@ -48,7 +48,7 @@ pub(super) fn split<'a>(text: &'a str, is_key: IsKey<'_>) -> anyhow::Result<Text
         bail!("it must begin with postgresql:// or postgres://");
     }
     let parameters = split_pairs(text)?;
-    // What begins with no key that we know may be a password, put where it does not belong.
+    // A text that does not begin with a known key may be a password, given in place of an address.
     match parameters.first() {
         Some(first) if is_key(&first.key) => Ok(Text { form: Form::KeyValue, parameters, ..Text::default() }),
         _ => bail!(FORMS),
@@ -58,19 +58,19 @@ pub(super) fn split<'a>(text: &'a str, is_key: IsKey<'_>) -> anyhow::Result<Text
 fn split_uri(uri: &str) -> anyhow::Result<Text<'_>> {
     let (authority, tail) = uri.split_at(uri.find(['/', '?', '#']).unwrap_or(uri.len()));
     let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
-    // The password would end there, and its rest be taken for something that errors may show.
+    // The password would end at this character, and its rest would count as a part that errors may show.
     if tail.starts_with('#') || path.contains('@') || (!tail.starts_with('/') && tail.contains('@')) {
         bail!("a / ? # or @ in the user name, the password or the database's name must be written %2F %3F %23 or %40");
     }
     let (login, hosts) = authority.rsplit_once('@').map_or((None, authority), |(login, hosts)| (Some(login), hosts));
-    // Of postgresql://host;password=p@ss/name the rest of the password would be the host.
+    // In postgresql://host;password=p@ss/name the rest of the password would count as the host.
     if login.is_some_and(holds_pairs) {
         bail!(
             "a = or ; in the user name must be written %3D or %3B, and ;password= in a password likewise; parameters stand \
              behind a ?, as in postgresql://host/name?user=u"
         );
     }
-    // Without the @ that follows a password, what was taken for a port and a query may be the password.
+    // Without an @ after the password, the parts taken for a port and a query may belong to the password.
     let is_whole = login.is_some() || !authority.contains(':');
     let mut may_be_shown = !tail.contains('@') && is_whole && !may_bring_password("", hosts);
     let mut parameters = Vec::new();
@@ -103,7 +103,7 @@ fn split_pairs(text: &str) -> anyhow::Result<Vec<Parameter<'_>>> {
             bail!("the closing quote of a value is missing, as in password='it has spaces'");
         };
         let written = &rest[..rest.len() - after.len()];
-        // The rest of a password with a space is read as the next pair.
+        // The part of a password after a space reads as the next pair.
         may_be_shown &= !may_bring_password(key, &value);
         parameters.push(Parameter { key: key.to_owned(), written, may_be_shown, value });
         rest = after.trim_start();
@@ -111,13 +111,13 @@ fn split_pairs(text: &str) -> anyhow::Result<Vec<Parameter<'_>>> {
     Ok(parameters)
 }
 
-/// Whether from here on what looks like a key may be a part of a password: after a `password`, or after a value that has
-/// swallowed the next pair, for want of what divides them.
+/// Whether the keys after this pair may be parts of a password: the pair is a password, or its value contains the next pair
+/// because the space or `&` between them is missing.
 fn may_bring_password(key: &str, value: &str) -> bool {
     key.contains("pass") || value.contains("pass") || value.contains(['=', ';'])
 }
 
-/// A value, and what follows it.
+/// Reads a value, and returns it with the rest of the text.
 fn take_value(text: &str) -> Option<(String, &str)> {
     let quoted = text.starts_with('\'');
     let mut value = String::new();
@@ -134,7 +134,7 @@ fn take_value(text: &str) -> Option<(String, &str)> {
 }
 
 impl Text<'_> {
-    /// The address without its hosts, and of its parameters with these only, for the driver.
+    /// The address for the driver, without hosts and with these parameters only.
     pub(super) fn without_hosts(&self, parameters: &[&str]) -> String {
         match self.form {
             Form::KeyValue => parameters.join(" "),
@@ -158,8 +158,7 @@ impl Text<'_> {
     }
 }
 
-/// The driver takes the first `@` of a URI for the end of the login, wherever it stands. Others are written as it reads
-/// them back.
+/// The driver ends the login at the first `@` of a URI, wherever it stands. So every other `@` is percent-encoded.
 fn for_driver(part: &str) -> String {
     part.replace('@', "%40")
 }

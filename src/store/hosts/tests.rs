@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::scripted::{Login, Scripted};
+use crate::store::scripted::{Scripted, ScriptedLogin};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -60,7 +60,7 @@ async fn one_that_was_asked_for_as_any_is_forgotten_on_demand() {
     assert_eq!(through_name(&servers, "&target_session_attrs=any", &last).await, Ok(servers[0].ip()));
 }
 
-async fn tried(logins: [Login; 2]) -> [usize; 2] {
+async fn tried(logins: [ScriptedLogin; 2]) -> [usize; 2] {
     let servers = [Scripted::start(logins[0]).await, Scripted::start(logins[1]).await];
     let url = format!("postgres://u@{},{}/d?sslmode=disable&connect_timeout=1", servers[0].addr, servers[1].addr);
     let _ = connect(&Address::read(&url).unwrap(), &LastServed::default(), soon()).await;
@@ -70,10 +70,10 @@ async fn tried(logins: [Login; 2]) -> [usize; 2] {
 #[tokio::test]
 async fn no_other_host_is_given_a_password_that_one_has_refused() {
     for code in ["28P01", "28000"] {
-        assert_eq!(tried([Login::Refused(code), Login::Served]).await, [1, 0], "{code}");
+        assert_eq!(tried([ScriptedLogin::Refused(code), ScriptedLogin::Served]).await, [1, 0], "{code}");
     }
     // The server is starting, it has too many connections, or a pooler does not reach it.
     for code in ["57P03", "53300", "08P01"] {
-        assert_eq!(tried([Login::Refused(code), Login::Served]).await, [1, 1], "{code}");
+        assert_eq!(tried([ScriptedLogin::Refused(code), ScriptedLogin::Served]).await, [1, 1], "{code}");
     }
 }

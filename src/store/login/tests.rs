@@ -1,5 +1,5 @@
 use super::*;
-use crate::store::scripted::{self, Scripted};
+use crate::store::scripted::{Scripted, ScriptedLogin};
 
 fn settings(url: &str, file: Option<&std::path::Path>) -> Database {
     let file = file.map(|file| file.to_str().unwrap().to_owned());
@@ -14,12 +14,12 @@ fn settings(url: &str, file: Option<&std::path::Path>) -> Database {
 
 #[tokio::test]
 async fn after_any_refusal_of_a_server_the_url_is_read_again_once() {
-    let good = Scripted::start(scripted::Login::Served).await;
+    let good = Scripted::start(ScriptedLogin::Served).await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("url");
     // Of PgBouncer, and of PostgreSQL for a role that was renamed, for a wrong password, for a database.
     for code in ["08P01", "28000", "28P01", "3D000"] {
-        let bad = Scripted::start(scripted::Login::Refused(code)).await;
+        let bad = Scripted::start(ScriptedLogin::Refused(code)).await;
         let old = format!("postgres://u@{},{0}/d?sslmode=disable", bad.addr);
         std::fs::write(&file, &old).unwrap();
         let login = Login::new(&settings(&old, Some(&file))).unwrap();
@@ -32,7 +32,7 @@ async fn after_any_refusal_of_a_server_the_url_is_read_again_once() {
 
 #[tokio::test]
 async fn a_server_that_does_not_answer_within_the_urls_own_time_is_waited_for_no_longer() {
-    let mute = Scripted::start(scripted::Login::NeverAnswered).await;
+    let mute = Scripted::start(ScriptedLogin::NeverAnswered).await;
     let url = format!("postgres://u@{}/d?sslmode=disable&connect_timeout=1", mute.addr);
     let login = Login::new(&settings(&url, None)).unwrap();
     let tried = tokio::time::timeout(Duration::from_secs(10), login.connect()).await;

@@ -1,19 +1,22 @@
-//! What a batch does to pending and closed deliveries, in the store's order of locks.
+//! Writes the pending and closed deliveries of a batch of results. The statements come in the store's lock order (the head of
+//! `store.rs`).
+
+use std::sync::LazyLock;
 
 use deadpool_postgres::Transaction;
+use tokio_postgres::Error;
 use uuid::Uuid;
 
-use super::super::due::latest_closing_stands;
-use super::super::recover::new_claim;
-use super::super::turn_result::TurnResult;
-use super::{collect, execute};
 use crate::delivery::ClosedReason;
+use crate::store::sql::{LATEST_CLOSING_STANDS, LOCK_PENDING, NEW_CLAIM, execute};
+use crate::store::turn_result::{TurnResult, collect};
 
-/// What a batch does to the rows of its deliveries, each in the order of their ids.
+/// The results of a batch by what they do to the rows of their deliveries, each in the order of ids. A success that closes
+/// nothing is in `succeeded` only.
 pub(super) struct Deliveries<'a> {
-    /// Attempted straight from their broker message, to be attempted again.
+    /// Came straight from their broker message, and are attempted again: they get a pending row.
     first: Vec<&'a TurnResult>,
-    /// Claimed, to be attempted again.
+    /// Were claimed, and are attempted again: their pending row changes.
     again: Vec<&'a TurnResult>,
     closed: Vec<&'a TurnResult>,
     succeeded: Vec<&'a TurnResult>,
@@ -22,9 +25,9 @@ pub(super) struct Deliveries<'a> {
 impl<'a> Deliveries<'a> {
     pub(super) fn of(batch: &'a [TurnResult]) -> Self {
         let mut rows: Vec<&TurnResult> = batch.iter().collect();
-        // Stable: of a delivery that is twice in the batch the earlier result stays first.
-        rows.sort_by_key(|finished| finished.delivery.id);
-        let those = |which: fn(&TurnResult) -> bool| rows.iter().copied().filter(|finished| which(finished)).collect();
+        // The sort is stable: of two results of one delivery the earlier one stays first.
+        rows.sort_by_key(|result| result.delivery.id);
+        let those = |which: fn(&TurnResult) -> bool| rows.iter().copied().filter(|result| which(result)).collect();
         Self {
             first: those(|f| f.claim.is_none() && f.wait().is_some()),
             again: those(|f| f.claim.is_some() && f.wait().is_some()),
@@ -33,19 +36,19 @@ impl<'a> Deliveries<'a> {
         }
     }
 
-    /// Whether pending rows are changed by more than one statement, so that they must be locked beforehand.
+    /// Whether more than one statement changes pending rows. Then all rows are locked before, in one order.
     fn locks_pending(&self) -> bool {
         !self.again.is_empty() || !self.closed.is_empty()
     }
 
-    pub(super) async fn insert_pending(&self, transaction: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
+    pub(super) async fn insert_pending(&self, transaction: &Transaction<'_>) -> Result<(), Error> {
         let rows = &self.first;
         if rows.is_empty() {
             return Ok(());
         }
         execute(
             transaction,
-            INSERT_PENDING,
+            &INSERT_PENDING,
             &[
                 &collect(rows, |f| f.delivery.id.0),
                 &collect(rows, |f| f.delivery.webhook.id.0),
@@ -60,16 +63,16 @@ impl<'a> Deliveries<'a> {
         .await
     }
 
-    pub(super) async fn lock_pending(&self, transaction: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
+    pub(super) async fn lock_pending(&self, transaction: &Transaction<'_>) -> Result<(), Error> {
         if !self.locks_pending() {
             return Ok(());
         }
         let rows = self.again.iter().chain(&self.closed).chain(&self.succeeded);
-        let ids: Vec<Uuid> = rows.map(|finished| finished.delivery.id.0).collect();
+        let ids: Vec<Uuid> = rows.map(|result| result.delivery.id.0).collect();
         execute(transaction, LOCK_PENDING, &[&ids]).await
     }
 
-    pub(super) async fn update_pending(&self, transaction: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
+    pub(super) async fn update_pending(&self, transaction: &Transaction<'_>) -> Result<(), Error> {
         let rows = &self.again;
         if rows.is_empty() {
             return Ok(());
@@ -87,14 +90,14 @@ impl<'a> Deliveries<'a> {
         .await
     }
 
-    pub(super) async fn close(&self, transaction: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
+    pub(super) async fn close(&self, transaction: &Transaction<'_>) -> Result<(), Error> {
         let rows = &self.closed;
         if rows.is_empty() {
             return Ok(());
         }
         execute(
             transaction,
-            CLOSE,
+            &CLOSE,
             &[
                 &collect(rows, |f| f.delivery.id.0),
                 &collect(rows, |f| f.claim),
@@ -109,19 +112,20 @@ impl<'a> Deliveries<'a> {
         .await
     }
 
-    /// Whoever succeeded, the delivery is done: also one that a duplicate event or a late result finds pending or closed.
-    pub(super) async fn delete_pending(&self, transaction: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
-        let delete = if self.locks_pending() { DELETE_PENDING_LOCKED } else { DELETE_PENDING };
+    /// A success ends the delivery whatever its claim: a duplicate event, or a late result, may find it pending or closed.
+    pub(super) async fn delete_pending(&self, transaction: &Transaction<'_>) -> Result<(), Error> {
+        let delete = if self.locks_pending() { DELETE_PENDING_UNWAITING } else { DELETE_PENDING };
         self.delete_succeeded(transaction, delete).await
     }
 
-    /// A statement of its own after the pending rows: it sees also what was closed while one of these was waited for.
-    pub(super) async fn delete_closed(&self, transaction: &Transaction<'_>) -> Result<(), tokio_postgres::Error> {
-        let delete = if self.closed.is_empty() { DELETE_CLOSED } else { DELETE_CLOSED_LOCKED };
+    /// Comes after the statements on pending rows: these may wait for a transaction that closes the delivery, and only a later
+    /// statement sees that.
+    pub(super) async fn delete_closed(&self, transaction: &Transaction<'_>) -> Result<(), Error> {
+        let delete = if self.closed.is_empty() { DELETE_CLOSED } else { DELETE_CLOSED_UNWAITING };
         self.delete_succeeded(transaction, delete).await
     }
 
-    async fn delete_succeeded(&self, transaction: &Transaction<'_>, delete: &str) -> Result<(), tokio_postgres::Error> {
+    async fn delete_succeeded(&self, transaction: &Transaction<'_>, delete: &str) -> Result<(), Error> {
         if self.succeeded.is_empty() {
             return Ok(());
         }
@@ -129,85 +133,92 @@ impl<'a> Deliveries<'a> {
     }
 }
 
-/// The id is the pair of webhook and event: a duplicate event finds its delivery pending already. The claim is above all
-/// the delivery ever had, also those of rows that are gone: no old result is taken for a new one.
-const INSERT_PENDING: &str = concat!(
-    "INSERT INTO pending_deliveries
-        (id, webhook_id, activation, event_day, event_key, attempts_made, trigger, due_at, claim)
-    SELECT id, webhook_id, activation, event_day, event_key, attempts_made, trigger, now() + make_interval(secs => wait), ",
-    new_claim!(),
-    " FROM unnest($1::uuid[], $2::uuid[], $3::integer[], $4::date[], $5::uuid[], $6::integer[], $7::text[], $8::float8[])
-        AS p (id, webhook_id, activation, event_day, event_key, attempts_made, trigger, wait)
-    ON CONFLICT DO NOTHING"
-);
-
-const LOCK_PENDING: &str = "SELECT FROM pending_deliveries WHERE id = ANY ($1) ORDER BY id FOR UPDATE";
+/// The id is made of the webhook and the event, so a duplicate event finds its delivery pending already.
+static INSERT_PENDING: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "INSERT INTO pending_deliveries
+            (id, webhook_id, activation, event_day, event_key, attempts_made, trigger, due_at, claim)
+        SELECT id, webhook_id, activation, event_day, event_key, attempts_made, trigger,
+            now() + make_interval(secs => wait), {NEW_CLAIM}
+        FROM unnest($1::uuid[], $2::uuid[], $3::integer[], $4::date[], $5::uuid[], $6::integer[], $7::text[], $8::float8[])
+            AS result (id, webhook_id, activation, event_day, event_key, attempts_made, trigger, wait)
+        ON CONFLICT DO NOTHING"
+    )
+});
 
 const UPDATE_PENDING: &str = "
-    UPDATE pending_deliveries p
-    SET attempts_made = r.attempts_made, due_at = now() + make_interval(secs => r.wait), trigger = 'retry',
-        claim = p.claim + 1
-    FROM unnest($1::uuid[], $2::bigint[], $3::integer[], $4::float8[]) AS r (id, claim, attempts_made, wait)
-    WHERE p.id = ANY ($1) AND p.id = r.id AND p.claim = r.claim";
+    UPDATE pending_deliveries pending
+    SET attempts_made = result.attempts_made, due_at = now() + make_interval(secs => result.wait), trigger = 'retry',
+        claim = pending.claim + 1
+    FROM unnest($1::uuid[], $2::bigint[], $3::integer[], $4::float8[]) AS result (id, claim, attempts_made, wait)
+    WHERE pending.id = ANY ($1) AND pending.id = result.id AND pending.claim = result.claim";
 
-/// Rows are found by the array of their ids: a plan made while the table was small must not read all of it later. An event
-/// that came twice may close its delivery twice, even in one batch: the latest closing stands. The closed rows
-/// of deliveries that succeeded ($8), which are deleted next, are written as they are: that locks them in one order with
-/// those that are closed here.
-const CLOSE: &str = concat!(
-    "WITH given AS (
-        SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::date[], $5::uuid[], $6::text[], $7::integer[])
-            AS g (id, claim, webhook_id, event_day, event_key, reason, attempts_made)
-    ), there AS MATERIALIZED (
-        SELECT id FROM pending_deliveries WHERE id = ANY ($1)
-    ), removed AS (
-        DELETE FROM pending_deliveries p USING given g
-        WHERE p.id = ANY ($1) AND p.id = g.id AND p.claim = g.claim RETURNING p.id
-    ), closing AS (
-        SELECT DISTINCT ON (g.id)
-            g.id, g.webhook_id, g.event_day, g.event_key, g.reason, g.attempts_made, now() AS closed_at
-        FROM given g
-        WHERE g.id IN (SELECT id FROM removed)
-           OR (g.claim IS NULL AND g.id NOT IN (SELECT id FROM there))
-        ORDER BY g.id, g.attempts_made DESC
-    )
-    INSERT INTO closed_deliveries (id, webhook_id, event_day, event_key, reason, attempts_made, closed_at)
-    SELECT * FROM closing
-    UNION ALL
-    SELECT id, webhook_id, event_day, event_key, reason, attempts_made, closed_at FROM closed_deliveries
-    WHERE id = ANY ($8) AND id NOT IN (SELECT id FROM closing)
-    ORDER BY id ",
-    latest_closing_stands!()
-);
-
-/// A row that another transaction has just inserted and holds may be skipped where its kind is locked already: to wait for
-/// it would break the order, and at worst a delivery that succeeded is attempted once more.
-macro_rules! delete_in_order {
-    ($table:literal, $held:literal) => {
-        concat!(
-            "DELETE FROM ",
-            $table,
-            " WHERE id = ANY (ARRAY(SELECT id FROM ",
-            $table,
-            " WHERE id = ANY ($1) ORDER BY id FOR UPDATE ",
-            $held,
-            "))"
+/// Closes deliveries.
+///
+/// - `given`: the results that close a delivery.
+/// - `there`: the ids of those that have a pending row, whatever its claim.
+/// - `removed`: the ids of those whose pending row has the result's claim, and is deleted.
+/// - `closing`: one row for each delivery to close: those removed, and those that came straight from their broker message and
+///   have no pending row. An event that came twice may close its delivery twice, even in one batch: the closing after the
+///   most attempts stands.
+///
+/// The closed rows of deliveries that succeeded (`$8`), which are deleted next, are written here as they are. So they are
+/// locked in one order with the rows that are closed here.
+///
+/// `id = ANY ($1)` has PostgreSQL find the rows by their ids: a plan that was made while the table was small must not read
+/// all of it later.
+static CLOSE: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "WITH given AS (
+            SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::date[], $5::uuid[], $6::text[], $7::integer[])
+                AS given (id, claim, webhook_id, event_day, event_key, reason, attempts_made)
+        ), there AS MATERIALIZED (
+            SELECT id FROM pending_deliveries WHERE id = ANY ($1)
+        ), removed AS (
+            DELETE FROM pending_deliveries pending USING given
+            WHERE pending.id = ANY ($1) AND pending.id = given.id AND pending.claim = given.claim
+            RETURNING pending.id
+        ), closing AS (
+            SELECT DISTINCT ON (id) id, webhook_id, event_day, event_key, reason, attempts_made, now() AS closed_at
+            FROM given
+            WHERE id IN (SELECT id FROM removed) OR (claim IS NULL AND id NOT IN (SELECT id FROM there))
+            ORDER BY id, attempts_made DESC
         )
-    };
+        INSERT INTO closed_deliveries (id, webhook_id, event_day, event_key, reason, attempts_made, closed_at)
+        SELECT * FROM closing
+        UNION ALL
+        SELECT id, webhook_id, event_day, event_key, reason, attempts_made, closed_at FROM closed_deliveries
+        WHERE id = ANY ($8) AND id NOT IN (SELECT id FROM closing)
+        ORDER BY id {LATEST_CLOSING_STANDS}"
+    )
+});
+
+/// Deletes the rows of deliveries that succeeded, locked in the order of their ids.
+const DELETE_PENDING: &str = "
+    DELETE FROM pending_deliveries WHERE id = ANY (ARRAY(
+        SELECT id FROM pending_deliveries WHERE id = ANY ($1) ORDER BY id FOR UPDATE))";
+const DELETE_CLOSED: &str = "
+    DELETE FROM closed_deliveries WHERE id = ANY (ARRAY(
+        SELECT id FROM closed_deliveries WHERE id = ANY ($1) ORDER BY id FOR UPDATE))";
+
+/// The same if this transaction has already locked other rows of the table. A row that another transaction has inserted just
+/// now is skipped: waiting for it would break the lock order. At worst a delivery that succeeded is attempted once more.
+const DELETE_PENDING_UNWAITING: &str = "
+    DELETE FROM pending_deliveries WHERE id = ANY (ARRAY(
+        SELECT id FROM pending_deliveries WHERE id = ANY ($1) ORDER BY id FOR UPDATE SKIP LOCKED))";
+const DELETE_CLOSED_UNWAITING: &str = "
+    DELETE FROM closed_deliveries WHERE id = ANY (ARRAY(
+        SELECT id FROM closed_deliveries WHERE id = ANY ($1) ORDER BY id FOR UPDATE SKIP LOCKED))";
+
+pub(super) fn statements() -> [&'static str; 8] {
+    [
+        &INSERT_PENDING,
+        LOCK_PENDING,
+        UPDATE_PENDING,
+        &CLOSE,
+        DELETE_PENDING,
+        DELETE_PENDING_UNWAITING,
+        DELETE_CLOSED,
+        DELETE_CLOSED_UNWAITING,
+    ]
 }
-
-const DELETE_PENDING: &str = delete_in_order!("pending_deliveries", "");
-const DELETE_PENDING_LOCKED: &str = delete_in_order!("pending_deliveries", "SKIP LOCKED");
-const DELETE_CLOSED: &str = delete_in_order!("closed_deliveries", "");
-const DELETE_CLOSED_LOCKED: &str = delete_in_order!("closed_deliveries", "SKIP LOCKED");
-
-pub(super) const STATEMENTS: [&str; 8] = [
-    INSERT_PENDING,
-    LOCK_PENDING,
-    UPDATE_PENDING,
-    CLOSE,
-    DELETE_PENDING,
-    DELETE_PENDING_LOCKED,
-    DELETE_CLOSED,
-    DELETE_CLOSED_LOCKED,
-];

@@ -1,5 +1,5 @@
-//! Tells which events are still there to be sent again. They go one by one, erased by hand, or with their whole partition,
-//! from the moment that retention has marked it.
+//! Finds out which events are still stored. An operator may erase single events; retention drops whole partitions, whose
+//! events count as gone from the moment that the partition is marked.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
@@ -9,15 +9,15 @@ use jiff::civil::Date;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::query;
 use crate::store::partitions::attached_partitions;
+use crate::store::sql::query;
 use crate::store::{TypedParams, column};
 
-/// Days whose events are looked up by one statement, which locks their partitions.
+/// The most days whose events one statement looks up: it locks their partitions.
 const DAYS_AT_ONCE: usize = 28;
 
-/// Which of these events are there, and not about to be dropped. Planned for some days at a time: a plan for any day
-/// locks every partition.
+/// Returns those of the events that are stored and not about to be dropped. Each statement is planned for its own days,
+/// because a plan for all days would lock every partition.
 pub(in crate::store) async fn stored_events(
     transaction: &Transaction<'_>,
     events: &[(Date, Uuid)],
@@ -43,20 +43,21 @@ pub(in crate::store) async fn stored_events(
     Ok(stored)
 }
 
-/// The days from which events are kept. Asked once for a whole page: with a year of partitions one answer takes about 8 ms.
+/// The days whose events are stored. Read once for a whole page: with a year of partitions it takes about 8 ms.
 async fn kept_spans(transaction: &Transaction<'_>) -> Result<Vec<Range<Date>>, tokio_postgres::Error> {
     let rows = query(transaction, KEPT_SPANS, &[]).await?;
     Ok(rows.iter().map(|row| column(row, "since")..column(row, "until")).collect())
 }
 
-/// Bounds that are infinite stand for days that no `Date` has.
+/// Infinite bounds are replaced by dates that a `Date` can have.
 const KEPT_SPANS: &str = concat!(
     "SELECT greatest(since, '0001-01-01') AS since, least(until, '9999-12-31') AS until FROM ",
     attached_partitions!("'events'::regclass::oid"),
     " AS partitions WHERE NOT detach_pending AND NOT marked"
 );
 
-/// The days once more as one array, which tells the planner the partitions.
+/// `$3` has the days of `$1` once each: only a comparison with an array lets the planner leave out the partitions of other
+/// days.
 const STORED_EVENTS: &str = "
     SELECT wanted.day, wanted.key FROM unnest($1, $2) AS wanted (day, key)
     WHERE EXISTS (SELECT FROM events e WHERE e.day = wanted.day AND e.key = wanted.key AND e.day = ANY ($3) OFFSET 0)";

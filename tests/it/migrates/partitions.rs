@@ -1,4 +1,4 @@
-//! A partition per day: made ahead, dropped when retention ends, kept while something needs it.
+//! Each day has a partition: it is made ahead, dropped after its retention, and kept while a delivery needs it.
 
 use uuid::Uuid;
 
@@ -14,7 +14,7 @@ async fn partitions(site: &Site, table: &str) -> Vec<String> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-/// From yesterday to a week from now, by Postgres's clock.
+/// The partitions from yesterday to a week ahead, by Postgres's clock.
 async fn expected(site: &Site, table: &str) -> Vec<String> {
     let days = "SELECT $1::text || '_' || to_char((now() AT TIME ZONE 'UTC')::date + n, 'YYYYMMDD')
                 FROM generate_series(-1, 7) AS n ORDER BY n";
@@ -22,7 +22,7 @@ async fn expected(site: &Site, table: &str) -> Vec<String> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-/// Adds the partitions of a day that retention ended long ago.
+/// Adds the partitions of a day that is long past the retention.
 async fn with_old_partitions(site: &Site) {
     let create = "
         CREATE TABLE events_20200229 PARTITION OF events FOR VALUES FROM ('2020-02-29') TO ('2020-03-01');
@@ -31,7 +31,7 @@ async fn with_old_partitions(site: &Site) {
     site.sql().await.batch_execute(create).await.unwrap();
 }
 
-/// A delivery of an event of the old day that is due in the far future.
+/// Adds a delivery of an event of the old day that is due in the far future.
 async fn with_an_old_delivery(site: &Site) {
     let key = Uuid::new_v4();
     let webhook = site.create_webhook("acc_1", "https://example.com/", &["content.created"]).await.id;
@@ -79,7 +79,7 @@ async fn those_past_retention_are_dropped() {
 async fn those_past_retention_are_dropped_however_the_tables_are_read() {
     let site = Site::new().await;
     with_old_partitions(&site).await;
-    // Reads the names of all tables before it knows which are partitions.
+    // With this plan PostgreSQL reads the names of all tables before it knows which are partitions.
     let plan = "DO $$ BEGIN
         EXECUTE format('ALTER DATABASE %I SET enable_nestloop = off', current_database());
         EXECUTE format('ALTER DATABASE %I SET enable_indexscan = off', current_database());

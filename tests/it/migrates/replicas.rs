@@ -1,4 +1,4 @@
-//! Several replicas, one schema.
+//! Several processes migrate at once and make one schema.
 
 use crate::support::replica::ATTACHED;
 use crate::support::{PATIENCE, Replica, Site, eventually, wait_until};
@@ -7,7 +7,7 @@ fn migrate(site: &Site) -> Replica {
     site.launch(&["migrate"]).start()
 }
 
-/// Waits for their ends and returns what those said that had something to do.
+/// Waits until all have ended well, and returns the output of those that have applied something.
 async fn all_end_well(replicas: &mut [Replica]) -> Vec<String> {
     for replica in replicas.iter_mut() {
         assert_eq!(replica.wait().await.code(), Some(0), "{}", replica.log());
@@ -16,7 +16,7 @@ async fn all_end_well(replicas: &mut [Replica]) -> Vec<String> {
     said.filter(|text| text.contains("applied")).collect()
 }
 
-/// Each version stands in the history once, and what it made works.
+/// Checks that each version is in the history once, and that the schema works.
 async fn is_migrated(site: &Site) {
     let versions = "SELECT count(*) FROM refinery_schema_history";
     let different = "SELECT count(DISTINCT version) FROM refinery_schema_history";
@@ -40,15 +40,15 @@ async fn eight_replicas_that_migrate_at_once_make_one_schema() {
 async fn a_replica_killed_in_the_middle_leaves_the_work_to_the_others() {
     let site = Site::unmigrated().await;
     let locker = site.another_sql().await;
-    // The tables can be made, the function after them cannot.
+    // The migration can make the tables, but must wait before it makes the function after them.
     locker.batch_execute("BEGIN; LOCK TABLE pg_proc IN SHARE MODE").await.unwrap();
     let mut first = migrate(&site);
     let stuck = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'pg_proc'::regclass
                  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
     wait_until("the first is in the middle", async || site.count(stuck).await == 1).await;
     let mut others: Vec<_> = (0..7).map(|_| migrate(&site)).collect();
-    let queued = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'
-                  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let queued = "SELECT count(*) FROM pg_stat_activity
+                  WHERE datname = current_database() AND query LIKE 'SELECT pg_try_advisory_lock%'";
     wait_until("the others wait", async || site.count(queued).await == 7).await;
     first.kill9();
     first.wait().await;

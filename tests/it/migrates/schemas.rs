@@ -1,4 +1,4 @@
-//! The schema in which our tables are may be any; another product's is recognised before anything is done to it.
+//! Our tables may be in any schema. A schema with another product's tables is refused before anything is changed in it.
 
 use serde_json::json;
 
@@ -7,22 +7,22 @@ use crate::support::*;
 const ACCOUNT: &str = "acc_1";
 const TYPE: &str = "content.created";
 
-/// Whatever `public` has: relations and functions.
+/// The number of relations and functions in `public`.
 const OF_PUBLIC: &str = "SELECT (SELECT count(*) FROM pg_class WHERE relnamespace = 'public'::regnamespace)
     + (SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace)";
 
-/// Another product that uses the same library for its migrations, and some words of ours.
+/// The tables of another product that uses the same library for its migrations, and some of our names.
 const ANOTHER_PRODUCT: &str = "
     CREATE TABLE refinery_schema_history (version integer PRIMARY KEY, name text, applied_on text, checksum text);
     INSERT INTO refinery_schema_history VALUES (1, 'initial', '2026-01-01T00:00:00Z', '1'), (12, 'other', '', 'x');
     CREATE TABLE events (x integer); CREATE VIEW webhooks AS SELECT 1 AS x";
 
-/// The database's URL for the sessions that look into one schema.
+/// The database's URL with this schema as search path.
 fn within_schema(site: &Site, schema: &str) -> String {
     format!("{}?options=-csearch_path%3D{schema}", site.database_url())
 }
 
-/// One command in a schema, which must succeed.
+/// Runs a command in a schema, which must succeed.
 async fn json_in(site: &Site, schema: &str, arguments: &[&str]) -> serde_json::Value {
     let mut replica =
         site.launch(&[arguments, &["--json"]].concat()).env("DATABASE_URL", &within_schema(site, schema)).start();
@@ -60,7 +60,7 @@ async fn a_role_may_have_the_schema_of_its_name_and_tables_stay_where_they_are()
     let site = Site::new().await;
     let user = "DO $$ BEGIN EXECUTE format('CREATE SCHEMA %I', current_user); END $$";
     site.sql().await.batch_execute(user).await.unwrap();
-    // It now comes first on the search path.
+    // This schema now comes first on the search path.
     assert_eq!(site.json(&["migrate"]).await["applied"], json!([]));
     site.doctor().await.assert("schema", "ok", &[]);
     let made = "SELECT count(*) FROM pg_class WHERE relnamespace = current_schema()::regnamespace";
@@ -78,7 +78,7 @@ async fn two_installations_in_one_database_do_not_disturb_each_other() {
             FOR VALUES FROM ('2020-02-29 00:00:00+00') TO ('2020-03-01 00:00:00+00')";
         sql.batch_execute(&expired.replace("SCHEMA", schema)).await.unwrap();
     }
-    // One waits for a reader of its own: neither the other's retention nor its migrations wait for it.
+    // The first installation waits for a reader: neither the retention nor the migrations of the second wait for that.
     let reader = site.another_sql().await;
     reader.batch_execute("BEGIN; SELECT FROM one.attempts").await.unwrap();
     let url = within_schema(&site, "one");
@@ -89,7 +89,7 @@ async fn two_installations_in_one_database_do_not_disturb_each_other() {
     assert_eq!(json_in(&site, "two", &["migrate", "--retention"]).await["dropped"], json!(["attempts_20200229"]));
     assert_eq!(json_in(&site, "two", &["migrate"]).await["applied"], json!([]));
     reader.batch_execute("ROLLBACK").await.unwrap();
-    // It may have given up waiting before.
+    // It may have stopped waiting before.
     waiting.wait().await;
     json_in(&site, "one", &["migrate", "--retention"]).await;
     let left = "SELECT count(*) FROM pg_class WHERE relname = 'attempts_20200229'";
@@ -152,7 +152,7 @@ async fn another_products_table_that_would_be_taken_for_ours_is_refused() {
     assert_eq!(site.env("DATABASE_URL", &url).json(&["migrate"]).await["applied"], json!([]));
 }
 
-/// These commands end with one line that says this and what to do; the doctor does so, too.
+/// Checks that each of these commands ends with one line that says this and what to do, and that the doctor says it too.
 async fn refused(site: &Site, commands: &[&str], said: &str) {
     let mut all: Vec<_> = commands.iter().map(|command| site.launch(&[command]).start()).collect();
     for replica in &mut all {

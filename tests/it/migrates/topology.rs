@@ -1,4 +1,4 @@
-//! Queues and exchanges that exist with other arguments: the worker says which and ends, and deletes nothing.
+//! If a queue or an exchange exists with other arguments, the worker names it and ends, and deletes nothing.
 
 use crate::support::raw_amqp::RawAmqp;
 use crate::support::{Fate, Site, Table};
@@ -7,7 +7,7 @@ async fn amqp(site: &Site) -> RawAmqp {
     RawAmqp::connect(site.amqp_url()).await.unwrap()
 }
 
-/// A worker ends at once with one line of error that says all of this.
+/// Checks that a worker ends at once with one line that says all of this.
 async fn the_worker_refuses(site: &Site, words: &[&str]) {
     let mut worker = site.launch(&["worker"]).start();
     assert_eq!(worker.wait().await.code(), Some(1));

@@ -145,7 +145,7 @@ impl Rig {
     pub async fn recover(&self, webhook: WebhookId) -> Result<Option<(u64, u64)>, StoreError> {
         let since = Since::Ago(std::time::Duration::from_secs(3600));
         let recovered = async {
-            let span = self.store.closed(Scope::Everyone, webhook, since, 1000).await?;
+            let span = self.store.count_closed(Scope::Everyone, webhook, since, 1000).await?;
             let mut count = 0;
             self.store.recover(webhook, &span, RATE, |more| count += more).await?;
             Ok((span.recoverable, count))

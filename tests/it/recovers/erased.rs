@@ -1,4 +1,5 @@
-//! A delivery whose event was erased, in a partition that is still there, can never be sent again, and nobody is told so.
+//! A delivery whose event was erased, while its partition is still there, cannot be sent again, and is not counted as
+//! recoverable.
 
 use super::many::Quiet;
 use super::*;
@@ -18,7 +19,7 @@ async fn a_delivery_whose_event_was_erased_is_not_resent() {
 #[tokio::test]
 async fn deliveries_whose_events_were_erased_are_neither_counted_nor_recovered_and_hide_no_others() {
     let quiet = Quiet::new().await;
-    // More than one batch of them stands before the others.
+    // More than one batch of deliveries without events comes before the others.
     quiet.close(1200, "exhausted", "2 minutes").await;
     quiet.execute(ERASE).await;
     quiet.close(3, "exhausted", "1 minute").await;
@@ -33,7 +34,7 @@ async fn deliveries_whose_events_were_erased_are_neither_counted_nor_recovered_a
 async fn a_delivery_that_succeeds_while_it_is_recovered_is_not_pending_afterwards() {
     let quiet = Quiet::new().await;
     quiet.close(2, "exhausted", "1 minute").await;
-    // Where a recovery has made its deliveries pending, one of them turns out to be delivered.
+    // Stops a recovery after it has made its deliveries pending; meanwhile one of them is delivered.
     let stand = "CREATE FUNCTION stand() RETURNS trigger LANGUAGE plpgsql AS
                      'BEGIN PERFORM pg_advisory_xact_lock(4711); RETURN NULL; END';
                  CREATE TRIGGER stand AFTER INSERT ON pending_deliveries FOR EACH STATEMENT EXECUTE FUNCTION stand()";

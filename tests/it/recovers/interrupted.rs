@@ -1,4 +1,4 @@
-//! Recovering may be killed, doubled or crossed by anything: nothing is doubled and nothing is lost.
+//! A recovery may be killed, run twice at once, or meet other changes: no delivery is doubled or lost.
 
 use tokio_postgres::Client;
 
@@ -6,11 +6,11 @@ use super::many::Quiet;
 use super::*;
 
 const MANY: i64 = 5000;
-/// Three batches of them.
+/// The number of closed deliveries: three batches.
 const SOME: i64 = 1500;
-/// What a test holds to have others wait.
+/// Takes the lock that a stopped recovery waits for.
 const LOCK: &str = "SELECT pg_advisory_lock(4711)";
-/// What retention holds while it drops events, and every batch needs first.
+/// Takes the lock that retention holds while it marks partitions, and that every batch takes first.
 const RETENTION: &str = "SELECT pg_advisory_lock(x'70656e7270617274'::bigint)";
 const WAITING: &str = "SELECT count(*) FROM pg_locks WHERE NOT granted
     AND (database IS NULL OR database = (SELECT oid FROM pg_database WHERE datname = current_database()))
@@ -19,7 +19,7 @@ const WAITING: &str = "SELECT count(*) FROM pg_locks WHERE NOT granted
 const SESSIONS: &str = "SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND application_name = 'penr-webhooks'";
 
-/// Many closed deliveries. Whoever recovers them stands still in the transaction after `SOME`, until the client
+/// A site with many closed deliveries. A recovery stops in the transaction after the first `SOME` deliveries, until the client
 /// unlocks.
 async fn standing_still() -> (Quiet, Client) {
     let quiet = Quiet::new().await;
@@ -54,7 +54,7 @@ fn recovering(replica: &Replica) -> i64 {
     said["recovering"].as_i64().unwrap()
 }
 
-/// Each of them is pending, once.
+/// Checks that each delivery is pending once.
 async fn assert_all_pending(quiet: &Quiet) {
     quiet.assert_counts(MANY, 0).await;
     let known = format!("{PENDING} p JOIN events e ON e.key = p.id");
@@ -70,7 +70,7 @@ async fn a_recovery_that_is_killed_and_run_again_recovers_all_once() {
     killed.kill9();
     killed.wait().await;
     unlock(&holder).await;
-    // Postgres finds out when it answers: either way the transaction is whole.
+    // Postgres finds that the client is gone when it answers: by then the transaction is either committed or rolled back.
     wait_until("its session has ended", async || quiet.site.count(SESSIONS).await == 0).await;
     let pending = quiet.site.count(PENDING).await;
     assert!((SOME - 500..=SOME).contains(&pending), "{pending}");
@@ -127,7 +127,7 @@ async fn a_webhook_switched_off_during_its_recovery_is_not_called() {
     let update = ["webhooks", "update", &quiet.webhook.id, "--active", "false"];
     let mut switch_off = quiet.site.launch(&update).start();
     wait_for_waiting(&quiet, 2).await;
-    // The next batch does not overtake.
+    // The next batch waits as well.
     let retention = quiet.site.another_sql().await;
     let (locked, ()) = tokio::join!(retention.batch_execute(RETENTION), async {
         wait_for_waiting(&quiet, 3).await;

@@ -1,8 +1,8 @@
-//! Recovering takes back exactly what was closed, at a bounded rate.
+//! A recovery recovers exactly the deliveries that were closed in its span, at a bounded rate.
 
 use super::*;
 
-/// A webhook with nobody at its URL, and no worker.
+/// A webhook without a receiver, and no worker.
 pub(super) struct Quiet {
     pub(super) site: Site,
     pub(super) webhook: Webhook,
@@ -18,7 +18,7 @@ impl Quiet {
         Self { site, webhook }
     }
 
-    /// So many events whose deliveries were closed for this reason, so long ago.
+    /// Adds `count` events whose deliveries were closed for this reason, this long ago.
     pub(super) async fn close(&self, count: i32, reason: &str, ago: &str) {
         let webhook = &self.webhook.id;
         let close = format!(
@@ -41,7 +41,7 @@ impl Quiet {
         [&["webhooks", "recover", &self.webhook.id], more].concat()
     }
 
-    /// How many are recovering now by this.
+    /// Recovers with these arguments and returns how many deliveries were recovered.
     pub(super) async fn recovered(&self, since: &str) -> i64 {
         let said = self.site.json(&self.recover(&["--since", since])).await;
         assert_eq!(said["not_recoverable"], 0);
@@ -52,7 +52,7 @@ impl Quiet {
         assert_eq!((self.site.count(PENDING).await, self.site.count(CLOSED).await), (pending, closed));
     }
 
-    /// One after the other, at this rate and not faster.
+    /// Checks that the deliveries fall due one after the other, at this rate.
     pub(super) async fn assert_spread(&self, pending: i64, rate: i64) {
         let gap = 1_000_000 / rate;
         let micros = |what: &str| {
@@ -92,7 +92,7 @@ async fn only_what_was_closed_since_then_is_recovered() {
     let quiet = Quiet::new().await;
     quiet.close(1, "exhausted", "4 hours").await;
     quiet.close(2, "exhausted", "1 hour").await;
-    // Closed after the command began.
+    // This delivery is closed after the command began.
     quiet.close(4, "exhausted", "-1 hour").await;
     let other = quiet.site.create_webhook(ACCOUNT, "http://127.0.0.1:9999/", &[TYPE]).await;
     assert_eq!(quiet.site.json(&["webhooks", "recover", &other.id, "--since", "2h"]).await["recovering"], 0);

@@ -2,10 +2,10 @@
 
 use super::*;
 
-/// Shorter than a year took when every day was asked for apart.
+/// Less than a year of the log took when each day was read by a statement of its own.
 const IN_TIME: Duration = Duration::from_millis(2500);
 
-/// Keeps everybody from a table until it is dropped.
+/// Locks a table against everybody until the value is dropped.
 async fn locked(site: &Site, table: &str) -> tokio_postgres::Client {
     let locker = site.another_sql().await;
     locker.batch_execute(&format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")).await.unwrap();
@@ -56,7 +56,7 @@ async fn a_redelivered_message_is_checked_against_the_retention_newest_first() {
             .await;
     };
     let checked = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = ";
-    // What was attempted today is known from today alone.
+    // A delivery that was attempted today is found in today's partition alone.
     let within_retention = partition(&site, "attempts", -15).await;
     let locker = locked(&site, &within_retention).await;
     redelivered("evt_done").await;
@@ -70,7 +70,7 @@ async fn a_redelivered_message_is_checked_against_the_retention_newest_first() {
     .await;
     assert_eq!(site.count(&format!("{checked}'{within_retention}'::regclass")).await, 0);
     locker.batch_execute("ROLLBACK").await.unwrap();
-    // What was never attempted is looked for as far back as the retention goes.
+    // A delivery that was never attempted is looked for in all days of the retention.
     let _locked = locked(&site, &partition(&site, "attempts", -25).await).await;
     redelivered("evt_3").await;
     within("the check", SOON, receiver.wait_for(3)).await;
@@ -102,14 +102,14 @@ async fn what_is_old_is_found_by_every_question_without_locking_all_of_the_log()
     let (first, cursor) = ids("limit=3").await;
     assert_eq!(first, newest_first[..3]);
     assert_eq!(ids(&format!("limit=3&cursor={}", cursor.unwrap())).await, (newest_first[3..].to_vec(), None));
-    // Known by its attempt alone.
+    // This delivery is known by its attempt alone.
     site.sql().await.batch_execute("DELETE FROM closed_deliveries").await.unwrap();
     let resend = format!("{log}/{}/resend", old[0]);
     assert_eq!(customer.ask("POST", &resend, &[], b"").await.status, 202);
     site.sql().await.batch_execute("DELETE FROM attempts WHERE created_at > now() - interval '70 days'").await.unwrap();
     let list = customer.get("/v1/webhooks?include=activity").await.json();
     assert_eq!(list["data"][0]["activity"]["last_status"], "failed", "{list}");
-    // Stopped on its way, a question holds locks on few of the partitions.
+    // A statement that is stopped on its way holds locks on few partitions.
     let _locked = locked(&site, &partition(&site, "attempts", -10).await).await;
     let asked = tokio::spawn(async move { customer.get(&log).await });
     site.wait_for_a_locked_out().await;

@@ -1,4 +1,4 @@
-//! What operators attach, detach and keep is theirs.
+//! Partitions that operators attach, detach or keep are left alone.
 
 use super::*;
 
@@ -52,7 +52,7 @@ async fn partitions_of_an_operators_own_break_nothing_and_the_doctor_names_them(
     let report = site.doctor().await;
     report.assert("partitions", "warns", &["attempts_default", "events_default"]);
     drop(worker);
-    // A day ahead that the default partition would otherwise take.
+    // Without its own partition, the DEFAULT partition would take the rows of this day.
     let ahead = partition(&site, "attempts", 6).await;
     site.sql().await.batch_execute(&format!("DROP TABLE {ahead}")).await.unwrap();
     assert_eq!(site.cli(&["migrate"]).await.code, 0);
@@ -90,7 +90,7 @@ async fn with_a_default_partition_a_reader_of_one_table_keeps_none_of_the_other_
     reader.batch_execute("ROLLBACK").await.unwrap();
 }
 
-/// As retention marks a partition.
+/// Marks a partition as retention does.
 pub(super) async fn marked(site: &Site, partition: &str) {
     let mark = format!(
         "DO $$ BEGIN EXECUTE format('COMMENT ON TABLE {partition} IS %L',
@@ -111,7 +111,7 @@ async fn a_mark_is_worth_nothing_on_another_table_and_is_taken_back_when_the_ret
     marked(&site, &saved).await;
     site.sql().await.batch_execute(&format!("{save}; COMMENT ON TABLE {saved} IS NULL")).await.unwrap();
     marked(&site, &restored).await;
-    // As a dump brings it back: with the comment, and as another table.
+    // A table as restored from a dump: with the comment, but another OID.
     let restore = format!(
         "ALTER TABLE events DETACH PARTITION {restored}; ALTER TABLE {restored} RENAME TO dumped;
          CREATE TABLE {restored} (LIKE dumped);

@@ -1,8 +1,8 @@
-//! What runs with an owner's rights does one thing, for those who were named.
+//! The functions that run with the owner's rights make partitions and do nothing else, and only for roles that were named.
 
 use super::*;
 
-/// The one line with which PostgreSQL refuses a statement.
+/// PostgreSQL's message for a refused statement.
 async fn refused(sql: &tokio_postgres::Client, statement: &str) -> String {
     let error = sql.batch_execute(statement).await.expect_err(statement);
     error.as_db_error().unwrap().message().to_owned()
@@ -38,7 +38,7 @@ async fn they_do_what_they_did_when_others_put_functions_and_tables_in_their_way
     // In PostgreSQL 14 everybody may make functions in `public`.
     role.sql.batch_execute(&format!("GRANT CREATE ON SCHEMA public TO {}", role.name)).await.unwrap();
     let narrow = servers::connect(&role.url(&site).await).await;
-    // Each fits the arguments of a call better than what PostgreSQL itself has.
+    // Each of these fits the arguments of a call better than PostgreSQL's own function or operator.
     let traps = "
         CREATE FUNCTION trap() RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'trapped'; END $$;
         CREATE FUNCTION format(text, text, text, regclass, text) RETURNS text RETURN trap();
@@ -57,7 +57,7 @@ async fn they_do_what_they_did_when_others_put_functions_and_tables_in_their_way
     narrow.batch_execute(traps).await.unwrap();
     narrow.batch_execute("SELECT public.make_events_partition(1), public.make_attempts_partition(1)").await.unwrap();
     drop(narrow);
-    // With its traps, into which the test would go.
+    // The schema has traps, which the test's own statements must not run.
     role.drop().await;
     assert_eq!(days_ahead(&site).await, 2);
 }
@@ -72,7 +72,7 @@ async fn an_owner_runs_nothing_that_others_have_put_on_the_search_path() {
     let url = format!("{}?options=-csearch_path%3Down,public", site.database_url());
     let site = site.env("DATABASE_URL", &url);
     let receiver = Receiver::start().await;
-    // What is there before the first migration, then also what is among our tables.
+    // First traps that are there before the first migration, then traps beside our tables.
     for schema in ["public", "own"] {
         let traps = "
             SET search_path = SCHEMA;
@@ -108,7 +108,8 @@ async fn nothing_is_migrated_where_others_have_put_what_a_migration_would_run() 
     let role = Role::narrow(&site).await;
     role.sql.batch_execute(&format!("GRANT CREATE ON SCHEMA public TO {}", role.name)).await.unwrap();
     let narrow = servers::connect(&role.url(&site).await).await;
-    // None of these is run: the first is a superuser's, the next has a name of its own, and PostgreSQL's types come first.
+    // None of these is a trap: the first belongs to a superuser, the next has no name of PostgreSQL's, and PostgreSQL's types
+    // come first.
     let harmless = "CREATE FUNCTION format(text, date) RETURNS text RETURN 'x'";
     role.sql.batch_execute(harmless).await.unwrap();
     let theirs = "
@@ -172,7 +173,7 @@ async fn a_superuser_who_migrates_leaves_them_to_the_owner_of_the_tables() {
     assert_eq!(site.count(&strays).await, 0, "and the tables");
     owner.sql.batch_execute("ALTER TABLE dropped_partitions OWNER TO CURRENT_USER").await.unwrap();
     site.doctor().await.assert("rights", "fails", &["ALTER TABLE public.dropped_partitions OWNER TO", &owner.name]);
-    // Whoever gives the tables away, and not the functions, is told.
+    // An owner who gives the tables to another role, but not the functions, is warned.
     owner.sql.batch_execute("ALTER TABLE events OWNER TO CURRENT_USER").await.unwrap();
     let url = role.url(&site).await;
     let site = site.env("DATABASE_URL", &url);
@@ -212,7 +213,7 @@ async fn a_worker_makes_partitions_with_the_schema_of_the_release_before() {
     wait_until("they are made", async || days_ahead(&site).await == 14).await;
 }
 
-/// The schema as it was before there were these functions.
+/// Turns the schema back to that of the release before these functions.
 async fn as_before_them(site: &Site) {
     let back = "DROP FUNCTION make_events_partition(integer), make_attempts_partition(integer);
         ALTER TABLE webhooks DROP COLUMN paused_until; DELETE FROM refinery_schema_history WHERE version >= 9";

@@ -1,4 +1,4 @@
-//! What a role gets is enough, and what it lacks is named.
+//! The granted rights are enough, and a missing one is named.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ async fn a_role_that_owns_nothing_does_all_daily_work() {
     let role = Role::with_rights(&site).await;
     let site = role.used_by(site).await;
     let receiver = Receiver::start().await;
-    // Every statement of theirs that a worker has: a retry, an end without success, a cancelled delivery.
+    // Together these need every statement of a worker: a retry, an end without success, a cancelled delivery.
     receiver.script([Reply::status(500), Reply::status(500), Reply::status(500)]);
     let webhook = site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
     let worker = site.worker().await;
@@ -124,7 +124,7 @@ async fn an_owner_of_one_schema_is_not_stopped_by_another_products_history_behin
     assert_ne!(applied, json!([]));
     role.sql.batch_execute("GRANT USAGE ON SCHEMA public TO PUBLIC").await.unwrap();
     assert_eq!(site.json(&["migrate"]).await["applied"], json!([]));
-    // The first installation, too.
+    // Also at the first installation.
     role.sql
         .batch_execute(&format!("DROP SCHEMA own CASCADE; CREATE SCHEMA own AUTHORIZATION {}", role.name))
         .await
@@ -155,7 +155,7 @@ async fn the_name_of_a_role_is_only_a_name() {
     let name = format!(r#"Na""me; DROP TABLE attempts; -- {}"#, &Uuid::new_v4().simple().to_string()[..8]);
     let role = Role::named(&site, &name).await;
     let said = name.replace(r#""""#, r#"""#);
-    // Replicas may start together.
+    // Several processes may grant at the same time.
     let mut replicas = [0; 3].map(|_| site.launch(&["migrate", "--grant-to", &said]).start());
     for replica in &mut replicas {
         assert_eq!(replica.wait().await.code(), Some(0));

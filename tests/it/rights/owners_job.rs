@@ -1,8 +1,8 @@
-//! What has expired is dropped by a role that owns it: where no worker has that role, by a job of the owner's.
+//! Expired partitions are dropped by the role that owns them. If no worker has that role, a job of the owner does it.
 
 use super::*;
 
-/// Old partitions of both tables.
+/// Adds old partitions to both tables.
 async fn with_expired_days(site: &Site, count: i32) {
     let create = format!(
         "DO $$ BEGIN FOR n IN 1 .. {count} LOOP
@@ -29,7 +29,7 @@ async fn where_workers_own_nothing_the_owners_job_drops_what_has_expired() {
     site.sql().await.batch_execute(old).await.unwrap();
     let owner = site.database_url().to_owned();
     let site = role.used_by(site).await;
-    // A worker that drops nothing has no use for the lock of those who do: it neither waits for it nor keeps it from them.
+    // A worker that drops nothing neither waits for the lock of those that drop, nor takes it.
     role.sql.batch_execute("SELECT pg_advisory_lock(x'70656e7264726f70'::bigint)").await.unwrap();
     let mut worker = site.worker().await;
     worker.wait_for_log("partitions past their retention are not dropped here").await;

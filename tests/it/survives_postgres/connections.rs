@@ -1,4 +1,4 @@
-//! Too few connections: whoever gets none waits for one, and nothing is sent twice for it.
+//! Too few connections: a task that gets none waits for one, and nothing is sent twice because of it.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use super::{ATTEMPTS, CANNOT_RECORD};
 use super::{held_in_flight, impatient, ledger_behind_a_proxy, stayed_attached, wait_for_locked_out};
 use crate::support::*;
 
-/// Superusers are let in beyond every limit: the worker needs a role of its own.
+/// Connection limits do not apply to superusers, so the worker needs a role of its own.
 const A_ROLE: &str = "
     CREATE ROLE few LOGIN PASSWORD 'few' CONNECTION LIMIT 1 IN ROLE pg_read_all_data, pg_write_all_data";
 
@@ -25,7 +25,7 @@ async fn a_postgres_with_too_many_clients_is_waited_for() {
     url.set_username("few").unwrap();
     url.set_password(Some("few")).unwrap();
     let mut worker = ledger.site.launch(&["worker"]).env("DATABASE_URL", url.as_str()).start_worker().await;
-    // The one it gets goes from hand to hand.
+    // All tasks share the only connection.
     ledger.publish(50).await;
     ledger.wait_until_done().await;
     let gate = held_in_flight(&ledger, 20).await;
@@ -47,7 +47,7 @@ async fn results_wait_while_other_questions_have_all_connections() {
     let mut worker = ledger.site.worker().await;
     let gate = held_in_flight(&ledger, 20).await;
     let locker = ledger.site.another_sql().await;
-    // The lookup and the question for what is due have one each.
+    // The look-up and the reading of due deliveries have a connection each.
     locker.batch_execute("BEGIN; LOCK TABLE webhooks, pending_deliveries").await.unwrap();
     ledger.publish(5).await;
     wait_for_locked_out(&ledger, 2).await;
@@ -72,7 +72,7 @@ async fn connections_that_all_fall_silent_do_not_each_cost_a_wait() {
     let api = site.api_of(launch.set("api.database_timeout", "2s").set("api.request_timeout", "5s")).await;
     let customer = api.customer("acc_1");
     let webhook = customer.create_at("http://127.0.0.1:9999/").await;
-    // Whoever waits for the table has a connection of its own.
+    // Each task that waits for the table has a connection of its own.
     let locker = site.another_sql().await;
     locker.batch_execute("BEGIN; LOCK TABLE webhooks").await.unwrap();
     let get = || customer.get(&webhook);
@@ -86,7 +86,8 @@ async fn connections_that_all_fall_silent_do_not_each_cost_a_wait() {
     let mut refused = 0;
     while get().await.status != 200 {
         refused += 1;
-        // One waits for the answer of a mute connection, and the next on a slow machine for a new one.
+        // The first statement waits for an answer on a silent connection, and the next one, on a slow machine, for a new
+        // connection.
         assert!(refused < CONNECTIONS, "every connection cost a request");
     }
 }
@@ -97,7 +98,7 @@ async fn statements_whose_server_was_replaced_are_given_up_long_before_their_tim
     let (ledger, proxy, worker) = ledger_behind_a_proxy(site).await;
     ledger.publish(20).await;
     ledger.wait_until_done().await;
-    // What answers then on the same address does not have the sessions of the connections that have fallen silent.
+    // The server that answers on the same address then does not have the sessions of the silent connections.
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
         WHERE datname = current_database() AND application_name = 'penr-webhooks'";
     proxy.mute_open();

@@ -1,5 +1,5 @@
-//! What Postgres refuses for a reason of its own is held until it takes it. A trigger stands for a full disk and for
-//! whatever else would take a cluster or somebody else's luck: to a client it is the same code.
+//! Results that Postgres refuses for a reason of its own are kept until it accepts them. A trigger raises the errors of a full
+//! disk and others that are hard to cause: a client gets the same SQLSTATE.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{ATTEMPTS, CANNOT_RECORD, held_in_flight, impatient, stayed_attached, told};
 use crate::support::*;
 
-/// A sequence forgets nothing in a rollback.
+/// A sequence counts them, because a rollback does not set it back.
 const REFUSE: &str = "
     CREATE SEQUENCE refusals MINVALUE 0 START 0;
     CREATE SEQUENCE refused;
@@ -25,7 +25,7 @@ const REFUSE: &str = "
         END $$;
     CREATE TRIGGER refuse AFTER INSERT ON attempts EXECUTE FUNCTION refuse();";
 
-/// From now on so many transactions with attempts fail for this reason.
+/// Has this many transactions with attempts fail with this SQLSTATE.
 async fn refuse(ledger: &Ledger, code: &str, times: u64) {
     let next = format!(
         "
@@ -112,7 +112,7 @@ async fn a_full_disk_is_waited_for_with_no_more_in_hand_than_there_is_room_for()
     ledger.close(vec![worker]).await.assert_sound(0);
 }
 
-/// As when the primary has become a standby, or is kept from writing by an operator.
+/// Makes the database read-only, as after a fail-over or by an operator.
 async fn read_only(ledger: &Ledger, on: bool) {
     let change = format!(
         "
@@ -140,7 +140,7 @@ async fn a_postgres_that_may_only_be_read_is_waited_for() {
     ledger.close(vec![worker]).await.assert_sound(0);
 }
 
-/// The operations address's word on the database's writes.
+/// Whether the operations address reports that the database takes writes.
 async fn writes_are_refused(replica: &mut Replica) -> (u16, bool) {
     let address = replica.logged("operations address", "address").await;
     let answer = http::get(&address, "/readyz").await;
@@ -149,7 +149,7 @@ async fn writes_are_refused(replica: &mut Replica) -> (u16, bool) {
 
 #[tokio::test]
 async fn sessions_that_may_only_read_are_replaced_once_writes_are_taken_again() {
-    // All sessions are opened anew at once, which a busy machine may take more than a second for.
+    // All sessions are opened again at once, which may take a busy machine more than a second.
     let site = impatient(Site::new().await).set("database.connect_timeout", "5s");
     let ledger = Ledger::open(site).await;
     let webhook = ledger.site.create_webhook("acc_2", "http://127.0.0.1:9999/", &["content.created"]).await;
@@ -167,7 +167,7 @@ async fn sessions_that_may_only_read_are_replaced_once_writes_are_taken_again() 
     let lift = "
         SET default_transaction_read_only = off;
         DO $$ BEGIN EXECUTE format('ALTER DATABASE %I RESET default_transaction_read_only', current_database()); END $$";
-    // Who was let in while writes were refused still may not write.
+    // A session that was opened while writes were refused still may not write.
     ledger.site.sql().await.batch_execute(lift).await.unwrap();
     let lifted = Instant::now();
     ledger.wait_until_done().await;

@@ -1,11 +1,12 @@
-//! Sessions are set up by us, whatever their defaults are, so that the server ends what a worker has left behind.
+//! We set up every session, whatever its defaults are, so that the server ends the statements and sessions of a worker that is
+//! gone.
 
 use std::time::{Duration, Instant};
 
 use super::{ATTEMPTS, impatient, ledger_behind_a_proxy};
 use crate::support::*;
 
-/// What a worker's session must have, in the units of `pg_settings`.
+/// The settings of a worker's session, in the units of `pg_settings`.
 const SETTINGS: [(&str, &str); 15] = [
     ("statement_timeout", "8000"),
     ("TimeZone", "UTC"),
@@ -20,12 +21,12 @@ const SETTINGS: [(&str, &str); 15] = [
     ("tcp_keepalives_count", "3"),
     ("tcp_user_timeout", "10000"),
     ("client_connection_check_interval", "1000"),
-    // The operator's: from the address, and from the role.
+    // Set by the operator: in the address, and for the role.
     ("extra_float_digits", "2"),
     ("default_statistics_target", "77"),
 ];
 
-/// Defaults of the role that would hurt us.
+/// Defaults of the role that would do harm.
 const OTHER_DEFAULTS: [(&str, &str); 14] = [
     ("statement_timeout", "0"),
     ("TimeZone", "Asia/Tokyo"),
@@ -43,7 +44,7 @@ const OTHER_DEFAULTS: [(&str, &str); 14] = [
     ("default_statistics_target", "77"),
 ];
 
-/// Notes what the settings are where attempts are written.
+/// Records the settings of the session that writes attempts.
 const NOTE: &str = "
     CREATE TABLE noted (name text, setting text);
     CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
@@ -78,7 +79,7 @@ async fn a_session_is_set_up_the_same_whatever_the_defaults_are() {
 async fn a_worker_cut_off_in_the_middle_of_a_transaction_holds_up_nobody_for_long() {
     let site = impatient(Site::new().await).set("retry.schedule", r#"["1h"]"#).set("worker.prefetch", "5");
     let (ledger, proxy, cut_off) = ledger_behind_a_proxy(site).await;
-    // Failures, so that the transaction changes the webhook's row.
+    // The attempts fail, so that the transaction changes the webhook's row.
     ledger.receiver.always(Reply::status(503));
     proxy.cut_off_before("COMMIT");
     ledger.publish(5).await;
@@ -87,7 +88,7 @@ async fn a_worker_cut_off_in_the_middle_of_a_transaction_holds_up_nobody_for_lon
     ledger.wait_for_count(left_behind, 1).await;
     let cut = Instant::now();
     let other = ledger.site.worker().await;
-    // The first has its hands full.
+    // The first session is busy.
     ledger.publish(5).await;
     ledger.wait_for_count(ATTEMPTS, 10).await;
     assert!(cut.elapsed() < Duration::from_secs(15), "{:?}", cut.elapsed());

@@ -1,9 +1,10 @@
-//! A Postgres that is there but slow: nothing is written twice, and what is too much for one statement is written in parts.
+//! A Postgres that answers slowly: nothing is written twice, and a batch that is too large for one statement is written in
+//! parts.
 
 use super::*;
 
-/// Every commit with attempts waits for whoever holds the advisory lock 1, whatever would end the wait: a time limit, a
-/// cancellation, a client that is gone. As a commit does that waits for its disk.
+/// Has every commit with attempts wait for the session that holds the advisory lock 1, as a commit waits for its disk: neither
+/// a time limit, nor a cancellation, nor a client that is gone ends the wait.
 const END_LATE: &str = "
     CREATE FUNCTION end_late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
         PERFORM set_config('client_connection_check_interval', '0', true);
@@ -19,7 +20,7 @@ const END_LATE: &str = "
         FOR EACH ROW EXECUTE FUNCTION end_late();
     SELECT pg_advisory_lock(1);";
 
-/// Old attempts, which nobody who asks about new ones may need.
+/// Adds old attempts, which a statement about new ones must not read.
 async fn an_old_day_locked(ledger: &Ledger) -> tokio_postgres::Client {
     let locker = ledger.site.another_sql().await;
     let old = "(now() AT TIME ZONE 'UTC')::date - 10";
@@ -42,14 +43,14 @@ async fn a_commit_that_ends_after_its_time_is_not_repeated() {
     let locker = an_old_day_locked(&ledger).await;
     ledger.publish(1).await;
     worker.wait_for_log(CANNOT_RECORD).await;
-    // The commit is still under way, and somebody else waits for it.
+    // The commit is still under way, and another session waits for it.
     let waiting = "SELECT count(DISTINCT l.pid) FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
                    WHERE NOT l.granted AND a.datname = current_database()";
     ledger.wait_for_count(waiting, 2).await;
     gatekeeper.batch_execute("SELECT pg_advisory_unlock(1)").await.unwrap();
     worker.wait_for_log("waited_ms").await;
     locker.batch_execute("ROLLBACK").await.unwrap();
-    // The recorder comes to it after the first.
+    // The recorder takes this batch after the first.
     ledger.publish(1).await;
     ledger.wait_until_done().await;
     ledger.wait_for_count("SELECT count(DISTINCT delivery_id) FROM attempts", 2).await;

@@ -1,0 +1,41 @@
+//! Embeds the SQL files of `migrations/`, which `migrate` applies in the order of their versions.
+//!
+//! A migration that was released is never edited: databases that have it would differ from new ones, and `migrate` refuses
+//! a history with another checksum.
+
+use refinery::{Migration, Runner};
+
+mod embedded {
+    refinery::embed_migrations!("src/store/migrations");
+}
+
+/// Applies the migrations that a database lacks, each in a transaction of its own.
+pub(super) fn runner() -> Runner {
+    embedded::migrations::runner()
+}
+
+/// All migrations of this program.
+pub(super) fn all() -> Vec<Migration> {
+    runner().get_migrations().clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The version and the checksum of each released migration. Add a migration here when it is released.
+    const RELEASED: &[(i32, u64)] = &[];
+
+    #[test]
+    fn released_migrations_are_never_edited() {
+        let ours: Vec<(i32, u64)> = all().iter().map(|ours| (ours.version(), ours.checksum())).collect();
+        for released in RELEASED {
+            assert!(
+                ours.contains(released),
+                "V{} was edited: add a new migration instead; there are {ours:?}",
+                released.0
+            );
+        }
+        assert!(ours.len() <= RELEASED.len() + 1, "add all migrations but the newest to RELEASED: {ours:?}");
+    }
+}

@@ -1,0 +1,48 @@
+//! Pieces of SQL, and ways to run it, that several statements share.
+
+use deadpool_postgres::Transaction;
+use tokio_postgres::{Error, Row};
+
+use super::Params;
+
+/// A claim number above all that a delivery ever had, those of deleted rows included: microseconds since 1970. So a result of
+/// an old claim is never taken for one of the new row.
+pub(super) const NEW_CLAIM: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+
+/// The end of an INSERT into `closed_deliveries`: a delivery that was closed before gets the new closing.
+pub(super) const LATEST_CLOSING_STANDS: &str = "
+    ON CONFLICT (id) DO UPDATE SET event_day = excluded.event_day, event_key = excluded.event_key,
+        reason = excluded.reason, attempts_made = excluded.attempts_made, closed_at = excluded.closed_at";
+
+/// Two common table expressions that close pending deliveries. `chosen` is a query for their ids, which locks the rows, and
+/// `reason` an expression over a row of `removed`.
+///
+/// - `removed`: the pending rows, deleted.
+/// - `closed`: the same deliveries, written to `closed_deliveries`.
+pub(super) fn close_chosen(chosen: &str, reason: &str) -> String {
+    format!(
+        "removed AS (
+            DELETE FROM pending_deliveries WHERE id = ANY (ARRAY({chosen}))
+            RETURNING id, webhook_id, activation, event_day, event_key, attempts_made
+        ), closed AS (
+            INSERT INTO closed_deliveries (id, webhook_id, event_day, event_key, reason, attempts_made)
+            SELECT id, webhook_id, event_day, event_key, {reason}, attempts_made FROM removed ORDER BY id
+            {LATEST_CLOSING_STANDS}
+        )"
+    )
+}
+
+/// Locks the pending rows with these ids, in their order. Comes before every statement that changes several of them.
+pub(super) const LOCK_PENDING: &str = "SELECT FROM pending_deliveries WHERE id = ANY ($1) ORDER BY id FOR UPDATE";
+
+/// Runs a statement, prepared once for each session, and returns its rows.
+pub(super) async fn query(transaction: &Transaction<'_>, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Error> {
+    let statement = transaction.prepare_cached(sql).await?;
+    transaction.query(&statement, params).await
+}
+
+/// Runs a statement, prepared once for each session, whose rows are not needed.
+pub(super) async fn execute(transaction: &Transaction<'_>, sql: &str, params: Params<'_>) -> Result<(), Error> {
+    let statement = transaction.prepare_cached(sql).await?;
+    transaction.execute(&statement, params).await.map(drop)
+}

@@ -1,0 +1,97 @@
+//! An index is added to a table while others write to it.
+
+use penr_webhooks::config::Settings;
+use penr_webhooks::store::{Index, Store};
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+
+use crate::support::{Site, wait_until};
+
+const INDEXES: [Index; 2] = [
+    Index {
+        name: "attempts_by_event",
+        table: "attempts",
+        definition: "(event_id, created_at) WHERE error IS NOT NULL",
+    },
+    Index { name: "webhooks_by_name", table: "webhooks", definition: "(account_id, name)" },
+];
+
+const ATTEMPTS_OF_ALL_DAYS: &str = "
+    INSERT INTO attempts (id, webhook_id, delivery_id, event_day, event_key, event_id, event_type, trigger, attempt,
+                          duration_ms, created_at)
+    SELECT gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), current_date, gen_random_uuid(), 'evt', 'type',
+           'event', 1, 1, now() + make_interval(days => n) FROM generate_series(-1, 7) AS n";
+
+fn store(site: &Site) -> Store {
+    let key = site.settings().get("security.encryption_keys").to_owned();
+    let environment = [
+        ("DATABASE_URL".to_owned(), site.database_url().to_owned()),
+        ("PENR_WEBHOOKS__SECURITY__ENCRYPTION_KEYS".to_owned(), key),
+    ];
+    let settings = Settings::load(None, environment, |_| unreachable!("no secret is in a file")).unwrap();
+    Store::new(&settings.database).unwrap()
+}
+
+fn migrate(site: &Site) -> JoinHandle<Option<Vec<String>>> {
+    let store = store(site);
+    tokio::spawn(async move { store.migrate(&INDEXES).await.ok() })
+}
+
+/// Statements like this that wait for a lock.
+fn waiting(statement: &str) -> String {
+    format!(
+        "SELECT count(*) FROM pg_stat_activity
+         WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '{statement}%'"
+    )
+}
+
+/// The indexes of a table and of its partitions that are not complete.
+const INVALID: &str = "SELECT count(*) FROM pg_index WHERE NOT indisvalid";
+
+/// Partitions of the log that lack their part of the new index.
+const WITHOUT: &str = "
+    SELECT count(*) FROM pg_inherits p WHERE p.inhparent = 'attempts'::regclass AND NOT EXISTS (
+        SELECT FROM pg_index i JOIN pg_inherits part ON part.inhrelid = i.indexrelid
+        WHERE i.indrelid = p.inhrelid AND part.inhparent = 'attempts_by_event'::regclass)";
+
+/// Writes to every partition, and fails if a lock is waited for longer than an index may keep a writer.
+async fn write(writer: &Client) {
+    writer.batch_execute(ATTEMPTS_OF_ALL_DAYS).await.expect("nobody keeps writers waiting");
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_new_index_and_a_killed_build_is_continued() {
+    let site = Site::new().await;
+    let (open, writer, reader) = (site.another_sql().await, site.another_sql().await, site.another_sql().await);
+    writer.batch_execute("SET lock_timeout = '400ms'").await.unwrap();
+    // The lock on the whole table is kept from the build, which asks for it again and again.
+    open.batch_execute(&format!("BEGIN; {ATTEMPTS_OF_ALL_DAYS}")).await.unwrap();
+    let first = migrate(&site);
+    let on_table = waiting("CREATE INDEX attempts_by_event ON ONLY");
+    wait_until("the build asks for the lock", async || site.count(&on_table).await == 1).await;
+    for _ in 0..5 {
+        write(&writer).await;
+    }
+    // Building concurrently waits for the end of older snapshots.
+    reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM webhooks").await.unwrap();
+    open.batch_execute("COMMIT").await.unwrap();
+    let concurrently = waiting("CREATE INDEX CONCURRENTLY");
+    wait_until("a partition's index is being built", async || site.count(&concurrently).await == 1).await;
+    write(&writer).await;
+    writer.batch_execute("SELECT make_attempts_partition(20)").await.unwrap();
+    let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+        WHERE datname = current_database() AND query LIKE 'CREATE INDEX CONCURRENTLY%'";
+    site.sql().await.execute(kill, &[]).await.unwrap();
+    assert!(first.await.unwrap().is_none(), "it was killed");
+    assert_eq!(site.count(INVALID).await, 2, "the whole index, and the one of the partition");
+    assert_eq!(site.count(WITHOUT).await, 9, "the new partition has its index");
+    reader.batch_execute("ROLLBACK").await.unwrap();
+
+    assert_eq!(migrate(&site).await.unwrap().unwrap(), ["attempts_by_event", "webhooks_by_name"]);
+    assert_eq!(site.count(INVALID).await, 0);
+    assert_eq!(site.count(WITHOUT).await, 0);
+    let indexes =
+        "SELECT count(*) FROM pg_indexes WHERE tablename LIKE 'attempts%' AND indexdef LIKE '%(event_id, created_at)%'";
+    assert_eq!(site.count(indexes).await, 11, "one of the whole table, and one for each partition");
+    assert_eq!(migrate(&site).await.unwrap().unwrap(), Vec::<String>::new());
+}
