@@ -87,20 +87,23 @@ pub use backends::SessionFault;
 pub use claim::{Claimed, Claims, Room, Taken};
 pub use due::{ClosedAtOnce, DueWebhook, Ended, FoundDue, Pages, ReadUntil, Swept};
 pub use error::StoreError;
-pub use indexes::{INDEXES, Index};
-pub use inspect::{LockRoom, SecretCheck, Server, SnapshotHolder};
-pub use log::{LogFilter, LogPage, LogRow, LogStatus};
+pub(crate) use indexes::INDEXES;
+pub use indexes::Index;
+pub(crate) use inspect::{LockRoom, SecretCheck, Server, SnapshotHolder};
+pub use log::LogRow;
+pub(crate) use log::{LogFilter, LogStatus};
 pub use lookup::Lookup;
-pub use notices::Notice;
+pub(crate) use notices::Notice;
 pub use observations::Observations;
-pub use recover::{ClosedSpan, RecoverError, Recovery, Since, YEARS};
-pub use reencrypt::Reencrypted;
-pub use retention::{DropError, Dropped};
-pub use rights::{GrantError, Rights};
-pub use schema::Schema;
-pub use stats::{Bucket, Window};
+pub use recover::{ClosedSpan, RecoverError, Since};
+pub(crate) use recover::{Recovery, YEARS};
+pub(crate) use retention::{DropError, Dropped};
+pub(crate) use rights::{GrantError, Rights};
+pub(crate) use schema::Schema;
+pub(crate) use stats::{Bucket, Window};
 pub use turn_result::{Ending, TurnResult};
-pub use webhooks::{Activity, Changed, Created, Deleted, NewWebhook, Position, WebhookChange};
+pub(crate) use webhooks::{Activity, Created, NewWebhook, Position};
+pub use webhooks::{Changed, Deleted, WebhookChange};
 
 use abandoned::Kept;
 use connections::{Connection, Connections};
@@ -158,7 +161,7 @@ impl Store {
     /// Returns the same store with a value, such as a permit, that is dropped when the last statement of the returned store has
     /// ended at the server, even if its caller went away before. Two cases end earlier: a server that does not confirm the
     /// end within seconds, and a write, whose commit may wait for a standby for hours.
-    pub fn keeping(&self, kept: impl Any + Send + Sync) -> Self {
+    pub(crate) fn keeping(&self, kept: impl Any + Send + Sync) -> Self {
         Self { kept: Some(Arc::new(kept)), ..self.clone() }
     }
 
@@ -167,7 +170,7 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::Sessions`] with such a pooler; [`StoreError::Unavailable`] if no session could be opened.
-    pub async fn check_sessions(&self) -> Result<(), StoreError> {
+    pub(crate) async fn check_sessions(&self) -> Result<(), StoreError> {
         self.connections.check_sessions().await
     }
 
@@ -176,20 +179,20 @@ impl Store {
     /// # Errors
     ///
     /// The database is not available or busy.
-    pub async fn ping(&self) -> Result<(), StoreError> {
+    pub(crate) async fn ping(&self) -> Result<(), StoreError> {
         self.query("SELECT 1", &[]).await.map(drop)
     }
 
     /// Whether Postgres has answered a statement within this time, or answers one now. A database all of whose connections are
     /// busy counts as answering.
-    pub async fn answers_within(&self, recently: Duration) -> bool {
+    pub(crate) async fn answers_within(&self, recently: Duration) -> bool {
         self.connections.last_answer().is_some_and(|last| last.elapsed() <= recently)
             || matches!(tokio::time::timeout(recently, self.ping()).await, Ok(Ok(())))
             || self.connections.are_all_busy()
     }
 
     /// Whether Postgres has answered a statement since this time.
-    pub fn has_answered_since(&self, time: Instant) -> bool {
+    pub(crate) fn has_answered_since(&self, time: Instant) -> bool {
         self.connections.last_answer().is_some_and(|last| last >= time)
     }
 
@@ -198,7 +201,7 @@ impl Store {
     /// # Errors
     ///
     /// The database is not available or busy.
-    pub async fn takes_writes(&self) -> Result<bool, StoreError> {
+    pub(crate) async fn takes_writes(&self) -> Result<bool, StoreError> {
         // The first answer may come from an older session. If that is read-only, all are renewed, and a new one is asked.
         Ok(self.may_write().await? || self.may_write().await?)
     }

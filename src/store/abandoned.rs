@@ -71,19 +71,19 @@ pub(super) struct Unanswered {
     writes: Arc<Semaphore>,
     /// The backend of each connection. If it is missing, it is asked for before the connection writes.
     backends: Shared<ByConnection<String>>,
-    asked: Mutex<Option<Asked>>,
+    last_look: Mutex<Option<Look>>,
 }
 
 /// One look at the server, and when it began and ended.
 #[derive(Clone)]
-struct Asked {
+struct Look {
     began: Instant,
     ended: Instant,
-    found: Found,
+    result: LookResult,
 }
 
 #[derive(Clone)]
-enum Found {
+enum LookResult {
     /// The server that answers now, and what it is doing.
     Activity(Arc<ServerActivity>),
     /// A server refused the session, such as with too many clients.
@@ -100,7 +100,7 @@ impl Unanswered {
             sessions,
             writes: Arc::new(Semaphore::new(writes)),
             backends: Shared::default(),
-            asked: Mutex::default(),
+            last_look: Mutex::default(),
         }
     }
 
@@ -147,13 +147,13 @@ impl Unanswered {
         let mut answered = began;
         loop {
             sleep(LOOKS_APART).await;
-            match self.look(began).await.found {
-                Found::Silence if answered.elapsed() < SILENCE => {}
-                Found::Silence => return,
-                Found::Activity(found) if backend.as_ref().is_some_and(|backend| found.has_finished(backend)) => {
+            match self.look(began).await.result {
+                LookResult::Silence if answered.elapsed() < SILENCE => {}
+                LookResult::Silence => return,
+                LookResult::Activity(found) if backend.as_ref().is_some_and(|backend| found.has_finished(backend)) => {
                     return;
                 }
-                Found::Activity(_) | Found::Refused => answered = Instant::now(),
+                LookResult::Activity(_) | LookResult::Refused => answered = Instant::now(),
             }
         }
     }
@@ -170,39 +170,39 @@ impl Unanswered {
                 sleep(PATIENCE - silent_for).await;
                 continue;
             }
-            let asked = self.look(began).await;
-            if matches!(&asked.found, Found::Activity(found) if found.has_replaced_that_of(&backend)) {
-                return asked.began;
+            let look = self.look(began).await;
+            if matches!(&look.result, LookResult::Activity(found) if found.has_replaced_that_of(&backend)) {
+                return look.began;
             }
             // A look that took longer than this may have gone to the silent server, so the next one follows at once.
-            sleep_until((asked.began + LOOKS_APART).into()).await;
+            sleep_until((look.began + LOOKS_APART).into()).await;
         }
     }
 
     /// Looks at the server in a new session, since an open one may lead to another server. Callers that wait at the same time
     /// share one look; it began after the given time.
-    async fn look(&self, after: Instant) -> Asked {
+    async fn look(&self, after: Instant) -> Look {
         let came = Instant::now();
-        let mut last = self.asked.lock().await;
-        if let Some(asked) = last.as_ref().filter(|asked| asked.began >= after)
-            && (asked.ended >= came || asked.began.elapsed() < LOOKS_APART)
+        let mut last = self.last_look.lock().await;
+        if let Some(look) = last.as_ref().filter(|look| look.began >= after)
+            && (look.ended >= came || look.began.elapsed() < LOOKS_APART)
         {
-            return asked.clone();
+            return look.clone();
         }
         let began = Instant::now();
-        let found = timeout(self.sessions.bound(), self.ask()).await.unwrap_or(Found::Silence);
-        last.insert(Asked { began, ended: Instant::now(), found }).clone()
+        let result = timeout(self.sessions.bound(), self.ask()).await.unwrap_or(LookResult::Silence);
+        last.insert(Look { began, ended: Instant::now(), result }).clone()
     }
 
-    async fn ask(&self) -> Found {
+    async fn ask(&self) -> LookResult {
         let found = async {
             let opened = self.sessions.open().await?;
             ServerActivity::of(&opened.client).await
         };
         match found.await {
-            Ok(found) => Found::Activity(found.into()),
-            Err(error) if error.as_db_error().is_some() => Found::Refused,
-            Err(_) => Found::Silence,
+            Ok(found) => LookResult::Activity(found.into()),
+            Err(error) if error.as_db_error().is_some() => LookResult::Refused,
+            Err(_) => LookResult::Silence,
         }
     }
 }

@@ -29,7 +29,7 @@ impl Store {
     /// # Errors
     ///
     /// The database is not available, busy or read-only: try again.
-    pub async fn record_health(
+    pub(crate) async fn record_health(
         &self,
         observations: &mut Observations,
         health: &HealthThresholds,
@@ -128,21 +128,18 @@ const CHANGES: &str = "webhook.active
 /// The time format of notices.
 const RFC3339: &str = "'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'";
 
-/// The statement that writes health and notices. `$6` and `$7` are the failures and seconds after which the owner is notified,
-/// `$8` and `$9` those after which the webhook is disabled. It returns the ids of the webhooks that it skipped. A webhook that
-/// is changed or deleted at this very moment may be among them; the next try finds that out.
+/// Stages of the statement that writes health.
 ///
 /// - `seen`: the observations, one row for each webhook.
 /// - `locked`: the webhooks that they change, as they are now, locked here. Webhooks that another transaction has locked are
 ///   missing. A pause is dropped if the webhook has another URL or activation than when the receiver asked for it.
-/// - `counted`: the same with the new number of failures, and since when, with which error, and whether its owner knows.
-/// - `decided`: the same, with whether to disable the webhook, to notify its owner, or to tell that it has recovered.
-/// - `updated`: writes all that to `webhooks`.
-/// - `news`: one row for each notice.
-/// - `noted`: writes the notices.
-fn update_statement(paused_until: &str) -> String {
+/// - `counted`: the same with the new number of failures, since when the webhook fails, the last error, and when its owner was
+///   notified.
+/// - `decided`: the same, with whether to disable the webhook, to notify its owner, or to report that it has recovered. `$6`
+///   and `$7` are the failures and seconds after which the owner is notified, `$8` and `$9` those for disabling.
+static DECIDE: LazyLock<String> = LazyLock::new(|| {
     format!(
-        "WITH seen AS (
+        "seen AS (
             SELECT * FROM unnest($1::uuid[], $2::boolean[], $3::integer[], $4::text[], $5::integer[],
                                  $10::float8[], $11::integer[], $12::text[])
                 AS seen (id, succeeded, failures, last_error, gone, pause, told_activation, told_url)
@@ -169,18 +166,17 @@ fn update_statement(paused_until: &str) -> String {
                 noticed_at IS NULL AND failures >= $6 AND since <= now() - make_interval(secs => $7) AS notice,
                 succeeded AND failing_noticed_at IS NOT NULL AS recovered
             FROM counted
-        ), updated AS (
-            UPDATE webhooks webhook SET
-                consecutive_failures = decided.failures,
-                failing_since = decided.since,
-                last_error = decided.error,
-                failing_noticed_at = CASE WHEN decided.notice THEN now() ELSE decided.noticed_at END,
-                active = decided.disable IS NULL,
-                disabled_reason = decided.disable,
-                activation = webhook.activation + (decided.disable IS NOT NULL)::integer
-                {paused_until}
-            FROM decided WHERE webhook.id = decided.id
-        ), news (kind, reason, since, error, webhook) AS (
+        )"
+    )
+});
+
+/// Stages of the same statement.
+///
+/// - `news`: one row for each notice that follows from `decided`.
+/// - `noted`: writes the notices.
+static NOTIFY: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "news (kind, reason, since, error, webhook) AS (
             SELECT 'webhook.recovered', 'recovered', failing_since, last_error, decided FROM decided WHERE recovered
             UNION ALL
             SELECT 'webhook.failing', 'failing', since, error, decided FROM decided WHERE notice AND disable IS NULL
@@ -193,7 +189,28 @@ fn update_statement(paused_until: &str) -> String {
                 'name', (webhook).name, 'reason', reason, 'since', to_char(since, {RFC3339}), 'last_error', error,
                 'occurred_at', to_char(now(), {RFC3339}))::text
             FROM (SELECT gen_random_uuid() AS id, * FROM news) AS notice
-        )
+        )"
+    )
+});
+
+/// The statement that writes health and notices: the stages of `DECIDE`, then `updated`, which writes what was decided to
+/// `webhooks`, then those of `NOTIFY`. It returns the ids of the webhooks that it skipped. A webhook that is changed or deleted
+/// at this very moment may be among them; the next try finds that out.
+fn update_statement(paused_until: &str) -> String {
+    let (decide, notify) = (&*DECIDE, &*NOTIFY);
+    format!(
+        "WITH {decide}, updated AS (
+            UPDATE webhooks webhook SET
+                consecutive_failures = decided.failures,
+                failing_since = decided.since,
+                last_error = decided.error,
+                failing_noticed_at = CASE WHEN decided.notice THEN now() ELSE decided.noticed_at END,
+                active = decided.disable IS NULL,
+                disabled_reason = decided.disable,
+                activation = webhook.activation + (decided.disable IS NOT NULL)::integer
+                {paused_until}
+            FROM decided WHERE webhook.id = decided.id
+        ), {notify}
         SELECT seen.id FROM seen JOIN webhooks webhook ON webhook.id = seen.id
         WHERE {CHANGES} AND NOT EXISTS (SELECT FROM locked WHERE locked.id = seen.id)"
     )

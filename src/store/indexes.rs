@@ -20,7 +20,7 @@ use super::column;
 use super::schema::Home;
 
 /// The indexes that tables get beside their use, in the order in which they are built.
-pub const INDEXES: &[Index] = &[];
+pub(crate) const INDEXES: &[Index] = &[];
 
 /// An index that a table is to have.
 #[derive(Debug, Clone, Copy)]

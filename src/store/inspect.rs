@@ -16,7 +16,7 @@ const OPENED: i64 = 1000;
 
 /// The state of the server.
 #[derive(Debug)]
-pub struct Server {
+pub(crate) struct Server {
     pub version: String,
     /// As in `server_version_num`: 140005 is 14.5.
     pub version_number: i32,
@@ -37,7 +37,7 @@ pub struct Server {
 
 /// A session, slot or prepared transaction whose old snapshot keeps the database from removing dead rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SnapshotHolder {
+pub(crate) struct SnapshotHolder {
     /// Such as `session 4711 of backup (pg_dump)`, `replication slot archive` or `prepared transaction x`.
     pub name: String,
     /// The number of transactions that began after the snapshot.
@@ -48,7 +48,7 @@ pub struct SnapshotHolder {
 
 /// How many locks a server has room for, and how many a day of partitions needs.
 #[derive(Debug, Clone, Copy)]
-pub struct LockRoom {
+pub(crate) struct LockRoom {
     /// `max_locks_per_transaction`.
     pub per_session: i64,
     /// The number of sessions and prepared transactions that share the room.
@@ -61,7 +61,7 @@ pub struct LockRoom {
 
 /// The result of [`Store::check_secrets`].
 #[derive(Debug, Default)]
-pub struct SecretCheck {
+pub(crate) struct SecretCheck {
     pub webhooks: u64,
     /// The number of webhooks whose secrets were decrypted; for the others only the key's id was checked.
     pub opened: u64,
@@ -77,7 +77,7 @@ impl Store {
     /// # Errors
     ///
     /// The database is not available or busy.
-    pub async fn server(&self) -> Result<Server, StoreError> {
+    pub(crate) async fn server(&self) -> Result<Server, StoreError> {
         self.ping().await?;
         let asked = Instant::now();
         self.ping().await?;
@@ -94,7 +94,7 @@ impl Store {
     /// # Errors
     ///
     /// The database is not available or busy.
-    pub async fn snapshot_holders(&self) -> Result<Vec<SnapshotHolder>, StoreError> {
+    pub(crate) async fn snapshot_holders(&self) -> Result<Vec<SnapshotHolder>, StoreError> {
         let rows = self.query(SNAPSHOT_HOLDERS, &[]).await?;
         let holder = |row| SnapshotHolder {
             name: column(row, "name"),
@@ -110,7 +110,7 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::NotMigrated`] without the tables; else the database is not available or busy.
-    pub async fn partition_days(&self) -> Result<i32, StoreError> {
+    pub(crate) async fn partition_days(&self) -> Result<i32, StoreError> {
         let rows = self.query(FIRST_MISSING_DAY, &[&DAYS_AHEAD]).await?;
         let missing: Option<i32> = rows.first().and_then(|row| column(row, "day"));
         Ok(missing.unwrap_or(DAYS_AHEAD + 1))
@@ -121,7 +121,7 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::NotMigrated`] without the tables; else the database is not available or busy.
-    pub async fn default_partitions(&self) -> Result<Vec<String>, StoreError> {
+    pub(crate) async fn default_partitions(&self) -> Result<Vec<String>, StoreError> {
         let rows = self.query(DEFAULT_PARTITIONS, &[]).await?;
         Ok(rows.iter().map(|row| column(row, "name")).collect())
     }
@@ -131,7 +131,7 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::NotMigrated`] without the tables; else the database is not available or busy.
-    pub async fn lock_room(&self) -> Result<LockRoom, StoreError> {
+    pub(crate) async fn lock_room(&self) -> Result<LockRoom, StoreError> {
         let rows = self.query(LOCK_ROOM, &[]).await?;
         let row = rows.first().ok_or_else(|| StoreError::Unavailable(anyhow::anyhow!("it gave an empty answer")))?;
         Ok(LockRoom {
@@ -148,7 +148,7 @@ impl Store {
     /// # Errors
     ///
     /// The database is not available, busy or not migrated. Secrets that cannot be decrypted are no error but a result.
-    pub async fn check_secrets(&self, keyring: &Keyring) -> Result<SecretCheck, StoreError> {
+    pub(crate) async fn check_secrets(&self, keyring: &Keyring) -> Result<SecretCheck, StoreError> {
         let mut check = SecretCheck { webhooks: self.count_webhooks().await?, ..SecretCheck::default() };
         for row in self.query(ENVELOPE_BEGINNINGS, &[]).await? {
             let webhooks = u64::try_from(column::<i64>(&row, "webhooks")).unwrap_or_default();

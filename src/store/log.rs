@@ -47,7 +47,7 @@ pub struct LogRow {
 
 /// Which attempts are wanted.
 #[derive(Debug, Clone, Default)]
-pub struct LogFilter {
+pub(crate) struct LogFilter {
     pub status: Option<LogStatus>,
     pub event_type: Option<EventType>,
     pub delivery: Option<DeliveryId>,
@@ -56,14 +56,14 @@ pub struct LogFilter {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogStatus {
+pub(crate) enum LogStatus {
     Success,
     Failed,
 }
 
 /// A part of the log, newest first.
 #[derive(Debug)]
-pub struct LogPage {
+pub(crate) struct LogPage {
     pub rows: Vec<LogRow>,
     /// Where to go on: there may be more before it, even if this page is not full.
     pub next: Option<Position>,
@@ -75,7 +75,7 @@ impl Store {
     /// # Errors
     ///
     /// The database is not available, busy or not migrated.
-    pub async fn log(
+    pub(crate) async fn log(
         &self,
         scope: Scope<'_>,
         webhook: WebhookId,

@@ -9,7 +9,7 @@ use super::{Store, StoreError, column};
 
 /// Something that penr.ai should tell its customer.
 #[derive(Debug, Clone)]
-pub struct Notice {
+pub(crate) struct Notice {
     pub id: Uuid,
     /// Such as `webhook.disabled`; it is also the routing key.
     pub kind: String,
@@ -23,7 +23,7 @@ impl Store {
     /// # Errors
     ///
     /// The database is not available, busy or read-only: try again.
-    pub async fn claim_notices(&self, limit: i64, lease: Duration) -> Result<Vec<Notice>, StoreError> {
+    pub(crate) async fn claim_notices(&self, limit: i64, lease: Duration) -> Result<Vec<Notice>, StoreError> {
         let rows = self.query_to_write(CLAIM, &[&limit, &lease.as_secs_f64()]).await?;
         let notice = |row| Notice { id: column(row, "id"), kind: column(row, "kind"), body: column(row, "body") };
         Ok(rows.iter().map(notice).collect())
@@ -34,7 +34,7 @@ impl Store {
     /// # Errors
     ///
     /// The database is not available, busy or read-only: the notices are published again when their lease ends.
-    pub async fn forget_notices(&self, sent: &[Uuid]) -> Result<(), StoreError> {
+    pub(crate) async fn forget_notices(&self, sent: &[Uuid]) -> Result<(), StoreError> {
         self.execute("DELETE FROM notices WHERE id = ANY ($1)", &[&sent]).await.map(drop)
     }
 }

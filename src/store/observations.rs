@@ -70,7 +70,7 @@ impl Observed {
 }
 
 impl Observations {
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.seen.is_empty()
     }
 
@@ -99,17 +99,17 @@ impl Observations {
     }
 
     /// The webhooks with observations.
-    pub fn webhooks(&self) -> impl Iterator<Item = WebhookId> {
+    pub(crate) fn webhooks(&self) -> impl Iterator<Item = WebhookId> {
         self.seen.keys().copied().map(WebhookId)
     }
 
     /// Whether there are observations of this webhook.
-    pub fn contains(&self, webhook: WebhookId) -> bool {
+    pub(crate) fn contains(&self, webhook: WebhookId) -> bool {
         self.seen.contains_key(&webhook.0)
     }
 
     /// Takes the observations of at most `most` webhooks, those after the ones that were taken before.
-    pub fn take(&mut self, most: usize) -> Self {
+    pub(crate) fn take(&mut self, most: usize) -> Self {
         let next = self.seen.range(self.taken..).skip_while(|(id, _)| **id == self.taken);
         let around = next.chain(self.seen.range(..=self.taken));
         let some: Vec<Uuid> = around.map(|(id, _)| *id).take(most).collect();
@@ -119,21 +119,21 @@ impl Observations {
     }
 
     /// The observations that are still to be written. Call it after the transaction was committed.
-    pub fn left(self) -> Self {
+    pub(crate) fn left(self) -> Self {
         let left = self.skipped.iter().filter_map(|id| Some((*id, self.seen.get(id)?.clone())));
         Self { seen: left.collect(), ..Self::default() }
     }
 
     /// The webhooks whose successes were written, each with the number of the success's batch. Call it after the transaction was
     /// committed.
-    pub fn written_successes(&self) -> impl Iterator<Item = (WebhookId, u64)> {
+    pub(crate) fn written_successes(&self) -> impl Iterator<Item = (WebhookId, u64)> {
         let written = self.seen.iter().filter(|(id, seen)| seen.succeeded && !self.skipped.contains(id));
         written.map(|(id, seen)| (WebhookId(*id), seen.batch))
     }
 
     /// Removes failures that a success of a newer batch has ended, which was written already. A pause and an answer that the
     /// receiver is gone stay.
-    pub fn succeeded(&mut self, webhook: WebhookId, batch: u64) {
+    pub(crate) fn succeeded(&mut self, webhook: WebhookId, batch: u64) {
         let Some(seen) = self.seen.get_mut(&webhook.0).filter(|seen| seen.batch < batch) else { return };
         match (seen.gone, &seen.pause) {
             (None, None) => drop(self.seen.remove(&webhook.0)),
@@ -142,7 +142,7 @@ impl Observations {
     }
 
     /// Adds other observations, of earlier or later batches.
-    pub fn merge(&mut self, others: Self) {
+    pub(crate) fn merge(&mut self, others: Self) {
         for (id, seen) in others.seen {
             if self.seen.len() < MOST_KEPT || self.seen.contains_key(&id) {
                 self.add(id, seen);

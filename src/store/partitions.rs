@@ -73,7 +73,7 @@ impl Store {
     ///
     /// The first error, after all were tried. [`StoreError::Schema`]: a table with a partition's name, or a partition of
     /// part of a day, is in the way. [`StoreError::Denied`]: the role may not run the functions. Else try again.
-    pub async fn make_partitions(&self) -> Result<(), StoreError> {
+    pub(crate) async fn make_partitions(&self) -> Result<(), StoreError> {
         let (session, home) = self.session_of_upkeep().await?;
         make_missing(&session, &home).await
     }

@@ -62,7 +62,7 @@ impl Store {
     /// # Errors
     ///
     /// The database is not available, busy or read-only: the test is perhaps not in the log.
-    pub async fn record_test(&self, delivery: &Delivery, attempt: &Attempt) -> Result<(), StoreError> {
+    pub(crate) async fn record_test(&self, delivery: &Delivery, attempt: &Attempt) -> Result<(), StoreError> {
         let ending = Ending::Attempted(attempt.clone(), Step::Succeeded);
         let result = [TurnResult { delivery: delivery.clone(), claim: None, ending }];
         let write = async |client: &mut Object| {

@@ -63,13 +63,13 @@ pub enum Since {
 
 /// A recovery that was requested.
 #[derive(Debug, Clone, Copy)]
-pub struct Recovery {
+pub(crate) struct Recovery {
     pub webhook: WebhookId,
     pub span: ClosedSpan,
 }
 
 /// The years of times that Postgres stores and RFC 3339 can write.
-pub const YEARS: RangeInclusive<i16> = 1970..=9999;
+pub(crate) const YEARS: RangeInclusive<i16> = 1970..=9999;
 
 impl Store {
     /// Counts the deliveries that [`Store::recover`] would recover, `most` at most.
@@ -154,7 +154,7 @@ impl Store {
     /// # Errors
     ///
     /// The database is not available, busy or read-only: nothing was stored.
-    pub async fn request_recovery(
+    pub(crate) async fn request_recovery(
         &self,
         scope: Scope<'_>,
         webhook: WebhookId,
@@ -168,7 +168,7 @@ impl Store {
     /// # Errors
     ///
     /// The database is not available, busy or not migrated.
-    pub async fn recoveries(&self) -> Result<Vec<Recovery>, StoreError> {
+    pub(crate) async fn recoveries(&self) -> Result<Vec<Recovery>, StoreError> {
         let rows = self.query("SELECT webhook_id, since, until FROM recoveries ORDER BY until LIMIT 100", &[]).await?;
         let recovery = |row| Recovery {
             webhook: WebhookId(column(row, "webhook_id")),
@@ -182,7 +182,7 @@ impl Store {
     /// # Errors
     ///
     /// The database is not available, busy or read-only: the recovery is carried out again, and finds nothing to do.
-    pub async fn finish_recovery(&self, done: &Recovery) -> Result<(), StoreError> {
+    pub(crate) async fn finish_recovery(&self, done: &Recovery) -> Result<(), StoreError> {
         let delete = "DELETE FROM recoveries WHERE webhook_id = $1 AND since = $2 AND until = $3";
         self.execute(delete, &[&done.webhook.0, &done.span.since, &done.span.until]).await.map(drop)
     }

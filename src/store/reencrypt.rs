@@ -8,7 +8,7 @@ use crate::secret::{Keyring, Owner};
 
 /// What [`Store::reencrypt_page`] did with one page of webhooks.
 #[derive(Debug, Default)]
-pub struct Reencrypted {
+pub(crate) struct Reencrypted {
     /// The number of webhooks that were read.
     pub seen: u64,
     /// The number of envelopes that were encrypted with the newest key.
@@ -27,7 +27,7 @@ impl Store {
     /// # Errors
     ///
     /// The database is not available, busy or not migrated.
-    pub async fn count_webhooks(&self) -> Result<u64, StoreError> {
+    pub(crate) async fn count_webhooks(&self) -> Result<u64, StoreError> {
         let rows = self.query("SELECT count(*) AS count FROM webhooks", &[]).await?;
         Ok(rows.first().map_or(0, |row| u64::try_from(column::<i64>(row, "count")).unwrap_or_default()))
     }
@@ -38,7 +38,7 @@ impl Store {
     /// # Errors
     ///
     /// The database is not available, busy or read-only: repeat the page.
-    pub async fn reencrypt_page(
+    pub(crate) async fn reencrypt_page(
         &self,
         keyring: &Keyring,
         after: Option<WebhookId>,

@@ -32,7 +32,7 @@ const MAX_CLOCK_DIFFERENCE: SignedDuration = SignedDuration::from_hours(24);
 
 /// Why partitions were not dropped.
 #[derive(Debug, thiserror::Error)]
-pub enum DropError {
+pub(crate) enum DropError {
     /// Another session is dropping partitions, or used old events for longer than a second: try again.
     #[error("another session holds the lock")]
     Locked,
@@ -56,7 +56,7 @@ impl From<tokio_postgres::Error> for DropError {
 
 /// What one run of retention did.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Dropped {
+pub(crate) struct Dropped {
     pub partitions: Vec<String>,
     /// The number of expired partitions that later runs will drop.
     pub left: usize,
@@ -95,7 +95,7 @@ impl Store {
     /// # Errors
     ///
     /// See [`DropError`]. Partitions that were dropped before the error stay dropped; the next run continues.
-    pub async fn drop_expired(&self, retention: &Retention) -> Result<Dropped, DropError> {
+    pub(crate) async fn drop_expired(&self, retention: &Retention) -> Result<Dropped, DropError> {
         let (mut session, home) = self.session_of_upkeep().await?;
         let clock = session.query_one("SELECT clock_timestamp() AS clock", &[]).await?;
         check_clocks(column(&clock, "clock"), Timestamp::now())?;
@@ -128,7 +128,7 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::NotMigrated`] without the tables; else the database is not available or busy: try again.
-    pub async fn expired_partitions(&self, retention: &Retention) -> Result<usize, StoreError> {
+    pub(crate) async fn expired_partitions(&self, retention: &Retention) -> Result<usize, StoreError> {
         let tables = || TABLES.into_iter().zip([retention.events, retention.attempts]);
         let count = async |client: &mut Object| {
             let (transaction, path) = schema::undisturbed(client).await?;

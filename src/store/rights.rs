@@ -28,7 +28,7 @@ const FUNCTIONS: [(&str, &str); 2] = [("make_events_partition", "events"), ("mak
 
 /// What a role may and may not do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rights {
+pub(crate) struct Rights {
     /// As in SQL: quoted if necessary.
     pub role: String,
     /// Such as `INSERT on attempts`.
@@ -45,7 +45,7 @@ pub struct Rights {
 
 /// Why a role did not get all the rights that it needs.
 #[derive(Debug, thiserror::Error)]
-pub enum GrantError {
+pub(crate) enum GrantError {
     #[error("PostgreSQL has no role {0}: make it with CREATE ROLE … LOGIN, or correct the name (capitals count)")]
     NoSuchRole(String),
     #[error("{role} still lacks {missing}, which somebody else has to grant")]
@@ -66,7 +66,7 @@ impl Store {
     /// # Errors
     ///
     /// See [`GrantError`]. [`StoreError::Unavailable`] also if a migration or another grant does not end within a minute.
-    pub async fn grant_to(&self, role: &str) -> Result<(), GrantError> {
+    pub(crate) async fn grant_to(&self, role: &str) -> Result<(), GrantError> {
         let (mut session, home) = self.session_at_home().await?;
         let Some(quoted) = session.query_opt(ROLE, &[&role]).await? else {
             return Err(GrantError::NoSuchRole(role.to_owned()));
@@ -97,7 +97,7 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::NotMigrated`] without the tables; else the database is not available or busy.
-    pub async fn rights(&self) -> Result<Rights, StoreError> {
+    pub(crate) async fn rights(&self) -> Result<Rights, StoreError> {
         let mut connection = self.connection().await?;
         let ask = async |client: &mut Object| {
             let (transaction, path) = schema::undisturbed(client).await?;

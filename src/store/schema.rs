@@ -34,7 +34,7 @@ pub(super) const OURS: [&str; 8] = [
 
 /// The version of the database's schema, compared with the one that this program was built for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Schema {
+pub(crate) enum Schema {
     Missing,
     Older { version: i32, ours: i32 },
     Current { version: i32 },
@@ -52,17 +52,17 @@ pub(super) struct Home {
 
 impl Home {
     /// The statement with each `{home}` replaced by the name of this schema.
-    pub fn within(&self, statement: &str) -> String {
+    pub(crate) fn within(&self, statement: &str) -> String {
         statement.replace("{home}", &self.name)
     }
 
     /// Whether no migration was applied here yet.
-    pub fn is_fresh(&self) -> bool {
+    pub(crate) fn is_fresh(&self) -> bool {
         self.version.is_none()
     }
 
     /// Whether all migrations up to this one were applied.
-    pub fn is_at_least(&self, version: i32) -> bool {
+    pub(crate) fn is_at_least(&self, version: i32) -> bool {
         self.version.is_some_and(|ours| ours >= version)
     }
 }
@@ -74,12 +74,12 @@ impl Store {
     ///
     /// [`StoreError::Schema`] if the tables are another product's, [`StoreError::Denied`] if this role may not look; else the
     /// database is not available or busy.
-    pub async fn schema(&self) -> Result<Schema, StoreError> {
+    pub(crate) async fn schema(&self) -> Result<Schema, StoreError> {
         let migrations = migrations::all();
         let ours = newest(&migrations);
         let mut connection = self.connection().await?;
-        let found = connection.ask(async |client: &mut Object| look(client, &migrations).await).await?;
-        let version = judge(&found, &migrations)?.and_then(|home| home.version);
+        let found = connection.ask(async |client: &mut Object| read_search_path(client, &migrations).await).await?;
+        let version = choose_home(&found, &migrations)?.and_then(|home| home.version);
         Ok(match version {
             None => Schema::Missing,
             Some(version) if version < ours => Schema::Older { version, ours },
@@ -94,7 +94,7 @@ impl Store {
     ///
     /// As [`Store::check_sessions`] and [`Store::check_schema`]. Waiting cures neither [`StoreError::Sessions`] nor
     /// [`StoreError::Schema`].
-    pub async fn check_usable(&self) -> Result<(), StoreError> {
+    pub(crate) async fn check_usable(&self) -> Result<(), StoreError> {
         self.check_sessions().await?;
         self.check_schema().await
     }
@@ -104,7 +104,7 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::NotMigrated`] while the schema is missing or too old; else as [`Store::schema`].
-    pub async fn check_schema(&self) -> Result<(), StoreError> {
+    pub(crate) async fn check_schema(&self) -> Result<(), StoreError> {
         let problem = match self.schema().await? {
             Schema::Missing => "it has no schema yet",
             Schema::Older { version, .. } if version < OLDEST => "its schema is older than this program can use",
@@ -122,10 +122,10 @@ pub(super) fn newest(migrations: &[Migration]) -> i32 {
 /// path, where new tables are made, unless something there has a name of ours. `None` if the search path names no schema
 /// that exists.
 pub(super) async fn find(session: &mut Client, migrations: &[Migration]) -> Result<Option<Home>, StoreError> {
-    judge(&look(session, migrations).await?, migrations)
+    choose_home(&read_search_path(session, migrations).await?, migrations)
 }
 
-/// What `look` found on the search path.
+/// What `read_search_path` found.
 #[derive(Debug, Clone, Default)]
 struct Found {
     /// In the order of the search path, up to the schema that has our history.
@@ -167,7 +167,7 @@ pub(super) struct SearchPath {
 impl SearchPath {
     /// The schema in which statements find our tables. Without tables it is `public`, and statements will fail there with a
     /// clear message.
-    pub fn home(&self) -> Home {
+    pub(crate) fn home(&self) -> Home {
         let name = self.home.clone().unwrap_or_else(|| "public".to_owned());
         Home { name, version: None }
     }
@@ -188,7 +188,7 @@ pub(super) async fn undisturbed(session: &mut Client) -> Result<(Transaction<'_>
     Ok((transaction, path))
 }
 
-async fn look(session: &mut Client, migrations: &[Migration]) -> Result<Found, Error> {
+async fn read_search_path(session: &mut Client, migrations: &[Migration]) -> Result<Found, Error> {
     let (transaction, path) = undisturbed(session).await?;
     let mut found = Found::default();
     for row in transaction.query(CANDIDATES, &[&&OURS[..], &path.schemas]).await? {
@@ -227,7 +227,8 @@ async fn history(session: &Transaction<'_>, schema: &str) -> Result<Vec<Applied>
     Ok(session.query(&query, &[]).await?.into_iter().map(applied).collect())
 }
 
-fn judge(found: &Found, migrations: &[Migration]) -> Result<Option<Home>, StoreError> {
+/// Decides which schema of the search path is ours, or will be. The error names the reason and the cure.
+fn choose_home(found: &Found, migrations: &[Migration]) -> Result<Option<Home>, StoreError> {
     if let Some((schema, role)) = &found.without_usage {
         let grant = format!("the owner of its tables gives it with `penr-webhooks migrate --grant-to {role}`");
         return Err(StoreError::Denied(anyhow::anyhow!(

@@ -17,7 +17,7 @@ const READ_PER_BUCKET: i64 = 2000;
 
 /// The time that a chart shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Window {
+pub(crate) enum Window {
     Hour,
     Day,
     Week,
@@ -26,7 +26,7 @@ pub enum Window {
 impl Window {
     pub const ALL: [Self; 3] = [Self::Hour, Self::Day, Self::Week];
 
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Hour => "1h",
             Self::Day => "24h",
@@ -34,7 +34,7 @@ impl Window {
         }
     }
 
-    pub fn bucket(self) -> Duration {
+    pub(crate) fn bucket(self) -> Duration {
         Duration::from_secs(match self {
             Self::Hour => 300,
             Self::Day => 3600,
@@ -61,7 +61,7 @@ impl Window {
 
 /// The attempts between `start` and the next bucket's start.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Bucket {
+pub(crate) struct Bucket {
     #[serde(serialize_with = "rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     pub start: Timestamp,
@@ -81,7 +81,7 @@ impl Store {
     /// # Errors
     ///
     /// The database is not available, busy or not migrated.
-    pub async fn stats(
+    pub(crate) async fn stats(
         &self,
         account: &AccountId,
         webhook: WebhookId,

@@ -17,7 +17,7 @@ use crate::webhook::{Subscriptions, Webhook, WebhookName, WebhookUrl};
 
 /// A webhook to be registered.
 #[derive(Debug)]
-pub struct NewWebhook<'a> {
+pub(crate) struct NewWebhook<'a> {
     pub id: WebhookId,
     pub account_id: &'a AccountId,
     pub name: &'a WebhookName,
@@ -39,7 +39,7 @@ pub struct WebhookChange {
 
 /// The result of a registration.
 #[derive(Debug)]
-pub enum Created {
+pub(crate) enum Created {
     Webhook(Box<Webhook>),
     /// The account has as many webhooks as it may have.
     TooMany,
@@ -67,14 +67,14 @@ pub enum Deleted {
 
 /// The position of a row in a list that is ordered by time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Position {
+pub(crate) struct Position {
     pub time: Timestamp,
     pub id: Uuid,
 }
 
 /// What the list of webhooks shows of a webhook's deliveries.
 #[derive(Debug, Clone)]
-pub struct Activity {
+pub(crate) struct Activity {
     /// The newest attempt: when, and whether it succeeded.
     pub last_attempt: Option<(Timestamp, bool)>,
     /// The number of pending deliveries, counted up to 1,000.
@@ -100,7 +100,7 @@ impl Store {
     /// # Errors
     ///
     /// The database is not available, busy or read-only: perhaps the webhook was registered, if only the answer is missing.
-    pub async fn create_webhook(&self, keyring: &Keyring, new: &NewWebhook<'_>) -> Result<Webhook, StoreError> {
+    pub(crate) async fn create_webhook(&self, keyring: &Keyring, new: &NewWebhook<'_>) -> Result<Webhook, StoreError> {
         match self.create_webhook_within(keyring, new, u32::MAX).await? {
             Created::Webhook(webhook) => Ok(*webhook),
             Created::TooMany => Err(StoreError::Refused(anyhow::anyhow!("nobody has so many webhooks"))),
@@ -112,7 +112,7 @@ impl Store {
     /// # Errors
     ///
     /// As [`Store::create_webhook`].
-    pub async fn create_webhook_within(
+    pub(crate) async fn create_webhook_within(
         &self,
         keyring: &Keyring,
         new: &NewWebhook<'_>,
@@ -150,7 +150,7 @@ impl Store {
     /// # Errors
     ///
     /// The database is not available, busy or not migrated.
-    pub async fn list_webhooks(
+    pub(crate) async fn list_webhooks(
         &self,
         account_id: &AccountId,
         after: Option<Position>,
@@ -171,7 +171,7 @@ impl Store {
     /// # Errors
     ///
     /// The database is not available, busy or not migrated.
-    pub async fn find_webhook(&self, scope: Scope<'_>, id: WebhookId) -> Result<Option<Webhook>, StoreError> {
+    pub(crate) async fn find_webhook(&self, scope: Scope<'_>, id: WebhookId) -> Result<Option<Webhook>, StoreError> {
         let sql =
             format!("SELECT {COLUMNS} FROM webhooks WHERE id = $1 AND account_id = coalesce($2::text, account_id)");
         Ok(self.query(&sql, &[&id.0, &scope.account()]).await?.first().map(webhook))
@@ -182,7 +182,7 @@ impl Store {
     /// # Errors
     ///
     /// The database is not available, busy or not migrated.
-    pub async fn activity(
+    pub(crate) async fn activity(
         &self,
         account: &AccountId,
         ids: &[WebhookId],
@@ -287,7 +287,7 @@ impl Store {
     /// # Errors
     ///
     /// The database is not available, busy or not migrated.
-    pub async fn secret(
+    pub(crate) async fn secret(
         &self,
         keyring: &Keyring,
         webhook: &Webhook,
@@ -304,7 +304,7 @@ impl Store {
     /// # Errors
     ///
     /// The database is not available, busy or read-only: perhaps the secret was replaced, if only the answer is missing.
-    pub async fn replace_secret(
+    pub(crate) async fn replace_secret(
         &self,
         keyring: &Keyring,
         webhook: &Webhook,

@@ -90,7 +90,7 @@ async fn what_the_primary_alone_has_is_not_acked_and_a_fail_over_under_load_is_g
         wait_for_a_commit_that_waits(&servers, &worker).await;
         servers.lose_primary(Loss::Killed).await;
         servers.restart_standby().await;
-        // The address of this process does not move to the standby: it can only wait.
+        // This worker has the standby's own address, and waits for the promotion.
         let beside = launch(Way::Standby, "worker").start_worker().await;
         servers.promote().await;
         (gone_on_after(Instant::now(), &ledger, &caller).await, beside)

@@ -127,7 +127,7 @@ async fn a_worker_notices_that_its_pooler_was_switched_to_another_mode_and_back(
 #[tokio::test]
 async fn an_api_with_one_session_works_and_does_so_again_once_its_pooler_is_switched_back() {
     let site = Ledger::open(Site::new().await.set("database.connect_timeout", "1s")).await.site;
-    // Readiness uses the other session.
+    // The readiness check uses the other session.
     let two = ("default_pool_size", "2");
     let pooler = Pooler::before(&site, &[SESSION, two]).await;
     let through = site.database_url_through(&pooler.address());
@@ -139,7 +139,7 @@ async fn an_api_with_one_session_works_and_does_so_again_once_its_pooler_is_swit
         answers.iter().all(|answer| answer.status == status)
     };
     wait_until("it answers", async || answered(200).await).await;
-    // A worker that starts only now would end with the error.
+    // An API that is still starting would end with the error that follows.
     wait_until("it has started", async || api.replica.metric("partition_days").await > 0.0).await;
     pooler.set(&[TRANSACTION, two]);
     wait_until("it is noticed", async || answered(503).await).await;

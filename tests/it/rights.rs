@@ -23,7 +23,7 @@ struct Role {
 }
 
 impl Role {
-    /// On PostgreSQL 14, where everybody may make tables in `public`; from version 15 on only the owner may.
+    /// Also revokes the right of everybody to make tables in `public`, which PostgreSQL grants up to version 14.
     async fn narrow(site: &Site) -> Self {
         Self::named(site, &format!("narrow_{}", Uuid::new_v4().simple())).await
     }

@@ -70,7 +70,7 @@ async fn a_worker_started_without_postgres_begins_when_it_comes() {
 async fn a_postgres_restarted_and_a_postgres_killed_double_and_lose_nothing() {
     let servers = PrivateServers::start().await;
     let site = impatient(Site::on(&servers).await);
-    // Receivers may answer only after the time that a server takes to start.
+    // Receivers may keep a request open for as long as a server takes to start.
     let site = site.set("sender.timeout", "60s").set("worker.lease", "10m").set("log.filter", "info");
     let ledger = Ledger::open(site).await;
     let mut worker = ledger.site.worker().await;

@@ -25,7 +25,7 @@ fn other(version: i32) -> Applied {
 }
 
 fn judged(candidates: &[Candidate]) -> Result<Option<Home>, StoreError> {
-    judge(&Found { candidates: candidates.to_vec(), ..Found::default() }, &migrations())
+    choose_home(&Found { candidates: candidates.to_vec(), ..Found::default() }, &migrations())
 }
 
 fn refused(candidates: &[Candidate]) -> String {

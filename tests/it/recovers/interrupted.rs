@@ -127,7 +127,7 @@ async fn a_webhook_switched_off_during_its_recovery_is_not_called() {
     let update = ["webhooks", "update", &quiet.webhook.id, "--active", "false"];
     let mut switch_off = quiet.site.launch(&update).start();
     wait_for_waiting(&quiet, 2).await;
-    // The next batch waits as well.
+    // Keeps the next batch of the recovery behind the switch.
     let retention = quiet.site.another_sql().await;
     let (locked, ()) = tokio::join!(retention.batch_execute(RETENTION), async {
         wait_for_waiting(&quiet, 3).await;

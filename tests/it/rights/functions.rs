@@ -57,7 +57,7 @@ async fn they_do_what_they_did_when_others_put_functions_and_tables_in_their_way
     narrow.batch_execute(traps).await.unwrap();
     narrow.batch_execute("SELECT public.make_events_partition(1), public.make_attempts_partition(1)").await.unwrap();
     drop(narrow);
-    // The schema has traps, which the test's own statements must not run.
+    // Removes the traps too, which the test's own statements would run.
     role.drop().await;
     assert_eq!(days_ahead(&site).await, 2);
 }

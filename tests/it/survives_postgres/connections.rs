@@ -72,7 +72,7 @@ async fn connections_that_all_fall_silent_do_not_each_cost_a_wait() {
     let api = site.api_of(launch.set("api.database_timeout", "2s").set("api.request_timeout", "5s")).await;
     let customer = api.customer("acc_1");
     let webhook = customer.create_at("http://127.0.0.1:9999/").await;
-    // Each task that waits for the table has a connection of its own.
+    // Each request that waits for the table has a connection of its own.
     let locker = site.another_sql().await;
     locker.batch_execute("BEGIN; LOCK TABLE webhooks").await.unwrap();
     let get = || customer.get(&webhook);

@@ -88,7 +88,7 @@ async fn a_worker_cut_off_in_the_middle_of_a_transaction_holds_up_nobody_for_lon
     ledger.wait_for_count(left_behind, 1).await;
     let cut = Instant::now();
     let other = ledger.site.worker().await;
-    // The first session is busy.
+    // The first worker is still busy with the commit that was cut off.
     ledger.publish(5).await;
     ledger.wait_for_count(ATTEMPTS, 10).await;
     assert!(cut.elapsed() < Duration::from_secs(15), "{:?}", cut.elapsed());
