@@ -1,5 +1,8 @@
 //! Brings the schema up to date. Several processes may try at once, and each may be killed at any moment: the next run
 //! continues where the last one ended.
+//!
+//! To change the schema, add a file to `migrations/` and run `make schema`, which writes docs/schema.sql. To add an index to a
+//! table in use, see `indexes`.
 
 use std::time::Duration;
 

@@ -30,7 +30,7 @@ use deliveries::Deliveries;
 impl Store {
     /// Records a batch: events that are not stored yet, log rows, and pending and closed deliveries. A result whose claim is no
     /// longer the newest adds a log row and does not change its delivery. Observations of webhooks that another transaction
-    /// has locked are not written; they are [`Observations::left`] once the batch is known to be written.
+    /// has locked are not written; they are `Observations::left` once the batch is known to be written.
     ///
     /// # Errors
     ///

@@ -15,7 +15,7 @@ const RETENTION: &str = "SELECT pg_advisory_lock(x'70656e7270617274'::bigint)";
 const WAITING: &str = "SELECT count(*) FROM pg_locks WHERE NOT granted
     AND (database IS NULL OR database = (SELECT oid FROM pg_database WHERE datname = current_database()))
     AND pid IN (SELECT pid FROM pg_stat_activity WHERE datname = current_database())";
-/// Sessions of our processes.
+/// The number of sessions of our processes.
 const SESSIONS: &str = "SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND application_name = 'penr-webhooks'";
 
