@@ -233,13 +233,13 @@ impl Store {
     }
 
     /// As `query_planned_anew`, for rows that show that work was done already, so that it is not done again. Returns only when
-    /// these rows are as safe as after a commit of our own: see [`AS_A_WRITE`].
-    async fn query_kept(&self, sql: &str, params: TypedParams<'_>) -> Result<Vec<Row>, StoreError> {
+    /// these rows are as safe as after a commit of our own: see [`WAIT_FOR_STANDBY`].
+    async fn query_durable(&self, sql: &str, params: TypedParams<'_>) -> Result<Vec<Row>, StoreError> {
         let ask = async |client: &mut Object| {
             let transaction = client.transaction().await?;
             let rows = transaction.query_typed(sql, params).await?;
             if !rows.is_empty() {
-                transaction.batch_execute(AS_A_WRITE).await?;
+                transaction.batch_execute(WAIT_FOR_STANDBY).await?;
             }
             transaction.commit().await?;
             Ok(rows)
@@ -279,8 +279,8 @@ impl Store {
 
     /// A session outside the pool, with the usual settings. A caller that needs others, such as a longer statement timeout, sets
     /// them.
-    async fn own_session(&self) -> Result<Client, StoreError> {
-        self.connections.own_session().await
+    async fn open_session(&self) -> Result<Client, StoreError> {
+        self.connections.open_session().await
     }
 }
 
@@ -306,7 +306,7 @@ use lock_of_schema;
 /// message to the WAL, so the standby then has everything that was committed before. A primary that was restarted shows rows
 /// that the standby may not have yet; they are lost if the standby takes over. On a standby `pg_current_xact_id` fails, as
 /// writes do.
-const AS_A_WRITE: &str = "SELECT pg_current_xact_id(), pg_logical_emit_message(true, 'penr-webhooks', '')";
+const WAIT_FOR_STANDBY: &str = "SELECT pg_current_xact_id(), pg_logical_emit_message(true, 'penr-webhooks', '')";
 
 /// The account of a row.
 fn account(row: &Row) -> AccountId {

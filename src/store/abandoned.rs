@@ -171,7 +171,7 @@ impl Unanswered {
                 continue;
             }
             let look = self.look(began).await;
-            if matches!(&look.result, LookResult::Activity(found) if found.has_replaced_that_of(&backend)) {
+            if matches!(&look.result, LookResult::Activity(found) if found.has_replaced_server_of(&backend)) {
                 return look.began;
             }
             // A look that took longer than this may have gone to the silent server, so the next one follows at once.

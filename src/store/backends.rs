@@ -192,7 +192,7 @@ impl ServerActivity {
 
     /// Whether this server has replaced the one that the backend was on. A standby does not count: the address may lead to it
     /// for a moment.
-    pub(super) fn has_replaced_that_of(&self, backend: &str) -> bool {
+    pub(super) fn has_replaced_server_of(&self, backend: &str) -> bool {
         self.takes_writes && !self.busy.contains_key(backend)
     }
 }
@@ -296,8 +296,11 @@ mod tests {
         };
         let (primary, standby) = (activity(true), activity(false));
         assert_eq!(["1", "2", "3"].map(|backend| primary.has_finished(backend)), [false, true, true]);
-        assert_eq!(["1", "2", "3"].map(|backend| primary.has_replaced_that_of(backend)), [false, false, true]);
-        assert!(!standby.has_replaced_that_of("3") && !standby.has_finished("3"), "it knows nothing of the primary's");
+        assert_eq!(["1", "2", "3"].map(|backend| primary.has_replaced_server_of(backend)), [false, false, true]);
+        assert!(
+            !standby.has_replaced_server_of("3") && !standby.has_finished("3"),
+            "it knows nothing of the primary's"
+        );
     }
 
     #[test]

@@ -96,7 +96,7 @@ impl Connections {
         let deadline = Instant::now() + self.wait();
         let permit = self.unanswered.permit(self.wait()).await?;
         let mut connection = self.lend_until(deadline).await?;
-        connection.know_backend().await?;
+        connection.learn_backend().await?;
         Ok((connection, permit))
     }
 
@@ -119,7 +119,7 @@ impl Connections {
     /// Opens two more sessions and compares them. If the server has no room for them, an answer in the pool is enough: its
     /// sessions were checked when they were opened.
     pub(super) async fn check_sessions(self: &Arc<Self>) -> Result<(), StoreError> {
-        let looked = timeout(self.sessions.bound(), self.sessions.look_at_two()).await.map_err(|_| not_connected());
+        let looked = timeout(self.sessions.bound(), self.sessions.compare_two()).await.map_err(|_| not_connected());
         if let Err(error) = looked.and_then(|looked| Ok(looked?))
             && !(self.pool.status().size > 0 && self.answers_in_the_pool().await)
         {
@@ -168,7 +168,7 @@ impl Connections {
     }
 
     /// A session outside the pool.
-    pub(super) async fn own_session(&self) -> Result<Client, StoreError> {
+    pub(super) async fn open_session(&self) -> Result<Client, StoreError> {
         let opened = timeout(self.sessions.bound(), self.sessions.open()).await.map_err(|_| not_connected());
         let opened =
             opened.and_then(|opened| opened.map_err(StoreError::from)).map_err(|error| self.sessions.explain(error));
@@ -192,11 +192,11 @@ impl Connections {
     }
 
     /// Lends no connection again that was opened before this time: it may lead to a server that was replaced by another.
-    fn leave_server(&self, before: Instant) {
+    fn retire_opened_before(&self, before: Instant) {
         let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
         if *renewed < before {
             *renewed = before;
-            self.openings.forget_spare();
+            self.openings.drop_spare();
         }
     }
 
@@ -205,7 +205,7 @@ impl Connections {
         let mut renewed = self.renewed.lock().unwrap_or_else(PoisonError::into_inner);
         if renewed.elapsed() >= RENEWALS_APART {
             *renewed = Instant::now();
-            self.openings.forget_spare();
+            self.openings.drop_spare();
             self.sessions.forget_last_served();
         }
     }
@@ -258,7 +258,7 @@ impl Connection {
 
     /// Asks for the backend of this connection if it is not known from the login or was dropped from the cache: while the
     /// connection waits for a commit, it cannot be asked.
-    async fn know_backend(&mut self) -> Result<(), StoreError> {
+    async fn learn_backend(&mut self) -> Result<(), StoreError> {
         let opened = self.object.as_ref().map(|object| Object::metrics(object).created);
         let Some(opened) = opened.filter(|opened| !self.home.unanswered.knows_backend(*opened)) else { return Ok(()) };
         if let Some(backend) = self.ask(async |client: &mut Object| backends::of(client).await).await? {
@@ -286,7 +286,7 @@ impl Connection {
                 // There is nothing to cancel and nothing to wait for: the new server does not run the statement.
                 self.running = None;
                 self.discard();
-                self.home.leave_server(looked);
+                self.home.retire_opened_before(looked);
                 return Err(StoreError::Unavailable(anyhow::anyhow!(
                     "its server is silent and was replaced by another"
                 )));
@@ -340,7 +340,7 @@ impl Connection {
         // A caller that goes away sooner says nothing about the server.
         let late = began.filter(|began| began.elapsed() >= self.home.statement_timeout / 2);
         if late.is_some_and(|began| self.home.answers.note_silence(began)) {
-            self.home.openings.forget_spare();
+            self.home.openings.drop_spare();
         }
         match abandoned {
             // Without a runtime the process is ending, and nothing can be spawned.

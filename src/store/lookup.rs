@@ -11,7 +11,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::days::within_window;
-use super::{AS_A_WRITE, Scope, Store, StoreError, TypedParams, account, column};
+use super::{Scope, Store, StoreError, TypedParams, WAIT_FOR_STANDBY, account, column};
 use crate::ids::{AccountId, DeliveryId, EventType, WebhookId};
 use crate::secret::{Keyring, Owner};
 use crate::signature::SigningKey;
@@ -67,7 +67,7 @@ impl Store {
             webhooks[index].push(webhook.clone());
         }
         if webhooks.iter().any(Vec::is_empty) {
-            self.trust_in_absence().await?;
+            self.confirm_absence().await?;
         }
         Ok(Lookup { webhooks, day: rows.first().map(|row| column(row, "day")) })
     }
@@ -75,12 +75,12 @@ impl Store {
     /// An event without a webhook is acked and gone. So, after a look-up that found none, this waits until that is certain: a
     /// standby may lack the newest webhooks, and a primary may show a deletion that its synchronous standby does not have
     /// yet. A standby refuses the write, and on a primary the commit waits for the synchronous standby.
-    async fn trust_in_absence(&self) -> Result<(), StoreError> {
+    async fn confirm_absence(&self) -> Result<(), StoreError> {
         let rows = self.query(MAY_BE_BEHIND, &[]).await?;
         if rows.first().is_none_or(|row| column(row, "may_be_behind")) {
             let commit = async |client: &mut Object| {
                 let transaction = client.transaction().await?;
-                transaction.batch_execute(AS_A_WRITE).await?;
+                transaction.batch_execute(WAIT_FOR_STANDBY).await?;
                 transaction.commit().await
             };
             self.write(commit).await?;
@@ -116,7 +116,7 @@ impl Store {
     ) -> Result<HashSet<DeliveryId>, StoreError> {
         let ids: Vec<Uuid> = deliveries.iter().map(|delivery| delivery.0).collect();
         // Pending rows are read before the log: a delivery that succeeds between the two statements is in the log.
-        let waiting = self.query_kept(WAITING, &[(&ids, Type::UUID_ARRAY)]).await?;
+        let waiting = self.query_durable(WAITING, &[(&ids, Type::UUID_ARRAY)]).await?;
         let mut taken: HashSet<Uuid> = waiting.iter().map(|row| column(row, "id")).collect();
         for window in self.log_days().await?.windows_within(retention) {
             let rest: Vec<Uuid> = ids.iter().filter(|id| !taken.contains(id)).copied().collect();
@@ -130,7 +130,7 @@ impl Store {
                 (&window.from, Type::TIMESTAMPTZ),
                 (&window.until, Type::TIMESTAMPTZ),
             ];
-            let attempted = self.query_kept(ATTEMPTED, params).await?;
+            let attempted = self.query_durable(ATTEMPTED, params).await?;
             taken.extend(attempted.iter().map(|row| column::<Uuid>(row, "delivery_id")));
         }
         Ok(taken.into_iter().map(DeliveryId).collect())

@@ -47,7 +47,7 @@ impl Store {
 
     /// The session holds the migration lock until it is closed.
     async fn session_that_migrates(&self) -> Result<(Client, Home), StoreError> {
-        let client = self.own_session().await?;
+        let client = self.open_session().await?;
         // The policies of a table that is not ours would run with our rights.
         client.batch_execute("SET row_security = off").await?;
         let (client, home) = at_home(client).await?;
@@ -67,7 +67,7 @@ impl Store {
     /// [`StoreError::Schema`] if the search path names no usable schema or another product's tables are in the way, and what
     /// opening a session may fail with.
     pub(super) async fn session_at_home(&self) -> Result<(Client, Home), StoreError> {
-        at_home(self.own_session().await?).await
+        at_home(self.open_session().await?).await
     }
 }
 

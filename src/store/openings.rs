@@ -81,7 +81,7 @@ impl Openings {
     }
 
     /// Drops the spare connections.
-    pub(super) fn forget_spare(&self) {
+    pub(super) fn drop_spare(&self) {
         self.queue.lock().spare.clear();
     }
 
@@ -92,7 +92,7 @@ impl Openings {
                 return;
             }
             // Callers that came meanwhile still have time to wait.
-            match opening.unless_unwanted() {
+            match opening.continue_if_wanted() {
                 Some(wanted) => opening = wanted,
                 None => return,
             }
@@ -157,7 +157,7 @@ impl<T> State<T> {
 
 impl<T> UnderWay<T> {
     /// Continues this opening, unless the others under way are enough for the callers that wait.
-    fn unless_unwanted(mut self) -> Option<Self> {
+    fn continue_if_wanted(mut self) -> Option<Self> {
         // Counting and leaving happen under one lock: a caller that came in between would rely on an opening that ends.
         let mut state = self.queue.lock();
         let wanted = state.still_waiting() >= state.under_way;
@@ -243,12 +243,12 @@ mod tests {
         let (impatient, opening) = wait(&queue);
         drop(impatient);
         let (mut later, _) = wait(&queue);
-        let opening = opening.and_then(UnderWay::unless_unwanted);
+        let opening = opening.and_then(UnderWay::continue_if_wanted);
         bring(opening, 7);
         assert_eq!(later.try_recv().ok(), Some(7));
         let (impatient, opening) = wait(&queue);
         drop(impatient);
-        assert!(opening.and_then(UnderWay::unless_unwanted).is_none());
+        assert!(opening.and_then(UnderWay::continue_if_wanted).is_none());
         assert!(wait(&queue).1.is_some());
     }
 

@@ -18,7 +18,7 @@ use super::health;
 use super::observations::Observations;
 use super::sql::execute;
 use super::turn_result::{Ending, TurnResult, collect};
-use super::{AS_A_WRITE, Store, StoreError, TypedParams, column};
+use super::{Store, StoreError, TypedParams, WAIT_FOR_STANDBY, column};
 use crate::config::HealthThresholds;
 use crate::delivery::{Attempt, Delivery};
 use crate::retry::Step;
@@ -97,7 +97,7 @@ impl Store {
             let rows = transaction.query_typed(IS_RECORDED, params).await?;
             let recorded = rows.first().is_some_and(|row| column(row, "recorded"));
             if recorded {
-                transaction.batch_execute(AS_A_WRITE).await?;
+                transaction.batch_execute(WAIT_FOR_STANDBY).await?;
             }
             transaction.commit().await?;
             Ok(recorded)
@@ -152,7 +152,7 @@ async fn write_batch(
 /// there already, the transaction writes nothing, but its commit must wait for the synchronous standby all the same.
 async fn lock_batch(transaction: &Transaction<'_>, batch: &[TurnResult]) -> Result<(), tokio_postgres::Error> {
     let Some(first) = batch.iter().find_map(TurnResult::attempt) else {
-        return transaction.batch_execute(AS_A_WRITE).await;
+        return transaction.batch_execute(WAIT_FOR_STANDBY).await;
     };
     // A UUID's variant bits make this number negative; the advisory locks with fixed numbers are positive.
     let (_, name) = first.id.as_u64_pair();

@@ -96,7 +96,7 @@ impl Sessions {
     }
 
     /// Opens two sessions, compares them and closes them.
-    pub(super) async fn look_at_two(&self) -> Result<(), Error> {
+    pub(super) async fn compare_two(&self) -> Result<(), Error> {
         let ours = self.log_in().await?;
         self.compare(&ours).await;
         Ok(())
