@@ -39,26 +39,27 @@ macro_rules! mark {
 macro_rules! attached_partitions {
     ($tables:literal) => {
         concat!(
-            "(SELECT k.oid, k.relation, k.name, k.parent, k.detach_pending, k.marked,
-                coalesce((substring(k.bound FROM 'FROM \\(''([^'']+)''\\)')::timestamptz AT TIME ZONE k.zone
+            "(SELECT oid, relation, name, parent, detach_pending, marked,
+                coalesce((substring(bound FROM 'FROM \\(''([^'']+)''\\)')::timestamptz AT TIME ZONE zone
                           + interval '1 day - 1 microsecond')::date, '-infinity') AS since,
-                coalesce((substring(k.bound FROM 'TO \\(''([^'']+)''\\)')::timestamptz AT TIME ZONE k.zone)::date,
+                coalesce((substring(bound FROM 'TO \\(''([^'']+)''\\)')::timestamptz AT TIME ZONE zone)::date,
                          'infinity') AS until
             FROM (
-                SELECT c.oid, c.oid::regclass::text AS relation, c.relname::text AS name, p.relname::text AS parent,
-                    i.inhdetachpending AS detach_pending, pg_catalog.pg_get_expr(c.relpartbound, 0::oid) AS bound,
-                    d.objoid IS NOT NULL AS marked,
-                    CASE p.relname WHEN 'events' THEN pg_catalog.current_setting('timezone') ELSE 'UTC' END AS zone
-                FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid JOIN pg_class p ON p.oid = i.inhparent
-                LEFT JOIN pg_description d ON d.objoid = c.oid AND d.objsubid = 0
-                    AND d.classoid = 'pg_class'::regclass::oid AND d.description = '",
+                SELECT child.oid, child.oid::regclass::text AS relation, child.relname::text AS name,
+                    whole.relname::text AS parent, attached.inhdetachpending AS detach_pending,
+                    pg_catalog.pg_get_expr(child.relpartbound, 0::oid) AS bound, note.objoid IS NOT NULL AS marked,
+                    CASE whole.relname WHEN 'events' THEN pg_catalog.current_setting('timezone') ELSE 'UTC' END AS zone
+                FROM pg_inherits attached JOIN pg_class child ON child.oid = attached.inhrelid
+                JOIN pg_class whole ON whole.oid = attached.inhparent
+                LEFT JOIN pg_description note ON note.objoid = child.oid AND note.objsubid = 0
+                    AND note.classoid = 'pg_class'::regclass::oid AND note.description = '",
             $crate::store::partitions::mark!(),
-            "' || c.oid::text
-                WHERE i.inhparent IN (",
+            "' || child.oid::text
+                WHERE attached.inhparent IN (",
             $tables,
             ") OFFSET 0
-            ) AS k
-            WHERE k.bound <> 'DEFAULT')"
+            ) AS children
+            WHERE bound <> 'DEFAULT')"
         )
     };
 }

@@ -21,7 +21,7 @@ use crate::config::Retention;
 /// The number of the advisory lock of the one session that detaches and drops.
 const DROPPING: i64 = 0x7065_6e72_6472_6f70;
 
-/// Seconds.
+/// The seconds of a day.
 const DAY: u64 = 24 * 60 * 60;
 
 /// Partitions of a table that are dropped within an hour. Every day one more expires. Many at once mean that a clock jumped
@@ -100,7 +100,7 @@ impl Store {
         let clock = session.query_one("SELECT clock_timestamp() AS clock", &[]).await?;
         check_clocks(column(&clock, "clock"), Timestamp::now())?;
         if !column::<bool>(&session.query_one(OWNED, &[&home.name]).await?, "owned") {
-            forget_closed(&session, &home, retention.events).await?;
+            delete_unrecoverable(&session, &home, retention.events).await?;
             return Err(DropError::NotOwner);
         }
         let locked = session.query_one(TRY_DROPPING, &[&DROPPING, &home.name]).await?;
@@ -115,7 +115,7 @@ impl Store {
             }
         }
         let (partitions, all) = drop_detached(&session, &home).await;
-        let forgotten = forget_closed(&session, &home, retention.events).await;
+        let forgotten = delete_unrecoverable(&session, &home, retention.events).await;
         if !partitions.is_empty() {
             tracing::info!(dropped = ?partitions, "retention ended");
         }
@@ -252,9 +252,9 @@ async fn drop_detached(session: &Client, home: &Home) -> (Vec<String>, Result<()
     (dropped, result)
 }
 
-async fn forget_closed(session: &Client, home: &Home, events: Duration) -> Result<(), DropError> {
+async fn delete_unrecoverable(session: &Client, home: &Home, events: Duration) -> Result<(), DropError> {
     let table = Table { home, name: "events" };
-    while session.execute(&home.within(FORGET_CLOSED), &[&days(events), &table.path()]).await? > 0 {}
+    while session.execute(&home.within(DELETE_UNRECOVERABLE), &[&days(events), &table.path()]).await? > 0 {}
     Ok(())
 }
 
@@ -329,7 +329,7 @@ const DETACHED: &str = concat!(
 /// Deletes closed deliveries whose events are gone, 10,000 at a time: they cannot be recovered. Rows that another transaction
 /// has locked are left to the next run. `kept` has the days of all attached partitions: one that an operator made may hold
 /// events that are older than the retention.
-const FORGET_CLOSED: &str = concat!(
+const DELETE_UNRECOVERABLE: &str = concat!(
     "WITH kept AS MATERIALIZED (SELECT since, until FROM ",
     attached_partitions!("$2::text::regclass"),
     " AS partitions)
