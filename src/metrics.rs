@@ -14,6 +14,8 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 use tracing_appender::non_blocking::ErrorCounter;
 
+use crate::lanes::HeldBackBy;
+
 /// Of `Metrics::render`'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -34,6 +36,8 @@ pub struct Metrics {
     pub closed: Family<Reason, Counter>,
     /// Fresh deliveries put into the database because their receiver could not take them soon.
     pub parked: Counter,
+    /// How often a webhook's deliveries could not be started at once, by what limited them: the table in [`lanes`](crate::lanes).
+    pub lane_held_back: Family<HeldBackLabel, Counter>,
     /// Results written to the database.
     pub recorded: Counter,
     /// Seconds of one transaction that wrote results.
@@ -98,6 +102,18 @@ pub struct AttemptLabel {
     pub outcome: &'static str,
 }
 
+/// `by` is a [`HeldBackBy`] in words.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct HeldBackLabel {
+    by: &'static str,
+}
+
+impl From<HeldBackBy> for HeldBackLabel {
+    fn from(by: HeldBackBy) -> Self {
+        Self { by: by.as_str() }
+    }
+}
+
 /// `route` is its template, `status` such as `2xx`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ApiRequest {
@@ -123,6 +139,7 @@ impl Default for Metrics {
             in_flight: Gauge::default(),
             closed: Family::default(),
             parked: Counter::default(),
+            lane_held_back: Family::default(),
             recorded: Counter::default(),
             record_duration: Histogram::new(SECONDS),
             consumer_attached: Gauge::default(),
@@ -145,6 +162,8 @@ impl Default for Metrics {
             api_connections_closed: Counter::default(),
             registry: std::sync::Arc::default(),
         };
+        // Every reason is shown from the start, at 0.
+        HeldBackBy::ALL.into_iter().for_each(|by| drop(metrics.lane_held_back.get_or_create(&by.into())));
         metrics.registry = metrics.register().into();
         metrics
     }
@@ -183,6 +202,12 @@ impl Metrics {
         all.register("in_flight", "Requests in flight", self.in_flight.clone());
         all.register("closed", "Deliveries that ended without a success", self.closed.clone());
         all.register("parked", "Fresh deliveries put into the database for their receiver's sake", self.parked.clone());
+        let held_back = self.lane_held_back.clone();
+        all.register(
+            "lane_held_back",
+            "Deliveries not started at once, by what limited their webhook's lane",
+            held_back,
+        );
         all.register("recorded", "Results written to the database", self.recorded.clone());
         let duration = self.record_duration.clone();
         all.register_with_unit("record_duration", "One transaction that wrote results", Unit::Seconds, duration);
@@ -247,6 +272,18 @@ mod tests {
         assert!(text.contains("penr_webhooks_attempt_duration_seconds_count 1\n"), "{text}");
         let names = text.lines().filter(|line| !line.starts_with('#'));
         assert!(names.into_iter().all(|line| line.starts_with("penr_webhooks_")), "{text}");
+    }
+
+    #[test]
+    fn every_reason_to_hold_a_lane_back_stands_at_0_from_the_start() {
+        let metrics = Metrics::default();
+        metrics.lane_held_back.get_or_create(&HeldBackBy::Share.into()).inc_by(3);
+        let text = metrics.render();
+        for by in HeldBackBy::ALL {
+            let count = if by == HeldBackBy::Share { 3 } else { 0 };
+            let line = format!("\npenr_webhooks_lane_held_back_total{{by=\"{}\"}} {count}\n", by.as_str());
+            assert!(text.contains(&line), "{line}{text}");
+        }
     }
 
     /// Writes nothing until the other end is dropped.

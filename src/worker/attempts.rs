@@ -95,7 +95,13 @@ impl Attempts {
         let now = Instant::now();
         // In an outage of ours every lane waits, and for no receiver.
         let most = if self.way_out.is_unsettled() { 0 } else { self.reports.capacity() / 2 };
-        let parked = self.lanes().beat(delay, most, now);
+        let parked = {
+            let mut lanes = self.lanes();
+            for (by, count) in lanes.take_held_back() {
+                self.metrics.lane_held_back.get_or_create(&by.into()).inc_by(count);
+            }
+            lanes.tick(delay, most, now)
+        };
         self.start_waiting(now);
         if !parked.is_empty() {
             self.room.notify_one();
@@ -115,7 +121,7 @@ impl Attempts {
             lanes.not_paused(webhook.id, webhook.receiver(), now);
             match lanes.paused_until(webhook.id, now) {
                 Some(_) => paused.push(turn),
-                None => lanes.claimed(webhook.id, turn, now),
+                None => lanes.add_claimed(webhook.id, turn, now),
             }
         }
         drop(lanes);
@@ -252,7 +258,7 @@ impl Attempts {
         }
         if self.is_held(&turn) {
             self.turn_away(turn).await;
-            return Break(TurnEnd::without_attempt(Feedback::Held));
+            return Break(TurnEnd::without_attempt(Feedback::Unsignable));
         }
         if let Some(pause) = pause(&turn.delivery.webhook, Instant::now()) {
             self.turn_away(turn).await;
@@ -278,12 +284,12 @@ impl Attempts {
         let step = self.retry.next_step(turn.delivery.attempt, &attempt.outcome, rand::random());
         self.count(&attempt, step);
         log(&turn.delivery, &attempt, step);
-        let verdict = match attempt.paused_until {
+        let feedback = match attempt.paused_until {
             Some(until) => Feedback::Paused(Pause { until, by: turn.delivery.webhook.receiver() }),
-            None => verdict(step),
+            None => feedback(step),
         };
         self.report(turn.finished(Ending::Attempted(attempt, step))).await;
-        Break(TurnEnd { verdict, took })
+        Break(TurnEnd { feedback, took })
     }
 
     /// Whether it cannot be signed, and so must wait, for an operator has to bring a key back.
@@ -350,14 +356,14 @@ struct Occupied<'a> {
 }
 
 impl Occupied<'_> {
-    /// Returns what is turned away because of the verdict.
+    /// Returns what is turned away because of the feedback.
     fn leave(mut self, taken: TurnEnd) -> Vec<Turn> {
         self.left = true;
         self.end(taken)
     }
 
-    fn end(&self, TurnEnd { verdict, took }: TurnEnd) -> Vec<Turn> {
-        let turned_away = self.attempts.lanes().ended(self.slot, verdict, took, Instant::now());
+    fn end(&self, TurnEnd { feedback, took }: TurnEnd) -> Vec<Turn> {
+        let turned_away = self.attempts.lanes().ended(self.slot, feedback, took, Instant::now());
         self.attempts.room.notify_one();
         turned_away
     }
@@ -374,14 +380,14 @@ impl Drop for Occupied<'_> {
 /// What a lane is told of a turn that is over.
 #[derive(Clone, Copy)]
 struct TurnEnd {
-    verdict: Feedback,
+    feedback: Feedback,
     /// The attempt alone, without what recording it waited for; `None` without one.
     took: Option<Duration>,
 }
 
 impl TurnEnd {
-    const fn without_attempt(verdict: Feedback) -> Self {
-        Self { verdict, took: None }
+    const fn without_attempt(feedback: Feedback) -> Self {
+        Self { feedback, took: None }
     }
 }
 
@@ -401,7 +407,7 @@ fn heed(lanes: &mut Lanes<Turn>, webhook: &Snapshot, now: Instant) -> Vec<Turn> 
 }
 
 /// What a step says about the receiver.
-fn verdict(step: Step) -> Feedback {
+fn feedback(step: Step) -> Feedback {
     match step {
         Step::Succeeded => Feedback::Succeeded,
         Step::RetryIn(_) | Step::Exhausted | Step::Disable => Feedback::Failed,

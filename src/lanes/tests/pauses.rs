@@ -1,21 +1,12 @@
-use super::super::{Feedback, LaneLimits, Offer, Slot, Start};
+use super::super::probe::CLAIMS_EVERY;
 use super::*;
-use proptest::prelude::*;
-use uuid::Uuid;
+use crate::snapshot::ReceiverId;
 
 const SECOND: Duration = Duration::from_secs(1);
 const WEBHOOK: WebhookId = WebhookId(Uuid::nil());
 
 fn lanes() -> Lanes<u32> {
-    Lanes::new(LaneLimits {
-        in_flight: 300,
-        per_webhook: usize::MAX,
-        in_hand: 2000,
-        park_after: Duration::from_millis(250),
-        probe_after: 3,
-        probe_interval: SECOND,
-        probe_interval_max: 8 * SECOND,
-    })
+    Lanes::new(limits())
 }
 
 fn asked(until: Instant) -> Pause {
@@ -56,8 +47,8 @@ fn a_lane_whose_receiver_asks_for_time_waits_is_probed_once_and_begins_with_half
     let probe = started(lanes.offer(WEBHOOK, 8, over));
     assert_eq!((lanes.offer(WEBHOOK, 9, over), lanes.claimable(WEBHOOK, over)), (Offer::Park(9), 0));
     lanes.ended(probe, Feedback::Succeeded, None, over);
-    assert_eq!(lanes.room(WEBHOOK, over), 75);
-    assert_eq!(lanes.room(WEBHOOK, over + 2 * SECOND), 150);
+    assert_eq!(room(&lanes, WEBHOOK, over), 75);
+    assert_eq!(room(&lanes, WEBHOOK, over + 2 * SECOND), 150);
 }
 
 #[test]
@@ -86,8 +77,8 @@ fn what_the_database_says_pauses_a_lane_and_another_receiver_ends_its_pause() {
     out.into_iter().for_each(|slot| drop(lanes.ended(slot, Feedback::Succeeded, None, now)));
     lanes.not_paused(WEBHOOK, ReceiverId(1), now);
     assert_eq!(lanes.offer(WEBHOOK, 1, now), Offer::Park(1), "the database may not know of it yet");
-    let later = now + ASK_AGAIN;
-    assert_eq!((lanes.claimable(WEBHOOK, later), lanes.room(WEBHOOK, later)), (1, 0), "it is asked for");
+    let later = now + CLAIMS_EVERY;
+    assert_eq!((lanes.claimable(WEBHOOK, later), room(&lanes, WEBHOOK, later)), (1, 0), "it is asked for");
     lanes.pause(WEBHOOK, asked(now + 3600 * SECOND), later);
     assert_eq!(lanes.claimable(WEBHOOK, later), 0);
     lanes.not_paused(WEBHOOK, ReceiverId(2), later);
