@@ -1,8 +1,14 @@
-//! The worker: takes events, attempts their deliveries, records what came of them, and only then acks.
+//! The worker: takes events, attempts their deliveries, records the results, and only then acks.
 //!
-//! Intake matches events in micro-batches; the first attempt of a delivery runs straight from its broker message, later
-//! ones are claimed from Postgres. Both share the room for requests in flight. One recorder writes all results and owns
-//! all acks.
+//! ```text
+//!  consumer ─► intake ─► matching ─► admission ─► lanes ─► attempt ─► recorder ─► writer ─► Postgres
+//!                 └─► redelivered ───┘   ▲                  │  ▲          └─► acknowledger ─► RabbitMQ
+//!                                        │                  ▼  │
+//!  Postgres ─────────► due ──────────────┘              egress_outage
+//! ```
+//!
+//! The first attempt of a delivery runs straight from its broker message, further ones are claimed from Postgres. Both
+//! share the requests in flight, which the lanes divide between webhooks. One recorder writes all results and owns all acks.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -17,37 +23,46 @@ use tokio_util::task::TaskTracker;
 use crate::config::Settings;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
-use crate::queue::{Acknowledger, Consumer, Incoming};
+use crate::queue::{Acknowledger, Consumer, Incoming, Settled};
 use crate::sender::Sender;
 use crate::store::{Store, StoreError};
 use crate::upkeep::Upkeep;
 
+mod admission;
+mod attempt;
 mod attempts;
 mod due;
+mod egress_outage;
 mod intake;
-mod kept;
+mod kept_health;
 mod lookups;
+mod matching;
 mod notices;
-mod owed;
+mod oldest_transactions;
 mod portion;
-mod pulse;
 mod recorder;
 mod redelivered;
+mod saturation;
 mod share;
-mod snapshots;
 mod stalls;
+mod turn;
 mod unopened;
-mod way_out;
+mod writer;
 
 use attempts::Attempts;
+use egress_outage::EgressOutage;
 use lookups::Lookups;
-use recorder::{Recorder, Writer};
+use recorder::Recorder;
 use stalls::Stalls;
 use unopened::Unopened;
-use way_out::WayOut;
+use writer::Writer;
 
-/// Runs until `stop`, then ends within `shutdown.grace`: what is in flight is finished and recorded, the rest given
-/// back. Errors only for what waiting cannot cure.
+/// Runs until `stop`, then ends within `shutdown.grace`: finishes and records what is in flight, and gives the rest back.
+///
+/// # Errors
+///
+/// When the schema is another product's or a newer one, when a pooler keeps no sessions, when a task has panicked, or when
+/// the broker refuses the consumer for good. An outage of a server is no error: the worker waits for its end.
 pub async fn run(settings: Settings, store: Store, metrics: Metrics, stop: CancellationToken) -> anyhow::Result<()> {
     let sender = Sender::new(&settings.sender)?;
     let stalls = Stalls::new(metrics.clone());
@@ -59,17 +74,25 @@ pub async fn run(settings: Settings, store: Store, metrics: Metrics, stop: Cance
     parts.until_stopped(&stop, settings.shutdown_grace).await
 }
 
-/// Until the database is there and migrated. No waiting makes another product's schema ours, or a pooler keep sessions.
+/// Waits until the database is there and migrated.
+///
+/// # Errors
+///
+/// When waiting does not help: the schema is another product's, or a pooler keeps no sessions.
 async fn wait_for_schema(store: &Store, stalls: &Stalls) -> Result<(), StoreError> {
-    let mut stall = None;
+    let mut stall = stalls.wait();
     while let Err(error) = store.check_usable().await {
         if let StoreError::Schema(_) | StoreError::Sessions(_) = error {
             return Err(error);
         }
-        stalls.wait(&mut stall, "the worker cannot start yet", &error).await;
+        stall.after("the worker cannot start yet", &error).await;
     }
-    Stalls::over(&mut stall);
+    stall.over();
     Ok(())
+}
+
+async fn probe_egress(attempts: Arc<Attempts>) {
+    attempts.outage.probe_regularly().await;
 }
 
 /// What several parts use.
@@ -85,54 +108,33 @@ struct Parts {
     consumer: JoinHandle<Result<(), crate::queue::QueueError>>,
     intake: JoinHandle<()>,
     due: JoinHandle<()>,
-    pulse: JoinHandle<()>,
-    probes: JoinHandle<()>,
-    snapshots: JoinHandle<()>,
+    saturation: JoinHandle<()>,
+    egress_probes: JoinHandle<()>,
+    oldest_transactions: JoinHandle<()>,
     upkeep: JoinHandle<()>,
-    patience: JoinHandle<()>,
+    hold_off: JoinHandle<()>,
     notices: JoinHandle<()>,
     recorder: JoinHandle<()>,
     attempts: Arc<Attempts>,
-    /// Attempts under way end unrecorded.
+    /// Ends attempts that are under way, unrecorded.
     abandon: CancellationToken,
-    /// The recorder stops trying.
+    /// Ends the recorder, though not all results are written.
     give_up: CancellationToken,
-    /// Whatever will be settled is settled.
+    /// Tells the consumer that no message will be settled any more: it may close its channel.
     settled: CancellationToken,
 }
 
 impl Parts {
-    fn start(
-        settings: &Settings,
-        Shared { store, sender, metrics, stalls }: Shared,
-        stop: &CancellationToken,
-    ) -> anyhow::Result<Self> {
+    fn start(settings: &Settings, shared: Shared, stop: &CancellationToken) -> anyhow::Result<Self> {
         let worker = settings.worker.clone();
-        let (abandon, give_up, settled) = Default::default();
+        let (abandon, give_up, settled): (CancellationToken, CancellationToken, CancellationToken) = Default::default();
         let (hold_off, held_off) = watch::channel(false);
         let (messages, incoming) = mpsc::channel::<Incoming>(worker.batch);
-        // An attempt that finds no room here keeps its room in flight: a stuck database stops the intake.
+        // An attempt that finds no room here keeps its slot: so a stuck database stops the intake.
         let (reports, reported) = mpsc::channel(worker.max_in_flight + worker.batch);
         let (returns, returned) = mpsc::unbounded_channel();
-        let attempts = Arc::new(Attempts {
-            sender,
-            store: store.clone(),
-            keyring: settings.keyring()?.clone(),
-            retry: settings.retry.clone(),
-            lookup_lifetime: worker.lookup_lifetime,
-            lookups: Lookups::new(worker.lookup_lifetime),
-            claim_lifetime: worker.lease.saturating_sub(settings.sender.timeout + settings.sender.body_timeout),
-            unopened: Unopened::new(metrics.clone()),
-            way_out: WayOut::new(metrics.clone(), stop.clone()),
-            lanes: Mutex::new(Lanes::new(worker.limits())),
-            room: Notify::new(),
-            stalls: stalls.clone(),
-            metrics: metrics.clone(),
-            under_way: TaskTracker::new(),
-            abandon: CancellationToken::clone(&abandon),
-            reports,
-            returns,
-        });
+        let attempts = attempts(settings, &shared, stop, &abandon, Outlets { reports, returns })?;
+        let Shared { store, metrics, stalls, .. } = shared;
         let consumer = Consumer {
             amqp: settings.amqp.clone(),
             queue: settings.queue.clone(),
@@ -142,7 +144,7 @@ impl Parts {
             metrics: metrics.clone(),
             hold_off: held_off,
             stop: stop.clone(),
-            settled: CancellationToken::clone(&settled),
+            settled: settled.clone(),
         };
         let intake = intake::Intake {
             parser: settings.events.clone(),
@@ -156,7 +158,7 @@ impl Parts {
             writer: Writer::new(settings, store.clone(), stalls.clone(), metrics.clone()),
             batch: worker.batch,
             last_health: Deadlines::reserve(settings.shutdown_grace) / 3,
-            give_up: CancellationToken::clone(&give_up),
+            give_up: give_up.clone(),
             acknowledger: Acknowledger::default(),
         };
         let notices = notices::Notices {
@@ -173,11 +175,11 @@ impl Parts {
             consumer: part.spawn(consumer.run()),
             intake: part.spawn(intake.run(incoming)),
             due: part.spawn(due.run()),
-            pulse: part.spawn(pulse::run(attempts.clone(), stop.clone())),
-            probes: part.spawn(way_out::run(attempts.clone())),
-            snapshots: part.spawn(snapshots::run(store, metrics, stop.clone())),
+            saturation: part.spawn(saturation::run(attempts.clone(), stop.clone())),
+            egress_probes: part.spawn(probe_egress(attempts.clone())),
+            oldest_transactions: part.spawn(oldest_transactions::run(store, metrics, stop.clone())),
             upkeep: part.spawn(upkeep.run(stop.clone())),
-            patience: part.spawn(stalls.watch(worker.give_back_after, hold_off, stop.clone())),
+            hold_off: part.spawn(stalls.hold_off_when_long(worker.give_back_after, hold_off, stop.clone())),
             notices: part.spawn(notices.run()),
             recorder: part.spawn(recorder.run(reported, returned)),
             attempts,
@@ -192,18 +194,19 @@ impl Parts {
         let deadlines = Deadlines::within(grace);
         tracing::info!(in_flight = self.attempts.under_way.len(), "stopping");
         let mut ended = Vec::new();
-        // What waits in the lanes now is not started any more.
+        // Turns that wait in the lanes are not started any more.
         self.attempts.give_back_waiting();
-        let Self { intake, due, pulse, probes, snapshots, upkeep, patience, notices, .. } = &mut self;
-        for task in [intake, due, pulse, probes, snapshots, upkeep, patience, notices] {
+        let Self { intake, due, saturation, egress_probes, oldest_transactions, upkeep, hold_off, notices, .. } =
+            &mut self;
+        for task in [intake, due, saturation, egress_probes, oldest_transactions, upkeep, hold_off, notices] {
             ended.push(timeout_at(deadlines.attempts, &mut *task).await);
             if ended.last().is_some_and(Result::is_err) {
                 task.abort();
-                // Until it has really ended it holds what reports to the recorder.
+                // Until the task has really ended it holds the sender of reports, and the recorder does not end.
                 let _ = task.await;
             }
         }
-        // And what came into them meanwhile.
+        // Nor are those that came into the lanes meanwhile.
         self.attempts.give_back_waiting();
         self.finish_attempts(deadlines.attempts).await;
         ended.push(Ok(self.finish_recording(deadlines.recording).await));
@@ -215,7 +218,7 @@ impl Parts {
         tracing::info!("stopped");
         match consumed {
             Ok(consumed) => Ok(consumed.context("the consumer panicked")??),
-            // The broker did not say goodbye in time; everything was settled before.
+            // The broker did not close the connection in time. Everything was settled before.
             Err(_) => Ok(()),
         }
     }
@@ -231,11 +234,11 @@ impl Parts {
         self.attempts.under_way.wait().await;
     }
 
-    /// The recorder ends by itself once nobody can report any more.
+    /// Waits for the recorder, which ends when nobody can report any more.
     async fn finish_recording(&mut self, deadline: Instant) -> Result<(), JoinError> {
-        let (unheard, _) = mpsc::channel(1);
+        let (closed, _) = mpsc::channel(1);
         match Arc::get_mut(&mut self.attempts) {
-            Some(attempts) => attempts.reports = unheard,
+            Some(attempts) => attempts.reports = closed,
             None => tracing::error!("a task still holds the attempts"),
         }
         if let Ok(ended) = timeout_at(deadline, &mut self.recorder).await {
@@ -247,7 +250,43 @@ impl Parts {
     }
 }
 
-/// Starts tasks without which the others are worth nothing: when one ends, all stop.
+/// Where attempts send what becomes of their turns.
+struct Outlets {
+    reports: mpsc::Sender<share::Report>,
+    returns: mpsc::UnboundedSender<Settled>,
+}
+
+fn attempts(
+    settings: &Settings,
+    shared: &Shared,
+    stop: &CancellationToken,
+    abandon: &CancellationToken,
+    Outlets { reports, returns }: Outlets,
+) -> anyhow::Result<Arc<Attempts>> {
+    let Shared { store, sender, metrics, stalls } = shared;
+    let worker = &settings.worker;
+    Ok(Arc::new(Attempts {
+        sender: sender.clone(),
+        store: store.clone(),
+        keyring: settings.keyring()?.clone(),
+        retry: settings.retry.clone(),
+        lookup_lifetime: worker.lookup_lifetime,
+        lookups: Lookups::new(worker.lookup_lifetime),
+        claim_lifetime: worker.lease.saturating_sub(settings.sender.timeout + settings.sender.body_timeout),
+        unopened: Unopened::new(metrics.clone()),
+        outage: EgressOutage::new(metrics.clone(), stop.clone()),
+        lanes: Mutex::new(Lanes::new(worker.limits())),
+        fewer_in_hand: Notify::new(),
+        stalls: stalls.clone(),
+        metrics: metrics.clone(),
+        under_way: TaskTracker::new(),
+        abandon: abandon.clone(),
+        reports,
+        returns,
+    }))
+}
+
+/// Spawns the tasks of a worker. When one of them ends, whatever the reason, all are told to stop.
 struct Part<'a> {
     stop: &'a CancellationToken,
 }
@@ -263,7 +302,7 @@ impl Part<'_> {
     }
 }
 
-/// How the grace is divided: most of it for the attempts, the rest to record, ack and close.
+/// How the grace is divided: most of it for the attempts, the rest (at most 3 s) to record, ack and close.
 struct Deadlines {
     attempts: Instant,
     recording: Instant,
@@ -271,7 +310,7 @@ struct Deadlines {
 }
 
 impl Deadlines {
-    /// What is kept of the grace to record, ack and close.
+    /// The part of the grace that is kept to record, ack and close.
     fn reserve(grace: Duration) -> Duration {
         (grace / 5).min(Duration::from_secs(3))
     }

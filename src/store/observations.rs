@@ -77,8 +77,8 @@ impl Observations {
     /// Adds the results of a batch, which are in the order in which the attempts ended. Our own failures say nothing about a
     /// webhook. A success counts only if it ends failures, which are in the webhook's snapshot, in an earlier result, or not
     /// written yet: for these, `troubled` tells whether a webhook has some.
-    pub fn observe(&mut self, number: u64, batch: &[TurnResult], troubled: impl Fn(WebhookId) -> bool) {
-        for finished in batch {
+    pub fn observe(&mut self, number: u64, batch: &[impl AsRef<TurnResult>], troubled: impl Fn(WebhookId) -> bool) {
+        for finished in batch.iter().map(AsRef::as_ref) {
             let Ending::Attempted(attempt, step) = &finished.ending else { continue };
             let webhook = &finished.delivery.webhook;
             let well = || !webhook.troubled && !self.seen.contains_key(&webhook.id.0) && !troubled(webhook.id);

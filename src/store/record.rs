@@ -42,10 +42,11 @@ impl Store {
     /// - [`StoreError::NotMigrated`]: a partition is missing. Nothing was written.
     pub async fn record(
         &self,
-        batch: &[TurnResult],
+        batch: &[impl AsRef<TurnResult>],
         observations: &mut Observations,
         health: &HealthThresholds,
     ) -> Result<(), StoreError> {
+        let batch = &references(batch);
         let write = async |client: &mut Object| {
             let transaction = client.transaction().await?;
             let health_statement = self.health_statement(&transaction, observations).await?;
@@ -67,7 +68,7 @@ impl Store {
         let result = [TurnResult { delivery: delivery.clone(), claim: None, ending }];
         let write = async |client: &mut Object| {
             let transaction = client.transaction().await?;
-            insert_attempts(&transaction, &result).await?;
+            insert_attempts(&transaction, &references(&result)).await?;
             transaction.commit().await
         };
         self.write(write).await
@@ -79,7 +80,8 @@ impl Store {
     /// # Errors
     ///
     /// It is not known whether the batch was written: ask again. [`StoreError::Busy`] if the commit takes too long.
-    pub async fn is_recorded(&self, batch: &[TurnResult]) -> Result<bool, StoreError> {
+    pub async fn is_recorded(&self, batch: &[impl AsRef<TurnResult>]) -> Result<bool, StoreError> {
+        let batch = &references(batch);
         let attempts: Vec<(Uuid, Uuid)> =
             batch.iter().filter_map(|f| Some((f.attempt()?.id, f.delivery.id.0))).collect();
         let (ids, deliveries): (Vec<Uuid>, Vec<Uuid>) = attempts.into_iter().unzip();
@@ -121,7 +123,7 @@ const IS_RECORDED: &str = "
 /// is that of the first.
 async fn write_batch(
     transaction: &Transaction<'_>,
-    batch: &[TurnResult],
+    batch: &[&TurnResult],
     observations: &mut Observations,
     health: &HealthThresholds,
     health_statement: &str,
@@ -150,8 +152,8 @@ async fn write_batch(
 
 /// Takes the batch's advisory lock. A batch without attempts takes none: writing it twice does no harm. If all its rows are
 /// there already, the transaction writes nothing, but its commit must wait for the synchronous standby all the same.
-async fn lock_batch(transaction: &Transaction<'_>, batch: &[TurnResult]) -> Result<(), tokio_postgres::Error> {
-    let Some(first) = batch.iter().find_map(TurnResult::attempt) else {
+async fn lock_batch(transaction: &Transaction<'_>, batch: &[&TurnResult]) -> Result<(), tokio_postgres::Error> {
+    let Some(first) = batch.iter().find_map(|result| result.attempt()) else {
         return transaction.batch_execute(WAIT_FOR_STANDBY).await;
     };
     // A UUID's variant bits make this number negative; the advisory locks with fixed numbers are positive.
@@ -161,7 +163,12 @@ async fn lock_batch(transaction: &Transaction<'_>, batch: &[TurnResult]) -> Resu
 
 const LOCK_BATCH: &str = "SELECT pg_advisory_xact_lock($1)";
 
-async fn insert_events(transaction: &Transaction<'_>, batch: &[TurnResult]) -> Result<(), tokio_postgres::Error> {
+/// The results that the worker keeps together with what else belongs to them.
+fn references(batch: &[impl AsRef<TurnResult>]) -> Vec<&TurnResult> {
+    batch.iter().map(AsRef::as_ref).collect()
+}
+
+async fn insert_events(transaction: &Transaction<'_>, batch: &[&TurnResult]) -> Result<(), tokio_postgres::Error> {
     let missing = batch.iter().map(|f| &f.delivery.row).filter(|row| !row.is_stored());
     // In the order of keys, so that two transactions with the same events cannot wait for each other.
     let rows: BTreeMap<Uuid, _> = missing.map(|row| (row.key, row)).collect();
@@ -185,8 +192,8 @@ const INSERT_EVENTS: &str = "
            unnest($6::bytea[])
     ON CONFLICT DO NOTHING";
 
-async fn insert_attempts(transaction: &Transaction<'_>, batch: &[TurnResult]) -> Result<(), tokio_postgres::Error> {
-    let rows: Vec<(&TurnResult, &Attempt)> = batch.iter().filter_map(|f| Some((f, f.attempt()?))).collect();
+async fn insert_attempts(transaction: &Transaction<'_>, batch: &[&TurnResult]) -> Result<(), tokio_postgres::Error> {
+    let rows: Vec<(&TurnResult, &Attempt)> = batch.iter().filter_map(|f| Some((*f, f.attempt()?))).collect();
     if rows.is_empty() {
         return Ok(());
     }

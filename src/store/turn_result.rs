@@ -14,6 +14,12 @@ pub struct TurnResult {
     pub ending: Ending,
 }
 
+impl AsRef<Self> for TurnResult {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
 /// How a turn ended.
 #[derive(Debug)]
 pub enum Ending {

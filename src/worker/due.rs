@@ -1,8 +1,12 @@
-//! Claims deliveries whose time has come, of each webhook no more than its lane has room for.
+//! Claims deliveries whose time has come, of each webhook about as many as its lane has room for.
 //!
-//! Postgres is asked which webhooks have had something fall due since it was asked last, and this worker remembers them
-//! until nothing due is left of them. A sweep through the table, a few pages at a time, finds what was missed and closes
-//! what nobody is owed any more. So no question reads much, however much waits, is due without room, or is dead.
+//! 1. `read` asks Postgres which webhooks have deliveries that fell due since the last time, and notes them on the agenda.
+//! 2. `sweep` looks through the table of pending deliveries, a few pages at a time. It finds what `read` missed, and closes
+//!    deliveries to webhooks that have been switched off or deleted.
+//! 3. `claim` claims deliveries of the webhooks on the agenda that have room, and puts them into their lanes. A webhook
+//!    leaves the agenda when nothing due is left of it.
+//!
+//! No statement reads much, however many deliveries wait, are due without room, or are dead rows.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,15 +14,15 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::attempts::{Attempts, Origin, Turn};
+use super::attempts::Attempts;
 use super::portion::Portion;
-use super::stalls::Stalls;
+use super::turn::{Origin, Turn};
 use crate::config::Worker;
 use crate::delivery::ClosedReason;
 use crate::error_chain;
 use crate::ids::WebhookId;
 use crate::metrics::Reason;
-use crate::store::{Claimed, Claims, Ended, Pages, ReadUntil, StoreError};
+use crate::store::{Claimed, Claims, Ended, Pages, ReadUntil, Room, StoreError};
 
 mod agenda;
 mod sweep;
@@ -26,11 +30,11 @@ mod sweep;
 use agenda::Agenda;
 use sweep::Sweep;
 
-/// Between statements while there is more: what was claimed is under way meanwhile.
+/// The wait before the next step while there is more to do: the turns just claimed begin meanwhile.
 const MORE: Duration = Duration::from_millis(5);
-/// A reading goes back by so much, for what commits later than it falls due; and now and then by as long as a transaction
-/// of ours may take.
+/// `read` begins this long before the end of the last time: a delivery may be committed later than it falls due.
 const OVERLAP: Duration = Duration::from_secs(1);
+/// The same every [`DEEP_EVERY`]: as long as a transaction of a worker may take.
 const DEEP_OVERLAP: Duration = Duration::from_secs(15);
 const DEEP_EVERY: Duration = Duration::from_secs(5);
 
@@ -44,12 +48,13 @@ pub(super) struct Due {
 struct Search {
     agenda: Agenda,
     read_until: ReadUntil,
+    /// When `read` is next to be done, and when next with the larger overlap.
     read_next: Instant,
     read_deep: Instant,
     sweep: Sweep,
     /// Deliveries claimed by one statement: fewer after one ran out of time.
     portion: Portion,
-    /// Between questions while they find nothing: longer and longer.
+    /// Between reads: longer each time while they find nothing.
     idle: Duration,
     /// When the first pause of a webhook on the agenda is over.
     pause_over: Option<Instant>,
@@ -68,22 +73,26 @@ impl Due {
             idle: self.worker.poll_interval,
             pause_over: None,
         };
-        let (mut wait, mut stall) = (Duration::ZERO, None);
+        let (mut wait, mut stall) = (Duration::ZERO, self.attempts.stalls.wait());
         while self.stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
-            // Not cut short by a stop: what was claimed must be started or given back.
+            // A stop does not interrupt a step: what was claimed must be started or given back.
             wait = match self.step(&mut search).await {
                 Ok(wait) => wait,
                 Err(error) => {
-                    let waited = self.attempts.stalls.wait(&mut stall, "cannot ask for due deliveries", &error);
+                    let waited = stall.after("cannot ask for due deliveries", &error);
                     self.stop.run_until_cancelled(waited).await;
                     continue;
                 }
             };
-            Stalls::over(&mut stall);
+            stall.over();
         }
     }
 
-    /// Reads what fell due, sweeps, and claims, each if it is time to. Returns the wait before the next step.
+    /// Reads, sweeps and claims, each if it is time to. Returns the wait before the next step.
+    ///
+    /// # Errors
+    ///
+    /// When the database did not answer what was read or claimed. The next step repeats it.
     async fn step(&self, search: &mut Search) -> Result<Duration, StoreError> {
         let mut more = false;
         if Instant::now() >= search.read_next {
@@ -97,14 +106,14 @@ impl Due {
             search.idle = self.worker.poll_interval;
             return Ok(MORE);
         }
-        // A lane may have room again before anything new is asked for.
+        // A lane may have room again before the next read.
         let wait = if search.agenda.is_long() { search.idle } else { self.worker.poll_interval };
-        // A receiver that allows a few requests a second would lose some of them to a late probe.
+        // A pause may end earlier: a receiver that allows a few requests a second would lose some of them to a late probe.
         let pause = search.pause_over.map(|over| over.saturating_duration_since(Instant::now()).max(MORE));
         Ok(pause.map_or(wait, |pause| pause.min(wait)))
     }
 
-    /// Puts on the agenda what fell due since the last time. Whether there is more.
+    /// Notes on the agenda the webhooks with deliveries that fell due since the last time. Returns whether there are more.
     async fn read(&self, search: &mut Search) -> Result<bool, StoreError> {
         let deep = Instant::now() >= search.read_deep;
         let overlap = if deep { DEEP_OVERLAP } else { OVERLAP };
@@ -124,8 +133,8 @@ impl Due {
         Ok(found.more)
     }
 
-    /// Looks at the next pages of the table. Whether to go on at once. Claims do not depend on it: what fails is looked at
-    /// again, a smaller part if it took too long.
+    /// Looks through the next pages of the table. Returns whether to go on at once. Claims do not depend on a sweep: pages
+    /// that failed are looked through again, fewer at a time if that took too long.
     async fn sweep(&self, search: &mut Search) -> bool {
         let pages = search.sweep.pages();
         let swept = async {
@@ -165,22 +174,13 @@ impl Due {
         Ok(())
     }
 
-    /// Claims for what is on the agenda and has room. Whether there was anything.
+    /// Claims deliveries of the webhooks on the agenda that have room. Returns whether there were any.
     async fn claim(&self, search: &mut Search) -> Result<bool, StoreError> {
-        if !self.attempts.way_out.takes_claims() {
+        if !self.attempts.outage.permits_claims() {
             search.pause_over = None;
             return Ok(false);
         }
-        let most = if self.attempts.way_out.is_out() { 1 } else { search.portion.size() };
-        let mut pause_over: Option<Instant> = None;
-        let rooms = {
-            let (lanes, now) = (self.attempts.lanes(), Instant::now());
-            search.agenda.rooms(most, |webhook| {
-                pause_over = pause_over.into_iter().chain(lanes.paused_until(webhook, now)).min();
-                lanes.claimable(webhook, now)
-            })
-        };
-        search.pause_over = pause_over;
+        let rooms = self.rooms(search);
         if rooms.is_empty() {
             return Ok(false);
         }
@@ -197,18 +197,32 @@ impl Due {
         search.portion.ended();
         for room in &rooms {
             match claims.paused.get(&room.webhook) {
-                // It stays on the agenda.
-                Some(webhook) => self.attempts.paused(webhook).await,
+                // The webhook stays on the agenda.
+                Some(webhook) => self.attempts.pause_lane(webhook).await,
                 None => search.agenda.claimed(room, claims.taken.get(&room.webhook)),
             }
         }
-        self.tell_without_event(&claims);
+        self.log_without_event(&claims);
         let found = !claims.taken.is_empty();
-        self.attempts.claimed(claims.deliveries.into_iter().map(|claimed| turn(claimed, looked_up)));
+        self.attempts.admit_claimed(claims.deliveries.into_iter().map(|claimed| turn(claimed, looked_up)));
         Ok(found)
     }
 
-    fn tell_without_event(&self, claims: &Claims) {
+    /// How many deliveries to claim of which webhooks. Notes when the first of their pauses is over.
+    fn rooms(&self, search: &mut Search) -> Vec<Room> {
+        let most = if self.attempts.outage.is_out() { 1 } else { search.portion.size() };
+        let mut pause_over: Option<Instant> = None;
+        let (lanes, now) = (self.attempts.lanes(), Instant::now());
+        let rooms = search.agenda.rooms(most, |webhook| {
+            pause_over = pause_over.into_iter().chain(lanes.paused_until(webhook, now)).min();
+            lanes.claimable(webhook, now)
+        });
+        search.pause_over = pause_over;
+        rooms
+    }
+
+    /// Counts and logs deliveries that were closed because their event is not stored any more.
+    fn log_without_event(&self, claims: &Claims) {
         let reason = ClosedReason::Cancelled.as_str();
         let mut webhooks: BTreeMap<WebhookId, u64> = BTreeMap::new();
         for (webhook, delivery) in &claims.without_event {
@@ -222,6 +236,6 @@ impl Due {
     }
 }
 
-fn turn(Claimed { delivery, claim }: Claimed, looked_up: Instant) -> Turn {
-    Turn { delivery, origin: Origin::Claim(claim), looked_up }
+fn turn(Claimed { delivery, claim: number }: Claimed, looked_up: Instant) -> Turn {
+    Turn { delivery, origin: Origin::Claim(number), looked_up }
 }

@@ -1,4 +1,4 @@
-//! Takes whatever events are in hand, matches them to webhooks with one query, and starts their deliveries.
+//! Takes the events that have arrived, matches them to webhooks with one query, and starts their deliveries.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::attempts::Attempts;
-use super::owed::Taken;
+use super::matching::ReceivedEvent;
 use super::portion::Portion;
-use super::recorder::Report;
 use super::redelivered::Redelivered;
+use super::share::Report;
 use crate::event::EventParser;
 use crate::metrics::Reason;
 use crate::queue::{Incoming, Settled, Settlement};
@@ -18,22 +18,23 @@ use crate::queue::{Incoming, Settled, Settlement};
 pub(super) struct Intake {
     pub(super) parser: EventParser,
     pub(super) attempts: Arc<Attempts>,
+    /// Messages taken at a time.
     pub(super) batch: usize,
-    /// How long the log is kept.
+    /// How long the log is kept (days).
     pub(super) retention: Duration,
     pub(super) stop: CancellationToken,
 }
 
 impl Intake {
-    /// Until told to stop. What is in hand then goes back with its channel.
+    /// Runs until told to stop. The broker hands out again what was not started by then.
     pub(super) async fn run(self, messages: mpsc::Receiver<Incoming>) {
         let (again, redelivered) = mpsc::unbounded_channel();
         let check = Redelivered { attempts: self.attempts.clone(), retention: self.retention, batch: self.batch };
-        let work = async { tokio::join!(self.take(messages, again), check.run(redelivered)) };
+        let work = async { tokio::join!(self.receive(messages, again), check.run(redelivered)) };
         self.stop.run_until_cancelled(work).await;
     }
 
-    async fn take(&self, mut messages: mpsc::Receiver<Incoming>, again: mpsc::UnboundedSender<Taken>) {
+    async fn receive(&self, mut messages: mpsc::Receiver<Incoming>, again: mpsc::UnboundedSender<ReceivedEvent>) {
         let (mut in_hand, mut lookup) = (Vec::with_capacity(self.batch), Portion::of(self.batch));
         while messages.recv_many(&mut in_hand, self.batch).await > 0 {
             let (mut fresh, mut redelivered) = (Vec::new(), Vec::new());
@@ -41,23 +42,23 @@ impl Intake {
                 let list = if message.redelivered { &mut redelivered } else { &mut fresh };
                 list.extend(self.parse(message).await);
             }
-            for owed in self.attempts.look_up(fresh, &mut lookup).await {
-                self.attempts.deliver(owed).await;
+            for event in self.attempts.look_up(fresh, &mut lookup).await {
+                self.attempts.deliver(event).await;
             }
-            for taken in redelivered {
-                // Whoever receives ends after the intake.
-                let _ = again.send(taken);
+            for event in redelivered {
+                // The task that receives them ends after this one.
+                let _ = again.send(event);
             }
         }
     }
 
-    /// `None` after it was rejected for its reason.
-    async fn parse(&self, message: Incoming) -> Option<Taken> {
+    /// Reads the event of a message. A message without a valid one is rejected, and `None` is returned.
+    async fn parse(&self, message: Incoming) -> Option<ReceivedEvent> {
         let Incoming { body, properties, receipt, .. } = message;
         match self.parser.parse(&body, &properties, jiff::Timestamp::now()) {
             Ok(event) => {
                 self.attempts.metrics.events.inc();
-                Some(Taken { event, receipt })
+                Some(ReceivedEvent { event, receipt })
             }
             Err(malformed) => {
                 let (reason, bytes) = (malformed.reason(), body.len());

@@ -1,5 +1,5 @@
-//! Reads webhooks again for deliveries that waited. One question serves all turns of a webhook that come to it within
-//! `worker.lookup_lifetime`: a lane that is behind would ask for each of its turns otherwise.
+//! Reads webhooks again for deliveries that have waited. One query serves all turns of a webhook that ask within
+//! `worker.lookup_lifetime`: otherwise a lane with a backlog would query for each of its turns.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,60 +8,63 @@ use std::time::{Duration, Instant};
 use crate::ids::WebhookId;
 use crate::snapshot::Snapshot;
 
-/// Webhooks that are remembered before those no longer needed are forgotten.
-const REMEMBERED: usize = 1024;
+/// Webhooks that are cached before the first tidying.
+const CACHED: usize = 1024;
 
-/// When a webhook was asked for, and what it was then; `None` if it was deleted.
-type Seen = (Instant, Option<Arc<Snapshot>>);
+/// When a webhook was queried, and what was found; `None` if it was deleted.
+type Found = (Instant, Option<Arc<Snapshot>>);
 
 pub(super) struct Lookups {
     lifetime: Duration,
-    known: Mutex<Known>,
+    cache: Mutex<Cache>,
 }
 
 #[derive(Default)]
-struct Known {
-    webhooks: HashMap<WebhookId, Arc<tokio::sync::Mutex<Option<Seen>>>>,
+struct Cache {
+    /// The lock of a webhook is held while it is queried: other turns wait for the answer.
+    webhooks: HashMap<WebhookId, Arc<tokio::sync::Mutex<Option<Found>>>>,
     /// How many there may be before the next tidying.
     most: usize,
 }
 
 impl Lookups {
     pub(super) fn new(lifetime: Duration) -> Self {
-        Self { lifetime, known: Mutex::default() }
+        Self { lifetime, cache: Mutex::default() }
     }
 
-    /// The webhook as it was asked for within the lifetime, or as `ask` finds it now. Turns that come while one asks wait
-    /// for its answer.
-    pub(super) async fn now(
+    /// The webhook as it was found within the lifetime, or as `query` finds it now. Turns that come during a query wait for
+    /// its answer.
+    pub(super) async fn get(
         &self,
         webhook: WebhookId,
-        ask: impl AsyncFnOnce() -> Option<Snapshot>,
+        query: impl AsyncFnOnce() -> Option<Snapshot>,
     ) -> Option<Arc<Snapshot>> {
         let came = Instant::now();
-        let seen = self.seen(webhook);
-        let mut seen = seen.lock().await;
-        if let Some((at, now)) = &*seen
-            // However long the answer took: an own question would have been asked no later.
+        let entry = self.entry(webhook);
+        let mut found = entry.lock().await;
+        if let Some((at, newest)) = &*found
+            // A query that began after this turn came is fresh enough, however long its answer took.
             && (*at >= came || at.elapsed() < self.lifetime)
         {
-            return now.clone();
+            return newest.clone();
         }
-        let asked = Instant::now();
-        let now = ask().await.map(Arc::new);
-        *seen = Some((asked, now.clone()));
-        now
+        let queried = Instant::now();
+        let newest = query().await.map(Arc::new);
+        *found = Some((queried, newest.clone()));
+        newest
     }
 
-    fn seen(&self, webhook: WebhookId) -> Arc<tokio::sync::Mutex<Option<Seen>>> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.webhooks.len() > known.most {
-            let fresh = |seen: &Seen| seen.0.elapsed() < self.lifetime;
-            // One that is locked is being asked for.
-            known.webhooks.retain(|_, seen| seen.try_lock().map_or(true, |seen| seen.as_ref().is_some_and(fresh)));
-            known.most = (2 * known.webhooks.len()).max(REMEMBERED);
+    fn entry(&self, webhook: WebhookId) -> Arc<tokio::sync::Mutex<Option<Found>>> {
+        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if cache.webhooks.len() > cache.most {
+            let is_fresh = |found: &Found| found.0.elapsed() < self.lifetime;
+            // An entry that is locked is being queried.
+            cache
+                .webhooks
+                .retain(|_, entry| entry.try_lock().map_or(true, |found| found.as_ref().is_some_and(is_fresh)));
+            cache.most = (2 * cache.webhooks.len()).max(CACHED);
         }
-        known.webhooks.entry(webhook).or_default().clone()
+        cache.webhooks.entry(webhook).or_default().clone()
     }
 }
 
@@ -84,7 +87,7 @@ mod tests {
                 tokio::task::yield_now().await;
                 None
             };
-            lookups.now(webhook(number), question).await
+            lookups.get(webhook(number), question).await
         };
         tokio::join!(ask(1), ask(1), ask(2), ask(1));
         assert_eq!(asked.load(Ordering::Relaxed), 2);
@@ -99,7 +102,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(2)).await;
                 None
             };
-            lookups.now(webhook(1), slow).await
+            lookups.get(webhook(1), slow).await
         };
         futures_util::future::join_all((0..20).map(|_| ask())).await;
         assert_eq!(asked.load(Ordering::Relaxed), 2);
@@ -108,24 +111,24 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_longer_fresh_is_asked_again_and_forgotten() {
         let (lookups, mut asked) = (Lookups::new(Duration::ZERO), 0);
-        for number in 0..3 * REMEMBERED as u128 {
+        for number in 0..3 * CACHED as u128 {
             for _ in 0..2 {
                 let question = async || {
                     asked += 1;
                     None
                 };
-                lookups.now(webhook(number), question).await;
+                lookups.get(webhook(number), question).await;
             }
         }
-        assert_eq!(asked, 6 * REMEMBERED);
-        assert!(lookups.known.lock().unwrap().webhooks.len() <= REMEMBERED + 1);
+        assert_eq!(asked, 6 * CACHED);
+        assert!(lookups.cache.lock().unwrap().webhooks.len() <= CACHED + 1);
     }
 
     #[tokio::test]
     async fn a_question_that_is_given_up_leaves_it_to_the_next() {
         let lookups = Lookups::new(Duration::from_secs(600));
-        let never = lookups.now(webhook(1), async || std::future::pending().await);
+        let never = lookups.get(webhook(1), async || std::future::pending().await);
         assert!(tokio::time::timeout(Duration::from_millis(1), never).await.is_err());
-        assert!(lookups.now(webhook(1), async || None).await.is_none());
+        assert!(lookups.get(webhook(1), async || None).await.is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! Publishes notices for penr.ai's own services. Apart from everything else: it delays no delivery.
+//! Publishes notices (such as that a webhook is failing) for penr.ai's own services, in a task that delays no delivery.
 
 use std::time::Duration;
 
@@ -10,14 +10,16 @@ use crate::reconnect::{Outage, Reconnect};
 use crate::store::{Notice, Store, StoreError};
 use crate::{error_chain, millis};
 
-/// Notices are rare and may be seconds late.
+/// Between looks for notices: they are rare and may be seconds late.
 const EVERY: Duration = Duration::from_secs(1);
+/// Notices claimed at a time.
 const BATCH: i64 = 100;
 
 pub(super) struct Notices {
     pub(super) store: Store,
     pub(super) amqp: Amqp,
     pub(super) queue: Queue,
+    /// How long claimed notices stay with this worker.
     pub(super) lease: Duration,
     pub(super) stop: CancellationToken,
 }
@@ -42,8 +44,8 @@ impl Notices {
                         publisher.close().await;
                     }
                     let reason = error_chain(error.as_ref());
-                    // Of a server that is away the other parts tell.
-                    if !is_told_elsewhere(&error) && outage.is_news(&reason) {
+                    // Other parts of the worker log that a server is away.
+                    if !is_logged_elsewhere(&error) && outage.is_news(&reason) {
                         tracing::warn!(error = reason, "cannot send notices, trying again");
                     } else {
                         tracing::debug!(error = reason, "cannot send notices, trying again");
@@ -74,7 +76,7 @@ impl Notices {
         let (id, body) = (notice.id.to_string(), notice.body.as_bytes());
         let sent = publisher.send(&self.queue.notices_exchange, &notice.kind, &id, body).await?;
         match sent.confirmed().await {
-            // Nobody listens: that is penr.ai's choice, not a failure.
+            // No queue is bound for this kind: that is penr.ai's choice, not a failure.
             Ok(()) | Err(PublishError::Unroutable) => {
                 tracing::info!(kind = notice.kind, notice_id = %notice.id, "sent a notice");
                 Ok(())
@@ -84,8 +86,8 @@ impl Notices {
     }
 }
 
-/// Of the database, and of a broker that has merely gone.
-fn is_told_elsewhere(error: &anyhow::Error) -> bool {
+/// Whether the error is the database's, or that of a broker that is away.
+fn is_logged_elsewhere(error: &anyhow::Error) -> bool {
     let of_broker = error.downcast_ref::<PublishError>();
     error.is::<StoreError>() || matches!(of_broker, Some(PublishError::Queue(error)) if error.is_away())
 }

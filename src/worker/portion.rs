@@ -1,10 +1,10 @@
-//! Decides how much one statement is given. Pure: the caller says what became of it.
+//! Decides how many rows one statement gets. Pure: the caller says how the statement ended.
 
-/// Statements of a size that must have ended in time before a larger one is tried.
+/// Statements in a row that must end in time before a larger one is tried.
 const STEADY: u32 = 8;
 
-/// As many rows as a statement can do in time: half as many after one ran out of time, twice as many after some that did
-/// not. Never none, so that there is always progress.
+/// As many rows as a statement can process in time: half as many after one ran out of time, twice as many after
+/// [`STEADY`] that ended in time. At least 1, so that there is always progress.
 #[derive(Debug)]
 pub(super) struct Portion {
     most: usize,
@@ -13,7 +13,7 @@ pub(super) struct Portion {
 }
 
 impl Portion {
-    /// Begins with the most that a statement is ever given.
+    /// Begins with the most rows that a statement ever gets.
     pub(super) fn of(most: usize) -> Self {
         Self { most: most.max(1), size: most.max(1), in_time: 0 }
     }
@@ -30,7 +30,7 @@ impl Portion {
         }
     }
 
-    /// A statement with so many rows ran out of time. Several that were begun together count once.
+    /// A statement with `tried` rows ran out of time. Several that were begun together with the same size count once.
     pub(super) fn ran_out_of_time(&mut self, tried: usize) {
         *self = Self { most: self.most, size: self.size.min(tried / 2).max(1), in_time: 0 };
     }

@@ -1,8 +1,8 @@
-//! Delivers what the broker hands out again, but for what was done before.
+//! Delivers the events that the broker hands out again, except to webhooks for which that was done before.
 //!
-//! To know that costs the database as much as there are webhooks times days of log. So it is asked in parts that end in
-//! time, small events first, beside the intake: no fresh event waits for it, and each event goes on when its own part is
-//! answered. An event that cannot be checked stays unacked, and others go before it.
+//! What was done before, Postgres tells: that costs it as much as there are webhooks times days of log. It is therefore
+//! asked in parts that end in time, small events first, beside the intake: no fresh event waits for it, and each event goes
+//! on when its own part is answered. An event that cannot be checked stays unacked, and others go before it.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -11,16 +11,16 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use super::attempts::Attempts;
-use super::owed::{Owed, Taken};
+use super::matching::{MatchedEvent, ReceivedEvent};
 use super::portion::Portion;
-use super::stalls::{Stall, Stalls};
+use super::stalls::DatabaseWait;
 use crate::ids::DeliveryId;
 use crate::store::StoreError;
 
 /// Deliveries that one statement is asked about: with a log of 30 days it takes about half a second.
 const MOST_ASKED: usize = 5_000;
 
-/// Every so often the event that waits longest comes first, so that none waits for ever behind smaller ones.
+/// In one of so many statements the event that waits longest comes first, so that none waits for ever behind smaller ones.
 const OLDEST_EVERY: u64 = 8;
 
 /// Failures in a row after which an event that is checked alone lets others go first.
@@ -28,108 +28,116 @@ const FAILURES_ALONE: u32 = 3;
 
 pub(super) struct Redelivered {
     pub(super) attempts: Arc<Attempts>,
-    /// How long the log is kept.
+    /// How long the log is kept (days).
     pub(super) retention: Duration,
     /// Events looked up at a time.
     pub(super) batch: usize,
 }
 
-/// An event that is to be checked, and its place in the order.
-struct Doubtful {
-    place: Place,
-    owed: Owed,
+/// An event that is to be checked.
+struct UncheckedEvent {
+    rank: Rank,
+    matched: MatchedEvent,
 }
 
-/// What could not be checked, however small a part was asked for, comes last; then it goes by the number of webhooks, then
-/// in the order in which the events came.
+/// The order in which events are checked: those last that could not be checked in however small parts, of the others those
+/// with few webhooks first, of these the first to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
+struct Rank {
+    /// How many times it could not be checked.
     failed: u32,
     webhooks: usize,
+    /// The number of events that came before.
     came: u64,
 }
 
 /// Events that are to be checked.
 #[derive(Default)]
 struct Waiting {
-    events: BTreeMap<Place, Owed>,
+    events: BTreeMap<Rank, MatchedEvent>,
+    /// How many have come so far.
     came: u64,
-    taken: u64,
+    /// How many times `next` was called so far.
+    calls: u64,
 }
 
 impl Redelivered {
-    /// Until nobody sends any more. The channel has no bound, for the intake must not wait for the checks: what lies in it
-    /// is what the broker has handed out, `worker.prefetch` for each time that our consumer was attached since we last
-    /// looked, and only the last of these lives is kept.
-    pub(super) async fn run(self, mut events: mpsc::UnboundedReceiver<Taken>) {
+    /// Runs until nobody sends any more. The channel has no bound, for the intake must not wait for the checks. It holds
+    /// what the broker has handed out: `worker.prefetch` messages for each time that the consumer was attached since the
+    /// last look, of which only those of the last time are kept.
+    pub(super) async fn run(self, mut events: mpsc::UnboundedReceiver<ReceivedEvent>) {
         let (mut waiting, mut in_hand) = (Waiting::default(), Vec::new());
-        let (mut lookup, mut check, mut stall) = (Portion::of(self.batch), Portion::of(MOST_ASKED), None);
+        let (mut lookup, mut check) = (Portion::of(self.batch), Portion::of(MOST_ASKED));
+        let mut stall = self.attempts.stalls.wait_aside();
         loop {
             in_hand.extend(std::iter::from_fn(|| events.try_recv().ok()));
-            // What came over a channel of the broker that is gone comes again.
-            in_hand.retain(|taken: &Taken| taken.receipt.is_usable());
-            waiting.events.retain(|_, owed| owed.taken.receipt.is_usable());
+            // Messages of a channel that has closed are handed out again.
+            in_hand.retain(|event: &ReceivedEvent| event.receipt.is_usable());
+            waiting.events.retain(|_, matched| matched.received.receipt.is_usable());
             if waiting.events.is_empty() && in_hand.is_empty() {
-                // Nothing of ours waits for the database now, and nothing might ask it for hours.
-                stall = None;
+                // Nothing here waits for the database any more, and the next question may be hours away.
+                stall.given_up();
                 if events.recv_many(&mut in_hand, self.batch).await == 0 {
                     return;
                 }
             }
             let some = in_hand.drain(..in_hand.len().min(self.batch)).collect();
-            self.attempts.look_up(some, &mut lookup).await.into_iter().for_each(|owed| waiting.add(owed));
-            let next = self.as_they_are_now(waiting.next(check.size()), &mut lookup).await;
+            self.attempts.look_up(some, &mut lookup).await.into_iter().for_each(|event| waiting.add(event));
+            let next = self.with_fresh_webhooks(waiting.next(check.size()), &mut lookup).await;
             match self.already_taken(&next, &mut check, &mut stall).await {
                 Ok(done) => self.deliver(next, &done).await,
-                Err(Unchecked { failed }) => {
-                    next.into_iter().for_each(|doubtful| waiting.put_back(doubtful.that_failed(failed)));
+                Err(CheckFailed { alone }) => {
+                    next.into_iter().for_each(|event| waiting.put_back(event.failed(alone)));
                 }
             }
         }
     }
 
-    /// What has waited is looked up once more, all together: else each delivery would be, for itself.
-    async fn as_they_are_now(&self, events: Vec<Doubtful>, lookup: &mut Portion) -> Vec<Doubtful> {
-        if events.iter().all(|event| event.owed.looked_up.elapsed() < self.attempts.lookup_lifetime / 2) {
+    /// Reads the webhooks of events that have waited once more, all together: else each delivery would do so by itself.
+    async fn with_fresh_webhooks(&self, events: Vec<UncheckedEvent>, lookup: &mut Portion) -> Vec<UncheckedEvent> {
+        if events.iter().all(|event| event.matched.looked_up.elapsed() < self.attempts.lookup_lifetime / 2) {
             return events;
         }
-        let (places, taken): (Vec<Place>, Vec<Taken>) =
-            events.into_iter().map(|event| (event.place, event.owed.taken)).unzip();
-        let owed = self.attempts.look_up(taken, lookup).await;
-        places.into_iter().zip(owed).map(|(place, owed)| Doubtful { place, owed }).collect()
+        let (ranks, received): (Vec<Rank>, Vec<ReceivedEvent>) =
+            events.into_iter().map(|event| (event.rank, event.matched.received)).unzip();
+        let matched = self.attempts.look_up(received, lookup).await;
+        ranks.into_iter().zip(matched).map(|(rank, matched)| UncheckedEvent { rank, matched }).collect()
     }
 
-    /// Which of these events' deliveries were done before. Those of one event alone are asked for in parts; several events
-    /// are one part, and are put together anew after a failure.
+    /// Returns which of these events' deliveries were done before. A single event is asked about in parts; several events
+    /// are asked about in one part, and are grouped anew after a failure.
     ///
-    /// While the database is away, it is asked again until it answers, also after the messages went back: else what the broker hands out would go back and
-    /// be taken again and again.
+    /// While the database is away, it is asked until it answers, even if the messages went back meanwhile: otherwise the
+    /// broker would hand them out and get them back again and again.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckFailed`] when the database is busy, or has no time for this many deliveries.
     async fn already_taken(
         &self,
-        events: &[Doubtful],
+        events: &[UncheckedEvent],
         portion: &mut Portion,
-        stall: &mut Option<Stall>,
-    ) -> Result<HashSet<DeliveryId>, Unchecked> {
-        let doubtful: Vec<DeliveryId> = events.iter().flat_map(|event| event.owed.deliveries()).collect();
+        stall: &mut DatabaseWait<'_>,
+    ) -> Result<HashSet<DeliveryId>, CheckFailed> {
+        let all: Vec<DeliveryId> = events.iter().flat_map(|event| event.matched.deliveries()).collect();
         let (mut done, mut asked, mut failures) = (HashSet::new(), 0, 0);
-        while asked < doubtful.len() {
-            let rest = &doubtful[asked..];
+        while asked < all.len() {
+            let rest = &all[asked..];
             let part = &rest[..rest.len().min(portion.size())];
             match self.attempts.store.already_taken(part, self.retention).await {
                 Ok(taken) => {
-                    Stalls::over(stall);
+                    stall.over();
                     portion.ended();
                     done.extend(taken);
                     (asked, failures) = (asked + part.len(), 0);
                 }
                 Err(error) => {
-                    let part_of_work = "cannot check what was handed out again, waiting";
-                    self.attempts.stalls.aside().wait(stall, part_of_work, &error).await;
+                    stall.after("cannot check what was handed out again, waiting", &error).await;
                     if error.ran_out_of_time() {
                         portion.ran_out_of_time(part.len());
                     }
-                    let usable = events.iter().any(|event| event.owed.taken.receipt.is_usable());
-                    // An answer that was too late for us may also be of a database that is merely slow.
+                    let usable = events.iter().any(|event| event.matched.received.receipt.is_usable());
+                    // A database whose answer comes too late may merely be slow, and not away.
                     let late = error.ran_out_of_time() && usable;
                     if !late && !matches!(error, StoreError::Busy(_)) {
                         continue;
@@ -137,7 +145,7 @@ impl Redelivered {
                     failures += 1;
                     let alone = events.len() == 1;
                     if !alone || failures == FAILURES_ALONE || !usable {
-                        return Err(Unchecked { failed: alone });
+                        return Err(CheckFailed { alone });
                     }
                 }
             }
@@ -145,63 +153,65 @@ impl Redelivered {
         Ok(done)
     }
 
-    async fn deliver(&self, events: Vec<Doubtful>, done: &HashSet<DeliveryId>) {
-        for Doubtful { mut owed, .. } in events {
-            let open = owed.deliveries().zip(&owed.webhooks).filter(|(delivery, _)| !done.contains(delivery));
-            owed.webhooks = open.map(|(_, webhook)| webhook.clone()).collect();
-            self.attempts.deliver(owed).await;
+    async fn deliver(&self, events: Vec<UncheckedEvent>, done: &HashSet<DeliveryId>) {
+        for UncheckedEvent { mut matched, .. } in events {
+            let open = matched.deliveries().zip(&matched.webhooks).filter(|(delivery, _)| !done.contains(delivery));
+            matched.webhooks = open.map(|(_, webhook)| webhook.clone()).collect();
+            self.attempts.deliver(matched).await;
         }
     }
 }
 
-/// The database did not say what was done before.
-struct Unchecked {
-    /// Also not about this one event in smaller parts.
-    failed: bool,
+/// The database did not tell what was done before.
+struct CheckFailed {
+    /// It was asked about one event alone.
+    alone: bool,
 }
 
-impl Doubtful {
-    fn that_failed(mut self, failed: bool) -> Self {
-        self.place.failed += u32::from(failed);
+impl UncheckedEvent {
+    /// It could not be checked; that counts if it was checked alone.
+    fn failed(mut self, alone: bool) -> Self {
+        self.rank.failed += u32::from(alone);
         self
     }
 }
 
 impl Waiting {
-    fn add(&mut self, owed: Owed) {
-        let place = Place { failed: 0, webhooks: owed.webhooks.len(), came: self.came };
-        self.put_back(Doubtful { place, owed });
+    fn add(&mut self, matched: MatchedEvent) {
+        let rank = Rank { failed: 0, webhooks: matched.webhooks.len(), came: self.came };
+        self.put_back(UncheckedEvent { rank, matched });
         self.came += 1;
     }
 
-    fn put_back(&mut self, Doubtful { place, owed }: Doubtful) {
-        self.events.insert(Place { webhooks: owed.webhooks.len(), ..place }, owed);
+    fn put_back(&mut self, UncheckedEvent { rank, matched }: UncheckedEvent) {
+        self.events.insert(Rank { webhooks: matched.webhooks.len(), ..rank }, matched);
     }
 
-    /// Takes events with so many deliveries together, the smallest first, and one at least if there is any. Those that
-    /// share a statement are alike: a single delivery is not held up by an event of hundreds, nor by one that failed.
-    fn next(&mut self, most: usize) -> Vec<Doubtful> {
-        self.taken += 1;
-        if self.taken.is_multiple_of(OLDEST_EVERY)
-            && let Some(oldest) = self.events.keys().copied().min_by_key(|place| place.came)
+    /// Takes events with at most so many deliveries together, the smallest first, and at least one event if there is any.
+    /// Events that share a statement are alike, so that a single delivery does not wait for an event of hundreds, nor for
+    /// one that failed before.
+    fn next(&mut self, most: usize) -> Vec<UncheckedEvent> {
+        self.calls += 1;
+        if self.calls.is_multiple_of(OLDEST_EVERY)
+            && let Some(oldest) = self.events.keys().copied().min_by_key(|rank| rank.came)
         {
             return self.take(oldest).into_iter().collect();
         }
         let (mut next, mut left, mut first) = (Vec::new(), most, None);
-        while let Some((place, _)) = self.events.first_key_value() {
-            let place = *place;
-            let Place { failed, webhooks, .. } = *first.get_or_insert(place);
-            let alike = place.failed == failed && failed == 0 && place.webhooks <= webhooks.max(1) * 10;
-            if !next.is_empty() && (place.webhooks > left || !alike) {
+        while let Some((rank, _)) = self.events.first_key_value() {
+            let rank = *rank;
+            let Rank { failed, webhooks, .. } = *first.get_or_insert(rank);
+            let alike = rank.failed == failed && failed == 0 && rank.webhooks <= webhooks.max(1) * 10;
+            if !next.is_empty() && (rank.webhooks > left || !alike) {
                 break;
             }
-            left = left.saturating_sub(place.webhooks);
-            next.extend(self.take(place));
+            left = left.saturating_sub(rank.webhooks);
+            next.extend(self.take(rank));
         }
         next
     }
 
-    fn take(&mut self, place: Place) -> Option<Doubtful> {
-        self.events.remove(&place).map(|owed| Doubtful { place, owed })
+    fn take(&mut self, rank: Rank) -> Option<UncheckedEvent> {
+        self.events.remove(&rank).map(|matched| UncheckedEvent { rank, matched })
     }
 }

@@ -1,29 +1,59 @@
-//! Ties a broker message to all the deliveries it asked for: it is done when every one of them is recorded.
+//! The way back from a turn to its broker message: what is reported to the recorder, and when the message is acked.
+//!
+//! One message may be owed to many webhooks. Each of its deliveries carries a share of the message, and the message is
+//! acked when the results of all of them are recorded.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::mpsc::{UnboundedSender, WeakUnboundedSender};
 
+use crate::ids::DeliveryId;
 use crate::queue::{Receipt, Settled, Settlement};
+use crate::store::TurnResult;
 
-/// One delivery's part in a broker message. Dropped unrecorded, it has the message returned to the broker.
+/// What the rest of the worker tells the recorder.
 #[derive(Debug)]
-pub(super) struct Share<R = Receipt>(Option<Arc<Message<R>>>);
+pub(super) enum Report {
+    TurnOver(Reported),
+    /// A broker message that needs nothing recorded.
+    Settled(Settled),
+    /// A claim, by its number, is given back.
+    Released(DeliveryId, i64),
+}
+
+/// A turn that is over.
+#[derive(Debug)]
+pub(super) struct Reported {
+    pub(super) turn_result: TurnResult,
+    /// Its share of the broker message it came from; `None` if it was claimed.
+    pub(super) share: Option<MessageShare>,
+}
+
+impl AsRef<TurnResult> for Reported {
+    fn as_ref(&self) -> &TurnResult {
+        &self.turn_result
+    }
+}
+
+/// One delivery's part in a broker message. If it is dropped before its result is recorded, the message goes back to the
+/// broker once its other shares have ended, too.
+#[derive(Debug)]
+pub(super) struct MessageShare<R = Receipt>(Option<Arc<Message<R>>>);
 
 #[derive(Debug)]
 struct Message<R> {
     receipt: R,
     /// At least one delivery was not recorded.
     incomplete: AtomicBool,
-    /// Never full: a message that could not be returned would stay unsettled as long as its channel is open. There are
-    /// no more of them than the broker hands out.
+    /// Without a bound, for a message that could not be returned would stay unsettled as long as its channel is open. The
+    /// broker bounds the number of messages by the prefetch.
     returns: WeakUnboundedSender<Settled<R>>,
 }
 
-impl<R> Share<R> {
-    /// The first share of a message; the others are its [`Share::another`]. It goes to `returns` unless all of them are
-    /// recorded.
+impl<R> MessageShare<R> {
+    /// The first share of a message; [`another`](Self::another) makes further ones. The message goes to `returns` unless
+    /// all of them are recorded.
     pub(super) fn of(receipt: R, returns: &UnboundedSender<Settled<R>>) -> Self {
         Self(Some(Arc::new(Message { receipt, incomplete: AtomicBool::new(false), returns: returns.downgrade() })))
     }
@@ -32,19 +62,20 @@ impl<R> Share<R> {
         Self(self.0.clone())
     }
 
-    /// After its delivery is recorded. The last share tells what becomes of the message.
+    /// The delivery's result is recorded. Returns the message if this was its last share.
     pub(super) fn recorded(mut self) -> Option<Settled<R>> {
         Arc::into_inner(self.0.take()?).map(Message::settled)
     }
 
-    /// When its delivery can never be recorded: the broker hands the message out again, and gives it up in the end.
+    /// The delivery's result can never be recorded: the broker hands the message out again, and makes it a dead letter in
+    /// the end. Returns the message if this was its last share.
     pub(super) fn unrecorded(mut self) -> Option<Settled<R>> {
         self.0.take().and_then(incomplete)
     }
 }
 
-impl Share {
-    /// Whether the message is still ours to work on.
+impl MessageShare {
+    /// Whether the message can still be acked: the channel that it came over is open.
     pub(super) fn is_usable(&self) -> bool {
         self.0.as_ref().is_some_and(|message| message.receipt.is_usable())
     }
@@ -62,7 +93,7 @@ impl<R> Message<R> {
     }
 }
 
-impl<R> Drop for Share<R> {
+impl<R> Drop for MessageShare<R> {
     fn drop(&mut self) {
         let Some(message) = self.0.take() else { return };
         let returns = message.returns.upgrade();
@@ -81,7 +112,7 @@ mod tests {
     #[test]
     fn every_message_with_a_dropped_share_is_returned_though_nobody_takes_them_yet() {
         let (returns, mut returned) = unbounded_channel();
-        let shares: Vec<_> = (0..10_000).map(|tag| Share::of(tag, &returns)).collect();
+        let shares: Vec<_> = (0..10_000).map(|tag| MessageShare::of(tag, &returns)).collect();
         drop(shares);
         for receipt in 0..10_000 {
             assert_eq!(returned.try_recv(), Ok(Settled { receipt, settlement: Settlement::Returned }));
@@ -91,11 +122,11 @@ mod tests {
     #[test]
     fn a_message_is_done_once_all_its_shares_are_recorded_and_returned_unless_all_are() {
         let (returns, mut returned) = unbounded_channel();
-        let first = Share::of("done", &returns);
+        let first = MessageShare::of("done", &returns);
         let second = first.another();
         assert_eq!(first.recorded(), None);
         assert_eq!(second.recorded(), Some(Settled { receipt: "done", settlement: Settlement::Done }));
-        let first = Share::of("half", &returns);
+        let first = MessageShare::of("half", &returns);
         let (second, third) = (first.another(), first.another());
         drop(first);
         assert_eq!(second.recorded(), None);

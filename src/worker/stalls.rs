@@ -1,4 +1,4 @@
-//! Knows since when something in this worker has been waiting for the database, whatever part it is.
+//! Counts which parts of the worker wait for the database and since when, and tells the operator once.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use crate::reconnect::Reconnect;
 use crate::store::StoreError;
 use crate::{error_chain, millis};
 
-/// Being busy is told of only after this long: mostly it passes.
+/// A busy database is logged only after this long: mostly it passes.
 const BUSY_TOLD_AFTER: Duration = Duration::from_secs(10);
-/// The longest wait before trying again what others stood in the way of, and what could not be written: neither costs the
-/// database much.
+/// The longest wait before a statement is tried again that met a lock or ran out of time.
 const BUSY_WAIT: Duration = Duration::from_secs(1);
+/// The same while the database refuses writes: a try costs it little.
 const READ_ONLY_WAIT: Duration = Duration::from_secs(2);
-/// The longest wait for a database that is away, ±50 %: a try that fails may take as long as a connection may, and the
-/// next one has to find the server that has taken over within seconds of its doing so.
+/// The longest wait for a database that is away, ±50 %. A try that fails may take as long as a connection may, and the
+/// next one should find the server that has taken over within seconds.
 const AWAY_WAIT: Duration = Duration::from_secs(2);
 
 /// Shared by all parts that cannot go on without the database.
@@ -27,19 +27,19 @@ pub(super) struct Stalls {
     state: watch::Sender<State>,
     metrics: Metrics,
     busy_told_after: Duration,
-    /// Whoever waits is waited for by nobody else, unless the database is away for all.
-    aside: bool,
 }
 
 #[derive(Debug, Default)]
 struct State {
+    /// Parts that wait.
     waiting: usize,
-    /// How many of them because of a database that is not there, or takes nothing.
+    /// Those of them that wait because the database is away, refuses writes or denies a right.
     away: usize,
-    /// How many of them keep everything from going on, and since when there have been any.
+    /// Those of them that keep broker messages from being settled.
     holding: usize,
+    /// Since when there have been any of the latter.
     since: Option<Instant>,
-    /// What an operator was told, and has to be told the end of.
+    /// What the log said last, and has to say the end of.
     told: Option<Told>,
 }
 
@@ -50,36 +50,34 @@ enum Told {
     Denied,
 }
 
-/// One part's wait. It ends well through [`Stalls::over`]; merely dropped, by a stop or because nothing is left to ask,
-/// it says nothing.
+/// The waits of one part of the worker: for the whole time from its first failed statement to the next that succeeds it
+/// counts as waiting. Dropped in between, by a stop or because nothing is left to ask, it just ceases to count.
 #[derive(Debug)]
-pub(super) struct Stall {
+pub(super) struct DatabaseWait<'a> {
+    stalls: &'a Stalls,
+    /// What waits here holds up nothing else, unless the database is away.
+    aside: bool,
+    stall: Option<Stall>,
+}
+
+/// One wait that is under way.
+#[derive(Debug)]
+struct Stall {
     stalls: Stalls,
     reconnect: Reconnect,
     since: Instant,
     away: bool,
     holding: bool,
     /// It ended with a statement that succeeded.
-    well: bool,
+    ended_well: bool,
 }
 
-impl Stalls {
-    pub(super) fn new(metrics: Metrics) -> Self {
-        Self { state: watch::Sender::default(), metrics, busy_told_after: BUSY_TOLD_AFTER, aside: false }
-    }
-
-    /// For a part beside the others. That a statement of its own finds no time, or meets a lock, is no reason to give
-    /// back what the broker handed out: others go on. A database that is away is.
-    pub(super) fn aside(&self) -> Self {
-        Self { aside: true, ..self.clone() }
-    }
-
-    /// After a statement of a part failed: waits a little, longer each time. The part keeps its stall until one
-    /// succeeds, and then has it [`over`](Self::over).
-    pub(super) async fn wait(&self, stall: &mut Option<Stall>, part: &'static str, error: &StoreError) {
-        let stall = stall.get_or_insert_with(|| self.begin());
+impl DatabaseWait<'_> {
+    /// A statement has failed, so that `part` of the work cannot go on: waits a little, longer each time.
+    pub(super) async fn after(&mut self, part: &'static str, error: &StoreError) {
+        let stall = self.stall.get_or_insert_with(|| self.stalls.begin());
         tracing::debug!(error = error_chain(error), "{part}");
-        stall.goes_on(error);
+        stall.failed_again(error, self.aside);
         let wait = stall.reconnect.wait();
         tokio::time::sleep(match error {
             StoreError::Busy(_) => wait.min(BUSY_WAIT),
@@ -89,24 +87,52 @@ impl Stalls {
         .await;
     }
 
-    /// After a statement of a part has succeeded: nothing of it waits any more.
-    pub(super) fn over(stall: &mut Option<Stall>) {
-        let Some(mut stall) = stall.take() else { return };
-        stall.well = true;
+    /// A statement has succeeded.
+    pub(super) fn over(&mut self) {
+        let Some(mut stall) = self.stall.take() else { return };
+        stall.ended_well = true;
+    }
+
+    /// Nothing of this part is left to ask.
+    pub(super) fn given_up(&mut self) {
+        self.stall = None;
+    }
+}
+
+impl Stalls {
+    pub(super) fn new(metrics: Metrics) -> Self {
+        Self { state: watch::Sender::default(), metrics, busy_told_after: BUSY_TOLD_AFTER }
+    }
+
+    /// For a part of the worker without which broker messages cannot be settled.
+    pub(super) fn wait(&self) -> DatabaseWait<'_> {
+        DatabaseWait { stalls: self, aside: false, stall: None }
+    }
+
+    /// For a part that others do not wait for. When its own statement runs out of time or meets a lock, that is no reason
+    /// to give back what the broker handed out; when the database is away, it is.
+    pub(super) fn wait_aside(&self) -> DatabaseWait<'_> {
+        DatabaseWait { aside: true, ..self.wait() }
     }
 
     fn begin(&self) -> Stall {
         self.state.send_modify(|state| state.waiting += 1);
         let (reconnect, since) = (Reconnect::up_to(AWAY_WAIT), Instant::now());
-        Stall { stalls: self.clone(), reconnect, since, away: false, holding: false, well: false }
+        Stall { stalls: self.clone(), reconnect, since, away: false, holding: false, ended_well: false }
     }
 
-    /// Says when results have waited so long that their broker messages should go back, and when nobody waits any more.
-    pub(super) async fn watch(self, patience: Duration, hold_off: watch::Sender<bool>, stop: CancellationToken) {
+    /// Sets `hold_off` while parts that hold broker messages have waited for longer than `give_back_after`: the consumer
+    /// then gives the messages back, and takes new ones when nothing waits any more.
+    pub(super) async fn hold_off_when_long(
+        self,
+        give_back_after: Duration,
+        hold_off: watch::Sender<bool>,
+        stop: CancellationToken,
+    ) {
         let mut state = self.state.subscribe();
         let mut wait = async || {
             let begun = state.wait_for(|state| state.since.is_some()).await.ok()?.since;
-            let deadline = begun.expect("it was waited for") + patience;
+            let deadline = begun.expect("it was waited for") + give_back_after;
             let over = state.wait_for(|state| state.since.is_none());
             if tokio::time::timeout_at(deadline, over).await.is_err() {
                 hold_off.send_replace(true);
@@ -120,14 +146,14 @@ impl Stalls {
 }
 
 impl Stall {
-    fn goes_on(&mut self, error: &StoreError) {
+    fn failed_again(&mut self, error: &StoreError, aside: bool) {
         let long = self.since.elapsed() >= self.stalls.busy_told_after;
         self.stalls.state.clone().send_modify(|state| {
             let away = !matches!(error, StoreError::Busy(_));
             self.count_as(state, away);
-            self.hold(state, away || !self.stalls.aside);
+            self.hold(state, away || !aside);
             let news = match error {
-                // The operations address tells of it, in all roles alike.
+                // The task of the operations address logs it, in all roles alike.
                 StoreError::ReadOnly(_) => None,
                 StoreError::Busy(_) => (long && state.told.is_none()).then_some(Told::Busy),
                 StoreError::Denied(_) => (state.told != Some(Told::Denied)).then_some(Told::Denied),
@@ -135,7 +161,7 @@ impl Stall {
             };
             let error = error_chain(error);
             match news {
-                // Waiting does not end this: somebody has to do something.
+                // Waiting does not end this: an operator has to grant the right.
                 Some(Told::Denied) => tracing::error!(error, "waiting until the database's role may do its work"),
                 Some(Told::Away) => tracing::warn!(error, "waiting for the database"),
                 Some(Told::Busy) => tracing::warn!(error, "statements wait for others' locks or take too long"),
@@ -162,7 +188,7 @@ impl Stall {
 }
 
 impl Drop for Stall {
-    /// In one step, so that of several stalls that end at once one is the last.
+    /// In one step, so that exactly one of several stalls that end at once is the last and logs the end.
     fn drop(&mut self) {
         self.stalls.state.clone().send_modify(|state| {
             let waited_ms = millis(state.since.unwrap_or(self.since).elapsed());
@@ -172,7 +198,7 @@ impl Drop for Stall {
             if state.waiting > 0 {
                 return;
             }
-            match state.told.take().filter(|_| self.well) {
+            match state.told.take().filter(|_| self.ended_well) {
                 Some(Told::Away | Told::Denied) => tracing::info!(waited_ms, "the database takes what waited"),
                 Some(Told::Busy) => tracing::info!(waited_ms, "statements succeed again"),
                 None => {}
@@ -201,27 +227,27 @@ mod tests {
     async fn the_last_part_to_go_on_ends_the_wait() {
         let stalls = Stalls::new(Metrics::default());
         let since = || stalls.state.borrow().since;
-        let (mut one, mut other) = (None, None);
-        stalls.wait(&mut one, "one", &away()).await;
+        let (mut one, mut other) = (stalls.wait(), stalls.wait());
+        one.after("one", &away()).await;
         let begun = since();
-        stalls.wait(&mut other, "other", &away()).await;
-        Stalls::over(&mut one);
+        other.after("other", &away()).await;
+        one.over();
         assert!(begun.is_some());
         assert_eq!(since(), begun);
-        Stalls::over(&mut other);
+        other.over();
         assert_eq!((since(), told(&stalls)), (None, None));
     }
 
     #[tokio::test]
     async fn a_busy_database_is_waited_for_but_is_not_away() {
         let stalls = Stalls::new(Metrics::default());
-        let mut stall = None;
-        stalls.wait(&mut stall, "one", &busy()).await;
+        let mut wait = stalls.wait();
+        wait.after("one", &busy()).await;
         assert!(stalls.state.borrow().since.is_some());
         assert_eq!((stalls.metrics.database_waiting.get(), told(&stalls)), (0, None));
-        stalls.wait(&mut stall, "one", &away()).await;
+        wait.after("one", &away()).await;
         assert_eq!((stalls.metrics.database_waiting.get(), told(&stalls)), (1, Some(Told::Away)));
-        stalls.wait(&mut stall, "one", &busy()).await;
+        wait.after("one", &busy()).await;
         assert_eq!((stalls.metrics.database_waiting.get(), told(&stalls)), (0, Some(Told::Away)));
     }
 
@@ -229,23 +255,23 @@ mod tests {
     async fn a_missing_right_is_told_whatever_was_told_before_and_once() {
         let stalls = Stalls::new(Metrics::default());
         let denied = StoreError::Denied(anyhow::anyhow!("permission denied for table attempts"));
-        let mut stall = None;
-        stalls.wait(&mut stall, "one", &away()).await;
-        stalls.wait(&mut stall, "one", &denied).await;
+        let mut wait = stalls.wait();
+        wait.after("one", &away()).await;
+        wait.after("one", &denied).await;
         assert_eq!((stalls.metrics.database_waiting.get(), told(&stalls)), (1, Some(Told::Denied)));
-        stalls.wait(&mut stall, "one", &away()).await;
+        wait.after("one", &away()).await;
         assert_eq!(told(&stalls), Some(Told::Denied));
-        Stalls::over(&mut stall);
+        wait.over();
         assert_eq!((stalls.metrics.database_waiting.get(), told(&stalls)), (0, None));
     }
 
     #[tokio::test]
     async fn being_busy_for_long_is_told_until_it_is_over() {
         let stalls = Stalls { busy_told_after: Duration::ZERO, ..Stalls::new(Metrics::default()) };
-        let mut stall = None;
-        stalls.wait(&mut stall, "one", &busy()).await;
+        let mut wait = stalls.wait();
+        wait.after("one", &busy()).await;
         assert_eq!(told(&stalls), Some(Told::Busy));
-        Stalls::over(&mut stall);
+        wait.over();
         assert_eq!(told(&stalls), None);
     }
 
@@ -253,27 +279,27 @@ mod tests {
     async fn what_waits_aside_holds_the_others_only_while_the_database_is_away() {
         let stalls = Stalls::new(Metrics::default());
         let held = || stalls.state.borrow().since.is_some();
-        let (mut aside, mut other) = (None, None);
-        stalls.aside().wait(&mut aside, "aside", &busy()).await;
+        let (mut aside, mut other) = (stalls.wait_aside(), stalls.wait());
+        aside.after("aside", &busy()).await;
         assert!(!held());
-        stalls.aside().wait(&mut aside, "aside", &away()).await;
+        aside.after("aside", &away()).await;
         assert!(held());
-        stalls.aside().wait(&mut aside, "aside", &busy()).await;
+        aside.after("aside", &busy()).await;
         assert!(!held());
-        stalls.wait(&mut other, "other", &busy()).await;
+        other.after("other", &busy()).await;
         assert!(held());
-        Stalls::over(&mut other);
+        other.over();
         assert!(!held());
-        Stalls::over(&mut aside);
+        aside.over();
         assert_eq!(stalls.state.borrow().waiting, 0);
     }
 
     #[tokio::test]
     async fn a_wait_that_a_stop_ends_leaves_nobody_waiting() {
         let stalls = Stalls::new(Metrics::default());
-        let mut stall = None;
-        stalls.wait(&mut stall, "one", &away()).await;
-        drop(stall);
+        let mut wait = stalls.wait();
+        wait.after("one", &away()).await;
+        drop(wait);
         assert_eq!((stalls.metrics.database_waiting.get(), stalls.state.borrow().since), (0, None));
     }
 }

@@ -1,4 +1,4 @@
-//! Knows which webhooks' secrets cannot be decrypted, so that an operator is told once and not for every delivery.
+//! Remembers which webhooks' secrets cannot be decrypted, so that the log says it once and not for every delivery.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use crate::ids::WebhookId;
 use crate::metrics::Metrics;
 use crate::secret::OpenError;
 
-/// Webhooks by the reason for which their secrets do not open, which names the missing key, and when that was last seen.
+/// By reason, which names the missing key: the webhooks whose secrets cannot be decrypted, and when each was last met.
 type Waiting = HashMap<String, HashMap<WebhookId, Instant>>;
 
 pub(super) struct Unopened {
@@ -21,7 +21,7 @@ impl Unopened {
         Self { webhooks: Mutex::default(), metrics }
     }
 
-    /// A delivery could not be signed. The first one for each reason is told.
+    /// A delivery could not be signed. Logs the first one for each reason.
     pub(super) fn note(&self, webhook: WebhookId, error: &OpenError) {
         let mut webhooks = self.webhooks();
         let reason = error.to_string();
@@ -38,19 +38,19 @@ impl Unopened {
         self.count(&webhooks);
     }
 
-    /// A webhook's secret opens, or nothing is owed to it any more.
+    /// A webhook's secret can be decrypted, or its deliveries are closed.
     pub(super) fn forget(&self, webhook: WebhookId) {
         self.keep(|waiting, _| waiting != webhook);
     }
 
-    /// Forgets those not seen for so long: another worker delivers to them, or they are gone.
+    /// Forgets webhooks that were not met for this long: another worker attempts their deliveries, or they have none.
     pub(super) fn forget_unseen(&self, long: Duration) {
         self.keep(|_, seen| seen.elapsed() < long);
     }
 
-    /// Tells of each reason that no webhook is left for.
+    /// Keeps the webhooks that are to stay. Logs each reason that no webhook is left for.
     fn keep(&self, stays: impl Fn(WebhookId, Instant) -> bool) {
-        // Usually there are none, and every attempt asks.
+        // Usually there are none: every attempt comes here, and need not take the lock.
         if self.metrics.secrets_unopened.get() == 0 {
             return;
         }

@@ -23,8 +23,8 @@ pub(super) struct Deliveries<'a> {
 }
 
 impl<'a> Deliveries<'a> {
-    pub(super) fn of(batch: &'a [TurnResult]) -> Self {
-        let mut rows: Vec<&TurnResult> = batch.iter().collect();
+    pub(super) fn of(batch: &[&'a TurnResult]) -> Self {
+        let mut rows: Vec<&TurnResult> = batch.to_vec();
         // The sort is stable: of two results of one delivery the earlier one stays first.
         rows.sort_by_key(|result| result.delivery.id);
         let those = |which: fn(&TurnResult) -> bool| rows.iter().copied().filter(|result| which(result)).collect();

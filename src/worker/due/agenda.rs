@@ -1,4 +1,4 @@
-//! The webhooks that have due deliveries, as far as this worker knows. Pure.
+//! The agenda: the webhooks that may have due deliveries. Pure.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
@@ -8,21 +8,21 @@ use jiff::Timestamp;
 use crate::ids::WebhookId;
 use crate::store::{DueWebhook, Room, Taken};
 
-/// Webhooks claimed for by one statement.
+/// Webhooks per statement that claims.
 const WEBHOOKS: usize = 256;
-/// Webhooks asked for their room in a row: their lanes are locked meanwhile.
+/// Webhooks whose room is looked at in a row: the lanes are locked meanwhile.
 const LOOKED_AT: usize = 4096;
 
 /// Each webhook with the time since when it may have due deliveries, by Postgres's clock.
 #[derive(Debug, Default)]
 pub(super) struct Agenda {
     since: BTreeMap<WebhookId, Timestamp>,
-    /// The last webhook that was asked for its room: the next one is the next to be asked.
+    /// The last webhook whose room was looked at: the next look begins behind it.
     asked: WebhookId,
 }
 
 impl Agenda {
-    /// Takes a webhook up. Whether that is news.
+    /// Adds a webhook. Returns whether it was not there before.
     pub(super) fn note(&mut self, due: DueWebhook) -> bool {
         let known = self.since.contains_key(&due.id);
         let since = self.since.entry(due.id).or_insert(due.since);
@@ -30,17 +30,17 @@ impl Agenda {
         !known
     }
 
-    /// Since when the longest-waiting due delivery may have been due.
+    /// Since when the delivery that has waited longest may have been due.
     pub(super) fn oldest(&self) -> Option<Timestamp> {
         self.since.values().min().copied()
     }
 
-    /// Whether asking all webhooks for their room takes long.
+    /// Whether there are too many webhooks to look at the room of all in a row.
     pub(super) fn is_long(&self) -> bool {
         self.since.len() > LOOKED_AT
     }
 
-    /// The next webhooks that have room, `most` deliveries in all at most. They take turns.
+    /// The next webhooks that have room, with `most` deliveries in all at most. Webhooks take turns from call to call.
     pub(super) fn rooms(&mut self, most: usize, mut room_of: impl FnMut(WebhookId) -> usize) -> Vec<Room> {
         let (mut rooms, mut left, mut asked) = (Vec::new(), most, self.asked);
         let next = self.since.range((Excluded(self.asked), Unbounded));
@@ -60,8 +60,8 @@ impl Agenda {
         rooms
     }
 
-    /// After a claim for this room. A webhook of which less was due than it had room for has nothing due left; what
-    /// falls due later is noted anew.
+    /// To be called after a claim for this room. If fewer deliveries were due than there was room for, none is left, and
+    /// the webhook is removed; what falls due later adds it again.
     pub(super) fn claimed(&mut self, room: &Room, taken: Option<&Taken>) {
         match taken {
             Some(taken) if taken.count >= room.room => drop(self.since.insert(room.webhook, taken.until)),

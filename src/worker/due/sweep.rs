@@ -1,28 +1,30 @@
-//! Where a sweep through all pending deliveries stands, and when its next step is made. Pure.
+//! The sweep: which pages of the table of pending deliveries the next step looks through, and when. Pure.
 
 use std::time::{Duration, Instant};
 
-use super::super::portion::Portion;
 use crate::store::{Pages, StoreError, Swept};
+use crate::worker::portion::Portion;
 
-/// Pages that one step reads.
+/// Pages per step.
 const PAGES: usize = 64;
-/// A round through a table of more than a few steps takes about this long.
+/// A round through a table that takes more than a few steps lasts about this long.
 const ROUND: Duration = Duration::from_secs(60);
 /// Bounds of the wait between two steps.
 const SHORTEST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// A sweep goes round and round. Its first round, which finds what fell due before this worker started, is made without a
-/// pause, and so is what follows a step that closed something.
+/// A sweep goes through the table again and again. There is no pause between the steps of the first round, which finds what
+/// fell due before this worker started, and none after a step that closed something.
 #[derive(Debug)]
 pub(super) struct Sweep {
     /// When the next step is made.
     pub(super) next: Instant,
+    /// The first page of the next step.
     first: u32,
     portion: Portion,
     /// Pending deliveries seen in this round.
     seen: u64,
+    /// The first round is over.
     has_seen_all: bool,
 }
 
@@ -31,12 +33,12 @@ impl Sweep {
         Self { next: now, first: 0, portion: Portion::of(PAGES), seen: 0, has_seen_all: false }
     }
 
-    /// What the next step looks at.
+    /// The pages of the next step.
     pub(super) fn pages(&self) -> Pages {
         Pages { first: self.first, count: u32::try_from(self.portion.size()).unwrap_or(u32::MAX) }
     }
 
-    /// After a step. At the end of a round, how many deliveries are pending.
+    /// To be called after a step. Returns, at the end of a round, how many deliveries are pending.
     pub(super) fn looked_at(&mut self, pages: Pages, swept: &Swept, now: Instant) -> Option<u64> {
         self.portion.ended();
         self.seen += swept.deliveries;
@@ -52,7 +54,7 @@ impl Sweep {
         counted
     }
 
-    /// After a step that failed.
+    /// To be called after a step that failed.
     pub(super) fn failed(&mut self, pages: Pages, error: &StoreError, now: Instant) {
         if error.ran_out_of_time() {
             self.portion.ran_out_of_time(usize::try_from(pages.count).unwrap_or(usize::MAX));

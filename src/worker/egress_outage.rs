@@ -1,16 +1,16 @@
-//! Keeps turns from being attempted while nobody can be reached from here, so that no receiver is blamed for it.
+//! Holds attempts back while this machine can reach no receiver, so that no receiver is blamed for it. The rule that tells
+//! such an outage from receivers that are down is in [`egress`](crate::egress).
 //!
-//! Attempts that fail then are made again, and count for nothing. One a second is made meanwhile, as a probe; whatever
-//! comes back ends the outage for all.
+//! Attempts that fail in an outage are made again, and count for nothing. Meanwhile one attempt a second is made as a
+//! probe; any answer ends the outage for all.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::attempts::Attempts;
 use crate::delivery::{AttemptError, Delivery, Outcome};
 use crate::egress::{Egress, Sign, Standing, WINDOW};
 use crate::ids::WebhookId;
@@ -18,12 +18,11 @@ use crate::metrics::Metrics;
 use crate::millis;
 use crate::snapshot::SnapshotState;
 
-/// Between two probes.
 const PROBED_EVERY: Duration = Duration::from_secs(1);
-/// After an outage lanes look as if their receivers were slow, until the first attempts have ended.
+/// For so long after an outage lanes look as if their receivers were slow: the first attempts have not ended yet.
 const UNSETTLED_FOR: Duration = Duration::from_secs(1);
 
-pub(super) struct WayOut {
+pub(super) struct EgressOutage {
     inner: Mutex<Inner>,
     state: watch::Sender<State>,
     metrics: Metrics,
@@ -33,38 +32,35 @@ pub(super) struct WayOut {
 #[derive(Default)]
 struct Inner {
     egress: Egress,
-    /// Turns that wait for the end, or to be the next probe.
+    /// Turns that wait for the end of the outage, or to be the next probe.
     waiting: VecDeque<(WebhookId, oneshot::Sender<()>)>,
     /// The webhook that succeeded last: the first to be probed.
-    likeliest: Option<WebhookId>,
-    /// When a delivery was last claimed in an outage.
+    last_success: Option<WebhookId>,
+    /// When a delivery was last claimed in this or an earlier outage.
     claimed: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
 struct State {
     out: bool,
-    /// Answers that somebody waited for.
+    /// Answers counted while an attempt waited in `is_the_cause`.
     answers: u64,
+    /// When the last outage ended.
     ended: Option<Instant>,
 }
 
-/// Gives a probe its turn every second, and notices an outage although nothing fails any more.
-pub(super) async fn run(attempts: Arc<Attempts>) {
-    let way_out = &attempts.way_out;
-    while way_out.stop.run_until_cancelled(tokio::time::sleep(PROBED_EVERY)).await.is_some() {
-        way_out.look();
-    }
-}
-
-impl WayOut {
+impl EgressOutage {
     pub(super) fn new(metrics: Metrics, stop: CancellationToken) -> Self {
         Self { inner: Mutex::default(), state: watch::Sender::default(), metrics, stop }
     }
 
-    fn look(&self) {
-        if self.is_out_now() {
-            self.inner().probe();
+    /// Until the stop: permits one probe a second in an outage. Detects also an outage in which nothing fails any more,
+    /// because nothing is attempted.
+    pub(super) async fn probe_regularly(&self) {
+        while self.stop.run_until_cancelled(tokio::time::sleep(PROBED_EVERY)).await.is_some() {
+            if self.is_out_now() {
+                self.inner().permit_probe();
+            }
         }
     }
 
@@ -72,7 +68,7 @@ impl WayOut {
         self.judge(|egress| egress.standing(Instant::now())) == Standing::Out
     }
 
-    /// Asks the rule; an outage may begin here.
+    /// Asks the rule, and begins an outage if the rule says so.
     fn judge(&self, ask: impl FnOnce(&mut Egress) -> Standing) -> Standing {
         let mut inner = self.inner();
         let was_out = inner.egress.is_out();
@@ -85,9 +81,9 @@ impl WayOut {
         standing
     }
 
-    /// Waits while nobody can be reached; one that was not attempted yet is probed before those that have failed. Whether
-    /// the turn is to be attempted then: not if the worker stops.
-    pub(super) async fn passes(&self, webhook: WebhookId, has_failed: bool) -> bool {
+    /// Waits in an outage until it ends, or until the turn is the next probe: turns that have not failed yet come first.
+    /// Returns whether the turn is to be attempted: not if the worker stops.
+    pub(super) async fn permits(&self, webhook: WebhookId, has_failed: bool) -> bool {
         let ended = {
             let mut inner = self.inner();
             if !inner.egress.is_out() {
@@ -100,53 +96,55 @@ impl WayOut {
             }
             ended
         };
-        // At the end the other half is dropped.
+        // The end of the outage drops the other half, which wakes this one, too.
         self.stop.run_until_cancelled(ended).await.is_some()
     }
 
-    /// A probe ended without an attempt: another is made in its place.
-    pub(super) fn was_no_probe(&self) {
+    /// A permitted turn ended without an attempt: in an outage another turn is the probe instead.
+    pub(super) fn probe_was_not_attempted(&self) {
         let mut inner = self.inner();
         if inner.egress.is_out() {
-            inner.probe();
+            inner.permit_probe();
         }
     }
 
-    /// Whether an attempt failed because nobody can be reached from here, or must be made again because the worker stops
-    /// before that is known. Waits for the answer while it is doubtful, but no longer than `patience`.
-    pub(super) async fn is_to_blame(&self, delivery: &Delivery, outcome: &Outcome, patience: Duration) -> bool {
+    /// Whether an attempt has to be made again: an outage is the cause of its failure, or the worker stops before that is
+    /// known. While it is doubtful this waits for what others' attempts show, but no longer than `longest`.
+    pub(super) async fn is_the_cause(&self, delivery: &Delivery, outcome: &Outcome, longest: Duration) -> bool {
         match Sign::of(outcome) {
             Sign::Nothing => false,
             Sign::Answered => {
                 self.answered(delivery.webhook.id, outcome.is_success());
                 false
             }
-            Sign::Unreached => {
-                // Before it is noted, so that no answer after it is missed.
-                let mut state = self.state.subscribe();
-                let answers = state.borrow_and_update().answers;
-                match self.unreached(delivery) {
-                    Standing::Well => false,
-                    Standing::Out => true,
-                    // It counts for nothing in any case.
-                    Standing::Doubtful if matches!(outcome, Outcome::Failed(AttemptError::CutOff)) => false,
-                    Standing::Doubtful => {
-                        let decided = state.wait_for(|state| state.out || state.answers != answers);
-                        let patience = patience.min(WINDOW + PROBED_EVERY);
-                        match self.stop.run_until_cancelled(tokio::time::timeout(patience, decided)).await {
-                            None => true,
-                            Some(Ok(state)) => state.is_ok_and(|state| state.out),
-                            Some(Err(_)) => self.is_out_now(),
-                        }
-                    }
+            Sign::Unreached => self.made_it_fail(delivery, outcome, longest).await,
+        }
+    }
+
+    async fn made_it_fail(&self, delivery: &Delivery, outcome: &Outcome, longest: Duration) -> bool {
+        // Subscribed before the failure is noted, so that no answer after it is missed.
+        let mut state = self.state.subscribe();
+        let answers = state.borrow_and_update().answers;
+        match self.unreached(delivery) {
+            Standing::Well => false,
+            Standing::Out => true,
+            // A request that was cut off costs the delivery no attempt in any case.
+            Standing::Doubtful if matches!(outcome, Outcome::Failed(AttemptError::CutOff)) => false,
+            Standing::Doubtful => {
+                let decided = state.wait_for(|state| state.out || state.answers != answers);
+                let longest = longest.min(WINDOW + PROBED_EVERY);
+                match self.stop.run_until_cancelled(tokio::time::timeout(longest, decided)).await {
+                    None => true,
+                    Some(Ok(state)) => state.is_ok_and(|state| state.out),
+                    Some(Err(_)) => self.is_out_now(),
                 }
             }
         }
     }
 
-    /// Whether deliveries may be claimed: in an outage one a second, so that not only those in hand are probed, whose
-    /// receivers may all be dead.
-    pub(super) fn takes_claims(&self) -> bool {
+    /// Whether deliveries may be claimed now. In an outage that is so once a second: the receivers of all turns in hand may
+    /// be dead, and others have to be probed, too.
+    pub(super) fn permits_claims(&self) -> bool {
         let (mut inner, now) = (self.inner(), Instant::now());
         if !inner.egress.is_out() {
             return true;
@@ -158,8 +156,8 @@ impl WayOut {
         takes
     }
 
-    /// Likewise, before a turn of a broker message is taken in hand.
-    pub(super) async fn until_it_takes_a_turn(&self) {
+    /// In an outage delays each turn of a broker message by a second, unless the outage ends before.
+    pub(super) async fn delay_intake(&self) {
         if self.is_out() {
             let mut state = self.state.subscribe();
             let _ = tokio::time::timeout(PROBED_EVERY, state.wait_for(|state| !state.out)).await;
@@ -170,7 +168,7 @@ impl WayOut {
         self.state.borrow().out
     }
 
-    /// Whether that a turn waits long may be the fault of an outage.
+    /// Whether turns may have waited long because of an outage, and not because of their receivers.
     pub(super) fn is_unsettled(&self) -> bool {
         let state = *self.state.borrow();
         state.out || state.ended.is_some_and(|ended| ended.elapsed() < UNSETTLED_FOR)
@@ -179,7 +177,7 @@ impl WayOut {
     fn answered(&self, webhook: WebhookId, success: bool) {
         let mut inner = self.inner();
         if success {
-            inner.likeliest = Some(webhook);
+            inner.last_success = Some(webhook);
         }
         let now = Instant::now();
         if let Some(lasted) = inner.egress.answered(now) {
@@ -203,16 +201,16 @@ impl WayOut {
 }
 
 impl Inner {
-    /// Lets one turn pass: at first one of the webhook that succeeded last, then all in turn.
-    fn probe(&mut self) {
-        if let Some(likeliest) = self.likeliest.take()
-            && let Some(index) = self.waiting.iter().position(|(webhook, _)| *webhook == likeliest)
+    /// Permits one turn: at first one of the webhook that succeeded last, then all in turn.
+    fn permit_probe(&mut self) {
+        if let Some(last) = self.last_success.take()
+            && let Some(index) = self.waiting.iter().position(|(webhook, _)| *webhook == last)
             && let Some(first) = self.waiting.remove(index)
         {
             self.waiting.push_front(first);
         }
         while let Some((_, permit)) = self.waiting.pop_front() {
-            // Whoever was abandoned does not take it.
+            // A turn whose task has ended takes no permit.
             if permit.send(()).is_ok() {
                 return;
             }

@@ -1,4 +1,4 @@
-//! Measures for operators who keeps the database from removing dead rows.
+//! Measures how old the oldest transaction and snapshot of the database are: they keep it from removing dead rows.
 
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use crate::error_chain;
 use crate::metrics::Metrics;
 use crate::store::{Store, StoreError};
 
+/// Between measurements.
 const EVERY: Duration = Duration::from_secs(10);
 
 pub(super) async fn run(store: Store, metrics: Metrics, stop: CancellationToken) {
