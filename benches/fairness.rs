@@ -29,7 +29,7 @@ const EVENT_BYTES: usize = 1024;
 /// Due at once.
 const EVENTS_FOR_MAXIMUM: u64 = 40_000;
 const WARM_UP: Duration = Duration::from_secs(3);
-/// What is not delivered so long after the last publish counts as missing.
+/// An event that is not delivered this long after the last publish counts as missing.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> anyhow::Result<()> {
@@ -67,7 +67,7 @@ enum Beside {
     Backlog(i64),
 }
 
-/// The second tells what the load alone does, the others what its receivers add.
+/// The second case shows what the load alone does, the others what its receivers add.
 fn cases(options: &Options) -> [(String, Beside); 6] {
     let to = |accounts, path| Beside::AsMuchTo(others(accounts, path));
     [
@@ -80,7 +80,7 @@ fn cases(options: &Options) -> [(String, Beside); 6] {
     ]
 }
 
-/// Their events are not noted by the receiver, and their hosts are no healthy webhook's.
+/// The receiver does not note their events, and no healthy webhook is on their hosts.
 fn others(accounts: usize, path: &'static str) -> Webhooks {
     Webhooks { name: "x", accounts, per_account: 1, path, first_host: 100 }
 }

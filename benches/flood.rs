@@ -1,4 +1,4 @@
-//! What one account's flood costs who comes after it, and what one receiver that only waits gets.
+//! By how much one account's flood delays the accounts that come after it, and how many requests a slow receiver gets.
 //!
 //! A flood is a bulk import: many events of one account before a worker starts, then one event of another account. Its
 //! receiver answers at once, or takes its time. The last cases are one receiver of 200 ms on this machine as it is, and
@@ -111,7 +111,7 @@ async fn waits(site: &mut Site, neighbours: usize) -> anyhow::Result<Figures> {
     Ok(Figures::from([("other after s", late), ("delivered/s", rate), ("parked", parked), ("twice", number(again))]))
 }
 
-/// Deliveries that the worker has put into the database for their receivers' sake.
+/// Deliveries that the worker has parked in the database.
 async fn parked() -> anyhow::Result<f64> {
     let metrics = reqwest::get(format!("http://{OPS}/metrics")).await?.text().await?;
     let value = |line: &str| line.strip_prefix("penr_webhooks_parked_total ")?.parse().ok();

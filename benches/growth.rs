@@ -1,5 +1,4 @@
-//! Whether a delivery costs more when there is more of everything: registered webhooks, rows of the log, and due retries
-//! of other webhooks.
+//! Whether a delivery costs more with more registered webhooks, more rows in the log, or more due retries of other webhooks.
 
 mod support;
 
@@ -22,7 +21,7 @@ struct Options {
     runs: usize,
 }
 
-/// What is there beside the events that are drained.
+/// What the database holds besides the events that are delivered.
 struct Case {
     name: String,
     webhooks: usize,

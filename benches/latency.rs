@@ -1,5 +1,5 @@
-//! How long an event takes from the moment it should be published to its arrival at the receiver. The publisher waits for
-//! nobody: what a slow moment delays counts as late, however late it was published.
+//! How long an event takes from the moment it should be published to its arrival at the receiver. The schedule does not wait:
+//! an event that was published late counts from the moment at which it should have been published.
 //!
 //! Beside it, how long the broker alone takes: from the same schedule to a consumer that does nothing but ack.
 
@@ -29,7 +29,7 @@ struct Options {
 
 const WARM_UP_SECONDS: u64 = 2;
 const PREFETCH: u16 = 1000;
-/// What is not delivered so long after the last publish counts as missing.
+/// An event that is not delivered this long after the last publish counts as missing.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> anyhow::Result<()> {

@@ -71,7 +71,7 @@ async fn draining(site: &mut Site, bytes: usize, events: u64) -> anyhow::Result<
     Ok(figures(&worker, samples))
 }
 
-/// Connections are kept as the defaults have it.
+/// Connections are kept as the default settings say.
 async fn visiting(site: &mut Site, hosts: u32) -> anyhow::Result<Figures> {
     site.empty().await?;
     let answered = Arc::new(AtomicU64::new(0));
@@ -92,7 +92,7 @@ async fn visiting(site: &mut Site, hosts: u32) -> anyhow::Result<Figures> {
         quiet = if answered.load(Ordering::Relaxed) == before { quiet + 1 } else { 0 };
         anyhow::ensure!(quiet < 600, "only {before} of {hosts} deliveries arrived");
     }
-    // What is in use closes or is kept.
+    // Connections in use are closed or become idle first.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let kept = worker.open_files();
     samples.push(worker.memory());

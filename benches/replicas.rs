@@ -1,4 +1,4 @@
-//! Whether more workers deliver more: one, two and four, against receivers that take their time.
+//! Whether two and four workers deliver more than one, to slow receivers.
 //!
 //! On one machine the processor ends what it can show, so each worker has little room in flight: what is measured is
 //! how workers share a queue, not how many processors there are.

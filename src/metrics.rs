@@ -1,4 +1,4 @@
-//! What an operator can measure, in the words of the log. Rendered as OpenMetrics 1.0 text.
+//! The metrics of a process, rendered as OpenMetrics 1.0 text. Labels use the words of the log.
 
 use std::fmt;
 
@@ -16,19 +16,19 @@ use tracing_appender::non_blocking::ErrorCounter;
 
 use crate::lanes::HeldBackBy;
 
-/// Of `Metrics::render`'s text.
+/// The content type of [`Metrics::render`]'s text.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// One process's counts. Cheap to clone; all clones count together.
+/// The metrics of one process. All clones count together.
 #[derive(Debug, Clone)]
 pub struct Metrics {
     /// Broker messages that were events.
     pub events: Counter,
-    /// Broker messages that were none, by reason.
+    /// Broker messages that were no events, by reason.
     pub dead_letters: Family<Reason, Counter>,
-    /// HTTP requests by what came of them: `success` or an error of the webhook log.
+    /// HTTP requests by result: `success` or an error of the webhook log.
     pub attempts: Family<AttemptLabel, Counter>,
-    /// Seconds from an attempt's start to its verdict.
+    /// Seconds from an attempt's start to its result.
     pub attempt_duration: Histogram,
     /// Requests in flight now.
     pub in_flight: Gauge,
@@ -60,14 +60,13 @@ pub struct Metrics {
     pub database_read_only: Gauge,
     /// Deliveries waiting in the database, as counted by this worker's last sweep.
     pub pending: Gauge,
-    /// Seconds that the longest-waiting due delivery was late when all webhooks' were last looked at.
+    /// Seconds by which the delivery that has waited longest is overdue, as of the last look at all webhooks.
     pub due_lag: Gauge<f64, std::sync::atomic::AtomicU64>,
-    /// Webhooks whose deliveries wait because their secret cannot be decrypted, as far as this worker has met them.
+    /// Webhooks whose deliveries wait because their secret cannot be decrypted, of those that this worker has met.
     pub secrets_unopened: Gauge,
     /// Seconds since the oldest transaction began that keeps the database from removing dead rows.
     pub oldest_transaction: Gauge<f64, std::sync::atomic::AtomicU64>,
-    /// Transactions begun since the oldest snapshot that somebody keeps: a session, a replication slot, or a prepared
-    /// transaction.
+    /// Transactions begun since the oldest snapshot that a session, a replication slot or a prepared transaction keeps.
     pub oldest_snapshot: Gauge,
     /// Days from today on that have all their partitions, when this process last looked.
     pub partition_days: Gauge,
@@ -76,14 +75,14 @@ pub struct Metrics {
     pub upkeep_failures: Family<Reason, Counter>,
     /// The API's answers.
     pub api_requests: Family<ApiRequest, Counter>,
-    /// Seconds from a request's head to its answer's.
+    /// Seconds from the head of a request to the head of its answer.
     pub api_request_duration: Family<ApiRoute, Histogram>,
-    /// Connections of the API that waited for a request and were closed because others needed the room.
+    /// Idle connections of the API that were closed to make room for others.
     pub api_connections_closed: Counter,
     registry: std::sync::Arc<Registry>,
 }
 
-/// Counts as in flight until it is dropped.
+/// A request in flight: counted until this is dropped.
 pub struct InFlight(Gauge);
 
 impl Drop for InFlight {
@@ -169,7 +168,7 @@ impl Default for Metrics {
     }
 }
 
-/// Lines that the log dropped, counted by its writer.
+/// Lines that the log dropped, as its writer counts them.
 #[derive(Debug)]
 struct LogLinesDropped(ErrorCounter);
 
@@ -182,7 +181,7 @@ impl Collector for LogLinesDropped {
 }
 
 impl Metrics {
-    /// Counts what the log drops, too.
+    /// Has the lines that the log drops counted, too.
     pub fn with_log(dropped_lines: ErrorCounter) -> Self {
         let mut metrics = Self::default();
         let mut registry = metrics.register();
@@ -246,7 +245,7 @@ impl Metrics {
         InFlight(self.in_flight.clone())
     }
 
-    /// All of it as text of the type [`CONTENT_TYPE`].
+    /// All metrics as text of the type [`CONTENT_TYPE`].
     pub fn render(&self) -> String {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to memory does not fail");
@@ -286,7 +285,7 @@ mod tests {
         }
     }
 
-    /// Writes nothing until the other end is dropped.
+    /// Blocks every write until the other end is dropped.
     struct Unread(std::sync::mpsc::Receiver<()>);
 
     impl Write for Unread {

@@ -1,5 +1,5 @@
-//! Sends a webhook an event that never happened, as a real one is sent, and logs it. Nothing else changes: neither the
-//! webhook's health nor a delivery.
+//! Sends a webhook a test event like a real one, and writes the attempt to the webhook log. It changes neither the webhook's
+//! health nor any delivery.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::store::{LogFilter, LogRow, Scope, Store, StoreError};
 pub enum TestRefusal {
     #[error("there is no such webhook")]
     Unknown,
-    /// With the reason if it was us who disabled it.
+    /// With the reason if it was disabled for its failures.
     #[error("the webhook is not active")]
     Inactive(Option<String>),
     #[error(transparent)]
@@ -39,7 +39,7 @@ pub struct Unlogged {
     request: Option<SentRequest>,
 }
 
-/// A test's log row, and the request it tells of.
+/// A test's log row, and the request that was sent.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct TestSent {
     #[serde(flatten)]
@@ -49,7 +49,12 @@ pub struct TestSent {
 }
 
 impl Prepared {
-    /// Of the webhook's first event type, unless one is given.
+    /// Reads the webhook, and makes a test event of the given type, else of the webhook's first.
+    ///
+    /// # Errors
+    ///
+    /// [`TestRefusal::Unknown`] without such a webhook within the scope, [`TestRefusal::Inactive`] if the webhook takes no
+    /// deliveries, [`TestRefusal::Store`] if the database did not answer.
     pub async fn read(
         store: &Store,
         keyring: &Keyring,
@@ -68,7 +73,7 @@ impl Prepared {
         let event = Event::test(&event_type, &webhook.account_id, Uuid::new_v4().as_u128(), now);
         Ok(Self(Delivery {
             id: DeliveryId::of(id, &event.id),
-            // Names no row: a test's event is not kept.
+            // The key of no row: a test's event is not stored.
             row: Arc::new(EventRow::new(event, now.to_zoned(TimeZone::UTC).date(), Uuid::nil())),
             webhook: Arc::new(snapshot),
             trigger: Trigger::Test,
@@ -76,6 +81,7 @@ impl Prepared {
         }))
     }
 
+    /// Makes the attempt, and logs one line.
     pub async fn send(self, sender: &Sender) -> Unlogged {
         let (attempt, request) = sender.attempt_shown(&self.0).await;
         tracing::info!(
@@ -91,6 +97,11 @@ impl Prepared {
 }
 
 impl Unlogged {
+    /// Writes the attempt to the webhook log.
+    ///
+    /// # Errors
+    ///
+    /// When the database did not write the row, or the row was removed at once.
     pub async fn record(self, store: &Store) -> Result<TestSent, StoreError> {
         store.record_test(&self.delivery, &self.attempt).await?;
         let filter = LogFilter { delivery: Some(self.delivery.id), ..LogFilter::default() };

@@ -20,7 +20,7 @@ async fn impatient_site() -> Site {
     Site::new().await.set("retry.schedule", &schedule).set("worker.lookup_lifetime", "100ms")
 }
 
-/// Has the first attempt asked for time. Returns when its answer was recorded.
+/// Publishes an event, and returns when its first attempt, which is asked for time, is recorded.
 async fn first_attempt(site: &Site) {
     site.publish(ACCOUNT, TYPE, json!({})).await;
     wait_until("it is recorded", async || site.count("SELECT count(*) FROM attempts").await == 1).await;

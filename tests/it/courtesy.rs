@@ -1,4 +1,5 @@
-//! What a customer whose receiver is in trouble can expect: honoured wishes, notices, and no calls for ever.
+//! What a customer whose receiver is in trouble can expect: `Retry-After` is followed, notices tell of the trouble, and calls
+//! end some day.
 
 use serde_json::{Value, json};
 
@@ -6,7 +7,7 @@ use crate::support::*;
 
 const TYPE: &str = "content.published";
 
-/// Retries at once; failing is noticed after 2 attempts and disables after 4, however quickly they came.
+/// Retries after 50 ms. A webhook counts as failing after 2 failed attempts and is disabled after 4, however quickly.
 async fn impatient_site() -> Site {
     let schedule = serde_json::to_string(&["50ms"; 20]).unwrap();
     Site::new()
@@ -185,7 +186,7 @@ async fn a_notice_survives_the_worker_that_wrote_it() {
 
     amqp.declare_exchange(site.notices_exchange(), "topic").await.unwrap();
     let mut notices = site.notices().await;
-    // The dead worker's lease ends now and not in a minute.
+    // Ends the dead worker's lease of the notices at once.
     site.sql().await.execute("UPDATE notices SET due_at = now()", &[]).await.unwrap();
     let _next = site.worker().await;
     let (kind, notice) = notices.next().await;

@@ -298,7 +298,7 @@ async fn two_workers_share_the_queue() {
     check(&published.collect::<Vec<_>>(), &[books]).assert_sound(0);
 }
 
-/// Ends a worker after everything it has in hand is done, and returns its log.
+/// Stops a worker, which finishes what it has in hand, and returns its log.
 async fn stop(mut worker: Replica) -> String {
     worker.terminate();
     assert!(worker.wait().await.success());

@@ -39,7 +39,7 @@ impl Neighbours {
     }
 }
 
-/// Nobody's attempt ends by itself while a test looks.
+/// With time-outs longer than a test: an attempt that gets no answer stays in flight.
 fn patient(site: Site) -> Site {
     site.set("sender.timeout", "60s").set("worker.lease", "10m").set("worker.park_after", "50ms")
 }
@@ -49,7 +49,7 @@ async fn no_event_waits_behind_a_receiver_that_never_answers() {
     let site = patient(Site::new().await).set("worker.max_in_flight", "30").set("worker.prefetch", "20");
     let neighbours = Neighbours::on(site).await;
     neighbours.bad.always(Reply::silence());
-    let _worker = neighbours.site.worker().await;
+    let mut worker = neighbours.site.worker().await;
     neighbours.publish("acc_bad", 200).await;
     let events = neighbours.publish("acc_good", 20).await;
     let requests = neighbours.good.wait_for(20).await;
@@ -57,6 +57,8 @@ async fn no_event_waits_behind_a_receiver_that_never_answers() {
     assert!(neighbours.bad.count() <= 15, "{} of 30 in flight to one receiver", neighbours.bad.count());
     let site = &neighbours.site;
     wait_until("what found no room is in the database", async || site.count(PENDING).await > 150).await;
+    let held_back = r#"lane_held_back_total{by="share"}"#;
+    wait_until("the reason is counted", async || worker.metric(held_back).await > 0.0).await;
 }
 
 #[tokio::test]
@@ -159,13 +161,13 @@ async fn a_backlog_of_one_webhook_hides_no_others_retry_and_is_not_read_through(
     let _worker = site.worker().await;
     let requests = neighbours.good.wait_for(2).await;
     assert_eq!(requests[1].attempt(), 2);
-    // Postgres counts a little late.
+    // Postgres publishes its statistics with a delay.
     wait_until("reading was counted", async || rows_read(site).await > before).await;
     let read = rows_read(site).await - before;
     assert!(read < BACKLOG / 2, "{read} rows read of a backlog that there was no room for");
 }
 
-/// Rows of pending deliveries that statements have gone through so far.
+/// Rows of `pending_deliveries` that statements have read so far.
 async fn rows_read(site: &Site) -> i64 {
     let read = "SELECT (seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_user_tables
                 WHERE relname = 'pending_deliveries'";

@@ -1,4 +1,5 @@
-//! Connections to receivers are kept for the next request: never at a delivery's cost, for ever, or without a limit.
+//! Connections to receivers are kept for the next request, for a limited time and in a limited number, and no delivery fails
+//! because a kept connection was closed.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,14 +13,14 @@ use crate::support::*;
 const TYPE: &str = "content.created";
 const ACCOUNT: &str = "acc_kept";
 
-/// A receiver with a script, which gets two events one after the other.
+/// One case: a receiver with a script that gets two events, one after the other.
 struct Row {
     name: &'static str,
     receiver: Receiver,
     webhook: Webhook,
-    /// What each event's attempt should come to.
+    /// The expected result of each event's attempt.
     verdicts: [&'static str; 2],
-    /// On which connection each request should come.
+    /// The number of the connection on which each request is expected.
     connections: Vec<usize>,
 }
 
@@ -116,7 +117,7 @@ async fn a_busy_receiver_that_moves_is_found_at_its_new_address() {
     site.publish(ACCOUNT, TYPE, json!({})).await;
     before.wait_for(1).await;
     moved.store(true, Ordering::SeqCst);
-    // Each request finds the connection of the one before.
+    // Each request comes soon enough to find the connection of the one before still open.
     let mut sent = 1;
     wait_until("the new address is called", async || {
         site.publish(ACCOUNT, TYPE, json!({})).await;

@@ -1,4 +1,5 @@
-//! Whoever holds a webhook's row delays that webhook's health and nothing else, and no two statements wait for each other.
+//! A session that has locked a webhook's row delays that webhook's health and nothing else, and no two statements wait for
+//! each other.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -14,7 +15,7 @@ const TYPE: &str = "content.created";
 const ATTEMPTS: &str = "SELECT count(*) FROM attempts";
 const FAILURES: &str = "SELECT consecutive_failures::bigint FROM webhooks WHERE url LIKE '%/failing'";
 
-/// A webhook that fails and one that does not, for the same events, and a worker.
+/// A worker, and two webhooks for the same events: one fails, the other does not.
 struct Stage {
     site: Site,
     receiver: Receiver,
@@ -34,7 +35,7 @@ impl Stage {
         Self { site, receiver, failing, worker }
     }
 
-    /// Somebody who holds the failing webhook's row until they end their transaction.
+    /// A session that has locked the failing webhook's row, until its transaction ends.
     async fn held_row(&self) -> Client {
         let holder = self.site.another_sql().await;
         let hold = format!("BEGIN; SELECT FROM webhooks WHERE id = '{}' FOR UPDATE", self.failing.id);
@@ -65,13 +66,13 @@ async fn a_held_webhooks_row_delays_its_health_and_nothing_else() {
     assert_eq!(stage.site.count(FAILURES).await, 0);
     assert_eq!(stage.site.count("SELECT count(*) FROM pending_deliveries").await, 5);
     holder.batch_execute("ROLLBACK").await.unwrap();
-    // Without another result.
+    // No further result comes that could write the health, too.
     stage.wait_for_failures(5).await;
     assert!(stage.site.webhook(&stage.failing.id).await["failing_since"].is_string());
     let mut notices = stage.site.count("SELECT count(*) FROM webhooks WHERE failing_noticed_at IS NOT NULL").await;
     assert_eq!(notices, 1);
 
-    // Of a success that comes to it later, nothing is left behind by what was kept.
+    // A failure that was kept does not undo a success that came later.
     let holder = stage.held_row().await;
     stage.publish_and_record(1).await;
     stage.receiver.always(Reply::status(200));
@@ -115,13 +116,13 @@ async fn a_stop_without_the_database_ends_although_health_is_kept_and_every_resu
 async fn webhooks_that_are_well_are_not_asked_about_when_results_are_recorded() {
     let stage = Stage::new().await;
     stage.receiver.always(Reply::status(200));
-    // Whoever writes to a webhook, or locks its row, would have to wait.
+    // A statement that writes to a webhook, or locks its row, would have to wait.
     let holder = stage.site.another_sql().await;
     holder.batch_execute("BEGIN; LOCK TABLE webhooks IN EXCLUSIVE MODE").await.unwrap();
     stage.publish_and_record(3).await;
 }
 
-/// What crosses: slow enough for two to meet.
+/// Makes writes of deliveries so slow that two transactions meet.
 const SLOW: &str = "
     CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
         PERFORM pg_sleep(0.002); RETURN coalesce(NEW, OLD);

@@ -1,4 +1,5 @@
-//! What failed is tried again on the schedule, with the webhook as it is by then, until it succeeds or ends in sight.
+//! A failed delivery is attempted again on the schedule, with the webhook as it is by then, until it succeeds or is closed
+//! for a reason that its owner can see.
 
 use serde_json::{Value, json};
 
@@ -26,7 +27,7 @@ async fn three_failures_and_a_success_make_four_attempts_with_two_workers() {
     assert_eq!(attempts, [1, 2, 3, 4]);
     assert!(requests.iter().all(|request| request.event_id() == event && request.body == requests[0].body));
     assert!(requests.iter().all(|request| request.verify(&webhook.secret).is_genuine()));
-    // More than a second lies between the first two.
+    // The schedule puts more than a second between the first two.
     assert!(requests[0].timestamp() < requests[1].timestamp());
     assert_ne!(requests[0].header("webhook-signature"), requests[1].header("webhook-signature"));
     assert_log_of_four_attempts(&site.log(&webhook.id).await);
@@ -152,7 +153,7 @@ async fn a_webhook_that_answers_gone_is_disabled_and_never_called_again() {
     assert_eq!(wait_for_closed(&site, 1).await, [("disabled".to_owned(), 1)]);
     let shown = site.webhook(&webhook.id).await;
     assert_eq!((&shown["active"], &shown["disabled_reason"]), (&json!(false), &json!("gone")));
-    // Closed, so that its owner can recover it.
+    // An event for a disabled webhook is closed, so that the webhook's owner can recover it.
     site.publish(ACCOUNT, TYPE, json!({})).await;
     let closed = wait_for_closed(&site, 2).await;
     assert!(closed.contains(&("disabled".to_owned(), 0)), "{closed:?}");
@@ -224,7 +225,7 @@ async fn deliveries_whose_secret_cannot_be_decrypted_wait_for_the_key_unsent_and
     let events = site.publish_many(EVENTS, ACCOUNT, TYPE, json!({})).await;
     let waiting = "SELECT count(*) FROM pending_deliveries WHERE attempts_made = 0";
     wait_until("all wait", async || site.count(waiting).await == EVENTS as i64).await;
-    // Its deliveries are probed meanwhile.
+    // Meanwhile the worker claims one of the deliveries from time to time, as a probe.
     let probed = "SELECT max(claim) FROM pending_deliveries";
     wait_until("some were claimed in vain", async || site.count(probed).await > 3).await;
     assert_eq!(worker.metric("secrets_unopened").await, 1.0);
@@ -254,7 +255,7 @@ async fn a_missing_key_is_one_line_however_many_webhooks_and_deliveries_need_it(
     wait_until("all wait", async || site.count("SELECT count(*) FROM pending_deliveries").await == 30).await;
     assert_eq!(worker.metric("secrets_unopened").await, 3.0);
     assert_eq!(worker.log().matches("a secret cannot be decrypted").count(), 1, "{}", worker.log());
-    // New secrets, under the key that is there.
+    // New secrets are encrypted with the key that the worker has.
     let ids = site.sql().await.query("SELECT id::text FROM webhooks", &[]).await.unwrap();
     for row in &ids {
         let id: &str = row.get(0);
@@ -269,7 +270,7 @@ async fn a_missing_key_is_one_line_however_many_webhooks_and_deliveries_need_it(
 
 /// A delivery whose first attempt failed and whose second is an hour away.
 struct Waiting {
-    // Before its site, with which its log goes.
+    // Declared, and so dropped, before the site, which deletes the worker's log.
     worker: Replica,
     site: Site,
     receiver: Receiver,
@@ -297,7 +298,7 @@ impl Waiting {
         make_due(&self.site).await;
     }
 
-    /// Lets the worker finish what it has in hand.
+    /// Stops the worker, which finishes what it has in hand; the receiver has then had this many requests.
     async fn ends_with_requests(self, count: usize) {
         stop(self.worker).await;
         assert_eq!(self.receiver.count(), count);
@@ -310,13 +311,13 @@ async fn wait_for_retry(site: &Site, attempts_made: i32) {
     wait_until("a retry waits", async || site.count(&query).await == 1).await;
 }
 
-/// Spares the test the wait.
+/// Makes the one pending delivery due now.
 async fn make_due(site: &Site) {
     let due = site.sql().await.execute("UPDATE pending_deliveries SET due_at = now()", &[]).await;
     assert_eq!(due.unwrap(), 1, "one delivery waits");
 }
 
-/// The reason and the attempts made of each closed delivery, once there are so many.
+/// The reason and the number of attempts of each closed delivery, once this many are closed.
 async fn wait_for_closed(site: &Site, count: usize) -> Vec<(String, i32)> {
     eventually(&format!("{count} deliveries are closed"), async || {
         let query = "SELECT reason, attempts_made FROM closed_deliveries ORDER BY closed_at";
@@ -326,7 +327,7 @@ async fn wait_for_closed(site: &Site, count: usize) -> Vec<(String, i32)> {
     .await
 }
 
-/// Ends a worker after everything it has in hand is done.
+/// Stops a worker, which finishes what it has in hand.
 async fn stop(mut worker: Replica) {
     worker.terminate();
     assert!(worker.wait().await.success());

@@ -1,4 +1,5 @@
-//! A worker that is killed or frozen at any stage loses nothing, and sends again only what it could not have known.
+//! A worker that is killed or frozen at any stage loses nothing, and only deliveries whose results it could not record are
+//! sent again.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -75,7 +76,7 @@ async fn a_worker_killed_after_the_commit_and_before_its_ack_arrives_sends_nothi
     gate.open();
     ledger.wait_for_count(ATTEMPTS, 20).await;
     worker.kill9();
-    // With it goes the ack, if the worker came to write it.
+    // If the worker had written the ack before it was killed, it is lost here.
     proxy.cut().await;
     let next = ledger.site.worker().await;
     ledger.close(vec![next]).await.assert_sound(0);
@@ -111,13 +112,13 @@ async fn a_claim_of_a_killed_worker_is_due_again_when_its_lease_ends() {
     ledger.close(vec![next]).await.assert_sound(1);
 }
 
-/// Attempts of a second, leases of two.
+/// Attempts last at most a second, leases two.
 pub fn short_leases(site: Site) -> Site {
     site.set("sender.timeout", "1s").set("sender.body_timeout", "0s").set("worker.lease", "2s")
 }
 
-/// A worker is frozen in its second attempt, which fails; another makes that attempt when the lease has ended, with this
-/// result; then the first goes on.
+/// A worker is frozen during a second attempt, which fails. When the lease has ended, another worker makes that attempt and
+/// gets this status. Then the first worker goes on.
 async fn a_frozen_worker_goes_on_after(status: u16) -> (Ledger, Vec<Replica>, [Option<String>; 2]) {
     let site = short_leases(Site::new().await).set("retry.schedule", r#"["10ms", "1h", "1h"]"#);
     let ledger = Ledger::open(site).await;
@@ -175,7 +176,7 @@ async fn four_workers_make_each_of_500_due_attempts_once() {
     ledger.close(workers).await.assert_sound(0);
 }
 
-/// What a worker that is killed can have had in hand.
+/// The most messages that a worker has in hand when it is killed.
 pub const PREFETCH: usize = 50;
 
 #[tokio::test]
@@ -186,14 +187,15 @@ async fn two_workers_killed_over_and_over_under_load_lose_nothing() {
     ledger.close(workers).await.assert_sound(kills * PREFETCH);
 }
 
-/// Publishes, and kills one of two workers after the other 200 to 800 ms after it is found at work, until that time. Returns how often, and the workers.
+/// Publishes until `end`, and kills one of two workers after the other, 200 to 800 ms after it has attached to the queue.
+/// Returns the number of kills, and the workers that run at the end.
 pub async fn kill_over_and_over(ledger: &Ledger, end: Instant) -> (usize, Vec<Replica>) {
     let mut workers = vec![ledger.site.worker().await, ledger.site.worker().await];
     let kill = async {
         let mut kills = 0;
         while Instant::now() < end {
             let worker = &mut workers[kills % 2];
-            // A slow machine would kill none but those that have not begun.
+            // Without this, a slow machine would only kill workers that have not begun to work.
             worker.wait_for_log(replica::ATTACHED).await;
             tokio::time::sleep(Duration::from_millis(rand::random_range(200..800))).await;
             worker.kill9();
