@@ -40,12 +40,12 @@ impl Snapshot {
         ReceiverId(hasher.finish())
     }
 
-    /// What a delivery owed to this webhook finds when the webhook is read again; `None` if it is gone. It is off for
-    /// what was owed before it was switched off, even if it is on again.
-    pub fn as_of(&self, now: Option<&Arc<Self>>) -> Arc<Self> {
-        let standing = now.map(|now| (now.activation, now.state.standing()));
-        match (Standing::for_owed(self.activation, standing), now) {
-            (Standing::Active | Standing::Disabled, Some(now)) => now.clone(),
+    /// The webhook for a delivery that is owed to this snapshot of it, when `newest` has been read since; `None` if it was
+    /// deleted. For such a delivery a webhook stays off that was switched off meanwhile, even if it is on again.
+    pub fn updated_to(&self, newest: Option<&Arc<Self>>) -> Arc<Self> {
+        let standing = newest.map(|newest| (newest.activation, newest.state.standing()));
+        match (Standing::for_owed(self.activation, standing), newest) {
+            (Standing::Active | Standing::Disabled, Some(newest)) => newest.clone(),
             _ => Self { state: SnapshotState::Off, ..*self }.into(),
         }
     }

@@ -217,7 +217,7 @@ fn claimed(row: &Row, event: Arc<EventRow>, webhook: Option<&Arc<Snapshot>>) -> 
     let delivery = Delivery {
         id: DeliveryId(column(row, "id")),
         row: event,
-        webhook: owed.as_of(webhook),
+        webhook: owed.updated_to(webhook),
         trigger: Trigger::from_name(column(row, "trigger")).expect("only known triggers are stored"),
         attempt: u32::try_from(attempts_made).expect("attempts are counted from 0") + 1,
     };

@@ -158,7 +158,7 @@ impl Attempts {
     async fn look_up_again(&self, turn: &mut Turn) {
         let owed = &turn.delivery.webhook;
         let newest = self.lookups.get(owed.id, async || self.snapshot(owed.id).await).await;
-        turn.delivery.webhook = owed.as_of(newest.as_ref());
+        turn.delivery.webhook = owed.updated_to(newest.as_ref());
     }
 
     async fn snapshot(&self, webhook: WebhookId) -> Option<Snapshot> {

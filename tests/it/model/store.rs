@@ -57,7 +57,7 @@ impl Rig {
     pub async fn look_again(&self, delivery: &mut Delivery) -> Result<(), StoreError> {
         let owed = &delivery.webhook;
         let now = self.store.snapshot(self.settings.keyring().unwrap(), Scope::Everyone, owed.id).await?;
-        delivery.webhook = owed.as_of(now.map(Arc::new).as_ref());
+        delivery.webhook = owed.updated_to(now.map(Arc::new).as_ref());
         Ok(())
     }
 
