@@ -92,7 +92,7 @@ fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
 
-/// Who has the page open.
+/// An account whose page is open.
 #[derive(Clone)]
 struct Visitor {
     client: Client,
@@ -112,7 +112,7 @@ impl Visitor {
         self.status(&self.client, path).await?.1.map_err(Into::into)
     }
 
-    /// The status, and what is wrong with it.
+    /// Sends a request. Returns the status, and an error if it is not a success.
     async fn status(&self, client: &Client, path: &str) -> anyhow::Result<(u16, Result<(), reqwest::Error>)> {
         let url = format!("http://{}/v1/webhooks{path}", self.address);
         let answer = client.get(url).bearer_auth(&self.token).send().await?;
@@ -121,7 +121,7 @@ impl Visitor {
         Ok((status, wrong))
     }
 
-    /// Heads that ask for pages of the log with a filter that nothing passes.
+    /// Heads of requests for pages of the log with a filter that matches nothing.
     fn questions(&self, webhooks: &[Uuid]) -> Vec<String> {
         let head = |webhook| {
             format!(
@@ -194,7 +194,7 @@ impl Visitor {
     }
 }
 
-/// The chart is drawn anew far less often than the rest is asked for.
+/// The page asks for the chart far less often than for the rest.
 fn request(number: u64, webhook: Uuid) -> (&'static str, String) {
     match number % 20 {
         19 => ("chart of 24 h", format!("/{webhook}/stats?window=24h")),

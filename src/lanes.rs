@@ -26,7 +26,7 @@
 //!
 //! # What limits a lane
 //!
-//! [`HeldBackBy`] names the reason in the debug log and in the metric `lane_held_back`.
+//! The first column is the reason that the log (at debug) and the metric `lane_held_back` name.
 //!
 //! | Held back by | What it allows | Set by | Undone by |
 //! |---|---|---|---|

@@ -101,7 +101,7 @@ pub struct AttemptLabel {
     pub outcome: &'static str,
 }
 
-/// `by` is a [`HeldBackBy`] in words.
+/// `by` is a reason of the table in [`lanes`](crate::lanes).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct HeldBackLabel {
     by: &'static str,

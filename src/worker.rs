@@ -63,7 +63,12 @@ use writer::Writer;
 ///
 /// When the schema is another product's or a newer one, when a pooler keeps no sessions, when a task has panicked, or when
 /// the broker refuses the consumer for good. An outage of a server is no error: the worker waits for its end.
-pub async fn run(settings: Settings, store: Store, metrics: Metrics, stop: CancellationToken) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    settings: Settings,
+    store: Store,
+    metrics: Metrics,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let sender = Sender::new(&settings.sender)?;
     let stalls = Stalls::new(metrics.clone());
     match stop.run_until_cancelled(wait_for_schema(&store, &stalls)).await {
