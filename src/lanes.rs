@@ -8,20 +8,21 @@
 //!
 //! ```text
 //!                   the lane of one webhook
-//!            offer ┌───────────────────────┐ next                        ended
-//!  fresh turn ───► │ fresh  [ ][ ][ ][ ][ ] │ ────► slot: one request ─────────► feedback to the lane
-//!  due turn   ───► │ due    [ ][ ]         │       in flight                    (window, recovery,
-//!      add_claimed └───────────────────────┘                                     probe, pause)
-//!        ▲               │ offer, tick or ended
-//!        │ claimable     ▼
-//!        └─────── parked in Postgres
+//!            offer ┌────────────────────────┐ next                    ended
+//!  fresh turn ───► │ fresh  [ ][ ][ ][ ][ ] │ ────► slot: one ─────────────► feedback to the lane
+//!  due turn   ───► │ due    [ ][ ]          │       request in flight        (window, recovery, probe, pause)
+//!      add_claimed └────────────────────────┘
+//!        ▲                │ offer, tick or ended
+//!        │ claimable      ▼
+//!        └──────── parked in Postgres
 //!
-//!  All requests in flight (`max_in_flight`), as they fill up:
-//!  0                            1/2            3/4           all
-//!  ├─────────────────────────────┼──────────────┼─────────────┤
-//!  │ a lane may take half of     │ a lane may take its equal  │
-//!  │ what is unused of this half │ part of one half           │
-//!  │                                            │ no slow, no failing receiver
+//!  All requests in flight, as they fill up to `worker.max_in_flight`:
+//!  0                            1/2            3/4            all
+//!  ├─────────────────────────────┼──────────────┼──────────────┤
+//!  │ a lane may take half of     │ a lane may take its equal   │
+//!  │ what is unused of this half │ part of one half            │
+//!  │                             │              │ no slow, no  │
+//!  │                             │              │ failing one  │
 //! ```
 //!
 //! # What limits a lane
