@@ -141,6 +141,8 @@ pub struct Store {
     kept: Option<Kept>,
     /// Whether the schema is known to have the column for pauses (V10).
     keeps_pauses: Arc<AtomicBool>,
+    /// The schema was seen to have revisions of webhooks (V11).
+    has_revisions: Arc<AtomicBool>,
 }
 
 impl Store {
@@ -155,6 +157,7 @@ impl Store {
             log_days: Arc::default(),
             kept: None,
             keeps_pauses: Arc::default(),
+            has_revisions: Arc::default(),
         })
     }
 

@@ -1,6 +1,7 @@
 //! Stores the webhooks that customers register.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
@@ -81,18 +82,45 @@ pub(crate) struct Activity {
     pub waiting: u64,
 }
 
-/// Of the customer's fields alone.
-macro_rules! version {
-    () => {
-        "encode(sha256(convert_to(json_build_array(name, url, event_types, active)::text, 'UTF8')), 'hex')"
-    };
+/// What a webhook's version is, as SQL that gives text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    /// A number that a trigger raises when a field that customers change gets another value.
+    Revision,
+    /// A hash of those fields, as releases before V11 have it. Made where the schema has no revisions yet, and for
+    /// `If-Match` with a version that such a release gave out.
+    Hash,
 }
 
-const COLUMNS: &str = concat!(
-    "id, account_id, name, url, event_types, active, disabled_reason, failing_since, created_at, updated_at, ",
-    version!(),
-    " AS version"
-);
+impl Version {
+    fn sql(self) -> &'static str {
+        match self {
+            Self::Revision => "revision::text",
+            Self::Hash => {
+                "encode(sha256(convert_to(json_build_array(name, url, event_types, active)::text, 'UTF8')), 'hex')"
+            }
+        }
+    }
+
+    fn columns(self) -> String {
+        format!(
+            "id, account_id, name, url, event_types, active, disabled_reason, failing_since, created_at, updated_at, \
+             {} AS version",
+            self.sql()
+        )
+    }
+
+    /// The condition that the webhook's version is one of `given`, which is the statement's parameter of this number and
+    /// may be null: then any version will do.
+    fn is_given(self, parameter: u8, given: Option<&[String]>) -> String {
+        let is_hash = |version: &String| version.len() == 64;
+        let hash = match given.is_some_and(|given| given.iter().any(is_hash)) {
+            true if self != Self::Hash => format!(" OR {} = ANY (${parameter})", Self::Hash.sql()),
+            _ => String::new(),
+        };
+        format!("(${parameter}::text[] IS NULL OR {} = ANY (${parameter}){hash})", self.sql())
+    }
+}
 
 impl Store {
     /// Registers a webhook. Events that are looked up from then on are delivered to it.
@@ -120,10 +148,11 @@ impl Store {
     ) -> Result<Created, StoreError> {
         let owner = Owner { account_id: new.account_id, webhook_id: new.id };
         let envelope = keyring.seal(new.secret, owner, rand::random());
+        let columns = self.version().await?.columns();
         let sql = format!(
             "INSERT INTO webhooks (id, account_id, name, url, event_types, secret)
              SELECT $1, $2, $3, $4, $5, $6
-             WHERE (SELECT count(*) FROM webhooks WHERE account_id = $2) < $7 RETURNING {COLUMNS}"
+             WHERE (SELECT count(*) FROM webhooks WHERE account_id = $2) < $7 RETURNING {columns}"
         );
         let account = new.account_id.as_str();
         let types = names(new.events.types());
@@ -156,8 +185,9 @@ impl Store {
         after: Option<Position>,
         limit: u32,
     ) -> Result<Vec<Webhook>, StoreError> {
+        let columns = self.version().await?.columns();
         let sql = format!(
-            "SELECT {COLUMNS} FROM webhooks
+            "SELECT {columns} FROM webhooks
              WHERE account_id = $1 AND (created_at, id) > (coalesce($2::timestamptz, '-infinity'), coalesce($3::uuid, {NIL}))
              ORDER BY created_at, id LIMIT $4"
         );
@@ -172,8 +202,9 @@ impl Store {
     ///
     /// The database is not available, busy or not migrated.
     pub(crate) async fn find_webhook(&self, scope: Scope<'_>, id: WebhookId) -> Result<Option<Webhook>, StoreError> {
+        let columns = self.version().await?.columns();
         let sql =
-            format!("SELECT {COLUMNS} FROM webhooks WHERE id = $1 AND account_id = coalesce($2::text, account_id)");
+            format!("SELECT {columns} FROM webhooks WHERE id = $1 AND account_id = coalesce($2::text, account_id)");
         Ok(self.query(&sql, &[&id.0, &scope.account()]).await?.first().map(webhook))
     }
 
@@ -225,6 +256,7 @@ impl Store {
         id: WebhookId,
         change: &WebhookChange,
     ) -> Result<Changed, StoreError> {
+        let version = self.version().await?;
         let unpaused = match self.keeps_pauses().await? {
             // Another URL has another receiver, which has not asked for a pause.
             true => {
@@ -246,8 +278,9 @@ impl Store {
                  failing_noticed_at = CASE WHEN $5 AND NOT active THEN NULL ELSE failing_noticed_at END,
                  updated_at = now() {unpaused}
              WHERE id = $1 AND account_id = coalesce($6::text, account_id)
-                 AND ($7::text[] IS NULL OR {} = ANY ($7)) RETURNING {COLUMNS}",
-            version!()
+                 AND {} RETURNING {}",
+            version.is_given(7, change.only_if.as_deref()),
+            version.columns()
         );
         let name = change.name.as_ref().map(WebhookName::as_str);
         let url = change.url.as_ref().map(WebhookUrl::as_str);
@@ -271,15 +304,23 @@ impl Store {
         id: WebhookId,
         only_if: Option<&[String]>,
     ) -> Result<Deleted, StoreError> {
-        const SQL: &str = concat!(
-            "DELETE FROM webhooks WHERE id = $1 AND account_id = coalesce($2::text, account_id) AND ($3::text[] IS NULL OR ",
-            version!(),
-            " = ANY ($3))"
+        let sql = format!(
+            "DELETE FROM webhooks WHERE id = $1 AND account_id = coalesce($2::text, account_id) AND {}",
+            self.version().await?.is_given(3, only_if)
         );
-        if self.execute(SQL, &[&id.0, &scope.account(), &only_if]).await? > 0 {
+        if self.execute(&sql, &[&id.0, &scope.account(), &only_if]).await? > 0 {
             return Ok(Deleted::Done);
         }
         Ok(self.find_webhook(scope, id).await?.map_or(Deleted::Unknown, |_| Deleted::Stale))
+    }
+
+    /// What a version is in the schema as it is, which may be that of the release before.
+    async fn version(&self) -> Result<Version, StoreError> {
+        let known = self.has_revisions.load(Ordering::Relaxed);
+        let has_revisions =
+            known || self.query(HAS_REVISIONS, &[]).await?.first().is_some_and(|row| column(row, "has_revisions"));
+        self.has_revisions.store(has_revisions, Ordering::Relaxed);
+        Ok(if has_revisions { Version::Revision } else { Version::Hash })
     }
 
     /// The secret that signs now; `None` if there is no such webhook. The inner error is that of decrypting it.
@@ -316,6 +357,9 @@ impl Store {
         Ok(self.query_to_write(REPLACE_SECRET, params).await?.first().map(|row| column(row, "previous_secret_until")))
     }
 }
+
+const HAS_REVISIONS: &str = "SELECT EXISTS (SELECT FROM pg_attribute
+    WHERE attrelid = 'webhooks'::regclass AND attname = 'revision' AND NOT attisdropped) AS has_revisions";
 
 const REPLACE_SECRET: &str = "
     UPDATE webhooks

@@ -79,8 +79,8 @@ async fn a_pause_lasts_an_hour_at_most_and_another_url_ends_it_but_a_test_begins
 #[tokio::test]
 async fn a_schema_of_the_release_before_has_no_place_for_pauses_and_its_worker_keeps_them_for_itself() {
     let (site, receiver) = (impatient_site().await, Receiver::start().await);
-    let older =
-        "ALTER TABLE webhooks DROP COLUMN paused_until; DELETE FROM refinery_schema_history WHERE version >= 10";
+    let older = "DROP FUNCTION raise_webhook_revision CASCADE;
+        ALTER TABLE webhooks DROP COLUMN revision, DROP COLUMN paused_until; DELETE FROM refinery_schema_history WHERE version >= 10";
     site.sql().await.batch_execute(older).await.unwrap();
     receiver.script([asks_for(429, 1)]);
     let webhook = site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
@@ -94,7 +94,7 @@ async fn a_schema_of_the_release_before_has_no_place_for_pauses_and_its_worker_k
     assert!(pause >= Duration::from_millis(900), "asked again after {pause:?}");
 
     let applied: Value = site.json(&["migrate"]).await;
-    assert_eq!(applied["applied"].as_array().map(Vec::len), Some(1), "{applied}");
+    assert_eq!(applied["applied"].as_array().map(Vec::len), Some(2), "{applied}");
     receiver.script([asks_for(429, 3600)]);
     site.publish(ACCOUNT, TYPE, json!({})).await;
     wait_until("the same worker stores a pause", async || site.count(PAUSED).await == 1).await;

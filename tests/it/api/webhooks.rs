@@ -104,17 +104,113 @@ async fn of_many_changes_of_one_version_exactly_one_succeeds() {
     assert_eq!((statuses[0], &statuses[1..]), (200, &[412; 19][..]));
 }
 
+/// What a change writes in releases before V11, which know nothing of revisions.
+async fn change_as_the_release_before(site: &Site, change: &str) {
+    let sql = format!(
+        "WITH given AS (SELECT {change})
+         UPDATE webhooks SET name = coalesce(given.name, webhooks.name), url = coalesce(given.url, webhooks.url),
+             event_types = coalesce(given.event_types, webhooks.event_types),
+             active = coalesce(given.active, webhooks.active), updated_at = now()
+         FROM given"
+    );
+    assert_eq!(site.sql().await.execute(&sql, &[]).await.unwrap(), 1);
+}
+
+/// The version of the only webhook as releases before V11 give it out.
+async fn version_of_the_release_before(site: &Site) -> String {
+    let hash = "SELECT encode(sha256(convert_to(json_build_array(name, url, event_types, active)::text, 'UTF8')), 'hex')
+        FROM webhooks";
+    site.sql().await.query_one(hash, &[]).await.unwrap().get(0)
+}
+
 #[tokio::test]
-async fn the_tag_is_of_the_customers_fields_alone() {
+async fn the_tag_changes_with_every_field_that_customers_change_and_with_nothing_else() {
     let site = Site::new().await;
     let api = site.api().await;
     let customer = api.customer("acc_1");
     let path = customer.create_at(URL).await;
-    let before = customer.get(&path).await;
-    site.sql().await.execute("UPDATE webhooks SET consecutive_failures = 3, failing_since = now()", &[]).await.unwrap();
-    let after = customer.get(&path).await;
-    assert_ne!(before.json(), after.json());
-    assert_eq!(before.header("etag"), after.header("etag"));
+    let tag = async || customer.get(&path).await.header("etag").unwrap().to_owned();
+    let mut seen = vec![tag().await];
+    for other in [
+        "consecutive_failures = 3, failing_since = now(), last_error = 'timeout', failing_noticed_at = now()",
+        "recovering_until = now(), paused_until = now()",
+        "previous_secret = secret, previous_secret_until = now(), secret = 'x', updated_at = now()",
+        "name = name, url = url, event_types = event_types, active = active",
+    ] {
+        site.sql().await.execute(&format!("UPDATE webhooks SET {other}"), &[]).await.unwrap();
+        assert_eq!(tag().await, seen[0], "{other}");
+    }
+    for change in [json!({ "name": "other" }), json!({ "url": format!("{URL}/2") }), json!({ "active": false })] {
+        customer.patch(&path, &change).await;
+        seen.push(tag().await);
+    }
+    // A process of the release before writes beside this one. Back to what it was is another version, too.
+    const NOTHING: &str = "NULL::text AS name, NULL::text AS url, NULL::text[] AS event_types, NULL::boolean AS active";
+    for (field, value) in [
+        ("NULL::text AS name", "'theirs' AS name"),
+        ("NULL::text AS name", "'other' AS name"),
+        ("NULL::text AS url", "'http://127.0.0.1:9999/3' AS url"),
+        ("NULL::text[] AS event_types", "ARRAY['site.connected'] AS event_types"),
+        ("NULL::boolean AS active", "true AS active"),
+    ] {
+        change_as_the_release_before(&site, &NOTHING.replace(field, value)).await;
+        seen.push(tag().await);
+        change_as_the_release_before(&site, NOTHING).await;
+        assert_eq!(tag().await, *seen.last().unwrap(), "nothing changed");
+    }
+    let different: std::collections::HashSet<&String> = seen.iter().collect();
+    assert_eq!(different.len(), seen.len(), "{seen:?}");
+    // The one that our own change was made from is as stale as the others.
+    for stale in &seen[..seen.len() - 1] {
+        let headers = [("Content-Type", "application/json"), ("If-Match", stale.as_str())];
+        assert_problem(&customer.ask("PATCH", &path, &headers, b"{}").await, 412, "precondition-failed");
+    }
+}
+
+#[tokio::test]
+async fn a_tag_that_the_release_before_gave_out_is_accepted_as_long_as_it_is_fresh() {
+    let site = Site::new().await;
+    let api = site.api().await;
+    let customer = api.customer("acc_1");
+    let path = customer.create_at(URL).await;
+    let ask = async |method: &str, if_match: &str, body: &str| {
+        let headers = [("Content-Type", "application/json"), ("If-Match", if_match)];
+        customer.ask(method, &path, &headers, body.as_bytes()).await
+    };
+    let old = version_of_the_release_before(&site).await;
+    // As it is, and as a proxy makes it.
+    let changed = ask("PATCH", &format!("W/\"{old}-gzip\""), r#"{"name":"first"}"#).await;
+    assert_eq!(changed.status, 200, "{}", changed.text());
+    let stale = format!("\"{old}\"");
+    assert_problem(&ask("PATCH", &stale, r#"{"name":"second"}"#).await, 412, "precondition-failed");
+    assert_problem(&ask("DELETE", &stale, "").await, 412, "precondition-failed");
+    let fresh = version_of_the_release_before(&site).await;
+    assert_eq!(ask("DELETE", &format!("\"other\", \"{fresh}\""), "").await.status, 204);
+}
+
+#[tokio::test]
+async fn an_api_serves_the_schema_of_the_release_before_and_goes_on_when_it_is_migrated() {
+    let site = Site::new().await;
+    let before = "DROP FUNCTION raise_webhook_revision CASCADE; ALTER TABLE webhooks DROP COLUMN revision;
+        DELETE FROM refinery_schema_history WHERE version >= 11";
+    site.sql().await.batch_execute(before).await.unwrap();
+    let api = site.api().await;
+    let customer = api.customer("acc_1");
+    let path = customer.create_at(URL).await;
+    let old = customer.get(&path).await.header("etag").unwrap().to_owned();
+    assert_eq!(old, format!("\"{}\"", version_of_the_release_before(&site).await));
+    let save = async |if_match: &str, name: &str| {
+        let headers = [("Content-Type", "application/json"), ("If-Match", if_match)];
+        customer.ask("PATCH", &path, &headers, json!({ "name": name }).to_string().as_bytes()).await
+    };
+    let first = save(&old, "first").await;
+    assert_eq!(first.status, 200, "{}", first.text());
+    assert_problem(&save(&old, "second").await, 412, "precondition-failed");
+    assert_eq!(site.json(&["migrate"]).await["applied"], json!(["V11__revision"]));
+    let migrated = save(first.header("etag").unwrap(), "second").await;
+    assert_eq!(migrated.status, 200, "what was seen before the migration is still a version");
+    assert_eq!(save(migrated.header("etag").unwrap(), "third").await.status, 200);
+    assert_problem(&save(migrated.header("etag").unwrap(), "fourth").await, 412, "precondition-failed");
 }
 
 #[tokio::test]

@@ -105,7 +105,8 @@ async fn partitions_are_made_for_the_first_installation_on_the_path_also_if_it_i
         json_in(&site, schema, &["migrate"]).await;
     }
     let back = "DROP FUNCTION two.make_events_partition(integer), two.make_attempts_partition(integer);
-        ALTER TABLE two.webhooks DROP COLUMN paused_until;
+        DROP FUNCTION two.raise_webhook_revision CASCADE;
+        ALTER TABLE two.webhooks DROP COLUMN revision, DROP COLUMN paused_until;
         DELETE FROM two.refinery_schema_history WHERE version >= 9";
     sql.batch_execute(back).await.unwrap();
     let tomorrow = "SELECT to_char((now() AT TIME ZONE 'UTC')::date + 1, '\"events_\"YYYYMMDD')";

@@ -161,10 +161,10 @@ async fn a_superuser_who_migrates_leaves_them_to_the_owner_of_the_tables() {
     assert_eq!(site.cli(&["migrate", "--grant-to", &role.name]).await.code, 0);
     let theirs = format!(
         "SELECT count(*) FROM pg_proc WHERE proowner = '{}'::regrole
-         AND proname IN ('make_events_partition', 'make_attempts_partition', 'make_partition')",
+         AND proname IN ('make_events_partition', 'make_attempts_partition', 'make_partition', 'raise_webhook_revision')",
         owner.name
     );
-    assert_eq!(site.count(&theirs).await, 3);
+    assert_eq!(site.count(&theirs).await, 4);
     let strays = format!(
         "SELECT count(*) FROM pg_class WHERE relkind = 'r' AND NOT relispartition AND relnamespace = 'public'::regnamespace
          AND relowner <> '{}'::regrole",
@@ -216,6 +216,7 @@ async fn a_worker_makes_partitions_with_the_schema_of_the_release_before() {
 /// Turns the schema back to that of the release before these functions.
 async fn as_before_them(site: &Site) {
     let back = "DROP FUNCTION make_events_partition(integer), make_attempts_partition(integer);
-        ALTER TABLE webhooks DROP COLUMN paused_until; DELETE FROM refinery_schema_history WHERE version >= 9";
+        DROP FUNCTION raise_webhook_revision CASCADE;
+        ALTER TABLE webhooks DROP COLUMN revision, DROP COLUMN paused_until; DELETE FROM refinery_schema_history WHERE version >= 9";
     site.sql().await.batch_execute(back).await.unwrap();
 }
