@@ -20,7 +20,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 use crate::config::{self, Settings};
 use crate::error_chain;
 use crate::event::Catalogue;
-use crate::ids::WebhookId;
+use crate::ids::AccountId;
 use crate::listening;
 use crate::metrics::Metrics;
 use crate::reconnect::{Outage, Reconnect};
@@ -31,6 +31,7 @@ use crate::token::Tokens;
 use crate::upkeep::Upkeep;
 use crate::webhook::UrlPolicy;
 
+mod answer;
 mod auth;
 mod body;
 mod connections;
@@ -53,7 +54,6 @@ mod test_sends;
 mod turns;
 mod webhooks;
 
-use auth::Caller;
 use limits::Limits;
 use problem::Problem;
 use query::Parameters;
@@ -159,13 +159,15 @@ impl Api {
         })
     }
 
-    /// The store, for a question about a webhook of the caller's that may keep the database busy for long, when it is the
-    /// account's turn. The turn lasts until the store is dropped and what it was asked has ended at the server, also when
-    /// the caller hangs up.
-    async fn turn_for(&self, caller: &Caller, webhook: WebhookId) -> Result<Store, Problem> {
-        webhooks::find(self, caller, webhook).await?;
+    /// Waits until this account may ask one more question that may keep the database busy for long, and gives the store to
+    /// ask. The turn lasts until the store is dropped and the question has ended at the server, also when the caller hangs
+    /// up.
+    ///
+    /// # Errors
+    /// 429 if the account's own questions took all the time, 503 if the database answered nobody meanwhile.
+    async fn turn_of(&self, account: &AccountId) -> Result<Store, Problem> {
         let began = Instant::now();
-        match self.limits.turn(&caller.account, self.settings.database_timeout).await {
+        match self.limits.turn(account, self.settings.database_timeout).await {
             Some(turn) => Ok(self.store.keeping(turn)),
             None if self.store.has_answered_since(began) => Err(Problem::too_many_at_once()),
             // Of a database that falls silent no account is told to ask less.

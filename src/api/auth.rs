@@ -13,8 +13,9 @@ use super::Api;
 use super::limits::weight;
 use super::problem::Problem;
 use super::query::Query;
-use crate::ids::AccountId;
+use crate::ids::{AccountId, WebhookId};
 use crate::store::Scope;
+use crate::webhook::Webhook;
 
 /// The account whose token a request bears, and what it asks for in its query.
 pub(super) struct Caller {
@@ -25,6 +26,11 @@ pub(super) struct Caller {
 impl Caller {
     pub(super) fn scope(&self) -> Scope<'_> {
         Scope::Account(&self.account)
+    }
+
+    /// The caller's own webhook. Another account's is as unknown as one that does not exist.
+    pub(super) async fn webhook(&self, api: &Api, id: WebhookId) -> Result<Webhook, Problem> {
+        api.ask(api.store.find_webhook(self.scope(), id)).await?.ok_or_else(Problem::not_found)
     }
 }
 

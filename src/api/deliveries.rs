@@ -7,24 +7,27 @@ use axum::http::StatusCode;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::Api;
+use super::answer::{Answer, BodyProblems, WebhookProblems};
 use super::auth::Caller;
 use super::body::{Json, Text};
 use super::cursor::Cursors;
-use super::openapi::{BodyProblems, Document, WebhookProblems};
 use super::problem::{FieldError, Problem};
-use super::query::{DeliveryPath, Query, WebhookPath, canonical};
+use super::query::{DeliveryPath, WebhookPath, canonical};
 use crate::ids::{DeliveryId, EventType};
 use crate::store::{LogFilter, LogRow, LogStatus, RecoverError, Since};
-
-pub(super) const PATH: &str = "/v1/webhooks/{id}/deliveries";
-pub(super) const RECOVER_PATH: &str = "/v1/webhooks/{id}/recover";
 
 const PAGE: u32 = 10;
 /// Closed deliveries that are counted for an answer; all are recovered.
 const COUNTED: i64 = 100_000;
+
+pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(resend)).routes(routes!(recover))
+}
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Log {
@@ -69,7 +72,7 @@ pub(super) async fn list(
     State(api): State<Arc<Api>>,
     caller: Caller,
     WebhookPath(id): WebhookPath,
-) -> Result<Document<Log>, Problem> {
+) -> Result<Answer<Log>, Problem> {
     let query = &caller.query;
     let limit = query.limit(PAGE)?;
     let list = id.to_string();
@@ -86,15 +89,13 @@ pub(super) async fn list(
         delivery: delivery.transpose()?,
         before: query.text("cursor").map(|cursor| cursors.read(cursor)).transpose()?,
     };
-    let store = api.turn_for(&caller, id).await?;
+    let store = api.turn_of(&caller.account).await?;
     let page = api.ask(store.log(caller.scope(), id, &filter, limit)).await?;
-    Ok(Document(Log { data: page.rows, next_cursor: page.next.map(|place| cursors.write(place)) }))
-}
-
-/// Whether many rows may have to be read to find the wanted ones: failures and deliveries have indexes of their own.
-pub(super) fn looks_through(query: &Query) -> bool {
-    let filtered = query.text("event_type").is_some() || query.text("status") == Some("success");
-    filtered && query.text("delivery_id").is_none()
+    if page.rows.is_empty() {
+        // The log is empty for a webhook that is not the caller's, too.
+        caller.webhook(&api, id).await?;
+    }
+    Ok(Answer(Log { data: page.rows, next_cursor: page.next.map(|place| cursors.write(place)) }))
 }
 
 /// Send one delivery again now, with its whole schedule
@@ -109,9 +110,9 @@ pub(super) async fn resend(
     State(api): State<Arc<Api>>,
     caller: Caller,
     DeliveryPath(id, delivery): DeliveryPath,
-) -> Result<(StatusCode, Document<Resent>), Problem> {
+) -> Result<(StatusCode, Answer<Resent>), Problem> {
     api.ask(api.store.resend(caller.scope(), id, delivery)).await?;
-    Ok((StatusCode::ACCEPTED, Document(Resent { delivery_id: delivery.0 })))
+    Ok((StatusCode::ACCEPTED, Answer(Resent { delivery_id: delivery.0 })))
 }
 
 /// Send everything again that ended without a success, at a bounded rate
@@ -129,12 +130,12 @@ pub(super) async fn recover(
     caller: Caller,
     WebhookPath(id): WebhookPath,
     Json(span): Json<Span>,
-) -> Result<(StatusCode, Document<Recovering>), Problem> {
+) -> Result<(StatusCode, Answer<Recovering>), Problem> {
     let since = rfc3339(&span.since.0).ok_or_else(|| {
         let reason = "must be a time such as 2026-11-23T10:00:00Z".to_owned();
         Problem::invalid(vec![FieldError { field: "since".into(), reason }])
     })?;
-    let store = api.turn_for(&caller, id).await?;
+    let store = api.turn_of(&caller.account).await?;
     let question = async {
         let closed = store.count_closed(caller.scope(), id, Since::Time(since), COUNTED).await?;
         if closed.recoverable > 0 {
@@ -144,7 +145,7 @@ pub(super) async fn recover(
     };
     let recovering = api.ask(question).await?;
     api.recoveries.notify();
-    Ok((StatusCode::ACCEPTED, Document(Recovering { recovering })))
+    Ok((StatusCode::ACCEPTED, Answer(Recovering { recovering })))
 }
 
 /// What RFC 3339 and Postgres can both say.

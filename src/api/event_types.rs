@@ -5,10 +5,16 @@ use std::sync::Arc;
 use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::Api;
+use super::answer::{Answer, Problems};
 use super::auth::Caller;
-use super::openapi::{Document, Problems};
+
+pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new().routes(routes!(list))
+}
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct EventTypeRow {
@@ -24,11 +30,11 @@ pub(super) struct EventTypes {
 
 /// The event types, as they are shown to customers
 #[utoipa::path(get, path = "/v1/event-types", tag = "event types", responses((status = 200, body = EventTypes), Problems))]
-pub(super) async fn list(State(api): State<Arc<Api>>, _: Caller) -> Document<EventTypes> {
+pub(super) async fn list(State(api): State<Arc<Api>>, _: Caller) -> Answer<EventTypes> {
     let row = |entry: &crate::event::CatalogueEntry| EventTypeRow {
         r#type: entry.event_type.to_string(),
         name: entry.name.clone(),
         description: entry.description.clone(),
     };
-    Document(EventTypes { data: api.catalogue.entries().iter().map(row).collect() })
+    Answer(EventTypes { data: api.catalogue.entries().iter().map(row).collect() })
 }

@@ -5,15 +5,20 @@ use std::sync::Arc;
 use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::Api;
+use super::answer::{Answer, WebhookProblems};
 use super::auth::Caller;
-use super::openapi::{Document, WebhookProblems};
 use super::problem::Problem;
 use super::query::WebhookPath;
-use super::webhooks::find;
-use crate::secret::SigningSecret;
+use crate::secret::{Owner, SigningSecret};
 use crate::webhook::rfc3339;
+
+pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new().routes(routes!(show)).routes(routes!(regenerate))
+}
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Secret {
@@ -36,10 +41,10 @@ pub(super) async fn show(
     State(api): State<Arc<Api>>,
     caller: Caller,
     WebhookPath(id): WebhookPath,
-) -> Result<Document<Secret>, Problem> {
-    let webhook = find(&api, &caller, id).await?;
-    let secret = api.ask(api.store.secret(&api.keyring, &webhook)).await?.ok_or_else(Problem::not_found)??;
-    Ok(Document(Secret { secret: secret.expose().to_owned() }))
+) -> Result<Answer<Secret>, Problem> {
+    let secret =
+        api.ask(api.store.secret(&api.keyring, caller.scope(), id)).await?.ok_or_else(Problem::not_found)??;
+    Ok(Answer(Secret { secret: secret.expose().to_owned() }))
 }
 
 /// Make a new secret; the one before it stays valid beside it for 24 hours, older ones do not
@@ -49,10 +54,10 @@ pub(super) async fn regenerate(
     State(api): State<Arc<Api>>,
     caller: Caller,
     WebhookPath(id): WebhookPath,
-) -> Result<Document<Regenerated>, Problem> {
-    let webhook = find(&api, &caller, id).await?;
+) -> Result<Answer<Regenerated>, Problem> {
+    let owner = Owner { account_id: &caller.account, webhook_id: id };
     let secret = SigningSecret::from_random(rand::random());
-    let replaced = api.ask(api.store.replace_secret(&api.keyring, &webhook, &secret)).await?;
+    let replaced = api.ask(api.store.replace_secret(&api.keyring, owner, &secret)).await?;
     let previous_valid_until = replaced.ok_or_else(Problem::not_found)?;
-    Ok(Document(Regenerated { secret: secret.expose().to_owned(), previous_valid_until }))
+    Ok(Answer(Regenerated { secret: secret.expose().to_owned(), previous_valid_until }))
 }

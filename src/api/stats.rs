@@ -5,15 +5,19 @@ use std::sync::Arc;
 use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::Api;
+use super::answer::{Answer, WebhookProblems};
 use super::auth::Caller;
-use super::openapi::{Document, WebhookProblems};
 use super::problem::Problem;
 use super::query::WebhookPath;
 use crate::store::{Bucket, Window};
 
-pub(super) const PATH: &str = "/v1/webhooks/{id}/stats";
+pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new().routes(routes!(show))
+}
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Stats {
@@ -36,10 +40,10 @@ pub(super) async fn show(
     State(api): State<Arc<Api>>,
     caller: Caller,
     WebhookPath(id): WebhookPath,
-) -> Result<Document<Stats>, Problem> {
+) -> Result<Answer<Stats>, Problem> {
     let windows = Window::ALL.map(|window| (window.name(), window));
     let window = caller.query.choice("window", &windows)?.unwrap_or(Window::Day);
-    let store = api.turn_for(&caller, id).await?;
-    let data = api.ask(store.stats(&caller.account, id, window)).await?;
-    Ok(Document(Stats { window: window.name(), bucket_seconds: window.bucket().as_secs(), data }))
+    let store = api.turn_of(&caller.account).await?;
+    let data = api.ask(store.stats(&caller.account, id, window)).await?.ok_or_else(Problem::not_found)?;
+    Ok(Answer(Stats { window: window.name(), bucket_seconds: window.bucket().as_secs(), data }))
 }

@@ -5,17 +5,23 @@ use std::sync::Arc;
 use axum::extract::State;
 use serde::Deserialize;
 use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::Api;
+use super::answer::{Answer, BodyProblems, WebhookProblems};
 use super::auth::Caller;
 use super::body::{OptionalJson, Text, given};
-use super::openapi::{BodyProblems, Document, WebhookProblems};
 use super::problem::{FieldError, Problem};
 use super::query::WebhookPath;
 use crate::store::StoreError;
 use crate::test_send::{Prepared, TestRefusal, TestSent};
 
 pub(super) const PATH: &str = "/v1/webhooks/{id}/test";
+
+pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new().routes(routes!(send))
+}
 
 #[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "an object")]
@@ -39,7 +45,7 @@ pub(super) async fn send(
     caller: Caller,
     WebhookPath(id): WebhookPath,
     OptionalJson(wish): OptionalJson<Wish>,
-) -> Result<Document<TestSent>, Problem> {
+) -> Result<Answer<TestSent>, Problem> {
     let event_type = wish.event_type.map(|name| {
         let known = api.catalogue.get(&name.0).cloned();
         known.ok_or_else(|| {
@@ -61,7 +67,7 @@ pub(super) async fn send(
     };
     // A caller who hangs up has it sent and logged all the same.
     let sent = api.tests.spawn(sending).await.map_err(|_| Problem::internal())?;
-    sent.map(Document)
+    sent.map(Answer)
 }
 
 impl From<TestRefusal> for Problem {

@@ -7,14 +7,16 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::Api;
+use super::answer::{Answer, BodyProblems, PreconditionProblem, Problems, WebhookProblems};
 use super::auth::Caller;
 use super::body::{Json, Text, given};
 use super::cursor::Cursors;
 use super::etag;
-use super::openapi::{BodyProblems, Document, PreconditionProblem, Problems, WebhookProblems};
 use super::problem::{FieldError, Problem};
 use super::query::WebhookPath;
 use crate::ids::{AccountId, WebhookId};
@@ -23,6 +25,10 @@ use crate::store::{self, Changed, Created, Deleted, NewWebhook, Position, Webhoo
 use crate::webhook::{Subscriptions, Webhook, WebhookName, WebhookRefusal, WebhookUrl};
 
 const PAGE: u32 = 100;
+
+pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(show, update, delete))
+}
 
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "an object")]
@@ -110,7 +116,7 @@ impl From<store::Activity> for Activity {
         ("include" = Option<String>, Query, pattern = "^activity$", description = "`activity` adds what each has been doing"),
     ),
     responses((status = 200, body = WebhookList), Problems))]
-pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Result<Document<WebhookList>, Problem> {
+pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Result<Answer<WebhookList>, Problem> {
     let limit = caller.query.limit(PAGE)?;
     let with_activity = caller.query.choice("include", &[("activity", ())])?.is_some();
     let account = &caller.account;
@@ -135,7 +141,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Result<
         let activity = activity.remove(&webhook.id).map(Activity::from);
         ListedWebhook { webhook, activity }
     });
-    Ok(Document(WebhookList { data: data.collect(), next_cursor }))
+    Ok(Answer(WebhookList { data: data.collect(), next_cursor }))
 }
 
 /// Register a webhook, active at once
@@ -149,7 +155,7 @@ pub(super) async fn create(
     State(api): State<Arc<Api>>,
     caller: Caller,
     Json(registration): Json<Registration>,
-) -> Result<(StatusCode, [(HeaderName, String); 1], Document<CreatedWebhook>), Problem> {
+) -> Result<(StatusCode, [(HeaderName, String); 1], Answer<CreatedWebhook>), Problem> {
     let mut refused = Refused::default();
     let name = refused.unless("name", WebhookName::parse(&registration.name.0));
     let url = refused.unless("url", WebhookUrl::parse(&registration.url.0, &api.urls).map_err(Into::into));
@@ -166,7 +172,7 @@ pub(super) async fn create(
             Ok((
                 StatusCode::CREATED,
                 tag,
-                Document(CreatedWebhook { webhook: *webhook, secret: secret.expose().to_owned() }),
+                Answer(CreatedWebhook { webhook: *webhook, secret: secret.expose().to_owned() }),
             ))
         }
         Created::TooMany => Err(Problem::too_many_webhooks(most)),
@@ -180,9 +186,9 @@ pub(super) async fn show(
     State(api): State<Arc<Api>>,
     caller: Caller,
     WebhookPath(id): WebhookPath,
-) -> Result<([(HeaderName, String); 1], Document<Webhook>), Problem> {
-    let webhook = find(&api, &caller, id).await?;
-    Ok(([(header::ETAG, etag::tag(&webhook.version))], Document(webhook)))
+) -> Result<([(HeaderName, String); 1], Answer<Webhook>), Problem> {
+    let webhook = caller.webhook(&api, id).await?;
+    Ok(([(header::ETAG, etag::tag(&webhook.version))], Answer(webhook)))
 }
 
 /// Change a webhook; with If-Match only if nobody else did before
@@ -198,7 +204,7 @@ pub(super) async fn update(
     WebhookPath(id): WebhookPath,
     headers: HeaderMap,
     Json(change): Json<Change>,
-) -> Result<([(HeaderName, String); 1], Document<Webhook>), Problem> {
+) -> Result<([(HeaderName, String); 1], Answer<Webhook>), Problem> {
     let mut refused = Refused::default();
     let name = change.name.and_then(|name| refused.unless("name", WebhookName::parse(&name.0)));
     let url =
@@ -210,7 +216,7 @@ pub(super) async fn update(
     }
     let change = WebhookChange { name, url, events, active: change.active, only_if: etag::if_match(&headers) };
     match api.ask(api.store.update_webhook(caller.scope(), id, &change)).await? {
-        Changed::Webhook(webhook) => Ok(([(header::ETAG, etag::tag(&webhook.version))], Document(*webhook))),
+        Changed::Webhook(webhook) => Ok(([(header::ETAG, etag::tag(&webhook.version))], Answer(*webhook))),
         Changed::Unknown => Err(Problem::not_found()),
         Changed::Stale => Err(Problem::stale()),
     }
@@ -232,11 +238,6 @@ pub(super) async fn delete(
         Deleted::Unknown => Err(Problem::not_found()),
         Deleted::Stale => Err(Problem::stale()),
     }
-}
-
-/// The caller's own webhook.
-pub(super) async fn find(api: &Api, caller: &Caller, id: WebhookId) -> Result<Webhook, Problem> {
-    api.ask(api.store.find_webhook(caller.scope(), id)).await?.ok_or_else(Problem::not_found)
 }
 
 /// Fields that cannot be accepted, all of them at once.

@@ -7,7 +7,7 @@ use super::signals::Signals;
 use super::{Failure, Outcome, account, output, store};
 use crate::config::Settings;
 use crate::ids::{AccountId, WebhookId};
-use crate::secret::SigningSecret;
+use crate::secret::{Owner, SigningSecret};
 use crate::store::{Changed, Deleted, LogFilter, NewWebhook, Scope, Store, WebhookChange};
 use crate::webhook::{Subscriptions, Webhook, WebhookName, WebhookRefusal, WebhookUrl};
 
@@ -193,13 +193,14 @@ async fn delete(store: &Store, id: WebhookId, json: bool) -> Outcome {
 
 async fn secret(store: &Store, settings: &Settings, id: WebhookId, regenerate: bool, json: bool) -> Outcome {
     let keyring = settings.keyring()?;
-    let webhook = find(store, id).await?;
     let secret = if regenerate {
+        let account_id = find(store, id).await?.account_id;
+        let owner = Owner { account_id: &account_id, webhook_id: id };
         let secret = SigningSecret::from_random(rand::random());
-        store.replace_secret(keyring, &webhook, &secret).await?.ok_or_else(|| unknown(id))?;
+        store.replace_secret(keyring, owner, &secret).await?.ok_or_else(|| unknown(id))?;
         secret
     } else {
-        let secret = store.secret(keyring, &webhook).await?.ok_or_else(|| unknown(id))?;
+        let secret = store.secret(keyring, Scope::Everyone, id).await?.ok_or_else(|| unknown(id))?;
         secret.map_err(anyhow::Error::from)?
     };
     if json {

@@ -76,7 +76,7 @@ pub(crate) struct Bucket {
 
 impl Store {
     /// Counts a webhook's attempts, without tests, oldest bucket first. Buckets begin at whole multiples of their length; the
-    /// last one is not over yet. If the account does not have the webhook, all buckets are empty.
+    /// last one is not over yet. `None` if the account has no such webhook.
     ///
     /// # Errors
     ///
@@ -86,7 +86,7 @@ impl Store {
         account: &AccountId,
         webhook: WebhookId,
         window: Window,
-    ) -> Result<Vec<Bucket>, StoreError> {
+    ) -> Result<Option<Vec<Bucket>>, StoreError> {
         let seconds = window.bucket().as_secs_f64();
         // Only the partitions of these days are planned for, read and locked.
         let days = self.log_days().await?;
@@ -109,7 +109,8 @@ impl Store {
             p99_ms: column(row, "p99_ms"),
             estimated: column(row, "estimated"),
         };
-        Ok(rows.iter().map(bucket).collect())
+        // An account's own webhook has all buckets, empty ones included.
+        Ok((!rows.is_empty()).then(|| rows.iter().map(bucket).collect()))
     }
 }
 
@@ -121,6 +122,7 @@ const STATS: &str = concat!(
     FROM (
         SELECT date_bin(make_interval(secs => $3::float8), now(), 'epoch') - make_interval(secs => $3::float8 * ($4::integer - 1 - n)) AS start
         FROM generate_series(0, $4 - 1) AS n
+        WHERE EXISTS (SELECT FROM webhooks w WHERE w.id = $1 AND w.account_id = $2)
     ) AS b
     CROSS JOIN LATERAL (
         SELECT count(*) >= $5::bigint AS estimated,

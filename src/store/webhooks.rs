@@ -331,12 +331,14 @@ impl Store {
     pub(crate) async fn secret(
         &self,
         keyring: &Keyring,
-        webhook: &Webhook,
+        scope: Scope<'_>,
+        id: WebhookId,
     ) -> Result<Option<Result<SigningSecret, OpenError>>, StoreError> {
-        let sql = "SELECT secret FROM webhooks WHERE id = $1 AND account_id = $2";
-        let rows = self.query(sql, &[&webhook.id.0, &webhook.account_id.as_str()]).await?;
-        let owner = Owner { account_id: &webhook.account_id, webhook_id: webhook.id };
-        Ok(rows.first().map(|row| keyring.open(column(row, "secret"), owner)))
+        let sql =
+            "SELECT account_id, secret FROM webhooks WHERE id = $1 AND account_id = coalesce($2::text, account_id)";
+        let rows = self.query(sql, &[&id.0, &scope.account()]).await?;
+        let open = |row| keyring.open(column(row, "secret"), Owner { account_id: &account(row), webhook_id: id });
+        Ok(rows.first().map(open))
     }
 
     /// Replaces the secret that signs. The previous secret also signs for 24 hours more; older ones do not. Returns when that
@@ -348,12 +350,11 @@ impl Store {
     pub(crate) async fn replace_secret(
         &self,
         keyring: &Keyring,
-        webhook: &Webhook,
+        owner: Owner<'_>,
         secret: &SigningSecret,
     ) -> Result<Option<Timestamp>, StoreError> {
-        let owner = Owner { account_id: &webhook.account_id, webhook_id: webhook.id };
         let envelope = keyring.seal(secret, owner, rand::random());
-        let params: Params<'_> = &[&webhook.id.0, &envelope, &webhook.account_id.as_str()];
+        let params: Params<'_> = &[&owner.webhook_id.0, &envelope, &owner.account_id.as_str()];
         Ok(self.query_to_write(REPLACE_SECRET, params).await?.first().map(|row| column(row, "previous_secret_until")))
     }
 }

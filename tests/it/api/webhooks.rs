@@ -118,7 +118,8 @@ async fn change_as_the_release_before(site: &Site, change: &str) {
 
 /// The version of the only webhook as releases before V11 give it out.
 async fn version_of_the_release_before(site: &Site) -> String {
-    let hash = "SELECT encode(sha256(convert_to(json_build_array(name, url, event_types, active)::text, 'UTF8')), 'hex')
+    let hash =
+        "SELECT encode(sha256(convert_to(json_build_array(name, url, event_types, active)::text, 'UTF8')), 'hex')
         FROM webhooks";
     site.sql().await.query_one(hash, &[]).await.unwrap().get(0)
 }

@@ -1,0 +1,76 @@
+//! The answers that routes share: a JSON document, and the problems that the API's description names for them.
+
+use std::collections::BTreeMap;
+
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::IntoResponses;
+use utoipa::openapi::{Ref, RefOr, Response as DescribedResponse, ResponseBuilder};
+
+/// A JSON document with status 200.
+pub(super) struct Answer<T>(pub(super) T);
+
+impl<T: Serialize> IntoResponse for Answer<T> {
+    fn into_response(self) -> Response {
+        let body = serde_json::to_vec(&self.0).expect("answers are plain JSON");
+        ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+    }
+}
+
+/// The problems that every route may answer with.
+pub(super) struct Problems;
+
+impl IntoResponses for Problems {
+    fn responses() -> BTreeMap<String, RefOr<DescribedResponse>> {
+        described([
+            ("400", "The query or the body cannot be read"),
+            ("401", "A valid token is needed"),
+            ("429", "Too many requests; Retry-After says when to come again"),
+            ("503", "Not available for the moment; Retry-After says when to come again"),
+        ])
+    }
+}
+
+/// The problems of routes that name a webhook.
+pub(super) struct WebhookProblems;
+
+impl IntoResponses for WebhookProblems {
+    fn responses() -> BTreeMap<String, RefOr<DescribedResponse>> {
+        let mut responses = Problems::responses();
+        responses.extend(described([("404", "There is no such thing, or it is another account's")]));
+        responses
+    }
+}
+
+/// The problem of routes that take `If-Match`.
+pub(super) struct PreconditionProblem;
+
+impl IntoResponses for PreconditionProblem {
+    fn responses() -> BTreeMap<String, RefOr<DescribedResponse>> {
+        described([("412", "The webhook is not as If-Match says")])
+    }
+}
+
+/// The problems of routes that read a body.
+pub(super) struct BodyProblems;
+
+impl IntoResponses for BodyProblems {
+    fn responses() -> BTreeMap<String, RefOr<DescribedResponse>> {
+        described([
+            ("413", "The body is too large"),
+            ("415", "The body is not plain JSON"),
+            ("422", "Some fields cannot be accepted; errors names them"),
+        ])
+    }
+}
+
+/// Problems by their status, each with what it means.
+fn described<const N: usize>(problems: [(&str, &str); N]) -> BTreeMap<String, RefOr<DescribedResponse>> {
+    let response = |meaning: &str| {
+        let schema = Ref::from_schema_name("Problem");
+        let content = utoipa::openapi::ContentBuilder::new().schema(Some(schema)).build();
+        ResponseBuilder::new().description(meaning).content("application/problem+json", content).build().into()
+    };
+    problems.into_iter().map(|(status, meaning)| (status.to_owned(), response(meaning))).collect()
+}
