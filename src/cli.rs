@@ -1,6 +1,6 @@
 //! The command line: tables for people, one JSON document with `--json` for programs.
 
-// They panic when the reader has gone; `output` does not.
+// These macros panic when the reader has closed the stream; `output` does not.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 use std::process::ExitCode;
@@ -78,7 +78,7 @@ enum Failure {
     Usage(String),
     #[error(transparent)]
     Failed(anyhow::Error),
-    /// A signal ended it: what was done until then, and the exit code.
+    /// A signal ended the command: what was done until then, and the exit code.
     #[error("{0}")]
     Stopped(String, u8),
 }
@@ -128,11 +128,12 @@ impl From<std::io::Error> for Failure {
     }
 }
 
-type Outcome = Result<(), Failure>;
+/// What a command ends with; `Failure` becomes the exit code.
+type CommandResult = Result<(), Failure>;
 
 /// Runs one command. Exit codes: 0 done, 1 failed, 2 usage or configuration, 130 ended by SIGINT, 143 by SIGTERM.
 pub fn main() -> ExitCode {
-    // Before anything else: nobody waits for a command that did not hear its signal.
+    // First, so that a signal ends the command from its very start.
     let signals = match Signals::handle() {
         Ok(signals) => signals,
         Err(error) => return fail(&error.into()),
@@ -148,9 +149,9 @@ pub fn main() -> ExitCode {
         Ok(settings) => settings,
         Err(error) => return fail(&Failure::from(error)),
     };
-    // It runs every few seconds, and needs neither a log nor threads.
+    // A health check runs it every few seconds: it gets along without a log and without threads.
     if let Command::Ready(arguments) = &cli.command {
-        return ended(ready::run(arguments, &settings, cli.json));
+        return exit_code(ready::run(arguments, &settings, cli.json));
     }
     settings.logins().for_each(|login| scrub::keep_secret(&login));
     let runtime = match threads::runtime() {
@@ -158,26 +159,26 @@ pub fn main() -> ExitCode {
         Err(failure) => return fail(&failure),
     };
     let log = log::start(&settings.log);
-    let outcome = runtime.block_on(execute(cli, settings, &Process { log, signals }));
-    // The system's lookup of a server's name cannot be interrupted: nobody waits for one that was given up.
+    let result = runtime.block_on(execute(cli, settings, &Process { log, signals }));
+    // Does not wait for a thread in the system's name look-up, which cannot be interrupted.
     runtime.shutdown_background();
-    ended(outcome)
+    exit_code(result)
 }
 
-fn ended(outcome: Outcome) -> ExitCode {
-    match outcome {
+fn exit_code(result: CommandResult) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => fail(&failure),
     }
 }
 
-/// What a process has one of.
+/// What exists once per process.
 struct Process {
     log: log::Writing,
     signals: Signals,
 }
 
-async fn execute(cli: Cli, settings: Settings, process: &Process) -> Outcome {
+async fn execute(cli: Cli, settings: Settings, process: &Process) -> CommandResult {
     let json = cli.json;
     match cli.command {
         Command::Migrate(arguments) => migrate::run(&arguments, &settings, json).await,
@@ -189,12 +190,12 @@ async fn execute(cli: Cli, settings: Settings, process: &Process) -> Outcome {
         Command::Publish(arguments) => publish::run(arguments, &settings, json, &process.signals).await,
         Command::Listen(arguments) => listen::run(arguments, json, &process.signals).await,
         Command::DeadLetters(command) => dead_letters::run(command, &settings, json, &process.signals).await,
-        Command::Ready(_) => unreachable!("it needs no runtime, and ran before there was one"),
+        Command::Ready(_) => unreachable!("it ran before there was a runtime"),
         Command::Doctor => doctor::run(&settings, json).await,
     }
 }
 
-/// Names the file that lies over the defaults.
+/// The variable that names the settings file, whose values replace the defaults.
 const CONFIG_FILE: &str = "PENR_WEBHOOKS_CONFIG";
 
 fn load_settings() -> Result<Settings, ConfigError> {
@@ -213,7 +214,7 @@ fn load_settings() -> Result<Settings, ConfigError> {
     Settings::load(file, std::env::vars_os().filter_map(text), |path| std::fs::read_to_string(path))
 }
 
-/// The first paragraph in one line, as all our errors are.
+/// Prints clap's error as one line, as all our errors are: only its first paragraph.
 fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         let _ = error.print();
@@ -242,7 +243,7 @@ fn fail(failure: &Failure) -> ExitCode {
     }
 }
 
-/// That the broker's address is given and can be used; nothing is connected.
+/// Checks that the broker's address is set and well-formed. Connects to nothing.
 fn broker_address(settings: &Settings) -> Result<(), Failure> {
     settings.amqp_url()?;
     Ok(queue::check_address(&settings.amqp)?)
@@ -253,7 +254,7 @@ fn store(settings: &Settings) -> Result<Store, Failure> {
     Ok(Store::new(&settings.database)?)
 }
 
-/// For clap.
+/// Parses an account's id, for clap.
 fn account(text: &str) -> Result<AccountId, String> {
     AccountId::parse(text).ok_or_else(|| "an account id has 1 to 128 printable ASCII characters".to_owned())
 }

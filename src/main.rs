@@ -1,4 +1,4 @@
-//! Starts the command line.
+//! The program `penr-webhooks`: the command line, with jemalloc as allocator.
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

@@ -1,7 +1,6 @@
-//! Checks an installation: one line per check, with what to do. Nothing is changed, and every wait ends.
+//! Checks an installation: one line per check, with what to do. Changes nothing, and every wait is bounded.
 //!
-//! Checks run side by side where they do not need each other. What needs something that does not answer is not tried,
-//! and says so.
+//! Independent checks run at the same time. A check that needs a server which does not answer is reported as skipped.
 
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use serde::Serialize;
 use serde_json::json;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Outcome, output};
+use super::{CommandResult, output};
 use crate::config::Settings;
 use crate::error_chain;
 use crate::scrub::scrub;
@@ -24,18 +23,18 @@ mod rights;
 mod settings;
 mod versions;
 
-/// For all checks together. More than the bounds within them, so that those tell what was waited for.
+/// The bound for all checks together. It is longer than each check's own, so that the check itself says what was late.
 const PATIENCE: Duration = Duration::from_secs(13);
 
 const MAX_DETAIL_BYTES: usize = 1000;
 
-/// What was found out about one thing.
+/// The result of one check.
 #[derive(Debug, Clone, Serialize)]
 struct Check {
     check: &'static str,
     status: Status,
     detail: String,
-    /// Unless all is well.
+    /// What to do; `None` if the check is ok.
     advice: Option<String>,
 }
 
@@ -47,7 +46,7 @@ enum Status {
     Fails,
 }
 
-pub(super) async fn run(settings: &Settings, json: bool) -> Outcome {
+pub(super) async fn run(settings: &Settings, json: bool) -> CommandResult {
     let deadline = Deadline(Instant::now() + PATIENCE);
     let (database, broker, management, dns, proxy) = tokio::join!(
         database::checks(settings, deadline),
@@ -84,9 +83,9 @@ impl Check {
         Self { status: Status::Fails, advice: Some(advice.into()), ..Self::ok(check, detail) }
     }
 
-    /// What these checks need is not there.
+    /// Results for checks that could not be made.
     fn skipped(checks: &[&'static str], because: &str) -> Vec<Self> {
-        let skip = |check: &&'static str| Self::warns(check, format!("not checked: {because}"), "cure that first");
+        let skip = |check: &&'static str| Self::warns(check, format!("not checked: {because}"), "solve that first");
         checks.iter().map(skip).collect()
     }
 
@@ -101,22 +100,22 @@ impl Check {
     }
 }
 
-/// Some of it is a server's own words.
+/// Removes secrets and control characters: a part of the text may come from a server.
 fn shown(detail: &str) -> String {
     printable(&scrub(detail), MAX_DETAIL_BYTES)
 }
 
-/// When the last answer counts.
+/// When the doctor stops waiting.
 #[derive(Debug, Clone, Copy)]
 struct Deadline(Instant);
 
 impl Deadline {
-    /// The answer, or that there is none.
+    /// The answer, or the sentence that there was none in time.
     async fn wait<T>(self, question: impl Future<Output = T>) -> Result<T, String> {
         timeout_at(self.0, question).await.map_err(|_| format!("no answer within {} s", PATIENCE.as_secs()))
     }
 
-    /// The answer, or in one line why there is none.
+    /// The answer, or the error, or that there was none in time, in one line.
     async fn answer<T, E: Into<anyhow::Error>>(
         self,
         question: impl Future<Output = Result<T, E>>,

@@ -1,4 +1,4 @@
-//! A receiver for development: verifies both signatures and prints a line per request. It ends when nobody reads them.
+//! A receiver for development: verifies both signatures and prints a line per request. Ends when stdout is closed.
 
 use std::fmt::Display;
 use std::future::IntoFuture as _;
@@ -15,12 +15,12 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::signals::{Heard, Signals};
-use super::{Failure, Outcome, output};
+use super::{CommandResult, Failure, output};
 use crate::secret::{SecretText, SigningSecret};
 use crate::signature;
 use crate::text::printable;
 
-/// For requests that are not answered yet.
+/// How long a stop waits for requests that are being answered.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Larger than any event.
@@ -51,11 +51,11 @@ struct Receiver {
     delay: Duration,
     answered: AtomicUsize,
     json: bool,
-    /// Interrupted, or the reader of stdout has gone.
+    /// Cancelled by a signal, or when the reader of stdout has closed it.
     stop: CancellationToken,
 }
 
-pub(super) async fn run(arguments: Arguments, json: bool, signals: &Signals) -> Outcome {
+pub(super) async fn run(arguments: Arguments, json: bool, signals: &Signals) -> CommandResult {
     let secret = SigningSecret::parse(arguments.secret.expose()).map_err(|error| Failure::Usage(error.to_string()))?;
     let address = SocketAddr::new(arguments.address, arguments.port);
     let listener = tokio::net::TcpListener::bind(address).await;
@@ -81,7 +81,7 @@ pub(super) async fn run(arguments: Arguments, json: bool, signals: &Signals) -> 
     Ok(())
 }
 
-/// From then on a signal ends the process at once.
+/// Waits for a signal or for `stop`. Then a further signal ends the process at once, for `heard` is dropped.
 async fn stopped(stop: CancellationToken, mut heard: Heard) {
     tokio::select! {
         _ = heard.next() => stop.cancel(),
@@ -102,9 +102,9 @@ impl Receiver {
         let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let given = |name| header(name).map(|text| printable(text, 128));
         let (event_type, id, attempt) = (given("x-webhook-event"), given("webhook-id"), given("x-webhook-attempt"));
-        let ours = verdict(header("x-webhook-signature"), |text| signature::verify_body(&self.secret, body, text));
+        let ours = check(header("x-webhook-signature"), |text| signature::verify_body(&self.secret, body, text));
         let timestamp = header("webhook-timestamp").and_then(|text| text.parse().ok());
-        let standard = verdict(header("webhook-signature"), |text| {
+        let standard = check(header("webhook-signature"), |text| {
             let id = header("webhook-id").unwrap_or_default();
             timestamp.is_some_and(|time| signature::verify_standard(&self.secret, id, time, body, text))
         });
@@ -132,7 +132,7 @@ impl Receiver {
     }
 }
 
-fn verdict(signature: Option<&str>, verify: impl Fn(&str) -> bool) -> &'static str {
+fn check(signature: Option<&str>, verify: impl Fn(&str) -> bool) -> &'static str {
     match signature {
         None => "missing",
         Some(signature) if verify(signature) => "valid",
@@ -140,7 +140,7 @@ fn verdict(signature: Option<&str>, verify: impl Fn(&str) -> bool) -> &'static s
     }
 }
 
-/// For clap.
+/// Parses a status to answer with, for clap.
 fn status(text: &str) -> Result<StatusCode, String> {
     let code = text.parse::<u16>().ok().filter(|code| (200..=999).contains(code));
     let code = code.and_then(|code| StatusCode::from_u16(code).ok());

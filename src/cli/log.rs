@@ -1,5 +1,5 @@
-//! Logs to stderr without ever waiting for it. Other crates are heard from WARN on only: at lower levels the database
-//! driver and the HTTP and AMQP clients log what they send and receive.
+//! Logs to stderr without ever waiting for it. Other crates log from WARN on only: below that, the database driver and the
+//! HTTP and AMQP clients log what they send and receive.
 
 use std::io::{BufWriter, IsTerminal as _, stderr};
 
@@ -10,18 +10,18 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{Log, LogFormat};
 
-/// Lines kept for a reader that does not read; more are dropped.
+/// Lines that are buffered when stderr is not read; further ones are dropped and counted.
 const BUFFERED_LINES: usize = 32 * 1024;
 
-/// A log that is written.
+/// The running log.
 pub(super) struct Writing {
-    /// Dropped, it writes out what is left.
+    /// Writes the buffered lines when it is dropped.
     _until: WorkerGuard,
     pub(super) dropped_lines: ErrorCounter,
 }
 
 pub(super) fn start(settings: &Log) -> Writing {
-    // Buffered: the writer's thread flushes whenever it has caught up, one system call for all lines since.
+    // With a buffer, the writer's thread makes one system call for all lines since its last flush.
     let (writer, guard) =
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(BUFFERED_LINES).finish(BufWriter::new(stderr()));
     let dropped_lines = writer.error_counter();
@@ -31,9 +31,8 @@ pub(super) fn start(settings: &Log) -> Writing {
         LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
     };
     let filter: EnvFilter = settings.filter.parse().expect("checked with the settings");
-    // The AMQP client shows what it cannot parse, the DNS client every customer's name that fails, the verifier each
-    // certificate of a customer's that is wrong, the pool each connection that an outage costs, and the migrations what
-    // our own error says.
+    // Switched off, for they log customers' data, or what our own log says already: the AMQP client frames that it cannot
+    // parse, the DNS client host names, the verifier certificates; the pool lost connections, the migrations their errors.
     let ours = Targets::new()
         .with_default(LevelFilter::WARN)
         .with_target("penr_webhooks", LevelFilter::TRACE)

@@ -5,13 +5,13 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
-use super::{Outcome, output, store};
+use super::{CommandResult, output, store};
 use crate::config::Settings;
 use crate::error_chain;
 use crate::reconnect::Reconnect;
 use crate::store::{GrantError, INDEXES, Store, StoreError};
 
-/// A database that starts together with us gets this long.
+/// How long to wait for a database that starts at the same time.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Args)]
@@ -24,7 +24,7 @@ pub(super) struct Arguments {
     retention: bool,
 }
 
-pub(super) async fn run(arguments: &Arguments, settings: &Settings, json: bool) -> Outcome {
+pub(super) async fn run(arguments: &Arguments, settings: &Settings, json: bool) -> CommandResult {
     let store = store(settings)?;
     if arguments.retention {
         return drop_expired(&store, settings, json).await;
@@ -50,7 +50,7 @@ pub(super) async fn run(arguments: &Arguments, settings: &Settings, json: bool) 
     arguments.grant_to.iter().try_for_each(|role| output::line(format_args!("{role} has what it needs")))
 }
 
-async fn checked_and_migrated(store: &Store) -> Result<Vec<String>, StoreError> {
+async fn check_and_migrate(store: &Store) -> Result<Vec<String>, StoreError> {
     store.check_sessions().await?;
     store.migrate(INDEXES).await
 }
@@ -59,7 +59,7 @@ async fn migrate(store: &Store) -> Result<Vec<String>, StoreError> {
     let mut reconnect = Reconnect::default();
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
-        match checked_and_migrated(store).await {
+        match check_and_migrate(store).await {
             Err(error @ (StoreError::Unavailable(_) | StoreError::Busy(_) | StoreError::ReadOnly(_)))
                 if tokio::time::Instant::now() < deadline =>
             {
@@ -71,7 +71,7 @@ async fn migrate(store: &Store) -> Result<Vec<String>, StoreError> {
     }
 }
 
-async fn drop_expired(store: &Store, settings: &Settings, json: bool) -> Outcome {
+async fn drop_expired(store: &Store, settings: &Settings, json: bool) -> CommandResult {
     store.check_schema().await?;
     let dropped = store.drop_expired(&settings.retention).await.map_err(anyhow::Error::from)?;
     if json {

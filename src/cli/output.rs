@@ -1,7 +1,7 @@
 //! Prints for people and for programs.
 //!
-//! A reader of stdout may go early (`| head`): what it does not read any more is left out, and the command goes on and
-//! ends as it would have. What it did is done, and there is nobody to tell.
+//! A reader of stdout may close it early (`| head`). The rest of the output is then dropped, and the command goes on and
+//! ends with the exit code that it would have had.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal as _, Write as _, stderr, stdout};
@@ -11,43 +11,45 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::Outcome;
-use super::dead_letters::Row;
+use super::CommandResult;
 use crate::scrub::scrub;
 use crate::store::LogRow;
 use crate::text::printable;
 use crate::webhook::Webhook;
 
 /// One JSON document on stdout.
-pub(super) fn json(document: &impl Serialize) -> Outcome {
+pub(super) fn json(document: &impl Serialize) -> CommandResult {
     let mut stdout = stdout().lock();
     let written = serde_json::to_writer(&mut stdout, document).map_err(io::Error::from);
-    heard_or_gone(written.and_then(|()| writeln!(stdout)))
+    unless_closed(written.and_then(|()| writeln!(stdout)))
 }
 
 /// One line on stdout, or several in one text.
-pub(super) fn line(text: impl Display) -> Outcome {
-    heard_or_gone(try_line(text))
+pub(super) fn line(text: impl Display) -> CommandResult {
+    unless_closed(try_line(text))
 }
 
-/// For what has no other purpose than to be read: fails when the reader has gone.
+/// One line on stdout, for a command that only prints.
+///
+/// # Errors
+/// The reader has closed stdout.
 pub(super) fn try_line(text: impl Display) -> io::Result<()> {
     writeln!(stdout().lock(), "{text}")
 }
 
-fn heard_or_gone(written: io::Result<()>) -> Outcome {
+fn unless_closed(written: io::Result<()>) -> CommandResult {
     match written {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),
     }
 }
 
-/// One line on stderr, if anybody reads it.
+/// One line on stderr, with secrets removed. A closed stderr is ignored.
 pub(super) fn complaint(text: impl Display) {
     let _ = writeln!(stderr(), "{}", scrub(&text.to_string()));
 }
 
-pub(super) fn webhooks(webhooks: &[Webhook]) -> Outcome {
+pub(super) fn webhooks(webhooks: &[Webhook]) -> CommandResult {
     let mut table = table(["ID", "NAME", "URL", "EVENTS", "STATUS"]);
     for webhook in webhooks {
         let id = webhook.id.to_string();
@@ -63,7 +65,7 @@ pub(super) fn webhooks(webhooks: &[Webhook]) -> Outcome {
     line(table)
 }
 
-pub(super) fn webhook(webhook: &Webhook) -> Outcome {
+pub(super) fn webhook(webhook: &Webhook) -> CommandResult {
     webhooks(std::slice::from_ref(webhook))?;
     for warning in &webhook.warnings {
         line(format_args!("warning: {warning}"))?;
@@ -71,7 +73,7 @@ pub(super) fn webhook(webhook: &Webhook) -> Outcome {
     Ok(())
 }
 
-pub(super) fn log(rows: &[LogRow]) -> Outcome {
+pub(super) fn log(rows: &[LogRow]) -> CommandResult {
     let mut table = table(["TIME", "STATUS", "EVENT TYPE", "EVENT", "ATTEMPT", "HTTP", "DURATION", "ERROR", "NEXT"]);
     for row in rows {
         let color = if row.error.is_none() { Color::Green } else { Color::Red };
@@ -90,29 +92,7 @@ pub(super) fn log(rows: &[LogRow]) -> Outcome {
     line(table)
 }
 
-pub(super) fn dead_letters(rows: &[Row]) -> Outcome {
-    let mut table = table(["TIME", "REASON", "ID", "TYPE", "SIZE"]);
-    let shown = |text: Option<&str>| Cell::new(printable(text.unwrap_or_default(), 200));
-    for row in rows {
-        table.add_row([
-            Cell::new(row.time.map_or_else(String::new, short)),
-            shown(Some(&row.reason)),
-            shown(row.id.as_deref()),
-            shown(row.event_type.as_deref()),
-            Cell::new(row.size.map_or_else(String::new, |bytes| format!("{bytes} B"))),
-        ]);
-    }
-    line(table)?;
-    for row in rows {
-        let name = printable(row.id.as_deref().unwrap_or_default(), 200);
-        if let Some(payload) = &row.payload {
-            line(format_args!("{name}: {}", printable(payload, usize::MAX)))?;
-        }
-    }
-    Ok(())
-}
-
-/// A bar on a terminal, for work long enough to be watched.
+/// A progress bar on stderr, if that is a terminal and there are at least 1,000 steps.
 pub(super) fn progress(length: u64) -> ProgressBar {
     if length < 1000 || !stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -121,8 +101,8 @@ pub(super) fn progress(length: u64) -> ProgressBar {
     ProgressBar::new(length).with_style(style.expect("the template is valid"))
 }
 
-/// UTC, as everything we print.
-fn short(time: Timestamp) -> String {
+/// A time in UTC, without the year.
+pub(super) fn short(time: Timestamp) -> String {
     time.strftime("%m-%d %H:%M:%S").to_string()
 }
 
@@ -134,7 +114,7 @@ fn status(webhook: &Webhook) -> Cell {
     }
 }
 
-fn table<const N: usize>(header: [&str; N]) -> Table {
+pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
     if stdout().is_terminal() {

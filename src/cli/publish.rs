@@ -11,16 +11,16 @@ use serde_json::value::RawValue;
 use tokio::time::timeout;
 
 use super::signals::{Heard, Signals};
-use super::{Failure, Outcome, account, broker_address, output};
+use super::{CommandResult, Failure, account, broker_address, output};
 use crate::config::Settings;
 use crate::event::Properties;
 use crate::ids::AccountId;
 use crate::queue::{PublishError, Publisher};
 
-/// Messages on their way to the broker at a time.
+/// Events that were sent and are not confirmed yet, at most.
 const UNCONFIRMED: usize = 256;
 
-/// After a signal, for the confirms of what was sent before it.
+/// After a signal, how long to wait for the confirms of what was sent before it.
 const LAST_CONFIRMS: Duration = Duration::from_secs(2);
 
 #[derive(Debug, clap::Args)]
@@ -41,34 +41,34 @@ pub(super) struct Arguments {
     count: u32,
 }
 
-pub(super) async fn run(arguments: Arguments, settings: &Settings, json: bool, signals: &Signals) -> Outcome {
+pub(super) async fn run(arguments: Arguments, settings: &Settings, json: bool, signals: &Signals) -> CommandResult {
     broker_address(settings)?;
     if arguments.id.is_some() && arguments.count > 1 {
         return Err(Failure::Usage("--id names one event, so --count cannot be more than 1".to_owned()));
     }
     let data = read_data(&arguments.data)?;
-    let first = message(&arguments, &data, arguments.id.clone().unwrap_or_else(fresh_id));
-    // A worker would make a dead letter of it.
+    let first = event(&arguments, &data, arguments.id.clone().unwrap_or_else(fresh_id));
+    // Refused here, for a worker would make a dead letter of it.
     settings
         .events
         .parse(first.body.as_bytes(), &Properties::default(), jiff::Timestamp::now())
         .map_err(|malformed| Failure::Usage(format!("this is no event: {malformed}")))?;
     let publisher = Publisher::connect(&settings.amqp, &settings.queue).await?;
-    let rest = (1..arguments.count).map(|_| message(&arguments, &data, fresh_id()));
-    let messages = std::iter::once(first).chain(rest);
+    let rest = (1..arguments.count).map(|_| event(&arguments, &data, fresh_id()));
+    let events = std::iter::once(first).chain(rest);
     let mut publishing = Publishing { settings, arguments: &arguments, publisher: &publisher, ids: Vec::new() };
-    // Once it is done, a signal ends the process at once again.
-    let published = publishing.until_heard(messages, &mut signals.hear()?).await;
+    // The `Heard` is dropped with this line: afterwards a signal ends the process at once again.
+    let published = publishing.until_signal(events, &mut signals.hear()?).await;
     let ids = publishing.ids;
     publisher.close().await;
     if let Some(code) = published? {
         let so_far = format!("{} of {} events were confirmed", ids.len(), arguments.count);
-        return told(&ids, json).and(Err(Failure::Stopped(so_far, code)));
+        return report(&ids, json).and(Err(Failure::Stopped(so_far, code)));
     }
-    told(&ids, json)
+    report(&ids, json)
 }
 
-fn told(ids: &[String], json: bool) -> Outcome {
+fn report(ids: &[String], json: bool) -> CommandResult {
     if json {
         return output::json(&json!({ "published": ids.len(), "event_ids": ids }));
     }
@@ -78,7 +78,8 @@ fn told(ids: &[String], json: bool) -> Outcome {
     }
 }
 
-struct Message {
+/// An event as it is published.
+struct OutgoingEvent {
     id: String,
     body: String,
 }
@@ -87,18 +88,18 @@ struct Publishing<'a> {
     settings: &'a Settings,
     arguments: &'a Arguments,
     publisher: &'a Publisher,
-    /// Of what was confirmed.
+    /// The ids of the events that were confirmed.
     ids: Vec<String>,
 }
 
-/// A message's id, once it is confirmed.
+/// Waits for an event's confirm; gives its id.
 type Confirmed = BoxFuture<'static, Result<String, PublishError>>;
 
 impl Publishing<'_> {
-    /// All of them, or as many as are sent before a signal, and its exit code.
-    async fn until_heard(
+    /// Publishes all of them, or as many as are sent before a signal; then also returns the signal's exit code.
+    async fn until_signal(
         &mut self,
-        messages: impl Iterator<Item = Message>,
+        events: impl Iterator<Item = OutgoingEvent>,
         heard: &mut Heard,
     ) -> Result<Option<u8>, PublishError> {
         let progress = output::progress(u64::from(self.arguments.count));
@@ -106,7 +107,7 @@ impl Publishing<'_> {
         let code = tokio::select! {
             biased;
             code = heard.first() => code,
-            published = self.publish(messages, &mut unconfirmed, &progress) => {
+            published = self.publish(events, &mut unconfirmed, &progress) => {
                 progress.finish_and_clear();
                 return published.map(|()| None);
             }
@@ -124,12 +125,12 @@ impl Publishing<'_> {
 
     async fn publish(
         &mut self,
-        messages: impl Iterator<Item = Message>,
+        events: impl Iterator<Item = OutgoingEvent>,
         unconfirmed: &mut FuturesOrdered<Confirmed>,
         progress: &ProgressBar,
     ) -> Result<(), PublishError> {
         let (exchange, event_type) = (&self.settings.queue.events_exchange, &self.arguments.event_type);
-        for Message { id, body } in messages {
+        for OutgoingEvent { id, body } in events {
             let sent = self.publisher.send(exchange, event_type, &id, body.as_bytes()).await?;
             unconfirmed.push_back(async move { sent.confirmed().await.map(|()| id) }.boxed());
             if unconfirmed.len() >= UNCONFIRMED {
@@ -168,8 +169,8 @@ fn fresh_id() -> String {
     format!("evt_{}", uuid::Uuid::now_v7().simple())
 }
 
-/// The data goes out byte for byte.
-fn message(arguments: &Arguments, data: &RawValue, id: String) -> Message {
+/// The event, with the data byte for byte as it was given.
+fn event(arguments: &Arguments, data: &RawValue, id: String) -> OutgoingEvent {
     let text = |text: &str| serde_json::Value::from(text).to_string();
     let body = format!(
         r#"{{"id":{},"type":{},"account_id":{},"occurred_at":"{:.3}","data":{}}}"#,
@@ -179,7 +180,7 @@ fn message(arguments: &Arguments, data: &RawValue, id: String) -> Message {
         jiff::Timestamp::now(),
         data.get()
     );
-    Message { id, body }
+    OutgoingEvent { id, body }
 }
 
 impl From<PublishError> for Failure {

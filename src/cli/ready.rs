@@ -1,5 +1,5 @@
-//! Asks the process on this machine whether it is ready, for health checks of containers: no shell, no HTTP client, no
-//! database and no secret is needed.
+//! Asks the process on this machine whether it is ready, for health checks of containers. Needs no shell, no HTTP client,
+//! no database and no secret.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::{Failure, Outcome, output};
+use super::{CommandResult, Failure, output};
 use crate::config::Settings;
 use crate::text::printable;
 
-/// For all of it. The process itself waits 2 s for a database.
+/// The bound for the whole command. The process itself waits up to 2 s for its database.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Far more than there are lines.
+/// Far more than an answer of ours has.
 const MAX_ANSWER_BYTES: u64 = 64 * 1024;
 
 #[derive(Debug, clap::Args)]
@@ -29,7 +29,7 @@ enum Role {
     Api,
 }
 
-pub(super) fn run(arguments: &Arguments, settings: &Settings, as_json: bool) -> Outcome {
+pub(super) fn run(arguments: &Arguments, settings: &Settings, as_json: bool) -> CommandResult {
     let path = match arguments.role {
         None => "/readyz",
         Some(Role::Worker) => "/readyz?role=worker",
@@ -43,7 +43,7 @@ pub(super) fn run(arguments: &Arguments, settings: &Settings, as_json: bool) -> 
     }
     let answer = ask(listen, path).map_err(|error| anyhow::anyhow!("no answer on ops.listen ({listen}): {error}"))?;
     let Some((status, lines)) = read(&answer) else {
-        return Err(anyhow::anyhow!("what answers on ops.listen ({listen}) is no process of ours").into());
+        return Err(anyhow::anyhow!("what answers on ops.listen ({listen}) is not a penr-webhooks process").into());
     };
     match status {
         200 | 503 if as_json => output::json(&json!({ "ready": status == 200, "lines": lines }))?,
@@ -56,7 +56,7 @@ pub(super) fn run(arguments: &Arguments, settings: &Settings, as_json: bool) -> 
     }
 }
 
-/// The whole answer of whoever listens there.
+/// Sends one request and reads the whole answer.
 fn ask(listen: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
     let deadline = Instant::now() + PATIENCE;
     let rest = || match deadline.saturating_duration_since(Instant::now()) {
@@ -80,7 +80,7 @@ fn ask(listen: SocketAddr, path: &str) -> io::Result<Vec<u8>> {
     Err(io::ErrorKind::InvalidData.into())
 }
 
-/// `patience` is for all of them.
+/// Connects to the first address that accepts, within `patience` for all addresses together.
 fn connect(addresses: &[SocketAddr], patience: Duration) -> io::Result<TcpStream> {
     let patience = patience / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
     let mut refused = io::Error::from(io::ErrorKind::AddrNotAvailable);
@@ -93,7 +93,8 @@ fn connect(addresses: &[SocketAddr], patience: Duration) -> io::Result<TcpStream
     Err(refused)
 }
 
-/// Where to call whoever listens on this address. Who listens on all of them does on IPv4, too, if there is any.
+/// The addresses at which a process that listens on `listen` can be reached from this machine. One that listens on `[::]`
+/// also takes IPv4, where the machine has it.
 fn reachable(listen: SocketAddr) -> Vec<SocketAddr> {
     let at = |ip: IpAddr| SocketAddr::new(ip, listen.port());
     match listen.ip() {
@@ -103,7 +104,7 @@ fn reachable(listen: SocketAddr) -> Vec<SocketAddr> {
     }
 }
 
-/// Its status and the lines of its body.
+/// Status and body lines of an answer; `None` if the answer is not one of ours.
 fn read(answer: &[u8]) -> Option<(u16, Vec<String>)> {
     let answer = String::from_utf8_lossy(answer);
     let (head, body) = answer.split_once("\r\n\r\n")?;

@@ -2,22 +2,22 @@
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Outcome, Process, broker_address};
+use super::{CommandResult, Process, broker_address};
 use crate::config::{Database, Settings};
 use crate::metrics::Metrics;
 use crate::ops::{self, Role};
 use crate::store::Store;
 use crate::{api, worker};
 
-pub(super) async fn run(settings: Settings, role: Role, process: &Process) -> Outcome {
-    // All that can be known to be wrong without a connection stops the start.
+pub(super) async fn run(settings: Settings, role: Role, process: &Process) -> CommandResult {
+    // Everything that can be checked without a connection is checked before the start.
     settings.database_url()?;
-    // Of an API only readiness asks it. A second session would be kept, too, and where a pooler has few, requests have none
-    // left.
+    // An API uses this store only for readiness: a second session would take one away from its requests where a pooler has
+    // few.
     let pool_size = if role == Role::Api { 1 } else { settings.database.pool_size };
     let store = Store::new(&Database { pool_size, ..settings.database.clone() })?;
     settings.keyring()?;
-    // Where one process has a published key, another uses it.
+    // Checks also the keys that this role does not use: another process with the same settings does.
     settings.published_keys.check()?;
     if role != Role::Api {
         broker_address(&settings)?;
@@ -25,7 +25,7 @@ pub(super) async fn run(settings: Settings, role: Role, process: &Process) -> Ou
     if role != Role::Worker {
         settings.tokens()?;
     }
-    // Every connection is one: the usual soft limit is for programs that have few.
+    // Every connection is an open file, and the usual soft limit of 1,024 is too low for that.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
         tracing::warn!(error = crate::error_chain(&error), "cannot raise the limit of open files");
     }
@@ -39,7 +39,7 @@ pub(super) async fn run(settings: Settings, role: Role, process: &Process) -> Ou
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "{name}");
     let metrics = Metrics::with_log(process.log.dropped_lines.clone());
     let health = ops::Readiness { store: store.clone(), metrics: metrics.clone(), role, stop: stop.clone() };
-    // Answers until the process ends.
+    // Serves until this function ends.
     let _ops = ops::serve(settings.ops_listen, health)?;
     match role {
         Role::Worker => worker::run(settings, store, metrics, stop).await?,
@@ -54,7 +54,7 @@ pub(super) async fn run(settings: Settings, role: Role, process: &Process) -> Ou
     Ok(())
 }
 
-/// One role without the other is no use to whoever asked for both.
+/// Runs a role, and stops the other one when it ends: whoever asked for both roles wants both or none.
 async fn until_either_ends<T>(stop: &CancellationToken, role: impl Future<Output = T>) -> T {
     let _stop = stop.clone().drop_guard();
     role.await

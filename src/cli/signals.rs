@@ -1,7 +1,7 @@
-//! What SIGTERM and SIGINT do to a command: they end it at once, unless it has a way of its own to stop.
+//! SIGTERM and SIGINT end a command at once, unless the command listens for them and stops in its own way.
 //!
-//! Somebody handles both from the first instruction of `main` on. As process 1, which a container's program is, the kernel
-//! drops a signal that nobody handles, and the command would go on.
+//! Handlers for both are installed first in `main`: the kernel drops a signal without a handler when the program is process
+//! 1, as in a container, and the command would go on.
 
 use std::io;
 use std::sync::Arc;
@@ -12,17 +12,21 @@ use signal_hook::flag::register_conditional_shutdown;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// As a shell reports a process ended by SIGINT.
+/// The exit code after SIGINT, as shells have it.
 const INTERRUPTED: u8 = 130;
-/// The same by SIGTERM.
+/// The exit code after SIGTERM.
 const TERMINATED: u8 = 143;
 
-/// Both signals, handled.
+/// The installed handlers.
 pub(super) struct Signals {
     end_at_once: Arc<AtomicBool>,
 }
 
 impl Signals {
+    /// Installs handlers that end the process at once.
+    ///
+    /// # Errors
+    /// The system refuses a handler.
     pub(super) fn handle() -> io::Result<Self> {
         let end_at_once = Arc::new(AtomicBool::new(true));
         for (signal, status) in [(SIGINT, INTERRUPTED), (SIGTERM, TERMINATED)] {
@@ -31,22 +35,28 @@ impl Signals {
         Ok(Self { end_at_once })
     }
 
-    /// From here on the caller hears of them, and they end nothing at once until it drops what it hears with.
+    /// Gives the signals to the caller: they do not end the process any more, until the returned value is dropped.
+    ///
+    /// # Errors
+    /// The system refuses a handler.
     pub(super) fn hear(&self) -> io::Result<Heard> {
         let heard = Heard {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             end_at_once: self.end_at_once.clone(),
         };
-        // Only now: a signal before this line has ended the process, one after it is heard.
+        // Last, so that no signal is lost: until here it ends the process, from here on `heard` receives it.
         self.end_at_once.store(false, Ordering::SeqCst);
         Ok(heard)
     }
 
-    /// The first is a graceful stop, the second an immediate exit.
+    /// Cancels `stop` at the first signal and exits at the second.
+    ///
+    /// # Errors
+    /// The system refuses a handler.
     pub(super) fn stop(&self, stop: CancellationToken) -> io::Result<()> {
         let mut heard = self.hear()?;
-        // Lives as long as the process: it is what ends it.
+        // This task is owned by nobody and lives as long as the process, which it may end.
         tokio::spawn(async move {
             heard.next().await;
             tracing::info!("stopping, a second signal exits at once");
@@ -59,6 +69,7 @@ impl Signals {
     }
 }
 
+/// Receives the signals for one command.
 pub(super) struct Heard {
     interrupt: Signal,
     terminate: Signal,
@@ -66,7 +77,7 @@ pub(super) struct Heard {
 }
 
 impl Heard {
-    /// The exit code of a command that a signal ends.
+    /// Waits for a signal and returns the exit code that belongs to it.
     pub(super) async fn next(&mut self) -> u8 {
         tokio::select! {
             _ = self.interrupt.recv() => INTERRUPTED,
@@ -74,7 +85,7 @@ impl Heard {
         }
     }
 
-    /// The same, and the next one ends the process at once.
+    /// Like `next`, and lets the next signal end the process at once.
     pub(super) async fn first(&mut self) -> u8 {
         let code = self.next().await;
         self.end_at_once.store(true, Ordering::SeqCst);

@@ -1,5 +1,5 @@
-//! The runtime that commands run on, or in one line why there cannot be one: whoever makes it finds out only by a panic, and
-//! where some threads are there and others are not, ends only when killed.
+//! Makes the tokio runtime, or says in one line why it cannot be made. tokio itself would panic where threads or memory are
+//! limited, or hang if it gets only some of its threads.
 
 use std::num::NonZero;
 use std::thread;
@@ -10,21 +10,23 @@ use super::Failure;
 
 const MIB: u64 = 1024 * 1024;
 
-/// Also where `RUST_MIN_STACK` says something else. Nothing that comes from outside is read recursively without a bound.
+/// The stack of each thread, whatever `RUST_MIN_STACK` says. It is enough: all recursion over input is bounded.
 const STACK_BYTES: usize = 2 * 1024 * 1024;
 
-/// tokio's own variable, which it panics about.
+/// tokio's own variable; tokio panics if its value is wrong.
 const WORKER_THREADS: &str = "TOKIO_WORKER_THREADS";
 const MOST_THREADS: usize = 1024;
 
-/// The log's, the signals', connections to the broker, files, look-ups of the servers' names.
+/// Threads beside the workers: for the log, signals, the broker's connections, files and name look-ups.
 const OTHER_THREADS: usize = 8;
 
-/// Address space of a command that has little in hand, and of each thread: its stack, and what the allocator sets aside
-/// for it.
+/// The address space that an idle command needs, in bytes.
 const BASE: u64 = 512 * MIB;
+/// The address space of each thread, in bytes: its stack, and what the allocator reserves for it.
 const PER_THREAD: u64 = 24 * MIB;
 
+/// # Errors
+/// `Usage` if the variable is wrong, `Failed` if the system's limits are too low.
 pub(super) fn runtime() -> Result<Runtime, Failure> {
     let workers = worker_threads(std::env::var(WORKER_THREADS).ok().as_deref()).map_err(Failure::Usage)?;
     let limit = rlimit::Resource::AS.get_soft().ok().filter(|limit| *limit != rlimit::INFINITY);
@@ -38,14 +40,14 @@ pub(super) fn runtime() -> Result<Runtime, Failure> {
     Ok(Builder::new_multi_thread().worker_threads(workers).thread_stack_size(STACK_BYTES).enable_all().build()?)
 }
 
-/// What the variable says, or as many as there are processors.
+/// The variable's value, or the number of processors.
 fn worker_threads(variable: Option<&str>) -> Result<usize, String> {
     let Some(text) = variable else { return Ok(thread::available_parallelism().map_or(1, NonZero::get)) };
     let given = text.parse().ok().filter(|number| (1..=MOST_THREADS).contains(number));
     given.ok_or_else(|| format!("{WORKER_THREADS} must be a number from 1 to {MOST_THREADS}"))
 }
 
-/// Why so large an address space does not do for so many worker threads.
+/// Why `limit` bytes of address space are too few for so many worker threads; `None` if they are enough.
 fn too_little_space(limit: u64, workers: usize) -> Option<String> {
     let needed = BASE + PER_THREAD * workers as u64;
     (limit < needed).then(|| {
@@ -58,7 +60,7 @@ fn too_little_space(limit: u64, workers: usize) -> Option<String> {
     })
 }
 
-/// Has so many threads at once, for a moment.
+/// Starts so many threads at once and ends them again, to see whether the system allows it.
 fn try_threads(count: usize) -> std::io::Result<()> {
     let mut started = Vec::with_capacity(count);
     let tried = (0..count).try_for_each(|_| {
@@ -67,7 +69,7 @@ fn try_threads(count: usize) -> std::io::Result<()> {
     });
     for thread in started {
         thread.thread().unpark();
-        // It does nothing that could panic.
+        // Parking cannot panic.
         let _ = thread.join();
     }
     tried

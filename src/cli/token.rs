@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::{Outcome, account, output};
+use super::{CommandResult, account, output};
 use crate::config::Settings;
 use crate::ids::AccountId;
 use crate::token::LONGEST;
@@ -19,7 +19,7 @@ pub(super) struct Arguments {
     expires_in: Duration,
 }
 
-pub(super) fn run(arguments: &Arguments, settings: &Settings, json: bool) -> Outcome {
+pub(super) fn run(arguments: &Arguments, settings: &Settings, json: bool) -> CommandResult {
     let now = Timestamp::now();
     let token = settings.tokens()?.sign(&arguments.account, now.as_second(), arguments.expires_in);
     if json {
@@ -29,7 +29,7 @@ pub(super) fn run(arguments: &Arguments, settings: &Settings, json: bool) -> Out
     output::line(token)
 }
 
-/// For clap.
+/// Parses a token's lifetime, for clap.
 fn lifetime(text: &str) -> Result<Duration, String> {
     let lifetime = humantime::parse_duration(text).ok();
     let lifetime = lifetime.filter(|lifetime| (Duration::from_secs(1)..=LONGEST).contains(lifetime));

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::signals::Signals;
-use super::{Failure, Outcome, account, output, store};
+use super::{CommandResult, Failure, account, output, store};
 use crate::config::Settings;
 use crate::ids::{AccountId, WebhookId};
 use crate::secret::{Owner, SigningSecret};
@@ -75,7 +75,7 @@ pub(super) enum Command {
     Reencrypt,
 }
 
-/// Webhooks moved to the newest key by one page.
+/// Webhooks whose secrets one statement encrypts anew.
 const PAGE: i64 = 200;
 
 #[derive(Debug, clap::Args)]
@@ -92,7 +92,7 @@ pub(super) struct Change {
     active: Option<bool>,
 }
 
-pub(super) async fn run(command: Command, settings: &Settings, json: bool, signals: &Signals) -> Outcome {
+pub(super) async fn run(command: Command, settings: &Settings, json: bool, signals: &Signals) -> CommandResult {
     let store = store(settings)?;
     match command {
         Command::Create { account, name, url, events } => {
@@ -112,7 +112,7 @@ pub(super) async fn run(command: Command, settings: &Settings, json: bool, signa
     }
 }
 
-/// What a new webhook needs, checked.
+/// The checked fields of a new webhook.
 struct Registration {
     name: WebhookName,
     url: WebhookUrl,
@@ -129,7 +129,13 @@ impl Registration {
     }
 }
 
-async fn create(store: &Store, settings: &Settings, account: &AccountId, new: &Registration, json: bool) -> Outcome {
+async fn create(
+    store: &Store,
+    settings: &Settings,
+    account: &AccountId,
+    new: &Registration,
+    json: bool,
+) -> CommandResult {
     let secret = SigningSecret::from_random(rand::random());
     let new = NewWebhook {
         id: WebhookId(uuid::Uuid::now_v7()),
@@ -149,7 +155,7 @@ async fn create(store: &Store, settings: &Settings, account: &AccountId, new: &R
     output::line(format_args!("secret: {}", secret.expose()))
 }
 
-async fn list(store: &Store, account: &AccountId, json: bool) -> Outcome {
+async fn list(store: &Store, account: &AccountId, json: bool) -> CommandResult {
     let webhooks = store.list_webhooks(account, None, u32::MAX).await?;
     if json {
         return output::json(&json!({ "data": webhooks }));
@@ -157,14 +163,14 @@ async fn list(store: &Store, account: &AccountId, json: bool) -> Outcome {
     output::webhooks(&webhooks)
 }
 
-fn show(webhook: &Webhook, json: bool) -> Outcome {
+fn show(webhook: &Webhook, json: bool) -> CommandResult {
     if json {
         return output::json(webhook);
     }
     output::webhook(webhook)
 }
 
-async fn update(store: &Store, settings: &Settings, id: WebhookId, change: &Change, json: bool) -> Outcome {
+async fn update(store: &Store, settings: &Settings, id: WebhookId, change: &Change, json: bool) -> CommandResult {
     let url = |url: &String| WebhookUrl::parse(url, &settings.sender.urls).map_err(WebhookRefusal::from);
     let events = |events: &Vec<String>| Subscriptions::parse(events, &settings.events.catalogue);
     let change = WebhookChange {
@@ -180,7 +186,7 @@ async fn update(store: &Store, settings: &Settings, id: WebhookId, change: &Chan
     }
 }
 
-async fn delete(store: &Store, id: WebhookId, json: bool) -> Outcome {
+async fn delete(store: &Store, id: WebhookId, json: bool) -> CommandResult {
     match store.delete_webhook(Scope::Everyone, id, None).await? {
         Deleted::Done => {}
         Deleted::Unknown | Deleted::Stale => return Err(unknown(id)),
@@ -191,7 +197,7 @@ async fn delete(store: &Store, id: WebhookId, json: bool) -> Outcome {
     output::line(format_args!("deleted {id}"))
 }
 
-async fn secret(store: &Store, settings: &Settings, id: WebhookId, regenerate: bool, json: bool) -> Outcome {
+async fn secret(store: &Store, settings: &Settings, id: WebhookId, regenerate: bool, json: bool) -> CommandResult {
     let keyring = settings.keyring()?;
     let secret = if regenerate {
         let account_id = find(store, id).await?.account_id;
@@ -209,8 +215,8 @@ async fn secret(store: &Store, settings: &Settings, id: WebhookId, regenerate: b
     output::line(secret.expose())
 }
 
-/// A deleted webhook's log can be read as long as it is kept.
-async fn log(store: &Store, id: WebhookId, limit: u32, json: bool) -> Outcome {
+/// Also shows the log of a deleted webhook, until retention drops it.
+async fn log(store: &Store, id: WebhookId, limit: u32, json: bool) -> CommandResult {
     let rows = store.log(Scope::Everyone, id, &LogFilter::default(), limit).await?.rows;
     if rows.is_empty() {
         find(store, id).await?;
@@ -221,7 +227,7 @@ async fn log(store: &Store, id: WebhookId, limit: u32, json: bool) -> Outcome {
     output::log(&rows)
 }
 
-async fn reencrypt(store: &Store, settings: &Settings, json: bool) -> Outcome {
+async fn reencrypt(store: &Store, settings: &Settings, json: bool) -> CommandResult {
     let keyring = settings.keyring()?;
     let progress = output::progress(store.count_webhooks().await?);
     let (mut moved, mut raced, mut unreadable, mut after) = (0, 0, Vec::new(), None);
@@ -262,7 +268,7 @@ fn unknown(id: WebhookId) -> Failure {
     Failure::Failed(anyhow::anyhow!("there is no webhook {id}"))
 }
 
-/// For clap.
+/// Parses a webhook's id, for clap.
 fn id(text: &str) -> Result<WebhookId, String> {
     WebhookId::parse(text).ok_or_else(|| "a webhook's id is a UUID, as `webhooks list` shows it".to_owned())
 }

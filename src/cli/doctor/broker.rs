@@ -5,7 +5,7 @@ use super::{Check, Deadline, Status, millis};
 use crate::config::{Queue, Settings};
 use crate::queue::{self, Broker, Depth, Quorum, RoundTrip, Topology, check_quorum};
 
-/// Somebody deleted it: what the workers reject, or others publish, has nowhere to go.
+/// Somebody has deleted it: what workers reject, or others publish, has no destination.
 const MISSING_UNDER_WORKERS: &str = "missing although workers consume";
 const DECLARED_AGAIN: &str = "workers declare it again within seconds; if not, see their log";
 
@@ -27,14 +27,14 @@ pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check
     };
     let mut checks = vec![version(&broker)];
     checks.extend(topology(&broker, &settings.queue, deadline).await);
-    // Afterwards, for it would count as a worker.
+    // After the topology, for this check consumes and would be counted as a worker.
     match deadline.answer(check_quorum(&settings.amqp, &settings.queue)).await {
         Ok(Quorum::Lost) => without_quorum(&mut checks, &settings.queue),
         Ok(Quorum::There | Quorum::NotAsked) => {}
-        // Of a broker that does not answer the other checks tell.
+        // If the broker does not answer, the other checks say so.
         Err(error) => tracing::debug!(error, "the queue was not asked for its quorum"),
     }
-    // Last: a broker in alarm reads nothing more from a connection that publishes.
+    // Last, for a broker in alarm reads nothing more from a connection that publishes.
     checks.push(round_trip(&broker, &settings.queue, deadline).await);
     if let Err(error) = deadline.answer(broker.close()).await {
         tracing::debug!(error, "the broker did not say goodbye");
@@ -93,7 +93,7 @@ fn worker_queue(found: &Topology) -> Check {
     }
 }
 
-/// Newer brokers do not tell whether a queue is there if the user has no right on it at all.
+/// A queue that was not seen: not declared, or hidden by newer brokers from a user who has no right on it.
 fn unseen(check: &'static str, found: &Topology) -> Check {
     match found.missing.is_empty() {
         true => Check::warns(check, "not shown to this user", found.unchecked.remedy()),

@@ -13,18 +13,18 @@ use crate::store::{LockRoom, Schema, SecretCheck, Server, SessionFault, Snapshot
 /// Signatures carry this machine's time, and receivers usually allow five minutes.
 const MAX_CLOCK_DIFFERENCE: SignedDuration = SignedDuration::from_secs(5);
 
-/// Workers make partitions every hour.
+/// Fewer days than this are warned about: workers make partitions every hour, so something keeps them from it.
 const ENOUGH_PARTITION_DAYS: i32 = 3;
 
-/// A transaction that is open longer than this makes the tables grow.
+/// A transaction that is open for longer is warned about: the tables grow meanwhile.
 const OLD_TRANSACTION: Duration = Duration::from_secs(600);
 const MANY_TRANSACTIONS: i64 = 1_000_000;
 
-/// Days that have a partition beside those of the retention: yesterday, today, a week ahead, and what is being dropped.
+/// Partitions of one table beside those of its retention, in days: yesterday, today, a week ahead, and those being dropped.
 const DAYS_BESIDE_RETENTION: u64 = 12;
 
-/// Transactions that lock the partitions of all days and may run side by side: a backup, an index that is built, a
-/// recovery of what was closed in a long time, a question of somebody who reads the whole log.
+/// How many transactions that lock the partitions of all days there should be room for: a backup, the build of an index, a
+/// recovery over a long time, somebody who reads the whole log.
 const USES_OF_ALL_PARTITIONS: i64 = 8;
 
 const OF_SERVER: [&str; 11] = [
@@ -79,7 +79,7 @@ async fn tables(store: &Store, settings: &Settings, deadline: Deadline) -> Vec<C
             Check::fails("schema", format!("version {version}, this program needs {ours}"), migrate)
         }
         Ok(Schema::Missing) => Check::fails("schema", "there is none", migrate),
-        Err(error) => Check::fails("schema", error, "cure that first"),
+        Err(error) => Check::fails("schema", error, "solve that first"),
     };
     if schema.status == Status::Fails {
         let skipped = Check::skipped(
@@ -138,7 +138,7 @@ fn clock(server: &Server) -> Check {
     Check::ok("clock", detail)
 }
 
-/// Dead rows of the queue stay as long as somebody could still see them, and with them the pages that are read.
+/// Warns about whoever keeps PostgreSQL from removing dead rows: tables grow meanwhile.
 fn snapshots(holders: &Result<Vec<SnapshotHolder>, String>) -> Check {
     let holders = match holders {
         Err(error) => return Check::warns("snapshots", error.clone(), "make pg_stat_activity readable for this role"),
@@ -216,7 +216,7 @@ fn room_for_locks(room: LockRoom, retention: &Retention) -> Check {
 }
 
 async fn secrets(store: &Store, settings: &Settings, deadline: Deadline) -> Check {
-    // Also with a published key, which `settings.keyring()` would refuse.
+    // Not `settings.keyring()`, which refuses published keys: those are checked elsewhere.
     let Some(keyring) = &settings.keyring else {
         return Check::skipped(&["secrets"], "security.encryption_keys is not set").remove(0);
     };

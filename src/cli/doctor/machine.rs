@@ -5,13 +5,13 @@ use crate::config::Settings;
 use crate::error_chain;
 use crate::sender::{Sender, ask_proxy, look_up, max_idle_connections};
 
-/// Always there: reserved by IANA (RFC 2606).
+/// A name that always exists: IANA has reserved it (RFC 2606).
 const WELL_KNOWN_NAME: &str = "example.com";
 
-/// Sockets of one lookup.
+/// Sockets that one name look-up uses.
 const PER_LOOKUP: u64 = 2;
 
-/// The broker's connections, the log, the operations address, the runtime itself.
+/// Open files for the broker's connections, the log, the operations address and the runtime.
 const OTHER_FILES: u64 = 32;
 
 pub(super) async fn dns(settings: &Settings, deadline: Deadline) -> Check {
@@ -25,7 +25,7 @@ pub(super) async fn dns(settings: &Settings, deadline: Deadline) -> Check {
     }
 }
 
-/// Of other software, which uses the proxies that these name.
+/// Other software takes its proxies from these variables; this program does not.
 const PROXY_VARIABLES: [&str; 6] = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
 
 pub(super) async fn proxy(settings: &Settings, deadline: Deadline) -> Check {
@@ -65,7 +65,7 @@ pub(super) fn open_files(settings: &Settings) -> Check {
     let needed = needed_files(settings, limit);
     let detail = format!("{limit} allowed here, a busy worker needs about {needed}");
     if limit < needed {
-        // With a higher limit more connections are kept.
+        // The number needed grows with the limit: more idle connections are kept then.
         let enough = (0..u64::BITS).map(|bits| 1 << bits).find(|limit| *limit >= needed_files(settings, *limit));
         let enough = enough.unwrap_or(needed);
         let advice = format!("raise the limit to {enough} (ulimit -Hn, LimitNOFILE=, --ulimit nofile)");
@@ -77,14 +77,16 @@ pub(super) fn open_files(settings: &Settings) -> Check {
     Check::ok("open_files", detail)
 }
 
-/// Without them attempts fail for want of a file: requests in flight, some of which look up a name over one socket more.
+/// The open files without which attempts fail: one for each request in flight, one more for each name look-up, the database's
+/// connections and the others.
 fn least_files(settings: &Settings) -> u64 {
     let in_flight = settings.worker.max_in_flight;
     let lookups = settings.sender.max_dns_lookups.min(in_flight);
     (in_flight + lookups + settings.database.pool_size) as u64 + OTHER_FILES
 }
 
-/// Requests in flight and the names they wait for, connections that are kept, and the database's.
+/// The open files that a busy worker uses: requests in flight, name look-ups, idle connections, the database's connections
+/// and the others.
 fn needed_files(settings: &Settings, limit: u64) -> u64 {
     let (sender, in_flight) = (&settings.sender, settings.worker.max_in_flight);
     let lookups = sender.max_dns_lookups.min(in_flight);

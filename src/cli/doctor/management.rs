@@ -1,4 +1,4 @@
-//! What RabbitMQ's management plugin tells, where `amqp.management_url` is set: policies, members of the queues, alarms.
+//! RabbitMQ's management plugin, if `amqp.management_url` is set: policies, members of the queues, alarms.
 
 use super::{Check, Deadline, millis};
 use crate::config::{Queue, Settings};
@@ -8,10 +8,10 @@ use crate::tls;
 
 const OF_QUEUES: [&str; 2] = ["policies", "members"];
 
-/// Our queues by name, with what is told of them.
+/// Our two queues with their names, and what the plugin says of them; `None` if not declared.
 type Found<'a> = [(OurQueue, &'a str, Option<QueueDescription>); 2];
 
-/// None unless it is set.
+/// Makes no checks unless `amqp.management_url` is set.
 pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check> {
     if settings.amqp.management.is_none() {
         return Vec::new();
@@ -71,7 +71,7 @@ fn advice(error: &ManagementError) -> String {
              has them into amqp.management_url"
         }
         ManagementError::OtherServer(_) => "correct amqp.management_url: host, port and path before /api",
-        ManagementError::Setup(_) => "cure that first",
+        ManagementError::Setup(_) => "solve that first",
         ManagementError::Login(_) => "correct AMQP_URL",
     };
     advice.to_owned()
@@ -163,7 +163,7 @@ fn members(found: &Found<'_>) -> Check {
     }
 }
 
-/// How RabbitMQ names the alarm that keeps a node from taking connections; its others keep publishers waiting.
+/// RabbitMQ's name of the alarm that stops new connections. The other alarms block publishers.
 const OPEN_FILES: &str = "file descriptors";
 
 fn in_alarm(alarms: &[String]) -> Check {

@@ -1,4 +1,4 @@
-//! Whether the events that a worker has in hand fit into the memory that its container, or service, may use.
+//! Whether the events that a worker holds fit into the memory limit of its container or service.
 
 use std::fs::read_to_string;
 use std::path::{Path, PathBuf};
@@ -9,20 +9,20 @@ use crate::config::Settings;
 const MIB: u64 = 1024 * 1024;
 const KIB: u64 = 1024;
 
-/// A worker that has nothing in hand, with all its connections.
+/// Bytes of an idle worker with all its connections.
 const IDLE: u64 = 48 * MIB;
 
-/// What an event in hand takes whatever its size: its delivery, its request, its result.
+/// Bytes that an event in a worker takes beside its body: for its delivery, its request, its result.
 const PER_EVENT: u64 = 8 * KIB;
 
-/// How often its body is there, together with what was freed and is used again: as it is read, as it is sent, as it is
-/// written to the database. Measured with bodies of 1, 16 and 200 KiB.
+/// How many times an event's body is in memory: as it was read, as it is sent, as it is written to the database, with freed
+/// memory that the allocator keeps. Measured with bodies of 1, 16 and 200 KiB.
 const COPIES: u64 = 8;
 
-/// Nobody sends events of the largest size only. An average of this part of it should fit, or else it is warned about.
+/// Warns if events of a quarter of `event.max_event_bytes`, on average, do not fit. Nobody sends only the largest ones.
 const COMMON: u64 = 4;
 
-/// An average of this part of it must fit.
+/// Fails if events of a sixteenth of it, on average, do not fit.
 const SMALL: u64 = 16;
 
 pub(super) fn memory(settings: &Settings) -> Check {
@@ -60,11 +60,12 @@ fn judge(limit: Option<u64>, prefetch: u64, largest: u64) -> Check {
     }
 }
 
+/// Bytes that a worker needs for `prefetch` events with bodies of `average` bytes.
 fn needed(prefetch: u64, average: u64) -> u64 {
     IDLE.saturating_add(prefetch.saturating_mul(PER_EVENT.saturating_add(COPIES.saturating_mul(average))))
 }
 
-/// The size of body for which `needed` is the limit.
+/// The average body, in bytes, with which a worker needs just `limit` bytes.
 fn average_that_fits(limit: u64, prefetch: u64) -> u64 {
     let per_event = limit.saturating_sub(IDLE) / prefetch.max(1);
     per_event.saturating_sub(PER_EVENT) / COPIES
@@ -73,10 +74,10 @@ fn average_that_fits(limit: u64, prefetch: u64) -> u64 {
 /// The two versions of control groups: their type of file system, and the file with the limit.
 const VERSIONS: [(&str, &str); 2] = [("cgroup2", "memory.max"), ("cgroup", "memory.limit_in_bytes")];
 
-/// A limit that is none, as version 1 writes it: the largest number that it knows, whole pages.
+/// From here on a number means no limit: version 1 then writes its largest number.
 const NO_LIMIT: u64 = 1 << 60;
 
-/// The lowest limit of the process's own group and of those above it that can be seen from here: each holds for all in it.
+/// The lowest limit, in bytes, of the process's own group and of the visible groups above it, which apply to it, too.
 fn lowest_limit(groups: &str, mounts: &str, read: impl Fn(&Path) -> Option<String>) -> Option<u64> {
     let of_version = |(kind, file): (&str, &str)| {
         let own = own_group(groups, kind)?;
@@ -90,7 +91,8 @@ fn lowest_limit(groups: &str, mounts: &str, read: impl Fn(&Path) -> Option<Strin
     VERSIONS.into_iter().filter_map(of_version).min()
 }
 
-/// Lines of `/proc/self/cgroup` are `number:controllers:path`; version 2 has number 0 and names no controllers.
+/// The path of the process's own group. Lines of `/proc/self/cgroup` are `number:controllers:path`; version 2 has number 0
+/// and no controllers.
 fn own_group<'a>(groups: &'a str, kind: &str) -> Option<&'a str> {
     groups.lines().find_map(|line| {
         let mut fields = line.splitn(3, ':');
@@ -103,8 +105,8 @@ fn own_group<'a>(groups: &'a str, kind: &str) -> Option<&'a str> {
     })
 }
 
-/// The group that is mounted, and where: fields 4 and 5 of `/proc/self/mountinfo`; behind a dash stand the type, the
-/// source and the options of the file system, with which version 1 names its controllers.
+/// The group that a line of `/proc/self/mountinfo` mounts, and where: fields 4 and 5. Behind the dash are the type, the
+/// source and the options of the file system; version 1 names its controllers among the options.
 fn mount<'a>(line: &'a str, kind: &str) -> Option<(&'a str, &'a str)> {
     let (mount, file_system) = line.split_once(" - ")?;
     let mut fields = mount.split(' ').skip(3);

@@ -1,10 +1,10 @@
-//! What the role of the sessions may do: its work, and drop what retention has ended.
+//! Whether our role has the rights for its work, and for dropping partitions that are past their retention.
 
 use super::{Check, Deadline};
 use crate::config::Retention;
 use crate::store::{Rights, Store};
 
-/// Every day one partition of each table expires; more are not being dropped, or wait for a delivery.
+/// One partition of each table expires every day. More than a few mean that they are not dropped.
 const FEW: usize = 3;
 
 pub(super) async fn checks(store: &Store, retention: &Retention, deadline: Deadline) -> Vec<Check> {

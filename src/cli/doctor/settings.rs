@@ -1,5 +1,5 @@
-//! What the settings lack, and where they are less safe than production should be. What is refused at every start has
-//! been checked before.
+//! Missing settings, and those that are less safe than production should be. Settings that no process would start with were
+//! refused before.
 
 use super::Check;
 use crate::cli::CONFIG_FILE;
@@ -18,7 +18,7 @@ pub(super) fn checks(settings: &Settings) -> Vec<Check> {
 }
 
 fn present(settings: &Settings) -> Check {
-    // That a key is published has a check of its own.
+    // A published key has a check of its own.
     let keyring = settings.keyring().err().filter(|_| settings.keyring.is_none());
     let needed = [settings.database_url().err(), settings.amqp_url().err(), keyring];
     let missing: Vec<String> = needed.iter().flatten().map(ToString::to_string).collect();
@@ -33,7 +33,7 @@ fn present(settings: &Settings) -> Check {
 fn published_keys(settings: &Settings) -> Check {
     let found: Vec<String> = settings.published_keys.found().map(ToString::to_string).collect();
     if found.is_empty() {
-        return Check::ok("published_keys", "no key is set that everybody knows");
+        return Check::ok("published_keys", "no key is set that is published");
     }
     Check::fails("published_keys", found.join("; "), "until then anybody can act for every account")
 }

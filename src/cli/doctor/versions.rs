@@ -1,4 +1,4 @@
-//! Which versions of the servers work, and which of them this release was tested with. README names the same. Pure.
+//! Which versions of the servers work, and which this release was tested with. README names the same ones.
 
 use std::fmt;
 
@@ -7,14 +7,14 @@ use super::Check;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Version {
     major: u32,
-    /// PostgreSQL's releases have none.
+    /// `None` for PostgreSQL, whose minor versions do not matter.
     minor: Option<u32>,
 }
 
-/// What is known of one server's versions.
+/// The versions of one server that work and that were tested.
 pub(super) struct Versions {
     server: &'static str,
-    /// Older ones lack something that we need.
+    /// Older versions lack a feature that we need.
     oldest_usable: Version,
     lacking: &'static str,
     oldest_tested: Version,
@@ -38,8 +38,8 @@ pub(super) const POSTGRESQL: Versions = Versions {
 };
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    /// It lies between the oldest and the newest tested one.
+enum Support {
+    /// Between the oldest and the newest tested version.
     Tested,
     Newer,
     Older,
@@ -48,13 +48,13 @@ enum Verdict {
 }
 
 impl Version {
-    /// Of a text such as `3.10.8` or `4.3.0-rc.1`.
+    /// Parses a text such as `3.10.8` or `4.3.0-rc.1`.
     pub(super) fn of_rabbitmq(text: &str) -> Option<Self> {
         let mut parts = text.split('.').map(|part| part.parse().ok());
         Some(Self { major: parts.next()??, minor: Some(parts.next()??) })
     }
 
-    /// Of `server_version_num`, such as 170012 for 17.12.
+    /// Reads `server_version_num`, such as 170012 for 17.12.
     pub(super) fn of_postgres(number: i32) -> Option<Self> {
         Some(Self { major: u32::try_from(number).ok()? / 10_000, minor: None })
     }
@@ -74,28 +74,28 @@ impl Versions {
     pub(super) fn check(&self, check: &'static str, found: Option<Version>, detail: String) -> Check {
         let Self { server, oldest_usable, lacking, oldest_tested, newest_tested } = self;
         let tested = format!("this release was tested with {server} {oldest_tested} to {newest_tested}");
-        match self.verdict(found) {
-            Verdict::Tested => Check::ok(check, detail),
-            Verdict::Newer => {
+        match self.support(found) {
+            Support::Tested => Check::ok(check, detail),
+            Support::Newer => {
                 let advice = format!("{tested}: try a newer version before your customers do, or update penr-webhooks");
                 Check::warns(check, detail, advice)
             }
-            Verdict::Older => Check::warns(check, detail, format!("{tested}: update the server")),
-            Verdict::Unusable => {
+            Support::Older => Check::warns(check, detail, format!("{tested}: update the server")),
+            Support::Unusable => {
                 let advice = format!("use version {oldest_usable} or newer: older ones lack {lacking}");
                 Check::fails(check, detail, advice)
             }
-            Verdict::Unknown => Check::warns(check, detail, format!("{tested}: make sure that it is one of those")),
+            Support::Unknown => Check::warns(check, detail, format!("{tested}: make sure that it is one of those")),
         }
     }
 
-    fn verdict(&self, found: Option<Version>) -> Verdict {
+    fn support(&self, found: Option<Version>) -> Support {
         match found {
-            None => Verdict::Unknown,
-            Some(version) if version < self.oldest_usable => Verdict::Unusable,
-            Some(version) if version < self.oldest_tested => Verdict::Older,
-            Some(version) if version > self.newest_tested => Verdict::Newer,
-            Some(_) => Verdict::Tested,
+            None => Support::Unknown,
+            Some(version) if version < self.oldest_usable => Support::Unusable,
+            Some(version) if version < self.oldest_tested => Support::Older,
+            Some(version) if version > self.newest_tested => Support::Newer,
+            Some(_) => Support::Tested,
         }
     }
 }
@@ -107,24 +107,24 @@ mod tests {
     use super::super::Status;
     use super::*;
 
-    fn rabbitmq(text: &str) -> Verdict {
-        RABBITMQ.verdict(Version::of_rabbitmq(text))
+    fn rabbitmq(text: &str) -> Support {
+        RABBITMQ.support(Version::of_rabbitmq(text))
     }
 
-    fn postgres(number: i32) -> Verdict {
-        POSTGRESQL.verdict(Version::of_postgres(number))
+    fn postgres(number: i32) -> Support {
+        POSTGRESQL.support(Version::of_postgres(number))
     }
 
     #[test]
     fn versions_compare_by_number() {
-        assert_eq!(["3.9.29", "2.8.0"].map(rabbitmq), [Verdict::Unusable; 2]);
-        assert_eq!(["3.10.0", "3.10.8", "3.13.7", "4.0.5", "4.3.6", "4.3.0-rc.1"].map(rabbitmq), [Verdict::Tested; 6]);
-        assert_eq!(["4.4.0", "4.10.1", "5.0.0-beta.1"].map(rabbitmq), [Verdict::Newer; 3]);
-        assert_eq!(["", "4", "unknown", "-4.0"].map(rabbitmq), [Verdict::Unknown; 4]);
-        assert_eq!([90_624, 130_021].map(postgres), [Verdict::Unusable; 2]);
-        assert_eq!(postgres(140_020), Verdict::Older);
-        assert_eq!([150_000, 150_014, 170_012, 180_006].map(postgres), [Verdict::Tested; 4]);
-        assert_eq!(postgres(190_000), Verdict::Newer);
+        assert_eq!(["3.9.29", "2.8.0"].map(rabbitmq), [Support::Unusable; 2]);
+        assert_eq!(["3.10.0", "3.10.8", "3.13.7", "4.0.5", "4.3.6", "4.3.0-rc.1"].map(rabbitmq), [Support::Tested; 6]);
+        assert_eq!(["4.4.0", "4.10.1", "5.0.0-beta.1"].map(rabbitmq), [Support::Newer; 3]);
+        assert_eq!(["", "4", "unknown", "-4.0"].map(rabbitmq), [Support::Unknown; 4]);
+        assert_eq!([90_624, 130_021].map(postgres), [Support::Unusable; 2]);
+        assert_eq!(postgres(140_020), Support::Older);
+        assert_eq!([150_000, 150_014, 170_012, 180_006].map(postgres), [Support::Tested; 4]);
+        assert_eq!(postgres(190_000), Support::Newer);
     }
 
     #[test]
@@ -155,8 +155,8 @@ mod tests {
             let line = compose.lines().find_map(|line| line.trim().strip_prefix(image)).unwrap();
             line.split('-').next().unwrap().to_owned()
         };
-        assert_eq!(rabbitmq(&pinned("image: rabbitmq:")), Verdict::Tested);
-        assert_eq!(postgres(pinned("image: postgres:").parse::<i32>().unwrap() * 10_000), Verdict::Tested);
+        assert_eq!(rabbitmq(&pinned("image: rabbitmq:")), Support::Tested);
+        assert_eq!(postgres(pinned("image: postgres:").parse::<i32>().unwrap() * 10_000), Support::Tested);
     }
 
     proptest! {
@@ -165,9 +165,9 @@ mod tests {
             one in (0_u32..8, 0_u32..20), other in (0_u32..8, 0_u32..20), patch in 0_u32..30
         ) {
             let rank = |(major, minor): (u32, u32)| {
-                let order = [Verdict::Unusable, Verdict::Older, Verdict::Tested, Verdict::Newer];
-                let verdict = rabbitmq(&format!("{major}.{minor}.{patch}"));
-                order.iter().position(|other| *other == verdict).unwrap()
+                let order = [Support::Unusable, Support::Older, Support::Tested, Support::Newer];
+                let support = rabbitmq(&format!("{major}.{minor}.{patch}"));
+                order.iter().position(|other| *other == support).unwrap()
             };
             let (older, newer) = (one.min(other), one.max(other));
             prop_assert!(rank(older) <= rank(newer));

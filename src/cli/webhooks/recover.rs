@@ -8,11 +8,11 @@ use serde_json::json;
 
 use super::{id, unknown};
 use crate::cli::signals::Signals;
-use crate::cli::{Failure, Outcome, output};
+use crate::cli::{CommandResult, Failure, output};
 use crate::ids::{DeliveryId, WebhookId};
 use crate::store::{ClosedSpan, RecoverError, Scope, Since, Store};
 
-/// Further back than anything is kept.
+/// Further back than any delivery is kept.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 #[derive(Debug, clap::Args)]
@@ -36,7 +36,7 @@ pub(in crate::cli) struct Recover {
     dry_run: bool,
 }
 
-pub(super) async fn resend(store: &Store, Resend { id, delivery_id }: Resend, json: bool) -> Outcome {
+pub(super) async fn resend(store: &Store, Resend { id, delivery_id }: Resend, json: bool) -> CommandResult {
     store.resend(Scope::Everyone, id, delivery_id).await.map_err(|refused| failure(id, refused))?;
     if json {
         return output::json(&json!({ "resent": delivery_id.0 }));
@@ -50,7 +50,7 @@ pub(super) async fn recover(
     rate: u32,
     json: bool,
     signals: &Signals,
-) -> Outcome {
+) -> CommandResult {
     let closed =
         store.count_closed(Scope::Everyone, id, since, i64::MAX).await.map_err(|refused| failure(id, refused))?;
     if dry_run {
@@ -65,11 +65,11 @@ pub(super) async fn recover(
     });
     let (recovered, code) = tokio::select! {
         biased;
-        // What is committed by then is recovered.
+        // What is committed before the signal stays recovered.
         code = heard.first() => (Ok(()), Some(code)),
         recovered = recovered => (recovered, None),
     };
-    // From here on a signal ends the process at once again.
+    // Afterwards a signal ends the process at once again.
     drop(heard);
     progress.finish_and_clear();
     if let Some(code) = code {
@@ -89,7 +89,7 @@ pub(super) async fn recover(
     }
 }
 
-fn report(done: &str, count: u64, closed: &ClosedSpan, json: bool) -> Outcome {
+fn report(done: &str, count: u64, closed: &ClosedSpan, json: bool) -> CommandResult {
     if json {
         return output::json(&json!({ "recovering": count, "not_recoverable": closed.dropped }));
     }
@@ -120,13 +120,13 @@ fn failure(id: WebhookId, refused: RecoverError) -> Failure {
     })
 }
 
-/// For clap.
+/// Parses a delivery's id, for clap.
 fn delivery_id(text: &str) -> Result<DeliveryId, String> {
     let id = text.parse().map(DeliveryId);
     id.map_err(|_| "a delivery's id is a UUID, as `webhooks log --json` shows it".to_owned())
 }
 
-/// For clap.
+/// Parses a time, or how long ago it was, for clap.
 fn since(text: &str) -> Result<Since, String> {
     let time = || text.parse::<Timestamp>().ok().map(Since::Time);
     let ago = || humantime::parse_duration(text).ok().filter(|ago| *ago <= LONGEST).map(Since::Ago);

@@ -3,7 +3,7 @@
 use anyhow::anyhow;
 
 use super::{id, unknown};
-use crate::cli::{Failure, Outcome, output};
+use crate::cli::{CommandResult, Failure, output};
 use crate::config::Settings;
 use crate::ids::WebhookId;
 use crate::sender::Sender;
@@ -15,12 +15,17 @@ use crate::webhook::WebhookRefusal;
 pub(in crate::cli) struct Test {
     #[arg(value_parser = id)]
     id: WebhookId,
-    /// The webhook's first one unless it is given
+    /// The webhook's first event type unless given
     #[arg(long)]
     event_type: Option<String>,
 }
 
-pub(super) async fn send(store: &Store, settings: &Settings, Test { id, event_type }: Test, json: bool) -> Outcome {
+pub(super) async fn send(
+    store: &Store,
+    settings: &Settings,
+    Test { id, event_type }: Test,
+    json: bool,
+) -> CommandResult {
     let known = |name: String| {
         let found = settings.events.catalogue.get(&name).cloned();
         found.ok_or(WebhookRefusal::UnknownEvent(name))
