@@ -1,7 +1,7 @@
-//! The HTTP API by which customers keep their webhooks, and the page that uses it.
+//! The HTTP API with which customers manage their webhooks, and the page that uses it.
 //!
-//! Every request is answered: in bounded time, with the account's own rows and nobody else's, and with a problem document
-//! if it could not be done. A stop lets those under way be answered.
+//! Every request is answered in bounded time, with the rows of its own account only, and with a problem document if it
+//! fails. A stop lets requests that are being answered finish.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ mod body;
 mod connections;
 mod cursor;
 mod deliveries;
-mod drained;
+
 mod etag;
 mod event_types;
 mod exchange;
@@ -51,18 +51,19 @@ mod secrets;
 mod server;
 mod stats;
 mod test_sends;
+mod timed_stream;
 mod turns;
 mod webhooks;
 
-use limits::Limits;
+use limits::RateLimits;
 use problem::Problem;
 use query::Parameters;
 use recoveries::Recoveries;
-use server::{Course, Server};
+use server::{Server, Shutdown};
 
 pub use openapi::document as openapi;
 
-/// What the routes share.
+/// The state that all routes share.
 struct Api {
     settings: config::Api,
     tokens: Tokens,
@@ -72,44 +73,48 @@ struct Api {
     urls: UrlPolicy,
     catalogue: Catalogue,
     metrics: Metrics,
-    limits: Limits,
+    limits: RateLimits,
     parameters: Parameters,
     recoveries: Recoveries,
-    /// Tests under way.
+    /// Test sends that are running, also those whose callers have hung up.
     tests: TaskTracker,
-    /// A test send asks the database twice and the receiver once.
+    /// The bound for a test send, which asks the database twice and the receiver once, with some time to spare.
     test_timeout: Duration,
 }
 
-/// Serves until `stop` and for `api.drain_delay` after it, then ends within `shutdown.grace`: what is being answered is
-/// answered.
-pub async fn run(settings: Settings, metrics: Metrics, stop: CancellationToken) -> anyhow::Result<()> {
+/// Serves until `stop` and for `api.drain_delay` after it, then finishes the requests that are being answered, within
+/// `shutdown.grace`.
+///
+/// # Errors
+/// A setting or the listening address cannot be used, or the database will never do: another product's schema, or a pooler
+/// that does not keep sessions.
+pub(crate) async fn run(settings: Settings, metrics: Metrics, stop: CancellationToken) -> anyhow::Result<()> {
     let listener = listening::listen("api.listen", settings.api.listen)?;
     let api = Arc::new(Api::new(&settings, metrics)?);
     tracing::info!(address = %listener.local_addr()?, "API address");
     let store = api.store.clone();
     let drain_delay = settings.api.drain_delay;
-    let rest = settings.shutdown_grace.saturating_sub(drain_delay);
-    let course = Course { stop: stop.clone(), drain_delay, closed: CancellationToken::new(), rest };
-    let testing = finish_tests(api.tests.clone(), course.clone());
-    // Tests and resending need today's partitions, also where no worker runs.
+    let grace = settings.shutdown_grace.saturating_sub(drain_delay);
+    let shutdown = Shutdown { stop: stop.clone(), drain_delay, closed: CancellationToken::new(), grace };
+    let testing = finish_tests(api.tests.clone(), shutdown.clone());
+    // Makes partitions: test sends and resends need today's, also where no worker runs.
     let upkeep = Upkeep { store: store.clone(), metrics: api.metrics.clone(), retention: None };
     let recovering = recoveries::run(api.clone(), stop.clone());
-    let unasked = async {
+    let background = async {
         wait_for_schema(&store, &stop).await?;
         tokio::join!(upkeep.run(stop.clone()), recovering);
         Ok::<_, StoreError>(())
     };
     let metrics = api.metrics.clone();
-    let server = Server { metrics, router: router(api), limits: settings.api.limits, course };
-    let (unasked, ..) = tokio::join!(unasked, testing, server.serve(listener));
-    Ok(unasked?)
+    let server = Server { metrics, router: router(api), limits: settings.api.limits, shutdown };
+    let (ended, ..) = tokio::join!(background, testing, server.serve(listener));
+    Ok(ended?)
 }
 
-/// Until the database is there and migrated; requests are answered meanwhile. Stops all if the schema is another
-/// product's, or a pooler does not keep our sessions: then no request can be answered.
+/// Waits until the database is there and migrated; requests are answered meanwhile. Cancels `stop` if no request can ever
+/// be answered: the schema is another product's, or a pooler does not keep our sessions.
 async fn wait_for_schema(store: &Store, stop: &CancellationToken) -> Result<(), StoreError> {
-    let recognised = async {
+    let usable = async {
         let (mut reconnect, mut told) = (Reconnect::default(), Outage::default());
         loop {
             match store.check_usable().await {
@@ -124,22 +129,22 @@ async fn wait_for_schema(store: &Store, stop: &CancellationToken) -> Result<(), 
             }
         }
     };
-    let found = stop.run_until_cancelled(recognised).await.unwrap_or(Ok(()));
+    let found = stop.run_until_cancelled(usable).await.unwrap_or(Ok(()));
     found.inspect_err(|_| stop.cancel())
 }
 
-/// Those whose callers have hung up; the others are waited for with their answers.
-async fn finish_tests(tests: TaskTracker, course: Course) {
-    course.closed.cancelled().await;
+/// At a stop, waits for test sends whose callers have hung up. The server waits for the others.
+async fn finish_tests(tests: TaskTracker, shutdown: Shutdown) {
+    shutdown.closed.cancelled().await;
     tests.close();
-    let _ = tokio::time::timeout(course.rest, tests.wait()).await;
+    let _ = tokio::time::timeout(shutdown.grace, tests.wait()).await;
 }
 
 impl Api {
     fn new(settings: &Settings, metrics: Metrics) -> anyhow::Result<Self> {
         let bound = settings.api.database_timeout;
-        // Connections of its own, so that nobody waits behind a worker for longer than a request may take. Opening one may
-        // take longer than that: it then serves the next request.
+        // The API has connections of its own, so that no request waits for a worker's statement. Opening one may take longer
+        // than a request may: the connection then serves the next request.
         let database = config::Database { statement_timeout: bound, ..settings.database.clone() };
         let sending = settings.sender.timeout + settings.sender.body_timeout;
         Ok(Self {
@@ -150,7 +155,7 @@ impl Api {
             urls: settings.sender.urls.clone(),
             catalogue: settings.events.catalogue.clone(),
             metrics,
-            limits: Limits::new(&settings.api.limits, settings.database.pool_size),
+            limits: RateLimits::new(&settings.api.limits, settings.database.pool_size),
             parameters: Parameters::described_by(&openapi()),
             recoveries: Recoveries::new(settings.recover.rate),
             tests: TaskTracker::new(),
@@ -170,12 +175,15 @@ impl Api {
         match self.limits.turn(account, self.settings.database_timeout).await {
             Some(turn) => Ok(self.store.keeping(turn)),
             None if self.store.has_answered_since(began) => Err(Problem::too_many_at_once()),
-            // Of a database that falls silent no account is told to ask less.
+            // The database has fallen silent: that is not the account's fault.
             None => Err(Problem::unavailable()),
         }
     }
 
-    /// Asks the database, for as long as one request may.
+    /// Waits for an answer of the database, for `api.database_timeout` at most.
+    ///
+    /// # Errors
+    /// The question's own error as a problem, or 503 if the time is over.
     async fn ask<T, E: From<StoreError> + Into<Problem>>(
         &self,
         question: impl Future<Output = Result<T, E>>,
@@ -194,7 +202,7 @@ fn router(api: Arc<Api>) -> Router {
         .merge(page::routes(&api.settings.frame_ancestors))
         .fallback(exchange::nothing_here)
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
-        // Bodies are read in one place, which has the limit.
+        // `body` reads all bodies and has the limit.
         .layer(DefaultBodyLimit::disable())
         .layer(CatchPanicLayer::custom(|_| Problem::internal().into_response()))
         .layer(middleware::from_fn_with_state(api.clone(), exchange::observe));

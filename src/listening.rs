@@ -1,4 +1,4 @@
-//! Takes an address for callers: all addresses of the machine where the settings say so, of both families if it has both.
+//! Opens listening sockets. `[::]` means all addresses of the machine, IPv6 and IPv4.
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,16 +7,20 @@ use anyhow::Context as _;
 use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
 
-/// Callers who have connected and are not accepted yet. Of those beyond it the kernel drops the first packet, and they wait
-/// a second before they send it again; many callers connect at once when many are sent away.
+/// Connections that may wait to be accepted. The kernel drops the first packet of further ones, and their callers send it
+/// again only after a second. Many callers reconnect at once when another process stops.
 const NOT_ACCEPTED: i32 = 4096;
 
-/// Linux's number for it (errno(3)); the standard library has no kind of error for it.
+/// Linux's error number for an address family that the kernel does not have (errno(3)). The standard library has no
+/// `ErrorKind` for it.
 const EAFNOSUPPORT: i32 = 97;
 
-/// Listens on the address of this setting. `[::]` takes callers of IPv4, too, whatever the system's default, and them alone
-/// where there is no IPv6.
-pub fn listen(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+/// Listens on the address of this setting. `[::]` accepts IPv4 too, whatever the system's default is, and IPv4 alone where
+/// there is no IPv6.
+///
+/// # Errors
+/// The address cannot be used; the error names the setting.
+pub(crate) fn listen(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     let opened = match open(address) {
         Err(Refused::NoSuchFamily(_)) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
             let instead = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
@@ -29,7 +33,7 @@ pub fn listen(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener>
 }
 
 enum Refused {
-    /// The kernel has no such addresses, or has them switched off.
+    /// The kernel does not have this address family, or it is switched off.
     NoSuchFamily(io::Error),
     Other(io::Error),
 }
@@ -57,10 +61,10 @@ fn open(address: SocketAddr) -> Result<TcpListener, Refused> {
 
 fn bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     if address.is_ipv6() {
-        // Of other addresses it means nothing.
+        // This option matters for `[::]` only.
         socket.set_only_v6(false)?;
     }
-    // Also if connections of a process before this one have not quite ended.
+    // Allows the address while connections of an earlier process are still closing.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;

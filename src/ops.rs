@@ -1,4 +1,4 @@
-//! Answers the platform on an address of its own: `/livez`, `/readyz` and `/metrics`.
+//! Serves `/livez`, `/readyz` and `/metrics` for the platform, on an address of their own.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,31 +17,34 @@ use crate::reconnect::Outage;
 use crate::store::Store;
 use crate::{listening, millis};
 
-/// A database that has not answered for so long is not ready; nor does a probe wait longer for it.
+/// A database is ready if it answered within this time. A probe waits as long for an answer.
 const RECENTLY: Duration = Duration::from_secs(2);
-/// Between two questions whether the database takes writes. Asked, because a process that only reads would not notice.
+/// How often to ask whether the database takes writes. A process that only reads would not notice otherwise.
 const WRITES_ASKED_EVERY: Duration = Duration::from_secs(2);
 
-/// What a process needs to be ready.
+/// What readiness is made of.
 #[derive(Clone)]
-pub struct Readiness {
+pub(crate) struct Readiness {
     pub store: Store,
     pub metrics: Metrics,
     pub role: Role,
-    /// Once it is cancelled, nobody is to come any more.
+    /// Once it is cancelled, the process is not ready for anything.
     pub stop: CancellationToken,
 }
 
-/// What a process does.
+/// The roles that a process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Role {
+pub(crate) enum Role {
     Worker,
     Api,
     Both,
 }
 
 /// Serves until the handle is dropped.
-pub fn serve(listen: SocketAddr, health: Readiness) -> anyhow::Result<AbortOnDropHandle<()>> {
+///
+/// # Errors
+/// The address cannot be listened on.
+pub(crate) fn serve(listen: SocketAddr, health: Readiness) -> anyhow::Result<AbortOnDropHandle<()>> {
     let listener = listening::listen("ops.listen", listen)?;
     tracing::info!(address = %listener.local_addr()?, "operations address");
     let health = Arc::new(health);
@@ -62,7 +65,8 @@ pub fn serve(listen: SocketAddr, health: Readiness) -> anyhow::Result<AbortOnDro
     Ok(AbortOnDropHandle::new(tokio::spawn(both)))
 }
 
-/// Tells once when the database begins to refuse writes, and once when it takes them again.
+/// Keeps the metric `database_read_only`, and logs once when the database begins to refuse writes and once when it takes
+/// them again.
 async fn watch_writes(health: Arc<Readiness>) {
     let mut refused = Outage::default();
     loop {
@@ -79,7 +83,7 @@ async fn watch_writes(health: Arc<Readiness>) {
                     tracing::warn!("the database refuses writes");
                 }
             }
-            // Of a database that does not answer others tell.
+            // Other parts of the process log a database that does not answer.
             Err(_) => {}
         }
         tokio::time::sleep(WRITES_ASKED_EVERY).await;
@@ -91,7 +95,7 @@ async fn readyz(State(health): State<Arc<Readiness>>, RawQuery(query): RawQuery)
         Ok(asked) => asked,
         Err((status, problem)) => return (status, format!("{problem}\n")),
     };
-    // At once, whatever the database does: a process that stops is ready for nothing.
+    // Before the database is asked: a process that stops is not ready, and says so at once.
     if health.stop.is_cancelled() {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping: yes\n".to_owned());
     }
@@ -128,16 +132,16 @@ fn asked(query: &str, ours: Role) -> Result<Role, (StatusCode, String)> {
     Err((StatusCode::NOT_FOUND, format!("this process is {ours}, it has no role {role}")))
 }
 
-/// What readiness is judged by.
+/// What decides about readiness.
 #[derive(Debug, Clone, Copy)]
 struct Seen {
     attached: bool,
     quorum: bool,
     /// A part of the worker waits for the database.
     waiting: bool,
-    /// The database does.
+    /// The database answers.
     answers: bool,
-    /// The database takes no writes.
+    /// The database refuses writes.
     refused: bool,
     rights_missing: bool,
     isolated: bool,
@@ -146,9 +150,9 @@ struct Seen {
 
 /// Whether a role is ready, and the lines that say why or why not.
 ///
-/// A worker needs its queue and a database that takes results. An API needs a database that answers: it goes on reading
-/// while that refuses writes. A process that is both serves customers, and so it is ready as an API is: the lines tell what
-/// its worker lacks.
+/// A worker needs its queue, and a database that takes writes. An API needs a database that answers; while writes are
+/// refused it still serves reads. A process with both roles is ready when its API is, so that customers reach it; the
+/// lines say what its worker lacks.
 fn readiness(role: Role, seen: &Seen) -> (bool, String) {
     let word = |ready: bool| if ready { "ready" } else { "not ready" };
     let worker = role != Role::Api;

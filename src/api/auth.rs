@@ -1,5 +1,5 @@
-//! Knows whose request it is. Every route that takes a [`Caller`] is for the holders of a token, within their limits,
-//! and takes the query parameters that its description names and no others.
+//! Authenticates requests. A route that takes a [`Caller`] needs a token, counts in its account's rate, and takes the query
+//! parameters that its description names and no others.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::ids::{AccountId, WebhookId};
 use crate::store::Scope;
 use crate::webhook::Webhook;
 
-/// The account whose token a request bears, and what it asks for in its query.
+/// The account that a request's token names, and the request's query.
 pub(super) struct Caller {
     pub(super) account: AccountId,
     pub(super) query: Query,
@@ -34,7 +34,7 @@ impl Caller {
     }
 }
 
-/// Left on the response for the access log.
+/// Carries the account from the route to the access log.
 #[derive(Debug, Clone)]
 pub(super) struct AccountSeen(pub(super) Arc<std::sync::OnceLock<AccountId>>);
 
@@ -48,13 +48,13 @@ impl FromRequestParts<Arc<Api>> for Caller {
         }
         let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
         let query = Query::read(parts.uri.query().unwrap_or_default(), api.parameters.of(&parts.method, route));
-        // Before anything is asked, so that a caller who hangs up has used as much of the rate as one who waits.
+        // Counts before the database is asked: a caller who hangs up uses as much of the rate as one who waits.
         api.limits.request(&account, query.as_ref().map_or(NonZeroU32::MIN, |query| weight(route, query)))?;
         Ok(Self { account, query: query? })
     }
 }
 
-/// The token of the one Authorization header (RFC 6750, section 2.1): neither a query nor a cookie is looked at.
+/// The token of the only Authorization header (RFC 6750, section 2.1). Tokens in queries and cookies are not accepted.
 fn bearer(parts: &Parts) -> Result<&str, Problem> {
     let mut given = parts.headers.get_all(header::AUTHORIZATION).iter();
     let (Some(value), None) = (given.next(), given.next()) else { return Err(Problem::no_token()) };

@@ -13,13 +13,13 @@ use super::Api;
 use super::problem::Problem;
 use crate::text::printable;
 
-/// Longer than any field's name of ours.
+/// Bytes of a caller's text that an answer repeats; all our field names are shorter.
 const SHOWN_BYTES: usize = 200;
 
-/// A JSON body.
+/// A request's JSON body.
 pub(super) struct Json<T>(pub(super) T);
 
-/// A JSON body that may be left out.
+/// A request's JSON body, or the default if there is none.
 pub(super) struct OptionalJson<T>(pub(super) T);
 
 impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Json<T> {
@@ -70,11 +70,11 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     if text.starts_with('\u{feff}') {
         return Err(Problem::malformed("", "the body begins with a byte order mark"));
     }
-    // serde takes an array for an object with its fields in order.
+    // serde would accept an array as an object with its fields in order.
     if text.trim_start().starts_with('[') {
         return Err(Problem::malformed("", "the body must be an object"));
     }
-    // serde_json gives up at 128 levels, so that no body can exhaust the stack.
+    // serde_json refuses more than 128 levels, so no body can exhaust the stack.
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let read = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
@@ -105,7 +105,7 @@ impl AsRef<str> for Text {
     }
 }
 
-/// For a field that may be left out but not be null.
+/// Reads a field that may be left out but not be null.
 pub(super) fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }

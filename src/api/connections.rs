@@ -1,6 +1,6 @@
-//! Knows which connections are open and what each is doing, so that at the limit a new caller finds room: the connection
-//! that has waited longest for a whole head of a request, since it was opened or last answered, is closed for it. One
-//! whose request is being answered, or whose caller has not taken the whole answer yet, never is.
+//! Limits the number of open connections. At the limit a new caller gets the place of the connection that has waited
+//! longest, since it was opened or last answered, for a complete request head. A connection whose request is being
+//! answered, or whose caller has not read the whole answer yet, is never closed for another.
 
 use std::collections::{BTreeSet, HashMap};
 use std::mem::replace;
@@ -15,7 +15,7 @@ pub(super) struct Connections(Arc<Shared>);
 struct Shared {
     most: usize,
     table: Mutex<Table>,
-    /// Wakes whoever waits for room: a connection has gone, has begun to wait, or does not close after all.
+    /// Wakes whoever waits in `open`: a connection has closed, has begun to wait, or was told to close and does not.
     changed: Notify,
 }
 
@@ -23,9 +23,9 @@ struct Shared {
 struct Table {
     next: u64,
     open: HashMap<u64, Entry>,
-    /// Those that are [`Doing::Waiting`], the longest first.
+    /// The connections that are [`Doing::Waiting`], the longest waiting first.
     waiting: BTreeSet<(Instant, u64)>,
-    /// How many are [`Doing::Closing`].
+    /// The number of connections that are [`Doing::Closing`].
     closing: usize,
 }
 
@@ -36,22 +36,22 @@ struct Entry {
 
 #[derive(Debug, Clone, Copy)]
 enum Doing {
-    /// For a whole head, since then.
+    /// Waits for a complete head, since then.
     Waiting(Instant),
-    /// Waiting as well, and told to close for somebody else. A whole head that comes first is answered all the same.
+    /// Waits, and was told to close for another. If a complete head comes first, it is answered all the same.
     Closing,
-    /// As many guards hold it: requests that are being answered, and an answer that was not taken yet.
+    /// So many [`Busy`] guards exist: for requests that are being answered, and for an answer that was not read yet.
     Busy(u32),
 }
 
-/// One open connection. It counts as open until all clones of its `Arc` are dropped.
+/// One open connection. It counts towards the limit until the last clone of its `Arc` is dropped.
 pub(super) struct Connection {
     shared: Arc<Shared>,
     number: u64,
     close: Arc<Notify>,
 }
 
-/// Keeps a connection from being closed for somebody else until it is dropped.
+/// Until it is dropped, the connection is not closed for another.
 pub(super) struct Busy(Arc<Connection>);
 
 impl Connections {
@@ -59,7 +59,7 @@ impl Connections {
         Self(Arc::new(Shared { most, table: Mutex::default(), changed: Notify::new() }))
     }
 
-    /// One more, as soon as there is room. For one task alone: only one is woken when there is some.
+    /// Waits for room and opens one more. Only one task may wait here: only one is woken.
     pub(super) async fn open(&self) -> Arc<Connection> {
         loop {
             match self.open_or_close_another() {
@@ -87,11 +87,11 @@ impl Connections {
 }
 
 impl Connection {
-    /// Returns when somebody else needs the room and this connection still waits for a whole head.
+    /// Returns when this connection must close for another and still waits for a complete head.
     pub(super) async fn must_close(&self) {
         loop {
             self.close.notified().await;
-            // What has arrived is read first: the runtime learns of it between two polls of a task.
+            // Lets bytes that have arrived be read first: the runtime sees them between two polls of a task.
             tokio::task::yield_now().await;
             if matches!(self.shared.lock().doing(self.number), Doing::Closing) {
                 return;
@@ -99,7 +99,7 @@ impl Connection {
         }
     }
 
-    /// Since when it has waited for a whole head, unless it is busy or must close.
+    /// Since when it has waited for a complete head; `None` if it is busy or must close.
     pub(super) fn waiting_since(&self) -> Option<Instant> {
         match self.shared.lock().doing(self.number) {
             Doing::Waiting(since) => Some(since),
@@ -107,13 +107,13 @@ impl Connection {
         }
     }
 
-    /// Something is being done for its caller.
+    /// Marks the connection as busy until the guard is dropped.
     pub(super) fn busy(self: &Arc<Self>) -> Busy {
         let mut table = self.shared.lock();
         let doing = table.doing(self.number);
         table.set(self.number, Doing::Busy(if let Doing::Busy(reasons) = doing { reasons + 1 } else { 1 }));
         if let Doing::Closing = doing {
-            // Another must close in its place.
+            // Another connection must close instead.
             self.shared.changed.notify_one();
         }
         Busy(self.clone())

@@ -1,4 +1,4 @@
-//! Remembers where a list goes on, for its caller to keep: opaque, and worthless anywhere else.
+//! Cursors say where the next page of a list begins. Each is signed: only the list that gave it out accepts it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -17,10 +17,10 @@ const TAG_BYTES: usize = 16;
 
 /// Makes and reads the cursors of one account's list.
 pub(super) struct Cursors<'a> {
-    /// The first signs, all verify.
+    /// The first secret signs, all of them verify.
     pub(super) secrets: &'a [SecretText],
     pub(super) account: &'a AccountId,
-    /// Which list, filters left out.
+    /// The name of the list, without its filters.
     pub(super) list: &'a str,
 }
 
@@ -51,7 +51,7 @@ impl Cursors<'_> {
 
     fn mac(&self, secret: &SecretText, position: &[u8]) -> Hmac<Sha256> {
         let mac = Hmac::<Sha256>::new_from_slice(secret.expose().as_bytes());
-        // The newlines keep the parts, and these texts and those of tokens, apart.
+        // No part contains a newline, so two different inputs never make one text. Tokens sign other texts with this secret.
         mac.expect("HMAC takes a key of any length")
             .chain_update(format!("cursor\n{}\n{}\n", self.account, self.list))
             .chain_update(position)

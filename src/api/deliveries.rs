@@ -1,4 +1,4 @@
-//! Shows a webhook's log and sends again what it missed.
+//! Shows a webhook's log, and sends deliveries again.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::ids::{DeliveryId, EventType};
 use crate::store::{LogFilter, LogRow, LogStatus, RecoverError, Since};
 
 const PAGE: u32 = 10;
-/// Closed deliveries that are counted for an answer; all are recovered.
+/// An answer counts closed deliveries up to this number; all of them are recovered.
 const COUNTED: i64 = 100_000;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
@@ -148,7 +148,7 @@ pub(super) async fn recover(
     Ok((StatusCode::ACCEPTED, Answer(Recovering { recovering })))
 }
 
-/// What RFC 3339 and Postgres can both say.
+/// Parses a time that both RFC 3339 and PostgreSQL can express.
 fn rfc3339(text: &str) -> Option<Timestamp> {
     let time: Timestamp = text.parse().ok()?;
     let years = crate::store::YEARS;

@@ -2,10 +2,11 @@
 //!
 //! A tag is our version in quotes. Proxies that compress an answer change its tag: nginx, HAProxy, Cloudflare and Varnish
 //! make it weak (`W/"…"`), Apache and Caddy add the coding (`"…-gzip"`), as do Jetty (`"…--gzip"`) and LiteSpeed
-//! (`"…;gz"`), and most do not change it back in a request. So what counts is the version in the tag, whatever surrounds
-//! it. For `If-Match` section 13.1.1 asks for the strong comparison instead, by which a weak tag matches nothing: then
-//! nobody behind such a proxy could save anything. It protects callers who need the same bytes, such as those who continue
-//! a download; ours ask only whether a webhook is still as they have seen it.
+//! (`"…;gz"`), and most do not change it back in a request. So only the version within the tag is compared.
+//!
+//! For `If-Match`, section 13.1.1 asks for the strong comparison instead, by which a weak tag matches nothing. Then nobody
+//! behind such a proxy could save a change. The strong comparison protects callers who need the same bytes, such as those
+//! who continue a download; ours only ask whether a webhook is still as they have seen it.
 
 use axum::http::{HeaderMap, HeaderName, header};
 
@@ -18,7 +19,7 @@ pub(super) fn tag(version: &str) -> String {
     format!("\"{version}\"")
 }
 
-/// The versions for which a change is meant; `None` if it is meant for any. What is no tag stands for no version.
+/// The versions that `If-Match` allows; `None` if it allows any. Text that is no tag names no version.
 pub(super) fn if_match(headers: &HeaderMap) -> Option<Vec<String>> {
     let mut given = headers.get_all(header::IF_MATCH).iter();
     match (given.next(), given.next()) {

@@ -1,4 +1,4 @@
-//! Lists what a webhook can subscribe to.
+//! Lists the event types that a webhook can subscribe to.
 
 use std::sync::Arc;
 

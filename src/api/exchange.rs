@@ -1,4 +1,4 @@
-//! What all requests and answers have in common: an id, a time limit, careful headers, one line in the log, one count.
+//! Wraps every request: gives it an id and a time limit, sets the security headers of its answer, logs and counts it.
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -20,17 +20,18 @@ pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 const MAX_URI_BYTES: usize = 8 * 1024;
 const MAX_HEADER_BYTES: usize = 32 * 1024;
 
-/// For a path that no route has.
+/// Answers a path that no route has.
 pub(super) async fn nothing_here(method: Method) -> Response {
     const METHODS: [Method; 6] =
         [Method::GET, Method::HEAD, Method::POST, Method::PATCH, Method::DELETE, Method::OPTIONS];
     match METHODS.contains(&method) {
         true => Problem::not_found().into_response(),
-        // Such as CONNECT, whose address is no path.
+        // For example CONNECT, whose target is no path.
         false => Problem::method_not_allowed().into_response(),
     }
 }
 
+/// The middleware around all routes.
 pub(super) async fn observe(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let request_id = request_id(request.headers());
@@ -49,7 +50,7 @@ pub(super) async fn observe(State(api): State<Arc<Api>>, mut request: Request, n
     }
     finish(response.headers_mut(), &request_id);
     let (status, duration) = (response.status(), started.elapsed());
-    // Neither path nor query: they may hold what their writer should have kept.
+    // The log has neither path nor query: callers may have put a secret there.
     tracing::info!(
         request_id,
         method = method_label(&method),
@@ -80,7 +81,7 @@ async fn answer(request: Request, next: Next, limit: Duration) -> Response {
     }
 }
 
-/// The caller's own id if it is harmless in a log, else a new one.
+/// The caller's request id if it is safe in a log line, else a new one.
 fn request_id(headers: &HeaderMap) -> String {
     let harmless = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
@@ -88,7 +89,7 @@ fn request_id(headers: &HeaderMap) -> String {
     sane.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)
 }
 
-/// Callers invent methods; metrics and logs know only ours.
+/// Our methods by name, all others as one: callers could invent any number of labels.
 fn method_label(method: &Method) -> &'static str {
     match method.as_str() {
         "GET" => "GET",
@@ -101,14 +102,14 @@ fn method_label(method: &Method) -> &'static str {
     }
 }
 
-/// What no answer lacks; the page's own are left as they are.
+/// Sets the headers that every answer has. Those that the page sets itself stay.
 fn finish(headers: &mut HeaderMap, request_id: &str) {
     if let Ok(id) = HeaderValue::from_str(request_id) {
         headers.insert(REQUEST_ID, id);
     }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let defaults = [
-        // A proxy that compresses changes the ETag; most leave alone what must not be transformed.
+        // A proxy that compresses changes the ETag; `no-transform` keeps most proxies from it.
         (header::CACHE_CONTROL, "no-store, no-transform"),
         (header::REFERRER_POLICY, "no-referrer"),
         (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),

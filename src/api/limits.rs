@@ -1,4 +1,4 @@
-//! Keeps one account from using what others need: so many requests over time, and so many questions at once.
+//! Limits each account: its requests per second, its test sends per minute, and its expensive questions at one time.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -16,15 +16,16 @@ use crate::ids::AccountId;
 
 type PerAccount = RateLimiter<AccountId, HashMapStateStore<AccountId>, DefaultClock>;
 
-/// Accounts that were quiet long enough are forgotten every so many requests.
+/// Idle accounts are removed from memory every so many requests.
 const FORGET_EVERY: u32 = 4096;
-/// Tests that may follow each other at once.
+/// Test sends that may follow each other without a pause.
 const TESTS_AT_ONCE: u32 = 5;
-/// Requests that one counts for if the database may have to read thousands of rows for it. The page looks through up to 21
-/// pages of a filtered log, one after the other: the usual `requests_burst` is enough for them.
+/// A request counts as so many if the database may have to read thousands of rows for it. The page reads up to 21 pages of
+/// a filtered log in a row, for which the default `requests_burst` is enough.
 const EXPENSIVE_WEIGHT: NonZeroU32 = NonZeroU32::new(4).expect("not zero");
 
-pub(super) struct Limits {
+/// The limits of all accounts.
+pub(super) struct RateLimits {
     requests: PerAccount,
     burst: NonZeroU32,
     tests: PerAccount,
@@ -32,7 +33,7 @@ pub(super) struct Limits {
     seen: AtomicU32,
 }
 
-impl Limits {
+impl RateLimits {
     pub(super) fn new(settings: &ApiLimits, connections: usize) -> Self {
         let at_once = settings.tests_per_minute.min(TESTS_AT_ONCE.try_into().expect("not zero"));
         let requests = Quota::per_second(settings.requests_per_second).allow_burst(settings.requests_burst);
@@ -45,7 +46,10 @@ impl Limits {
         }
     }
 
-    /// Counts a request of an account, or says when it may come. A dear one counts as often as it can within the burst.
+    /// Counts a request of an account. One that weighs more than the burst counts as the whole burst.
+    ///
+    /// # Errors
+    /// 429, which says when to try again, if the account has used up its rate.
     pub(super) fn request(&self, account: &AccountId, weight: NonZeroU32) -> Result<(), Problem> {
         if self.seen.fetch_add(1, Ordering::Relaxed) % FORGET_EVERY == FORGET_EVERY - 1 {
             for limiter in [&self.requests, &self.tests] {
@@ -58,12 +62,15 @@ impl Limits {
         counted.map_err(|not_until| too_often(&self.requests, &not_until))
     }
 
-    /// Counts a test of an account, likewise.
+    /// Counts a test send of an account.
+    ///
+    /// # Errors
+    /// 429, as for requests.
     pub(super) fn test(&self, account: &AccountId) -> Result<(), Problem> {
         self.tests.check_key(account).map_err(|not_until| too_often(&self.tests, &not_until))
     }
 
-    /// Waits until the account may ask one more question that may keep the database busy for long.
+    /// Waits for the account's turn to ask an expensive question; `None` if it does not come within `at_most`.
     pub(super) async fn turn(&self, account: &AccountId, at_most: Duration) -> Option<Turn> {
         self.turns.wait(account, at_most).await
     }
@@ -128,7 +135,7 @@ mod tests {
     fn expensive_requests_use_up_the_burst_sooner_and_one_is_always_possible() {
         let account = AccountId::parse("one").unwrap();
         for (burst, expensive) in [(1, 1), (3, 1), (8, 2), (100, 25)] {
-            let limits = Limits::new(&settings(burst), 8);
+            let limits = RateLimits::new(&settings(burst), 8);
             let granted = (0..30).filter(|_| limits.request(&account, EXPENSIVE_WEIGHT).is_ok()).count();
             // Time goes on meanwhile.
             assert!((expensive..=expensive + 1).contains(&granted), "{granted} of {burst}");

@@ -1,4 +1,4 @@
-//! Serves the page Settings > Webhooks: static files, compiled in, that load nothing from elsewhere.
+//! Serves the page Settings > Webhooks: static files, compiled into the program, that load nothing from other origins.
 
 use std::sync::Arc;
 
@@ -13,14 +13,14 @@ use super::{Api, etag};
 
 const PATH: &str = "/settings/webhooks";
 const PAGE: &str = include_str!("page/index.html");
-/// Stands in the page; the origins that may hand it its token are filled in.
+/// A line of the page. The origins that may give the page its token are filled in when the program starts.
 const HOST_ORIGINS: &str = r#"<meta name="host-origins" content="">"#;
 
 macro_rules! files {
     ($($name:literal)*) => { [$(($name, include_str!(concat!("page/", $name)))),*] };
 }
 
-/// What the page consists of besides itself.
+/// The page's files beside `index.html`.
 const FILES: [(&str, &str); 14] = files![
     "page.css" "token.js" "page.js" "http.js" "dom.js" "words.js" "list.js" "form.js" "secret.js" "webhook.js" "logs.js"
     "chart.js" "test.js" "settings.js"
@@ -36,7 +36,7 @@ pub(super) fn routes(frame_ancestors: &[String]) -> Router<Arc<Api>> {
     routes
 }
 
-/// Only its own files, and in no frame but those that the settings name.
+/// Allows only files of this origin, and only frames of the origins in `api.frame_ancestors`.
 fn content_security_policy(frame_ancestors: &[String]) -> String {
     let ancestors = if frame_ancestors.is_empty() { "'none'".to_owned() } else { frame_ancestors.join(" ") };
     format!(
@@ -53,14 +53,14 @@ struct Page {
 
 impl Page {
     fn new(frame_ancestors: &[String]) -> Self {
-        // Origins are checked to be such, and hold nothing that HTML would read as more than text.
+        // The settings accept only origins here, which have no character that is special in HTML.
         let origins = HOST_ORIGINS.replace("\"\"", &format!("\"{}\"", frame_ancestors.join(" ")));
         let html = Bytes::from(PAGE.replace(HOST_ORIGINS, &origins));
         let mut headers = common("text/html; charset=utf-8");
         let policy = content_security_policy(frame_ancestors);
         let policy = HeaderValue::from_str(&policy).expect("origins are plain ASCII");
         headers.insert(header::CONTENT_SECURITY_POLICY, policy);
-        // What it shows must not come back with the back button.
+        // The back button must not show an account's data again.
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if frame_ancestors.is_empty() {
             headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
@@ -93,7 +93,7 @@ impl File {
         let mut headers = common(kind);
         let version = hex::encode(&Sha256::digest(text)[..16]);
         headers.insert(header::ETAG, HeaderValue::from_str(&etag::tag(&version)).expect("hex is ASCII"));
-        // Kept, but asked about each time: a new version is there at once.
+        // Browsers keep the file, and ask each time whether it is still current.
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         Self { body: Bytes::from_static(text.as_bytes()), version, headers }
     }
@@ -107,6 +107,7 @@ impl File {
     }
 }
 
+/// The headers that all files have.
 fn common(content_type: &'static str) -> HeaderMap {
     let permissions = HeaderName::from_static("permissions-policy");
     let opener = HeaderName::from_static("cross-origin-opener-policy");

@@ -1,4 +1,4 @@
-//! Says what went wrong, in the one shape all errors of the API have: RFC 9457 problem details.
+//! The errors of the API, all in the form of RFC 9457 problem details.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ use crate::store::{RecoverError, StoreError};
 use crate::token::TokenRefusal;
 
 const CONTENT_TYPE: &str = "application/problem+json";
-/// When to try again what the database could not answer, in seconds.
+/// Seconds until a caller should try again, if the database did not answer.
 const RETRY_AFTER: u64 = 2;
-/// When to try again what had no turn, in seconds.
+/// Seconds until a caller should try again, if the account's turn did not come.
 const TURN_RETRY_AFTER: u64 = 1;
 
-/// A request that was not done, and why. Never repeats a token, a secret or anything of the database's.
+/// Why a request failed. Contains no token, no secret and no text of the database's.
 #[derive(Debug, Clone)]
 pub(super) struct Problem(Box<Parts>);
 
@@ -38,7 +38,7 @@ pub(super) struct FieldError {
     pub(super) reason: String,
 }
 
-/// The document of a problem.
+/// A problem as it is sent.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub(super) struct Document<'a> {
@@ -124,7 +124,7 @@ impl Problem {
         self
     }
 
-    /// RFC 6750, section 3: nothing more than the scheme where no token was given.
+    /// For a request without a token: the challenge then names the scheme only (RFC 6750, section 3).
     pub(super) fn no_token() -> Self {
         Self::new(Kind::Unauthorized, "give the token as one header: Authorization: Bearer …")
             .with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
@@ -185,7 +185,7 @@ impl Problem {
             .with(header::RETRY_AFTER, seconds.max(1))
     }
 
-    /// The account's own questions are what it waits for.
+    /// The account's own expensive questions have taken all its turns.
     pub(super) fn too_many_at_once() -> Self {
         Self::new(Kind::RateLimited, "this account's other questions to log, stats or recover are still being answered")
             .with(header::RETRY_AFTER, TURN_RETRY_AFTER)
@@ -205,7 +205,7 @@ impl Problem {
         Self::new(Kind::Internal, "the service's operators can find the cause by the request id")
     }
 
-    /// The document, once it is known which request it answers.
+    /// The answer to the request with this id.
     pub(super) fn render(&self, request_id: &str) -> Response {
         let (status, name, title) = self.0.kind.parts();
         let document = Document {
@@ -225,7 +225,7 @@ impl Problem {
     }
 }
 
-/// The document is made where the request's id is known.
+/// Carries the problem to `exchange`, which knows the request's id and makes the document.
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut response = self.0.kind.parts().0.into_response();

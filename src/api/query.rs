@@ -1,4 +1,4 @@
-//! Reads a request's query and ids strictly: what is unknown, doubled or cannot be read is refused, never guessed.
+//! Reads a request's query and ids strictly: unknown, repeated and unreadable parameters are refused.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -37,7 +37,7 @@ impl Parameters {
     }
 
     pub(super) fn of(&self, method: &Method, route: &str) -> &[String] {
-        // HEAD asks what GET would answer.
+        // HEAD takes the parameters of GET.
         let method = if method == Method::HEAD { Method::GET } else { method.clone() };
         self.0.get(&(method, route.to_owned())).map_or(&[], Vec::as_slice)
     }
@@ -48,7 +48,7 @@ fn query_of(operation: &Operation) -> Vec<String> {
     all.filter(|one| one.parameter_in == ParameterIn::Query).map(|one| one.name.clone()).collect()
 }
 
-/// A request's query: known names, each once.
+/// A request's query: known parameters, each once.
 #[derive(Debug)]
 pub(super) struct Query(BTreeMap<String, String>);
 
@@ -74,7 +74,10 @@ impl Query {
         self.0.get(name).map(String::as_str)
     }
 
-    /// One of some words.
+    /// A parameter that is one of these words.
+    ///
+    /// # Errors
+    /// 400 if it is another word.
     pub(super) fn choice<T: Copy>(&self, name: &str, choices: &[(&str, T)]) -> Result<Option<T>, Problem> {
         let Some(text) = self.text(name) else { return Ok(None) };
         let chosen = choices.iter().find(|(word, _)| *word == text).map(|(_, choice)| *choice);
@@ -82,7 +85,10 @@ impl Query {
         chosen.map(Some).ok_or_else(|| Problem::malformed(name, format!("must be {}", words())))
     }
 
-    /// A number of rows, 1 to 100.
+    /// The parameter `limit`, a number of rows from 1 to 100.
+    ///
+    /// # Errors
+    /// 400 if it is something else.
     pub(super) fn limit(&self, default: u32) -> Result<u32, Problem> {
         let Some(text) = self.text("limit") else { return Ok(default) };
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -91,7 +97,7 @@ impl Query {
     }
 }
 
-/// Reads the one spelling of an id that we write: lower case, with hyphens.
+/// Parses an id in the only spelling that we write: lower case, with hyphens.
 pub(super) fn canonical(text: &str) -> Option<Uuid> {
     WebhookId::parse(text).map(|id| id.0)
 }
@@ -119,7 +125,7 @@ impl<S: Send + Sync> FromRequestParts<S> for DeliveryPath {
     }
 }
 
-/// What is no id of ours names nothing.
+/// An id of the path. Text that is no id names nothing: 404.
 async fn id<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> Result<Uuid, Problem> {
     let given = RawPathParams::from_request_parts(parts, state).await.map_err(|_| Problem::not_found())?;
     let text = given.iter().find(|(own, _)| *own == name).map(|(_, text)| text);

@@ -1,5 +1,5 @@
-//! Carries out the recoveries that were asked for. They stand in the database until they are done, so a stop, or a
-//! process that ends, only delays them; several processes at one recovery share it.
+//! Carries out the recoveries that customers have asked for. Each is a row in the database until it is done, so a process that
+//! ends only delays it. Several processes may work on one recovery.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +12,9 @@ use super::Api;
 use crate::error_chain;
 use crate::store::{Recovery, StoreError};
 
-/// Recoveries that are carried out side by side.
+/// Recoveries that one process carries out at the same time.
 const AT_ONCE: usize = 4;
-/// Looking for recoveries that other processes left behind.
+/// How often to look for recoveries that other processes have left unfinished.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 pub(super) struct Recoveries {
@@ -44,7 +44,7 @@ pub(super) async fn run(api: Arc<Api>, stop: CancellationToken) {
     stop.run_until_cancelled(work).await;
 }
 
-/// Some side by side, so that none waits for a long one, and one that cannot be done keeps no other from being done.
+/// Carries out several at the same time, so that none waits for a long one. A recovery that fails does not stop the others.
 async fn carry_out_all(api: &Api) -> Result<(), StoreError> {
     let recoveries = stream::iter(api.store.recoveries().await?);
     let each = async |recovery: Recovery| {
@@ -57,7 +57,7 @@ async fn carry_out_all(api: &Api) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// One batch after the other; whatever is left when the webhook is switched off or deleted meanwhile stays closed.
+/// Recovers batch after batch. If the webhook is switched off or deleted meanwhile, the rest stays closed.
 async fn carry_out(api: &Api, recovery: &Recovery) -> Result<(), StoreError> {
     let mut recovered = 0;
     let moved =

@@ -1,4 +1,4 @@
-//! Shows and replaces what a webhook's requests are signed with.
+//! Shows and replaces a webhook's signing secret.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! Takes connections: so many at a time, and none that is silent or deaf. At the limit those that only wait make room.
+//! Accepts and serves connections, up to `api.max_connections`. Callers who send or read too slowly are disconnected; at the
+//! limit the connection that has been idle longest is closed for a new one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,94 +17,95 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::connections::{Connection, Connections};
-use super::drained::{Drained, Patience};
+use super::timed_stream::{CallerTimeouts, TimedStream};
 use crate::config::ApiLimits;
 use crate::metrics::Metrics;
 
-/// After an accept that failed for want of files: others must close first.
-/// Those who have connected when nobody is accepted any more are taken in this time: they wait in the kernel already.
+/// At a stop, connections that wait in the kernel are still accepted for this time.
 const LAST_CALLERS: Duration = Duration::from_millis(50);
+/// The pause after an accept that failed because too many files are open: other connections must close first.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
-/// Heads beyond it are answered 431 without a body; well above what the routes take, which answer better.
+/// hyper answers longer heads with 431 and no body. The limit of `exchange` is far lower, and its answer has a body.
 const MAX_HEAD_BYTES: usize = 256 * 1024;
 
-/// What connections are served with.
+/// The server, before it runs.
 pub(super) struct Server {
     pub(super) router: Router,
     pub(super) limits: ApiLimits,
     pub(super) metrics: Metrics,
-    pub(super) course: Course,
+    pub(super) shutdown: Shutdown,
 }
 
-/// How serving ends.
+/// The steps of a stop.
 #[derive(Clone)]
-pub(super) struct Course {
-    /// From here on each answer closes its connection.
+pub(super) struct Shutdown {
+    /// Once it is cancelled, each answer closes its connection.
     pub(super) stop: CancellationToken,
-    /// Callers are accepted for so long after it.
+    /// New connections are accepted for so long after `stop`.
     pub(super) drain_delay: Duration,
-    /// Cancelled by the server when it accepts nobody any more: idle connections close.
+    /// The server cancels it when it accepts no more connections. Idle ones then close.
     pub(super) closed: CancellationToken,
-    /// What is being answered then has so long.
-    pub(super) rest: Duration,
+    /// How long requests that are being answered have after that.
+    pub(super) grace: Duration,
 }
 
-impl Course {
-    async fn drained(&self) {
+impl Shutdown {
+    /// Returns when no more connections are to be accepted.
+    async fn accepting_ends(&self) {
         self.stop.cancelled().await;
         tokio::time::sleep(self.drain_delay).await;
     }
 }
 
-/// What each connection is served with.
+/// The parts that all connections share.
 struct Serving {
     builder: http1::Builder,
-    patience: Patience,
+    timeouts: CallerTimeouts,
     service: TowerToHyperService<Router>,
     metrics: Metrics,
-    course: Course,
+    shutdown: Shutdown,
 }
 
 impl Server {
-    /// Serves until `stop` and its `drain_delay`, and then what is being answered.
+    /// Accepts connections until `stop` and for `drain_delay` after it, then finishes the requests that are being answered.
     pub(super) async fn serve(self, listener: TcpListener) {
-        let Self { router, limits, metrics, course } = self;
-        let patience =
-            Patience { idle: limits.idle_timeout, head: limits.header_timeout, answer: limits.request_timeout };
+        let Self { router, limits, metrics, shutdown } = self;
+        let timeouts =
+            CallerTimeouts { idle: limits.idle_timeout, head: limits.header_timeout, answer: limits.request_timeout };
         let mut builder = http1::Builder::new();
-        // `Drained` is the first to end a connection. What it does not see, a head that came with a body or an answer that
-        // was taken slowly, ends by hyper's own time-out. With one hyper also reads as soon as it has answered, and so
-        // `Drained` counts from there.
+        // `TimedStream` is the first to end a connection. hyper's own timeout is for what it does not see: a head that came
+        // with the body before it, or an answer that was read slowly. With that timeout, hyper also reads as soon as it has
+        // answered, so that `TimedStream` counts from there.
         builder
             .timer(TokioTimer::new())
-            .header_read_timeout(patience.idle + patience.head)
+            .header_read_timeout(timeouts.idle + timeouts.head)
             .max_buf_size(MAX_HEAD_BYTES);
         let service = TowerToHyperService::new(router);
-        let serving = Arc::new(Serving { builder, patience, service, metrics, course: course.clone() });
+        let serving = Arc::new(Serving { builder, timeouts, service, metrics, shutdown: shutdown.clone() });
         let (open, mut tasks) = (Connections::new(limits.max_connections), JoinSet::new());
-        let mut drained = std::pin::pin!(course.drained());
-        // It owns the listener, which ends with it.
+        let mut accepting_ends = std::pin::pin!(shutdown.accepting_ends());
+        // The stream owns the listener, and closes it when it is dropped.
         let callers = stream::unfold(listener, async |listener| Some((accept(&listener, &open).await, listener)));
         let mut callers = Box::pin(callers);
         loop {
             let caller = tokio::select! {
                 biased;
-                () = &mut drained => break,
+                () = &mut accepting_ends => break,
                 caller = callers.next() => caller,
             };
             let Some((stream, connection)) = caller else { break };
             tasks.spawn(serving.clone().serve(stream, connection));
             while tasks.try_join_next().is_some() {}
         }
-        // Who has connected in time is answered. Idle connections, which close now, make room.
-        course.closed.cancel();
+        // Connections made before this moment are still answered. Idle ones close now and make room for them.
+        shutdown.closed.cancel();
         let mut last = Box::pin(callers.take_until(tokio::time::sleep(LAST_CALLERS)));
         while let Some((stream, connection)) = last.next().await {
             tasks.spawn(serving.clone().serve(stream, connection));
         }
         drop(last);
         let all = async { while tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(course.rest, all).await.is_err() {
+        if tokio::time::timeout(shutdown.grace, all).await.is_err() {
             tracing::warn!("requests still being answered are abandoned");
         }
         tasks.shutdown().await;
@@ -112,29 +114,29 @@ impl Server {
 
 impl Serving {
     async fn serve(self: Arc<Self>, stream: TcpStream, connection: Arc<Connection>) {
-        let stream = TokioIo::new(Drained::new(stream, self.patience, connection.clone()));
+        let stream = TokioIo::new(TimedStream::new(stream, self.timeouts, connection.clone()));
         let (this, answering) = (&self, &connection);
         let service = service_fn(move |request| {
             let busy = answering.busy();
             let answer = this.service.call(request);
             async move {
                 let answer = answer.await.map(|answer| this.closing(answer));
-                // hyper writes the answer in this same poll, before the connection can be told to close; if it cannot
-                // write all of it, `Drained` keeps the connection busy.
+                // hyper writes the answer in this same poll, before the connection can be told to close. If it cannot write
+                // all of it, `TimedStream` keeps the connection busy.
                 drop(busy);
                 answer
             }
         });
         let mut served = std::pin::pin!(self.builder.serve_connection(stream, service));
         let closed = async {
-            self.course.closed.cancelled().await;
-            // What has arrived is read first: the runtime learns of it between two polls of a task.
+            self.shutdown.closed.cancelled().await;
+            // Lets bytes that have arrived be read first: the runtime sees them between two polls of a task.
             tokio::task::yield_now().await;
         };
         tokio::select! {
-            // A whole head that has arrived is read first, and then answered.
+            // Serving comes first, so that a complete head that has arrived is answered.
             biased;
-            // That a caller left, or sent no HTTP, is its own affair.
+            // An error means that the caller left or sent no HTTP: nothing to log.
             _ = &mut served => return,
             () = connection.must_close() => {
                 self.metrics.api_connections_closed.inc();
@@ -146,21 +148,21 @@ impl Serving {
         let _ = served.await;
     }
 
-    /// Has a proxy that keeps connections open go elsewhere with its next request, once this process stops.
+    /// Once this process stops, tells proxies not to send another request over this connection.
     fn closing(&self, mut answer: Response<Body>) -> Response<Body> {
-        if self.course.stop.is_cancelled() {
+        if self.shutdown.stop.is_cancelled() {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         answer
     }
 }
 
-/// The next caller, who waits here for room beyond those that are open.
+/// Accepts the next connection and waits until there is room for it.
 async fn accept(listener: &TcpListener, open: &Connections) -> (TcpStream, Arc<Connection>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                // Answers are small; none should wait for another.
+                // Without Nagle's algorithm: an answer is small, and must not wait for the next one.
                 let _ = stream.set_nodelay(true);
                 return (stream, open.open().await);
             }

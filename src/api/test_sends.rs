@@ -1,4 +1,4 @@
-//! Sends a test to a webhook and shows what came of it.
+//! Sends a test event to a webhook, and shows the request and its result.
 
 use std::sync::Arc;
 
@@ -56,7 +56,7 @@ pub(super) async fn send(
     let event_type = event_type.transpose()?;
     let preparing = Prepared::read(&api.store, &api.keyring, caller.scope(), id, event_type);
     let prepared = api.ask(preparing).await?;
-    // Only what will go out counts.
+    // A test that is refused does not count in the limit.
     api.limits.test(&caller.account)?;
     let sending = {
         let api = api.clone();
@@ -65,7 +65,7 @@ pub(super) async fn send(
             api.ask::<_, StoreError>(sent.record(&api.store)).await
         }
     };
-    // A caller who hangs up has it sent and logged all the same.
+    // In a task of its own: the test is sent and logged also if the caller hangs up.
     let sent = api.tests.spawn(sending).await.map_err(|_| Problem::internal())?;
     sent.map(Answer)
 }

@@ -1,4 +1,4 @@
-//! Lets each account ask only so many questions at once that may keep the database busy for long.
+//! Limits how many expensive questions to the database each account may have at one time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -9,24 +9,25 @@ use tokio::time::timeout;
 
 use crate::ids::AccountId;
 
-/// Of one account.
+/// Expensive questions of one account at one time.
 const AT_ONCE: usize = 2;
 
+/// The turns of all accounts.
 pub(super) struct Turns {
     at_once: usize,
     accounts: Mutex<HashMap<AccountId, Weak<Semaphore>>>,
 }
 
-/// The right to have one such question answered, until it is dropped.
+/// The right to ask one expensive question, until it is dropped.
 pub(super) type Turn = OwnedSemaphorePermit;
 
 impl Turns {
-    /// One connection at least is left to the others.
+    /// Leaves at least one of the pool's connections to other accounts.
     pub(super) fn new(connections: usize) -> Self {
         Self { at_once: AT_ONCE.min(connections.saturating_sub(1)).max(1), accounts: Mutex::default() }
     }
 
-    /// First come, first served; none if it would take longer than this.
+    /// Waits for a turn, first come, first served; `None` if it does not come within `at_most`.
     pub(super) async fn wait(&self, account: &AccountId, at_most: Duration) -> Option<Turn> {
         timeout(at_most, self.of(account).acquire_owned()).await.ok()?.ok()
     }
@@ -41,7 +42,7 @@ impl Turns {
         new
     }
 
-    /// Forgets the accounts of which nobody has a turn or waits for one.
+    /// Removes accounts that neither have a turn nor wait for one.
     pub(super) fn forget_idle(&self) {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         accounts.retain(|_, turns| turns.strong_count() > 0);

@@ -1,4 +1,4 @@
-//! Registers, shows, changes and deletes an account's webhooks.
+//! Registers, lists, shows, changes and deletes an account's webhooks.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -240,7 +240,7 @@ pub(super) async fn delete(
     }
 }
 
-/// Fields that cannot be accepted, all of them at once.
+/// Collects the fields that cannot be accepted, so that one answer names all of them.
 #[derive(Default)]
 pub(super) struct Refused(Vec<FieldError>);
 

@@ -15,7 +15,7 @@ export function chart(path, signal) {
 	return figure;
 }
 
-/** Estimated counts are lower bounds. */
+/** A count; an estimated one is a lower bound. */
 const counted = (n, estimated) => (estimated ? '≥ ' : '') + number(n);
 const cells = (one) => [clock(one.start), counted(one.succeeded, one.estimated), counted(one.failed, one.estimated), ms(one.p50_ms), ms(one.p99_ms)];
 const COLUMNS = ['Hour', 'Succeeded', 'Failed', 'p50', 'p99'];
@@ -30,14 +30,14 @@ function draw(figure, data, width) {
 	const line = (key) => svg(`path.${key}`, { d: data.map((bucket, i) => {
 		if (bucket[key] === null) return '';
 		const y = BOTTOM - (bucket[key] / slowest) * (BOTTOM - TOP);
-		// A stroke, so that an hour alone between empty ones is seen.
+		// A short line per hour, so that a single hour between empty ones is visible.
 		return `${(data[i - 1]?.[key] ?? null) === null ? 'M' : 'L'}${x(i + 0.25)} ${y}H${x(i + 0.75)}`;
 	}).join('') });
 	const scale = (y, text) => [svg('line.rule', { x1: LEFT, x2: width, y1: y, y2: y }), svg('text', { x: LEFT - 6, y: y + 4, 'text-anchor': 'end' }, text)];
 	const hours = width < 480 ? 6 : 3;
 	const summary = [`${sum('succeeded')} succeeded`, `${sum('failed')} failed`];
 	const key = (name, text) => h(`span.key.${name}`, text);
-	// It stays, for it may be open and have the focus.
+	// Kept when the chart is drawn again: the table may be open and have the focus.
 	const details = figure.querySelector('details') ?? h('details', h('summary', 'Numbers'), h('table'));
 	if (!details.parentNode) put(figure, details);
 	while (details.previousSibling) details.previousSibling.remove();
@@ -58,7 +58,7 @@ function draw(figure, data, width) {
 		h('tbody', [...data].reverse().map((bucket) => h('tr', cells(bucket).map((value, i) => (i ? h('td', value) : h('th', { scope: 'row' }, value)))))));
 }
 
-/** The next 1, 2, 3 or 5 times a power of ten. */
+/** Rounds up to 1, 2, 3 or 5 times a power of ten. */
 function nice(n) {
 	const power = 10 ** Math.floor(Math.log10(n));
 	return power * [1, 2, 3, 5, 10].find((times) => times * power >= n);

@@ -1,4 +1,4 @@
-// Makes elements. Text only ever becomes text: nothing here or elsewhere parses HTML.
+// Makes elements. Text becomes text nodes: no file of the page parses HTML.
 
 /** `h('p.muted', { id }, 'text')`; the properties may be left out. */
 export const h = (tag, ...rest) => make('http://www.w3.org/1999/xhtml', tag, rest);
@@ -34,7 +34,7 @@ const PATHS = {
 };
 export const icon = (name) => svg(`svg.icon.${name}`, { viewBox: '0 0 16 16', 'aria-hidden': 'true' }, svg('path', { d: PATHS[name] }));
 
-/** A button that runs its work once at a time, and says what went wrong. */
+/** A button. While its work runs, further clicks do nothing; an error is shown. */
 export function button(label, work, kind = '', props = {}) {
 	const own = h(`button.button${kind}`, { type: 'button', click: () => act(own, () => work(own)), ...props }, label);
 	return own;
@@ -64,7 +64,7 @@ export function say(text, kind = 'success') {
 	clearing = setTimeout(put, kind === 'success' ? 6000 : 12_000, status);
 }
 
-/** Whether the answer was yes. */
+/** Asks the reader; resolves to whether the answer was yes. */
 export function confirm(title, lines, yes) {
 	return new Promise((resolve) => {
 		const dialog = h('dialog', { 'aria-labelledby': 'question', close: () => { dialog.remove(); resolve(dialog.returnValue === 'yes'); } },
@@ -75,7 +75,7 @@ export function confirm(title, lines, yes) {
 	});
 }
 
-/** Text as it came, in a box that scrolls by keyboard too. */
+/** Text in a box that can be scrolled by keyboard and copied. */
 export const block = (label, text) => h('.block', h('.block-head', label, copyButton(() => text, `Copy ${label.toLowerCase()}`)), code(label, text));
 
 const code = (label, text) => h('pre', { tabindex: 0, role: 'group', 'aria-label': label }, text);
@@ -90,7 +90,7 @@ async function copy(text) {
 		await navigator.clipboard.writeText(text);
 		return true;
 	} catch {
-		// A frame without the permission; the old way needs none.
+		// The frame has no permission for the clipboard; `execCommand` needs none.
 		const area = h('textarea.hidden', { 'aria-hidden': 'true', value: text });
 		const focused = document.activeElement;
 		document.body.append(area);
@@ -102,7 +102,7 @@ async function copy(text) {
 	}
 }
 
-/** A switch that shows what is, not what was asked for. */
+/** A switch. It shows the new state only once `change` has set it. */
 export const toggle = (on, label, change) =>
 	h('button.switch', { type: 'button', role: 'switch', 'aria-checked': String(on), 'aria-label': label, 'data-key': 'active',
 		click: ({ currentTarget: own }) => act(own, () => change(own.ariaChecked !== 'true', own)) });
@@ -119,5 +119,5 @@ export const empty = (title, ...children) => h('.card.empty', h(document.querySe
 export const link = (label, view, kind = '') => h(`a.button${kind}`, { href: `#/webhooks${view}` }, label);
 export const crumb = () => h('a.crumb', { href: '#/webhooks' }, icon('back'), 'Webhooks');
 
-/** Each row says them too, to those who do not see. */
+/** Column headings, hidden from screen readers: each row has its own labels for them. */
 export const columns = (kind, ...names) => h(`.columns.${kind}`, { 'aria-hidden': 'true' }, names.map((name) => h('span', name)));

@@ -1,4 +1,4 @@
-// The fields of a webhook, with the API's reasons beside them; and a new webhook.
+// The form for a webhook's fields, which shows the API's errors beside them, and the view that creates a webhook.
 import { ask, eventTypes, poll } from './http.js';
 import { act, crumb, focus, h, icon, link, loading, notice, put, section, submit } from './dom.js';
 import { sentence } from './list.js';
@@ -24,7 +24,7 @@ export function webhookFields(types, values) {
 		values: () => Object.fromEntries(Object.entries(fields).map(([key, field]) => [key, field.value()])),
 		problem,
 		clear,
-		/** Says each reason at its field, and takes the reader to the first. */
+		/** Shows each error at its field, and moves the focus to the first. */
 		show(failed) {
 			clear();
 			const elsewhere = [];
@@ -86,7 +86,7 @@ function eventField(types, chosen) {
 	return { element, value: () => boxes.filter((box) => box.checked).map((box) => box.value), ...reports(error, element, boxes[0] ?? every) };
 }
 
-/** A refusal of `save` is said in the fields, unless `refused` deals with it. */
+/** A form that calls `save`. If that fails, shows the errors in the fields, unless `refused` handles them. */
 export function webhookForm(fields, actions, save, refused = () => false) {
 	const control = submit('Save');
 	const attempt = () => save().catch(async (problem) => {

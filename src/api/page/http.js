@@ -1,4 +1,4 @@
-// Speaks with the API. A refused token is renewed once, never in a loop.
+// Sends requests to the API. A refused token is renewed once per request, never in a loop.
 import * as token from './token.js';
 import { button, empty, h, link, put } from './dom.js';
 
@@ -6,7 +6,7 @@ const TIMEOUT_MS = 20_000;
 const SLOWEST_POLL_MS = 10_000;
 
 class Problem extends Error {
-	/** Status 0: no answer came. */
+	/** `status` is 0 if no answer came. */
 	constructor(status, body, headers) {
 		super(body?.detail || body?.title || `The service answered ${status}.`);
 		this.status = status;
@@ -14,6 +14,7 @@ class Problem extends Error {
 		this.retryAfter = Number(headers?.get('retry-after')) || 0;
 		const id = body?.request_id ?? headers?.get('x-request-id');
 		if (status >= 500 && id) this.message += ` (request ${id})`;
+		/** Whether the same request may succeed later. */
 		this.passes = status === 0 || status === 429 || status >= 500;
 	}
 }
@@ -21,7 +22,7 @@ class Problem extends Error {
 let signedOut = () => {};
 export const onSignedOut = (listener) => { signedOut = listener; };
 
-/** `path` is below /v1; gives what the body of the answer says. */
+/** Sends a request to `path`, below /v1, and resolves to the answer's JSON. Throws a `Problem` if it fails. */
 export async function ask(method, path, options = {}) {
 	let used = token.current();
 	let answer = used && await send(method, path, options, used);
@@ -32,7 +33,7 @@ export async function ask(method, path, options = {}) {
 	}
 	options.signal?.throwIfAborted();
 	if (!answer || answer.status === 401) {
-		// A newer one may have come meanwhile.
+		// Unless a newer token has come meanwhile.
 		if (token.current() === used) {
 			token.forget();
 			signedOut();
@@ -81,8 +82,8 @@ function sayOutage(text) {
 }
 
 /**
- * Runs `work` now and `ms` after each end while the page is visible; with 0 ms until it has succeeded once. A problem
- * that passes is waited out, every other one stands in `place`. Returns how to ask at once.
+ * Runs `work` now and again `ms` after each end, while the page is visible; with 0 ms only until it has succeeded once. A
+ * problem that may pass is retried, any other one is shown in `place`. Returns a function that runs `work` at once.
  */
 export function poll(place, ms, signal, work) {
 	let timer = 0, failures = 0, running = false, over = false;

@@ -1,4 +1,4 @@
-// All webhooks of the account, kept up to date while the list is open.
+// The list of all webhooks, refreshed while it is open.
 import { ask, get, poll, webhookPath } from './http.js';
 import { button, columns, empty, focus, h, icon, link, loading, notice, put, say, toggle } from './dom.js';
 import { count, number, outcome, time, trouble } from './words.js';
@@ -6,7 +6,7 @@ import { count, number, outcome, time, trouble } from './words.js';
 const EVERY_MS = 5000;
 const CHIPS = 2;
 const MANY = 1000;
-/** Where the reader goes on whose control has gone. */
+/** Gets the focus when the control that had it has gone. */
 const PLACE = 'h1, .name';
 
 export function listView(main, signal) {
@@ -36,7 +36,7 @@ export function listView(main, signal) {
 	});
 }
 
-/** Leaves alone the rows that stay, and with them the focus. */
+/** Puts the rows into this order. Rows that stay are not touched, so that they keep the focus. */
 function arrange(list, rows) {
 	for (const row of [...list.children]) if (!rows.includes(row)) row.remove();
 	rows.forEach((row, i) => list.children[i] === row || list.insertBefore(row, list.children[i] ?? null));
@@ -89,7 +89,7 @@ export function switched({ name, active }, waiting = 0) {
 	return `“${name}” is ${active ? 'active.' : `inactive: nothing is sent.${cancelled}`}`;
 }
 
-/** Since when re-enabled webhooks are owed deliveries; the API forgets it then. */
+/** For webhooks that were re-enabled and not recovered yet: since when deliveries were missed. The API does not keep this. */
 const unrecovered = new Map();
 
 const owedSince = (one) => unrecovered.get(one.id) ?? one.failing_since ?? one.updated_at;

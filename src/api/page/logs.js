@@ -1,4 +1,4 @@
-// The webhook's log: newest first, growing by itself; a row opens to its delivery's story.
+// A webhook's log, newest first. New rows appear by themselves; an opened row shows all attempts of its delivery.
 import { ask, eventTypes, get, poll } from './http.js';
 import { block, button, columns, empty, h, icon, link, loading, put, say } from './dom.js';
 import { count, failure, ms, outcome, time } from './words.js';
@@ -46,7 +46,8 @@ export function logsTab(body, { id, path: base, signal, webhook }) {
 		if (!held.hidden) return;
 		const { next, fresh } = await page();
 		const first = !known, anew = first || fresh.length === PAGE;
-		// After a whole page of new ones, more may lie between: the list begins anew, but not while it is read.
+		// A whole page of new rows: there may be more between them and the known ones. The list then begins again, unless the
+		// reader is using it.
 		if (known && anew && (deeper || rows.matches(':focus-within, :has([open])'))) {
 			held.hidden = false;
 			return;
@@ -65,7 +66,7 @@ export function logsTab(body, { id, path: base, signal, webhook }) {
 		}
 	}
 
-	/** A filtered page may be short although there are more. */
+	/** Reads on until `wanted` rows are shown: a filtered page may be short although there are more rows. */
 	async function fillPage(wanted) {
 		const own = known;
 		for (let tries = 0; cursor && known.size < wanted && tries < TRIES; tries++) {

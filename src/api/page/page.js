@@ -1,4 +1,4 @@
-// Settings > Webhooks: shows the view that the fragment names, or how to get a token.
+// Settings > Webhooks: shows the view that the address's fragment names; without a token, says how to get one.
 import * as token from './token.js';
 import { onSignedOut } from './http.js';
 import { button, empty, focus, h, loading, put } from './dom.js';
@@ -54,7 +54,7 @@ addEventListener('hashchange', () => {
 		token.takeFromAddress();
 	} else if (token.current()) route();
 });
-// Going back in the browser finds nothing of an account.
+// The browser may keep the page for its back button: then it must hold nothing of the account.
 addEventListener('pagehide', () => {
 	close();
 	token.forget();

@@ -1,4 +1,4 @@
-// A secret that is in the page only while revealed; and code that verifies with it.
+// The signing secret, which is in the page only while it is revealed, and code examples that verify with it.
 import { block, button, copyButton, h, put, section } from './dom.js';
 
 export const PRIVATE = 'Treat it like a password.';

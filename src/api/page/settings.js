@@ -1,4 +1,4 @@
-// What the owner of a webhook changes: its fields, its secret, its existence.
+// The tab Settings: edits a webhook, regenerates its secret, deletes it.
 import { ask, eventTypes, get, poll } from './http.js';
 import { button, confirm, h, loading, notice, put, say, section } from './dom.js';
 import { time } from './words.js';
@@ -16,12 +16,12 @@ export function settingsTab(body, { path, signal, show }) {
 		put(body, section('Edit', edit), section('Signing secret', secret()), snippets(), section('Delete', removal()));
 	});
 
-	/** Saves only over the version that the reader has seen. */
+	/** A form that saves only if the webhook's version is still the one that the reader has seen. */
 	function editor(place, types, data) {
 		let { version } = data;
 		const fields = webhookFields(types, data);
 		const form = webhookForm(fields, null, async () => {
-			// Not the ETag: a proxy may have changed or dropped it.
+			// From the body, not from the header ETag, which a proxy may have changed or dropped.
 			data = await ask('PATCH', path, { body: fields.values(), ifMatch: `"${version}"` });
 			({ version } = data);
 			fields.clear();
@@ -31,7 +31,7 @@ export function settingsTab(body, { path, signal, show }) {
 			if (problem.status !== 412) return false;
 			const now = await get(path, signal);
 			const changes = Object.keys(LABELS).filter((key) => String(now[key]) !== String(data[key]));
-			// Only the switch above was used.
+			// Nothing of this form was changed: the webhook was only switched on or off.
 			if (!changes.length && version !== now.version) {
 				({ version } = now);
 				return again();

@@ -1,4 +1,4 @@
-// Sends a test and shows at once what went out and what came back.
+// The tab Test: sends a test event, and shows the request and the answer.
 import { ask, eventTypes, poll } from './http.js';
 import { act, block, button, h, loading, notice, put, section, submit } from './dom.js';
 import { activate } from './list.js';
@@ -26,7 +26,7 @@ function tester(types, { path, signal, webhook, onChange, show }) {
 		put(result, h('p.muted', 'Sending…'));
 		const tell = (found) => signal.aborted || put(result, found);
 		try {
-			// Without the signal: leaving the tab does not call it back.
+			// Without `signal`: a test that is under way is not aborted when the reader leaves the tab.
 			tell(shown(await ask('POST', `${path}/test`, { body: { event_type: select.value } })));
 		} catch (problem) {
 			tell(notice('.bad', 'The test was not sent', h('p', problem.message, problem.retryAfter > 0 && ` Try again in ${problem.retryAfter} s.`)));

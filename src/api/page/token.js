@@ -1,7 +1,7 @@
-// Keeps the bearer token: it comes in the fragment, which is erased at once, lives in memory only, and is renewed by the
-// framing page. Imports nothing, so that nothing delays the erasing.
+// Keeps the bearer token, in memory only. It comes in the address's fragment, which is erased at once; the framing page
+// renews it. This file imports nothing, so that nothing delays the erasing.
 
-/** Before it expires, or at half its life if that is later. */
+/** The token is renewed this long before it expires, or at half its life if that is later. */
 const RENEW_MS_BEFORE = 60_000;
 const HOST_ANSWERS_WITHIN_MS = 8000;
 
@@ -29,7 +29,7 @@ export function takeFromAddress() {
 	adopt(given[1]);
 }
 
-/** Asks the framing page for a token; whether one came. */
+/** Asks the framing page for a token; resolves to whether one came. */
 export function renew() {
 	if (!hasHost) return Promise.resolve(false);
 	asking ??= new Promise((resolve) => {

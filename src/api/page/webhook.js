@@ -1,4 +1,4 @@
-// One webhook: its name, its state and its trouble, above its log, its test and its settings.
+// The view of one webhook: name, state and warnings, above the tabs for log, test and settings.
 import { get, poll, webhookPath } from './http.js';
 import { crumb, focus, h, loading, put, say, toggle } from './dom.js';
 import { outcome } from './words.js';

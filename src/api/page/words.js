@@ -1,4 +1,4 @@
-// Says times, numbers, outcomes and reasons in words.
+// Texts for times, numbers, results and errors.
 import { h, icon } from './dom.js';
 
 const DATE_TIME = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'medium' });
@@ -10,7 +10,7 @@ export const count = (n, one) => `${number(n)} ${n === 1 ? one : `${one.replace(
 export const ms = (n) => (n === null ? '—' : `${number(n)} ms`);
 export const clock = (iso) => CLOCK.format(new Date(iso));
 
-/** Local time, UTC on hover. */
+/** Local time; UTC on hover. */
 export const time = (iso) => h('time', { datetime: iso, title: iso.replace('T', ' ').replace('Z', ' UTC') }, DATE_TIME.format(new Date(iso)));
 
 export const outcome = (status, text = { success: 'Success', failed: 'Failed' }[status] ?? 'No deliveries yet') =>
@@ -45,7 +45,7 @@ const ADVICE = {
 };
 
 const KEPT = 'Events since then are kept and can be recovered.';
-/** Why a webhook is off, or in trouble: a title and a text; `last` is its last failed attempt. */
+/** Why a webhook is disabled or failing, as title and text; `last` is its last failed attempt. */
 export function trouble({ active, disabled_reason: reason, failing_since: failing }, last) {
 	const why = last ? failure(last)[0] : '';
 	if (reason === 'gone') return ['Disabled: the receiver answered 410 Gone', `So it wants no more requests, and we stopped. ${KEPT}`];

@@ -1,5 +1,5 @@
-//! A connection whose caller goes on: one that leaves its answers lying for too long, asks nothing for too long, or does not
-//! finish a head that it has begun, is an error, so that it closes.
+//! Times slow callers out. Reading or writing fails, and the connection closes, when a caller does not read an answer in
+//! time, sends no request for too long, or does not finish a request head that it has begun.
 
 use std::future::Future as _;
 use std::io::{self, IoSlice};
@@ -13,24 +13,25 @@ use tokio::time::{Sleep, sleep};
 
 use super::connections::{Busy, Connection};
 
-pub(super) struct Drained<S> {
+/// A stream whose caller has bounded time.
+pub(super) struct TimedStream<S> {
     stream: S,
-    patience: Patience,
+    timeouts: CallerTimeouts,
     connection: Arc<Connection>,
-    /// While something lies that was not taken. A caller who takes it drop by drop gets no more time for it.
-    lying: Option<Lying>,
-    /// While the connection waits for a whole head.
+    /// Set while written bytes wait for the caller to read. Reading a few of them does not prolong the time.
+    unread: Option<Unread>,
+    /// Set while the connection waits for a complete head.
     waiting: Option<Waiting>,
 }
 
-/// How long a caller may take.
+/// How long a caller may take for each step.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Patience {
-    /// To begin with a head: from the opening of the connection, or the answer before.
+pub(super) struct CallerTimeouts {
+    /// To begin a request head, from the opening of the connection or from the answer before.
     pub(super) idle: Duration,
     /// From a head's first byte to its end.
     pub(super) head: Duration,
-    /// To take an answer.
+    /// To read an answer.
     pub(super) answer: Duration,
 }
 
@@ -40,19 +41,19 @@ struct Waiting {
     until: Pin<Box<Sleep>>,
 }
 
-struct Lying {
+struct Unread {
     until: Pin<Box<Sleep>>,
     _busy: Busy,
 }
 
-impl<S> Drained<S> {
-    pub(super) fn new(stream: S, patience: Patience, connection: Arc<Connection>) -> Self {
-        Self { stream, patience, connection, lying: None, waiting: None }
+impl<S> TimedStream<S> {
+    pub(super) fn new(stream: S, timeouts: CallerTimeouts, connection: Arc<Connection>) -> Self {
+        Self { stream, timeouts, connection, unread: None, waiting: None }
     }
 
-    /// Whether the caller has taken too long for a head, after an attempt to read that brought so many bytes.
+    /// Whether the caller is too late with a head. `bytes` is the number of bytes that were just read.
     fn is_late(&mut self, cx: &mut Context<'_>, bytes: usize) -> bool {
-        let Patience { idle, head, .. } = self.patience;
+        let CallerTimeouts { idle, head, .. } = self.timeouts;
         let Some(since) = self.connection.waiting_since() else {
             self.waiting = None;
             return false;
@@ -68,13 +69,13 @@ impl<S> Drained<S> {
         bytes == 0 && waiting.until.as_mut().poll(cx).is_ready()
     }
 
-    fn lying(&mut self) -> &mut Lying {
-        let begin = || Lying { until: Box::pin(sleep(self.patience.answer)), _busy: self.connection.busy() };
-        self.lying.get_or_insert_with(begin)
+    fn unread(&mut self) -> &mut Unread {
+        let begin = || Unread { until: Box::pin(sleep(self.timeouts.answer)), _busy: self.connection.busy() };
+        self.unread.get_or_insert_with(begin)
     }
 
-    /// What became of an attempt to write `offered` bytes.
-    fn judge(
+    /// The result of writing `offered` bytes: an error if the caller has not read earlier ones in time.
+    fn or_timed_out(
         &mut self,
         cx: &mut Context<'_>,
         offered: usize,
@@ -82,25 +83,25 @@ impl<S> Drained<S> {
     ) -> Poll<io::Result<usize>> {
         match written {
             Poll::Ready(Ok(bytes)) if bytes < offered => {
-                self.lying();
+                self.unread();
                 written
             }
             Poll::Ready(_) => {
-                self.lying = None;
+                self.unread = None;
                 written
             }
             Poll::Pending => {
-                ready!(self.lying().until.as_mut().poll(cx));
+                ready!(self.unread().until.as_mut().poll(cx));
                 Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
             }
         }
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Drained<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for TimedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.judge(cx, bytes.len(), written)
+        self.or_timed_out(cx, bytes.len(), written)
     }
 
     fn poll_write_vectored(
@@ -109,7 +110,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Drained<S> {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.judge(cx, slices.iter().map(|slice| slice.len()).sum(), written)
+        self.or_timed_out(cx, slices.iter().map(|slice| slice.len()).sum(), written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -125,7 +126,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Drained<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Drained<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for TimedStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
@@ -147,19 +148,19 @@ mod tests {
     const WITHIN: Duration = Duration::from_millis(200);
     const LONG: Duration = Duration::from_secs(60);
 
-    async fn drained<S>(stream: S) -> Drained<S> {
-        with(Patience { idle: LONG, head: LONG, answer: WITHIN }, stream).await
+    async fn timed<S>(stream: S) -> TimedStream<S> {
+        with(CallerTimeouts { idle: LONG, head: LONG, answer: WITHIN }, stream).await
     }
 
-    async fn with<S>(patience: Patience, stream: S) -> Drained<S> {
-        Drained::new(stream, patience, Connections::new(1).open().await)
+    async fn with<S>(timeouts: CallerTimeouts, stream: S) -> TimedStream<S> {
+        TimedStream::new(stream, timeouts, Connections::new(1).open().await)
     }
 
     #[tokio::test]
     async fn a_heads_time_begins_with_its_first_byte_and_no_further_byte_gives_it_more() {
         let (ours, mut theirs) = tokio::io::duplex(16);
-        let mut ours = with(Patience { idle: LONG, head: WITHIN, answer: LONG }, ours).await;
-        // As long as nothing has come, it is idle.
+        let mut ours = with(CallerTimeouts { idle: LONG, head: WITHIN, answer: LONG }, ours).await;
+        // Before the first byte the idle time counts.
         assert!(tokio::time::timeout(2 * WITHIN, ours.read_u8()).await.is_err());
         let drops = async {
             loop {
@@ -177,9 +178,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_asks_nothing_is_closed_and_being_answered_is_not_waiting() {
+    async fn a_caller_who_sends_nothing_is_closed_and_being_answered_is_not_waiting() {
         let (ours, mut theirs) = tokio::io::duplex(16);
-        let mut ours = with(Patience { idle: WITHIN, head: LONG, answer: LONG }, ours).await;
+        let mut ours = with(CallerTimeouts { idle: WITHIN, head: LONG, answer: LONG }, ours).await;
         theirs.write_all(b"x").await.unwrap();
         ours.read_u8().await.unwrap();
         let answering = ours.connection.busy();
@@ -191,9 +192,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_who_takes_an_answer_drop_by_drop_gets_no_more_time_for_it() {
+    async fn a_caller_who_reads_an_answer_byte_by_byte_gets_no_more_time_for_it() {
         let (ours, mut theirs) = tokio::io::duplex(16);
-        let mut ours = drained(ours).await;
+        let mut ours = timed(ours).await;
         let drops = async {
             loop {
                 sleep(WITHIN / 10).await;
@@ -208,13 +209,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_that_was_taken_leaves_the_next_its_whole_time() {
+    async fn an_answer_that_was_read_leaves_the_next_its_whole_time() {
         let (ours, mut theirs) = tokio::io::duplex(16);
-        let mut ours = drained(ours).await;
+        let mut ours = timed(ours).await;
         assert_eq!(ours.write(&[0; 20]).await.unwrap(), 16);
-        assert!(ours.lying.is_some());
+        assert!(ours.unread.is_some());
         theirs.read_exact(&mut [0; 16]).await.unwrap();
         ours.write_all(&[0; 4]).await.unwrap();
-        assert!(ours.lying.is_none());
+        assert!(ours.unread.is_none());
     }
 }
