@@ -86,6 +86,7 @@ struct Api {
 /// `shutdown.grace`.
 ///
 /// # Errors
+///
 /// A setting or the listening address cannot be used, or the database will never do: another product's schema, or a pooler
 /// that does not keep sessions.
 pub(crate) async fn run(settings: Settings, metrics: Metrics, stop: CancellationToken) -> anyhow::Result<()> {
@@ -169,6 +170,7 @@ impl Api {
     /// up.
     ///
     /// # Errors
+    ///
     /// 429 if the account's own questions took all the time, 503 if the database answered nobody meanwhile.
     async fn turn_of(&self, account: &AccountId) -> Result<Store, Problem> {
         let began = Instant::now();
@@ -183,6 +185,7 @@ impl Api {
     /// Waits for an answer of the database, for `api.database_timeout` at most.
     ///
     /// # Errors
+    ///
     /// The question's own error as a problem, or 503 if the time is over.
     async fn ask<T, E: From<StoreError> + Into<Problem>>(
         &self,

@@ -128,7 +128,7 @@ impl From<std::io::Error> for Failure {
     }
 }
 
-/// What a command ends with; `Failure` becomes the exit code.
+/// How a command ends; a `Failure` becomes the exit code.
 type CommandResult = Result<(), Failure>;
 
 /// Runs one command. Exit codes: 0 done, 1 failed, 2 usage or configuration, 130 ended by SIGINT, 143 by SIGTERM.
@@ -172,7 +172,7 @@ fn exit_code(result: CommandResult) -> ExitCode {
     }
 }
 
-/// What exists once per process.
+/// The parts that exist once per process.
 struct Process {
     log: log::Writing,
     signals: Signals,

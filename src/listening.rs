@@ -19,26 +19,27 @@ const EAFNOSUPPORT: i32 = 97;
 /// there is no IPv6.
 ///
 /// # Errors
+///
 /// The address cannot be used; the error names the setting.
 pub(crate) fn listen(setting: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     let opened = match open(address) {
-        Err(Refused::NoSuchFamily(_)) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
+        Err(ListenError::NoSuchFamily(_)) if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
             let instead = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
             tracing::info!(%address, %instead, "there is no IPv6 here, listening on IPv4 alone");
             open(instead)
         }
         opened => opened,
     };
-    opened.map_err(Refused::into_inner).with_context(|| format!("{setting}: {address} cannot be used"))
+    opened.map_err(ListenError::into_inner).with_context(|| format!("{setting}: {address} cannot be used"))
 }
 
-enum Refused {
+enum ListenError {
     /// The kernel does not have this address family, or it is switched off.
     NoSuchFamily(io::Error),
     Other(io::Error),
 }
 
-impl Refused {
+impl ListenError {
     fn into_inner(self) -> io::Error {
         match self {
             Self::NoSuchFamily(error) | Self::Other(error) => error,
@@ -46,17 +47,17 @@ impl Refused {
     }
 }
 
-fn open(address: SocketAddr) -> Result<TcpListener, Refused> {
+fn open(address: SocketAddr) -> Result<TcpListener, ListenError> {
     let socket =
         Socket::new(Domain::for_address(address), Type::STREAM, None).map_err(|error| match error.raw_os_error() {
-            Some(EAFNOSUPPORT) => Refused::NoSuchFamily(error),
-            _ => Refused::Other(error),
+            Some(EAFNOSUPPORT) => ListenError::NoSuchFamily(error),
+            _ => ListenError::Other(error),
         })?;
     bind(&socket, address).map_err(|error| match error.kind() {
-        ErrorKind::AddrNotAvailable => Refused::NoSuchFamily(error),
-        _ => Refused::Other(error),
+        ErrorKind::AddrNotAvailable => ListenError::NoSuchFamily(error),
+        _ => ListenError::Other(error),
     })?;
-    TcpListener::from_std(socket.into()).map_err(Refused::Other)
+    TcpListener::from_std(socket.into()).map_err(ListenError::Other)
 }
 
 fn bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {

@@ -22,7 +22,7 @@ const RECENTLY: Duration = Duration::from_secs(2);
 /// How often to ask whether the database takes writes. A process that only reads would not notice otherwise.
 const WRITES_ASKED_EVERY: Duration = Duration::from_secs(2);
 
-/// What readiness is made of.
+/// The state from which readiness is judged.
 #[derive(Clone)]
 pub(crate) struct Readiness {
     pub store: Store,
@@ -43,6 +43,7 @@ pub(crate) enum Role {
 /// Serves until the handle is dropped.
 ///
 /// # Errors
+///
 /// The address cannot be listened on.
 pub(crate) fn serve(listen: SocketAddr, health: Readiness) -> anyhow::Result<AbortOnDropHandle<()>> {
     let listener = listening::listen("ops.listen", listen)?;
@@ -132,7 +133,7 @@ fn asked(query: &str, ours: Role) -> Result<Role, (StatusCode, String)> {
     Err((StatusCode::NOT_FOUND, format!("this process is {ours}, it has no role {role}")))
 }
 
-/// What decides about readiness.
+/// The state of the process at one probe.
 #[derive(Debug, Clone, Copy)]
 struct Seen {
     attached: bool,

@@ -23,19 +23,19 @@ struct Shared {
 struct Table {
     next: u64,
     open: HashMap<u64, Entry>,
-    /// The connections that are [`Doing::Waiting`], the longest waiting first.
+    /// The connections that are [`ConnectionState::Waiting`], the longest waiting first.
     waiting: BTreeSet<(Instant, u64)>,
-    /// The number of connections that are [`Doing::Closing`].
+    /// The number of connections that are [`ConnectionState::Closing`].
     closing: usize,
 }
 
 struct Entry {
-    doing: Doing,
+    state: ConnectionState,
     close: Arc<Notify>,
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Doing {
+enum ConnectionState {
     /// Waits for a complete head, since then.
     Waiting(Instant),
     /// Waits, and was told to close for another. If a complete head comes first, it is answered all the same.
@@ -74,13 +74,13 @@ impl Connections {
         if table.open.len() < self.0.most {
             let (number, close) = (table.next, Arc::<Notify>::default());
             table.next += 1;
-            table.open.insert(number, Entry { doing: Doing::Busy(0), close: close.clone() });
-            table.set(number, Doing::Waiting(Instant::now()));
+            table.open.insert(number, Entry { state: ConnectionState::Busy(0), close: close.clone() });
+            table.set(number, ConnectionState::Waiting(Instant::now()));
             return Some(Arc::new(Connection { shared: self.0.clone(), number, close }));
         }
         let longest = table.waiting.first().copied().filter(|_| table.closing == 0);
         if let Some((_, number)) = longest {
-            table.set(number, Doing::Closing);
+            table.set(number, ConnectionState::Closing);
         }
         None
     }
@@ -93,7 +93,7 @@ impl Connection {
             self.close.notified().await;
             // Lets bytes that have arrived be read first: the runtime sees them between two polls of a task.
             tokio::task::yield_now().await;
-            if matches!(self.shared.lock().doing(self.number), Doing::Closing) {
+            if matches!(self.shared.lock().state(self.number), ConnectionState::Closing) {
                 return;
             }
         }
@@ -101,18 +101,21 @@ impl Connection {
 
     /// Since when it has waited for a complete head; `None` if it is busy or must close.
     pub(super) fn waiting_since(&self) -> Option<Instant> {
-        match self.shared.lock().doing(self.number) {
-            Doing::Waiting(since) => Some(since),
-            Doing::Closing | Doing::Busy(_) => None,
+        match self.shared.lock().state(self.number) {
+            ConnectionState::Waiting(since) => Some(since),
+            ConnectionState::Closing | ConnectionState::Busy(_) => None,
         }
     }
 
     /// Marks the connection as busy until the guard is dropped.
     pub(super) fn busy(self: &Arc<Self>) -> Busy {
         let mut table = self.shared.lock();
-        let doing = table.doing(self.number);
-        table.set(self.number, Doing::Busy(if let Doing::Busy(reasons) = doing { reasons + 1 } else { 1 }));
-        if let Doing::Closing = doing {
+        let state = table.state(self.number);
+        table.set(
+            self.number,
+            ConnectionState::Busy(if let ConnectionState::Busy(reasons) = state { reasons + 1 } else { 1 }),
+        );
+        if let ConnectionState::Closing = state {
             // Another connection must close instead.
             self.shared.changed.notify_one();
         }
@@ -124,10 +127,10 @@ impl Drop for Busy {
     fn drop(&mut self) {
         let Connection { shared, number, .. } = &*self.0;
         let mut table = shared.lock();
-        match table.doing(*number) {
-            Doing::Busy(reasons) if reasons > 1 => table.set(*number, Doing::Busy(reasons - 1)),
+        match table.state(*number) {
+            ConnectionState::Busy(reasons) if reasons > 1 => table.set(*number, ConnectionState::Busy(reasons - 1)),
             _ => {
-                table.set(*number, Doing::Waiting(Instant::now()));
+                table.set(*number, ConnectionState::Waiting(Instant::now()));
                 shared.changed.notify_one();
             }
         }
@@ -137,7 +140,7 @@ impl Drop for Busy {
 impl Drop for Connection {
     fn drop(&mut self) {
         let mut table = self.shared.lock();
-        table.set(self.number, Doing::Busy(0));
+        table.set(self.number, ConnectionState::Busy(0));
         table.open.remove(&self.number);
         self.shared.changed.notify_one();
     }
@@ -150,24 +153,24 @@ impl Shared {
 }
 
 impl Table {
-    fn doing(&self, number: u64) -> Doing {
-        self.open.get(&number).expect("a connection is in the table until it is dropped").doing
+    fn state(&self, number: u64) -> ConnectionState {
+        self.open.get(&number).expect("a connection is in the table until it is dropped").state
     }
 
-    fn set(&mut self, number: u64, doing: Doing) {
+    fn set(&mut self, number: u64, state: ConnectionState) {
         let entry = self.open.get_mut(&number).expect("a connection is in the table until it is dropped");
-        match replace(&mut entry.doing, doing) {
-            Doing::Waiting(since) => _ = self.waiting.remove(&(since, number)),
-            Doing::Closing => self.closing -= 1,
-            Doing::Busy(_) => {}
+        match replace(&mut entry.state, state) {
+            ConnectionState::Waiting(since) => _ = self.waiting.remove(&(since, number)),
+            ConnectionState::Closing => self.closing -= 1,
+            ConnectionState::Busy(_) => {}
         }
-        match doing {
-            Doing::Waiting(since) => _ = self.waiting.insert((since, number)),
-            Doing::Closing => {
+        match state {
+            ConnectionState::Waiting(since) => _ = self.waiting.insert((since, number)),
+            ConnectionState::Closing => {
                 self.closing += 1;
                 entry.close.notify_one();
             }
-            Doing::Busy(_) => {}
+            ConnectionState::Busy(_) => {}
         }
     }
 }
@@ -194,7 +197,7 @@ mod tests {
         let connections = Connections::new(3);
         let open: Vec<_> = (0..3).map(|_| opened(&connections).unwrap()).collect();
         assert!(!open.iter().any(|connection| must_close(connection)));
-        // It was answered last.
+        // This one was answered last.
         drop(open[0].busy());
         assert!(opened(&connections).is_none());
         assert_eq!([0, 1, 2].map(|number: usize| must_close(&open[number])), [false, true, false]);
@@ -240,7 +243,7 @@ mod tests {
     }
 
     proptest! {
-        /// Connections open, are answered and close as it comes, and whoever is told to close does so at once or later.
+        /// Connections open, are answered and close in any order; those told to close do so at once or later.
         #[test]
         fn never_more_are_open_than_may_be_and_who_waits_for_room_gets_it_unless_all_are_busy(
             most in 1..5_usize,
@@ -260,8 +263,8 @@ mod tests {
                             let closing = open.iter().filter(|(one, _)| must_close(one)).count();
                             prop_assert_eq!(closing, usize::from(!all_busy));
                             open.retain(|(one, busy)| {
-                                let doing = one.shared.lock().doing(one.number);
-                                !matches!(doing, Doing::Closing) || !busy.is_empty()
+                                let state = one.shared.lock().state(one.number);
+                                !matches!(state, ConnectionState::Closing) || !busy.is_empty()
                             });
                             if let Some(new) = opened(&connections) {
                                 open.push((new, Vec::new()));

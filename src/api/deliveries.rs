@@ -21,6 +21,7 @@ use super::query::{DeliveryPath, WebhookPath, canonical};
 use crate::ids::{DeliveryId, EventType};
 use crate::store::{LogFilter, LogRow, LogStatus, RecoverError, Since};
 
+/// Rows of a page, unless the caller asks for another number.
 const PAGE: u32 = 10;
 /// An answer counts closed deliveries up to this number; all of them are recovered.
 const COUNTED: i64 = 100_000;

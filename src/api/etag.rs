@@ -10,7 +10,7 @@
 
 use axum::http::{HeaderMap, HeaderName, header};
 
-/// What proxies add to a tag: a separator and one of these.
+/// Proxies add to a tag a separator and one of these.
 const CODINGS: [&str; 9] = ["x-gzip", "gzip", "gunzip", "gz", "br", "zstd", "deflate", "bzip2", "compress"];
 const SEPARATORS: [char; 6] = ['-', ';', ':', '.', '+', '_'];
 

@@ -49,6 +49,7 @@ impl RateLimits {
     /// Counts a request of an account. One that weighs more than the burst counts as the whole burst.
     ///
     /// # Errors
+    ///
     /// 429, which says when to try again, if the account has used up its rate.
     pub(super) fn request(&self, account: &AccountId, weight: NonZeroU32) -> Result<(), Problem> {
         if self.seen.fetch_add(1, Ordering::Relaxed) % FORGET_EVERY == FORGET_EVERY - 1 {
@@ -65,6 +66,7 @@ impl RateLimits {
     /// Counts a test send of an account.
     ///
     /// # Errors
+    ///
     /// 429, as for requests.
     pub(super) fn test(&self, account: &AccountId) -> Result<(), Problem> {
         self.tests.check_key(account).map_err(|not_until| too_often(&self.tests, &not_until))

@@ -77,6 +77,7 @@ impl Query {
     /// A parameter that is one of these words.
     ///
     /// # Errors
+    ///
     /// 400 if it is another word.
     pub(super) fn choice<T: Copy>(&self, name: &str, choices: &[(&str, T)]) -> Result<Option<T>, Problem> {
         let Some(text) = self.text(name) else { return Ok(None) };
@@ -88,6 +89,7 @@ impl Query {
     /// The parameter `limit`, a number of rows from 1 to 100.
     ///
     /// # Errors
+    ///
     /// 400 if it is something else.
     pub(super) fn limit(&self, default: u32) -> Result<u32, Problem> {
         let Some(text) = self.text("limit") else { return Ok(default) };

@@ -54,7 +54,7 @@ impl Turns {
 mod tests {
     use super::*;
 
-    /// For a turn that does not come, and for one that does.
+    /// How long to wait for a turn that must not come, and for one that must.
     const SHORT: Duration = Duration::from_millis(10);
     const LONG: Duration = Duration::from_secs(10);
 

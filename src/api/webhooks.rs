@@ -24,6 +24,7 @@ use crate::secret::SigningSecret;
 use crate::store::{self, Changed, Created, Deleted, NewWebhook, Position, WebhookChange};
 use crate::webhook::{Subscriptions, Webhook, WebhookName, WebhookRefusal, WebhookUrl};
 
+/// Webhooks of a page, unless the caller asks for another number.
 const PAGE: u32 = 100;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
@@ -156,7 +157,7 @@ pub(super) async fn create(
     caller: Caller,
     Json(registration): Json<Registration>,
 ) -> Result<(StatusCode, [(HeaderName, String); 1], Answer<CreatedWebhook>), Problem> {
-    let mut refused = Refused::default();
+    let mut refused = RefusedFields::default();
     let name = refused.unless("name", WebhookName::parse(&registration.name.0));
     let url = refused.unless("url", WebhookUrl::parse(&registration.url.0, &api.urls).map_err(Into::into));
     let events = refused.unless("events", Subscriptions::parse(&registration.events, &api.catalogue));
@@ -205,7 +206,7 @@ pub(super) async fn update(
     headers: HeaderMap,
     Json(change): Json<Change>,
 ) -> Result<([(HeaderName, String); 1], Answer<Webhook>), Problem> {
-    let mut refused = Refused::default();
+    let mut refused = RefusedFields::default();
     let name = change.name.and_then(|name| refused.unless("name", WebhookName::parse(&name.0)));
     let url =
         change.url.and_then(|url| refused.unless("url", WebhookUrl::parse(&url.0, &api.urls).map_err(Into::into)));
@@ -242,9 +243,9 @@ pub(super) async fn delete(
 
 /// Collects the fields that cannot be accepted, so that one answer names all of them.
 #[derive(Default)]
-pub(super) struct Refused(Vec<FieldError>);
+pub(super) struct RefusedFields(Vec<FieldError>);
 
-impl Refused {
+impl RefusedFields {
     pub(super) fn unless<T>(&mut self, field: &str, parsed: Result<T, WebhookRefusal>) -> Option<T> {
         let refusal = match parsed {
             Ok(value) => return Some(value),
@@ -255,8 +256,8 @@ impl Refused {
     }
 }
 
-impl From<Refused> for Problem {
-    fn from(refused: Refused) -> Self {
+impl From<RefusedFields> for Problem {
+    fn from(refused: RefusedFields) -> Self {
         Self::invalid(refused.0)
     }
 }

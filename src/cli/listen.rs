@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, StatusCode};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::signals::{Heard, Signals};
+use super::signals::{SignalReceiver, Signals};
 use super::{CommandResult, Failure, output};
 use crate::secret::{SecretText, SigningSecret};
 use crate::signature;
@@ -61,7 +61,7 @@ pub(super) async fn run(arguments: Arguments, json: bool, signals: &Signals) -> 
     let listener = tokio::net::TcpListener::bind(address).await;
     let listener = listener.map_err(|error| anyhow::anyhow!("{address} cannot be used: {error}"))?;
     let url = format!("http://{}", listener.local_addr()?);
-    let (stop, heard) = (CancellationToken::new(), signals.hear()?);
+    let (stop, signal) = (CancellationToken::new(), signals.receiver()?);
     let (statuses, delay) = (arguments.status, arguments.delay);
     let receiver = Receiver { secret, statuses, delay, answered: AtomicUsize::new(0), json, stop: stop.clone() };
     receiver.say(if json { json!({ "listening": url }).to_string() } else { format!("listening on {url}") });
@@ -69,7 +69,7 @@ pub(super) async fn run(arguments: Arguments, json: bool, signals: &Signals) -> 
         .fallback(receive)
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY_BYTES))
         .with_state(Arc::new(receiver));
-    let serving = axum::serve(listener, router).with_graceful_shutdown(stopped(stop.clone(), heard)).into_future();
+    let serving = axum::serve(listener, router).with_graceful_shutdown(stopped(stop.clone(), signal)).into_future();
     let too_late = async {
         stop.cancelled().await;
         tokio::time::sleep(STOP_TIMEOUT).await;
@@ -81,10 +81,10 @@ pub(super) async fn run(arguments: Arguments, json: bool, signals: &Signals) -> 
     Ok(())
 }
 
-/// Waits for a signal or for `stop`. Then a further signal ends the process at once, for `heard` is dropped.
-async fn stopped(stop: CancellationToken, mut heard: Heard) {
+/// Waits for a signal or for `stop`. Then a further signal ends the process at once, for `signal` is dropped.
+async fn stopped(stop: CancellationToken, mut signal: SignalReceiver) {
     tokio::select! {
-        _ = heard.next() => stop.cancel(),
+        _ = signal.next() => stop.cancel(),
         () = stop.cancelled() => {}
     }
 }

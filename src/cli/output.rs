@@ -32,6 +32,7 @@ pub(super) fn line(text: impl Display) -> CommandResult {
 /// One line on stdout, for a command that only prints.
 ///
 /// # Errors
+///
 /// The reader has closed stdout.
 pub(super) fn try_line(text: impl Display) -> io::Result<()> {
     writeln!(stdout().lock(), "{text}")

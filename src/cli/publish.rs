@@ -10,7 +10,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
-use super::signals::{Heard, Signals};
+use super::signals::{SignalReceiver, Signals};
 use super::{CommandResult, Failure, account, broker_address, output};
 use crate::config::Settings;
 use crate::event::Properties;
@@ -57,8 +57,8 @@ pub(super) async fn run(arguments: Arguments, settings: &Settings, json: bool, s
     let rest = (1..arguments.count).map(|_| event(&arguments, &data, fresh_id()));
     let events = std::iter::once(first).chain(rest);
     let mut publishing = Publishing { settings, arguments: &arguments, publisher: &publisher, ids: Vec::new() };
-    // The `Heard` is dropped with this line: afterwards a signal ends the process at once again.
-    let published = publishing.until_signal(events, &mut signals.hear()?).await;
+    // The `SignalReceiver` is dropped with this line: afterwards a signal ends the process at once again.
+    let published = publishing.until_signal(events, &mut signals.receiver()?).await;
     let ids = publishing.ids;
     publisher.close().await;
     if let Some(code) = published? {
@@ -100,13 +100,13 @@ impl Publishing<'_> {
     async fn until_signal(
         &mut self,
         events: impl Iterator<Item = OutgoingEvent>,
-        heard: &mut Heard,
+        signal: &mut SignalReceiver,
     ) -> Result<Option<u8>, PublishError> {
         let progress = output::progress(u64::from(self.arguments.count));
         let mut unconfirmed = FuturesOrdered::new();
         let code = tokio::select! {
             biased;
-            code = heard.first() => code,
+            code = signal.first() => code,
             published = self.publish(events, &mut unconfirmed, &progress) => {
                 progress.finish_and_clear();
                 return published.map(|()| None);

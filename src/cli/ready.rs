@@ -20,11 +20,11 @@ const MAX_ANSWER_BYTES: u64 = 64 * 1024;
 pub(super) struct Arguments {
     /// Ask for one role of a process that has both
     #[arg(long)]
-    role: Option<Role>,
+    role: Option<ProbedRole>,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Role {
+enum ProbedRole {
     Worker,
     Api,
 }
@@ -32,8 +32,8 @@ enum Role {
 pub(super) fn run(arguments: &Arguments, settings: &Settings, as_json: bool) -> CommandResult {
     let path = match arguments.role {
         None => "/readyz",
-        Some(Role::Worker) => "/readyz?role=worker",
-        Some(Role::Api) => "/readyz?role=api",
+        Some(ProbedRole::Worker) => "/readyz?role=worker",
+        Some(ProbedRole::Api) => "/readyz?role=api",
     };
     let listen = settings.ops_listen;
     if listen.port() == 0 {

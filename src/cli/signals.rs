@@ -26,6 +26,7 @@ impl Signals {
     /// Installs handlers that end the process at once.
     ///
     /// # Errors
+    ///
     /// The system refuses a handler.
     pub(super) fn handle() -> io::Result<Self> {
         let end_at_once = Arc::new(AtomicBool::new(true));
@@ -38,30 +39,32 @@ impl Signals {
     /// Gives the signals to the caller: they do not end the process any more, until the returned value is dropped.
     ///
     /// # Errors
+    ///
     /// The system refuses a handler.
-    pub(super) fn hear(&self) -> io::Result<Heard> {
-        let heard = Heard {
+    pub(super) fn receiver(&self) -> io::Result<SignalReceiver> {
+        let receiver = SignalReceiver {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             end_at_once: self.end_at_once.clone(),
         };
-        // Last, so that no signal is lost: until here it ends the process, from here on `heard` receives it.
+        // Last, so that no signal is lost: one before this line ends the process, one after it reaches the receiver.
         self.end_at_once.store(false, Ordering::SeqCst);
-        Ok(heard)
+        Ok(receiver)
     }
 
     /// Cancels `stop` at the first signal and exits at the second.
     ///
     /// # Errors
+    ///
     /// The system refuses a handler.
     pub(super) fn stop(&self, stop: CancellationToken) -> io::Result<()> {
-        let mut heard = self.hear()?;
+        let mut receiver = self.receiver()?;
         // This task is owned by nobody and lives as long as the process, which it may end.
         tokio::spawn(async move {
-            heard.next().await;
+            receiver.next().await;
             tracing::info!("stopping, a second signal exits at once");
             stop.cancel();
-            heard.next().await;
+            receiver.next().await;
             tracing::info!("exiting at once");
             std::process::exit(INTERRUPTED.into());
         });
@@ -70,13 +73,13 @@ impl Signals {
 }
 
 /// Receives the signals for one command.
-pub(super) struct Heard {
+pub(super) struct SignalReceiver {
     interrupt: Signal,
     terminate: Signal,
     end_at_once: Arc<AtomicBool>,
 }
 
-impl Heard {
+impl SignalReceiver {
     /// Waits for a signal and returns the exit code that belongs to it.
     pub(super) async fn next(&mut self) -> u8 {
         tokio::select! {
@@ -93,7 +96,7 @@ impl Heard {
     }
 }
 
-impl Drop for Heard {
+impl Drop for SignalReceiver {
     fn drop(&mut self) {
         self.end_at_once.store(true, Ordering::SeqCst);
     }

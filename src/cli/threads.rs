@@ -26,6 +26,7 @@ const BASE: u64 = 512 * MIB;
 const PER_THREAD: u64 = 24 * MIB;
 
 /// # Errors
+///
 /// `Usage` if the variable is wrong, `Failed` if the system's limits are too low.
 pub(super) fn runtime() -> Result<Runtime, Failure> {
     let workers = worker_threads(std::env::var(WORKER_THREADS).ok().as_deref()).map_err(Failure::Usage)?;

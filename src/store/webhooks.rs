@@ -82,9 +82,9 @@ pub(crate) struct Activity {
     pub waiting: u64,
 }
 
-/// What a webhook's version is, as SQL that gives text.
+/// How statements compute a webhook's version, which is text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Version {
+enum WebhookVersion {
     /// A number that a trigger raises when a field that customers change gets another value.
     Revision,
     /// A hash of those fields, as releases before V11 have it. Made where the schema has no revisions yet, and for
@@ -92,7 +92,7 @@ enum Version {
     Hash,
 }
 
-impl Version {
+impl WebhookVersion {
     fn sql(self) -> &'static str {
         match self {
             Self::Revision => "revision::text",
@@ -110,9 +110,9 @@ impl Version {
         )
     }
 
-    /// The condition that the webhook's version is one of `given`, which is the statement's parameter of this number and
-    /// may be null: then any version will do.
-    fn is_given(self, parameter: u8, given: Option<&[String]>) -> String {
+    /// The condition that the webhook's version is one of `given`, or that `given` is null. `given` is the statement's
+    /// parameter of this number.
+    fn is_one_of(self, parameter: u8, given: Option<&[String]>) -> String {
         let is_hash = |version: &String| version.len() == 64;
         let hash = match given.is_some_and(|given| given.iter().any(is_hash)) {
             true if self != Self::Hash => format!(" OR {} = ANY (${parameter})", Self::Hash.sql()),
@@ -279,7 +279,7 @@ impl Store {
                  updated_at = now() {unpaused}
              WHERE id = $1 AND account_id = coalesce($6::text, account_id)
                  AND {} RETURNING {}",
-            version.is_given(7, change.only_if.as_deref()),
+            version.is_one_of(7, change.only_if.as_deref()),
             version.columns()
         );
         let name = change.name.as_ref().map(WebhookName::as_str);
@@ -306,7 +306,7 @@ impl Store {
     ) -> Result<Deleted, StoreError> {
         let sql = format!(
             "DELETE FROM webhooks WHERE id = $1 AND account_id = coalesce($2::text, account_id) AND {}",
-            self.version().await?.is_given(3, only_if)
+            self.version().await?.is_one_of(3, only_if)
         );
         if self.execute(&sql, &[&id.0, &scope.account(), &only_if]).await? > 0 {
             return Ok(Deleted::Done);
@@ -314,13 +314,15 @@ impl Store {
         Ok(self.find_webhook(scope, id).await?.map_or(Deleted::Unknown, |_| Deleted::Stale))
     }
 
-    /// What a version is in the schema as it is, which may be that of the release before.
-    async fn version(&self) -> Result<Version, StoreError> {
-        let known = self.has_revisions.load(Ordering::Relaxed);
-        let has_revisions =
-            known || self.query(HAS_REVISIONS, &[]).await?.first().is_some_and(|row| column(row, "has_revisions"));
+    /// How to compute versions in the schema as it is, which may be that of the release before.
+    async fn version(&self) -> Result<WebhookVersion, StoreError> {
+        if self.has_revisions.load(Ordering::Relaxed) {
+            return Ok(WebhookVersion::Revision);
+        }
+        let found = self.query(HAS_REVISIONS, &[]).await?;
+        let has_revisions = found.first().is_some_and(|row| column(row, "has_revisions"));
         self.has_revisions.store(has_revisions, Ordering::Relaxed);
-        Ok(if has_revisions { Version::Revision } else { Version::Hash })
+        Ok(if has_revisions { WebhookVersion::Revision } else { WebhookVersion::Hash })
     }
 
     /// The secret that signs now; `None` if there is no such webhook. The inner error is that of decrypting it.

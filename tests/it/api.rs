@@ -1,4 +1,4 @@
-//! The HTTP API: what customers can do, and what nobody can.
+//! The HTTP API: what customers can do, and what it refuses to everybody.
 
 mod bodies;
 mod described;

@@ -1,4 +1,4 @@
-//! What scripts rely on: flags, JSON shapes, exit codes, and one clear line on stderr for every error.
+//! What scripts rely on: flags, JSON fields, exit codes, and one clear line on stderr for every error.
 
 use std::collections::BTreeSet;
 
@@ -261,7 +261,8 @@ fn keys(object: &Value) -> BTreeSet<&str> {
     object.as_object().unwrap_or_else(|| panic!("no object: {object}")).keys().map(String::as_str).collect()
 }
 
-/// Exactly one line on stderr that says so, and nothing on stdout. Log lines, which are JSON here, do not count.
+/// Asserts that stderr has exactly one line, which says so, and stdout has none. Log lines, which are JSON here, do not
+/// count.
 #[track_caller]
 fn assert_fails(output: &Output, code: i32, said: &[&str]) {
     let lines: Vec<&str> = output.stderr.lines().filter(|line| !line.starts_with('{')).collect();

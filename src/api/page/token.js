@@ -35,13 +35,13 @@ export function renew() {
 	asking ??= new Promise((resolve) => {
 		const done = (came) => {
 			clearTimeout(timer);
-			listeners.delete(heard);
+			listeners.delete(received);
 			asking = null;
 			resolve(came);
 		};
-		const heard = () => done(true);
+		const received = () => done(true);
 		const timer = setTimeout(done, HOST_ANSWERS_WITHIN_MS, false);
-		listeners.add(heard);
+		listeners.add(received);
 		for (const host of hosts) parent.postMessage({ type: 'penr-webhooks:token-needed' }, host);
 	});
 	return asking;

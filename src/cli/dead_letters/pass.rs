@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::look::{self, DISCARD_UNREADABLE};
 use super::row::{Labels, why_dead};
-use crate::cli::signals::{Heard, Signals};
+use crate::cli::signals::{SignalReceiver, Signals};
 use crate::cli::{CommandResult, Failure, output};
 use crate::config::Settings;
 use crate::event::EventParser;
@@ -52,11 +52,11 @@ impl Selection {
     }
 }
 
-/// What becomes of a selected letter.
+/// The way in which selected letters leave the queue.
 pub(super) enum Fate {
-    /// It is sent to the workers again, then removed.
+    /// They are sent to the workers again, then removed.
     Requeued(Box<Publisher>),
-    /// It is removed.
+    /// They are removed.
     Discarded,
 }
 
@@ -91,7 +91,7 @@ impl<'a> Pass<'a> {
     }
 
     pub(super) async fn run(mut self, json: bool, signals: &Signals) -> CommandResult {
-        let (walked, heard) = self.until_signal(&mut signals.hear()?).await;
+        let (walked, exit_code) = self.until_signal(&mut signals.receiver()?).await;
         self.progress.finish_and_clear();
         let done = self.fate.past_tense();
         let counted = match walked {
@@ -105,7 +105,7 @@ impl<'a> Pass<'a> {
         if let Fate::Requeued(publisher) = self.fate {
             publisher.close().await;
         }
-        if let Some(code) = heard {
+        if let Some(code) = exit_code {
             if json {
                 output::json(&json!({ done: self.done }))?;
             }
@@ -126,13 +126,16 @@ impl<'a> Pass<'a> {
     }
 
     /// Walks until the end or a signal. Returns what the walk returned, and the exit code if there was a signal.
-    async fn until_signal(&mut self, heard: &mut Heard) -> (Result<Option<Counted>, PublishError>, Option<u8>) {
+    async fn until_signal(
+        &mut self,
+        signal: &mut SignalReceiver,
+    ) -> (Result<Option<Counted>, PublishError>, Option<u8>) {
         let (stop, mut code) = (self.stop.clone(), None);
         let mut walk = pin!(self.walk());
         loop {
             tokio::select! {
                 walked = &mut walk => return (walked, code),
-                first = heard.first(), if code.is_none() => {
+                first = signal.first(), if code.is_none() => {
                     code = Some(first);
                     stop.cancel();
                 }

@@ -14,7 +14,7 @@ use crate::text::printable;
 /// The reason of a dead letter whose properties cannot be read.
 pub(super) const UNREADABLE: &str = "unreadable";
 
-/// What is shown of a dead letter: a line of the table, or an object of the JSON document.
+/// A dead letter as a line of the table, or an object of the JSON document.
 #[derive(Debug, Serialize)]
 pub(super) struct DeadLetterRow {
     pub(super) reason: String,

@@ -1,4 +1,4 @@
-//! What attempts need from this machine: names, certificates, files.
+//! The things that attempts need from this machine: name look-ups, a proxy, certificates, open files.
 
 use super::{Check, Deadline, millis};
 use crate::config::Settings;

@@ -254,7 +254,7 @@ mod tests {
         let none = policies(&[(OurQueue::Events, "a", None), (OurQueue::DeadLetters, "b", None)], &expected);
         assert_eq!((none.status, none.advice.as_deref()), (Status::Warns, Some(DECLARED_BY_WORKER)));
         assert!(none.detail.contains("a is not declared yet") && none.detail.contains("; b is not"), "{none:?}");
-        // What is known of the other queue comes first, and by whom it is set decides what to do.
+        // The declared queue comes first. The advice depends on who has set the harmful value.
         let arguments = serde_json::json!({"x-delivery-limit": 5}).as_object().unwrap().clone();
         let in_force = serde_json::json!({"max-length": 5}).as_object().cloned();
         let dead = Some(QueueDescription { in_force, arguments, ..QueueDescription::default() });

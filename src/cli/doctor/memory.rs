@@ -185,7 +185,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever does what is advised is not advised again.
+        /// After an operator follows the advice, the check is ok.
         #[test]
         fn what_is_advised_is_enough(limit in 50..4096_u64, prefetch in 1..10_000_u64, largest in 1..1024_u64) {
             let wanted = largest * KIB / COMMON;

@@ -56,7 +56,7 @@ pub(super) async fn recover(
     if dry_run {
         return report("would recover", closed.recoverable, &closed, json);
     }
-    let mut heard = signals.hear()?;
+    let mut signal = signals.receiver()?;
     let progress = output::progress(closed.recoverable);
     let mut recovering = 0;
     let recovered = store.recover(id, &closed, rate, |count| {
@@ -66,11 +66,11 @@ pub(super) async fn recover(
     let (recovered, code) = tokio::select! {
         biased;
         // What is committed before the signal stays recovered.
-        code = heard.first() => (Ok(()), Some(code)),
+        code = signal.first() => (Ok(()), Some(code)),
         recovered = recovered => (recovered, None),
     };
     // Afterwards a signal ends the process at once again.
-    drop(heard);
+    drop(signal);
     progress.finish_and_clear();
     if let Some(code) = code {
         let so_far = format!("{recovering} of {} are recovering", closed.recoverable);

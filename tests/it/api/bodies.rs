@@ -1,4 +1,4 @@
-//! A body that is not plain JSON of known fields is refused before anything is done with it.
+//! A body that is not plain JSON with known fields is refused, and changes nothing.
 
 use serde_json::json;
 

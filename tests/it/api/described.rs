@@ -1,4 +1,4 @@
-//! The API's description is the one that is committed, and what it describes is there.
+//! The API serves the description that is committed as openapi.json, and has every route that it describes.
 
 use crate::support::http::get;
 use crate::support::*;

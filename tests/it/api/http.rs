@@ -1,4 +1,5 @@
-//! Whatever stands in a request's head, the answer is a problem that says so, and never a 500.
+//! A malformed request head is answered with a problem that says what is wrong, never with a 500; slow callers lose their
+//! connection.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -177,17 +178,17 @@ async fn a_caller_who_asks_on_and_on_but_never_reads_holds_no_connection() {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut deaf = socket.connect(api.address.parse().unwrap()).await.unwrap();
-    // Far more answers than any buffer between us holds.
+    // Far more answers than all socket buffers hold.
     let questions = "GET /v1/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n".repeat(400);
     deaf.write_all(questions.as_bytes()).await.unwrap();
     assert_eq!(api.customer("acc_1").get("/v1/event-types").await.status, 200);
 }
 
-/// An API one of whose connections is being answered until the gate opens.
+/// An API with one request that is being answered until the gate opens.
 struct Answering {
     api: Api,
     customer: Customer,
-    /// Of a webhook of the customer's.
+    /// The path of the customer's webhook.
     path: String,
     gate: Gate,
     answered: JoinHandle<u16>,
@@ -227,7 +228,7 @@ async fn beyond_the_limit_a_connection_waits_while_all_others_are_being_answered
     assert_eq!((first.await.unwrap(), second.await.unwrap()), (200, 200));
 }
 
-/// Begins a head, and again each time it is closed.
+/// Sends the beginning of a head, and connects again each time the connection is closed.
 async fn dawdle(address: String) {
     loop {
         let mut stream = TcpStream::connect(&address).await.unwrap();
@@ -248,7 +249,7 @@ async fn at_the_limit_those_that_keep_a_connection_and_ask_nothing_make_room() {
         idle.push(stream);
     }
     assert_eq!(customer.get("/v1/event-types").await.status, 200);
-    // It was opened first.
+    // This connection was opened first.
     within("it is closed", PATIENCE, idle[0].read_to_end(&mut Vec::new())).await.unwrap();
     let mut dawdlers = JoinSet::new();
     for _ in 0..40 {

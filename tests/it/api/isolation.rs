@@ -1,11 +1,11 @@
-//! No route shows, changes or counts anything of another account: its ids do not exist.
+//! No route shows, changes or counts anything of another account: its ids are answered as unknown.
 
 use serde_json::{Value, json};
 
 use crate::support::api::assert_problem;
 use crate::support::*;
 
-/// What stays the same of an answer, whatever id was asked for.
+/// The parts of an answer that must be the same for a foreign id and a random one.
 fn lasting(answer: &http::Response) -> (u16, Vec<String>, Value) {
     let names = answer.head.headers.iter().map(|(name, _)| name.clone()).collect();
     let mut body: Value = answer.json();
@@ -13,7 +13,7 @@ fn lasting(answer: &http::Response) -> (u16, Vec<String>, Value) {
     (answer.status, names, body)
 }
 
-/// A body that the route would take.
+/// A body that the route accepts.
 fn body_for(path: &str) -> Value {
     match path {
         _ if path.ends_with("/recover") => json!({ "since": "2026-01-01T00:00:00Z" }),

@@ -1,4 +1,4 @@
-//! What one account may use is bounded, and does not shorten what others have.
+//! One account's requests are limited, and do not use up what others may use.
 
 use futures_util::future::join_all;
 use serde_json::json;
@@ -35,7 +35,7 @@ async fn of_a_hundred_registrations_at_once_no_more_succeed_than_there_is_room_f
     assert_eq!(created, 1);
     assert_eq!(site.count("SELECT count(*) FROM webhooks").await, 10);
     api.customer("acc_2").create_at(URL).await;
-    // Operators may.
+    // The command line has no such limit.
     site.create_webhook("acc_1", URL, &["content.created"]).await;
 }
 
@@ -75,7 +75,7 @@ async fn tests_have_a_limit_of_their_own() {
     assert_eq!(customer.get(&path).await.status, 200);
 }
 
-/// Questions to the log that the server has begun to answer.
+/// Questions to the log that PostgreSQL is answering.
 const UNDER_WAY: &str = "
     SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND state = 'active' AND wait_event_type = 'Lock' AND query LIKE '%looked_at%'";
@@ -106,7 +106,7 @@ async fn an_account_asks_two_long_questions_at_a_time_and_leaves_the_database_to
         assert_eq!(modest.get("/v1/webhooks").await.status, 200);
     }
     assert!((1..=2).contains(&most), "{most} at a time");
-    // Those that had their turn and found the tables locked.
+    // The two that had their turn found the tables locked.
     let refused: Vec<_> = answers.unwrap().into_iter().filter(|answer| answer.status != 503).collect();
     assert!(refused.len() >= 8, "{}", refused.len());
     for answer in refused {

@@ -1,11 +1,11 @@
-//! Customers see every attempt, filter and page through them, and have sent again what was missed.
+//! Customers see every attempt, filter and page through the log, and send deliveries again.
 
 use serde_json::{Value, json};
 
 use crate::support::api::assert_problem;
 use crate::support::*;
 
-/// Attempts of a webhook, one a minute back in time: every third failed, every fifth of another type.
+/// Inserts attempts of a webhook, one for each minute back in time. Every third failed, every fifth has another type.
 async fn fill(site: &Site, path: &str, count: i32) {
     let id = path.rsplit('/').next().unwrap();
     let insert =
@@ -116,7 +116,7 @@ async fn a_busy_bucket_counts_its_newest_attempts_and_says_that_there_may_be_mor
     let api = site.api().await;
     let customer = api.customer("acc_1");
     let path = customer.create_at("http://127.0.0.1:9999/").await;
-    // Two hours, so that at least one whole hour is among them.
+    // Two hours, so that they include a whole one.
     fill(&site, &path, 7200).await;
     let stats = customer.get(&format!("{path}/stats")).await.json();
     let whole = &stats["data"][22];
@@ -171,7 +171,7 @@ async fn a_recovery_that_was_asked_for_outlives_the_process() {
     site.json(&["publish", "--account", "acc_1", "--type", "content.created", "--count", "3"]).await;
     wait_until("all are closed", async || site.count("SELECT count(*) FROM closed_deliveries").await == 3).await;
     drop(worker);
-    // As a process leaves it that ends between its answer and its work.
+    // The state after a process that ended between its answer and its work.
     let ask = "INSERT INTO recoveries SELECT id, now() - interval '1 hour', now() FROM webhooks WHERE id::text = $1";
     site.sql().await.execute(ask, &[&webhook.id]).await.unwrap();
     let _api = site.api().await;

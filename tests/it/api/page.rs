@@ -1,4 +1,4 @@
-//! The page comes with headers under which it can do no more than it needs.
+//! The page's headers allow it no more than it needs.
 
 use crate::support::http::{ask, get};
 use crate::support::*;
@@ -61,7 +61,7 @@ async fn its_files_are_asked_about_and_sent_once() {
         assert_eq!(answer.status, 200, "{name} is not among the files of src/api/page.rs");
         assert_eq!(answer.header("cache-control"), Some("no-cache"));
         let tag = answer.header("etag").unwrap().to_owned();
-        // As it is, and as proxies make it.
+        // The tag itself, and as proxies change it.
         for seen in [tag.clone(), format!("\"other\", W/{tag}"), format!("{}-gzip\"", tag.trim_end_matches('"'))] {
             let again = ask(&api.address, "GET", &path, &[("If-None-Match", &seen)], b"").await;
             assert_eq!((again.status, again.body.len()), (304, 0));

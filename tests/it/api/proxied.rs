@@ -1,4 +1,4 @@
-//! A proxy before the API may compress answers, and change or drop their ETag: changes are saved all the same.
+//! Changes are saved also behind a proxy that compresses answers and changes or drops their ETag.
 
 use serde_json::json;
 

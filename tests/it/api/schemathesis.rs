@@ -1,4 +1,4 @@
-//! Nothing that can be derived from the description makes the API answer what it does not describe.
+//! schemathesis makes requests from the description: every answer must be one that the description has.
 
 use std::path::Path;
 

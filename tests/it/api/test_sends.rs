@@ -1,4 +1,4 @@
-//! A test is sent as a real event is, shows what was sent, and changes nothing but the log.
+//! A test is sent like a real event, its request is shown, and only the log changes.
 
 use serde_json::{Value, json};
 

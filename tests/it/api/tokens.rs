@@ -1,4 +1,4 @@
-//! Only a token that is right in every respect opens anything.
+//! Only a token that is valid in every respect is accepted.
 
 use serde_json::json;
 
@@ -34,7 +34,7 @@ async fn without_the_one_bearer_token_there_is_nothing() {
     assert_problem(&ask(&api.address, "GET", &path, &[], b"").await, 401, "unauthorized");
     let lower = bearer.replace("Bearer", "bearer");
     assert_eq!(ask(&api.address, "GET", PATH, &[("authorization", &lower)], b"").await.status, 200);
-    // None of it stands in the log.
+    // No token is in the log.
     assert!(!api.replica.log().contains("eyJ"));
 }
 

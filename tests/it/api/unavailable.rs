@@ -1,4 +1,4 @@
-//! Without Postgres every route says so soon, and works again by itself.
+//! Without PostgreSQL every route answers 503 soon, and works again by itself.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::support::api::assert_problem;
 use crate::support::*;
 
-/// Every route that asks the database, with a body it takes.
+/// Every route that asks the database, with a body that it accepts.
 fn routes(webhook: &str) -> Vec<(&'static str, String, serde_json::Value)> {
     let at = |rest: &str| format!("{webhook}{rest}");
     vec![
@@ -38,7 +38,7 @@ async fn assert_all_unavailable(customer: &Customer, webhook: &str) {
         let answer = customer.send(method, &path, &body).await;
         assert_problem(&answer, 503, "unavailable");
         assert!(answer.header("retry-after").is_some());
-        // A second more than promised, for the other tests at work.
+        // A second more than promised, for other tests run at the same time.
         assert!(asked.elapsed() < Duration::from_secs(3), "{method} {path} took {:?}", asked.elapsed());
     };
     join_all(routes(webhook).into_iter().map(ask)).await;
@@ -50,7 +50,7 @@ async fn a_database_that_is_gone_or_silent_is_told_within_two_seconds() {
     let site = Site::new().await;
     let postgres = Proxy::to(site.postgres_address()).await;
     let site = site.postgres_through(&postgres.addr());
-    // With the limits of the settings.
+    // With the default limits.
     let mut api = site.api_of(site.launch(&["api"])).await;
     let customer = api.customer("acc_1");
     let path = customer.create_at("http://127.0.0.1:9999/").await;
@@ -99,19 +99,19 @@ async fn a_login_slower_than_a_request_delays_only_the_first_answer() {
     let postgres = Proxy::to(site.postgres_address()).await;
     postgres.delay_greetings(Duration::from_millis(1500));
     let site = site.postgres_through(&postgres.addr());
-    // With the limits of the settings.
+    // With the default limits.
     let api = site.api_of(site.launch(&["api"])).await;
     let customer = api.customer("acc_1");
     wait_until("the login is through", async || customer.get("/v1/webhooks").await.status == 200).await;
     for _ in 0..10 {
         assert_eq!(customer.get("/v1/webhooks").await.status, 200);
     }
-    // One each for requests, recoveries and the operations address, one that came too late for the first request, and two
-    // that were compared at the start.
+    // Sessions: one each for requests, recoveries and the operations address, one that was ready too late for the first
+    // request, and two that were compared at the start.
     assert!(postgres.opened() <= 6, "{} connections", postgres.opened());
 }
 
-/// Has every question about webhooks take long.
+/// Makes every question about webhooks slow.
 const SLOW: &str = "
     ALTER TABLE webhooks RENAME TO kept;
     CREATE VIEW webhooks AS SELECT kept.* FROM kept, pg_sleep(14)";

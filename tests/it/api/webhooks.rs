@@ -1,4 +1,4 @@
-//! Customers register, change and delete their webhooks; two who change one at once both learn of it.
+//! Customers register, change and delete their webhooks. Of two who change the same version, one is told.
 
 use serde_json::json;
 
@@ -58,7 +58,7 @@ async fn a_stale_change_or_deletion_is_refused_and_a_fresh_one_is_not() {
     assert_problem(&change(&tag, "second").await, 412, "precondition-failed");
     assert_problem(&change("nonsense", "second").await, 412, "precondition-failed");
     let mut versions = [tag.replace('"', ""), first.json()["version"].as_str().unwrap().to_owned()];
-    // As it is, and as proxies make it.
+    // The tag itself, and as proxies change it.
     for tag in [r#""x""#, r#"W/"x""#, r#""x-gzip""#, r#"W/"x-br""#, r#""x--gzip""#, r#""x;gz""#, r#""other", "x""#] {
         let [stale, fresh] = &versions;
         assert_problem(&change(&tag.replace('x', stale), "second").await, 412, "precondition-failed");
@@ -104,7 +104,7 @@ async fn of_many_changes_of_one_version_exactly_one_succeeds() {
     assert_eq!((statuses[0], &statuses[1..]), (200, &[412; 19][..]));
 }
 
-/// What a change writes in releases before V11, which know nothing of revisions.
+/// Changes the only webhook with the statement of releases before V11, which do not name the column `revision`.
 async fn change_as_the_release_before(site: &Site, change: &str) {
     let sql = format!(
         "WITH given AS (SELECT {change})
@@ -116,7 +116,7 @@ async fn change_as_the_release_before(site: &Site, change: &str) {
     assert_eq!(site.sql().await.execute(&sql, &[]).await.unwrap(), 1);
 }
 
-/// The version of the only webhook as releases before V11 give it out.
+/// The only webhook's version in the form of releases before V11.
 async fn version_of_the_release_before(site: &Site) -> String {
     let hash =
         "SELECT encode(sha256(convert_to(json_build_array(name, url, event_types, active)::text, 'UTF8')), 'hex')
@@ -145,7 +145,7 @@ async fn the_tag_changes_with_every_field_that_customers_change_and_with_nothing
         customer.patch(&path, &change).await;
         seen.push(tag().await);
     }
-    // A process of the release before writes beside this one. Back to what it was is another version, too.
+    // A process of the release before changes it meanwhile. An earlier value makes a new version, too.
     const NOTHING: &str = "NULL::text AS name, NULL::text AS url, NULL::text[] AS event_types, NULL::boolean AS active";
     for (field, value) in [
         ("NULL::text AS name", "'theirs' AS name"),
@@ -161,7 +161,6 @@ async fn the_tag_changes_with_every_field_that_customers_change_and_with_nothing
     }
     let different: std::collections::HashSet<&String> = seen.iter().collect();
     assert_eq!(different.len(), seen.len(), "{seen:?}");
-    // The one that our own change was made from is as stale as the others.
     for stale in &seen[..seen.len() - 1] {
         let headers = [("Content-Type", "application/json"), ("If-Match", stale.as_str())];
         assert_problem(&customer.ask("PATCH", &path, &headers, b"{}").await, 412, "precondition-failed");
@@ -179,7 +178,7 @@ async fn a_tag_that_the_release_before_gave_out_is_accepted_as_long_as_it_is_fre
         customer.ask(method, &path, &headers, body.as_bytes()).await
     };
     let old = version_of_the_release_before(&site).await;
-    // As it is, and as a proxy makes it.
+    // A proxy may have changed it.
     let changed = ask("PATCH", &format!("W/\"{old}-gzip\""), r#"{"name":"first"}"#).await;
     assert_eq!(changed.status, 200, "{}", changed.text());
     let stale = format!("\"{old}\"");
@@ -223,7 +222,7 @@ async fn no_url_that_is_refused_is_saved_or_told_more_than_the_rule() {
     let before = customer.get(&path).await.json();
     let table = include_str!("../../../src/webhook/url/url.tsv");
     let rows = table.lines().map(|line| line.split('\t').collect::<Vec<_>>());
-    // Those that are written with escapes are for the parser's own tests.
+    // Rows with escapes are for the parser's unit tests.
     let refused = rows.filter(|row| row[1] == "R" && !row[0].contains('\\')).map(|row| row[0].to_owned());
     let refused: Vec<String> = refused.collect();
     assert!(refused.len() > 50, "{}", refused.len());

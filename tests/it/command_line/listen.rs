@@ -29,7 +29,7 @@ async fn listen_finds_both_signatures_invalid_with_another_secret() {
     assert_eq!([&line["x_webhook_signature"], &line["webhook_signature"]], ["invalid"; 2].map(Value::from).each_ref());
 }
 
-/// Has one event delivered to `listen --json`, and returns its id and the line that was printed.
+/// Delivers one event to `listen --json`. Returns its id and the printed line.
 async fn deliver_to_a_listener(site: &Site, secret: Option<&str>) -> (String, Value) {
     let webhook = site.create_webhook(ACCOUNT, "http://hooks.example.com/", &[TYPE]).await;
     let listener = Listener::start(site, secret.unwrap_or(&webhook.secret), &["--json"]).await;
@@ -148,7 +148,7 @@ impl Listener {
         Self { process, address }
     }
 
-    /// What it printed about requests, once there are so many lines.
+    /// The lines about requests, as soon as there are so many.
     async fn lines(&self, count: usize) -> Vec<String> {
         eventually(&format!("{count} requests are printed"), async || {
             let lines: Vec<String> = self.process.stdout().lines().skip(1).map(str::to_owned).collect();

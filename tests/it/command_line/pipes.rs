@@ -1,4 +1,4 @@
-//! `| head`: who reads no further is told nothing more, and no command fails, panics or hangs for it.
+//! `| head`: no command fails, panics or hangs because the reader has closed stdout.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};

@@ -1,4 +1,4 @@
-//! `publish` does as penr.ai's services do, and refuses what a worker would refuse.
+//! `publish` publishes like penr.ai's services, and refuses what a worker would refuse.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,5 @@
-//! Settings and servers that cannot be used stop the start with one line, or are waited for; no secret is ever shown.
+//! Wrong settings stop a process at the start with one line, servers that do not answer are waited for, and no secret is
+//! shown.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +7,7 @@ use super::{ACCOUNT, assert_fails};
 use crate::support::replica::ATTACHED;
 use crate::support::*;
 
-/// Stands for a secret that was put where it does not belong.
+/// A secret in a place where none belongs.
 const SECRET: &str = "hunter2";
 
 #[tokio::test]
@@ -109,13 +110,13 @@ async fn a_setting_that_a_command_needs_and_does_not_have_is_named() {
     }
 }
 
-/// What docker-compose.yml sets unless the operator does.
+/// The keys that docker-compose.yml sets unless the operator does.
 const PUBLISHED: [(&str, &str); 2] = [
     ("PENR_WEBHOOKS__SECURITY__ENCRYPTION_KEYS", "cGVuci13ZWJob29rcy1kZXZlbG9wbWVudC1vbmx5ISE="),
     ("PENR_WEBHOOKS__API__JWT_SECRET", "development-only-and-known-to-everybody"),
 ];
 
-/// A file of settings that is delivered with the program.
+/// A settings file that is part of the project.
 fn ours(name: &str) -> String {
     format!("{}/config/{name}.toml", env!("CARGO_MANIFEST_DIR"))
 }
@@ -239,7 +240,7 @@ async fn a_worker_that_waits_for_its_servers_can_be_stopped() {
     }
 }
 
-/// The exit code and all that a process said which was to end at once. A loaded machine gets more than our second.
+/// The exit code and the whole output of a process that should end at once. A loaded machine gets more time.
 async fn ended(mut replica: Replica) -> (Option<i32>, String) {
     let started = Instant::now();
     let status = replica.wait().await;
