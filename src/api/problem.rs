@@ -38,7 +38,7 @@ pub(super) struct FieldError {
     pub(super) reason: String,
 }
 
-/// A problem as it is sent.
+/// Why a request failed: problem details as RFC 9457 has them.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub(super) struct Document<'a> {

@@ -71,7 +71,7 @@ impl Store {
 }
 
 const KEEPS_PAUSES: &str = "SELECT EXISTS (SELECT FROM pg_attribute
-    WHERE attrelid = 'webhooks'::regclass AND attname = 'paused_until' AND NOT attisdropped) AS keeps";
+    WHERE attrelid = 'webhooks'::regclass::oid AND attname = 'paused_until' AND NOT attisdropped) AS keeps";
 
 /// Writes the health of all observed webhooks, and notes as skipped those whose rows another transaction has locked.
 pub(super) async fn update(

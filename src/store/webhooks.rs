@@ -362,7 +362,7 @@ impl Store {
 }
 
 const HAS_REVISIONS: &str = "SELECT EXISTS (SELECT FROM pg_attribute
-    WHERE attrelid = 'webhooks'::regclass AND attname = 'revision' AND NOT attisdropped) AS has_revisions";
+    WHERE attrelid = 'webhooks'::regclass::oid AND attname = 'revision'::name AND NOT attisdropped) AS has_revisions";
 
 const REPLACE_SECRET: &str = "
     UPDATE webhooks

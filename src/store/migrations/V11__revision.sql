@@ -21,7 +21,7 @@ EXECUTE FUNCTION raise_webhook_revision();
 -- Whoever migrates may be a superuser, or a member of the role that owns the tables.
 DO $$
 DECLARE
-    owner text := (SELECT c.relowner::regrole::text FROM pg_class c WHERE c.oid = 'events'::regclass);
+    owner text := (SELECT c.relowner::regrole::text FROM pg_class c WHERE c.oid = 'events'::regclass::oid);
 BEGIN
     EXECUTE format('ALTER FUNCTION raise_webhook_revision() OWNER TO %s', owner);
 END $$;
