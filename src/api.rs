@@ -61,7 +61,7 @@ use query::Parameters;
 use recoveries::Recoveries;
 use server::{Server, Shutdown};
 
-pub use openapi::document as openapi;
+use openapi::document as openapi;
 
 /// The state that all routes share.
 struct Api {

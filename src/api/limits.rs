@@ -30,6 +30,7 @@ pub(super) struct RateLimits {
     burst: NonZeroU32,
     tests: PerAccount,
     turns: Turns,
+    /// Requests since the start, to know when to remove idle accounts.
     seen: AtomicU32,
 }
 

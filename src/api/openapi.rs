@@ -51,7 +51,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
 }
 
 /// The description of all routes, as `/v1/openapi.json` and the file `openapi.json` have it.
-pub fn document() -> utoipa::openapi::OpenApi {
+pub(super) fn document() -> utoipa::openapi::OpenApi {
     routes().split_for_parts().1
 }
 
