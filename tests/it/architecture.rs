@@ -1,9 +1,11 @@
-//! Holds the two rules about modules: layers and doors.
+//! Reads the sources and keeps the rules about modules: layers, doors to outside systems, no circles, no long files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A crate that speaks to an outside system, and the modules that may.
+mod circles;
+
+/// A crate that speaks to an outside system, and the modules that may use it.
 const DOORS: [(&str, &[&str]); 6] = [
     ("lapin", &["queue"]),
     ("tokio_postgres", &["store"]),
@@ -19,7 +21,10 @@ const LAYERS: [&str; 3] = ["// Rules", "// Edges", "// Services"];
 struct Source {
     /// Such as `cli/listen`.
     name: String,
+    /// Without lines that are comments.
     code: String,
+    /// All of them.
+    lines: usize,
 }
 
 impl Source {
@@ -39,8 +44,15 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
-/// Every source file but the roots and the tests.
+/// Every source file but main.rs, lib.rs and the tests.
 fn sources() -> Vec<Source> {
+    let mut sources = library();
+    sources.retain(|source| source.name != "lib");
+    sources
+}
+
+/// Every source file but main.rs and the tests.
+fn library() -> Vec<Source> {
     let (mut folders, mut sources) = (vec![root()], Vec::new());
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
@@ -48,10 +60,11 @@ fn sources() -> Vec<Source> {
             let name = path.strip_prefix(root()).unwrap().with_extension("").display().to_string();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") && !["lib", "main"].contains(&&*name) {
+            } else if path.extension().is_some_and(|e| e == "rs") && name != "main" {
                 let code = fs::read_to_string(&path).unwrap();
                 let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
-                sources.push(Source { name, code: lines.collect::<Vec<_>>().join("\n") });
+                let all = code.lines().count();
+                sources.push(Source { name, code: lines.collect::<Vec<_>>().join("\n"), lines: all });
             }
         }
     }
@@ -140,5 +153,60 @@ fn the_pure_rules_read_no_clock_roll_no_dice_and_do_no_io() {
         ] {
             assert!(!source.code.contains(impure), "src/{}.rs is a rule but uses {impure}", source.name);
         }
+    }
+}
+
+#[test]
+fn no_two_files_take_names_from_each_other_not_even_over_others() {
+    let sources = library();
+    let read: Vec<(&str, &str)> = sources.iter().map(|source| (&*source.name, &*source.code)).collect();
+    let circles = circles::circles(&read);
+    assert!(circles.is_empty(), "{} circles:\n{}", circles.len(), circles.join("\n"));
+}
+
+#[test]
+fn a_circle_is_found_whichever_way_the_names_are_written() {
+    let lib = ("lib", "pub mod a; pub mod b; pub mod c;");
+    let found = |files: &[(&str, &str)]| circles::circles(&[&[lib], files].concat());
+    let used_by_a = ("a", "use crate::b::{self, B};\npub struct A(B);\nconst ONE: u8 = 1;");
+    for taken in [
+        "use crate::a::A;",
+        "use super::a::{A as Other};",
+        "fn f() -> u8 { crate::a::ONE }",
+        "mod inner { use super::super::a::A; }",
+        "use crate::c::A;",
+    ] {
+        let circle = found(&[used_by_a, ("b", taken), ("c", "pub use crate::a::A;")]);
+        assert_eq!(circle.len(), 1, "{taken}");
+        assert!(circle[0].contains("src/a.rs takes B") && circle[0].contains("from src/a.rs"), "{}", circle[0]);
+    }
+    let over_a_third = found(&[used_by_a, ("b", "use crate::c::C;"), ("c", "use crate::a::A;")]);
+    assert_eq!(over_a_third[0].lines().count(), 3);
+    let siblings = found(&[("a", "mod x; mod y;"), ("a/x", "use super::y::Y;"), ("a/y", "fn f(_: super::x::X) {}")]);
+    assert_eq!(siblings.len(), 1);
+}
+
+#[test]
+fn what_is_no_circle_is_not_taken_for_one() {
+    let lib = ("lib", "pub mod a; pub mod b; pub fn helper() {}");
+    for other in [
+        "fn f() { crate::helper() }",
+        "// use crate::a::A;\nconst TEXT: &str = \"crate::a::A\";",
+        "#[cfg(test)]\nmod tests { use crate::a::A; }",
+        "#[cfg(test)]\nuse crate::a::{A};",
+        "use a::A;",
+    ] {
+        let circles = circles::circles(&[lib, ("a", "use crate::b::B; fn f() { crate::helper() }"), ("b", other)]);
+        assert!(circles.is_empty(), "{other}: {circles:?}");
+    }
+    let parent = ("a", "mod x; pub use x::X; pub struct A(X);");
+    assert!(circles::circles(&[lib, parent, ("a/x", "use super::A; pub struct X;"), ("b", "")]).is_empty());
+}
+
+/// A file that fits on a few screens can be read at once.
+#[test]
+fn no_file_has_more_than_400_lines() {
+    for source in library() {
+        assert!(source.lines <= 400, "src/{}.rs has {} lines", source.name, source.lines);
     }
 }
