@@ -60,6 +60,7 @@
 
 // Rules.
 pub mod address;
+mod bounds;
 pub mod config;
 pub mod delivery;
 pub mod egress;

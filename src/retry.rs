@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use serde::Deserialize;
+
+use crate::bounds::{self, DAY};
 use crate::delivery::{AttemptError, ClosedReason, Outcome};
 
 /// The HTTP status with which a receiver says that it is gone for good (RFC 9110, 15.5.11).
@@ -11,16 +14,20 @@ const OVERLOADED: [u16; 2] = [429, 503];
 /// No receiver can ask for a longer pause of its webhook: one that said too much would be without events for days.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
-/// When to try again, and for how long.
-#[derive(Debug, Clone)]
+/// When a delivery is tried again. The settings of `[retry]`.
+#[derive(Debug, Clone, Deserialize)]
 pub struct RetryPolicy {
-    /// Waits before attempts 2, 3, …; one attempt more than it has entries.
+    /// Waits before attempts 2, 3, …: a delivery gets one attempt more than this has entries.
+    #[serde(deserialize_with = "bounds::durations::<_, 100, { 30 * DAY }>")]
     pub schedule: Vec<Duration>,
-    /// Each wait is varied by up to this share of itself, 0 to 0.5.
+    /// Each wait is varied at random by up to this share of itself.
+    #[serde(deserialize_with = "bounds::up_to_half")]
     pub jitter: f64,
-    /// How far a receiver's `Retry-After` can push an attempt.
+    /// How far a receiver's `Retry-After` can delay an attempt.
+    #[serde(deserialize_with = "bounds::duration::<_, 0, { 7 * DAY }>")]
     pub max_retry_after: Duration,
     /// The wait after a failure of our own, which costs no attempt.
+    #[serde(deserialize_with = "bounds::duration::<_, 100, DAY>")]
     pub internal_delay: Duration,
 }
 

@@ -1,4 +1,5 @@
-//! Lays the operator's file and environment over the defaults, knowing where each value came from.
+//! Merges the defaults, the operator's file and the environment, and remembers where each value was set. Pure: the caller
+//! brings the texts.
 
 use std::collections::HashMap;
 
@@ -6,32 +7,41 @@ use serde::de::DeserializeOwned;
 use toml::{Table, Value};
 use zeroize::Zeroize as _;
 
-use super::{ConfigError, UrlSource};
+use super::ConfigError;
+use super::source::UrlSource;
 
 const DEFAULTS: &str = include_str!("../../config/default.toml");
 const PREFIX: &str = "PENR_WEBHOOKS__";
 const FILE_SUFFIX: &str = "_FILE";
-/// The section whose keys the operator chooses.
+/// The section to which an operator may add keys.
 const OPEN_SECTION: &str = "event_types";
-/// Shorter names that other software uses too.
+/// Variables with names of their own, which other software uses too, and their settings.
 const ALIASES: [(&str, &str); 2] = [("DATABASE_URL", "database.url"), ("AMQP_URL", "amqp.url")];
 
 /// The settings file, read by the caller.
 #[derive(Debug, Clone)]
 pub struct ConfigFile {
-    /// For messages.
+    /// The file's path, for messages.
     pub path: String,
+    /// The file's content, in TOML.
     pub text: String,
 }
 
-/// All layers as one, with the name under which the operator set each value.
+/// All layers merged into one.
 pub(super) struct Layers {
     table: Table,
+    /// By setting: the name under which the operator set it.
     origins: HashMap<String, String>,
-    /// The files that hold settings' values, by the settings.
+    /// By setting: the path of the file that holds its value, for settings whose variable ends with `_FILE`.
     files: HashMap<String, String>,
 }
 
+/// Merges all layers. The environment replaces the file, and the file the defaults.
+///
+/// # Errors
+///
+/// The file is not TOML, a name in it or in the environment is no setting, a value is of another kind than the default, two
+/// variables give one setting, or a file that a variable names cannot be read.
 pub(super) fn merge(
     file: Option<ConfigFile>,
     environment: impl IntoIterator<Item = (String, String)>,
@@ -65,7 +75,7 @@ impl Drop for Layers {
     }
 }
 
-/// Secrets were read from here into types that wipe themselves.
+/// Overwrites every text: some are secrets, which the types that hold the settings wipe by themselves.
 fn wipe(table: &mut Table) {
     for (_, value) in table.iter_mut() {
         match value {
@@ -77,8 +87,8 @@ fn wipe(table: &mut Table) {
 }
 
 impl Layers {
-    /// Which setting an environment variable names, if it is one of ours, and whether a file holds its value. A setting's
-    /// own name may end as those of files do.
+    /// Which setting an environment variable gives, if it is one of ours, and whether the variable names a file that holds
+    /// the value. `…_FILE` names a file unless a setting itself is called so, as `amqp.ca_file` is.
     fn setting_of(&mut self, variable: &str) -> Option<(String, bool)> {
         let whole = name_of(variable);
         let plain = variable.strip_suffix(FILE_SUFFIX).and_then(name_of);
@@ -89,24 +99,49 @@ impl Layers {
         }
     }
 
-    /// Reads the merged settings into their types.
-    pub(super) fn read<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
+    /// Reads one section of the merged settings.
+    ///
+    /// # Errors
+    ///
+    /// A value of it is not what its type wants; the error names the setting as the operator wrote it.
+    pub(super) fn section<T: DeserializeOwned>(&self, section: &str) -> Result<T, ConfigError> {
         let mut track = serde_path_to_error::Track::new();
-        let deserializer = serde_path_to_error::Deserializer::new(self.table.clone(), &mut track);
-        T::deserialize(deserializer).map_err(|error| {
-            // A list's entry is set where the list is.
+        let value = self.table[section].clone();
+        let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
+        T::deserialize(deserializer).or_else(|error| {
             let path = track.path().to_string();
-            let setting = path.split('[').next().unwrap_or_default();
-            ConfigError::new(self.origin(setting), error.message().to_owned())
+            // A list is set as a whole: an error in one of its entries is the list's.
+            let name = path.split('[').next().unwrap_or_default();
+            self.refuse(&format!("{section}.{name}"), error.message())
         })
     }
 
-    /// The name under which a setting was given.
+    /// Reads one setting, named `section.name`.
+    ///
+    /// # Errors
+    ///
+    /// The value is not what its type wants; the error names the setting as the operator wrote it.
+    pub(super) fn setting<T: DeserializeOwned>(&self, setting: &str) -> Result<T, ConfigError> {
+        let (section, name) = setting.split_once('.').expect("a section and a name");
+        let value = self.table[section][name].clone();
+        T::deserialize(value).or_else(|error| self.refuse(setting, error.message()))
+    }
+
+    /// An error about a setting, under the name that the operator wrote.
+    ///
+    /// # Errors
+    ///
+    /// Always.
+    pub(super) fn refuse<T>(&self, setting: &str, problem: impl Into<String>) -> Result<T, ConfigError> {
+        Err(ConfigError::new(self.origin(setting), problem))
+    }
+
+    /// The name under which the operator set a setting; the setting's own name if the default is in force.
     pub(super) fn origin(&self, setting: &str) -> String {
         self.origins.get(setting).cloned().unwrap_or_else(|| setting.to_owned())
     }
 
-    /// Where a server's address was given.
+    /// Where a server's URL, or its password, was given.
     pub(super) fn url_source(&self, setting: &str) -> UrlSource {
         let name = self.origins.get(setting).cloned().unwrap_or_default();
         UrlSource::new(name, self.files.get(setting).cloned())
@@ -127,7 +162,7 @@ impl Layers {
 
     fn lay_file(&mut self, file: &ConfigFile) -> Result<(), ConfigError> {
         let table: Table = file.text.parse().map_err(|error: toml::de::Error| {
-            // The message only: the library's full text repeats the line, which may hold a secret.
+            // Only the message: the library's full text repeats the line, which may hold a secret.
             let line = error.span().map_or(0, |span| file.text[..span.start].lines().count());
             ConfigError::new(&file.path, format!("is not valid TOML near line {line}: {}", error.message()))
         })?;
@@ -152,7 +187,7 @@ fn find<'a>(table: &'a mut Table, setting: &str) -> Option<&'a mut Value> {
     (!value.is_table()).then_some(value)
 }
 
-/// Reads a variable's text as the kind of value the default has, so that a secret of digits stays text.
+/// Reads a variable's text as a value of the same kind as the default: a secret that consists of digits stays a text.
 fn like(default: &Value, text: String) -> Result<Value, &'static str> {
     let parsed = |problem| {
         let table: Table = format!("value = {text}").parse().map_err(|_| problem)?;

@@ -1,9 +1,19 @@
-//! Reads the address to listen on, and says what to write instead of what is none. Pure.
+//! Reads the address to listen on. An error says what to write instead. Pure.
 
 use std::net::{Ipv6Addr, SocketAddr};
 
-/// The address, or what is wrong with the text and what to write.
-pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+use serde::{Deserialize, Deserializer, de};
+
+/// The address that a setting gives.
+///
+/// # Errors
+///
+/// The text is no address with a port: the error says what is wrong with it and what to write.
+pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    address(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| instead_of(text))
 }
 
@@ -12,7 +22,7 @@ fn instead_of(text: &str) -> String {
         true => ("", text),
         false => (text, ""),
     });
-    // Nothing of the text is repeated but its port.
+    // An error repeats only the port: the rest of the text may be anything.
     let given = is_port(port);
     let port = if given { port } else { "9090" };
     let all = format!("[::]:{port} for all addresses, 0.0.0.0:{port} for those of IPv4");
@@ -23,7 +33,7 @@ fn instead_of(text: &str) -> String {
         _ if host == "localhost" || host.ends_with(".localhost") => {
             format!("must be an address, not a name: {local}")
         }
-        // What stands behind the last colon may be a part of the address.
+        // The text behind the last colon may be a part of the address, not a port.
         _ if bare(text) || bare(host) => {
             format!("must have an IPv6 address in brackets, and a port behind them, as in [::]:{port} or [::1]:{port}")
         }

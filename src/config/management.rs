@@ -1,4 +1,4 @@
-//! Where RabbitMQ's management plugin answers, as an operator writes it.
+//! Reads the address at which RabbitMQ's management plugin answers. No error repeats a part of it: it may hold a password.
 
 use percent_encoding::percent_decode_str;
 use serde::de::Error as _;
@@ -10,19 +10,22 @@ use crate::secret::SecretText;
 /// The management plugin's address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Management {
-    /// `http` or `https`, a host, a port and perhaps a path that ends with `/`; nothing secret.
+    /// `http` or `https`, a host, a port and a path that ends with `/`; no credentials.
     pub url: Url,
-    /// The AMQP user's unless it has its own.
+    /// `None`: the AMQP user's are used.
     pub credentials: Option<Credentials>,
 }
 
+/// A user of the management plugin, with nothing encoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
+    /// The user's name.
     pub user: String,
+    /// The user's password.
     pub password: SecretText,
 }
 
-/// `None` is an empty text. No error repeats a part of it.
+/// The address that a setting gives; `None` if its text is empty.
 pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Management>, D::Error> {
     let text = SecretText::deserialize(deserializer)?;
     if text.is_empty() {
@@ -35,7 +38,7 @@ fn read(text: &str) -> Result<Management, &'static str> {
     const FORM: &str = "must have the form http://host:15672 or https://user:password@host:15671, with /?#@% in a password \
                         written %2F%3F%23%40%25";
     let mut url = Url::parse(text).map_err(|_| FORM)?;
-    // In `http://user:/word@host` the password `/word` is taken for a path.
+    // A parser takes `http://user:/word@host`, whose password is `/word`, for the host `user` and the path `/word@host`.
     if url.path().contains('@') {
         return Err(FORM);
     }

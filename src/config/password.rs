@@ -1,58 +1,37 @@
-//! Puts a password that is given apart from its server's URL into that URL, so that an operator need not encode it.
+//! Puts a password that is given apart from its server's URL into that URL, so that an operator need not encode it. Pure.
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Deserialize;
 
+use super::ConfigError;
 use super::layers::Layers;
-use super::{ConfigError, Raw, UrlSource};
+use super::source::{PutIn, UrlSource};
 use crate::secret::SecretText;
 
-/// How one kind of URL takes a password. An error repeats nothing of either.
-pub(super) type PutIn = fn(url: &str, password: &str) -> Result<String, &'static str>;
-
-/// The settings that this is about, of all.
-#[derive(Deserialize)]
-struct Passwords {
-    database: Section,
-    amqp: Section,
-}
-
-#[derive(Deserialize)]
-struct Section {
-    password: SecretText,
-}
-
-/// Completes both servers' URLs, and notes where they come from.
-pub(super) fn complete(raw: &mut Raw, layers: &Layers) -> Result<(), ConfigError> {
-    let passwords: Passwords = layers.read()?;
-    raw.database.url_from = layers.url_source("database.url");
-    raw.amqp.url_from = layers.url_source("amqp.url");
-    let database = (&mut raw.database.url, &mut raw.database.url_from);
-    put("database", database, passwords.database.password, into_database_url, layers)?;
-    put("amqp", (&mut raw.amqp.url, &mut raw.amqp.url_from), passwords.amqp.password, into_amqp_url, layers)
-}
-
-fn put(
-    section: &str,
-    (url, url_from): (&mut SecretText, &mut UrlSource),
-    password: SecretText,
-    put_in: PutIn,
+/// The URL of a section with the section's password in it, and where both were given.
+///
+/// # Errors
+///
+/// The URL has no place for the password: `put_in` says why. The error repeats nothing of either.
+pub(super) fn complete(
     layers: &Layers,
-) -> Result<(), ConfigError> {
-    // Commands that need the URL say that it is missing.
+    section: &str,
+    url: SecretText,
+    put_in: PutIn,
+) -> Result<(SecretText, UrlSource), ConfigError> {
+    let (url_setting, password_setting) = (format!("{section}.url"), format!("{section}.password"));
+    let password: SecretText = layers.setting(&password_setting)?;
+    let url_from = layers.url_source(&url_setting);
+    // Commands that need a URL say that it is missing.
     if password.is_empty() || url.is_empty() {
-        return Ok(());
+        return Ok((url, url_from));
     }
-    let whole = put_in(url.expose(), password.expose());
-    let whole = whole.map_err(|problem| ConfigError::new(layers.origin(&format!("{section}.url")), problem))?;
-    let password_from = layers.url_source(&format!("{section}.password"));
-    url_from.take_password(url.clone(), password, password_from, put_in);
-    *url = SecretText::new(whole);
-    Ok(())
+    let whole = put_in(url.expose(), password.expose()).or_else(|problem| layers.refuse(&url_setting, problem))?;
+    let url_from = url_from.with_password(url, password, layers.url_source(&password_setting), put_in);
+    Ok((SecretText::new(whole), url_from))
 }
 
-/// Both forms that libpq has. What comes last counts, so that it takes the place of one in the URL.
-fn into_database_url(url: &str, password: &str) -> Result<String, &'static str> {
+/// Appends the password to either form that libpq reads, a URI or `key=value` pairs. libpq uses the last of several.
+pub(super) fn into_database_url(url: &str, password: &str) -> Result<String, &'static str> {
     let is_uri = ["postgresql://", "postgres://"].iter().any(|scheme| url.trim_start().starts_with(scheme));
     if !is_uri {
         let escaped = password.replace('\\', r"\\").replace('\'', r"\'");
@@ -62,8 +41,8 @@ fn into_database_url(url: &str, password: &str) -> Result<String, &'static str> 
     Ok(format!("{}{divider}password={}", url.trim_end(), encoded(password)))
 }
 
-/// One address, or several: all of them get it, each in the place of its own.
-fn into_amqp_url(url: &str, password: &str) -> Result<String, &'static str> {
+/// Puts the password into each address of the URL, behind the user's name; replaces a password that stands there.
+pub(super) fn into_amqp_url(url: &str, password: &str) -> Result<String, &'static str> {
     let mut parts = url.split("://");
     let mut whole = parts.next().unwrap_or_default().to_owned();
     for part in parts {

@@ -1,0 +1,43 @@
+//! The settings of events: how large one may be, and the catalogue of their types.
+
+use serde::Deserialize;
+use toml::Value;
+
+use super::ConfigError;
+use super::layers::Layers;
+use crate::bounds::{self, MIB};
+use crate::event::{Catalogue, CatalogueEntry, EventParser};
+use crate::ids::EventType;
+
+/// `[event]`
+#[derive(Deserialize)]
+struct EventLimits {
+    #[serde(deserialize_with = "bounds::number::<_, _, 1024, { 16 * MIB }>")]
+    max_event_bytes: usize,
+}
+
+/// One of `[event_types]`, under the type's own name.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Shown {
+    name: String,
+    description: String,
+}
+
+pub(super) fn read(layers: &Layers) -> Result<EventParser, ConfigError> {
+    let EventLimits { max_event_bytes } = layers.section("event")?;
+    let types: toml::Table = layers.section("event_types")?;
+    let entries = types.into_iter().map(|(name, value)| entry(layers, &name, value));
+    Ok(EventParser { catalogue: Catalogue::new(entries.collect::<Result<_, _>>()?), max_event_bytes })
+}
+
+fn entry(layers: &Layers, name: &str, value: Value) -> Result<CatalogueEntry, ConfigError> {
+    let setting = format!("event_types.{name}");
+    let Some(event_type) = EventType::parse(name) else {
+        return layers.refuse(&setting, "must be lower-case words separated by dots, such as content.created");
+    };
+    match value.try_into() {
+        Ok(Shown { name, description }) => Ok(CatalogueEntry { event_type, name, description }),
+        Err(_) => layers.refuse(&setting, "needs a name and a description, both text, and nothing else"),
+    }
+}

@@ -1,0 +1,113 @@
+//! The settings of the workers, and when a webhook that fails is reported, disabled and recovered.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::layers::Layers;
+use super::{ConfigError, Sender};
+use crate::bounds::{self, DAY, SECOND};
+use crate::lanes::LaneLimits;
+
+/// `[worker]`
+#[derive(Debug, Clone, Deserialize)]
+pub struct Worker {
+    /// Broker messages in hand.
+    #[serde(deserialize_with = "bounds::number::<_, _, 1, { u16::MAX as i64 }>")]
+    pub prefetch: u16,
+    /// Requests in flight.
+    #[serde(deserialize_with = "bounds::number::<_, _, 1, 100_000>")]
+    pub max_in_flight: usize,
+    /// Requests in flight to one webhook. 0: no limit but the fair share.
+    #[serde(deserialize_with = "bounds::number::<_, _, 0, 100_000>")]
+    pub max_in_flight_per_webhook: usize,
+    /// A delivery that waits longer for its own receiver waits in the database instead.
+    #[serde(deserialize_with = "bounds::duration::<_, 1, { 60 * SECOND }>")]
+    pub park_after: Duration,
+    /// After so many failures in a row a receiver gets one request at a time.
+    #[serde(deserialize_with = "bounds::number::<_, _, 1, 1_000_000>")]
+    pub probe_after: u32,
+    /// The first wait between two such requests; it doubles with each failure.
+    #[serde(deserialize_with = "bounds::duration::<_, 1, { 3600 * SECOND }>")]
+    pub probe_interval: Duration,
+    /// The longest wait between two such requests.
+    #[serde(deserialize_with = "bounds::duration::<_, 0, DAY>")]
+    pub probe_interval_max: Duration,
+    /// Events matched by one query, and results written by one transaction.
+    #[serde(deserialize_with = "bounds::number::<_, _, 1, 10_000>")]
+    pub batch: usize,
+    /// How long a webhook that was looked up may be used.
+    #[serde(deserialize_with = "bounds::duration::<_, 0, SECOND>")]
+    pub lookup_lifetime: Duration,
+    /// When a delivery that a worker has claimed is due again.
+    #[serde(deserialize_with = "bounds::duration::<_, 0, DAY>")]
+    pub lease: Duration,
+    /// When messages whose results wait for the database are given back to the broker.
+    #[serde(deserialize_with = "bounds::duration::<_, SECOND, DAY>")]
+    pub give_back_after: Duration,
+    /// The shortest wait between two queries for due deliveries.
+    #[serde(deserialize_with = "bounds::duration::<_, 1, { 60 * SECOND }>")]
+    pub poll_interval: Duration,
+    /// The longest wait between two queries for due deliveries.
+    #[serde(deserialize_with = "bounds::duration::<_, 0, { 600 * SECOND }>")]
+    pub poll_interval_max: Duration,
+}
+
+impl Worker {
+    pub(super) fn read(layers: &Layers, sender: &Sender) -> Result<Self, ConfigError> {
+        let worker: Self = layers.section("worker")?;
+        // A lease that ends during its attempt would have the attempt made twice.
+        let shortest_lease = 2 * (sender.timeout + sender.body_timeout);
+        for (setting, duration, from, to) in [
+            ("worker.lease", worker.lease, shortest_lease, DAY),
+            ("worker.probe_interval_max", worker.probe_interval_max, worker.probe_interval, DAY),
+            ("worker.poll_interval_max", worker.poll_interval_max, worker.poll_interval, 600 * SECOND),
+        ] {
+            let range = from..=Duration::from_millis(to);
+            bounds::check(duration, range).or_else(|problem| layers.refuse(setting, problem))?;
+        }
+        Ok(worker)
+    }
+
+    /// What the lanes divide between webhooks.
+    pub(crate) fn limits(&self) -> LaneLimits {
+        let or_unlimited = |limit| if limit == 0 { usize::MAX } else { limit };
+        // The rest of the prefetched messages is being recorded.
+        let in_hand = (usize::from(self.prefetch) * 3).div_ceil(4);
+        LaneLimits {
+            in_flight: self.max_in_flight.min(in_hand),
+            per_webhook: or_unlimited(self.max_in_flight_per_webhook),
+            in_hand,
+            park_after: self.park_after,
+            probe_after: self.probe_after,
+            probe_interval: self.probe_interval,
+            probe_interval_max: self.probe_interval_max,
+        }
+    }
+}
+
+/// `[health]`: when a webhook's owner is told of its failures, and when the webhook is disabled. Each needs both: so many
+/// failed attempts in a row, and so long without a success.
+#[derive(Debug, Clone, Deserialize)]
+pub struct HealthThresholds {
+    /// Failed attempts in a row before the notice.
+    #[serde(deserialize_with = "bounds::number::<_, _, 1, 10_000>")]
+    pub notice_attempts: i32,
+    /// Time without a success before the notice.
+    #[serde(deserialize_with = "bounds::duration::<_, 0, { 30 * DAY }>")]
+    pub notice_after: Duration,
+    /// Failed attempts in a row before the webhook is disabled.
+    #[serde(deserialize_with = "bounds::number::<_, _, 1, 1_000_000>")]
+    pub disable_attempts: i32,
+    /// Time without a success before the webhook is disabled.
+    #[serde(deserialize_with = "bounds::duration::<_, 0, { 365 * DAY }>")]
+    pub disable_after: Duration,
+}
+
+/// `[recover]`
+#[derive(Debug, Clone, Deserialize)]
+pub struct Recover {
+    /// Recovered deliveries to one webhook, per second.
+    #[serde(deserialize_with = "bounds::number::<_, _, 1, 100_000>")]
+    pub rate: u32,
+}
