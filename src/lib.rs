@@ -73,6 +73,7 @@ pub mod secret;
 pub mod signature;
 pub mod snapshot;
 pub mod text;
+mod timestamps;
 pub mod token;
 pub mod webhook;
 

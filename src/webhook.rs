@@ -1,21 +1,25 @@
 //! A webhook as its customer saves it and sees it.
 
 use jiff::Timestamp;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::event::Catalogue;
 use crate::ids::{AccountId, EventType, WebhookId};
+use crate::timestamps::{optional_rfc3339, rfc3339};
 
 mod url;
 
-pub use url::{AllowedHostError, AllowedHosts, UrlPolicy, UrlRefusal, UrlWarning, WebhookUrl};
+pub use url::{AllowedHosts, UrlPolicy, UrlRefusal, WebhookUrl};
 
 /// What its customer calls a webhook: 1 to 200 characters, none of them a control character.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebhookName(String);
 
 impl WebhookName {
+    /// # Errors
+    ///
+    /// [`WebhookRefusal::Name`]
     pub fn parse(text: &str) -> Result<Self, WebhookRefusal> {
         let text = text.trim();
         let length = text.chars().count();
@@ -30,11 +34,16 @@ impl WebhookName {
     }
 }
 
-/// The types a webhook subscribes to: at least one, each of the catalogue, in its order, none twice.
+/// The event types that a webhook subscribes to: one or more of the catalogue, in the catalogue's order, none twice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subscriptions(Vec<EventType>);
 
 impl Subscriptions {
+    /// The types with these names.
+    ///
+    /// # Errors
+    ///
+    /// [`WebhookRefusal::NoEvents`], or [`WebhookRefusal::UnknownEvent`] with the first name that is not in the catalogue.
     pub fn parse<S: AsRef<str>>(names: &[S], catalogue: &Catalogue) -> Result<Self, WebhookRefusal> {
         if names.is_empty() {
             return Err(WebhookRefusal::NoEvents);
@@ -52,7 +61,7 @@ impl Subscriptions {
     }
 }
 
-/// Why a webhook cannot be saved as it was given, said to the one who gave it.
+/// Why a webhook cannot be saved as it was given. The texts are for the person who gave it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WebhookRefusal {
     #[error("the name must have 1 to 200 characters and no control characters")]
@@ -93,21 +102,8 @@ pub struct Webhook {
     pub version: String,
 }
 
-/// What the owner of a saved URL should know about it, in sentences.
-pub fn url_warnings(saved: &str) -> Vec<String> {
-    let plain = saved.starts_with("http://").then_some(UrlWarning::PlainHttp);
-    plain.iter().map(ToString::to_string).collect()
-}
-
-/// Timestamps leave as RFC 3339 with milliseconds.
-pub fn rfc3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&format_args!("{time:.3}"))
-}
-
-/// [`rfc3339`] or null.
-pub fn optional_rfc3339<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
-    match time {
-        Some(time) => rfc3339(time, serializer),
-        None => serializer.serialize_none(),
-    }
+/// Sentences for the owner of a saved URL; none for most URLs.
+pub(crate) fn url_warnings(saved: &str) -> Vec<String> {
+    const PLAIN_HTTP: &str = "the URL uses http, so everyone on the way can read the events; use https";
+    saved.starts_with("http://").then(|| PLAIN_HTTP.to_owned()).into_iter().collect()
 }

@@ -14,7 +14,7 @@ use super::auth::Caller;
 use super::problem::Problem;
 use super::query::WebhookPath;
 use crate::secret::{Owner, SigningSecret};
-use crate::webhook::rfc3339;
+use crate::timestamps::rfc3339;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
     OpenApiRouter::new().routes(routes!(show)).routes(routes!(regenerate))

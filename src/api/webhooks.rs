@@ -91,7 +91,7 @@ pub(super) struct ListedWebhook {
 pub(super) struct Activity {
     /// `success` or `failed`; null if there was no attempt.
     last_status: Option<&'static str>,
-    #[serde(serialize_with = "crate::webhook::optional_rfc3339")]
+    #[serde(serialize_with = "crate::timestamps::optional_rfc3339")]
     #[schema(value_type = Option<String>, format = DateTime)]
     last_attempt_at: Option<jiff::Timestamp>,
     /// Deliveries that wait for their time; 1,000 stands for more too.

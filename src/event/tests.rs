@@ -1,4 +1,5 @@
 use super::*;
+use crate::timestamps::is_rfc3339;
 use proptest::prelude::*;
 
 fn parser() -> EventParser {

@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::days::{LogWindow, within_window};
 use super::{Position, Scope, Store, StoreError, column};
 use crate::ids::{DeliveryId, EventType, WebhookId};
-use crate::webhook::{optional_rfc3339, rfc3339};
+use crate::timestamps::{optional_rfc3339, rfc3339};
 
 /// The most rows that one filtered answer reads: rows that the filter leaves out take time too.
 const LOOKED_AT: i64 = 5000;

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::days::{days_before, midnight, within_window};
 use super::{Store, StoreError, column};
 use crate::ids::{AccountId, WebhookId};
-use crate::webhook::rfc3339;
+use crate::timestamps::rfc3339;
 
 /// The most attempts that are read for one bucket: the newest.
 const READ_PER_BUCKET: i64 = 2000;

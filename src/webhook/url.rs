@@ -1,7 +1,7 @@
 //! Parses the URL a webhook is delivered to, and refuses every URL that must not be called. Pure.
 //!
 //! The URL is read by the WHATWG rules (<https://url.spec.whatwg.org>), as the HTTP client reads it, and is refused
-//! where another reader could take it for something else: what was checked is what is called.
+//! where another parser could read something else: the URL that was checked is the URL that is called.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ mod name;
 mod port;
 mod refusal;
 
-pub use allowed::{AllowedHostError, AllowedHosts};
+pub use allowed::AllowedHosts;
 pub use refusal::UrlRefusal;
 
 /// The longest URL accepted, in bytes: as written, and as it is requested.
@@ -28,23 +28,15 @@ pub struct UrlPolicy {
     pub addresses: AddressPolicy,
     /// Which names may stand in a URL beside public ones.
     pub allowed_hosts: AllowedHosts,
-    /// Refuses `http`, which is otherwise accepted with a warning.
+    /// Refuses `http`, which is otherwise accepted; its owner is warned.
     pub require_https: bool,
 }
 
-/// A URL that a webhook may be delivered to, as far as its text tells: the addresses its name resolves to are vetted
-/// when it is called.
+/// A URL that passed every rule that needs no network. The addresses that its name resolves to are checked when it is called.
 ///
-/// `Debug` shows the host alone, since paths and queries of webhooks carry credentials; there is no `Display`.
+/// `Debug` shows only the host, since paths and queries of webhooks contain credentials; there is no `Display`.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct WebhookUrl(Url);
-
-/// Something about an accepted URL that its owner should know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UrlWarning {
-    /// The scheme is `http`.
-    PlainHttp,
-}
 
 impl WebhookUrl {
     /// Parses `raw` and applies every rule that needs no network.
@@ -92,41 +84,11 @@ impl WebhookUrl {
     pub fn host(&self) -> &str {
         self.0.host_str().expect("a URL without a host is refused")
     }
-
-    /// The address, where the host is one. The HTTP client resolves nothing then, so vet it here.
-    #[must_use]
-    pub fn ip(&self) -> Option<IpAddr> {
-        match self.0.host()? {
-            Host::Ipv4(ip) => Some(ip.into()),
-            Host::Ipv6(ip) => Some(ip.into()),
-            Host::Domain(_) => None,
-        }
-    }
-
-    /// Whether payloads travel unencrypted.
-    #[must_use]
-    pub fn is_http(&self) -> bool {
-        self.0.scheme() == "http"
-    }
-
-    /// What its owner should know about this URL; empty for most.
-    #[must_use]
-    pub fn warnings(&self) -> Vec<UrlWarning> {
-        if self.is_http() { vec![UrlWarning::PlainHttp] } else { Vec::new() }
-    }
 }
 
 impl fmt::Debug for WebhookUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("WebhookUrl").field("host", &self.host()).finish_non_exhaustive()
-    }
-}
-
-impl fmt::Display for UrlWarning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::PlainHttp => f.write_str("the URL uses http, so everyone on the way can read the events; use https"),
-        }
     }
 }
 
@@ -146,8 +108,8 @@ fn check_characters(raw: &str) -> Result<(), UrlRefusal> {
     if foreign.all(is_letter_or_symbol) { Err(UrlRefusal::Ascii) } else { Err(UrlRefusal::Raw) }
 }
 
-/// Whether `foreign` stands for itself in a host name: not a digit of any script, and nothing that the mapping of
-/// internationalised names (UTS 46) turns into ASCII, drops or forbids. Letters, their accents and emoji do.
+/// Whether `foreign` may stand in an internationalised host name (UTS 46), as letters, accents and emoji may. Digits of other
+/// scripts, and characters that the mapping turns into ASCII, drops or forbids, may not.
 fn is_letter_or_symbol(foreign: char) -> bool {
     let stays = |label: String| Host::parse(&label).is_ok_and(|host| host.to_string().starts_with("xn--"));
     // An accent needs a letter before it; a letter written from right to left must not have a Latin one there.
@@ -173,7 +135,7 @@ fn is_scheme(text: &str) -> bool {
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
 }
 
-/// Host and port as written, behind any number of slashes as the WHATWG rules have it.
+/// Host and port as written. The WHATWG rules allow any number of slashes before them.
 fn authority(after_scheme: &str) -> Result<&str, UrlRefusal> {
     if !after_scheme.starts_with("//") {
         return Err(UrlRefusal::Raw);
@@ -192,9 +154,9 @@ fn host_as_written(authority: &str) -> &str {
 
 fn check_host(url: &Url, written: &str, policy: &UrlPolicy) -> Result<(), UrlRefusal> {
     match url.host() {
-        Some(Host::Domain(name)) if name.eq_ignore_ascii_case(written) => name::check(name, &policy.allowed_hosts),
+        Some(Host::Domain(name)) if name.eq_ignore_ascii_case(written) => check_name(name, &policy.allowed_hosts),
         Some(Host::Ipv4(ip)) => {
-            // 0177.0.0.1, 127.1 and 2130706433 are 127.0.0.1 to some readers and something else to others.
+            // Some parsers read 0177.0.0.1, 127.1 and 2130706433 as 127.0.0.1, others as another host.
             let without_dot = written.strip_suffix('.').unwrap_or(written);
             if without_dot != ip.to_string() {
                 return Err(UrlRefusal::Host);
@@ -203,21 +165,27 @@ fn check_host(url: &Url, written: &str, policy: &UrlPolicy) -> Result<(), UrlRef
             if without_dot == written { Ok(()) } else { Err(UrlRefusal::Host) }
         }
         Some(Host::Ipv6(ip)) => check_address(ip.into(), &policy.addresses),
-        // A name that is written with escapes, or no host at all.
+        // A name with percent-encoding, or no host.
         Some(Host::Domain(_)) | None => Err(UrlRefusal::Host),
     }
+}
+
+/// A name among the allowed hosts need not be public.
+fn check_name(name: &str, allowed_hosts: &AllowedHosts) -> Result<(), UrlRefusal> {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    if allowed_hosts.contains(name) { name::check_syntax(name) } else { name::check_public(name) }
 }
 
 fn check_address(ip: IpAddr, addresses: &AddressPolicy) -> Result<(), UrlRefusal> {
     if addresses.permits(ip) { Ok(()) } else { Err(UrlRefusal::Blocked) }
 }
 
-/// `https:///host` is a host to the WHATWG rules and an empty authority to RFC 3986.
+/// By the WHATWG rules `https:///host` names the host `host`; by RFC 3986 its authority is empty.
 fn check_slashes(after_scheme: &str) -> Result<(), UrlRefusal> {
     if after_scheme.starts_with("///") { Err(UrlRefusal::Raw) } else { Ok(()) }
 }
 
-/// `example.com.` is `example.com`, but not every server and certificate check knows.
+/// `example.com.` means `example.com`, but some servers and certificate checks treat them as different.
 fn without_final_dot(mut url: Url) -> Result<Url, UrlRefusal> {
     if let Some(name) = url.domain().and_then(|name| name.strip_suffix('.')).map(str::to_owned) {
         url.set_host(Some(&name))?;

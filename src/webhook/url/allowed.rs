@@ -1,4 +1,4 @@
-//! Decides which names a webhook may have as its host although they mean nothing in the public DNS. Pure.
+//! Names that the operator lets webhooks have as their host although the public DNS does not know them. Pure.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,8 +8,7 @@ use url::{Host, Url};
 
 use super::{UrlRefusal, check_characters, name};
 
-/// Hosts inside a private installation that the operator names. A name among them need not be public; its addresses must
-/// be permitted all the same.
+/// The hosts of `sender.allow_hosts`. Their names need not be public; their addresses must still be permitted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AllowedHosts(Vec<AllowedHost>);
 
@@ -21,45 +20,52 @@ struct AllowedHost {
     any_first_label: bool,
 }
 
-/// Why a text names no host to allow. No text of it repeats what was written.
+/// Why a text names no host to allow. No error repeats the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AllowedHostError {
+    /// Nothing but white space.
     #[error("is empty; name a host, such as receiver")]
     Empty,
+    /// An address or a network.
     #[error("is an address; sender.allow_networks is for those")]
     Address,
+    /// A URL, or a part of one.
     #[error("is more than a host; write receiver, not http://receiver/hook")]
     Url,
+    /// A host and a port.
     #[error("has a port; write the host alone, which may then be called at every port that webhooks may have")]
     Port,
+    /// A `*` in a place where it means nothing.
     #[error("has a * that is not the whole first label before a name, as in *.hooks.svc.cluster.local")]
     Wildcard,
+    /// Letters outside ASCII.
     #[error("is not in ASCII; write its xn-- form")]
     Ascii,
+    /// No name by the rules of the DNS.
     #[error("is no host name: it needs labels of 1 to 63 letters, digits, - and _, with dots between them")]
     Name,
 }
 
 impl AllowedHosts {
-    /// Reads names, each whole or with `*` as its first label: `receiver`, `*.hooks.svc.cluster.local`. They are normalised
-    /// as the hosts of URLs are.
+    /// Reads names: `receiver`, or with `*` as the first label `*.hooks.svc.cluster.local`. They are normalised as the hosts
+    /// of URLs are.
     ///
     /// # Errors
     ///
-    /// The position of the first text that is no such name, from 1 on, and why.
+    /// The position of the first text that is no such name, counted from 1, and the reason.
     pub fn parse<T: AsRef<str>>(texts: &[T]) -> Result<Self, (usize, AllowedHostError)> {
         let parsed = texts.iter().enumerate();
         let parsed = parsed.map(|(at, text)| AllowedHost::parse(text.as_ref()).map_err(|error| (at + 1, error)));
         parsed.collect::<Result<_, _>>().map(Self)
     }
 
-    /// Whether `name`, the host of a URL that was parsed, is among them.
+    /// Whether `name`, the host of a parsed URL without its final dot, is allowed.
     #[must_use]
     pub fn contains(&self, name: &str) -> bool {
         self.0.iter().any(|allowed| allowed.is(name))
     }
 
-    /// Each as an operator would write it.
+    /// The names as an operator writes them.
     pub fn iter(&self) -> impl Iterator<Item = impl fmt::Display> {
         self.0.iter()
     }
@@ -105,7 +111,7 @@ fn is_address(text: &str) -> bool {
     bare.parse::<IpAddr>().is_ok() || text.parse::<IpNet>().is_ok()
 }
 
-/// The host that a URL with this host has.
+/// The name as the URL parser normalises it.
 fn normalised(written: &str) -> Result<String, AllowedHostError> {
     check_characters(written).map_err(|refusal| match refusal {
         UrlRefusal::Ascii => AllowedHostError::Ascii,
@@ -118,7 +124,7 @@ fn normalised(written: &str) -> Result<String, AllowedHostError> {
             if name::is_name(host) { Ok(host.to_owned()) } else { Err(AllowedHostError::Name) }
         }
         Some(Host::Ipv4(_) | Host::Ipv6(_)) => Err(AllowedHostError::Address),
-        // A name that is written with escapes, or none.
+        // A name with percent-encoding, or no host.
         Some(Host::Domain(_)) | None => Err(AllowedHostError::Name),
     }
 }

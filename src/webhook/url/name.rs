@@ -1,8 +1,8 @@
 //! Decides which DNS names a webhook may have as its host. Pure.
 
-use super::{AllowedHosts, UrlRefusal};
+use super::UrlRefusal;
 
-/// RFC 1035, 2.3.4; the whole name counts without the final dot.
+/// RFC 1035, 2.3.4. The final dot does not count.
 const MAX_NAME_BYTES: usize = 253;
 const MAX_LABEL_BYTES: usize = 63;
 
@@ -26,22 +26,24 @@ const PRIVATE_TOP_LEVELS: &[&str] = &[
     "test",        // RFC 6761, 6.2
 ];
 
-/// Accepts a name of two or more labels below a public top level, and one that the operator allows. `name` is in lower case
-/// and does not end in a number: the URL parser has made an IPv4 address of those, or refused them.
-pub(super) fn check(name: &str, allowed: &AllowedHosts) -> Result<(), UrlRefusal> {
-    let name = name.strip_suffix('.').unwrap_or(name);
-    let allowed = allowed.contains(name);
+/// Accepts a name of two or more labels below a public top level.
+///
+/// `name` is in lower case, has no final dot and does not end in a number: the URL parser turns such a name into an IPv4
+/// address or refuses it.
+pub(super) fn check_public(name: &str) -> Result<(), UrlRefusal> {
     let top_level = name.rsplit('.').next().unwrap_or(name);
-    if !allowed && PRIVATE_TOP_LEVELS.contains(&top_level) {
+    if PRIVATE_TOP_LEVELS.contains(&top_level) {
         return Err(UrlRefusal::PrivateName);
     }
-    if !is_name(name) || !(allowed || name.contains('.')) {
-        return Err(UrlRefusal::Host);
-    }
-    Ok(())
+    if name.contains('.') { check_syntax(name) } else { Err(UrlRefusal::Host) }
 }
 
-/// Whether a host can have this name, which has no final dot.
+/// Accepts every name that a host can have. `name` has no final dot.
+pub(super) fn check_syntax(name: &str) -> Result<(), UrlRefusal> {
+    if is_name(name) { Ok(()) } else { Err(UrlRefusal::Host) }
+}
+
+/// Whether a host can have this name. `name` has no final dot.
 pub(super) fn is_name(name: &str) -> bool {
     name.len() <= MAX_NAME_BYTES && name.split('.').all(is_label)
 }

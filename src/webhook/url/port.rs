@@ -9,8 +9,8 @@ use super::UrlRefusal;
 /// Above the system ports (RFC 6335, 6).
 const FIRST_USER_PORT: u16 = 1024;
 
-/// Ports above the system's that belong to databases, brokers and administration: a POST sent there is an attack or a
-/// mistake. Ports that web servers commonly use are not listed even where something else claims them too.
+/// User ports of databases, brokers and administration: a POST to one of them is an attack or a mistake. Ports that web
+/// servers commonly use are not listed, even if other software uses them too.
 const REFUSED: &[RangeInclusive<u16>] = &[
     1433..=1434,   // SQL Server
     1521..=1521,   // Oracle
@@ -58,7 +58,7 @@ const REFUSED: &[RangeInclusive<u16>] = &[
     28017..=28017, // MongoDB status
 ];
 
-/// Accepts the default port of the scheme, and user ports that are not known for something else.
+/// Accepts the default port of the scheme, and user ports that are not listed above.
 pub(super) fn check(url: &Url) -> Result<(), UrlRefusal> {
     match url.port() {
         None => Ok(()),

@@ -1,4 +1,4 @@
-//! Says which rule a URL breaks, and what to do about it.
+//! The rule that a URL breaks, as a sentence for the webhook's owner that says what to do.
 
 use url::ParseError;
 
@@ -21,7 +21,7 @@ pub enum UrlRefusal {
         "the URL must be written in ASCII; write the host name in its xn-- form and percent-encode the path and query"
     )]
     Ascii,
-    /// No URL by the WHATWG rules.
+    /// The WHATWG rules cannot read it.
     #[error("the URL cannot be read; write it like https://hooks.your-company.com/path")]
     Parse(#[from] ParseError),
     /// Neither `http` nor `https`.
@@ -52,30 +52,10 @@ pub enum UrlRefusal {
     /// An address that the policy refuses.
     #[error("the host is an address that cannot be called from here; use a public one")]
     Blocked,
-    /// A port that is reserved for something else than a web server.
+    /// A port that belongs to other software than web servers.
     #[error(
         "the port cannot be used for webhooks; use the default port, or one between 1024 and 65535 \
          that is not known for a database or for administration"
     )]
     Port,
-}
-
-impl UrlRefusal {
-    /// The name of the rule, for programs: `too_long`, `raw`, `ascii`, `parse`, `scheme`, `userinfo`, `fragment`,
-    /// `host`, `blocked` or `port`.
-    #[must_use]
-    pub fn rule(&self) -> &'static str {
-        match self {
-            Self::TooLong => "too_long",
-            Self::Raw => "raw",
-            Self::Ascii => "ascii",
-            Self::Parse(_) => "parse",
-            Self::Scheme | Self::HttpsRequired => "scheme",
-            Self::UserInfo => "userinfo",
-            Self::Fragment => "fragment",
-            Self::Host | Self::PrivateName => "host",
-            Self::Blocked => "blocked",
-            Self::Port => "port",
-        }
-    }
 }

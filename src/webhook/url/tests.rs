@@ -1,5 +1,8 @@
-use super::{MAX_URL_BYTES, UrlPolicy, UrlRefusal, UrlWarning, WebhookUrl};
+use std::net::IpAddr;
+
+use super::{MAX_URL_BYTES, UrlPolicy, UrlRefusal, WebhookUrl};
 use crate::address::AddressPolicy;
+use crate::webhook::url_warnings;
 
 mod properties;
 
@@ -14,6 +17,27 @@ fn parsed(raw: &str) -> WebhookUrl {
 fn allowing(networks: &[&str]) -> UrlPolicy {
     let allow = networks.iter().map(|network| network.parse().expect("a network of the test")).collect();
     UrlPolicy { addresses: AddressPolicy::new(allow, Vec::new()), ..UrlPolicy::default() }
+}
+
+/// The name of the rule in the table.
+fn rule(refusal: UrlRefusal) -> &'static str {
+    match refusal {
+        UrlRefusal::TooLong => "too_long",
+        UrlRefusal::Raw => "raw",
+        UrlRefusal::Ascii => "ascii",
+        UrlRefusal::Parse(_) => "parse",
+        UrlRefusal::Scheme | UrlRefusal::HttpsRequired => "scheme",
+        UrlRefusal::UserInfo => "userinfo",
+        UrlRefusal::Fragment => "fragment",
+        UrlRefusal::Host | UrlRefusal::PrivateName => "host",
+        UrlRefusal::Blocked => "blocked",
+        UrlRefusal::Port => "port",
+    }
+}
+
+/// The address, if the host is one.
+fn address_of(url: &WebhookUrl) -> Option<IpAddr> {
+    url.host().trim_matches(['[', ']']).parse().ok()
 }
 
 /// Undoes the escapes of the table; a backslash that begins none of them stands for itself.
@@ -46,7 +70,7 @@ fn the_table_of_urls_is_kept() {
     for line in include_str!("url.tsv").lines().skip(1) {
         let [url, verdict, rule] = line.split('\t').collect::<Vec<_>>()[..] else { panic!("bad row: {line}") };
         match (verdict, parse(&unescaped(url))) {
-            ("R", Err(refusal)) => assert_eq!(refusal.rule(), rule, "{url}"),
+            ("R", Err(refusal)) => assert_eq!(self::rule(refusal), rule, "{url}"),
             ("A" | "A→D", Ok(_)) => {}
             (_, result) => panic!("{url}: expected {verdict} {rule}, got {result:?}"),
         }
@@ -145,11 +169,10 @@ fn ports_of_web_servers_are_accepted_and_those_of_databases_are_not() {
 fn http_is_accepted_with_a_warning_unless_the_operator_requires_https() {
     let strict = UrlPolicy { require_https: true, ..UrlPolicy::default() };
     let plain = parsed("http://example.com/");
-    assert!(plain.is_http());
-    assert_eq!(plain.warnings(), [UrlWarning::PlainHttp]);
-    assert!(parsed("https://example.com/").warnings().is_empty());
+    assert_eq!(url_warnings(plain.as_str()).len(), 1);
+    assert!(url_warnings(parsed("https://example.com/").as_str()).is_empty());
     let refusal = WebhookUrl::parse("http://example.com/", &strict).expect_err("http is refused");
-    assert_eq!((refusal, refusal.rule()), (UrlRefusal::HttpsRequired, "scheme"));
+    assert_eq!(refusal, UrlRefusal::HttpsRequired);
     WebhookUrl::parse("https://example.com/", &strict).expect("https is accepted");
 }
 
@@ -157,7 +180,7 @@ fn http_is_accepted_with_a_warning_unless_the_operator_requires_https() {
 fn an_allowed_network_can_be_called_in_development() {
     let policy = allowing(&["127.0.0.0/8", "::1/128"]);
     let url = WebhookUrl::parse("http://127.0.0.1:9000/hook", &policy).expect("loopback is allowed");
-    assert_eq!(url.ip(), Some([127, 0, 0, 1].into()));
+    assert_eq!(address_of(&url), Some([127, 0, 0, 1].into()));
     WebhookUrl::parse("http://[::1]:9000/hook", &policy).expect("loopback is allowed");
     for raw in
         ["http://2130706433:9000/", "http://127.1:9000/", "http://[::ffff:127.0.0.1]:9000/", "http://10.0.0.1:9000/"]
@@ -172,5 +195,5 @@ fn only_the_host_is_ever_shown() {
     assert_eq!(format!("{url:?}"), r#"WebhookUrl { host: "example.com", .. }"#);
     assert_eq!(url.host(), "example.com");
     assert_eq!(parsed("https://[2606:4700:4700::1111]:8443/").host(), "[2606:4700:4700::1111]");
-    assert_eq!(url.ip(), None);
+    assert_eq!(address_of(&url), None);
 }

@@ -16,8 +16,6 @@ struct File {
     children: BTreeSet<String>,
     /// By the name that each brings in: its path.
     imports: BTreeMap<String, Module>,
-    /// The names that are imported for others, and not used here.
-    passed_on: BTreeSet<String>,
     /// All paths that begin at the crate, at this module, at one above it or at a child, resolved to the crate's root.
     paths: BTreeSet<Module>,
 }

@@ -1,0 +1,40 @@
+//! The event types that customers can subscribe to.
+
+use crate::ids::EventType;
+
+/// One type that customers can subscribe to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CatalogueEntry {
+    /// The type as events carry it.
+    pub event_type: EventType,
+    /// Shown to customers.
+    pub name: String,
+    /// Shown to customers.
+    pub description: String,
+}
+
+/// All event types, in the order in which customers see them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Catalogue(Vec<CatalogueEntry>);
+
+impl Catalogue {
+    /// The catalogue with these entries.
+    pub fn new(entries: Vec<CatalogueEntry>) -> Self {
+        Self(entries)
+    }
+
+    /// The type with this name, if there is one.
+    pub fn get(&self, name: &str) -> Option<&EventType> {
+        self.types().find(|known| known.as_str() == name)
+    }
+
+    /// The types alone.
+    pub fn types(&self) -> impl Iterator<Item = &EventType> {
+        self.0.iter().map(|entry| &entry.event_type)
+    }
+
+    /// The types with what customers see of them.
+    pub fn entries(&self) -> &[CatalogueEntry] {
+        &self.0
+    }
+}
