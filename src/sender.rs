@@ -24,9 +24,10 @@ mod answer;
 mod clients;
 mod failure;
 mod opening;
-mod places;
 mod probe;
 mod proxy;
+mod reservation;
+mod reservations;
 mod resolver;
 mod sent;
 
@@ -62,7 +63,7 @@ pub struct Sender {
     route: Route,
     urls: UrlPolicy,
     timeout: Duration,
-    limits: answer::Limits,
+    limits: answer::AnswerLimits,
 }
 
 impl Sender {
@@ -70,7 +71,7 @@ impl Sender {
         let resolver = resolver(settings)?;
         let clients = Arc::new(Clients::new(settings, resolver.clone())?);
         let route = Route::new(settings, resolver);
-        let limits = answer::Limits { timeout: settings.body_timeout, max_bytes: settings.max_body_bytes };
+        let limits = answer::AnswerLimits { timeout: settings.body_timeout, max_bytes: settings.max_body_bytes };
         Ok(Self { clients, route, urls: settings.urls.clone(), timeout: settings.timeout, limits })
     }
 

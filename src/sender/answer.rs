@@ -1,4 +1,4 @@
-//! Takes from a receiver's answer what we keep: little, clean and in bounded time.
+//! Reads the parts of a receiver's answer that are kept. Size and time are bounded, and text is cleaned.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,23 +8,23 @@ use reqwest::header::{CONTENT_ENCODING, HeaderMap, RETRY_AFTER};
 
 use crate::text::printable;
 
-/// Bytes of a snippet, as the log keeps it.
+/// Bytes of the beginning of a body that the log keeps.
 const MAX_SNIPPET_BYTES: usize = 1024;
-/// No date and no sensible number of seconds is longer.
+/// A longer value of `Retry-After` is neither a date nor a sensible number of seconds.
 const MAX_RETRY_AFTER_BYTES: usize = 64;
 
 /// How much of a body is read, and for how long.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(super) struct AnswerLimits {
     pub timeout: Duration,
     pub max_bytes: usize,
 }
 
-/// The cleaned beginning of the body. A connection whose body was not read to its end is not used again.
-pub(super) async fn snippet(response: Response, limits: Limits) -> Option<String> {
+/// The cleaned beginning of the body. If the body was not read to its end, the connection is not used again.
+pub(super) async fn snippet(response: Response, limits: AnswerLimits) -> Option<String> {
     let encoded = response.headers().get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
     let mut body = Vec::new();
-    // On a timeout what was read so far counts.
+    // After a timeout the part that was read is kept.
     let _ = tokio::time::timeout(limits.timeout, read(response, limits.max_bytes, &mut body)).await;
     match body.is_empty() {
         true => None,
@@ -43,7 +43,8 @@ async fn read(mut response: Response, max_bytes: usize, body: &mut Vec<u8>) {
     }
 }
 
-/// `Retry-After` (RFC 9110, 10.2.3) as a wait: seconds, or a date in any form receivers use. Anything else says nothing.
+/// How long `Retry-After` (RFC 9110, 10.2.3) asks to wait: seconds, or a date in any form that receivers use. Other values are
+/// ignored.
 pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let mut values = headers.get_all(RETRY_AFTER).iter();
     let (value, None) = (values.next()?, values.next()) else { return None };

@@ -1,12 +1,11 @@
 //! The HTTP clients: how they are built, which one an attempt uses, and when they are replaced.
 //!
-//! One keeps connections open for the next requests. Whoever finds no place among those that are kept, and whoever
-//! was given a connection that the receiver was about to close, uses a second one, which opens a connection for every
-//! request.
+//! The pooled client keeps connections open for the next requests. The unpooled client opens a connection for every request.
+//! An attempt uses the unpooled one if the pool has no place for it, or if the receiver closed the kept connection just as
+//! the attempt used it.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::ErrorKind;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -16,19 +15,19 @@ use rustls_platform_verifier::BuilderVerifierExt as _;
 use url::{Position, Url};
 
 use super::opening::{NoteOpening, noted};
-use super::places::{Limits, Places};
 use super::proxy::with_proxy;
+use super::reservation::Reservation;
+use super::reservations::{ReservationLimits, Reservations};
 use super::resolver::Resolver;
 use super::{SetupError, causes};
 use crate::config;
 
-/// What the files of a process allow is kept up to this number, unless a setting says otherwise: each connection takes
-/// memory, too.
+/// Connections that are kept open at most if `sender.max_idle_connections` is not set: each takes memory.
 const MOST_UNLESS_SET: usize = 4096;
-/// The client's pool looks for what was idle for too long no more often than this.
+/// The client's pool looks for connections that were idle for too long no more often than this.
 const SHORTEST_LOOK: Duration = Duration::from_millis(90);
 
-/// Connections that are kept open in total by a process that may open so many files.
+/// Connections that are kept open in total by a process that may open `files` files.
 pub fn max_idle_connections(settings: &config::Sender, files: u64) -> usize {
     match settings.max_idle_connections {
         0 => usize::try_from(files / 4).map_or(MOST_UNLESS_SET, |quarter| quarter.min(MOST_UNLESS_SET)),
@@ -40,7 +39,8 @@ pub(super) struct Clients {
     recipe: Recipe,
     pooled: RwLock<Pooled>,
     unpooled: Client,
-    places: Arc<Mutex<Places>>,
+    reservations: Arc<Mutex<Reservations>>,
+    /// Seeded at random: hosts whose hashes are equal share their places, and nobody can choose such names.
     hasher: RandomState,
 }
 
@@ -57,26 +57,23 @@ impl Clients {
         Ok(Self {
             pooled: RwLock::new(Pooled { client: recipe.pooled()?, since: now }),
             unpooled: recipe.unpooled()?,
-            places: Arc::new(Mutex::new(Places::new(limits(settings), now))),
+            reservations: Arc::new(Mutex::new(Reservations::new(limits(settings), now))),
             hasher: RandomState::new(),
             recipe,
         })
     }
 
-    /// What an attempt at this URL is made with, until it has read its answer.
+    /// The clients for one attempt at this URL. The caller keeps them until it has read the answer.
     pub(super) fn for_attempt(&self, url: &Url) -> Chosen {
         let now = Instant::now();
         let host = self.hasher.hash_one(&url[..Position::BeforePath]);
-        let has_place = lock(&self.places).enter(host, now);
-        let pooled = has_place.then(|| {
-            let place = Place { places: self.places.clone(), host, opened: AtomicBool::new(false) };
-            (self.pooled(now), Arc::new(place))
-        });
+        let reservation = Reservation::new(&self.reservations, host, now);
+        let pooled = reservation.map(|reservation| (self.pooled(now), Arc::new(reservation)));
         Chosen { pooled, unpooled: self.unpooled.clone() }
     }
 
-    /// The present client with a pool. One that has reached its age is replaced: its idle connections close, those in
-    /// use with their request, and the new client looks for the receivers' addresses.
+    /// The pooled client, a new one if it has reached `sender.max_connection_age`. Connections of the old client close: idle
+    /// ones at once, others after their request. The new client looks up the receivers' addresses.
     fn pooled(&self, now: Instant) -> Client {
         let is_old =
             |pooled: &Pooled| now.saturating_duration_since(pooled.since) >= self.recipe.settings.max_connection_age;
@@ -99,79 +96,55 @@ impl Clients {
             }
         };
         let client = pooled.client.clone();
-        // Closing what the old one kept takes a while.
+        // Dropping the old client closes its connections, which takes a while: others must not wait for the lock.
         drop(pooled);
         drop(old);
         client
     }
 }
 
-fn limits(settings: &config::Sender) -> Limits {
-    // Unknown only where there is no such limit.
+fn limits(settings: &config::Sender) -> ReservationLimits {
+    // An error means that the system has no such limit.
     let files = rlimit::Resource::NOFILE.get_soft().unwrap_or(u64::MAX);
     let longest_in_pool = 2 * settings.idle_timeout.max(SHORTEST_LOOK);
-    // A replaced client's pool lasts as long as a request that was begun with it waits for its answer.
+    // A replaced client's pool lasts until the last request that began with it has its answer.
     let longest_in_client = settings.max_connection_age + settings.timeout;
-    Limits {
+    ReservationLimits {
         total: max_idle_connections(settings, files),
         per_host: kept_per_host(settings),
         longest_idle: longest_in_pool.min(longest_in_client),
     }
 }
 
-/// The pool closes nothing by itself when its timeout is zero.
+/// No connection is kept if the idle timeout is zero: the pool would then never close one.
 fn kept_per_host(settings: &config::Sender) -> usize {
     if settings.idle_timeout.is_zero() { 0 } else { settings.idle_connections_per_host }
-}
-
-fn lock(places: &Mutex<Places>) -> std::sync::MutexGuard<'_, Places> {
-    places.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// One of the places for connections that are kept.
-#[derive(Debug)]
-pub(super) struct Place {
-    places: Arc<Mutex<Places>>,
-    host: u64,
-    opened: AtomicBool,
-}
-
-impl Place {
-    pub(super) fn note_opened(&self) {
-        self.opened.store(true, Ordering::Relaxed);
-    }
-
-    pub(super) fn opened_for_nobody(&self) {
-        lock(&self.places).opened_for_nobody(self.host, Instant::now());
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        lock(&self.places).leave(self.host, Instant::now());
-    }
 }
 
 /// The clients of one attempt.
 #[derive(Debug)]
 pub(super) struct Chosen {
-    pooled: Option<(Client, Arc<Place>)>,
+    pooled: Option<(Client, Arc<Reservation>)>,
     unpooled: Client,
 }
 
 impl Chosen {
     /// Sends the request and waits for the head of its answer.
     ///
-    /// A receiver may close a connection that was kept just as a request comes. So one that ended without a whole head
-    /// on a connection that was used before is made once more on a fresh one: RFC 9110, 9.2.2 allows it to a client
-    /// that knows its requests to be idempotent, as ours are by their `Webhook-Id`.
+    /// A receiver may close a kept connection just as a request arrives on it. So a request that ended without the whole
+    /// head of an answer, on a connection that was used before, is made once more on a fresh connection. RFC 9110, 9.2.2
+    /// allows that for requests that are idempotent: ours are, by their `Webhook-Id`.
+    ///
+    /// # Errors
+    ///
+    /// The request got no whole head of an answer.
     pub(super) async fn execute(&self, request: Request) -> reqwest::Result<Response> {
-        let Some((client, place)) = &self.pooled else {
+        let Some((client, reservation)) = &self.pooled else {
             return self.unpooled.execute(request).await;
         };
         let again = request.try_clone();
-        let answered = noted(place.clone(), client.execute(request)).await;
-        let was_reused = !place.opened.load(Ordering::Relaxed);
+        let answered = noted(reservation.clone(), client.execute(request)).await;
+        let was_reused = !reservation.was_opened();
         match (answered, again) {
             (Err(error), Some(again)) if was_reused && ended_early(&error) => {
                 tracing::debug!(
@@ -205,11 +178,11 @@ fn ended_early(error: &reqwest::Error) -> bool {
     !error.is_connect() && !error.is_timeout() && causes(error).any(ended)
 }
 
-/// What all clients have in common.
+/// How clients are built.
 struct Recipe {
     settings: config::Sender,
     resolver: Resolver,
-    /// One for all: the certificates are read once, and sessions are resumed by whichever client comes next.
+    /// Shared by all clients: certificates are read once, and each client can resume the TLS sessions of the others.
     tls: rustls::ClientConfig,
 }
 
@@ -236,8 +209,8 @@ impl Recipe {
             .referer(false)
             .http1_only()
             .http1_title_case_headers()
-            // An attempt may be given a pooled connection while it opens one. The pool goes on opening that one in a task
-            // of its own, which nothing else would end.
+            // An attempt that is opening a connection may get one that became idle meanwhile. The pool then goes on opening
+            // the first one in a task of its own: only this timeout ends that task.
             .connect_timeout(self.settings.timeout);
         Ok(with_proxy(builder, &self.settings, self.resolver.clone())?)
     }

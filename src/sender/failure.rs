@@ -1,26 +1,31 @@
-//! Tells whose failure it was that an attempt got no answer.
+//! Decides who caused an attempt without an answer: the receiver, this service or the proxy.
 
 use std::error::Error;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::proxy;
+use hyper_util::client::legacy::connect::{HttpConnector, proxy::Tunnel};
+
 use super::resolver::{ResolveError, is_within_reach};
 use crate::delivery::AttemptError;
 
-/// Who is the cause of an attempt without an answer.
+/// The error of the HTTP client when a proxy opens no tunnel.
+type TunnelError = <Tunnel<HttpConnector> as tower::Service<hyper::Uri>>::Error;
+
+/// Who caused an attempt without an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Failure {
+    /// The receiver.
     Theirs(AttemptError),
-    /// It costs the delivery no attempt.
+    /// This service or its surroundings. The delivery keeps its attempt.
     Ours(Lack),
-    /// The proxy ended the connection instead of opening a tunnel: it is in trouble, or does so instead of refusing a
+    /// The proxy ended the connection instead of opening a tunnel: either it has a problem, or this is its way to refuse the
     /// receiver.
     TunnelCut,
 }
 
-/// What this machine, or the operator's network, lacked.
+/// What this machine or the operator's network lacked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Lack {
     #[error("no file descriptor or no memory is left (`doctor` says how many files a busy worker needs)")]
@@ -39,32 +44,33 @@ pub(super) enum Lack {
     ProxyCredentials,
 }
 
-/// The way a request was to take, as far as it decides what an error means.
+/// The way of a request to its receiver: the same error means different things on different ways.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Way {
-    /// The receiver's address, where its URL gives one.
+    /// The receiver's address, if its URL has an address instead of a name.
     pub(super) literal: Option<IpAddr>,
     pub(super) hop: Hop,
 }
 
-/// Where the connection of a request ends.
+/// The peer of the connection that an error is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Hop {
+    /// The receiver itself.
     Receiver,
-    /// The proxy has been asked for a tunnel to the receiver.
+    /// A proxy that was asked for a tunnel to the receiver.
     Tunnel,
-    /// The proxy itself makes the request to the receiver.
+    /// A proxy that makes the request to the receiver itself.
     Proxy,
 }
 
 impl Failure {
-    /// Looks at the types in the error's chain: its texts may hold what the receiver sent.
+    /// Decides by the types in the error's chain, never by their texts: those may contain what the receiver sent.
     pub(super) fn of(error: &reqwest::Error, way: Way) -> Self {
         if let Some(failure) = causes(error).find_map(|cause| by_shortage(cause, way)) {
             return failure;
         }
         if way.hop != Hop::Receiver
-            && let Some(failure) = causes(error).find_map(proxy::by_tunnel)
+            && let Some(failure) = causes(error).find_map(by_tunnel)
         {
             return failure;
         }
@@ -82,7 +88,7 @@ impl Failure {
         })
     }
 
-    /// As it is recorded. The log gets what we lack once a minute, since no receiver's owner can tell the operator.
+    /// The error that is recorded. A failure of our own is logged as well, once a minute: the operator has to mend it.
     pub(super) fn into_error(self) -> AttemptError {
         match self {
             Self::Theirs(error) => error,
@@ -120,32 +126,43 @@ fn by_shortage(cause: &(dyn Error + 'static), way: Way) -> Option<Failure> {
     if FILES.contains(&code) {
         return Some(Failure::Ours(Lack::Files));
     }
-    // Where this machine has no address in a family, connecting to any address of that family gives the same error. The
-    // addresses of a name are within reach, or the resolver had left them out.
+    // A machine without any address of a family, such as IPv6, gets the same error for every address of that family. The
+    // resolver has left out such addresses of names; an address in a URL is checked here.
     let has_address = way.hop != Hop::Receiver || way.literal.is_none_or(is_within_reach);
     (code == EADDRNOTAVAIL && has_address).then_some(Failure::Ours(Lack::Ports))
 }
 
-/// The error and all that caused it.
+/// What it means that the proxy opened no tunnel. A proxy that cannot or must not connect to the receiver answers so; every
+/// other error lies between this machine and the proxy.
+fn by_tunnel(cause: &(dyn Error + 'static)) -> Option<Failure> {
+    Some(match cause.downcast_ref::<TunnelError>()? {
+        TunnelError::TunnelUnsuccessful => Failure::Theirs(AttemptError::Connect),
+        TunnelError::ProxyAuthRequired => Failure::Ours(Lack::ProxyCredentials),
+        TunnelError::Io(_) | TunnelError::TunnelUnexpectedEof => Failure::TunnelCut,
+        _ => Failure::Ours(Lack::Proxy),
+    })
+}
+
+/// The error and its causes.
 pub(super) fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| wrapped(error).or_else(|| error.source()))
 }
 
-/// What an I/O error is made of, which its `source` passes over. TLS errors come wrapped twice.
+/// The error inside an I/O error, which `source` skips. TLS errors are wrapped twice.
 fn wrapped<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
     let inner = error.downcast_ref::<std::io::Error>()?.get_ref()?;
     Some(inner)
 }
 
-/// Whether the log was not told of it within the last minute.
+/// Whether this lack was not logged within the last minute.
 fn is_news(lack: Lack) -> bool {
     const EVERY: Duration = Duration::from_secs(60);
-    static TOLD: Mutex<Vec<(Lack, Instant)>> = Mutex::new(Vec::new());
-    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
-    told.retain(|(_, at)| at.elapsed() < EVERY);
-    let news = told.iter().all(|(other, _)| *other != lack);
+    static LOGGED: Mutex<Vec<(Lack, Instant)>> = Mutex::new(Vec::new());
+    let mut logged = LOGGED.lock().unwrap_or_else(PoisonError::into_inner);
+    logged.retain(|(_, at)| at.elapsed() < EVERY);
+    let news = logged.iter().all(|(other, _)| *other != lack);
     if news {
-        told.push((lack, Instant::now()));
+        logged.push((lack, Instant::now()));
     }
     news
 }
@@ -159,7 +176,7 @@ mod tests {
     const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
     const DIRECT: Way = Way { literal: Some(LOOPBACK), hop: Hop::Receiver };
 
-    /// Of a connection that cannot begin, since no address of this machine is `from`.
+    /// The error of a connection from an address that this machine does not have.
     async fn unavailable() -> reqwest::Error {
         let _ = rustls::crypto::ring::default_provider().install_default();
         // RFC 5737: nobody's.

@@ -1,4 +1,4 @@
-//! Tells an attempt whether a connection was opened for it, which the HTTP client itself does not say.
+//! Tells an attempt whether a connection was opened for it. The HTTP client itself does not say so.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -8,19 +8,19 @@ use std::task::{Context, Poll};
 use tower::util::ServiceExt as _;
 use tower::{Layer, Service};
 
-use super::clients::Place;
+use super::reservation::Reservation;
 
 tokio::task_local! {
-    /// The attempt that this task is making with the pool.
-    static ATTEMPT: Arc<Place>;
+    /// The reservation of the attempt that this task is making.
+    static ATTEMPT: Arc<Reservation>;
 }
 
-/// Runs a request with the pool and notes at its place what was opened for it.
-pub(super) async fn noted<T>(place: Arc<Place>, request: impl Future<Output = T>) -> T {
-    ATTEMPT.scope(place, request).await
+/// Runs a request and notes in its reservation which connections were opened for it.
+pub(super) async fn noted<T>(reservation: Arc<Reservation>, request: impl Future<Output = T>) -> T {
+    ATTEMPT.scope(reservation, request).await
 }
 
-/// Goes around the client's connector.
+/// Wraps the client's connector.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct NoteOpening;
 
@@ -32,7 +32,7 @@ impl<S> Layer<S> for NoteOpening {
     }
 }
 
-/// The client clones its connector for every request, also for those that need none: a shared one is cheap to clone.
+/// Shares the connector, since the client clones it for every request, even for one that opens no connection.
 #[derive(Debug)]
 pub(super) struct Noting<S> {
     connector: Arc<S>,
@@ -55,7 +55,7 @@ where
     type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        // The clone that connects waits for it.
+        // `oneshot` waits until the clone that connects is ready.
         Poll::Ready(Ok(()))
     }
 
@@ -64,11 +64,11 @@ where
         let begun_for = ATTEMPT.try_with(Arc::clone).ok();
         Box::pin(async move {
             let connection = connecting.await?;
-            // An attempt may be given another connection meanwhile. Then a task of the client's gets here, outside the
-            // attempt's scope, where `try_with` fails.
-            let is_for_attempt = ATTEMPT.try_with(|place| place.note_opened()).is_ok();
-            if let Some(place) = begun_for.filter(|_| !is_for_attempt) {
-                place.opened_for_nobody();
+            // If the attempt got another connection meanwhile, a task of the client runs this code, outside the attempt's
+            // scope: `try_with` fails there.
+            let is_for_attempt = ATTEMPT.try_with(|reservation| reservation.note_opened()).is_ok();
+            if let Some(reservation) = begun_for.filter(|_| !is_for_attempt) {
+                reservation.note_opened_for_nobody();
             }
             Ok(connection)
         })

@@ -1,54 +1,55 @@
-//! Finds out whether something of our own answers, once for all who want to know.
+//! Finds out whether something that all attempts need answers, such as the name servers or the proxy: one attempt asks, and
+//! all others use its result.
 
 use std::sync::{Mutex as Shared, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
-/// A verdict serves everybody who comes within this time.
+/// How long a result may be used.
 const KEPT: Duration = Duration::from_secs(1);
 
-/// What is known of one thing of our own that may be down. However many attempts fail at a time, one of them asks.
+/// The last result for one thing that may be down.
 #[derive(Debug, Default)]
 pub(super) struct Probe {
-    last: Mutex<Option<Verdict>>,
-    /// When it was last asked and did not answer.
+    last: Mutex<Option<Finding>>,
+    /// When the last question without an answer was asked.
     silent: Shared<Option<Instant>>,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Verdict {
+struct Finding {
     asked: Instant,
     answers: bool,
 }
 
 impl Probe {
-    /// Whether it answers, as far as it was asked after `since`: what was true before the caller's own failure began says
-    /// nothing about it. No answer within `patience` is none.
+    /// Whether the thing answers within `patience`. Only a question that was asked after `since` counts: an earlier one says
+    /// nothing about a failure that began then.
     pub(super) async fn answers(&self, since: Instant, patience: Duration, ask: impl Future<Output = bool>) -> bool {
-        tokio::time::timeout(patience, self.verdict(since, patience, ask)).await.unwrap_or(false)
+        tokio::time::timeout(patience, self.finding(since, patience, ask)).await.unwrap_or(false)
     }
 
-    /// Whether it was asked after `since` and did not answer, whatever it does now.
+    /// Whether a question that was asked after `since` got no answer, even if a later one did.
     pub(super) fn was_silent_since(&self, since: Instant) -> bool {
         self.silent.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|silent| silent >= since)
     }
 
-    async fn verdict(&self, since: Instant, patience: Duration, ask: impl Future<Output = bool>) -> bool {
-        // Whoever waits here for the question of another attempt takes that one's verdict, if it was asked late enough.
+    async fn finding(&self, since: Instant, patience: Duration, ask: impl Future<Output = bool>) -> bool {
+        // An attempt that waited for this lock uses the result of the attempt that held it, if it was asked late enough.
         let mut last = self.last.lock().await;
-        if let Some(verdict) = *last
-            && verdict.asked >= since
-            && verdict.asked.elapsed() < KEPT + patience
+        if let Some(finding) = *last
+            && finding.asked >= since
+            && finding.asked.elapsed() < KEPT + patience
         {
-            return verdict.answers;
+            return finding.answers;
         }
         let asked = Instant::now();
         let answers = tokio::time::timeout(patience, ask).await.unwrap_or(false);
         if !answers {
             *self.silent.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
         }
-        *last = Some(Verdict { asked, answers });
+        *last = Some(Finding { asked, answers });
         answers
     }
 }

@@ -1,14 +1,12 @@
-//! Requests go out through the operator's forward proxy, where `sender.proxy` names one: a tunnel to an https receiver, the
-//! whole request for an http one. Proxies that the environment names are not used.
+//! Sends requests through the operator's forward proxy, if `sender.proxy` names one: it opens a tunnel to an https receiver, and
+//! gets the whole request for an http receiver. Proxies that the environment names are not used.
 
-use std::error::Error;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use hyper_util::client::legacy::connect::{HttpConnector, proxy::Tunnel};
 use reqwest::dns::{Addrs, Resolve, Resolving};
 use reqwest::header::HeaderValue;
 use reqwest::{ClientBuilder, Proxy};
@@ -21,35 +19,32 @@ use super::resolver::{ResolveError, Resolver};
 use crate::config::{self, EgressProxy};
 use crate::delivery::AttemptError;
 
-/// Why the proxy gave no tunnel, which the HTTP client keeps in its error.
-type TunnelError = <Tunnel<HttpConnector> as tower::Service<hyper::Uri>>::Error;
-
-/// The part of an attempt's time within which a proxy takes a connection, if it can.
+/// A proxy must accept a connection within this part of an attempt's time: a fifth.
 const PATIENCE_SHARE: u32 = 5;
 
-/// It needs so much, also where no body is ever waited for.
+/// The shortest time for that, even if `sender.body_timeout` is shorter.
 const MIN_PATIENCE: Duration = Duration::from_millis(100);
 
-/// The way out, with what is needed to judge failures on it.
+/// The way of requests to receivers: direct, or through the proxy.
 #[derive(Debug, Clone)]
 pub(super) struct Route {
     resolver: Resolver,
     proxy: Option<Arc<Reach>>,
 }
 
-/// Whether the proxy can be reached.
+/// How to find out whether the proxy accepts connections and our credentials.
 #[derive(Debug)]
 struct Reach {
     host: String,
     port: u16,
     patience: Duration,
-    probe: Probe,
-    credentials: Probe,
+    connects: Probe,
+    refuses_credentials: Probe,
 }
 
 impl Route {
     pub(super) fn new(settings: &config::Sender, resolver: Resolver) -> Self {
-        // An attempt without an answer does not use `sender.body_timeout`: the proxy is asked within that time.
+        // An attempt without an answer has no body to read: the time for the body is used to ask the proxy.
         let patience = settings.body_timeout.max(MIN_PATIENCE).min(settings.timeout / PATIENCE_SHARE);
         let proxy = settings.proxy.as_ref().map(|proxy| Reach::new(proxy, patience).into());
         Self { resolver, proxy }
@@ -64,8 +59,12 @@ impl Route {
         }
     }
 
-    /// Vets the addresses of a name that the proxy is going to look up. What needs no proxy is vetted by the HTTP client's
-    /// resolver, and an address in a URL with that URL.
+    /// Checks the addresses of a name that the proxy is going to look up. Without a proxy the HTTP client's resolver checks
+    /// them; an address in a URL was checked with the URL.
+    ///
+    /// # Errors
+    ///
+    /// The name has no address, or one that must not be called.
     pub(super) async fn vet(&self, url: &Url) -> Result<(), ResolveError> {
         match (&self.proxy, url.host()) {
             (Some(_), Some(Host::Domain(name))) => self.resolver.addresses(name).await.map(drop),
@@ -73,17 +72,16 @@ impl Route {
         }
     }
 
-    /// Whether a 407 is the proxy's own: a receiver that is asked through it may answer so, too. `ask` has the proxy open a
-    /// tunnel to nobody's host, and says whether it wants other credentials for that.
+    /// Whether a 407 (Proxy Authentication Required) is the proxy's own answer: a receiver may answer 407, too. `ask` has the
+    /// proxy open a tunnel to a host that does not exist, and returns whether the proxy wants other credentials.
     pub(super) async fn refuses_us(&self, began: Instant, ask: impl Future<Output = bool>) -> bool {
         match &self.proxy {
-            Some(reach) => reach.credentials.answers(began, reach.patience, ask).await,
+            Some(reach) => reach.refuses_credentials.answers(began, reach.patience, ask).await,
             None => false,
         }
     }
 
-    /// Whose fault an attempt's error is that may come from either side of the proxy: the receiver's, if the proxy takes
-    /// connections.
+    /// Who caused an error that can come from either side of the proxy: the receiver, if the proxy accepts connections.
     pub(super) async fn blame(&self, error: AttemptError, began: Instant) -> Failure {
         match &self.proxy {
             Some(reach) if !reach.is_there(began).await => Failure::Ours(Lack::Proxy),
@@ -99,18 +97,18 @@ impl Reach {
             host: host.trim_start_matches('[').trim_end_matches(']').to_owned(),
             port: proxy.url.port_or_known_default().unwrap_or_default(),
             patience,
-            probe: Probe::default(),
-            credentials: Probe::default(),
+            connects: Probe::default(),
+            refuses_credentials: Probe::default(),
         }
     }
 
     async fn is_there(&self, since: Instant) -> bool {
         let ask = async { TcpStream::connect((self.host.as_str(), self.port)).await.is_ok() };
-        self.probe.answers(since, self.patience, ask).await
+        self.connects.answers(since, self.patience, ask).await
     }
 }
 
-/// Has the client use the proxy of the settings, or none.
+/// Makes the client use the proxy of the settings, or none.
 pub(super) fn with_proxy(
     builder: ClientBuilder,
     settings: &config::Sender,
@@ -131,8 +129,8 @@ pub(super) fn with_proxy(
     Ok(builder.dns_resolver(ProxyName(name.into())).proxy(proxy))
 }
 
-/// Resolves the proxy's name as the system does, with its hosts file and search domains, and no other name: a request that
-/// passed the proxy by would find no address.
+/// Resolves the proxy's name as the system does, with its hosts file and search domains. Every other name is refused, so that
+/// no request can bypass the proxy.
 #[derive(Debug)]
 struct ProxyName(Arc<str>);
 
@@ -147,17 +145,6 @@ impl Resolve for ProxyName {
             Ok(Box::new(addresses.into_iter()) as Addrs)
         })
     }
-}
-
-/// A proxy that could not connect to the receiver, or must not, says so; everything else that keeps a tunnel from opening
-/// lies between us and the proxy.
-pub(super) fn by_tunnel(cause: &(dyn Error + 'static)) -> Option<Failure> {
-    Some(match cause.downcast_ref::<TunnelError>()? {
-        TunnelError::TunnelUnsuccessful => Failure::Theirs(AttemptError::Connect),
-        TunnelError::ProxyAuthRequired => Failure::Ours(Lack::ProxyCredentials),
-        TunnelError::Io(_) | TunnelError::TunnelUnexpectedEof => Failure::TunnelCut,
-        _ => Failure::Ours(Lack::Proxy),
-    })
 }
 
 #[cfg(test)]

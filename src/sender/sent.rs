@@ -22,7 +22,7 @@ impl SentRequest {
     pub(super) fn of(headers: &HeaderMap, url: Option<&url::Url>, event: &Event) -> Self {
         let text = |value: &reqwest::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         let mut shown: BTreeMap<_, _> = headers.iter().map(|(name, value)| (title_case(name), text(value))).collect();
-        // These two the HTTP client adds.
+        // The HTTP client adds Host and Content-Length.
         if let Some(url) = url {
             let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
             shown.insert("Host".into(), format!("{}{port}", url.host_str().unwrap_or_default()));
@@ -34,7 +34,7 @@ impl SentRequest {
     }
 }
 
-/// As HTTP/1.1 requests go out.
+/// The name as the HTTP client writes it: `Webhook-Id`.
 fn title_case(name: &HeaderName) -> String {
     let word = |word: &str| match word.split_at_checked(1) {
         Some((first, rest)) => first.to_ascii_uppercase() + rest,

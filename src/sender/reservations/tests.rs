@@ -4,9 +4,9 @@ use proptest::prelude::*;
 
 const IDLE: Duration = Duration::from_secs(10);
 
-fn places(total: usize, per_host: usize) -> (Places, Instant) {
+fn places(total: usize, per_host: usize) -> (Reservations, Instant) {
     let now = Instant::now();
-    (Places::new(Limits { total, per_host, longest_idle: 2 * IDLE }, now), now)
+    (Reservations::new(ReservationLimits { total, per_host, longest_idle: 2 * IDLE }, now), now)
 }
 
 #[test]
