@@ -1,15 +1,14 @@
-//! Decides whether an address may be called. Pure.
+//! Decides which IP addresses may be called. Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// Which addresses a request may go to: public ones, less what the operator denies, plus what the operator allows.
+/// The addresses that a request may go to: public ones and those that the operator allows, except those that the operator denies.
 ///
-/// Public is what the IANA special-purpose address registries (RFC 6890) do not set aside: for IPv4 everything outside
-/// their blocks, for IPv6 only global unicast (`2000::/3`) outside them. Forms that carry an IPv4 address inside an
-/// IPv6 one (mapped, compatible, NAT64, 6to4, Teredo, ISATAP) are not public, whatever they carry. The one exception is an
-/// answer of a network's own name servers: [`permits_answer`](Self::permits_answer).
+/// Public addresses are those outside the blocks of the IANA special-purpose address registries (RFC 6890); of IPv6 only
+/// global unicast (`2000::/3`). IPv6 addresses that contain an IPv4 address (mapped, compatible, NAT64, 6to4, Teredo, ISATAP)
+/// are not public. [`permits_answer`](Self::permits_answer) has the one exception, for answers of name servers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AddressPolicy {
     allow: Vec<IpNet>,
@@ -17,8 +16,7 @@ pub struct AddressPolicy {
 }
 
 impl AddressPolicy {
-    /// A policy in which a network of `deny` is refused whatever else says, and one of `allow` is permitted although it
-    /// is not public.
+    /// A policy that always refuses the networks of `deny`, and permits those of `allow` even if they are not public.
     ///
     /// An IPv4 network in `deny` also refuses the IPv4-mapped form of its addresses (`::ffff:a.b.c.d`); one in `allow`
     /// does not permit that form. Only a network inside `::ffff:0:0/96` does. Nothing in `allow` permits an address inside
@@ -28,7 +26,7 @@ impl AddressPolicy {
         Self { allow, deny }
     }
 
-    /// Whether a request may go to `ip`, which somebody wrote into a URL.
+    /// Whether a request may go to `ip`, the host of a URL.
     #[must_use]
     pub fn permits(&self, ip: IpAddr) -> bool {
         if self.denies(ip) || translated(ip).is_some() {
@@ -37,12 +35,12 @@ impl AddressPolicy {
         self.allows(ip) || is_public(ip)
     }
 
-    /// Whether a request may go to `ip`, which is an answer to the question for a name.
+    /// Whether a request may go to `ip`, the answer of a name server.
     ///
-    /// In a network without IPv4 the name servers (DNS64, RFC 6147) answer with an address of [`NAT64`] for a host that has
-    /// IPv4 alone, and a gateway translates. Such an answer is permitted if the IPv4 address inside it is public, and
-    /// neither of the two is denied. What `allow` has does not count: through this prefix nobody is to reach private
-    /// addresses (RFC 6052, 3.1), and anybody can publish such an answer.
+    /// In a network without IPv4 the name servers (DNS64, RFC 6147) give a host that has only IPv4 an address of [`NAT64`], and
+    /// a gateway translates. Such an answer is permitted if the IPv4 address inside it is public and neither of the two is
+    /// denied. `allow` does not count here: private addresses must not be called through this prefix (RFC 6052, 3.1), and
+    /// anybody can publish such an answer in the DNS.
     #[must_use]
     pub fn permits_answer(&self, ip: IpAddr) -> bool {
         match translated(ip) {
@@ -51,20 +49,20 @@ impl AddressPolicy {
         }
     }
 
-    /// What the operator allows beyond public addresses.
+    /// The networks that the operator allows beside public ones.
     #[must_use]
     pub fn allowed(&self) -> &[IpNet] {
         &self.allow
     }
 
     fn denies(&self, ip: IpAddr) -> bool {
-        // The kernel connects a mapped address to the IPv4 host inside it.
+        // The kernel connects a mapped address to the IPv4 address inside it.
         let host = ip.to_canonical();
         self.deny.iter().any(|net| net.contains(&ip) || net.contains(&host))
     }
 
     fn allows(&self, ip: IpAddr) -> bool {
-        // `::/0` means IPv6: it must not open every IPv4 address by its mapped form.
+        // `::/0` must not permit every IPv4 address in its mapped form.
         let shortest = if mapped(ip) { MAPPED_PREFIX } else { 0 };
         self.allow.iter().any(|net| net.prefix_len() >= shortest && net.contains(&ip))
     }

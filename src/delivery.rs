@@ -1,4 +1,4 @@
-//! What is owed to a webhook and what became of it.
+//! A delivery (one event for one webhook), its attempts and their outcomes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,18 +11,21 @@ use crate::event::Event;
 use crate::ids::DeliveryId;
 use crate::snapshot::{Snapshot, Standing};
 
-/// An event and the row that holds it, or will.
+/// An event and its row in the database, which may not be written yet.
 #[derive(Debug)]
 pub struct EventRow {
+    /// The event itself.
     pub event: Event,
-    /// The partition, by Postgres's clock.
+    /// The day of the row's partition, by Postgres's clock.
     pub day: Date,
+    /// The row's key within its day.
     pub key: Uuid,
+    /// Whether the row is committed.
     stored: AtomicBool,
 }
 
 impl EventRow {
-    /// An event that no row holds yet.
+    /// An event whose row is not written yet.
     pub fn new(event: Event, day: Date, key: Uuid) -> Self {
         Self { event, day, key, stored: AtomicBool::new(false) }
     }
@@ -32,21 +35,25 @@ impl EventRow {
         Self { event, day, key, stored: AtomicBool::new(true) }
     }
 
+    /// Whether the row is known to be committed.
     pub fn is_stored(&self) -> bool {
         self.stored.load(Ordering::Relaxed)
     }
 
-    /// Remembers that the row is committed, so that it is written once for all its deliveries.
+    /// Remembers that the row is committed: the event's other deliveries do not write it again.
     pub fn mark_stored(&self) {
         self.stored.store(true, Ordering::Relaxed);
     }
 }
 
-/// One event owed to one webhook, ready for its next attempt.
+/// One event for one webhook, ready for its next attempt.
 #[derive(Debug, Clone)]
 pub struct Delivery {
+    /// Made of the ids of the webhook and the event.
     pub id: DeliveryId,
+    /// The event, shared by its deliveries.
     pub row: Arc<EventRow>,
+    /// The webhook as it was looked up last.
     pub webhook: Arc<Snapshot>,
     /// Why the next attempt is made.
     pub trigger: Trigger,
@@ -55,6 +62,7 @@ pub struct Delivery {
 }
 
 impl Delivery {
+    /// The event to send.
     pub fn event(&self) -> &Event {
         &self.row.event
     }
@@ -63,13 +71,18 @@ impl Delivery {
 /// Why an attempt was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trigger {
+    /// The event arrived.
     Event,
+    /// An earlier attempt failed.
     Retry,
+    /// The webhook's owner asked for a test.
     Test,
+    /// Somebody asked to send the delivery again.
     Resend,
 }
 
 impl Trigger {
+    /// The name in the database and in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Event => "event",
@@ -79,50 +92,56 @@ impl Trigger {
         }
     }
 
+    /// The trigger with this name, if there is one.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Event, Self::Retry, Self::Test, Self::Resend].into_iter().find(|t| t.as_str() == name)
     }
 }
 
-/// One HTTP request as it is logged.
+/// One HTTP request for a delivery, as the log keeps it.
 #[derive(Debug, Clone)]
 pub struct Attempt {
-    /// Names the log row.
+    /// The id of the row in the log.
     pub id: Uuid,
+    /// What the receiver answered, or why it did not.
     pub outcome: Outcome,
-    /// From the start of the attempt to its verdict.
+    /// From the beginning of the attempt until its outcome was known.
     pub duration: Duration,
     /// When the attempt began, on this machine's monotonic clock.
     pub started: Instant,
-    /// Until when the receiver asked that its webhook gets nothing, on the same clock.
+    /// On the same clock: until when the receiver asked for no further requests.
     pub paused_until: Option<Instant>,
 }
 
 impl Attempt {
-    /// When its verdict was known.
+    /// When the outcome was known.
     pub fn ended(&self) -> Instant {
         self.started + self.duration
     }
 }
 
-/// What an attempt told us. Never an `Err`: a receiver's answer is data.
+/// How an attempt ended. Never an `Err`: a receiver's answer is data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
+    /// The receiver answered, with success or without.
     Answered(Answer),
+    /// There was no answer.
     Failed(AttemptError),
 }
 
-/// A receiver's answer, as far as we keep it.
+/// The parts of a receiver's answer that are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
+    /// The HTTP status.
     pub status: u16,
     /// The cleaned beginning of the body.
     pub snippet: Option<String>,
-    /// How long the receiver asked us to wait.
+    /// How long the receiver asked to wait, by `Retry-After`.
     pub retry_after: Option<Duration>,
 }
 
 impl Answer {
+    /// Whether the status is one of 200 to 299.
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }
@@ -131,20 +150,28 @@ impl Answer {
 /// Why there was no answer. The names are part of the API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttemptError {
+    /// The host's address must not be called.
     BlockedAddress,
+    /// The saved URL is refused by the present settings.
     InvalidUrl,
+    /// The host's name cannot be resolved.
     Dns,
+    /// No connection to the host was made.
     Connect,
+    /// The TLS handshake failed.
     Tls,
+    /// The attempt took too long.
     Timeout,
+    /// The connection ended early, or its answer was no HTTP.
     Protocol,
-    /// Our own failure; never the receiver's fault, never costs an attempt.
+    /// This service failed. The delivery keeps its attempt.
     Internal,
-    /// The same, and nobody was reached: no name server answers, or not even the proxy. It is told as `internal`.
+    /// This service failed and reached nobody: no name server answers, or the proxy does not. Named `internal`, too.
     CutOff,
 }
 
 impl AttemptError {
+    /// The name in the database and in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::BlockedAddress => "blocked_address",
@@ -160,10 +187,12 @@ impl AttemptError {
 }
 
 impl Outcome {
+    /// Whether the receiver answered with one of 200 to 299.
     pub fn is_success(&self) -> bool {
         matches!(self, Self::Answered(answer) if answer.is_success())
     }
 
+    /// The answer's HTTP status, if there was an answer.
     pub fn http_status(&self) -> Option<u16> {
         match self {
             Self::Answered(answer) => Some(answer.status),
@@ -171,7 +200,7 @@ impl Outcome {
         }
     }
 
-    /// The name of what went wrong, `None` after a success.
+    /// The name of the error; `None` after a success.
     pub fn error(&self) -> Option<&'static str> {
         match self {
             Self::Answered(answer) if answer.is_success() => None,
@@ -180,6 +209,7 @@ impl Outcome {
         }
     }
 
+    /// The cleaned beginning of the answer's body.
     pub fn snippet(&self) -> Option<&str> {
         match self {
             Self::Answered(answer) => answer.snippet.as_deref(),
@@ -191,13 +221,13 @@ impl Outcome {
 /// Why a delivery ended without a success. The names stand in the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClosedReason {
-    /// The schedule ended.
+    /// The last attempt of the schedule failed.
     Exhausted,
     /// The webhook was switched off or deleted while the delivery waited.
     Cancelled,
-    /// We had disabled the webhook.
+    /// This service had disabled the webhook.
     Disabled,
-    /// The database refuses to hold the attempt.
+    /// The database refuses to store the attempt.
     Unrecordable,
 }
 
@@ -211,6 +241,7 @@ impl ClosedReason {
         }
     }
 
+    /// The name in the database and in the API.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Exhausted => "exhausted",

@@ -1,8 +1,8 @@
-//! Decides whether the way out of this machine is broken: a NAT gateway, a firewall, a default route. Pure: the caller
-//! brings the clock.
+//! Decides whether this machine's connection to the internet is down, by a broken NAT gateway, firewall or default route.
+//! Pure: the caller brings the clock.
 //!
-//! The way out is broken when receivers of many accounts on many hosts cannot be connected to and nobody answers. One
-//! account's dead receivers say nothing about the others', and one answer of anybody says that the way out is well.
+//! It is down when attempts at many hosts of many accounts reach nobody and no receiver at all answers. The dead receivers of
+//! one account prove nothing; one answer from any receiver proves that the connection works.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -13,28 +13,31 @@ use crate::ids::AccountId;
 #[cfg(test)]
 mod tests;
 
-/// An outage is one only when nobody has answered for so long.
+/// An outage begins only when no receiver has answered for this long.
 pub const WINDOW: Duration = Duration::from_secs(10);
-/// A failure counts for longer than that: all that fails at the beginning of an outage may fail at once, just after the last answer.
+/// How long a failure counts: longer than [`WINDOW`], because all failures of an outage may come at once just after the last
+/// answer.
 const COUNTED_FOR: Duration = Duration::from_secs(12);
+/// An outage needs failures of so many accounts and so many hosts.
 const ACCOUNTS: usize = 5;
 const HOSTS: usize = 10;
-/// Failures of so many accounts and hosts may be the beginning of an outage.
+/// So many accounts and hosts with failures may be the beginning of an outage.
 const DOUBTFUL_ACCOUNTS: usize = 2;
 const DOUBTFUL_HOSTS: usize = 3;
 
-/// What an attempt says about the way out.
+/// What an attempt shows about the connection to the internet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sign {
-    /// Something came back: an answer, an alert of TLS, even nonsense.
+    /// The receiver sent something: an answer, a TLS alert, even invalid data.
     Answered,
-    /// Nobody was reached. Without a way out names are not found, either, and connections that were open fall silent.
+    /// Nobody was reached. In an outage lookups of names fail, too, and open connections get no answer.
     Unreached,
-    /// It was never tried.
+    /// Nothing was sent.
     Nothing,
 }
 
 impl Sign {
+    /// What this outcome shows.
     pub fn of(outcome: &Outcome) -> Self {
         match outcome {
             Outcome::Answered(_) | Outcome::Failed(AttemptError::Tls | AttemptError::Protocol) => Self::Answered,
@@ -48,33 +51,37 @@ impl Sign {
     }
 }
 
-/// What is known about the way out.
+/// The state of the connection to the internet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
+    /// It works.
     Well,
-    /// Some receivers cannot be reached. Whether that is their fault will be known within [`WINDOW`].
+    /// Some receivers cannot be reached. The cause will be known within [`WINDOW`].
     Doubtful,
+    /// It is down.
     Out,
 }
 
-/// The way out, as far as attempts tell.
+/// The connection to the internet, judged by the attempts.
 #[derive(Debug, Default)]
 pub struct Egress {
-    /// Hosts that could not be reached since somebody answered, the latest last: as many of each account as matter.
+    /// By account: hosts that could not be reached since the last answer, the latest last. At most [`HOSTS`] of each account.
     failed: HashMap<AccountId, VecDeque<(Instant, String)>>,
+    /// When a receiver answered last.
     answered: Option<Instant>,
+    /// When the present outage began.
     out_since: Option<Instant>,
 }
 
 impl Egress {
-    /// Somebody answered. Returns how long the outage took that this ends.
+    /// A receiver answered. Returns how long the outage was, if this ends one.
     pub fn answered(&mut self, now: Instant) -> Option<Duration> {
         self.failed.clear();
         self.answered = Some(now);
         self.out_since.take().map(|since| now - since)
     }
 
-    /// A host could not be reached.
+    /// A host could not be reached. Returns the state, in which an outage may begin.
     pub fn unreached(&mut self, account: &AccountId, host: &str, now: Instant) -> Standing {
         let hosts = self.failed.entry(account.clone()).or_default();
         hosts.retain(|(_, known)| known != host);
@@ -85,7 +92,7 @@ impl Egress {
         self.standing(now)
     }
 
-    /// What is known now; an outage begins here.
+    /// The state now. Begins an outage if the conditions for one are met.
     pub fn standing(&mut self, now: Instant) -> Standing {
         if self.out_since.is_some() {
             return Standing::Out;
@@ -104,6 +111,7 @@ impl Egress {
         }
     }
 
+    /// Whether there is an outage.
     pub fn is_out(&self) -> bool {
         self.out_since.is_some()
     }

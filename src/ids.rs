@@ -1,4 +1,5 @@
-//! The identifiers of accounts, events, webhooks and deliveries, each a type of its own, with the texts it is read from.
+//! The identifiers of accounts, events, webhooks and deliveries, each a type of its own. `parse` returns `None` for a text that
+//! is no such identifier: there is only one reason, and the caller names it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,17 +7,19 @@ use std::sync::Arc;
 use serde::Serialize;
 use uuid::Uuid;
 
-/// What the publisher chose: `[A-Za-z0-9_-]{1,128}`, unique within the account.
+/// The id that a publisher gave to an event: `[A-Za-z0-9_-]{1,128}`, unique within the account.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventId(Arc<str>);
 
 impl EventId {
+    /// Reads an event's id.
     pub fn parse(text: &str) -> Option<Self> {
         let known = |b: u8| b.is_ascii_alphanumeric() || b == b'_' || b == b'-';
         let valid = (1..=128).contains(&text.len()) && text.bytes().all(known);
         valid.then(|| Self(text.into()))
     }
 
+    /// The text that was read.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -35,6 +38,7 @@ impl EventType {
         (text.len() <= 64 && text.split('.').all(word)).then(|| Self(text.into()))
     }
 
+    /// The text that was read.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -45,11 +49,13 @@ impl EventType {
 pub struct AccountId(Arc<str>);
 
 impl AccountId {
+    /// Reads an account's id.
     pub fn parse(text: &str) -> Option<Self> {
         let printable = |b: u8| (b' '..=b'~').contains(&b);
         ((1..=128).contains(&text.len()) && text.bytes().all(printable)).then(|| Self(text.into()))
     }
 
+    /// The text that was read.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -66,13 +72,13 @@ macro_rules! display_as_str {
 }
 display_as_str!(EventId EventType AccountId);
 
-/// Names a webhook.
+/// The id of a webhook.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct WebhookId(pub Uuid);
 
 impl WebhookId {
-    /// Reads the one spelling we write: lower case, with hyphens.
+    /// Reads the spelling that this service writes: lower case, with hyphens.
     pub fn parse(text: &str) -> Option<Self> {
         let id = Uuid::try_parse(text).ok()?;
         (id.as_hyphenated().to_string() == text).then_some(Self(id))
@@ -85,12 +91,13 @@ impl fmt::Display for WebhookId {
     }
 }
 
-/// Names one event owed to one webhook, on every worker and after every redelivery alike: an RFC 9562 version 5 UUID
-/// of the event's id in the webhook's namespace.
+/// The id of a delivery: a version 5 UUID (RFC 9562) of the event's id in the webhook's namespace. Every worker, and every
+/// redelivery of a message, gives one event for one webhook the same id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeliveryId(pub Uuid);
 
 impl DeliveryId {
+    /// The id of the delivery of an event to a webhook.
     pub fn of(webhook: WebhookId, event: &EventId) -> Self {
         Self(Uuid::new_v5(&webhook.0, event.as_str().as_bytes()))
     }

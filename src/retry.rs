@@ -1,4 +1,4 @@
-//! Decides what a delivery does next. Pure: the caller brings the dice.
+//! Decides what happens to a delivery after an attempt. Pure: the caller brings random numbers.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use serde::Deserialize;
 use crate::bounds::{self, DAY};
 use crate::delivery::{AttemptError, ClosedReason, Outcome};
 
-/// The HTTP status with which a receiver says that it is gone for good (RFC 9110, 15.5.11).
+/// The HTTP status of a receiver that is gone for good (RFC 9110, 15.5.11).
 const GONE: u16 = 410;
-/// With these a receiver says that it gets more than it can take (RFC 6585, 4; RFC 9110, 15.6.4).
+/// The HTTP statuses of a receiver that gets too many requests (RFC 6585, 4; RFC 9110, 15.6.4).
 const OVERLOADED: [u16; 2] = [429, 503];
-/// No receiver can ask for a longer pause of its webhook: one that said too much would be without events for days.
+/// The longest pause that a receiver can ask for. Without it a wrong value would keep events from a webhook for days.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
 /// When a delivery is tried again. The settings of `[retry]`.
@@ -34,19 +34,20 @@ pub struct RetryPolicy {
 /// What happens to a delivery after an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
+    /// The delivery is done.
     Succeeded,
     /// The next attempt follows after this wait.
     RetryIn(Duration),
-    /// The same attempt is made again after this wait: the failure was our own.
+    /// The same attempt is made again after this wait, because the failure was our own.
     RepeatIn(Duration),
     /// The last attempt failed.
     Exhausted,
-    /// The receiver asked never to be called again.
+    /// The receiver is gone for good.
     Disable,
 }
 
 impl Step {
-    /// Why the delivery is over without a success, if it is.
+    /// The reason for closing the delivery; `None` if it succeeded or is tried again.
     pub fn closes(self) -> Option<ClosedReason> {
         match self {
             Self::Exhausted => Some(ClosedReason::Exhausted),
@@ -57,7 +58,7 @@ impl Step {
 }
 
 impl RetryPolicy {
-    /// `attempt` counts from 1; `dice` is uniform in 0..1.
+    /// What follows attempt number `attempt`, counted from 1. `dice` is random, uniform in 0..1.
     pub fn next_step(&self, attempt: u32, outcome: &Outcome, dice: f64) -> Step {
         match outcome {
             Outcome::Answered(answer) if answer.is_success() => Step::Succeeded,
@@ -70,14 +71,14 @@ impl RetryPolicy {
         }
     }
 
-    /// For how long a receiver asked to get nothing at all, if it did. `max_retry_after` bounds it, too.
+    /// For how long the receiver asked for no requests at all; `None` if it did not. At most an hour and `max_retry_after`.
     pub fn pause(&self, outcome: &Outcome) -> Option<Duration> {
         let Outcome::Answered(answer) = outcome else { return None };
         let asked = answer.retry_after.filter(|_| OVERLOADED.contains(&answer.status))?;
         Some(asked.min(self.max_retry_after).min(LONGEST_PAUSE)).filter(|pause| !pause.is_zero())
     }
 
-    /// `Retry-After` can only push later, never past its cap nor before the schedule.
+    /// `Retry-After` delays the attempt beyond the schedule, up to `max_retry_after`; it never makes it earlier.
     fn retry(&self, attempt: u32, retry_after: Option<Duration>, dice: f64) -> Step {
         let made = usize::try_from(attempt).unwrap_or(usize::MAX);
         let Some(wait) = made.checked_sub(1).and_then(|index| self.schedule.get(index)) else {

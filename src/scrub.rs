@@ -1,5 +1,5 @@
-//! Keeps passwords out of what this process says. A server, a client library or a parser may repeat whatever it was given,
-//! and with a slip in a URL that is a password. Pure, but for the list of what the process must not say.
+//! Removes passwords from texts of errors. A server, a library or a parser may repeat a part of a URL, and after a mistake in
+//! the URL that part may be its password. Pure, except for the list of the process's secrets.
 
 use std::borrow::Cow;
 use std::sync::{PoisonError, RwLock};
@@ -9,36 +9,35 @@ use zeroize::Zeroizing;
 
 use crate::secret::SecretText;
 
-/// What stands in its place.
+/// Replaces a secret.
 const MARK: &str = "[secret]";
 
-/// A shorter password is part of many words: it is looked for between other letters and digits only where it is a word.
+/// A password with fewer characters is part of many words: it is replaced only where it is a whole word.
 const SHORT: usize = 4;
 
-/// What a `user:password` does not begin with.
+/// A text that begins with one of these and a colon is a URL, not `user:password`.
 const SCHEMES: [&str; 4] = ["amqp", "amqps", "postgres", "postgresql"];
 
-/// All that the process must not say. Grows by a few texts whenever a password changes.
+/// The process's secrets. Grows by a few texts whenever a password changes.
 static SECRETS: RwLock<Secrets> = RwLock::new(Secrets(Vec::new()));
 
-/// From here on nothing says what is secret in this URL, or `user:password`.
-pub fn keep_secret(text: &SecretText) {
+/// Adds the passwords in this text, a URL or `user:password`, to the process's secrets.
+pub(crate) fn keep_secret(text: &SecretText) {
     SECRETS.write().unwrap_or_else(PoisonError::into_inner).add(text.expose());
 }
 
-/// The text without what is secret. Every error becomes text through this.
-pub fn scrub(text: &str) -> Cow<'_, str> {
+/// The text without the process's secrets. Every error becomes text through this function.
+pub(crate) fn scrub(text: &str) -> Cow<'_, str> {
     SECRETS.read().unwrap_or_else(PoisonError::into_inner).scrub(text)
 }
 
-/// Longest first: what holds another goes whole.
+/// Secrets, the longest first: one that contains another is replaced as a whole.
 #[derive(Default)]
 struct Secrets(Vec<Zeroizing<String>>);
 
 impl Secrets {
     fn add(&mut self, text: &str) {
         let whole = text.trim();
-        // Whole URLs and logins are shown nowhere either, but only as long as there is something secret in them.
         for found in passwords(whole) {
             for spelling in spellings(found) {
                 self.insert(spelling);
@@ -61,7 +60,7 @@ impl Secrets {
                 text = Cow::Owned(scrubbed);
             }
         }
-        // Last: it may take less than a whole password.
+        // Last: it may remove only a part of a password that contains an `@`.
         match without_logins(&text) {
             Some(scrubbed) => Cow::Owned(scrubbed),
             None => text,
@@ -69,7 +68,8 @@ impl Secrets {
     }
 }
 
-/// Whatever in a text may be meant as a password: a URL, several, `key=value` pairs, `user:password`, also with mistakes.
+/// The parts of a text that may be meant as a password, even if the text has mistakes. The text is one URL or several,
+/// `key=value` pairs or `user:password`.
 fn passwords(text: &str) -> Vec<&str> {
     let mut found = Vec::new();
     let starts: Vec<usize> = text.match_indices("://").map(|(at, mark)| at + mark.len()).collect();
@@ -84,18 +84,18 @@ fn passwords(text: &str) -> Vec<&str> {
     found
 }
 
-/// With each `@` that may end it: one may stand in the password itself.
+/// The parts before each `@` of a URL: the first `@` may be a part of the password.
 fn logins(url: &str) -> impl Iterator<Item = &str> {
     url.match_indices('@').map(|(at, _)| &url[..at])
 }
 
 fn password_of(login: &str) -> Option<&str> {
     let (user, password) = login.split_once(':')?;
-    // Who has a password that is no secret may read its name.
+    // A password that equals the user's name, as in guest:guest, is no secret.
     (user != password).then_some(password)
 }
 
-/// What follows `password=`.
+/// The values of `password=`, quoted or not.
 fn values_of_pairs(text: &str) -> impl Iterator<Item = &str> {
     let lower = text.to_ascii_lowercase();
     let ends: Vec<usize> = lower.match_indices("password").map(|(at, key)| at + key.len()).collect();
@@ -110,7 +110,7 @@ fn values_of_pairs(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// As it may be repeated: written, read, written again by somebody else, or quoted in an error of a parser.
+/// The forms in which others may repeat a password: as written, decoded, encoded again, or quoted by a parser.
 fn spellings(password: &str) -> Vec<String> {
     let read = percent_decode_str(password).decode_utf8_lossy().into_owned();
     let mut all = Vec::new();
@@ -123,7 +123,7 @@ fn spellings(password: &str) -> Vec<String> {
     all
 }
 
-/// Of a quoted value.
+/// The value without the backslashes of a quoted value.
 fn unescaped(value: &str) -> String {
     let mut letters = value.chars();
     let mut text = String::new();
@@ -133,7 +133,7 @@ fn unescaped(value: &str) -> String {
     text
 }
 
-/// Without what stands before the `@` of a URL, whoever's it is. `None` if there is no URL.
+/// The text without the logins of the URLs in it, known or unknown. `None` if there is no URL.
 fn without_logins(text: &str) -> Option<String> {
     let (mut scrubbed, mut rest) = (String::new(), text);
     while let Some((before, after)) = rest.split_once("://") {
@@ -151,7 +151,7 @@ fn without_logins(text: &str) -> Option<String> {
     (rest.len() < text.len()).then_some(scrubbed)
 }
 
-/// `None` if the secret is not in it.
+/// The text without the secret; `None` if the secret is not in it.
 fn replaced(text: &str, secret: &str) -> Option<String> {
     let mut scrubbed = String::new();
     let mut from = 0;
@@ -225,7 +225,7 @@ mod tests {
         assert!(matches!(Secrets::default().scrub(text), Cow::Borrowed(_)));
     }
 
-    /// What a careless server, library or parser may do with a URL.
+    /// An error of a server, library or parser that repeats a URL or its password.
     fn repeated(how: u8, url: &str, password: &str) -> String {
         match how % 6 {
             0 => format!("vhost '{url}' not found"),
@@ -243,7 +243,7 @@ mod tests {
             password in "\\PC{4,24}", other in "[a-z]{8}", ways in proptest::collection::vec(any::<u8>(), 1..4),
             form in 0_u8..4,
         ) {
-            // A URL within a password that is not encoded: nobody can tell what is meant.
+            // `://` in a password that is not encoded cannot be told from the beginning of a URL.
             let password = password.replace("://", "///");
             let encoded = utf8_percent_encode(&password, NON_ALPHANUMERIC).to_string();
             let url = match form {

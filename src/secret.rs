@@ -1,8 +1,8 @@
-//! Keeps secrets secret: in memory, in logs and in the database. Pure: the caller brings the dice.
+//! Keeps secrets secret: in memory, in logs and in the database. Pure: the caller brings random bytes.
 //!
-//! A signing secret is stored only inside an envelope: `version ‖ key id length ‖ key id ‖ nonce ‖ ciphertext`,
-//! sealed with XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03). The account and the webhook it belongs to are
-//! authenticated with it, so a row copied to another webhook does not open.
+//! A signing secret is stored only in an envelope, `version ‖ key id length ‖ key id ‖ nonce ‖ ciphertext`, encrypted with
+//! XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03). The ids of its account and its webhook are authenticated with it: an
+//! envelope that was copied to another webhook's row does not open.
 
 use std::fmt;
 
@@ -16,26 +16,29 @@ use crate::ids::{AccountId, WebhookId};
 
 mod published;
 
-pub use published::{is_published, is_published_text};
+use published::is_published;
+pub(crate) use published::is_published_text;
 
 const ENVELOPE_VERSION: u8 = 1;
 const NONCE_BYTES: usize = 24;
 const KEY_BYTES: usize = 32;
 
-/// Text that must never be shown: `Debug` prints nothing of it and its memory is wiped when dropped.
+/// A text that must never be shown. `Debug` prints nothing of it, and its memory is overwritten when it is dropped.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct SecretText(Zeroizing<String>);
 
 impl SecretText {
+    /// Takes over the text.
     pub fn new(text: String) -> Self {
         Self(Zeroizing::new(text))
     }
 
-    /// The text itself, for the one place that needs it.
+    /// The text itself, for the code that has to use it.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
+    /// Whether there is no text.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -59,11 +62,12 @@ impl<'de> serde::Deserialize<'de> for SecretText {
     }
 }
 
-/// What a customer signs with: `whsec_` and the base64 of 32 bytes, so that one secret serves both signature schemes.
+/// The secret of a webhook's signatures: `whsec_` and the base64 of its bytes, 32 in those that this service makes. The form
+/// serves both signature schemes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SigningSecret(SecretText);
 
-/// The text is no signing secret: it must be `whsec_` followed by base64.
+/// The text is no signing secret.
 #[derive(Debug, thiserror::Error)]
 #[error("a signing secret is `whsec_` followed by base64")]
 pub struct NotASigningSecret;
@@ -71,6 +75,7 @@ pub struct NotASigningSecret;
 impl SigningSecret {
     const PREFIX: &str = "whsec_";
 
+    /// The secret of these random bytes.
     pub fn from_random(random: [u8; 32]) -> Self {
         let random = Zeroizing::new(random);
         let mut text = String::with_capacity(64);
@@ -79,6 +84,11 @@ impl SigningSecret {
         Self(SecretText::new(text))
     }
 
+    /// Reads a secret.
+    ///
+    /// # Errors
+    ///
+    /// The prefix is missing, or no base64 of at least one byte follows it.
     pub fn parse(text: &str) -> Result<Self, NotASigningSecret> {
         let encoded = text.strip_prefix(Self::PREFIX).ok_or(NotASigningSecret)?;
         let key = Zeroizing::new(STANDARD.decode(encoded).map_err(|_| NotASigningSecret)?);
@@ -93,23 +103,25 @@ impl SigningSecret {
         self.0.expose()
     }
 
-    /// The bytes behind the prefix: the key of the Standard Webhooks signature.
+    /// The decoded bytes behind the prefix: the key of the Standard Webhooks signature.
     pub fn key_bytes(&self) -> Zeroizing<Vec<u8>> {
         let encoded = &self.expose()[Self::PREFIX.len()..];
-        Zeroizing::new(STANDARD.decode(encoded).expect("checked when it was parsed"))
+        Zeroizing::new(STANDARD.decode(encoded).expect("it was decoded once when it was parsed"))
     }
 }
 
-/// Whose secret an envelope holds; authenticated with it.
+/// The account and the webhook that a secret belongs to. Both are authenticated with the envelope.
 #[derive(Debug, Clone, Copy)]
 pub struct Owner<'a> {
+    /// The account.
     pub account_id: &'a AccountId,
+    /// The webhook.
     pub webhook_id: WebhookId,
 }
 
 impl Owner<'_> {
     fn associated_data(self, header: &[u8]) -> Vec<u8> {
-        // The id's fixed length keeps account and id apart.
+        // The webhook's id has a fixed length, so no other pair of ids gives the same bytes.
         let id = self.webhook_id.0;
         [header, id.as_bytes(), self.account_id.as_str().as_bytes()].concat()
     }
@@ -123,36 +135,47 @@ pub struct Keyring(Vec<Key>);
 struct Key {
     id: String,
     cipher: XChaCha20Poly1305,
-    /// Everybody has it.
+    /// Whether this repository publishes it.
     published: bool,
 }
 
-/// Why a keyring cannot be read from its text. None of the texts repeats a key.
+/// Why a keyring cannot be read from its text. No error repeats a key; keys are counted from 1.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum KeyringError {
+    /// There is no key.
     #[error("holds no key")]
     Empty,
+    /// There is no colon.
     #[error("key {0} is not written as id:base64-of-32-bytes")]
     Form(usize),
+    /// The id has other characters, none or too many.
     #[error("key {0} needs an id of 1 to 64 letters, digits, - or _")]
     Id(usize),
+    /// The key is no base64 or has another length.
     #[error("key {0} is not the base64 of exactly 32 bytes")]
     Key(usize),
+    /// Two keys have one id.
     #[error("key {0} repeats the id of an earlier key")]
     Repeated(usize),
 }
 
-/// Why an envelope does not open.
+/// Why an envelope cannot be decrypted.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum OpenError {
+    /// The settings have no key with this id.
     #[error("the secret is encrypted with key `{0}`, which is not in security.encryption_keys")]
     UnknownKey(String),
+    /// The bytes are no envelope of this owner.
     #[error("the secret does not decrypt: the row was damaged or moved from another webhook")]
     Damaged,
 }
 
 impl Keyring {
-    /// Reads `id:base64-of-32-bytes`, comma-separated.
+    /// Reads keys of the form `id:base64-of-32-bytes`, separated by commas.
+    ///
+    /// # Errors
+    ///
+    /// The first key that cannot be used, and why.
     pub fn parse(text: &str) -> Result<Self, KeyringError> {
         let mut keys: Vec<Key> = Vec::new();
         for (at, entry) in text.split(',').map(str::trim).filter(|e| !e.is_empty()).enumerate() {
@@ -165,22 +188,26 @@ impl Keyring {
         if keys.is_empty() { Err(KeyringError::Empty) } else { Ok(Self(keys)) }
     }
 
-    /// The id of the key that encrypts.
+    /// The id of the first key, which encrypts.
     pub fn newest_key_id(&self) -> &str {
         &self.0[0].id
     }
 
-    /// The id of a key that everybody has, if there is one.
+    /// The id of the first key that this repository publishes, if there is one.
     pub fn published_key_id(&self) -> Option<&str> {
         self.0.iter().find(|key| key.published).map(|key| key.id.as_str())
     }
 
-    /// Whether an envelope was sealed with the key that encrypts now.
+    /// Whether an envelope is encrypted with the key that encrypts now.
     pub fn is_newest(&self, envelope: &[u8]) -> bool {
         envelope_key_id(envelope) == Some(self.newest_key_id())
     }
 
-    /// Whether an envelope, or only its beginning, names a key that we have.
+    /// Checks that an envelope names a key of this keyring. The beginning of the envelope is enough.
+    ///
+    /// # Errors
+    ///
+    /// The key is unknown, or the bytes do not begin an envelope.
     pub fn check_key(&self, envelope: &[u8]) -> Result<(), OpenError> {
         self.key_of(envelope).map(drop)
     }
@@ -191,7 +218,7 @@ impl Keyring {
         key.ok_or_else(|| OpenError::UnknownKey(id.to_owned()))
     }
 
-    /// Encrypts a secret for its owner. `nonce` must be random and fresh.
+    /// Encrypts a secret for its owner. `nonce` must be random and used once.
     pub fn seal(&self, secret: &SigningSecret, owner: Owner<'_>, nonce: [u8; NONCE_BYTES]) -> Vec<u8> {
         let key = &self.0[0];
         let mut envelope = envelope_header(&key.id);
@@ -202,7 +229,11 @@ impl Keyring {
         envelope
     }
 
-    /// Decrypts an envelope that [`Keyring::seal`] made for the same owner with a key we still have.
+    /// Decrypts an envelope that [`Keyring::seal`] made for the same owner.
+    ///
+    /// # Errors
+    ///
+    /// The key is unknown, or the envelope is damaged or belongs to another owner.
     pub fn open(&self, envelope: &[u8], owner: Owner<'_>) -> Result<SigningSecret, OpenError> {
         let key = self.key_of(envelope)?;
         let (header, rest) = envelope.split_at(2 + key.id.len());

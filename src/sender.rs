@@ -1,8 +1,7 @@
-//! Makes one attempt: a signed POST whose answer is data. The only door to HTTP receivers.
+//! Makes one attempt: a signed POST whose answer is data. No other module calls receivers.
 //!
-//! The URL and every address behind it are checked again each time; the clients follow no redirect, use no proxy but the
-//! one of the settings, and store nothing. Only a request on a connection that ended under it is made once more, within the
-//! same attempt.
+//! The URL and the addresses of its host are checked again at each attempt. The clients follow no redirect, use no proxy but
+//! that of the settings, and keep no cookies. A request whose kept connection ended is made once more within the attempt.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -47,11 +46,13 @@ const STANDARD_ID: HeaderName = HeaderName::from_static("webhook-id");
 const STANDARD_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const STANDARD_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 
-/// What keeps a process from sending at all.
+/// Why a process cannot send at all.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
+    /// No authority is trusted, so no receiver's certificate can be checked.
     #[error("there are no CA certificates: install them (ca-certificates), or have SSL_CERT_FILE name a file of them")]
     Certificates(#[source] rustls::Error),
+    /// The HTTP or DNS client cannot be built.
     #[error("the HTTP client cannot be set up")]
     Client(#[source] anyhow::Error),
 }
@@ -67,6 +68,9 @@ pub struct Sender {
 }
 
 impl Sender {
+    /// # Errors
+    ///
+    /// The clients cannot be built.
     pub fn new(settings: &config::Sender) -> Result<Self, SetupError> {
         let resolver = resolver(settings)?;
         let clients = Arc::new(Clients::new(settings, resolver.clone())?);
@@ -75,21 +79,21 @@ impl Sender {
         Ok(Self { clients, route, urls: settings.urls.clone(), timeout: settings.timeout, limits })
     }
 
-    /// Makes one attempt. Whatever happens is in the outcome; it takes no longer than the timeouts for the attempt and
-    /// for the answer's body together.
+    /// Makes one attempt. Every failure is in its outcome. It takes at most the timeouts of the attempt and of the answer's
+    /// body together.
     pub async fn attempt(&self, delivery: &Delivery) -> Attempt {
         let started = Instant::now();
         self.send(self.request(delivery), started).await
     }
 
-    /// The same, and the request as the receiver gets it. It is there even if the receiver's address is refused, unless
-    /// it cannot be signed.
+    /// Makes one attempt, and returns the request as the receiver gets it, too. The request is returned even if the URL is
+    /// refused; it is `None` if it cannot be signed.
     pub async fn attempt_shown(&self, delivery: &Delivery) -> (Attempt, Option<SentRequest>) {
         let started = Instant::now();
         let request = self.request(delivery);
         let sent = match &request {
             Ok(request) => Some(SentRequest::of(request.headers(), Some(request.url()), delivery.event())),
-            // What is refused for its URL was never addressed to anybody.
+            // The URL was refused, so there is no host to show.
             Err(_) => self.headers(delivery).ok().map(|headers| SentRequest::of(&headers, None, delivery.event())),
         };
         (self.send(request, started).await, sent)
@@ -108,7 +112,7 @@ impl Sender {
             return Err(AttemptError::Internal);
         };
         let secrets = secrets.as_ref().map_err(|error| {
-            // Never unsigned: it waits until the operator has brought the key back.
+            // Nothing is sent unsigned: the delivery waits until the operator has restored the key.
             tracing::error!(webhook_id = %delivery.webhook.id, error = crate::error_chain(error), "a secret cannot be decrypted");
             AttemptError::Internal
         })?;
@@ -130,9 +134,9 @@ impl Sender {
         Ok(request)
     }
 
-    /// The outcome, and how long the verdict took.
+    /// The outcome, and the time until it was known. The time for reading the body does not count.
     async fn execute(&self, request: Request, started: Instant) -> (Outcome, Duration) {
-        // Kept until the answer is read: its connection is in use until then.
+        // Kept until the answer is read, since its connection is in use until then.
         let chosen = self.clients.for_attempt(request.url());
         let made = tokio::time::timeout(self.timeout, self.exchange(&chosen, request, started)).await;
         let made = match made.unwrap_or(Err(Failure::Theirs(AttemptError::Timeout))) {
@@ -163,7 +167,7 @@ impl Sender {
         Ok(response)
     }
 
-    /// The verdict stands in the status line; nothing that follows changes it.
+    /// The status line decides about success; an error while reading the body changes nothing.
     async fn read(&self, response: Response) -> Answer {
         let status = response.status().as_u16();
         let retry_after = answer::retry_after(response.headers(), SystemTime::now());
@@ -178,8 +182,11 @@ impl From<reqwest::Error> for SetupError {
     }
 }
 
-/// Looks a name up as an attempt does, and returns how long the answer took. That the policy refuses the answer is no
-/// error: there was one.
+/// Looks a name up as an attempt does, and returns how long the answer took. An answer that the policy refuses counts as well.
+///
+/// # Errors
+///
+/// The name has no address, or the name servers do not answer.
 pub async fn look_up(settings: &config::Sender, host: &str) -> anyhow::Result<Duration> {
     let resolver = resolver(settings)?;
     let asked = Instant::now();
@@ -188,7 +195,7 @@ pub async fn look_up(settings: &config::Sender, host: &str) -> anyhow::Result<Du
         Err(ResolveError::Failed(error)) if error.is_no_records_found() => {
             Err(anyhow::anyhow!("the name servers know no address of it"))
         }
-        // Its sources say the same again.
+        // Without its sources, which repeat its text.
         Err(ResolveError::Failed(error)) => Err(anyhow::anyhow!("{error}")),
         Err(ResolveError::NoNameServer) if settings.dns_servers.is_empty() && !resolver::system_names_one() => {
             Err(anyhow::anyhow!("no name server answers, and {} names none", resolver::RESOLV_CONF))
@@ -197,7 +204,7 @@ pub async fn look_up(settings: &config::Sender, host: &str) -> anyhow::Result<Du
     }
 }
 
-/// Whether the proxy wants other credentials for a tunnel, here to a name that nobody has (RFC 6761).
+/// Whether the proxy wants other credentials for a tunnel. Asks for one to a name that never exists (RFC 6761).
 async fn wants_credentials(chosen: &Chosen) -> bool {
     let nobody = "https://nobody.invalid/".parse().expect("a URL");
     let asked = chosen.execute(Request::new(Method::HEAD, nobody)).await;
@@ -205,8 +212,11 @@ async fn wants_credentials(chosen: &Chosen) -> bool {
     asked.is_err_and(|error| Failure::of(&error, way) == Failure::Ours(Lack::ProxyCredentials))
 }
 
-/// Has the proxy of the settings open a way to `host`, and returns how long its answer took, whatever it was, unless it wants
-/// other credentials.
+/// Asks the proxy of the settings for a tunnel to `host`, and returns how long its answer took. A refusal counts as well.
+///
+/// # Errors
+///
+/// The proxy does not answer, or wants other credentials.
 pub async fn ask_proxy(settings: &config::Sender, host: &str) -> anyhow::Result<Duration> {
     let sender = Sender::new(settings)?;
     let request = Request::new(Method::HEAD, format!("https://{host}/").parse()?);
@@ -226,7 +236,7 @@ pub async fn ask_proxy(settings: &config::Sender, host: &str) -> anyhow::Result<
 
 fn resolver(settings: &config::Sender) -> Result<Resolver, SetupError> {
     let lookups = ResolverSettings {
-        // Within the attempt, so that it is known whose fault it is that a name gives no address.
+        // Shorter than the attempt: it must be known who caused a failed lookup before the attempt ends.
         timeout: settings.dns_timeout.min(settings.timeout * 4 / 5),
         max_lookups: settings.max_dns_lookups,
         ..ResolverSettings::default()
@@ -260,7 +270,7 @@ fn unix_seconds() -> i64 {
     jiff::Timestamp::now().as_second()
 }
 
-/// The host of a URL that gives an address, not a name.
+/// The URL's host, if it is an address.
 fn literal(url: &url::Url) -> Option<IpAddr> {
     match url.host()? {
         Host::Ipv4(ip) => Some(ip.into()),

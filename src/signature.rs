@@ -1,7 +1,7 @@
-//! Signs what is sent. Pure: the caller brings the clock.
+//! Makes and verifies the signatures of requests. Pure: the caller brings the clock.
 //!
-//! Two schemes over the same body: ours (hex HMAC-SHA256 of the body, keyed with the secret as the customer sees it)
-//! and Standard Webhooks (<https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>).
+//! Each request has two: the hex HMAC-SHA256 of the body, whose key is the secret as the customer sees it, and that of
+//! Standard Webhooks (<https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md>).
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use crate::secret::SigningSecret;
 
 type HmacSha256 = Hmac<Sha256>;
 
-/// A secret made ready to sign with, for both schemes: expanding a key costs as much as signing a short text.
+/// A secret prepared for both schemes, once: preparing the key of an HMAC costs as much as signing a short text.
 #[derive(Clone)]
 pub struct SigningKey {
     body: HmacSha256,
@@ -48,14 +48,15 @@ pub fn standard_signature(keys: &[&SigningKey], id: &str, timestamp: i64, body: 
     keys.iter().map(one).collect::<Vec<_>>().join(" ")
 }
 
-/// Whether `signature`, a received `X-Webhook-Signature`, was made with this secret. Constant time.
+/// Whether `signature`, a received `X-Webhook-Signature`, was made with this secret. Compares in constant time.
 pub fn verify_body(secret: &SigningSecret, body: &[u8], signature: &str) -> bool {
-    // Lower case is part of the contract: the check customers run compares text.
+    // Customers compare the texts, so upper case would be another signature.
     let lower = !signature.bytes().any(|byte| byte.is_ascii_uppercase());
     lower && hex::decode(signature).is_ok_and(|bytes| body_mac(&secret.into(), body).verify_slice(&bytes).is_ok())
 }
 
-/// Whether `signatures`, a received `Webhook-Signature`, holds one that this secret made. Constant time per signature.
+/// Whether `signatures`, a received `Webhook-Signature`, contains one that was made with this secret. Compares each in
+/// constant time.
 pub fn verify_standard(secret: &SigningSecret, id: &str, timestamp: i64, body: &[u8], signatures: &str) -> bool {
     signatures.split(' ').filter_map(|signature| signature.strip_prefix("v1,")).any(|encoded| {
         let mac = standard_mac(&secret.into(), id, timestamp, body);

@@ -9,22 +9,24 @@ use crate::ids::WebhookId;
 use crate::secret::OpenError;
 use crate::signature::SigningKey;
 
-/// What one lookup saw of a webhook: enough to call it, or the reason not to.
+/// A webhook as one lookup found it: what is needed to call it, or the reason not to.
 #[derive(Debug)]
 pub struct Snapshot {
+    /// The webhook.
     pub id: WebhookId,
-    /// Raised whenever the webhook is switched off; deliveries of an older one are cancelled.
+    /// A number that rises whenever the webhook is switched off. Deliveries from before are cancelled.
     pub activation: i32,
-    /// Whether its newest results that are recorded were failures: then a success changes its health.
+    /// Whether the newest recorded results were failures: a success then changes the webhook's health.
     pub troubled: bool,
-    /// Until when it gets nothing, by this process's clock, for its receiver asked for time. Past or `None`: it is not
-    /// paused.
+    /// Until when the receiver asked for no requests, by this process's clock. The webhook is not paused if this is past or
+    /// `None`.
     pub paused_until: Option<Instant>,
+    /// Whether the webhook takes deliveries, and how.
     pub state: SnapshotState,
 }
 
 impl Snapshot {
-    /// The saved URL, while it is active.
+    /// The saved URL; `None` if the webhook is not active.
     pub fn url(&self) -> Option<&str> {
         match &self.state {
             SnapshotState::Active { url, .. } => Some(url),
@@ -32,16 +34,15 @@ impl Snapshot {
         }
     }
 
-    /// Names the receiver: another URL, or switching off and on, makes another one. What one asked for does not hold for
-    /// the next.
+    /// The present receiver. A pause that an earlier receiver asked for does not hold for it.
     pub fn receiver(&self) -> ReceiverId {
         let mut hasher = DefaultHasher::new();
         (self.activation, self.url()).hash(&mut hasher);
         ReceiverId(hasher.finish())
     }
 
-    /// The webhook for a delivery that is owed to this snapshot of it, when `newest` has been read since; `None` if it was
-    /// deleted. For such a delivery a webhook stays off that was switched off meanwhile, even if it is on again.
+    /// The webhook for a delivery that was looked up as `self`, when a later lookup found `newest` (`None`: it was deleted).
+    /// If the webhook was switched off in between, it counts as off for this delivery, even if it is on again.
     pub fn updated_to(&self, newest: Option<&Arc<Self>>) -> Arc<Self> {
         let standing = newest.map(|newest| (newest.activation, newest.state.standing()));
         match (Standing::for_owed(self.activation, standing), newest) {
@@ -51,23 +52,24 @@ impl Snapshot {
     }
 }
 
-/// The receiver that a webhook has had since it was last switched on or got another URL. Means nothing outside this process.
+/// The receiver that a webhook has since it was last switched on or got another URL. Valid only within this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReceiverId(pub u64);
 
 /// Whether a webhook takes deliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
+    /// Its deliveries are attempted.
     Active,
-    /// Switched off by us: its deliveries are closed at once, so that they can be recovered.
+    /// Disabled by this service: its deliveries are closed at once and can be recovered.
     Disabled,
     /// Switched off by its owner, or deleted.
     Off,
 }
 
 impl Standing {
-    /// What it is for a delivery that is owed since an activation, given the webhook's activation and standing now;
-    /// `None` if it is gone.
+    /// The standing for a delivery from the activation `owed_since`, when a lookup found this activation and standing (`None`:
+    /// the webhook was deleted).
     pub fn for_owed(owed_since: i32, now: Option<(i32, Self)>) -> Self {
         match now {
             Some((_, Self::Disabled)) => Self::Disabled,
@@ -77,18 +79,24 @@ impl Standing {
     }
 }
 
+/// Whether a webhook takes deliveries, with what is needed to call it if so.
 #[derive(Debug)]
 pub enum SnapshotState {
+    /// See [`Standing::Active`].
     Active {
-        /// As it was saved; it is checked again at every attempt.
+        /// The URL as it was saved. It is checked again at every attempt.
         url: String,
+        /// The keys for the signatures, or why they do not decrypt.
         secrets: Result<Box<Secrets>, OpenError>,
     },
+    /// See [`Standing::Disabled`].
     Disabled,
+    /// See [`Standing::Off`].
     Off,
 }
 
 impl SnapshotState {
+    /// The state alone.
     pub fn standing(&self) -> Standing {
         match self {
             Self::Active { .. } => Standing::Active,
@@ -98,10 +106,11 @@ impl SnapshotState {
     }
 }
 
-/// What a request is signed with.
+/// The keys for a request's signatures.
 #[derive(Debug, Clone)]
 pub struct Secrets {
+    /// The key of the present secret.
     pub current: SigningKey,
-    /// Still valid for a while after a regeneration.
+    /// The key of the secret before the last regeneration, while it is still valid.
     pub previous: Option<SigningKey>,
 }

@@ -1,7 +1,7 @@
-//! Makes foreign text safe to store and to print. Pure.
+//! Makes text from outside safe to store and to print. Pure.
 
-/// One line of at most `max_bytes`, cut between characters: control characters become spaces, and whatever is invisible
-/// or turns the direction of writing is spelled out.
+/// The text as one line of at most `max_bytes` bytes, cut between characters. Control characters become spaces; invisible
+/// characters, and those that change the direction of writing, are written as `\u{…}`.
 pub fn printable(text: &str, max_bytes: usize) -> String {
     let mut cleaned = String::new();
     for char in text.chars() {
@@ -19,7 +19,7 @@ pub fn printable(text: &str, max_bytes: usize) -> String {
     cleaned
 }
 
-/// Format characters and their like (Unicode categories Cf, Zl, Zp and the Hangul fillers).
+/// Characters of the Unicode categories Cf, Zl and Zp, and the Hangul fillers.
 fn is_invisible(char: char) -> bool {
     matches!(char,
         '\u{ad}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180e}' | '\u{200b}'..='\u{200f}'

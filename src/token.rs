@@ -1,6 +1,6 @@
 //! Makes and checks the bearer tokens of the API: JSON Web Tokens (RFC 7519) signed with HS256, and nothing else. Pure.
 //!
-//! A token is refused unless all of it is understood: no algorithm, header or claim in it chooses how it is checked.
+//! A token is refused if its header has any field that is not known here: no field of a token decides how it is checked.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,28 +17,30 @@ use sha2::Sha256;
 use crate::ids::AccountId;
 use crate::secret::SecretText;
 
-/// No token that lives longer is accepted.
+/// A token that expires later than this from now is refused.
 pub const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
-/// How far the issuer's clock may be from ours, in seconds.
+/// How far the issuer's clock may differ from ours, in seconds.
 const LEEWAY: i64 = 5;
 const MAX_BYTES: usize = 8 * 1024;
 
-/// What tokens are made and checked with.
+/// The secrets and names with which tokens are made and checked.
 #[derive(Debug, Clone)]
 pub struct Tokens {
-    /// The first signs, all verify.
+    /// At least one. The first signs; all verify.
     pub secrets: Vec<SecretText>,
-    /// What `iss` must be.
+    /// The value that `iss` must have; `None`: any.
     pub issuer: Option<String>,
-    /// What `aud` must be or contain.
+    /// The value that `aud` must have or contain; `None`: any.
     pub audience: Option<String>,
 }
 
-/// Why a token is not accepted; says no more to whoever tries.
+/// Why a token is refused. Says no more than this, since the caller may be an attacker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenRefusal {
+    /// Everything else about the token is good.
     #[error("the token has expired")]
     Expired,
+    /// Anything else.
     #[error("the token is not valid")]
     Invalid,
 }
@@ -61,6 +63,10 @@ impl Tokens {
     }
 
     /// The account that a token was made for. `now` is in unix seconds.
+    ///
+    /// # Errors
+    ///
+    /// The token has expired, or is not valid for any other reason.
     pub fn verify(&self, token: &str, now: i64) -> Result<AccountId, TokenRefusal> {
         let claims = self.authentic(token).ok_or(TokenRefusal::Invalid)?;
         let expires = claims.integer("exp")?.ok_or(TokenRefusal::Invalid)?;
@@ -77,7 +83,7 @@ impl Tokens {
         }
         let account = claims.0.get("sub").and_then(Value::as_str).and_then(AccountId::parse);
         let account = account.ok_or(TokenRefusal::Invalid)?;
-        // Last: only whoever holds a good token learns that it was one.
+        // Last, so that only the holder of a token that was valid once is told that it has expired.
         if expires <= now - LEEWAY { Err(TokenRefusal::Expired) } else { Ok(account) }
     }
 
@@ -89,7 +95,7 @@ impl Tokens {
         let (signed, signature) = token.rsplit_once('.')?;
         let (header, claims) = signed.split_once('.')?;
         let header = Members::decode(header)?;
-        // Nothing else may stand there: `crit`, `kid`, `jwk` and their like would want to be obeyed.
+        // No other field is accepted: `crit`, `kid`, `jwk` and similar ones ask for another way of checking.
         let understood = header.0.iter().all(|(name, value)| match name.as_str() {
             "alg" => value == "HS256",
             "typ" => value.as_str().is_some_and(|typ| typ.eq_ignore_ascii_case("JWT")),
@@ -111,7 +117,7 @@ fn mac(secret: &SecretText, signed: &[u8]) -> Hmac<Sha256> {
     Hmac::new_from_slice(secret.expose().as_bytes()).expect("HMAC takes a key of any length").chain_update(signed)
 }
 
-/// A JSON object in which no name stands twice.
+/// A JSON object without repeated names.
 struct Members(BTreeMap<String, Value>);
 
 impl Members {
@@ -119,7 +125,11 @@ impl Members {
         serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
     }
 
-    /// A claim in whole seconds: one that cannot be read is not taken for one that is absent.
+    /// A claim in whole seconds; `None` if it is absent.
+    ///
+    /// # Errors
+    ///
+    /// The claim is no whole number: that is not the same as an absent claim.
     fn integer(&self, name: &str) -> Result<Option<i64>, TokenRefusal> {
         let read = |value: &Value| value.as_i64().ok_or(TokenRefusal::Invalid);
         self.0.get(name).map(read).transpose()

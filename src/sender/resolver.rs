@@ -1,8 +1,7 @@
-//! Resolves a receiver's name and vets every answer.
+//! Resolves a receiver's name and checks every address against the policy.
 //!
-//! The HTTP client connects to the addresses returned here and asks nobody else, so a name that answers differently
-//! the next time (DNS rebinding) gains nothing. It asks no resolver at all about a URL whose host is an address: the
-//! URL's own policy vets that.
+//! The HTTP client connects only to the addresses returned here, so a name that resolves to another address the next time
+//! (DNS rebinding) gains nothing. A URL whose host is an address is not resolved: the address is checked with the URL.
 
 use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -27,31 +26,32 @@ mod resolv_conf;
 
 pub(super) use name_servers::{RESOLV_CONF, system_names_one};
 
-/// How many addresses of one name are tried; the rest are vetted and left.
+/// How many addresses of one name are tried. The others are checked but not used.
 const MAX_ADDRESSES: usize = 16;
 
-/// The tries for each address family take three fifths of [`ResolverSettings::timeout`], so that a name server which
-/// never answers for one family leaves the other usable, and the last fifth is there to find out whether the name servers
-/// answer at all. Longer tries would hold more sockets: within a try hickory repeats the query from a new one every 333 ms.
+/// Each address family is tried three times, for a fifth of [`ResolverSettings::timeout`] each. A family for which a name
+/// server never answers then fails before the limit of four fifths for both, and the addresses of the other are used. The last
+/// fifth is left to find out whether the name servers answer at all. Longer tries would hold more sockets: within a try hickory
+/// repeats the query from a new socket every 333 ms.
 const TRIES: u32 = 3;
 const TRIES_PER_TIMEOUT: u32 = 5;
 
-/// A receiver that moves is found at its new address within this time, whatever its TTL says.
+/// The longest time an answer is cached, even if its TTL is longer: a receiver that moves is found again after it.
 const MAX_TTL: Duration = Duration::from_secs(300);
 
-/// A customer who has just created the missing record does not wait for the zone's negative TTL.
+/// The longest time that "no such name" is cached: a customer who creates the missing record does not wait longer.
 const MAX_NEGATIVE_TTL: Duration = Duration::from_secs(10);
 
 /// What one lookup may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResolverSettings {
-    /// For one lookup as a whole, waiting for its turn included, and for finding out whose fault a failure is.
+    /// For one lookup as a whole: waiting for its turn, the queries, and finding out who caused a failure.
     pub timeout: Duration,
-    /// Lookups under way at the same time; more wait for their turn. Each holds two UDP sockets, or up to four for
-    /// every name server asked while none answers.
+    /// Lookups at a time; others wait for their turn. Each holds two UDP sockets, or up to four per name server while none
+    /// answers.
     ///
-    /// A name whose servers never answer keeps its place for three fifths of the timeout, so this must exceed the
-    /// number of such names that are tried within that time, or they hold up all others.
+    /// A name whose servers never answer keeps its turn for three fifths of the timeout. If more such names than this are
+    /// looked up within that time, all other lookups have to wait for them.
     pub max_lookups: usize,
     /// Answers kept in memory until their TTL has passed, five minutes at most.
     pub cached_answers: u64,
@@ -64,14 +64,14 @@ impl Default for ResolverSettings {
 }
 
 impl ResolverSettings {
-    /// For one question to the name servers.
+    /// For one try of a query.
     fn try_timeout(&self) -> Duration {
         self.timeout / TRIES_PER_TIMEOUT
     }
 }
 
-/// Resolves names through the DNS: as absolute names, without search domains. The hosts file, which knows names that are no
-/// business of a customer, is read only for names that the operator allows, and goes before the DNS for those.
+/// Resolves names in the DNS, as absolute names without search domains. For names that the operator allows the hosts file is
+/// read first; for others it is not read, since it names machines of the operator.
 #[derive(Clone)]
 pub struct Resolver(Arc<Shared>);
 
@@ -89,7 +89,7 @@ struct Shared {
     hosts: HostsFile,
 }
 
-/// Why a name gave no address to call. No text of it names an address.
+/// Why a name gave no address to call. No error names an address.
 #[derive(Debug, thiserror::Error)]
 pub enum ResolveError {
     /// The policy refuses at least one address of the name.
@@ -98,17 +98,17 @@ pub enum ResolveError {
     /// The name does not exist, has no address, or its servers failed.
     #[error("the host cannot be resolved")]
     Failed(#[source] NetError),
-    /// Nothing was known within [`ResolverSettings::timeout`], though the name servers answer other questions.
+    /// No answer came within [`ResolverSettings::timeout`], although the name servers answer other queries.
     #[error("resolving the host took too long")]
     Timeout,
-    /// The name has addresses, none of which can be reached from this machine: it has no route to them, or no address of
-    /// its own in their family.
+    /// The name has addresses, but this machine can reach none of them: it has no route to them, or no address of its own in
+    /// their family.
     #[error("no address of the host can be reached from this machine")]
     Unreachable,
     /// No name server could be asked, or none answers anything: our own failure.
     #[error("no name server answers")]
     NoNameServer,
-    /// It was not looked up, since too many others were: our own failure.
+    /// Other lookups took all turns until the timeout: our own failure.
     #[error("more names than sender.max_dns_lookups wait to be looked up")]
     NoTurn,
 }
@@ -119,7 +119,7 @@ pub enum ResolveError {
 pub struct SetupError(#[source] NetError);
 
 impl Resolver {
-    /// Asks the name servers of the system (`/etc/resolv.conf`), as they are now: the file is read again when it changes.
+    /// Asks the name servers of the system. `/etc/resolv.conf` is read again when it changes.
     ///
     /// # Errors
     ///
@@ -158,7 +158,8 @@ impl Resolver {
     ///
     /// # Errors
     ///
-    /// [`ResolveError::Blocked`] if the policy refuses any address of the name, even if it permits others.
+    /// [`ResolveError::Blocked`] if the policy refuses any address of the name, even if it permits others; the other variants
+    /// if there is no address.
     pub async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError> {
         let mut found = match self.listed(host) {
             found if found.is_empty() => self.lookup(host).await?,
@@ -171,7 +172,7 @@ impl Resolver {
         Ok(found)
     }
 
-    /// The addresses that this machine's own file gives to a name, if the operator allows the name.
+    /// The addresses in this machine's hosts file, if the operator allows the name.
     fn listed(&self, host: &str) -> Vec<IpAddr> {
         if self.0.policy.allowed_hosts.contains(host) { self.0.hosts.addresses(host) } else { Vec::new() }
     }
@@ -193,7 +194,8 @@ impl Resolver {
         }
     }
 
-    /// The outer error is that nobody was asked, or not for long enough.
+    /// Queries both address families. The inner error is what the name servers answered; the outer one says that no query was
+    /// made, or not for long enough.
     async fn ask(
         &self,
         dns: &TokioResolver,
@@ -215,7 +217,7 @@ impl Resolver {
         };
         match timeout(patience.saturating_sub(waited), asking).await {
             Ok(answered) => Ok(answered),
-            // There was no time left for one whole try.
+            // The time left was shorter than one try.
             Err(_) if patience.saturating_sub(waited) < self.0.settings.try_timeout() => Err(ResolveError::NoTurn),
             Err(_) => Ok(Err(NetError::Timeout)),
         }
@@ -232,7 +234,7 @@ async fn of_family(dns: &TokioResolver, name: &Name, family: RecordType) -> Resu
     if found.is_empty() { Err(NetError::Message("the name has no address")) } else { Ok(found) }
 }
 
-/// One family is enough. Where neither has an address, the failure counts that is least the zone's fault.
+/// The addresses of either family. If neither has one, the error that is least the zone's fault.
 fn of_both_families(
     v4: Result<Vec<IpAddr>, NetError>,
     v6: Result<Vec<IpAddr>, NetError>,
@@ -244,15 +246,15 @@ fn of_both_families(
     }
 }
 
-/// Whose fault it is that a question has no answer.
+/// Who caused a query without an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Blame {
-    /// The zone's, and so its customer's: somebody answered.
+    /// The zone, and so the customer: a server answered.
     Zone,
-    /// The zone's if the name servers answer other questions, ours if not.
+    /// The zone if our name servers answer other queries; this service if they do not.
     Open,
-    /// Ours: no name server was asked. hickory hides the I/O error, such as a lack of file descriptors, in these; what a
-    /// zone answers never becomes one of them.
+    /// This service: no name server was asked. hickory reports I/O errors, such as a lack of file descriptors, so; it never
+    /// reports a zone's answer so.
     Ours,
 }
 
@@ -267,15 +269,15 @@ impl Blame {
     }
 }
 
-/// Those of the addresses that this machine can reach: connecting to others would only hide why it fails with these. (The
-/// system's own `getaddrinfo` leaves out a family in which the machine has no address, too.)
+/// The addresses that this machine can reach. An attempt to connect to the others would hide the error of these. (The system's
+/// own `getaddrinfo` also leaves out a family in which the machine has no address.)
 fn within_reach(mut found: Vec<IpAddr>) -> Result<Vec<IpAddr>, ResolveError> {
     found.retain(|ip| is_within_reach(*ip));
     if found.is_empty() { Err(ResolveError::Unreachable) } else { Ok(found) }
 }
 
-/// Whether this machine has a route to `ip`, and an address of its own to come from. Sends nothing: connecting a UDP socket
-/// only looks both up.
+/// Whether this machine has a route to `ip` and an address of its own in the same family. Sends nothing: connecting a UDP
+/// socket only looks up both.
 pub(super) fn is_within_reach(ip: IpAddr) -> bool {
     /// EINVAL (a link-local address without its interface), EAFNOSUPPORT, EADDRNOTAVAIL, ENETUNREACH, EHOSTUNREACH.
     const OUT_OF_REACH: [i32; 5] = [22, 97, 99, 101, 113];
@@ -294,14 +296,14 @@ impl Resolve for Resolver {
         let resolver = self.clone();
         Box::pin(async move {
             let addresses = within_reach(resolver.addresses(name.as_str()).await?)?;
-            // Port 0 stands for the port of the URL.
+            // The HTTP client replaces port 0 by the port of the URL.
             Ok(Box::new(addresses.into_iter().map(|ip| SocketAddr::new(ip, 0))) as Addrs)
         })
     }
 }
 
 impl ResolveError {
-    /// The resolver's error within `error` or its sources, where a failed request of the HTTP client hides it.
+    /// The resolver's error in the chain of a failed request's error.
     #[must_use]
     pub fn within<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
         std::iter::successors(Some(error), |&error| error.source()).find_map(|error| error.downcast_ref())
@@ -317,6 +319,7 @@ impl From<NetError> for ResolveError {
     }
 }
 
+/// The options of the client that resolves names.
 fn bounded(mut options: ResolverOpts, settings: ResolverSettings) -> ResolverOpts {
     options.timeout = settings.try_timeout();
     options.attempts = TRIES as usize - 1;

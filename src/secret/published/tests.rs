@@ -4,7 +4,7 @@ use std::path::Path;
 use super::*;
 use crate::secret::Keyring;
 
-/// Files that people copy keys from.
+/// The files from which people may copy keys.
 fn copied_from() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folders = [".", "config", "scripts", "docs", ".ci"].map(|folder| root.join(folder));

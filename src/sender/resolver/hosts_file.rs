@@ -1,4 +1,4 @@
-//! Reads the addresses of a name out of a hosts(5) file, which containers have for names such as `host.docker.internal`.
+//! Reads the addresses of a name from a hosts(5) file. In containers it has names such as `host.docker.internal`.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 /// More than any real file has.
 const MAX_FILE_BYTES: u64 = 1024 * 1024;
 
-/// The file is read for each question: it is only asked for names that the operator allows.
+/// A hosts file, read at each lookup: there are few, since only names that the operator allows are looked up in it.
 pub(super) struct HostsFile(pub(super) PathBuf);
 
 impl HostsFile {
@@ -33,7 +33,7 @@ fn addresses(text: &str, name: &str) -> Vec<IpAddr> {
 
 fn address(line: &str, name: &str) -> Option<IpAddr> {
     let mut words = line.split('#').next()?.split_ascii_whitespace();
-    // The zone of an IPv6 address, fe80::1%eth0, has no place in the answer to a question.
+    // The zone of an IPv6 address (fe80::1%eth0) is dropped.
     let address = words.next()?.split('%').next()?.parse().ok()?;
     let named = words.any(|word| word.strip_suffix('.').unwrap_or(word).eq_ignore_ascii_case(name));
     named.then_some(address)

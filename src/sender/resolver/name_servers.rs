@@ -1,4 +1,4 @@
-//! Which name servers are asked: those of the settings, or those of the system's resolv.conf as it stands now.
+//! The name servers to ask: those of the settings, or those that the system's resolv.conf names now.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -17,10 +17,10 @@ use hickory_resolver::proto::rr::{Name, RecordType};
 use super::super::probe::Probe;
 use super::{ResolverSettings, SetupError, resolv_conf};
 
-/// Where the system says which name servers there are.
+/// The file that names the system's name servers.
 pub(in crate::sender) const RESOLV_CONF: &str = "/etc/resolv.conf";
 
-/// The file is read again at a look-up that comes this long after it was read last: a read costs less than a question.
+/// A lookup reads the file again if this time has passed since the last read. A read costs less than a query.
 const READ_EVERY: Duration = Duration::from_secs(1);
 
 /// More than any real file has.
@@ -38,17 +38,17 @@ pub(super) struct ResolvConf {
     pub(super) port: u16,
 }
 
-/// What the file said last.
+/// The name servers that the file named last.
 pub(super) struct State {
     read: Instant,
     servers: Vec<SocketAddr>,
     client: Arc<Client>,
 }
 
-/// Asks certain name servers.
+/// A client for certain name servers.
 pub(super) struct Client {
     pub(super) dns: TokioResolver,
-    /// The same servers, each asked once and nothing remembered.
+    /// Asks the same servers, each once, and caches nothing.
     root: TokioResolver,
     probe: Probe,
     patience: Duration,
@@ -59,10 +59,14 @@ impl NameServers {
         Ok(Self::Given(Client::new(servers, settings)?.into()))
     }
 
-    /// Those of a resolv.conf. While it never named any, the one on this machine is asked, as resolv.conf(5) has it.
+    /// Those of a resolv.conf. If it names none at the start, the name server on this machine, as resolv.conf(5) says.
+    ///
+    /// # Errors
+    ///
+    /// The DNS client cannot be built.
     pub(super) fn of_file(file: ResolvConf, settings: ResolverSettings) -> Result<Self, SetupError> {
         let servers = file.read().unwrap_or_else(|| {
-            tracing::warn!(path = %file.path.display(), "it names no name server; asking the one on this machine");
+            tracing::warn!(path = %file.path.display(), "the file names no name server; asking the one on this machine");
             vec![SocketAddr::new(Ipv4Addr::LOCALHOST.into(), file.port)]
         });
         let client = Client::new(&servers, settings)?.into();
@@ -70,7 +74,7 @@ impl NameServers {
         Ok(Self::OfFile { file, settings, state: state.into() })
     }
 
-    /// Those to ask now.
+    /// The client for the name servers to ask now.
     pub(super) fn now(&self) -> Arc<Client> {
         match self {
             Self::Given(client) => client.clone(),
@@ -85,7 +89,7 @@ impl State {
     fn look_again(&mut self, file: &ResolvConf, settings: ResolverSettings) -> Arc<Client> {
         if self.read.elapsed() >= READ_EVERY {
             self.read = Instant::now();
-            // A file that is being written may be empty: the servers it named before stay in use.
+            // A file that is just being written may be empty: the servers that it named before stay in use.
             let changed = file.read().filter(|servers| *servers != self.servers);
             if let Some(servers) = changed
                 && let Ok(client) = Client::new(&servers, settings)
@@ -103,7 +107,7 @@ impl ResolvConf {
         Self { path: RESOLV_CONF.into(), port: 53 }
     }
 
-    /// The name servers that it names, if it names any.
+    /// The name servers in the file; `None` if it names none or cannot be read.
     fn read(&self) -> Option<Vec<SocketAddr>> {
         let mut bytes = Vec::new();
         File::open(&self.path).ok()?.take(MAX_FILE_BYTES).read_to_end(&mut bytes).ok()?;
@@ -132,9 +136,8 @@ impl Client {
         Ok(Self { dns, root, probe: Probe::default(), patience: settings.try_timeout() })
     }
 
-    /// Whether these servers answer at all, asked after `since`. They are asked for the root, of which every one of them
-    /// knows something, so that no customer's zone has a part in it. One that answers that it failed (SERVFAIL) has itself
-    /// nobody to ask.
+    /// Whether these servers answer at all, asked after `since`. They are asked for the root, which every name server knows: no
+    /// customer's zone has a part in the answer. A server that answers SERVFAIL cannot reach other servers itself.
     pub(super) async fn answers(&self, since: Instant) -> bool {
         let ask = async {
             let answer = self.root.lookup(Name::root(), RecordType::NS).await;
@@ -143,14 +146,14 @@ impl Client {
         self.probe.answers(since, self.patience, ask).await
     }
 
-    /// Whether they were found silent after `since`: a question that they do not answer while they come back is not the
-    /// zone's fault.
+    /// Whether these servers left a query unanswered that was asked after `since`. A lookup that fails while they recover is
+    /// not the zone's fault.
     pub(super) fn were_silent_since(&self, since: Instant) -> bool {
         self.probe.was_silent_since(since)
     }
 }
 
-/// Whether the server says that it failed.
+/// Whether the server answered SERVFAIL.
 pub(super) fn is_server_failure(error: &NetError) -> bool {
     match error {
         NetError::Dns(DnsError::ResponseCode(code)) => *code == ResponseCode::ServFail,

@@ -2,11 +2,10 @@
 
 use std::net::IpAddr;
 
-/// As the C library has it: further ones are not asked by anybody.
+/// The C library uses no more than these either.
 const MAX_NAME_SERVERS: usize = 3;
 
-/// The addresses that its `nameserver` lines give, in their order. Whatever stands in other lines, or in one that gives no
-/// address, costs the rest nothing.
+/// The addresses of the `nameserver` lines, in their order. Other lines, and lines without a valid address, are skipped.
 pub(super) fn name_servers(text: &str) -> Vec<IpAddr> {
     text.lines().filter_map(name_server).take(MAX_NAME_SERVERS).collect()
 }
@@ -18,7 +17,7 @@ fn name_server(line: &str) -> Option<IpAddr> {
     }
     let word = words.next()?;
     let word = word.split(['#', ';']).next().unwrap_or(word);
-    // The zone of an IPv6 address, fe80::1%eth0, has no place in what the DNS client takes.
+    // The DNS client takes no zone of an IPv6 address (fe80::1%eth0).
     let address = word.split_once('%').map_or(word, |(address, _zone)| address);
     address.parse().ok()
 }
