@@ -59,50 +59,53 @@
 //! randomness and I/O come as arguments. A test reads the sources and holds both the layers and the doors.
 
 // Rules.
-pub mod address;
+mod address;
 mod bounds;
 pub mod config;
 pub mod delivery;
-pub mod egress;
+mod egress;
 pub mod event;
 pub mod ids;
-pub mod lanes;
+mod lanes;
 pub mod retry;
-pub mod scrub;
+mod scrub;
 pub mod secret;
 pub mod signature;
 pub mod snapshot;
-pub mod text;
+mod text;
 mod timestamps;
-pub mod token;
+mod token;
 pub mod webhook;
 
 // Edges.
-pub mod listening;
-pub mod management;
-pub mod metrics;
+mod listening;
+mod management;
+mod metrics;
+#[allow(missing_docs)]
 pub mod queue;
-pub mod reconnect;
-pub mod rotation;
-pub mod sender;
+mod reconnect;
+mod rotation;
+mod sender;
+#[allow(missing_docs)]
 pub mod store;
-pub mod tls;
+mod tls;
 
 // Services.
-pub mod api;
+mod api;
 pub mod cli;
-pub mod ops;
-pub mod test_send;
-pub mod upkeep;
-pub mod worker;
+mod ops;
+mod test_send;
+mod upkeep;
+mod worker;
 
-/// A duration as logs give it.
-pub fn millis(duration: std::time::Duration) -> u64 {
+/// A duration in whole milliseconds, as the log shows it.
+fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// An error and its causes in one line, each said once, and without any password: every error becomes text here.
-pub fn error_chain(error: &dyn std::error::Error) -> String {
+/// An error and its causes as one line of text, without repetitions and without passwords. Every error that is logged or
+/// printed becomes text here.
+fn error_chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source()).map(ToString::to_string);
     // Some libraries repeat the cause in their own text.
     let text = causes.fold(error.to_string(), |text, cause| match text.ends_with(&cause) {

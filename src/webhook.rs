@@ -17,6 +17,8 @@ pub use url::{AllowedHosts, UrlPolicy, UrlRefusal, WebhookUrl};
 pub struct WebhookName(String);
 
 impl WebhookName {
+    /// Reads a name. White space around it does not count.
+    ///
     /// # Errors
     ///
     /// [`WebhookRefusal::Name`]
@@ -29,6 +31,7 @@ impl WebhookName {
         Ok(Self(text.to_owned()))
     }
 
+    /// The name without white space around it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -56,6 +59,7 @@ impl Subscriptions {
         Ok(Self(catalogue.types().filter(wanted).cloned().collect()))
     }
 
+    /// The types, in the catalogue's order.
     pub fn types(&self) -> &[EventType] {
         &self.0
     }
@@ -64,17 +68,23 @@ impl Subscriptions {
 /// Why a webhook cannot be saved as it was given. The texts are for the person who gave it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WebhookRefusal {
+    /// The name is empty, too long or has control characters.
     #[error("the name must have 1 to 200 characters and no control characters")]
     Name,
+    /// The list of event types is empty.
     #[error("choose at least one event type")]
     NoEvents,
+    /// A name that is not in the catalogue.
     #[error("there is no event type `{0}`")]
     UnknownEvent(String),
+    /// The URL breaks a rule.
     #[error(transparent)]
     Url(#[from] UrlRefusal),
 }
 
 /// A webhook as its customer sees it.
+// Doc comments of its fields would become texts of openapi.json.
+#[allow(missing_docs)]
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Webhook {
     #[schema(value_type = Uuid)]

@@ -8,9 +8,6 @@ use serde_json::value::RawValue;
 
 use super::Malformed;
 
-/// JSON that is nested deeper, counted from the outer object, is refused.
-pub(super) const MAX_DEPTH: usize = 128;
-
 /// The outer object.
 #[derive(Default)]
 pub(super) struct Envelope<'a> {
@@ -24,7 +21,7 @@ pub(super) struct Envelope<'a> {
 }
 
 impl<'a> Envelope<'a> {
-    /// Reads `json`, which must not be nested deeper than [`MAX_DEPTH`].
+    /// Reads `json`, which must not be nested deeper than `MAX_DEPTH`.
     ///
     /// # Errors
     ///

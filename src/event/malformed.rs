@@ -1,6 +1,7 @@
 //! Why a broker message is no event.
 
-use super::envelope::MAX_DEPTH;
+/// JSON that is nested deeper, counted from the outer object, is refused.
+pub(super) const MAX_DEPTH: usize = 128;
 
 /// The rule that a broker message breaks. The texts name fields and limits and repeat nothing of the body; of the properties
 /// they repeat the encoding.

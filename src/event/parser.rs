@@ -3,7 +3,8 @@
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 
-use super::envelope::{Envelope, MAX_DEPTH, depth, text};
+use super::envelope::{Envelope, depth, text};
+use super::malformed::MAX_DEPTH;
 use super::{Catalogue, Event, Malformed, body_to_send};
 use crate::ids::{AccountId, EventId};
 use crate::text::printable;

@@ -80,7 +80,7 @@ fn layers() -> Vec<(String, usize)> {
     let mut modules = Vec::new();
     for line in lib.lines() {
         layer = LAYERS.iter().position(|mark| line.starts_with(mark)).or(layer);
-        if let Some(module) = line.strip_prefix("pub mod ") {
+        if let Some(module) = line.strip_prefix("pub mod ").or_else(|| line.strip_prefix("mod ")) {
             let layer = layer.expect("modules stand below the comment of their layer");
             modules.push((module.trim_end_matches(';').to_owned(), layer));
         }
