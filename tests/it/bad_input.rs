@@ -1,5 +1,5 @@
-//! Whatever is published, what is an event arrives, what is none becomes a dead letter with its reason, and the worker
-//! lives on as if nothing had been: no loop, no lost connection, no payload in its log.
+//! Whatever is published: events arrive, other messages become dead letters with a reason, and the worker goes on working, without
+//! redelivery loops, lost connections or payloads in its log.
 
 mod bodies;
 pub mod crowds;
@@ -21,12 +21,12 @@ use crate::support::{Fate, Message, Receiver, Replica, Site, Webhook, wait_until
 pub const ACCOUNT: &str = "acc_good";
 pub const TYPE: &str = "content.created";
 
-/// Stands in every payload, and so must stand in no log.
+/// Part of every payload: it must not get into the log.
 const MARKER: &str = "payload-marker-9f3b";
 
 /// One worker and one webhook that takes `TYPE` events of `ACCOUNT`.
 struct Scene {
-    // Ended before the site, which holds its log: fields are dropped in this order.
+    // Dropped before the site, whose folder has the log: fields are dropped in this order.
     worker: Replica,
     site: Site,
     receiver: Receiver,
@@ -34,7 +34,7 @@ struct Scene {
     good: Vec<String>,
 }
 
-/// A broker message and what must become of it.
+/// A broker message and its expected result.
 struct Bad {
     message: Message,
     reason: &'static str,
@@ -63,7 +63,7 @@ impl Scene {
         assert_eq!(self.site.publish_raw(message).await, Fate::Confirmed, "no queue took the message");
     }
 
-    /// Puts each bad message among good ones, so that they come in one batch, and holds all promises against them.
+    /// Publishes each bad message among good ones, so that they come in one batch, and checks all promises.
     async fn hold_against(mut self, bad: Vec<Bad>) {
         let good = 100_usize.div_ceil(bad.len()).max(2);
         self.worker.pause();
@@ -82,7 +82,7 @@ impl Scene {
         self.ends_unharmed().await;
     }
 
-    /// Each of them, and nothing else, at least once.
+    /// Checks that each of these events arrived at least once, and no other.
     async fn all_good_arrive(&self) {
         let good: BTreeSet<String> = self.good.iter().cloned().collect();
         let arrived = || self.receiver.requests().iter().map(|r| r.event_id().to_owned()).collect::<BTreeSet<_>>();
@@ -91,7 +91,7 @@ impl Scene {
         assert_eq!(arrived().difference(&good).collect::<Vec<_>>(), [""; 0], "arrived unasked");
     }
 
-    /// The worker takes the next event over the connection it has always had, and has kept what it read to itself.
+    /// Checks that the worker takes the next event over its first connection, and has logged no payload.
     async fn ends_unharmed(mut self) {
         self.takes_the_next_event().await;
         assert_eq!(self.worker.log().matches(ATTACHED).count(), 1, "the channel was closed");
@@ -125,7 +125,7 @@ fn reasons_logged(worker: &Replica) -> Vec<String> {
     lines.iter().filter_map(|line| Some(line.get("reason")?.as_str()?.to_owned())).collect()
 }
 
-/// The same things, in whatever order.
+/// Fails unless both have the same elements, in any order.
 #[track_caller]
 fn same<T: Ord + Clone + std::fmt::Debug>(actual: Vec<T>, expected: Vec<T>) {
     let count = |all: Vec<T>| {

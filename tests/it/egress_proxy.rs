@@ -1,5 +1,5 @@
-//! Through a forward proxy (`sender.proxy`) everything reaches its receiver as without one, what must not be called is not
-//! even asked of the proxy, and a proxy that fails is our own failure.
+//! Through a forward proxy (`sender.proxy`) requests reach their receivers as without one. The proxy is not asked for addresses
+//! that must not be called. A proxy that fails costs no delivery an attempt.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,7 +9,7 @@ use crate::support::*;
 const ACCOUNT: &str = "acc_1";
 const TYPE: &str = "content.created";
 
-/// Every name is public in the eyes of the policy, but those that begin with `inside`. Some are answered as by a DNS64.
+/// Gives every name a public address, except names that begin with `inside`. Some answers are those of a DNS64.
 async fn names() -> NameServer {
     NameServer::start(|name, _| match name.split('.').next() {
         Some("inside") => Says::addresses(&["127.0.0.2"]),

@@ -1,5 +1,5 @@
-//! A receiver may answer whatever it likes: time, memory and log stay bounded, the verdict stands in its status line,
-//! and the next receiver never notices.
+//! A receiver may answer anything: time, memory and log stay bounded, its status line alone decides about success, and other
+//! receivers are not affected.
 
 mod bodies;
 mod connections;

@@ -1,8 +1,8 @@
-//! No request ever goes where the operator has not allowed it: whatever a URL, a name server, a receiver or the
-//! environment says, a listener that is not the webhook's own sees no connection.
+//! No request goes to an address that the operator has not allowed. No URL, name server, receiver or environment variable makes
+//! the worker connect to another listener than the webhook's own.
 //!
-//! Everything here stays on loopback. The sites allow 127.0.0.1 alone, which stands for the public internet, so
-//! 127.0.0.2 stands for the operator's own network.
+//! All connections stay on loopback. The settings allow only 127.0.0.1, which stands for the public internet; 127.0.0.2 stands
+//! for the operator's own network.
 
 mod canary;
 mod names;

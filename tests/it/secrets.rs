@@ -1,4 +1,4 @@
-//! Secrets sign what they should and show nowhere.
+//! Requests are signed with the right secrets, and no secret gets into a log or in clear text into the database.
 
 use penr_webhooks::ids::{AccountId, WebhookId};
 use penr_webhooks::secret::{Keyring, Owner, SigningSecret};
@@ -139,7 +139,7 @@ async fn reencrypting_does_not_undo_a_regeneration_under_way_and_moves_that_too(
     let owner = Owner { account_id: &account_id, webhook_id: WebhookId::parse(&webhook.id).unwrap() };
     let envelope = Keyring::parse(&old).unwrap().seal(&regenerated, owner, [7; 24]);
     let site = site.set("security.encryption_keys", &format!("{new},{old}"));
-    // Its page is read, its row is held: the update waits, and finds another envelope then.
+    // The page of rows is read, then this row is locked: the update waits, and then finds another envelope.
     let hold = site.another_sql().await;
     hold.batch_execute("BEGIN; SELECT 1 FROM webhooks FOR UPDATE").await.unwrap();
     let mut reencrypt = site.launch(&["webhooks", "reencrypt", "--json"]).start();

@@ -1,4 +1,4 @@
-//! Name servers that do not answer delay webhooks behind names, and cost nobody an attempt.
+//! While the name servers do not answer, deliveries to names wait, and no delivery loses an attempt.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ async fn name_servers_that_are_down_for_a_while_delay_only_those_behind_names() 
     let silent = down.clone();
     let names = NameServer::start(move |name, _| match silent.load(Ordering::SeqCst) {
         true => Says::silence(),
-        // Its own zone is down for good.
+        // The name servers of this zone never answer.
         false if name.starts_with("broken") => Says::silence(),
         false => Says::addresses(&["127.0.0.1"]),
     })
@@ -45,7 +45,7 @@ async fn name_servers_that_are_down_for_a_while_delay_only_those_behind_names() 
     let broken =
         ledger.site.create_webhook("acc_broken", &format!("http://broken.example.com:{port}/hook"), &[TYPE]).await;
     ledger.site.publish("acc_broken", TYPE, 1.into()).await;
-    // Soon: what is looked up just after the name servers were silent is nobody's fault.
+    // Not at once: a lookup that fails just after the name servers were silent counts as our own failure.
     let blamed = format!("SELECT count(*) FROM attempts WHERE webhook_id::text = '{}' AND error = 'dns'", broken.id);
     ledger.wait_for_count(&blamed, 1).await;
     drop(worker);

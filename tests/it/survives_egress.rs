@@ -1,4 +1,4 @@
-//! A way out of this machine that is broken costs no delivery an attempt, and no webhook its name.
+//! While this machine cannot reach the internet, no delivery loses an attempt, and no webhook becomes unhealthy.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -49,7 +49,7 @@ async fn when_nobody_can_be_reached_nothing_is_charged_until_somebody_can() {
     };
     assert_eq!(told().await, (true, true));
     publish_to_all(&site).await;
-    // Each of those in hand once, and some probes: longer than the first wait of the schedule.
+    // Enough for one attempt of each delivery in hand and some probes: longer than the first wait of the schedule.
     worker.wait_for_log_times("to be made again", HOSTS + 2).await;
     let charged = site.count("SELECT count(*) FROM attempts").await;
     assert!(

@@ -66,7 +66,7 @@ pub async fn with_webhooks(site: Site, urls: &[String]) -> Site {
     site.set("security.encryption_keys", &keys)
 }
 
-/// How many requests were certainly open at a time, when each was held so long before its answer.
+/// The number of requests that were certainly open at a time, if each got its answer after this delay.
 fn most_at_once(requests: &[Arc<Request>], held: Duration) -> usize {
     let open_at = |request: &Arc<Request>| {
         let began = |other: &&Arc<Request>| other.at <= request.at && request.at < other.at + held;

@@ -1,4 +1,4 @@
-//! Events that look odd and are none the worse for it: they arrive, byte for byte.
+//! Unusual but valid events arrive, byte for byte.
 
 use serde_json::json;
 

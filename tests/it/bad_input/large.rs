@@ -6,14 +6,14 @@ use crate::support::{Fate, wait_until};
 const LIMIT: usize = 256 * 1024;
 const MIB: usize = 1024 * 1024;
 
-/// A valid event of exactly so many bytes, were it not for its size.
+/// An event of exactly this many bytes, valid but for its size.
 fn event_of(bytes: usize) -> String {
     let around = event_with_data("evt_large", "\"\"").len();
     let text = MARKER.repeat(bytes / MARKER.len() + 1);
     event_with_data("evt_large", &format!("\"{}\"", &text[..bytes - around]))
 }
 
-/// Publishes the largest body that the broker takes: 128 MiB, since RabbitMQ 4.0 16 MiB, unless it is told otherwise.
+/// Publishes the largest body that the broker accepts by default: 128 MiB, since RabbitMQ 4.0 16 MiB.
 async fn publish_the_largest(scene: &Scene) -> String {
     for size in [128 * MIB, 16 * MIB] {
         let body = event_of(size);

@@ -1,10 +1,10 @@
-//! Message properties that mean nothing to us.
+//! Message properties that this service ignores.
 
 use super::{Scene, valid};
 use crate::support::raw_amqp::RawAmqp;
 use crate::support::{Message, Table};
 
-/// Messages whose body is a valid event, each with something unusual about it.
+/// Messages whose body is a valid event, each with one unusual property.
 async fn all_arrive(mut scene: Scene, unusual: impl IntoIterator<Item = Box<dyn Fn(Message) -> Message>>) {
     for (index, change) in unusual.into_iter().enumerate() {
         let id = format!("evt_{index}");

@@ -1,5 +1,5 @@
-//! Messages that the AMQP library cannot read: each kills the connection it comes on. The delivery limit makes a dead
-//! letter of the culprit and of nothing else.
+//! Messages that the AMQP library cannot read: each ends the connection on which it comes. By the delivery limit such a message,
+//! and no other, becomes a dead letter.
 
 use std::time::{Duration, Instant};
 
@@ -89,7 +89,7 @@ async fn a_header_key_that_is_not_utf_8_kills_its_message_only() {
 #[tokio::test]
 async fn a_routing_key_that_is_not_utf_8_kills_its_message_only() {
     let scene = scene(30).await;
-    // Only with somebody else's binding does such a message reach us.
+    // Such a message reaches the queue only by a binding that somebody else made.
     let mut amqp = RawAmqp::connect(scene.site.amqp_url()).await.unwrap();
     amqp.bind(scene.site.worker_queue(), scene.site.events_exchange(), "#").await.unwrap();
     let poison = Message { routing_key: b"content.\xff".to_vec(), ..event(&scene) };
@@ -141,7 +141,7 @@ async fn a_suspicious_message_strands_none_of_those_taken_with_it() {
     scene.worker.wait_for_log("messages are not taken one at a time any more").await;
     scene.worker.terminate();
     scene.worker.wait().await;
-    // What was stranded would have gone back.
+    // Messages that were never settled would have gone back.
     let worker_queue = scene.site.worker_queue().to_owned();
     assert_eq!(scene.site.queue_depth(&worker_queue).await, 0);
 }

@@ -1,4 +1,4 @@
-//! What is kept of a body: its beginning, cleaned, and never more than that.
+//! Of a body only the cleaned beginning is kept.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Connections that break, are reused, or say something nobody asked for.
+//! Connections that break, are reused, or carry data that was not asked for.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::stage::{MARK, Row, Stage};
 use crate::support::{Authority, ClosedPort, Gate, PATIENCE, Receiver, Reply, Site, Webhook, within};
 
-/// Speaks first, and has no ear for what the client says.
+/// Sends first and never reads.
 pub struct Greeter {
     address: SocketAddr,
     accepting: JoinHandle<()>,
@@ -21,12 +21,12 @@ impl Greeter {
         Self::serve(move |stream| greet(stream, greeting.clone())).await
     }
 
-    /// Leaves before anything is said.
+    /// Closes before anything is sent.
     pub async fn leaving() -> Self {
         Self::serve(async |stream: TcpStream| drop(stream)).await
     }
 
-    /// Leaves with a reset.
+    /// Closes with a reset.
     pub async fn resetting() -> Self {
         Self::serve(async |stream: TcpStream| drop(stream.set_zero_linger())).await
     }
@@ -74,7 +74,7 @@ async fn a_connection_that_fails_is_told_from_an_answer_that_fails() {
             Row::nowhere("a reset at once", resetting.url("http"), "protocol or connect"),
             Row::nowhere("a close at once", leaving.url("http"), "protocol"),
             Row::nowhere("a banner before the request", banner.url("http"), "protocol or connect"),
-            // Nobody can tell whether it came before or after.
+            // The client cannot tell whether the data came before or after its request.
             Row::nowhere("an answer before the request", early.url("http"), "ok 299 or protocol or connect"),
         ])
         .await;
@@ -82,7 +82,7 @@ async fn a_connection_that_fails_is_told_from_an_answer_that_fails() {
     stage.close().await;
 }
 
-/// Two events one after the other to one receiver; the verdicts of both, and the second's snippet.
+/// Sends two events one after the other to one receiver. Returns the outcomes of both, and the second's snippet.
 async fn two_events(stage: &Stage, receiver: &Receiver, between: impl AsyncFnOnce()) -> [String; 3] {
     let site = &stage.site;
     let webhook: Webhook =
@@ -158,7 +158,7 @@ async fn a_handshake_that_nobody_waits_for_any_more_is_given_up_all_the_same() {
     stage.site.publish("acc_1", "content.created", 2.into()).await;
     let (mut second, _) = within("the second connection", PATIENCE, front.accept()).await.expect("a connection");
     second.read_u8().await.expect("the beginning of a handshake");
-    // The second request takes the first one's connection, and its own is left to itself.
+    // The second request gets the first one's connection; the connection that was opened for it stays unused.
     gate.open();
     let attempts = stage.site.wait_for_attempts(&webhook, 2).await;
     assert!(attempts.iter().all(|attempt| attempt.verdict() == "ok 200"));

@@ -1,4 +1,4 @@
-//! Answers that are no HTTP, hardly HTTP, or HTTP that hardly anybody writes.
+//! Answers that are no HTTP, almost HTTP, or unusual HTTP.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! `Retry-After` can make us wait longer than the schedule, a day at most, and can do nothing else.
+//! `Retry-After` can delay an attempt beyond the schedule, by a day at most, and can do nothing else.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +12,7 @@ const SLACK: f64 = 60.0;
 struct Asked {
     status: u16,
     lines: Vec<u8>,
-    /// From the attempt to the next, in seconds.
+    /// Seconds from the attempt to the next one.
     wait: f64,
 }
 
@@ -87,7 +87,7 @@ async fn retry_after_pushes_later_within_a_day_and_absurd_values_do_nothing() {
         assert_eq!(first.verdict(), format!("http_status {}", row.status));
         let wait = first.wait_seconds.expect("a failure is followed up");
         let lines = String::from_utf8_lossy(&row.lines);
-        // A date may lie a little less ahead by the time it is read.
+        // Some time has passed before the date is read, so the wait is a little shorter.
         let earliest = if row.wait == SCHEDULE { SCHEDULE } else { row.wait - SLACK };
         assert!(wait >= earliest.max(SCHEDULE) && wait <= row.wait + SLACK, "{lines}: {wait} s, not {}", row.wait);
     }

@@ -1,14 +1,14 @@
-//! Receivers that misbehave once, and what a worker must be like afterwards.
+//! Receivers that misbehave once, and checks of the worker afterwards.
 //!
-//! A row is a receiver that answers its first request as told and every later one with 200. All rows of a table share
-//! one event and one worker, so each also shows that the others do not disturb it.
+//! A row is a receiver that answers its first request as the row says and every later one with 200. All rows of a table get
+//! the same event from the same worker: each also shows that the others do not affect it.
 
 use futures_util::StreamExt;
 use futures_util::stream;
 
 use crate::support::{LoggedAttempt, Receiver, Replica, Reply, Site, Webhook, eventually, wait_until};
 
-/// Stands wherever a receiver can put text, and must never stand in an operator's log.
+/// Receivers put this text wherever they can. It must never get into the operator's log.
 pub const MARK: &str = "receiver-was-here";
 
 /// What `Reply` writes into its status lines.
@@ -71,9 +71,9 @@ impl Played {
     }
 }
 
-/// A worker that has made its first delivery, and what it needed for that.
+/// A worker that has made its first delivery, and the resources it used for that.
 pub struct Stage {
-    // Dropped first: its log lies in the site's folder.
+    // Dropped before the site, whose folder has the log.
     pub worker: Replica,
     pub site: Site,
     memory_kib: u64,
@@ -92,7 +92,7 @@ impl Stage {
         Self { site, worker, memory_kib, files }
     }
 
-    /// Sends one event to all rows and holds the log against them. Whoever fails must be called again.
+    /// Sends one event to all rows and compares the log with them. A receiver that failed must be called again.
     pub async fn play(&self, rows: Vec<Row>) -> Vec<Played> {
         let cast = stream::iter(rows.into_iter().map(|row| self.cast(row))).buffered(4);
         let cast: Vec<(Row, Webhook)> = cast.collect().await;
@@ -122,7 +122,7 @@ impl Stage {
         .await
     }
 
-    /// The worker is alive, at its level, and has said nothing that a receiver told it.
+    /// The worker is alive, uses no more resources than before, and has logged nothing that a receiver sent.
     pub async fn close(mut self) {
         assert!(self.worker.is_running());
         let files = self.files + FILES_SLACK;
@@ -133,7 +133,7 @@ impl Stage {
         assert!(peak <= self.memory_kib + PEAK_SLACK_KIB, "{peak} KiB at its peak, {} before", self.memory_kib);
         let log = self.worker.log();
         for line in log.lines() {
-            // A panic, too, is no JSON.
+            // A line that is not JSON, such as that of a panic, fails here.
             assert!(serde_json::from_str::<serde_json::Value>(line).is_ok(), "{line}");
             assert!(!line.contains(MARK) && !line.contains(SCRIPTED), "{line}");
         }

@@ -1,4 +1,4 @@
-//! The verdict is the status, and nothing else about the answer is obeyed.
+//! The status decides about success; nothing else in the answer changes what the worker does.
 
 use super::stage::{MARK, Stage, rows};
 use crate::support::{Receiver, Reply, Site, wait_until};

@@ -1,4 +1,4 @@
-//! Nothing is sent to a receiver whose certificate does not hold, and the customer is told that it was TLS.
+//! Nothing is sent to a receiver without a valid certificate, and the log names TLS as the error.
 
 use super::connections::Greeter;
 use super::stage::{MARK, Row, Stage, rows};

@@ -1,4 +1,4 @@
-//! A listener that nobody should ever connect to.
+//! A listener that no test may ever see a connection at.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ impl Canary {
         format!("http://{}/hook", self.address)
     }
 
-    /// Connections are accepted in order, so one of our own finds all that came before it counted.
+    /// Connections are accepted in order: after a connection of the test's own, all earlier ones have been counted.
     pub async fn assert_untouched(&self) {
         let before = TcpStream::connect(self.address).await.expect("it is listening");
         wait_until("the canary counts", async || self.connections.load(Ordering::SeqCst) > 0).await;

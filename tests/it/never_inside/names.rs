@@ -1,9 +1,9 @@
-//! A name is as good as the worst address behind it, each time anew.
+//! A name with one forbidden address is refused. It is resolved and checked again at every attempt.
 
 use super::canary::Canary;
 use crate::support::{LoggedAttempt, NameServer, Receiver, Reply, Says, Site, Webhook};
 
-/// Never called: it only ever comes together with an address that spoils the whole answer.
+/// Permitted, but never called: it is always part of an answer with a forbidden address.
 const PUBLIC: &str = "93.184.216.34";
 
 async fn asking(names: &NameServer) -> Site {
@@ -16,7 +16,7 @@ async fn named(site: &Site, name: &str, port: u16) -> Webhook {
     site.create_webhook("acc_1", &url, &["content.created"]).await
 }
 
-/// Of its first attempts; the next may follow at any time.
+/// The outcomes of the first attempts; further ones may follow at any time.
 async fn verdicts(site: &Site, webhook: &Webhook, count: usize) -> Vec<String> {
     site.wait_for_attempts(webhook, count).await.iter().take(count).map(LoggedAttempt::verdict).collect()
 }
@@ -141,7 +141,7 @@ async fn a_name_that_moves_inside_after_its_first_delivery_is_not_followed() {
 
 #[tokio::test]
 async fn a_name_is_asked_for_once_per_connection_and_its_first_answer_counts() {
-    // Whoever asked a second time between check and connection would go to the canary.
+    // A worker that resolved the name again between check and connection would connect to the canary.
     let names = NameServer::start(|name, asked| {
         let fresh = asked == 0 || name.starts_with("steady");
         Says::addresses(if fresh { &["127.0.0.1"] } else { &["127.0.0.2"] }).with_ttl(0)
@@ -216,7 +216,7 @@ async fn one_blocked_address_looks_like_another_and_is_tried_on_the_schedule_alo
     let mut webhooks = Vec::new();
     for name in ["private", "mixed", "elsewhere", "alias", "nowhere", "families"] {
         webhooks.push(named(&site, &format!("{name}.example.com"), open.port()).await);
-        // Nobody listens there: a connection would be refused.
+        // Nothing listens there: a connection would be refused.
         webhooks.push(named(&site, &format!("{name}.example.com"), 1024).await);
     }
     for url in

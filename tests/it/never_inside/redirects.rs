@@ -1,9 +1,9 @@
-//! Neither a receiver's answer nor the environment sends a request anywhere else.
+//! Neither a receiver's answer nor the environment redirects a request.
 
 use super::canary::Canary;
 use crate::support::{Authority, Receiver, Reply, Site};
 
-/// Every way to say "go there" that we know of.
+/// Answers that ask a client to go elsewhere, in every known way.
 fn invitations(target: &str) -> Vec<Reply> {
     let locations = [300, 301, 302, 303, 304, 305, 307, 308, 200, 201, 202, 204, 404, 500, 503].map(|status| {
         let location = format!("Location: {target}");

@@ -1,9 +1,9 @@
-//! What a URL says is checked when it is saved, and once more at every attempt.
+//! A URL is checked when it is saved, and again at every attempt.
 
 use super::canary::Canary;
 use crate::support::{LoggedAttempt, Receiver, Site, Webhook};
 
-/// Puts a URL where `webhooks create` would refuse to.
+/// Writes a URL that `webhooks create` refuses into the database.
 pub async fn smuggle(site: &Site, webhook: &Webhook, url: &str) {
     let update = "UPDATE webhooks SET url = $1 WHERE id::text = $2";
     let changed = site.sql().await.execute(update, &[&url, &webhook.id]).await.expect("the statement is right");
@@ -18,7 +18,7 @@ pub async fn refusal(site: &Site, url: &str) -> String {
     output.stderr
 }
 
-/// URLs that lead some reader to `canary` on 127.0.0.2, and the verdict on an attempt.
+/// URLs that some parser takes for `canary` on 127.0.0.2, and the outcome of an attempt.
 fn tricks(receiver: &Receiver, canary: &Canary) -> Vec<(String, &'static str)> {
     let (own, port) = (receiver.address(), canary.port());
     let mapped = "[::ffff:127.0.0.2]";
