@@ -36,12 +36,12 @@ impl EventRow {
     }
 
     /// Whether the row is known to be committed.
-    pub fn is_stored(&self) -> bool {
+    pub(crate) fn is_stored(&self) -> bool {
         self.stored.load(Ordering::Relaxed)
     }
 
     /// Remembers that the row is committed: the event's other deliveries do not write it again.
-    pub fn mark_stored(&self) {
+    pub(crate) fn mark_stored(&self) {
         self.stored.store(true, Ordering::Relaxed);
     }
 }
@@ -93,7 +93,7 @@ impl Trigger {
     }
 
     /// The trigger with this name, if there is one.
-    pub fn from_name(name: &str) -> Option<Self> {
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
         [Self::Event, Self::Retry, Self::Test, Self::Resend].into_iter().find(|t| t.as_str() == name)
     }
 }
@@ -142,7 +142,7 @@ pub struct Answer {
 
 impl Answer {
     /// Whether the status is one of 200 to 299.
-    pub fn is_success(&self) -> bool {
+    pub(crate) fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
     }
 }
@@ -188,7 +188,7 @@ impl AttemptError {
 
 impl Outcome {
     /// Whether the receiver answered with one of 200 to 299.
-    pub fn is_success(&self) -> bool {
+    pub(crate) fn is_success(&self) -> bool {
         matches!(self, Self::Answered(answer) if answer.is_success())
     }
 

@@ -12,51 +12,52 @@
 //!                       due deliveries in Postgres, claimed with a lease ─────────┘          per batch, then ack
 //! ```
 //!
-//! [`worker`] wires it. [`event`] reads a broker message, [`store`] answers who is owed what, [`lanes`] share the requests
-//! in flight between webhooks, [`sender`] makes the attempt, [`retry`] decides what follows, the recorder writes it down
-//! and acks. An event's first attempts run straight from its broker message; what failed, and what its own receiver keeps
-//! waiting, is a row of `pending_deliveries`, which any worker claims when its time has come and its lane has room. A
-//! delivery is named by its webhook and its event, so whatever comes twice is recognised. What ends without a success
-//! stays as a row of `closed_deliveries`, from which resending and recovering move it back to pending.
+//! `worker` connects these parts. [`event`] reads a broker message, [`store`] finds the webhooks that get the event, `lanes`
+//! divide the requests in flight between webhooks, `sender` makes the attempt, [`retry`] decides what follows, and the
+//! recorder writes the result and acknowledges the message. An event's first attempts are made straight from its broker
+//! message. A delivery that failed, or that waits for its own receiver, becomes a row of `pending_deliveries`, which any
+//! worker claims when it is due and its lane has room. The id of a delivery is made of its webhook and its event, so that a
+//! repeated message is recognised. A delivery that ends without success becomes a row of `closed_deliveries`, from which it can
+//! be resent or recovered.
 //!
-//! Customers keep their webhooks through [`api`]: a request passes `exchange` (its id, time limit and line in the log),
-//! `auth` (whose token, how often), a route (`webhooks`, `secrets`, `test_sends`, `deliveries`, `stats`), its account's
-//! turn if it may keep the database busy for long (`turns`), and a statement of [`store`] that sees the account's own rows
-//! alone; whatever goes wrong becomes a `problem`. [`token`] makes and checks the tokens, [`test_send`] sends tests with
-//! the worker's own sender.
+//! Customers manage their webhooks through `api`. A request passes `exchange` (its id, its time limit and its line in the
+//! log), `auth` (its account and how often the account may ask), a route (`webhooks`, `secrets`, `test_sends`, `deliveries`,
+//! `stats`), its account's turn if its queries may take long (`turns`), and a statement of [`store`] that sees only the rows
+//! of that account. Every error becomes a `problem`. `token` makes and checks the tokens; `test_send` sends tests with the
+//! same sender as the worker.
 //!
-//! `events` and the log, `attempts`, have a partition per day: [`upkeep`] makes them ahead, in every process, by functions
-//! that have the rights of the tables' owner; workers that own the tables drop those past their retention. Whoever reads
-//! the log names the days, or walks windows of them, newest first.
+//! `events` and the log, `attempts`, have a partition per day. `upkeep` makes partitions ahead in every process, by functions
+//! that have the rights of the tables' owner; workers that own the tables drop those past their retention. A query of the log
+//! names the days that it reads, or reads the days in groups, the newest first.
 //!
 //! # Invariants
 //!
-//! 1. What is acked is recorded: a broker message is acked when, for each of its webhooks, an outcome or a pending or
-//!    closed delivery is committed, and is on the synchronous standby where there is one. What was only read is no proof
-//!    by itself, for a primary shows rows that its standby does not have yet: an ack that rests on it (a result that was
-//!    there already, an event that nobody wants) waits for a commit, too.
-//! 2. No database connection and no lock is held during an HTTP call. What a process that is cut off or killed had locked,
-//!    Postgres itself frees within seconds.
+//! 1. A broker message is acknowledged only when, for each of its webhooks, an outcome or a pending or closed delivery is
+//!    committed, also on the synchronous standby where there is one. A row that was only read is no proof: a primary shows rows
+//!    that its standby does not have yet. So an acknowledgement that follows from a read (the result was there already, or no
+//!    webhook wants the event) waits for a commit, too.
+//! 2. No database connection and no lock is held during an HTTP call. If a process is killed or cut off, Postgres itself
+//!    releases its locks within seconds.
 //! 3. A receiver's answer is data ([`delivery::Outcome`]), never an `Err`.
-//! 4. Our own failure, a secret that does not decrypt, a way out that is broken or a stop, never costs a delivery an
-//!    attempt.
-//! 5. The body sent is the body signed and stored, byte for byte; nothing is ever sent unsigned.
-//! 6. Every wait is bounded; every task, and every connection to the broker, is owned by whoever started it and ends
+//! 4. A failure of this service costs no delivery an attempt: a secret that does not decrypt, a broken connection to the
+//!    internet, a stop.
+//! 5. The body that is sent is the body that is signed and stored, byte for byte. Nothing is sent unsigned.
+//! 6. Every wait is bounded. Every task, and every connection to the broker, is owned by the code that started it and ends
 //!    with it.
-//! 7. One clock: due times, leases and partition days are Postgres's; workers hand over durations. The one comparison with
-//!    our own: retention drops nothing while the two differ by more than a day.
-//! 8. One door per outside system: RabbitMQ in [`queue`], and its management plugin in [`management`], Postgres in [`store`],
-//!    receivers in [`sender`].
-//! 9. What a customer's request reads or writes is chosen by its account in the statement itself ([`store::Scope`]).
-//! 10. No result waits for a webhook's row, and locks are taken in one order ([`store`]): a row that somebody holds delays
-//!     what concerns it and nothing else.
-//! 11. A statement whose size the load decides is bounded: it is asked in parts, smaller ones after one ran out of time, and
-//!     finding what is due reads little whatever waits, is dead, or was planned for another size.
+//! 7. Due times, leases and partition days are Postgres's time; workers give durations. The two clocks are compared only for
+//!    retention: nothing is dropped while they differ by more than a day.
+//! 8. Each outside system has one module that speaks to it: RabbitMQ [`queue`], its management plugin `management`, Postgres
+//!    [`store`], receivers `sender`.
+//! 9. The statement itself restricts a customer's request to the rows of the account ([`store::Scope`]).
+//! 10. No result waits for a lock on a webhook's row, and locks are taken in one order ([`store`]): a row that somebody locks
+//!     delays only what concerns that row.
+//! 11. A statement whose size depends on the load is bounded: it is split into parts, and into smaller ones after one took too
+//!     long. The query for due deliveries reads few rows, however many wait or are dead, and whatever size it was planned for.
 //!
 //! # Layers
 //!
-//! Modules stand below in three layers; a module uses its own layer and those above it. The rules are pure: clock,
-//! randomness and I/O come as arguments. A test reads the sources and holds both the layers and the doors.
+//! The modules below are in three layers. A module uses its own layer and those above it. Rules are pure: the caller brings
+//! clock, randomness and I/O. A test checks the layers, the modules for outside systems, and that no two files use each other.
 
 // Rules.
 mod address;

@@ -104,7 +104,7 @@ impl SigningSecret {
     }
 
     /// The decoded bytes behind the prefix: the key of the Standard Webhooks signature.
-    pub fn key_bytes(&self) -> Zeroizing<Vec<u8>> {
+    pub(crate) fn key_bytes(&self) -> Zeroizing<Vec<u8>> {
         let encoded = &self.expose()[Self::PREFIX.len()..];
         Zeroizing::new(STANDARD.decode(encoded).expect("it was decoded once when it was parsed"))
     }
@@ -189,17 +189,17 @@ impl Keyring {
     }
 
     /// The id of the first key, which encrypts.
-    pub fn newest_key_id(&self) -> &str {
+    pub(crate) fn newest_key_id(&self) -> &str {
         &self.0[0].id
     }
 
     /// The id of the first key that this repository publishes, if there is one.
-    pub fn published_key_id(&self) -> Option<&str> {
+    pub(crate) fn published_key_id(&self) -> Option<&str> {
         self.0.iter().find(|key| key.published).map(|key| key.id.as_str())
     }
 
     /// Whether an envelope is encrypted with the key that encrypts now.
-    pub fn is_newest(&self, envelope: &[u8]) -> bool {
+    pub(crate) fn is_newest(&self, envelope: &[u8]) -> bool {
         envelope_key_id(envelope) == Some(self.newest_key_id())
     }
 
@@ -208,7 +208,7 @@ impl Keyring {
     /// # Errors
     ///
     /// The key is unknown, or the bytes do not begin an envelope.
-    pub fn check_key(&self, envelope: &[u8]) -> Result<(), OpenError> {
+    pub(crate) fn check_key(&self, envelope: &[u8]) -> Result<(), OpenError> {
         self.key_of(envelope).map(drop)
     }
 

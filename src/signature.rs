@@ -49,7 +49,7 @@ pub fn standard_signature(keys: &[&SigningKey], id: &str, timestamp: i64, body: 
 }
 
 /// Whether `signature`, a received `X-Webhook-Signature`, was made with this secret. Compares in constant time.
-pub fn verify_body(secret: &SigningSecret, body: &[u8], signature: &str) -> bool {
+pub(crate) fn verify_body(secret: &SigningSecret, body: &[u8], signature: &str) -> bool {
     // Customers compare the texts, so upper case would be another signature.
     let lower = !signature.bytes().any(|byte| byte.is_ascii_uppercase());
     lower && hex::decode(signature).is_ok_and(|bytes| body_mac(&secret.into(), body).verify_slice(&bytes).is_ok())
@@ -57,7 +57,7 @@ pub fn verify_body(secret: &SigningSecret, body: &[u8], signature: &str) -> bool
 
 /// Whether `signatures`, a received `Webhook-Signature`, contains one that was made with this secret. Compares each in
 /// constant time.
-pub fn verify_standard(secret: &SigningSecret, id: &str, timestamp: i64, body: &[u8], signatures: &str) -> bool {
+pub(crate) fn verify_standard(secret: &SigningSecret, id: &str, timestamp: i64, body: &[u8], signatures: &str) -> bool {
     signatures.split(' ').filter_map(|signature| signature.strip_prefix("v1,")).any(|encoded| {
         let mac = standard_mac(&secret.into(), id, timestamp, body);
         STANDARD.decode(encoded).is_ok_and(|bytes| mac.verify_slice(&bytes).is_ok())

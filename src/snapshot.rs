@@ -70,7 +70,7 @@ pub enum Standing {
 impl Standing {
     /// The standing for a delivery from the activation `owed_since`, when a lookup found this activation and standing (`None`:
     /// the webhook was deleted).
-    pub fn for_owed(owed_since: i32, now: Option<(i32, Self)>) -> Self {
+    pub(crate) fn for_owed(owed_since: i32, now: Option<(i32, Self)>) -> Self {
         match now {
             Some((_, Self::Disabled)) => Self::Disabled,
             Some((activation, standing)) if activation == owed_since => standing,

@@ -34,7 +34,7 @@ impl Catalogue {
     }
 
     /// The types with what customers see of them.
-    pub fn entries(&self) -> &[CatalogueEntry] {
+    pub(crate) fn entries(&self) -> &[CatalogueEntry] {
         &self.0
     }
 }
