@@ -1,16 +1,21 @@
 //! Keeps one consumer attached to the worker queue, whatever happens to the connection.
 //!
-//! | state     | waits for                                             | left when                                              |
-//! |-----------|-------------------------------------------------------|--------------------------------------------------------|
-//! | HeldOff   | the worker to use the database again, if it cannot    | it can: Attaching                                      |
-//! | Attaching | a connection, declarations, the broker's consumer     | all are there: Consuming; an error: Lost               |
-//! | Consuming | messages, and hands each on to the worker             | hold-off: HeldOff; connection, channel or consumer ended, or no quorum: Lost; a stop: Settling |
-//! | Settling  | the worker to settle every message that it took       | all are settled: Stopped                               |
-//! | Lost      | a time that grows from loss to loss                   | the time is over: HeldOff; no new connection can help: `run` returns the error |
-//! | Stopped   | nothing                                               | `run` returns                                          |
+//! ```text
+//!  state      waits for                                        left when ─▶ next state
+//!  HeldOff    the worker, while it cannot use the database     it can ─▶ Attaching
+//!  Attaching  connection, declarations, the broker's consumer  all are there ─▶ Consuming
+//!                                                              an error ─▶ Lost
+//!  Consuming  messages, and hands each on to the worker        hold-off begins ─▶ HeldOff
+//!                                                              connection, channel, consumer or quorum is lost ─▶ Lost
+//!                                                              a stop ─▶ Settling
+//!  Settling   the worker to settle every message it took       all are settled ─▶ Stopped
+//!  Lost       a time that grows from loss to loss              the time is over ─▶ HeldOff
+//!                                                              no new connection can help ─▶ `run` returns the error
+//!  Stopped                                                     `run` returns
+//! ```
 //!
 //! A stop leads from every state to Stopped, and from Consuming by way of Settling. Each loss closes the connection: the broker
-//! then delivers every message that was not settled again, to any consumer.
+//! then delivers again, to any consumer, every message that was not settled.
 //!
 //! What a consumer remembers from one connection to the next is in `supervisor`. `isolation` decides when it takes one
 //! message at a time, `hold_off` follows the worker's word that it cannot use the database.
@@ -68,8 +73,8 @@ pub(crate) struct Consumer {
     pub(crate) settled: CancellationToken,
 }
 
-/// The table at the head of this file explains each state.
-enum State {
+/// The picture at the head of this file explains each state.
+enum ConsumerState {
     HeldOff,
     Attaching,
     Consuming(Box<Attached>),
@@ -95,32 +100,32 @@ impl Consumer {
     /// [`QueueError::Mismatch`] and [`QueueError::Address`], which no new connection can cure.
     pub(crate) async fn run(self) -> Result<(), QueueError> {
         let mut supervisor = Supervisor::default();
-        let mut state = State::HeldOff;
+        let mut state = ConsumerState::HeldOff;
         loop {
             state = match state {
-                State::HeldOff => self.wait_while_held_off().await,
-                State::Attaching => self.attach(&mut supervisor).await,
-                State::Consuming(attached) => self.consume(*attached, &mut supervisor).await,
-                State::Settling(link, attachment) => self.settle(link, &attachment).await,
-                State::Lost(error) => self.wait_after_loss(error, &mut supervisor).await?,
-                State::Stopped => return Ok(()),
+                ConsumerState::HeldOff => self.wait_while_held_off().await,
+                ConsumerState::Attaching => self.attach(&mut supervisor).await,
+                ConsumerState::Consuming(attached) => self.consume(*attached, &mut supervisor).await,
+                ConsumerState::Settling(link, attachment) => self.settle(link, &attachment).await,
+                ConsumerState::Lost(error) => self.wait_after_loss(error, &mut supervisor).await?,
+                ConsumerState::Stopped => return Ok(()),
             };
         }
     }
 
-    async fn wait_while_held_off(&self) -> State {
+    async fn wait_while_held_off(&self) -> ConsumerState {
         let mut hold_off = HoldOff::follow(&self.hold_off);
         match self.stop.run_until_cancelled(hold_off.over()).await {
-            Some(()) => State::Attaching,
-            None => State::Stopped,
+            Some(()) => ConsumerState::Attaching,
+            None => ConsumerState::Stopped,
         }
     }
 
-    async fn attach(&self, supervisor: &mut Supervisor) -> State {
+    async fn attach(&self, supervisor: &mut Supervisor) -> ConsumerState {
         let link = match self.stop.run_until_cancelled(connect(&self.amqp, Purpose::Consumer)).await {
             Some(Ok(link)) => link,
-            Some(Err(error)) => return State::Lost(error),
-            None => return State::Stopped,
+            Some(Err(error)) => return ConsumerState::Lost(error),
+            None => return ConsumerState::Stopped,
         };
         let attach = attach(&link, &self.queue, &self.catalogue, self.prefetch, &mut supervisor.isolation);
         let (attachment, consuming, unchecked) = match self.stop.run_until_cancelled(attach).await {
@@ -128,7 +133,7 @@ impl Consumer {
             Some(Err(error)) => return lose(link, error).await,
             None => {
                 link.close().await.ok();
-                return State::Stopped;
+                return ConsumerState::Stopped;
             }
         };
         supervisor.attached(&self.queue.worker_queue, &unchecked);
@@ -136,10 +141,10 @@ impl Consumer {
         self.metrics.consumer_attached.set(1);
         self.metrics.queue_without_quorum.set(0);
         self.metrics.isolated.set(attachment.is_isolated().into());
-        State::Consuming(Box::new(Attached { link, attachment, consuming, unchecked }))
+        ConsumerState::Consuming(Box::new(Attached { link, attachment, consuming, unchecked }))
     }
 
-    async fn consume(&self, attached: Attached, supervisor: &mut Supervisor) -> State {
+    async fn consume(&self, attached: Attached, supervisor: &mut Supervisor) -> ConsumerState {
         let Attached { link, attachment, consuming, unchecked } = attached;
         let (queue, quiet) = (&self.queue.worker_queue, self.amqp.connect_timeout / 4);
         let end = tokio::select! {
@@ -157,22 +162,26 @@ impl Consumer {
                 let error = consumer_cancelled(&link, queue).await;
                 lose(link, error).await
             }
-            End::Stopped => State::Settling(link, attachment),
+            End::Stopped => ConsumerState::Settling(link, attachment),
             End::HeldOff => {
                 tracing::warn!("what the broker handed out has waited too long for the database and goes back");
                 close(link, &attachment).await;
-                State::HeldOff
+                ConsumerState::HeldOff
             }
         }
     }
 
-    async fn settle(&self, link: Link, attachment: &Attachment) -> State {
+    async fn settle(&self, link: Link, attachment: &Attachment) -> ConsumerState {
         self.settled.cancelled().await;
         close(link, attachment).await;
-        State::Stopped
+        ConsumerState::Stopped
     }
 
-    async fn wait_after_loss(&self, error: QueueError, supervisor: &mut Supervisor) -> Result<State, QueueError> {
+    async fn wait_after_loss(
+        &self,
+        error: QueueError,
+        supervisor: &mut Supervisor,
+    ) -> Result<ConsumerState, QueueError> {
         if matches!(error, QueueError::Mismatch(_) | QueueError::Address(..)) {
             return Err(error);
         }
@@ -185,7 +194,7 @@ impl Consumer {
         }
         let wait = supervisor.wait_after(&error);
         self.stop.run_until_cancelled(tokio::time::sleep(wait)).await;
-        Ok(State::HeldOff)
+        Ok(ConsumerState::HeldOff)
     }
 
     /// Hands messages on until we stop or the consumer ends.
@@ -228,8 +237,8 @@ impl Consumer {
         }
     }
 
-    /// Hands a message to the worker. If that fails, the channel must end: then the broker delivers the message again, which
-    /// nobody would settle otherwise.
+    /// Hands a message to the worker. If that fails, the caller must end the channel, so that the broker delivers the message
+    /// again: no other part of this process settles it.
     async fn hand_on(
         &self,
         attachment: &Arc<Attachment>,
@@ -281,10 +290,10 @@ impl Consumer {
 }
 
 /// Closes a connection after an error. An open one would keep its messages from other workers.
-async fn lose(link: Link, error: QueueError) -> State {
+async fn lose(link: Link, error: QueueError) -> ConsumerState {
     let error = link.blamed(error);
     link.close().await.ok();
-    State::Lost(error)
+    ConsumerState::Lost(error)
 }
 
 /// Closes a connection that works. The channel is closed first: the broker processes the acks before its close, and puts

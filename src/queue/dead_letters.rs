@@ -19,7 +19,7 @@ use super::convert::name;
 use super::depth::depth;
 use super::error::QueueError;
 use super::get::get;
-use super::topology::rights::Lack;
+use super::topology::rights::MissingRights;
 use crate::config::{Amqp, Queue};
 use letter::DeadLetter;
 use limit::DeliveryLimit;
@@ -102,7 +102,9 @@ impl DeadLetters {
         match bounded(self.queue.confirm_timeout, "counting", counted).await {
             Ok(depth) => Ok(depth.messages),
             Err(error) if error.is_missing() => Err(QueueError::NoQueue(self.queue.dead_queue.clone())),
-            Err(error) => Err(error.or_lacking(|| Lack::counting(self.link.user(), &self.queue.dead_queue))),
+            Err(error) => {
+                Err(error.or_missing_rights(|| MissingRights::counting(self.link.user(), &self.queue.dead_queue)))
+            }
         }
     }
 
@@ -120,7 +122,7 @@ impl DeadLetters {
         loop {
             let got = get(&self.channel, &self.queue.dead_queue, &mut self.events);
             let got = bounded(self.queue.confirm_timeout, "reading", got).await;
-            let letter = got.map_err(|error| error.or_lacking(|| self.lack()))?.map(DeadLetter::read);
+            let letter = got.map_err(|error| error.or_missing_rights(|| self.missing_rights()))?.map(DeadLetter::read);
             self.unacked += u32::from(letter.is_some());
             match letter {
                 // A copy of our own with a priority comes before letters not read yet.
@@ -140,8 +142,8 @@ impl DeadLetters {
         !self.counted.as_ref().is_some_and(Counted::ends_reading)
     }
 
-    fn lack(&self) -> Lack {
-        Lack::reading(self.link.user(), &self.queue.dead_queue)
+    fn missing_rights(&self) -> MissingRights {
+        MissingRights::reading(self.link.user(), &self.queue.dead_queue)
     }
 
     /// Removes the letter from the queue. Only [`DeadLetters::close`] makes sure of it: RabbitMQ passes 32 removals on to a
@@ -224,7 +226,7 @@ impl DeadLetters {
         if let Some(error) = error {
             self.note(error, &letters);
         }
-        // The answer to a count comes after the queue has the removals.
+        // The broker answers a count only after it has passed the removals on to the queue.
         self.count().await.map(drop)
     }
 

@@ -5,7 +5,7 @@ use lapin::{Error, ErrorKind};
 
 use super::connection::refusal::{self, error_text};
 use super::connection::unserved::Unserved;
-use super::topology::rights::Lack;
+use super::topology::rights::MissingRights;
 
 /// Why the broker did not do what we asked, by what to do next.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +30,7 @@ pub enum QueueError {
     NoQueue(String),
     /// The user lacks a right. An operator may grant it at any time: try again.
     #[error("{0}")]
-    Forbidden(Lack),
+    Forbidden(MissingRights),
     /// The address in the settings cannot be used: only new settings help.
     #[error("{0} cannot be used")]
     Address(String, #[source] anyhow::Error),
@@ -115,8 +115,8 @@ impl QueueError {
     }
 
     /// Replaces the broker's ACCESS_REFUSED by the right that is lacking. Other errors stay as they are.
-    pub(super) fn or_lacking(self, lack: impl FnOnce() -> Lack) -> Self {
-        if self.amqp_error().is_some_and(is_forbidden) { Self::Forbidden(lack()) } else { self }
+    pub(super) fn or_missing_rights(self, missing_rights: impl FnOnce() -> MissingRights) -> Self {
+        if self.amqp_error().is_some_and(is_forbidden) { Self::Forbidden(missing_rights()) } else { self }
     }
 
     /// Whether the broker says that the exchange or queue does not exist.
@@ -177,9 +177,9 @@ mod tests {
 
     #[test]
     fn a_refused_access_names_what_is_lacking_and_nothing_else_does() {
-        let lack = || Lack::reading("u", "q");
-        let of = |kind: AMQPSoftError| QueueError::from(refused(kind.into())).or_lacking(lack);
-        assert!(matches!(of(AMQPSoftError::ACCESSREFUSED), QueueError::Forbidden(found) if found == lack()));
+        let missing_rights = || MissingRights::reading("u", "q");
+        let of = |kind: AMQPSoftError| QueueError::from(refused(kind.into())).or_missing_rights(missing_rights);
+        assert!(matches!(of(AMQPSoftError::ACCESSREFUSED), QueueError::Forbidden(found) if found == missing_rights()));
         assert!(matches!(of(AMQPSoftError::NOTFOUND), QueueError::Unavailable(_)));
     }
 

@@ -10,8 +10,8 @@ pub(super) const ACQUIRED_COUNT: &str = "x-acquired-count";
 /// The broker's list of how often and why the message became a dead letter.
 pub(super) const DEATH: &str = "x-death";
 
-/// We mark a message that was requeued with it: the message may have been worked on before it became a dead letter, and no
-/// other header says so any more.
+/// Our mark for a message that was requeued. It may have been worked on before it became a dead letter, and the headers that
+/// showed this are removed when it is requeued.
 pub(super) const REQUEUED: &str = "x-requeued";
 /// The routing key that a dead letter had before we rewrote it.
 pub(super) const ROUTING_KEY: &str = "x-routing-key";

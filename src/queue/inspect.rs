@@ -20,8 +20,8 @@ use super::depth::{Depth, depth};
 use super::error::{QueueError, is_forbidden, is_missing};
 use super::topology::declare::note_unbindable;
 use super::topology::entities::{Entity, entities};
-use super::topology::rights::{Lack, Names, Right};
-use super::topology::unchecked::Unchecked;
+use super::topology::rights::{MissingRights, Names, Right};
+use super::topology::unchecked::UncheckedTopology;
 use crate::config::{Amqp, Queue};
 
 const CONSUMER_TAG: &str = "doctor";
@@ -48,7 +48,7 @@ pub(crate) struct Topology {
     /// The broker's text about each one that has other arguments.
     pub(crate) different: Vec<String>,
     /// What this user may not declare or bind.
-    pub(crate) unchecked: Unchecked,
+    pub(crate) unchecked: UncheckedTopology,
     /// `None` if it does not exist, or is not shown to this user.
     pub(crate) worker_queue: Option<Depth>,
     /// `None` if it does not exist, or is not shown to this user.
@@ -60,7 +60,7 @@ pub(crate) struct Topology {
 pub(crate) enum RoundTrip {
     Took(Duration),
     /// This user may not try it.
-    Forbidden(Lack),
+    Forbidden(MissingRights),
 }
 
 impl Topology {
@@ -106,7 +106,7 @@ impl Broker {
     ///
     /// The broker does not answer, or the connection has ended.
     pub(crate) async fn topology(&self, queue: &Queue) -> Result<Topology, QueueError> {
-        let mut found = Topology { unchecked: Unchecked::of(self.link.user()), ..Topology::default() };
+        let mut found = Topology { unchecked: UncheckedTopology::of(self.link.user()), ..Topology::default() };
         for entity in entities(queue) {
             match self.exists(&entity).await? {
                 Some(false) => found.missing.push(entity.name.to_owned()),
@@ -131,7 +131,7 @@ impl Broker {
     pub(crate) async fn round_trip(&self, queue: &Queue) -> Result<RoundTrip, QueueError> {
         match self.link.answer("a message makes its round", self.send_around(queue)).await {
             Ok(took) => Ok(RoundTrip::Took(took)),
-            Err(QueueError::Forbidden(lack)) => Ok(RoundTrip::Forbidden(lack)),
+            Err(QueueError::Forbidden(missing_rights)) => Ok(RoundTrip::Forbidden(missing_rights)),
             Err(error) => Err(error),
         }
     }
@@ -140,10 +140,12 @@ impl Broker {
         // Rights on the worker queue are likely to cover this name, too.
         let prefix = format!("{}.doctor.", queue.worker_queue);
         let own = name(&format!("{prefix}{}", Uuid::new_v4()));
-        let own_queue =
-            |error: lapin::Error| QueueError::from(error).or_lacking(|| lacking_own_queue(self.link.user(), &prefix));
-        let default =
-            |error: lapin::Error| QueueError::from(error).or_lacking(|| Lack::publishing(self.link.user(), ""));
+        let own_queue = |error: lapin::Error| {
+            QueueError::from(error).or_missing_rights(|| missing_for_own_queue(self.link.user(), &prefix))
+        };
+        let default = |error: lapin::Error| {
+            QueueError::from(error).or_missing_rights(|| MissingRights::publishing(self.link.user(), ""))
+        };
         let channel = self.link.channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..QueueDeclareOptions::default() };
@@ -218,10 +220,10 @@ impl Broker {
 }
 
 /// The rights for the queue of a round trip.
-fn lacking_own_queue(user: &str, prefix: &str) -> Lack {
+fn missing_for_own_queue(user: &str, prefix: &str) -> MissingRights {
     let own = |right| (right, Names::Prefix(prefix.to_owned()));
     let default = (Right::Write, Names::One("amq.default".to_owned()));
-    Lack {
+    MissingRights {
         user: user.to_owned(),
         doing: format!("make itself a queue {prefix}…"),
         needs: vec![own(Right::Configure), own(Right::Read), default],

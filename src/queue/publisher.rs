@@ -14,7 +14,7 @@ use super::connection::link::{Link, Purpose};
 use super::connection::nodes::Peer;
 use super::convert::{name, persistent};
 use super::error::{QueueError, is_missing};
-use super::topology::rights::Lack;
+use super::topology::rights::MissingRights;
 use crate::config::{Amqp, Queue};
 
 /// Why a message was not published.
@@ -23,6 +23,7 @@ pub enum PublishError {
     /// No queue is bound for the message's exchange and routing key.
     #[error("the message was routed to no queue: no queue is bound for it (workers declare theirs when they start)")]
     Unroutable,
+    /// Nobody has declared the exchange yet.
     #[error("the exchange does not exist: a worker declares it when it starts")]
     NoExchange,
     /// The broker sent a `nack`.
@@ -31,14 +32,19 @@ pub enum PublishError {
     /// The message may be in its queue or not.
     #[error("the broker did not confirm within {}", humantime::format_duration(*.0))]
     Unconfirmed(Duration),
+    /// The connection or channel has ended, or a right is lacking.
     #[error(transparent)]
     Queue(#[from] QueueError),
 }
 
 impl PublishError {
     /// The error of a publish. A missing exchange, or one that this user may not write to, ends the channel.
-    fn of(error: lapin::Error, lack: Lack) -> Self {
-        if is_missing(&error) { Self::NoExchange } else { Self::Queue(QueueError::from(error).or_lacking(|| lack)) }
+    fn of(error: lapin::Error, missing_rights: MissingRights) -> Self {
+        if is_missing(&error) {
+            Self::NoExchange
+        } else {
+            Self::Queue(QueueError::from(error).or_missing_rights(|| missing_rights))
+        }
     }
 }
 
@@ -54,11 +60,13 @@ pub struct Unconfirmed {
     confirm: PublisherConfirm,
     confirm_timeout: Duration,
     /// The right that this user lacks if the broker refuses the message.
-    lack: Lack,
+    missing_rights: MissingRights,
     peer: Arc<Peer>,
 }
 
 impl Publisher {
+    /// Connects to whichever node serves.
+    ///
     /// # Errors
     ///
     /// [`PublishError::Queue`] if no node serves, or none opens a channel in time.
@@ -126,13 +134,13 @@ impl Publisher {
         // A broker in alarm stops reading: without a bound the send would wait until the alarm ends.
         let sent = tokio::time::timeout(self.confirm_timeout, send).await;
         let sent = sent.map_err(|_| late(self.confirm_timeout, &self.link.peer))?;
-        let lack = Lack::publishing(self.link.user(), exchange);
+        let missing_rights = MissingRights::publishing(self.link.user(), exchange);
         match sent {
             Ok(confirm) => {
                 let (confirm_timeout, peer) = (self.confirm_timeout, self.link.peer.clone());
-                Ok(Unconfirmed { confirm, confirm_timeout, lack, peer })
+                Ok(Unconfirmed { confirm, confirm_timeout, missing_rights, peer })
             }
-            Err(error) => Err(PublishError::of(error, lack)),
+            Err(error) => Err(PublishError::of(error, missing_rights)),
         }
     }
 
@@ -151,7 +159,7 @@ impl Unconfirmed {
     pub async fn confirmed(self) -> Result<(), PublishError> {
         let confirmation = tokio::time::timeout(self.confirm_timeout, self.confirm).await;
         let confirmation = confirmation.map_err(|_| late(self.confirm_timeout, &self.peer))?;
-        match confirmation.map_err(|error| PublishError::of(error, self.lack))? {
+        match confirmation.map_err(|error| PublishError::of(error, self.missing_rights))? {
             Confirmation::Ack(None) => Ok(()),
             Confirmation::Ack(Some(BasicReturnMessage { .. })) => Err(PublishError::Unroutable),
             Confirmation::Nack(_) | Confirmation::NotRequested => Err(PublishError::Refused),

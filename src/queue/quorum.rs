@@ -6,8 +6,8 @@
 //! answer. So a queue counts as without quorum if it leaves such a request unanswered while the broker answers another one on
 //! the same connection.
 //!
-//! The request that does no harm is a second consumer of the lowest priority. Its members must agree to it, and it gets only
-//! messages for which no other consumer has room, which is none while ours has room. A `basic.get` would not do: a node that
+//! The request that does no harm adds a second consumer, with the lowest priority. The queue's members must agree to add it, and
+//! it gets only messages for which no other consumer has room: none, while the worker's consumer has room. A `basic.get` would not do: a node that
 //! has just lost the queue's leader answers it by closing the connection.
 
 use std::pin::pin;
@@ -33,7 +33,7 @@ const BROKER_TIMEOUT: Duration = Duration::from_secs(2);
 const AT_ONCE: Duration = Duration::from_millis(100);
 /// How long a queue has to answer: more than the election of a new leader takes.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(8);
-/// The priority of our second consumer: every other one comes first.
+/// The priority of the second consumer: the queue prefers every other consumer.
 const LOWEST_PRIORITY: i32 = -1000;
 
 /// Whether the worker queue has a quorum.
@@ -45,9 +45,11 @@ pub(crate) enum Quorum {
     NotAsked,
 }
 
-/// Ends when the queue has no quorum, or when the broker does not answer twice in a row. The queue is asked only if no message
-/// came for `quiet` although the consumer has room: a message proves the quorum, and the queue is then empty. If the queue were
-/// asked while an event waits, that event might be delivered to the second consumer, and the broker would count that delivery.
+/// Ends when the queue has no quorum, or when the broker does not answer twice in a row.
+///
+/// A message that comes proves the quorum. So the queue is asked only if no message came for `quiet` although the consumer has
+/// room: then the queue is empty. In a queue that is not empty, the second consumer might get an event, and the broker would
+/// count that as one of the event's deliveries.
 pub(super) async fn until_lost(link: &Link, queue: &str, attachment: &Arc<Attachment>, quiet: Duration) -> QueueError {
     let mut was_silent = false;
     loop {

@@ -68,7 +68,7 @@ pub(in crate::queue) struct Link {
 }
 
 impl Link {
-    /// The caller bounds the wait.
+    /// Opens a connection to this peer. The caller bounds the wait.
     pub(super) async fn log_in(peer: Peer, settings: &Amqp, purpose: Purpose) -> lapin::Result<Self> {
         let mut uri = peer.node.uri.clone();
         uri.query.frame_max = Some(MAX_FRAME_BYTES);
@@ -84,6 +84,8 @@ impl Link {
         &self.peer.node.uri.authority.userinfo.username
     }
 
+    /// Opens a channel.
+    ///
     /// # Errors
     ///
     /// [`QueueError::Unavailable`] if the broker opens none within `amqp.connect_timeout`.

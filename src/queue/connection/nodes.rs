@@ -1,7 +1,6 @@
-//! In which order the broker's nodes and their IP addresses are tried: the same order for the life of a process, but whoever
-//! failed within the last 30 seconds comes last.
-//!
-//! Each process begins with a node of its own choice, so that many processes spread over all nodes.
+//! The order in which the broker's nodes and their IP addresses are tried. Each process begins with a node chosen at random, and
+//! keeps that order for its life, so that many processes spread over all nodes. An address that failed within the last 30
+//! seconds comes last.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -17,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use super::address::Node;
 use super::refusal::io_error_text;
 
-/// For so long an address that failed is tried after the others: each try may cost its whole share of the time.
+/// How long an address that failed is tried after the others: each try may cost its whole share of the time.
 const TRIED_LAST_FOR: Duration = Duration::from_secs(30);
 
 /// One IP address of a node, and how to encrypt a connection to it.
@@ -88,7 +87,7 @@ pub(super) async fn resolve(node: &Node, deadline: Instant) -> Result<Vec<Socket
     Ok(ips)
 }
 
-/// With which of `count` addresses this process begins: chosen at random once per process.
+/// The index of the address, of `count`, with which this process begins. Chosen at random once per process.
 fn first_index(count: usize) -> usize {
     static CHOICE: LazyLock<usize> = LazyLock::new(|| usize::from(rand::random::<u16>()));
     *CHOICE % count.max(1)
@@ -96,11 +95,11 @@ fn first_index(count: usize) -> usize {
 
 /// When each address failed last, for all connections of this process. The key is a node's label: `host:port` with or
 /// without the IP address.
-struct Failures(BTreeMap<String, Instant>);
+struct NodeFailures(BTreeMap<String, Instant>);
 
-static FAILURES: Mutex<Failures> = Mutex::new(Failures(BTreeMap::new()));
+static FAILURES: Mutex<NodeFailures> = Mutex::new(NodeFailures(BTreeMap::new()));
 
-fn failures() -> MutexGuard<'static, Failures> {
+fn failures() -> MutexGuard<'static, NodeFailures> {
     FAILURES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -110,7 +109,7 @@ pub(super) fn try_last(label: String) {
     failures.0.insert(label, Instant::now());
 }
 
-impl Failures {
+impl NodeFailures {
     /// When it failed, unless that is too long ago. Sorting by it puts `None` first, then the oldest failure.
     fn failed_lately(&self, label: &str) -> Option<Instant> {
         self.0.get(label).copied().filter(|when| when.elapsed() < TRIED_LAST_FOR)

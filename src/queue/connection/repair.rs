@@ -14,7 +14,8 @@ use super::frames::{
 };
 use crate::queue::headers::{DEATH, DELIVERY_COUNT, UNREADABLE, UNREADABLE_CUT};
 
-/// How many bytes of unreadable properties are kept. The rest of a frame is for what the message gets when it is sent again.
+/// How many bytes of unreadable properties are kept. The rest of the frame is for headers that are added when the message is
+/// sent again.
 const MAX_KEPT_BYTES: usize = MAX_FRAME_BYTES as usize - 2048;
 
 /// A larger frame is taken for a stream that is not AMQP. We agreed on `MAX_FRAME_BYTES`, and only headers that the broker

@@ -13,7 +13,7 @@ use super::nodes::Peer;
 use super::refusal::{Fault, Refusal};
 use crate::scrub::scrub;
 
-/// After so many addresses have refused a login, it is not tried at any other. Nodes of a cluster share their users, and a
+/// How many addresses may refuse a login before it is given up and not tried at any other. Nodes of a cluster share their users, and a
 /// server that checks logins for them may lock a user out after repeated refusals. One refusal alone may come from a node
 /// that does not belong to the cluster.
 const LOGIN_REFUSALS: usize = 2;

@@ -18,8 +18,8 @@ use crate::queue::error::QueueError;
 use crate::queue::get::get;
 use crate::queue::quorum;
 use crate::queue::topology::declare::declare;
-use crate::queue::topology::rights::Lack;
-use crate::queue::topology::unchecked::Unchecked;
+use crate::queue::topology::rights::MissingRights;
+use crate::queue::topology::unchecked::UncheckedTopology;
 
 const CONSUMER_TAG: &str = "penr-webhooks";
 
@@ -28,7 +28,7 @@ pub(super) struct Attached {
     pub(super) link: Link,
     pub(super) attachment: Arc<Attachment>,
     pub(super) consuming: Consuming,
-    pub(super) unchecked: Unchecked,
+    pub(super) unchecked: UncheckedTopology,
 }
 
 /// The broker's consumer.
@@ -39,6 +39,8 @@ pub(super) struct Consuming {
     pub(super) oldest: Option<Delivery>,
 }
 
+/// Attaches a consumer to the worker queue, on a connection that is open.
+///
 /// # Errors
 ///
 /// [`QueueError::Mismatch`] if something is declared otherwise, [`QueueError::Forbidden`] if a right is lacking,
@@ -49,18 +51,19 @@ pub(super) async fn attach(
     catalogue: &Catalogue,
     prefetch: u16,
     isolation: &mut Isolation,
-) -> Result<(Arc<Attachment>, Consuming, Unchecked), QueueError> {
+) -> Result<(Arc<Attachment>, Consuming, UncheckedTopology), QueueError> {
     let (channel, unchecked) = quorum::answer(link, "declaring queues", declare(link, queue, catalogue)).await?;
-    let lack = || Lack::reading(link.user(), &queue.worker_queue);
+    let missing_rights = || MissingRights::reading(link.user(), &queue.worker_queue);
     let mut oldest = None;
     if isolation.is_unknown() {
-        oldest = oldest_message(link, &channel, queue).await.map_err(|error| error.or_lacking(lack))?;
+        oldest =
+            oldest_message(link, &channel, queue).await.map_err(|error| error.or_missing_rights(missing_rights))?;
         isolation.looked_at(oldest.as_ref().map(|oldest| &oldest.properties));
     }
     let tag = fresh_tag();
     let consume = consume(&channel, &queue.worker_queue, tag.clone(), isolation.prefetch(prefetch));
     let messages = quorum::answer(link, "beginning to consume", consume).await;
-    let messages = messages.map_err(|error| error.or_lacking(lack))?;
+    let messages = messages.map_err(|error| error.or_missing_rights(missing_rights))?;
     let attachment = Attachment::new(channel, prefetch, isolation.is_on());
     Ok((attachment, Consuming { tag, messages, oldest }, unchecked))
 }

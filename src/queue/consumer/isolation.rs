@@ -5,11 +5,13 @@
 //! that message alone. The worker then parks deliveries instead of attempting them: the next message does not wait for a
 //! receiver.
 //!
-//! | state    | entered when                                  | left when                                                    |
-//! |----------|-----------------------------------------------|--------------------------------------------------------------|
-//! | Unknown  | the process starts                            | the oldest message was looked at: Isolated or Normal         |
-//! | Normal   | isolation ended, or there is nothing to suspect | a message cannot be read: Isolated                         |
-//! | Isolated | a message cannot be read, or the oldest message was delivered more than 20 times | 2 s or more passed without a message that cannot be read: Normal |
+//! ```text
+//!  state     left when ─▶ next state
+//!  Unknown   the process has just started: the oldest message was delivered more than 20 times ─▶ Isolated
+//!                                          it was not, or the queue is empty ─▶ Normal
+//!  Normal    a message that cannot be read ended the connection ─▶ Isolated
+//!  Isolated  no such message came for 2 s, or for longer if that was too short before ─▶ Normal
+//! ```
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +32,7 @@ const SOON: Duration = Duration::from_secs(10);
 const SUSPICIOUS_DELIVERIES: i64 = 20;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum State {
+enum IsolationState {
     #[default]
     Unknown,
     Normal,
@@ -39,7 +41,7 @@ enum State {
 
 #[derive(Debug, Default)]
 pub(super) struct Isolation {
-    state: State,
+    state: IsolationState,
     ended: Option<Instant>,
     /// How many isolations in a row ended before the message came again.
     too_short: u32,
@@ -49,18 +51,18 @@ impl Isolation {
     /// Whether to look at the oldest message before consuming: this process has just started, and does not know why the one
     /// before it ended.
     pub(super) fn is_unknown(&self) -> bool {
-        self.state == State::Unknown
+        self.state == IsolationState::Unknown
     }
 
     pub(super) fn is_on(&self) -> bool {
-        self.state == State::Isolated
+        self.state == IsolationState::Isolated
     }
 
     /// After the look at the oldest message, if there is one.
     pub(super) fn looked_at(&mut self, oldest: Option<&BasicProperties>) {
         self.state = match oldest.is_some_and(|oldest| delivery_count(oldest) > SUSPICIOUS_DELIVERIES) {
-            true => State::Isolated,
-            false => State::Normal,
+            true => IsolationState::Isolated,
+            false => IsolationState::Normal,
         };
     }
 
@@ -76,18 +78,18 @@ impl Isolation {
 
     /// No message was unreadable for as long as it takes.
     pub(super) fn end(&mut self, now: Instant) {
-        self.state = State::Normal;
+        self.state = IsolationState::Normal;
         self.ended = Some(now);
     }
 
     /// A message that cannot be read has ended the connection.
     pub(super) fn begin(&mut self, now: Instant) {
         let ended_lately = self.ended.is_some_and(|ended| now.saturating_duration_since(ended) < SOON);
-        self.too_short = match self.state == State::Normal && ended_lately {
+        self.too_short = match self.state == IsolationState::Normal && ended_lately {
             true => (self.too_short + 1).min(MAX_DOUBLINGS),
             false => 0,
         };
-        self.state = State::Isolated;
+        self.state = IsolationState::Isolated;
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::isolation::Isolation;
 use crate::queue::connection::link::reason_without_node;
 use crate::queue::error::QueueError;
-use crate::queue::topology::unchecked::Unchecked;
+use crate::queue::topology::unchecked::UncheckedTopology;
 use crate::reconnect::{Outage, Reconnect};
 use crate::{error_chain, millis};
 
@@ -27,7 +27,7 @@ pub(super) struct Supervisor {
     reconnect_after_refusal: Reconnect,
     outage: Outage,
     /// What the log says could not be checked.
-    logged_unchecked: Unchecked,
+    logged_unchecked: UncheckedTopology,
     without_leader_since: Option<Instant>,
 }
 
@@ -38,7 +38,7 @@ impl Default for Supervisor {
             reconnect: Reconnect::up_to(LONGEST_WAIT),
             reconnect_after_refusal: Reconnect::up_to(LONGEST_WAIT_AFTER_REFUSAL),
             outage: Outage::default(),
-            logged_unchecked: Unchecked::default(),
+            logged_unchecked: UncheckedTopology::default(),
             without_leader_since: None,
         }
     }
@@ -46,7 +46,7 @@ impl Default for Supervisor {
 
 impl Supervisor {
     /// The consumer is attached to `queue`.
-    pub(super) fn attached(&mut self, queue: &str, unchecked: &Unchecked) {
+    pub(super) fn attached(&mut self, queue: &str, unchecked: &UncheckedTopology) {
         if !unchecked.is_empty() && self.logged_unchecked != *unchecked {
             tracing::warn!(advice = unchecked.remedy(), "{unchecked}");
             self.logged_unchecked = unchecked.clone();

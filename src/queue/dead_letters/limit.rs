@@ -3,14 +3,14 @@
 /// The dead queue's delivery limit.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DeliveryLimit {
-    /// The limit in force, policies included. `None` if nobody could tell us.
+    /// The limit in force, policies included. `None` if the management plugin does not tell.
     pub(super) known: Option<u32>,
     /// The limit with which the queue is declared. A policy may lower it.
     pub(super) declared: u32,
 }
 
 impl DeliveryLimit {
-    /// The lowest limit that we expect of a policy that nobody told us of.
+    /// The lowest limit that we expect of a policy, where the management plugin does not tell.
     const LOWEST: u32 = 3;
     /// No letter is read as often as that.
     const NEVER_REACHED: u32 = 100_000;
@@ -21,7 +21,7 @@ impl DeliveryLimit {
         is_near(returns, self.known.unwrap_or(Self::LOWEST).min(self.declared))
     }
 
-    /// Whether one more return brings a letter within one of the limit, as far as we know the limit.
+    /// Whether one more return brings a letter to the limit or to one below it, as far as we know the limit.
     pub(super) fn is_near(self, returns: i64) -> bool {
         is_near(returns, self.lowest_known())
     }

@@ -42,7 +42,7 @@ pub(super) fn republished(amqp: &BasicProperties, routing_key: &str, republish_a
     );
     let mut headers = FieldTable::default();
     for (key, value) in amqp.headers().iter().flat_map(FieldTable::inner) {
-        if is_kept(key.as_str(), republish_as) {
+        if !is_dropped(key.as_str(), republish_as) {
             headers.insert(key.clone(), value.clone());
         }
     }
@@ -58,10 +58,10 @@ pub(super) fn republished(amqp: &BasicProperties, routing_key: &str, republish_a
     properties.with_headers(headers)
 }
 
-fn is_kept(header: &str, republish_as: RepublishAs) -> bool {
+fn is_dropped(header: &str, republish_as: RepublishAs) -> bool {
     let routes = matches!(header, "CC" | "BCC");
     let counts = matches!(header, DELIVERY_COUNT | ACQUIRED_COUNT);
-    !routes && !counts && !(republish_as == RepublishAs::Event && is_about_death(header))
+    routes || counts || (republish_as == RepublishAs::Event && is_about_death(header))
 }
 
 /// Whether the broker wrote the header when the message became a dead letter, or we when we rewrote it.

@@ -18,6 +18,7 @@ pub(crate) enum RewriteError {
     /// No letter can be: a right is missing, or the broker takes nothing.
     #[error(transparent)]
     Every(PublishError),
+    /// The broker takes no message of this size.
     #[error("the broker takes no message of {bytes} bytes: raise its max_message_size, or discard the letter")]
     TooLarge { bytes: usize },
     /// Not all of its properties are known, or they do not fit into a frame with what we add.

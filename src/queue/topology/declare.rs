@@ -6,8 +6,8 @@ use lapin::types::FieldTable;
 use uuid::Uuid;
 
 use super::entities::{Entity, bindings, entities};
-use super::rights::{Lack, listed};
-use super::unchecked::Unchecked;
+use super::rights::{MissingRights, listed};
+use super::unchecked::UncheckedTopology;
 use crate::config::Queue;
 use crate::event::Catalogue;
 use crate::queue::connection::link::Link;
@@ -15,7 +15,7 @@ use crate::queue::convert::name;
 use crate::queue::error::{QueueError, is_forbidden, is_missing};
 
 /// The broker's answer to a declaration or a binding.
-pub(super) enum Answer {
+pub(super) enum DeclareAnswer {
     Ok,
     /// What was to be used does not exist.
     Missing,
@@ -35,23 +35,23 @@ impl<'a> Declarer<'a> {
     }
 
     /// Opens a new channel after a refusal.
-    async fn sort(&mut self, answer: lapin::Result<()>) -> Result<Answer, QueueError> {
+    async fn sort(&mut self, answer: lapin::Result<()>) -> Result<DeclareAnswer, QueueError> {
         let refusal = match answer {
-            Ok(()) => return Ok(Answer::Ok),
-            Err(error) if is_forbidden(&error) => Answer::Forbidden,
-            Err(error) if is_missing(&error) => Answer::Missing,
+            Ok(()) => return Ok(DeclareAnswer::Ok),
+            Err(error) if is_forbidden(&error) => DeclareAnswer::Forbidden,
+            Err(error) if is_missing(&error) => DeclareAnswer::Missing,
             Err(error) => return Err(QueueError::of_declaration(error)),
         };
         self.channel = self.link.channel().await?;
         Ok(refusal)
     }
 
-    async fn declare(&mut self, entity: &Entity<'_>) -> Result<Answer, QueueError> {
+    async fn declare(&mut self, entity: &Entity<'_>) -> Result<DeclareAnswer, QueueError> {
         let answer = entity.declare(&self.channel).await;
         self.sort(answer).await
     }
 
-    pub(super) async fn check_exists(&mut self, entity: &Entity<'_>) -> Result<Answer, QueueError> {
+    pub(super) async fn check_exists(&mut self, entity: &Entity<'_>) -> Result<DeclareAnswer, QueueError> {
         let answer = entity.check_exists(&self.channel).await;
         self.sort(answer).await
     }
@@ -62,8 +62,8 @@ impl<'a> Declarer<'a> {
         &mut self,
         queue: &Queue,
         catalogue: &Catalogue,
-        unchecked: &mut Unchecked,
-    ) -> Result<Answer, QueueError> {
+        unchecked: &mut UncheckedTopology,
+    ) -> Result<DeclareAnswer, QueueError> {
         let types: Vec<&str> = catalogue.types().map(|event_type| event_type.as_str()).collect();
         for ((queue, exchange), keys) in bindings(queue).into_iter().zip([vec![""], types]) {
             for key in keys {
@@ -75,13 +75,13 @@ impl<'a> Declarer<'a> {
                     self.channel.queue_bind(name(queue), name(exchange), name(key), options, FieldTable::default());
                 let answer = bind.await;
                 match self.sort(answer).await? {
-                    Answer::Ok => {}
-                    Answer::Forbidden => unchecked.add_binding(queue, exchange),
-                    Answer::Missing => return Ok(Answer::Missing),
+                    DeclareAnswer::Ok => {}
+                    DeclareAnswer::Forbidden => unchecked.add_binding(queue, exchange),
+                    DeclareAnswer::Missing => return Ok(DeclareAnswer::Missing),
                 }
             }
         }
-        Ok(Answer::Ok)
+        Ok(DeclareAnswer::Ok)
     }
 
     pub(super) async fn close(self) -> Result<(), QueueError> {
@@ -100,19 +100,19 @@ pub(in crate::queue) async fn declare(
     link: &Link,
     queue: &Queue,
     catalogue: &Catalogue,
-) -> Result<(Channel, Unchecked), QueueError> {
+) -> Result<(Channel, UncheckedTopology), QueueError> {
     let mut declarer = Declarer::begin(link).await?;
-    let mut unchecked = Unchecked::of(link.user());
+    let mut unchecked = UncheckedTopology::of(link.user());
     let mut missing = Vec::new();
     for entity in entities(queue) {
-        if let Answer::Ok = declarer.declare(&entity).await? {
+        if let DeclareAnswer::Ok = declarer.declare(&entity).await? {
             continue;
         }
         match declarer.check_exists(&entity).await? {
-            Answer::Missing => missing.push(entity),
-            Answer::Ok => unchecked.add(&entity),
+            DeclareAnswer::Missing => missing.push(entity),
+            DeclareAnswer::Ok => unchecked.add(&entity),
             // RabbitMQ 4.2.6 and 4.3.0 require configure for this check; later versions, any right on the entity.
-            Answer::Forbidden => {
+            DeclareAnswer::Forbidden => {
                 unchecked.add(&entity);
                 unchecked.hidden.push(entity.name.to_owned());
             }
@@ -122,14 +122,16 @@ pub(in crate::queue) async fn declare(
         return Err(QueueError::Forbidden(undeclared(link.user(), &missing, queue)));
     }
     match declarer.bind_all(queue, catalogue, &mut unchecked).await? {
-        Answer::Missing => Err(QueueError::Unavailable(anyhow::anyhow!("somebody deletes what was just declared"))),
-        Answer::Ok | Answer::Forbidden => Ok((declarer.channel, unchecked)),
+        DeclareAnswer::Missing => {
+            Err(QueueError::Unavailable(anyhow::anyhow!("somebody deletes what was just declared")))
+        }
+        DeclareAnswer::Ok | DeclareAnswer::Forbidden => Ok((declarer.channel, unchecked)),
     }
 }
 
-fn undeclared(user: &str, missing: &[Entity<'_>], queue: &Queue) -> Lack {
+fn undeclared(user: &str, missing: &[Entity<'_>], queue: &Queue) -> MissingRights {
     let shown: Vec<String> = missing.iter().map(ToString::to_string).collect();
-    Lack {
+    MissingRights {
         user: user.to_owned(),
         doing: format!("declare {}, which nobody has declared", listed(&shown)),
         needs: missing.iter().flat_map(|entity| entity.needs(queue)).collect(),
@@ -146,14 +148,14 @@ fn undeclared(user: &str, missing: &[Entity<'_>], queue: &Queue) -> Lack {
 pub(in crate::queue) async fn note_unbindable(
     link: &Link,
     queue: &Queue,
-    unchecked: &mut Unchecked,
+    unchecked: &mut UncheckedTopology,
 ) -> Result<(), QueueError> {
     let mut declarer = Declarer::begin(link).await?;
     for (queue, exchange) in bindings(queue) {
         let no_binding = name(&format!("doctor.{}", Uuid::new_v4()));
         let unbind = declarer.channel.queue_unbind(name(queue), name(exchange), no_binding, FieldTable::default());
         let answer = unbind.await;
-        if let Answer::Forbidden = declarer.sort(answer).await? {
+        if let DeclareAnswer::Forbidden = declarer.sort(answer).await? {
             unchecked.add_binding(queue, exchange);
         }
     }

@@ -13,10 +13,10 @@ use crate::queue::convert::name;
 /// An exchange or a queue.
 pub(in crate::queue) struct Entity<'a> {
     pub(in crate::queue) name: &'a str,
-    kind: Kind,
+    kind: EntityKind,
 }
 
-enum Kind {
+enum EntityKind {
     Exchange(ExchangeKind),
     Queue(FieldTable),
 }
@@ -24,8 +24,8 @@ enum Kind {
 /// Everything that a worker needs, in the order of declaration: exchanges before queues, and the dead queue before the worker
 /// queue, so that no message can become a dead letter before its queue exists.
 pub(in crate::queue) fn entities(queue: &Queue) -> [Entity<'_>; 5] {
-    let exchange = |name, kind| Entity { name, kind: Kind::Exchange(kind) };
-    let queue_of = |name, arguments| Entity { name, kind: Kind::Queue(arguments) };
+    let exchange = |name, kind| Entity { name, kind: EntityKind::Exchange(kind) };
+    let queue_of = |name, arguments| Entity { name, kind: EntityKind::Queue(arguments) };
     [
         exchange(&queue.events_exchange, ExchangeKind::Topic),
         exchange(&queue.notices_exchange, ExchangeKind::Topic),
@@ -61,11 +61,11 @@ impl Entity<'_> {
 
     async fn send(&self, channel: &Channel, passive: bool) -> lapin::Result<()> {
         match &self.kind {
-            Kind::Exchange(kind) => {
+            EntityKind::Exchange(kind) => {
                 let options = ExchangeDeclareOptions { durable: true, passive, ..ExchangeDeclareOptions::default() };
                 channel.exchange_declare(name(self.name), kind.clone(), options, FieldTable::default()).await
             }
-            Kind::Queue(arguments) => {
+            EntityKind::Queue(arguments) => {
                 let options = QueueDeclareOptions { durable: true, passive, ..QueueDeclareOptions::default() };
                 channel.queue_declare(name(self.name), options, arguments.clone()).await.map(drop)
             }
@@ -73,7 +73,7 @@ impl Entity<'_> {
     }
 
     pub(super) fn is_queue(&self, name: &str) -> bool {
-        self.name == name && matches!(self.kind, Kind::Queue(_))
+        self.name == name && matches!(self.kind, EntityKind::Queue(_))
     }
 
     /// The rights that declaring it takes. A queue with a dead-letter exchange takes rights on that exchange, too.
@@ -89,10 +89,10 @@ impl Entity<'_> {
 impl fmt::Display for Entity<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
-            Kind::Exchange(kind) => {
+            EntityKind::Exchange(kind) => {
                 write!(f, "the exchange {} (durable, {})", self.name, format!("{kind:?}").to_lowercase())
             }
-            Kind::Queue(arguments) => {
+            EntityKind::Queue(arguments) => {
                 write!(f, "the queue {} (durable", self.name)?;
                 for (key, value) in arguments.inner() {
                     match value {

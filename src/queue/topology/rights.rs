@@ -23,7 +23,7 @@ pub(in crate::queue) enum Names {
 
 /// Something that the broker refuses this user, and the rights that would allow it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lack {
+pub struct MissingRights {
     pub(in crate::queue) user: String,
     /// Such as `read the queue penr.webhooks`.
     pub(in crate::queue) doing: String,
@@ -32,7 +32,7 @@ pub struct Lack {
     pub(in crate::queue) or_else: &'static str,
 }
 
-impl Lack {
+impl MissingRights {
     /// The rights to read a queue.
     pub(in crate::queue) fn reading(user: &str, queue: &str) -> Self {
         Self {
@@ -69,7 +69,7 @@ impl Lack {
     }
 }
 
-impl fmt::Display for Lack {
+impl fmt::Display for MissingRights {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.problem(), self.remedy())
     }
@@ -138,18 +138,18 @@ mod tests {
     }
 
     #[test]
-    fn a_lack_names_the_user_what_it_may_not_do_and_the_narrowest_rights_for_it() {
-        let lack = Lack::reading("worker", "penr.webhooks");
+    fn missing_rights_name_the_user_what_it_may_not_do_and_the_narrowest_rights_for_it() {
+        let missing_rights = MissingRights::reading("worker", "penr.webhooks");
         let said = r"the user worker may not read the queue penr.webhooks: give it read on ^penr\.webhooks$";
-        assert_eq!(lack.to_string(), said);
-        let lack = Lack { or_else: ", or wait", ..Lack::publishing("u", "a+b_c") };
+        assert_eq!(missing_rights.to_string(), said);
+        let missing_rights = MissingRights { or_else: ", or wait", ..MissingRights::publishing("u", "a+b_c") };
         let said = r"the user u may not publish to the exchange a+b_c: give it write on ^a\+b_c$, or wait";
-        assert_eq!(lack.to_string(), said);
+        assert_eq!(missing_rights.to_string(), said);
     }
 
     #[test]
     fn the_default_exchange_is_called_what_rights_call_it() {
-        let said = Lack::publishing("u", "").to_string();
+        let said = MissingRights::publishing("u", "").to_string();
         assert!(said.ends_with(r"give it write on ^amq\.default$"), "{said}");
     }
 

@@ -7,7 +7,7 @@ use super::rights::{Names, Right, listed, needed};
 
 /// What this user may neither declare nor bind, so that its arguments and bindings could not be checked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Unchecked {
+pub(crate) struct UncheckedTopology {
     user: String,
     /// Exchanges and queues, each with the arguments that it should have.
     entities: Vec<String>,
@@ -19,7 +19,7 @@ pub(crate) struct Unchecked {
     pub(super) hidden: Vec<String>,
 }
 
-impl Unchecked {
+impl UncheckedTopology {
     pub(in crate::queue) fn of(user: &str) -> Self {
         Self { user: user.to_owned(), ..Self::default() }
     }
@@ -53,7 +53,7 @@ impl Unchecked {
     }
 }
 
-impl fmt::Display for Unchecked {
+impl fmt::Display for UncheckedTopology {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bindings: Vec<_> = self.bindings.iter().map(|(queue, exchange)| format!("{queue} to {exchange}")).collect();
         let declaring = (!self.entities.is_empty()).then(|| format!("declare {}", listed(&self.entities)));
@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn what_could_not_be_checked_is_named_with_what_may_be_lost() {
         let queue = queue();
-        let mut unchecked = Unchecked::of("u");
+        let mut unchecked = UncheckedTopology::of("u");
         assert!(unchecked.is_empty());
         unchecked.add(&entities(&queue)[2]);
         let said = unchecked.to_string();

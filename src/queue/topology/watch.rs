@@ -3,9 +3,9 @@
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use super::declare::{Answer, Declarer, declare};
+use super::declare::{DeclareAnswer, Declarer, declare};
 use super::entities::entities;
-use super::unchecked::Unchecked;
+use super::unchecked::UncheckedTopology;
 use crate::config::Queue;
 use crate::event::Catalogue;
 use crate::metrics::Metrics;
@@ -27,7 +27,7 @@ pub(in crate::queue) async fn keep_declared(
     link: &Link,
     queue: &Queue,
     catalogue: &Catalogue,
-    mut unchecked: Unchecked,
+    mut unchecked: UncheckedTopology,
     metrics: &Metrics,
 ) -> Infallible {
     let mut outage = Outage::default();
@@ -44,14 +44,14 @@ pub(in crate::queue) async fn keep_declared(
             false => Missing::IsDeclared,
         };
         match check(link, queue, catalogue, &mut unchecked, missing).await {
-            Ok(Found::MissingLeft) => {}
+            Ok(CheckResult::MissingLeft) => {}
             Ok(found) => {
                 forbidden_since = None;
                 metrics.rights_missing.set(0);
                 if let Some(failed) = outage.end() {
                     tracing::info!(failed_ms = millis(failed), "all is declared at the broker");
                 }
-                if let Found::DeclaredAgain = found {
+                if let CheckResult::DeclaredAgain = found {
                     tracing::warn!("an exchange or the dead queue was deleted at the broker; declared it again");
                 }
             }
@@ -86,7 +86,7 @@ enum Missing {
     IsLeft,
 }
 
-enum Found {
+enum CheckResult {
     All,
     /// Something was missing.
     DeclaredAgain,
@@ -100,19 +100,19 @@ async fn check(
     link: &Link,
     queue: &Queue,
     catalogue: &Catalogue,
-    unchecked: &mut Unchecked,
+    unchecked: &mut UncheckedTopology,
     missing: Missing,
-) -> Result<Found, QueueError> {
+) -> Result<CheckResult, QueueError> {
     let mut declarer = Declarer::begin(link).await?;
     let checked = check_all(&mut declarer, queue, catalogue, unchecked).await?;
     let found = match (checked, missing) {
-        (Answer::Ok | Answer::Forbidden, _) => Found::All,
-        (Answer::Missing, Missing::IsLeft) => Found::MissingLeft,
-        (Answer::Missing, Missing::IsDeclared) => {
+        (DeclareAnswer::Ok | DeclareAnswer::Forbidden, _) => CheckResult::All,
+        (DeclareAnswer::Missing, Missing::IsLeft) => CheckResult::MissingLeft,
+        (DeclareAnswer::Missing, Missing::IsDeclared) => {
             let (channel, not_checked) = declare(link, queue, catalogue).await?;
             *unchecked = not_checked;
             channel.close(200, name("done")).await?;
-            return Ok(Found::DeclaredAgain);
+            return Ok(CheckResult::DeclaredAgain);
         }
     };
     declarer.close().await?;
@@ -125,16 +125,16 @@ async fn check_all(
     declarer: &mut Declarer<'_>,
     queue: &Queue,
     catalogue: &Catalogue,
-    unchecked: &mut Unchecked,
-) -> Result<Answer, QueueError> {
+    unchecked: &mut UncheckedTopology,
+) -> Result<DeclareAnswer, QueueError> {
     for entity in entities(queue).iter().filter(|entity| !entity.is_queue(&queue.worker_queue)) {
         if unchecked.hidden.iter().any(|hidden| hidden == entity.name) {
             continue;
         }
         match declarer.check_exists(entity).await? {
-            Answer::Ok => {}
-            Answer::Forbidden => unchecked.hidden.push(entity.name.to_owned()),
-            Answer::Missing => return Ok(Answer::Missing),
+            DeclareAnswer::Ok => {}
+            DeclareAnswer::Forbidden => unchecked.hidden.push(entity.name.to_owned()),
+            DeclareAnswer::Missing => return Ok(DeclareAnswer::Missing),
         }
     }
     declarer.bind_all(queue, catalogue, unchecked).await
