@@ -122,7 +122,7 @@ fn what_cannot_be_right_is_refused_with_what_would_be() {
     assert!(refused(&format!("amqp://h/{}", "v".repeat(256))).contains("more than 255 bytes"));
 }
 
-/// Percent-encoded, as README tells operators to write it.
+/// Percent-encodes a text, as operators must.
 fn encoded(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
 }
