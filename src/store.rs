@@ -81,6 +81,7 @@ mod tasks;
 mod tls;
 mod traps;
 mod turn_result;
+mod version;
 mod webhooks;
 
 pub use backends::SessionFault;

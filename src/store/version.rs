@@ -1,0 +1,64 @@
+//! A webhook's version, which is its `ETag` in the API: how statements compute it and compare it.
+
+use std::sync::atomic::Ordering;
+
+use super::{Store, StoreError, column};
+
+/// How statements compute a webhook's version, which is text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WebhookVersion {
+    /// A number that a trigger raises when a field that customers change gets another value.
+    Revision,
+    /// A hash of those fields, as releases before V11 have it. Made where the schema has no revisions yet, and for
+    /// `If-Match` with a version that such a release gave out.
+    Hash,
+}
+
+impl WebhookVersion {
+    fn sql(self) -> &'static str {
+        match self {
+            Self::Revision => "revision::text",
+            Self::Hash => {
+                "encode(sha256(convert_to(json_build_array(name, url, event_types, active)::text, 'UTF8')), 'hex')"
+            }
+        }
+    }
+
+    /// All columns that a [`Webhook`] is read from.
+    ///
+    /// [`Webhook`]: crate::webhook::Webhook
+    pub(super) fn columns(self) -> String {
+        format!(
+            "id, account_id, name, url, event_types, active, disabled_reason, failing_since, created_at, updated_at, \
+             {} AS version",
+            self.sql()
+        )
+    }
+
+    /// The condition that the webhook's version is one of `given`, or that `given` is null. `given` is the statement's
+    /// parameter of this number.
+    pub(super) fn is_one_of(self, parameter: u8, given: Option<&[String]>) -> String {
+        let is_hash = |version: &String| version.len() == 64;
+        let hash = match given.is_some_and(|given| given.iter().any(is_hash)) {
+            true if self != Self::Hash => format!(" OR {} = ANY (${parameter})", Self::Hash.sql()),
+            _ => String::new(),
+        };
+        format!("(${parameter}::text[] IS NULL OR {} = ANY (${parameter}){hash})", self.sql())
+    }
+}
+
+impl Store {
+    /// How to compute versions in the schema as it is, which may be that of the release before.
+    pub(super) async fn version(&self) -> Result<WebhookVersion, StoreError> {
+        if self.has_revisions.load(Ordering::Relaxed) {
+            return Ok(WebhookVersion::Revision);
+        }
+        let found = self.query(HAS_REVISIONS, &[]).await?;
+        let has_revisions = found.first().is_some_and(|row| column(row, "has_revisions"));
+        self.has_revisions.store(has_revisions, Ordering::Relaxed);
+        Ok(if has_revisions { WebhookVersion::Revision } else { WebhookVersion::Hash })
+    }
+}
+
+const HAS_REVISIONS: &str = "SELECT EXISTS (SELECT FROM pg_attribute
+    WHERE attrelid = 'webhooks'::regclass::oid AND attname = 'revision'::name AND NOT attisdropped) AS has_revisions";
