@@ -87,6 +87,14 @@ CREATE FUNCTION public.make_partitions(days_ahead integer) RETURNS void
             END LOOP;
         END $$;
 
+CREATE FUNCTION public.raise_webhook_revision() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    NEW.revision := OLD.revision OPERATOR(pg_catalog.+) 1;
+    RETURN NEW;
+END $$;
+
 CREATE TABLE public.attempts (
     id uuid NOT NULL,
     webhook_id uuid NOT NULL,
@@ -186,6 +194,7 @@ CREATE TABLE public.webhooks (
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     recovering_until timestamp with time zone,
     paused_until timestamp with time zone,
+    revision integer DEFAULT 1 NOT NULL,
     CONSTRAINT webhooks_check CHECK (((disabled_reason IS NULL) OR (NOT active)))
 );
 
@@ -227,4 +236,6 @@ CREATE INDEX pending_deliveries_by_time ON public.pending_deliveries USING btree
 CREATE INDEX pending_deliveries_by_webhook ON public.pending_deliveries USING btree (webhook_id, due_at);
 
 CREATE INDEX webhooks_by_account ON public.webhooks USING btree (account_id, created_at, id);
+
+CREATE TRIGGER raise_revision BEFORE UPDATE OF name, url, event_types, active ON public.webhooks FOR EACH ROW WHEN (((old.name <> new.name) OR (old.url <> new.url) OR (old.event_types <> new.event_types) OR (old.active <> new.active))) EXECUTE FUNCTION public.raise_webhook_revision();
 
