@@ -9,7 +9,8 @@ endif
 help:
 	@echo "make demo    show an event's whole way, with checks"
 	@echo "make run     everything on this machine until Ctrl-C: servers, worker, a receiver"
-	@echo "make test    all tests; ARGS='--test it NAME' picks some"
+	@echo "make test    all tests; ARGS='--test it NAME' picks some, on servers that are kept if DATABASE_URL and AMQP_URL are set:"
+	@echo "             PENR_SERVICES_FAST=1 scripts/services start kept; eval \"\$$(scripts/services env kept)\""
 	@echo "make schema  write docs/schema.sql after a migration was added"
 	@echo "make soak    minutes of faults under load; PENR_SOAK_SECONDS=30 shortens them, ARGS=NAME picks some"
 	@echo "make bench   deliveries per second through one worker; BENCH=latency and others measure more"
@@ -25,12 +26,13 @@ demo:
 run:
 	@scripts/run
 
-# One test more than there are processors: a test that waits for a server or for a time needs no processor.
-export RUST_TEST_THREADS ?= $(shell expr $$(nproc) + 1)
+# Two tests more than there are processors: a test that waits for a server or for a time needs no processor.
+export RUST_TEST_THREADS ?= $(shell expr $$(nproc) + 2)
 
-# Without --all-targets, which would also run the benches.
+# The servers do not wait for the disk: tests kill servers, but not the machine. Without --all-targets, which would also run
+# the benches.
 test: toolchain browser beside
-	scripts/with-services test cargo test $(ARGS)
+	PENR_SERVICES_FAST=1 scripts/with-services test cargo test $(ARGS)
 
 schema: toolchain
 	PENR_WRITE_SCHEMA=1 scripts/with-services test cargo test --test it migrates::schema_file

@@ -68,7 +68,7 @@ async fn a_worker_started_without_postgres_begins_when_it_comes() {
 
 #[tokio::test]
 async fn a_postgres_restarted_and_a_postgres_killed_double_and_lose_nothing() {
-    let servers = PrivateServers::start().await;
+    let servers = PrivateServers::postgres().await;
     let site = impatient(Site::on(&servers).await);
     // Receivers may keep a request open for as long as a server takes to start.
     let site = site.set("sender.timeout", "60s").set("worker.lease", "10m").set("log.filter", "info");

@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn an_outage_of_the_database_is_said_and_ends_by_itself() {
-    let servers = PrivateServers::start().await;
+    let servers = PrivateServers::postgres().await;
     let stage = Stage::on(Site::on(&servers).await).await;
     stage.named("Blog", "https://hooks.example.com/a", &TYPES).await;
     let page = &stage.browser;
@@ -28,7 +28,7 @@ async fn an_outage_of_the_database_is_said_and_ends_by_itself() {
 
 #[tokio::test]
 async fn a_page_opened_while_the_database_is_away_appears_when_it_is_back() {
-    let servers = PrivateServers::start().await;
+    let servers = PrivateServers::postgres().await;
     let stage = Stage::on(Site::on(&servers).await).await;
     servers.graceful_stop("postgres").await;
     stage.open().await;

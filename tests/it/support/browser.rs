@@ -14,7 +14,16 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::wait::{PATIENCE, eventually, within};
 use driver::{Command, Driver};
 
-static ROOM: Semaphore = Semaphore::const_new(2);
+/// How many browsers may run at a time: one less than `make test` runs tests at a time on two processors.
+static ROOM: Semaphore = Semaphore::const_new(3);
+
+/// Runs in every page before the page's own scripts: notes what violates the policy, and lets timers of 1 to 5 s end after a
+/// fifth of their time. The page polls with such timers, and tests wait for what it shows next.
+const FIRST: &str = "
+    window.violations = [];
+    addEventListener('securitypolicyviolation', (e) => window.violations.push(`${e.violatedDirective} ${e.blockedURI}`));
+    const putOff = window.setTimeout;
+    window.setTimeout = (run, ms, ...rest) => putOff(run, ms >= 1000 && ms <= 5000 ? ms / 5 : ms, ...rest);";
 
 /// A session with a profile of its own.
 pub struct Browser {
@@ -37,22 +46,19 @@ impl Browser {
         let client = within("Chromium starts", 3 * PATIENCE, starting).await.expect("chromedriver takes the session");
         let session = client.session_id().await.ok().flatten().expect("a session has an id");
         let browser = Self { client, session, _room: room };
-        // What violates the policy is remembered from a page's first byte on.
-        let remember = "window.violations = [];
-            addEventListener('securitypolicyviolation', (e) => window.violations.push(`${e.violatedDirective} ${e.blockedURI}`));";
-        browser.devtools("Page.addScriptToEvaluateOnNewDocument", json!({ "source": remember })).await;
+        browser.devtools("Page.addScriptToEvaluateOnNewDocument", json!({ "source": FIRST })).await;
         let grant = json!({ "permissions": ["clipboardReadWrite", "clipboardSanitizedWrite"] });
         browser.devtools("Browser.grantPermissions", grant).await;
         browser
     }
 
     pub async fn goto(&self, url: &str) {
-        // To the same page with another fragment would be no navigation.
+        // Without it, going to the same page with another fragment would not load the page.
         within("about:blank loads", PATIENCE, self.client.goto("about:blank")).await.expect("the browser answers");
         within("the page loads", PATIENCE, self.client.goto(url)).await.expect("the browser answers");
     }
 
-    /// Another tab, which becomes the current one; gives a way back to this one.
+    /// Opens another tab, which becomes the current one, and returns the tab that was.
     pub async fn new_tab(&self) -> fantoccini::wd::WindowHandle {
         let here = self.client.window().await.expect("the browser answers");
         let tab = self.client.new_window(true).await.expect("the browser opens tabs");
@@ -109,7 +115,7 @@ impl Browser {
         self.until(&format!("!document.body.innerText.includes({})", quoted(text))).await;
     }
 
-    /// Clicks what has this name: a button, link, switch, radio's label; the frontmost dialog's first.
+    /// Clicks the button, link, switch or label of this name; in an open dialog if there is one.
     pub async fn click(&self, name: &str) {
         let script = format!(
             "const root = document.querySelector('dialog[open]') ?? document;
@@ -130,7 +136,7 @@ impl Browser {
             .await;
     }
 
-    /// Types into a field as a person does, over what stands there.
+    /// Types into a field as a person does, replacing its text.
     pub async fn fill(&self, selector: &str, text: &str) {
         self.until(&format!("document.querySelector({}) !== null", quoted(selector))).await;
         let field = self.client.find(fantoccini::Locator::Css(selector)).await.expect("it is there");
@@ -174,7 +180,7 @@ impl Browser {
 
     /// The whole page as PNG.
     pub async fn screenshot(&self) -> Vec<u8> {
-        // What the last script changed is measured only once it is drawn.
+        // The page's size is measured only when the last change was drawn.
         let drawn = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))";
         self.devtools("Runtime.evaluate", json!({ "expression": drawn, "awaitPromise": true })).await;
         let taken = self.devtools("Page.captureScreenshot", json!({ "captureBeyondViewport": true })).await;
@@ -187,7 +193,7 @@ impl Browser {
         within(command, PATIENCE, asked).await.unwrap_or_else(|error| panic!("{command}: {error}"))
     }
 
-    /// What the console said since it was last asked, without the failed requests that the page deals with.
+    /// What the console said since it was last asked, without failed requests, which the page handles.
     pub async fn console(&self) -> Vec<String> {
         let asked = Command { path: "se/log", body: json!({ "type": "browser" }) };
         let lines = self.client.issue_cmd(asked).await.expect("the browser keeps a log");
@@ -196,7 +202,7 @@ impl Browser {
         ours.collect()
     }
 
-    /// Holds what holds in every state: no violation of the policy, nothing on the console, no accessibility problem, no
+    /// Asserts what must hold in every state: no violation of the policy, nothing on the console, no accessibility problem, no
     /// sideways scrolling.
     pub async fn is_sound(&self) {
         let violations = self.js("return window.violations").await;
@@ -208,7 +214,7 @@ impl Browser {
     }
 
     async fn is_accessible(&self) {
-        // Devtools evaluate beside the page's policy.
+        // The page's policy does not bind scripts of the devtools.
         let loading = json!({ "expression": driver::axe() });
         self.devtools("Runtime.evaluate", loading).await;
         let run = "axe.run().then((r) => r.violations.map((v) => [v.id, v.help, v.nodes.map((n) => n.html)]))";

@@ -1,4 +1,5 @@
-//! Servers of one test's own, which it may kill, pause and restart. At most two pairs run at a time.
+//! Servers of one test's own, which it may kill, pause and restart. A test starts only those that it hurts: RabbitMQ takes
+//! four seconds of a processor to start.
 
 use std::ops::Deref;
 use std::path::Path;
@@ -9,10 +10,12 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::servers::{Servers, unique_name};
 
-static ROOM: Semaphore = Semaphore::const_new(2);
+/// How many tests may have servers of their own at a time. A test that waits here keeps its thread from tests that need no
+/// servers of their own, so there is room for almost as many as `make test` runs at a time on two processors.
+static ROOM: Semaphore = Semaphore::const_new(3);
 
 pub struct PrivateServers {
-    // Stopped before the room is given to the next test: fields are dropped in this order.
+    // Stopped before the next test may start servers: fields are dropped in this order.
     instance: Instance,
     servers: Arc<Servers>,
     _room: SemaphorePermit<'static>,
@@ -32,6 +35,14 @@ impl PrivateServers {
         let instance = Instance(unique_name());
         services_with(&["start", &instance.0], &[("PENR_SERVICES_ALSO", address)]).await;
         let servers = Servers::disposable(instance.export("DATABASE_URL").await, instance.export("AMQP_URL").await);
+        Self { instance, servers, _room: room }
+    }
+
+    /// A Postgres of one's own, beside the broker that all tests share.
+    pub async fn postgres() -> Self {
+        let room = room().await;
+        let instance = Instance::start(&["postgres"]).await;
+        let servers = Servers::with_disposable_postgres(instance.export("DATABASE_URL").await);
         Self { instance, servers, _room: room }
     }
 
@@ -76,7 +87,7 @@ impl PrivateServers {
         services(&[&["ctl", &self.instance.0], arguments].concat()).await
     }
 
-    /// What the broker's log has on clients that broke the protocol, or made the broker break.
+    /// Lines of the broker's log about protocol errors of clients, and about crashes.
     pub async fn protocol_errors(&self) -> Vec<String> {
         const ERRORS: [&str; 6] =
             ["precondition_failed", "channel_error", "internal_error", "unexpected_frame", "frame_error", "crash"];
@@ -105,12 +116,12 @@ impl From<&PrivateServers> for Arc<Servers> {
     }
 }
 
-/// The right to start servers.
+/// Waits until this test may start servers.
 pub(super) async fn room() -> SemaphorePermit<'static> {
     ROOM.acquire().await.expect("the semaphore is never closed")
 }
 
-/// An instance to be stopped, also when its start fails or is abandoned half-way.
+/// A started instance; dropping it stops its servers, also after a failed or abandoned start.
 pub struct Instance(String);
 
 impl Instance {
@@ -178,7 +189,7 @@ fn command(arguments: &[&str]) -> Command {
     command
 }
 
-/// Runs to its end, which the script itself bounds: half a restart would be worse than a slow one.
+/// Runs `scripts/services` to its end. There is no time-out: the script has its own, and half a restart would be worse.
 pub(super) async fn services(arguments: &[&str]) -> String {
     services_with(arguments, &[]).await
 }

@@ -18,7 +18,7 @@ async fn limit(ledger: &Ledger, connections: usize) {
 
 #[tokio::test]
 async fn a_postgres_with_too_many_clients_is_waited_for() {
-    let servers = PrivateServers::start().await;
+    let servers = PrivateServers::postgres().await;
     let ledger = Ledger::open(impatient(Site::on(&servers).await)).await;
     ledger.site.sql().await.batch_execute(A_ROLE).await.unwrap();
     let mut url = url::Url::parse(ledger.site.database_url()).unwrap();
@@ -106,6 +106,6 @@ async fn statements_whose_server_was_replaced_are_given_up_long_before_their_tim
     let silent = Instant::now();
     ledger.publish(20).await;
     ledger.wait_until_done().await;
-    assert!(silent.elapsed() < Duration::from_secs(15), "{:?}", silent.elapsed());
+    assert!(silent.elapsed() < Duration::from_secs(25), "{:?}", silent.elapsed());
     ledger.close(vec![worker]).await.assert_sound(0);
 }

@@ -14,7 +14,7 @@ use url::Url;
 
 pub(super) struct Driver {
     port: u16,
-    /// It ends when its standard input does, however this process ends.
+    /// Ends when its standard input is closed, which the kernel does however this process ends.
     _process: Child,
     _output: BufReader<ChildStdout>,
 }
@@ -56,7 +56,7 @@ impl Driver {
     }
 }
 
-/// A command that WebDriver leaves to the browser's maker.
+/// A command of Chromium's that is not part of WebDriver.
 #[derive(Debug)]
 pub(super) struct Command {
     pub path: &'static str,
