@@ -14,8 +14,9 @@ const PATH: &str = "/v1/openapi.json";
 
 #[tokio::test]
 async fn after_a_sigterm_a_process_is_not_ready_and_still_serves_whoever_comes_for_the_drain_delay() {
-    const DELAY: Duration = Duration::from_secs(2);
-    let site = Site::new().await.set("api.drain_delay", "2s");
+    // Within it a loaded machine has to do all that comes before `idle.ends()`.
+    const DELAY: Duration = Duration::from_secs(4);
+    let site = Site::new().await.set("api.drain_delay", "4s");
     let (receiver, gate) = (Receiver::start().await, Gate::default());
     receiver.always(Reply::status(204).held_by(&gate));
     let mut api = site.api_of(site.launch(&["run"])).await;

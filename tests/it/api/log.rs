@@ -191,5 +191,5 @@ async fn a_webhook_with_a_long_queue_is_deleted_at_once() {
     site.sql().await.execute(park, &[&id]).await.unwrap();
     let asked = std::time::Instant::now();
     assert_eq!(customer.delete(&path).await.status, 204);
-    assert!(asked.elapsed() < std::time::Duration::from_secs(1));
+    assert!(asked.elapsed() < std::time::Duration::from_secs(5));
 }

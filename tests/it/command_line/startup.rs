@@ -244,7 +244,7 @@ async fn a_worker_that_waits_for_its_servers_can_be_stopped() {
 async fn ended(mut replica: Replica) -> (Option<i32>, String) {
     let started = Instant::now();
     let status = replica.wait().await;
-    assert!(started.elapsed() < Duration::from_secs(10), "a process that cannot start must say so at once");
+    assert!(started.elapsed() < Duration::from_secs(30), "a process that cannot start must say so at once");
     (status.code(), replica.log())
 }
 
@@ -263,7 +263,7 @@ async fn a_missing_right_is_called_that_and_not_tried_again() {
         assert_fails(&output, 1, &["the database does not permit it", "permission denied"]);
         assert!(!output.stderr.contains("not available"), "{}", output.stderr);
     }
-    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(50), "{:?}", began.elapsed());
     let sql = site.another_sql().await;
     sql.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await.unwrap();
 }

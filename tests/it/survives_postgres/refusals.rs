@@ -178,7 +178,7 @@ async fn sessions_that_may_only_read_are_replaced_once_writes_are_taken_again() 
         let told = told(replica).into_iter().filter(|line| line.contains("database"));
         assert_eq!(told.collect::<Vec<_>>(), ["the database refuses writes", "the database takes writes again"]);
     }
-    assert!(lifted.elapsed() < Duration::from_secs(10), "{:?}", lifted.elapsed());
+    assert!(lifted.elapsed() < Duration::from_secs(40), "{:?}", lifted.elapsed());
     assert!(stayed_attached(&worker));
     assert_eq!(ledger.count(ATTEMPTS).await, 20);
     ledger.close(vec![worker]).await.assert_sound(0);
