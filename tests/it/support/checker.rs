@@ -16,7 +16,7 @@ pub struct Published {
     pub event_type: String,
 }
 
-/// Everything known about one webhook.
+/// What one webhook's receiver got and what the database has of it.
 pub struct Books {
     pub webhook: Webhook,
     pub requests: Vec<Arc<Request>>,
@@ -36,15 +36,15 @@ pub struct LogLine {
 /// What is wrong, each with the webhook and the event it concerns.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Owed and not kept, but not both received and written down as a success.
+    /// Events that were published for the webhook, are not kept, and were not both received and recorded as a success.
     pub lost: Vec<String>,
-    /// The same attempt of the same delivery, made once more.
+    /// Attempts of a delivery that were made more than once.
     pub duplicated: Vec<String>,
-    /// Requests that nobody is owed, and log rows of answers to requests that never came.
+    /// Requests for events that were not published for the webhook, and log rows of requests that never came.
     pub unexpected: Vec<String>,
     /// A signature that is not right.
     pub unverified: Vec<String>,
-    /// The same attempt of the same delivery, answered and written down once more.
+    /// Attempts of a delivery that were answered and recorded more than once.
     pub recorded_twice: Vec<String>,
 }
 

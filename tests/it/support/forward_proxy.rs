@@ -27,7 +27,7 @@ impl ForwardProxy {
         Self::listening(TcpListener::bind("127.0.0.1:0").await.expect("a free port"))
     }
 
-    /// At the address of one that is gone.
+    /// At the address of a proxy that was stopped before.
     pub async fn start_at(address: SocketAddr) -> Self {
         Self::listening(TcpListener::bind(address).await.expect("the port is free again"))
     }
@@ -47,7 +47,7 @@ impl ForwardProxy {
         format!("http://{}", self.address)
     }
 
-    /// Answers all it is asked with this status; `None` serves again.
+    /// Answers every request with this status instead of serving it; `None` ends that.
     pub fn refuse(&self, status: Option<u16>) {
         *self.shared.refusal.lock().unwrap() = status;
     }
@@ -113,7 +113,7 @@ async fn serve(client: TcpStream, shared: Arc<Shared>) -> Result<()> {
     Ok(())
 }
 
-/// It looks names up by itself, and finds this machine behind all of them.
+/// Resolves every name to this machine.
 async fn connect(authority: &str) -> Option<TcpStream> {
     let port = authority.rsplit_once(':')?.1.parse::<u16>().ok()?;
     TcpStream::connect(("127.0.0.1", port)).await.ok()

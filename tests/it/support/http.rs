@@ -118,7 +118,7 @@ impl Kept {
         Self(BufReader::new(TcpStream::connect(address).await.expect("somebody listens")))
     }
 
-    /// Whose answer must come.
+    /// Sends a request; fails the test if no answer comes.
     pub async fn get(&mut self, path: &str) -> Response {
         let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n");
         self.0.write_all(head.as_bytes()).await.expect("the connection stands");
@@ -132,7 +132,7 @@ impl Kept {
         within(&what, PATIENCE, answer).await.unwrap_or_else(|error| panic!("GET {path}: {error}"))
     }
 
-    /// Waits until the other side closes it, with nothing more said.
+    /// Waits until the other side closes the connection without having sent anything more.
     pub async fn ends(&mut self) {
         let mut rest = Vec::new();
         let ended = within("the connection is closed", PATIENCE, self.0.read_to_end(&mut rest)).await;

@@ -1,4 +1,4 @@
-//! What a process holds open and in memory before a fault, to be found again after it.
+//! How many files a process has open and how much memory it uses before a fault, to be compared with those after it.
 
 use std::collections::HashSet;
 use std::fs;
@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use super::replica::Replica;
 use super::wait::wait_until;
 
-/// Connections to Postgres that its pool opened later than the level was taken.
+/// For connections to Postgres that the pool opens after the level was taken.
 const FILES_SLACK: usize = 8;
 
-/// What an allocator keeps of a debug build's busy time.
+/// For memory that the allocator keeps after a busy time of a debug build.
 const MEMORY_SLACK_KIB: u64 = 64 * 1024;
 
 #[derive(Debug, Clone, Copy)]
@@ -24,7 +24,7 @@ impl Level {
         Self { open_files: replica.open_files(), memory_kib: replica.memory_kib() }
     }
 
-    /// Waits until it is back, about: idle connections to receivers close in their time.
+    /// Waits until the process is about back at this level: idle connections to receivers close only after a while.
     pub async fn wait_for_return(self, replica: &Replica) {
         let files = self.open_files + FILES_SLACK;
         wait_until(&format!("at most {files} files are open"), async || replica.open_files() <= files).await;
@@ -34,7 +34,7 @@ impl Level {
 }
 
 impl Replica {
-    /// Sockets that it holds open to a server's address.
+    /// How many sockets the process has open to a server's address.
     pub fn sockets_to(&self, address: &str) -> usize {
         let (_, port) = address.rsplit_once(':').expect("an address has a port");
         let port = format!(":{:04X}", port.parse::<u16>().expect("a port"));

@@ -16,7 +16,7 @@ pub struct NameServer {
     task: JoinHandle<()>,
 }
 
-/// What it says about a name; of its addresses only those of the family in question.
+/// What the name server answers for a name. Of the addresses it gives those of the family that was asked for.
 #[derive(Clone)]
 pub struct Says {
     addresses: Vec<IpAddr>,
@@ -51,7 +51,7 @@ impl Says {
         Self { code: ResponseCode::Refused, ..Self::addresses(&[]) }
     }
 
-    /// As one whose own servers it cannot reach.
+    /// SERVFAIL, as from a name server that cannot reach the servers it asks itself.
     pub fn failed() -> Self {
         Self { code: ResponseCode::ServFail, ..Self::addresses(&[]) }
     }

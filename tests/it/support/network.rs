@@ -3,7 +3,7 @@
 
 use std::process::{Command, id};
 
-/// Which of the cables.
+/// What a cable connects.
 #[derive(Debug, Clone, Copy)]
 pub enum Cable {
     Servers,
@@ -19,7 +19,7 @@ pub struct Network {
 }
 
 impl Network {
-    /// Nothing, and a line that says so, where the machine lets nobody make namespaces.
+    /// `None`, with a line that says so, where this machine does not allow namespaces.
     pub fn new() -> Option<Self> {
         let network = Self { name: format!("penr{}", id()) };
         let name = &network.name;

@@ -9,7 +9,7 @@ use tokio::process::{Child, Command};
 
 use super::wait::wait_until;
 
-/// Debian's package has it in no ordinary user's path.
+/// Debian's package installs it outside the path of ordinary users.
 const PROGRAM: &str = "/usr/sbin/nginx";
 
 pub struct Nginx {

@@ -19,7 +19,7 @@ impl ClosedPort {
     }
 }
 
-/// A port where connecting takes for ever.
+/// A port where connecting never succeeds and never fails.
 pub struct FullBacklog {
     listener: TcpListener,
     _waiting: Vec<TcpStream>,
@@ -30,7 +30,7 @@ impl FullBacklog {
         let listener = bound().listen(1).expect("it is bound");
         let address = listener.local_addr().expect("it is bound");
         let mut waiting = Vec::new();
-        // On one machine a connection stands at once or not at all.
+        // On one machine a connection is made at once or never.
         while let Ok(stream) = timeout(Duration::from_millis(300), TcpStream::connect(address)).await {
             waiting.push(stream.expect("the port is open"));
         }

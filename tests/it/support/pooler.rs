@@ -13,7 +13,7 @@ use url::Url;
 use super::site::Site;
 use super::wait::wait_until;
 
-/// Debian's package has it in no ordinary user's path.
+/// Debian's package installs it outside the path of ordinary users.
 const PROGRAM: &str = "/usr/sbin/pgbouncer";
 
 pub struct Pooler {
@@ -29,7 +29,7 @@ impl Pooler {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
         let port = free.expect("a free port").port();
         let folder = tempfile::tempdir().expect("a temporary folder");
-        // It refuses to run as root, and whom it runs as instead must find its settings.
+        // PgBouncer refuses to run as root, and the user it runs as instead must be able to read its settings.
         fs::set_permissions(folder.path(), Permissions::from_mode(0o711)).expect("it is ours");
         let server = site.database_url().parse().expect("a URL");
         write(&folder, &server, port, settings);
@@ -53,7 +53,7 @@ impl Pooler {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Has it read other settings, without a restart.
+    /// Makes the running PgBouncer read other settings.
     pub fn set(&self, settings: &[(&str, &str)]) {
         write(&self.folder, &self.server, self.port, settings);
         let pid = self.process.id().expect("it was not waited for").to_string();

@@ -1,5 +1,5 @@
-//! A TCP proxy that a test puts between a process and a server, to make their connections slow, deaf or dead.
-//! It holds at most one buffer per direction; what does not fit stays with the sender.
+//! A TCP proxy that a test puts between a process and a server, to make their connections slow, silent or broken.
+//! The proxy buffers 16 KiB per direction at most; the sender keeps what does not fit.
 
 mod connection;
 
@@ -24,11 +24,11 @@ struct Rules {
     /// The server's first piece of a connection waits this long.
     greeting_delay: Duration,
     cut_off_before: Option<&'static str>,
-    /// On the first so many connections nothing gets through.
+    /// On the first connections, up to this count, nothing gets through.
     mute: usize,
 }
 
-/// How one direction flows.
+/// How data flows in one direction.
 #[derive(Debug, Clone, Copy)]
 struct Flow {
     held: bool,
@@ -104,7 +104,7 @@ impl Proxy {
         self.address.to_string()
     }
 
-    /// Nothing gets through any more, in either direction; new connections are accepted and stay mute.
+    /// Nothing gets through any more, in either direction; new connections are accepted and stay silent.
     pub fn pause(&self) {
         self.pause_to_server();
         self.pause_to_client();
@@ -118,7 +118,7 @@ impl Proxy {
         self.change(|rules| rules.to_client.held = true);
     }
 
-    /// Everything flows again, what was held first.
+    /// Everything flows again, beginning with what was held.
     pub fn resume(&self) {
         self.change(|rules| {
             rules.to_server.held = false;
@@ -138,7 +138,7 @@ impl Proxy {
         self.trickle(BUFFER_BYTES, delay);
     }
 
-    /// The server's first answer on each connection waits this long, as that of a server whose login is slow.
+    /// The server's first answer on each connection waits this long, as with a server whose login is slow.
     pub fn delay_greetings(&self, delay: Duration) {
         self.change(|rules| rules.greeting_delay = delay);
     }
@@ -207,7 +207,7 @@ impl Proxy {
     async fn end_all(&self, ending: Ending) {
         let opened = self.opened();
         self.shared.endings.send_replace(ending);
-        // Those opened meanwhile live on.
+        // Connections opened meanwhile stay open.
         wait_until("the proxy's connections have ended", async || self.live() + opened <= self.opened()).await;
     }
 }

@@ -59,7 +59,7 @@ impl Receiver {
         Self::listening(TcpListener::bind(address).await.expect("a free port"), None)
     }
 
-    /// As `start`, where somebody listens already.
+    /// As `start`, on a listener that exists already.
     pub fn on(listener: TcpListener) -> Self {
         Self::listening(listener, None)
     }
@@ -111,12 +111,12 @@ impl Receiver {
         format!("{}{path}", self.shared.origin)
     }
 
-    /// These replies come first, one per request, before the standing one.
+    /// Answers the next requests with these replies, one each, before the standing reply.
     pub fn script(&self, replies: impl IntoIterator<Item = Reply>) {
         self.shared.script.lock().unwrap().extend(replies);
     }
 
-    /// The standing reply, whenever the script is at its end.
+    /// Sets the standing reply: what every request gets once the script is used up.
     pub fn always(&self, reply: Reply) {
         self.answer(move |_| reply.clone());
     }
@@ -131,7 +131,7 @@ impl Receiver {
         *self.shared.early.lock().unwrap() = Some(reply);
     }
 
-    /// Closes all connections, whatever is going on there.
+    /// Closes all connections, also in the middle of a request.
     pub fn cut(&self) {
         self.shared.cuts.send_replace(());
     }
@@ -166,7 +166,7 @@ impl Receiver {
         self.shared.counts.borrow().unfinished
     }
 
-    /// Connections that ended before TLS stood.
+    /// Connections that ended before their TLS handshake was complete.
     pub fn failed_handshakes(&self) -> usize {
         self.shared.counts.borrow().failed_handshakes
     }

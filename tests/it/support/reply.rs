@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 
-/// A door that holds whoever comes until it is opened; closed at first.
+/// Holds replies until it is opened. Closed at first.
 #[derive(Debug, Clone, Default)]
 pub struct Gate(Arc<watch::Sender<bool>>);
 
@@ -26,7 +26,7 @@ impl Gate {
     }
 }
 
-/// Built from a constructor and refined: `Reply::status(200).held_by(&gate).then_close()`.
+/// Built by a constructor and refined by methods: `Reply::status(200).held_by(&gate).then_close()`.
 #[derive(Debug, Clone)]
 pub struct Reply {
     gate: Option<Gate>,
@@ -42,11 +42,11 @@ enum Words {
     Endless { start: Vec<u8>, again: Vec<u8>, every: Duration },
 }
 
-/// What becomes of the connection afterwards.
+/// What happens to the connection after the reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Then {
     KeepAlive,
-    /// Stays open, but nothing is read or said any more.
+    /// It stays open, but nothing is read or written any more.
     Hang,
     Close,
     Reset,
@@ -131,7 +131,7 @@ impl Reply {
         self
     }
 
-    /// Says its words and leaves what becomes of the connection to the caller.
+    /// Writes the reply and leaves the connection's end to the caller.
     pub async fn say(&self, stream: &mut (impl AsyncWrite + Unpin)) -> Result<()> {
         if let Some(gate) = &self.gate {
             gate.pass().await;

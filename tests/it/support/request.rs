@@ -13,7 +13,7 @@ use super::http::Head;
 #[derive(Debug, Clone)]
 pub struct Request {
     pub method: String,
-    /// With its query.
+    /// The path with its query.
     pub path: String,
     pub head: Head,
     pub body: Vec<u8>,

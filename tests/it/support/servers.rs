@@ -17,7 +17,7 @@ use super::settings::Settings;
 pub struct Servers {
     database_url: String,
     amqp_url: String,
-    /// Whether Postgres vanishes with everything on it, so that nobody has to tidy up.
+    /// Whether Postgres is removed after the test, so that its databases need not be dropped.
     postgres_disposable: bool,
     broker_disposable: bool,
     /// Its name and the day, since 1970 in UTC, on which it was migrated.
@@ -36,19 +36,19 @@ impl Servers {
         SHARED.get_or_init(|| Arc::new(Self::new(of("DATABASE_URL"), of("AMQP_URL")))).clone()
     }
 
-    /// Servers that vanish with everything on them.
+    /// Servers that are removed after the test with everything on them.
     pub fn disposable(database_url: String, amqp_url: String) -> Arc<Self> {
         let servers = Self::new(database_url, amqp_url);
         Arc::new(Self { postgres_disposable: true, broker_disposable: true, ..servers })
     }
 
-    /// A Postgres that vanishes, beside the broker that all tests share.
+    /// A Postgres that is removed after the test, beside the broker that all tests share.
     pub fn with_disposable_postgres(database_url: String) -> Arc<Self> {
         let servers = Self::new(database_url, Self::shared().amqp_url.clone());
         Arc::new(Self { postgres_disposable: true, ..servers })
     }
 
-    /// A broker that vanishes, beside the Postgres that all tests share.
+    /// A broker that is removed after the test, beside the Postgres that all tests share.
     pub fn with_disposable_broker(amqp_url: String) -> Arc<Self> {
         let shared = Self::shared();
         let servers = Self::new(shared.database_url.clone(), amqp_url);
@@ -84,7 +84,7 @@ impl Servers {
         self.url_of(name)
     }
 
-    /// Unless it goes with its server anyhow.
+    /// Does nothing if the server is removed anyhow.
     pub async fn drop_database(&self, name: &str) {
         if self.postgres_disposable {
             return;
@@ -110,13 +110,13 @@ impl Servers {
         let settings = Settings::new(&self.url_of(&template), &self.amqp_url);
         let output = cli::run(&settings, &env::temp_dir(), &["migrate"]).await;
         assert_eq!(output.code, 0, "migrate failed: {}", output.stderr);
-        // As it is since version 15; before, everybody may make tables and functions there.
+        // The default since PostgreSQL 15; before, every role may make tables and functions there.
         let revoke = "REVOKE CREATE ON SCHEMA public FROM PUBLIC";
         connect(&self.url_of(&template)).await.batch_execute(revoke).await.expect("the role owns it");
         template
     }
 
-    /// Databases whose process is gone: templates always, others when a test run was killed.
+    /// Drops databases of test processes that have ended: their templates, and what a killed run left.
     async fn drop_leftovers(&self) {
         let query = "SELECT datname, split_part(datname, '_', 3) FROM pg_database WHERE datname LIKE 'penr\\_it\\_%'";
         for row in self.admin().await.query(query, &[]).await.expect("the catalogue is readable") {
@@ -127,7 +127,7 @@ impl Servers {
         }
     }
 
-    /// Unless they go with their server anyhow.
+    /// Does nothing if the server is removed anyhow.
     pub async fn delete_queues(&self, names: &Names) {
         if !self.broker_disposable {
             names.delete_all(&self.amqp_url).await;
@@ -149,7 +149,7 @@ pub fn unique_name() -> String {
 
 pub async fn connect(url: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("Postgres takes the connection");
-    // Ends by itself when the client is dropped.
+    // The task ends when the client is dropped.
     tokio::spawn(connection);
     client
 }

@@ -177,7 +177,7 @@ async fn forward(
     protocol: Protocol,
 ) -> std::io::Result<()> {
     if protocol == Protocol::Postgres {
-        // SSLRequest: the length 8, then 80877103. A client that starts plainly is left alone with its mistake.
+        // SSLRequest: the length 8, then 80877103. The connection of a client that does not ask for TLS is closed.
         if client.read_u64().await? != (8 << 32) | 80_877_103 {
             return Ok(());
         }

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::{Duration, Instant};
 
-/// How long a test waits for anything before it fails: long, since a machine that others load is no failure.
+/// How long a test waits for anything before it fails: long, because a loaded machine is no failure.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 const PAUSE: Duration = Duration::from_millis(20);

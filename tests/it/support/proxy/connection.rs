@@ -1,4 +1,4 @@
-//! One connection through a proxy, under the rules of the moment.
+//! One connection through a proxy, under the proxy's current rules.
 
 use std::future::pending;
 use std::io::{Error, Result};
@@ -45,12 +45,12 @@ async fn next(listener: Option<&TcpListener>) -> Result<(TcpStream, SocketAddr)>
     }
 }
 
-/// The client is to be cut off without the server's learning of it.
+/// The client is to be cut off, and the server not told.
 #[derive(Debug, thiserror::Error)]
 #[error("cut off")]
 struct CutOff;
 
-/// Counts its connection as long as it lives.
+/// Counts a connection as open until dropped.
 struct Live {
     /// Connections are counted in the order in which they are opened, from 1.
     number: usize,
@@ -132,7 +132,7 @@ async fn pump(
             let flow = released(&mut rules, number, direction).await;
             let (piece, later) = rest.split_at(flow.piece_bytes.min(rest.len()));
             tokio::time::sleep(flow.delay).await;
-            // It may have been held meanwhile.
+            // The proxy may have been told to hold the flow meanwhile.
             released(&mut rules, number, direction).await;
             to.write_all(piece).await?;
             shared.bytes(direction).fetch_add(piece.len() as u64, Ordering::SeqCst);
@@ -146,14 +146,14 @@ async fn pump(
 }
 
 impl Shared {
-    /// Whether a client that sends this is cut off by it; only the first is.
+    /// Whether the client that sends this is to be cut off; only the first one is.
     fn is_cut_off_by(&self, sent: &[u8]) -> bool {
         let contains = |text: &str| sent.windows(text.len()).any(|part| part == text.as_bytes());
         self.rules.send_if_modified(|rules| rules.cut_off_before.take_if(|text| contains(text)).is_some())
     }
 }
 
-/// The flow of a connection's direction, as soon as it is not held.
+/// Waits until a direction of a connection is not held, and returns how data flows in it.
 async fn released(rules: &mut watch::Receiver<Rules>, number: usize, direction: Direction) -> Flow {
     let flows = |rules: &Rules| number > rules.mute && !rules.flow(direction).held;
     let rules = rules.wait_for(|rules| flows(rules)).await.expect("the proxy keeps the sender");

@@ -1,4 +1,4 @@
-//! One connection to a receiver, from its first byte to the end that the script has in mind.
+//! One connection to a receiver, from its first byte to the end that the script prescribes.
 
 use std::io::Result;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::super::reply::{Reply, Then};
 use super::super::request::Request;
 use super::Shared;
 
-/// Serves whoever comes; all connections end with this task.
+/// Accepts and serves connections; all of them end with this task.
 pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
@@ -108,7 +108,7 @@ async fn read_request(stream: &mut BufReader<impl AsyncRead + Unpin>, number: us
     Ok(reply)
 }
 
-/// A request of which something came; unfinished if it is dropped before its end.
+/// A request of which some bytes have come. If dropped before the request is complete, it counts as unfinished.
 struct Begun<'a>(&'a Shared);
 
 impl<'a> Begun<'a> {
