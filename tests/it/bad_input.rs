@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::support::broker::new_event_id;
 use crate::support::replica::ATTACHED;
-use crate::support::{Fate, Message, Receiver, Replica, Site, Webhook, wait_until};
+use crate::support::{Configure, Fate, Message, RawMessage, Receiver, Replica, Site, Webhook, wait_until};
 
 pub const ACCOUNT: &str = "acc_good";
 pub const TYPE: &str = "content.created";
@@ -36,7 +36,7 @@ struct Scene {
 
 /// A broker message and its expected result.
 struct Bad {
-    message: Message,
+    message: RawMessage,
     reason: &'static str,
 }
 
@@ -47,8 +47,7 @@ impl Scene {
 
     async fn at(site: Site) -> Self {
         let site = site.set("log.filter", "trace");
-        let receiver = Receiver::start().await;
-        let webhook = site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
+        let (receiver, webhook) = site.subscriber(ACCOUNT, &[TYPE]).await;
         let worker = site.worker().await;
         Self { worker, site, receiver, webhook, good: Vec::new() }
     }
@@ -60,6 +59,11 @@ impl Scene {
 
     /// Publishes something else that reaches the worker queue.
     async fn publish(&self, message: &Message) {
+        assert_eq!(self.site.publish_message(message).await, Fate::Confirmed, "no queue took the message");
+    }
+
+    /// Publishes what lapin refuses to send.
+    async fn publish_raw(&self, message: &RawMessage) {
         assert_eq!(self.site.publish_raw(message).await, Fate::Confirmed, "no queue took the message");
     }
 
@@ -69,7 +73,7 @@ impl Scene {
         self.worker.pause();
         for Bad { message, .. } in &bad {
             self.publish_good(good).await;
-            self.publish(message).await;
+            self.publish_raw(message).await;
         }
         self.publish_good(good).await;
         self.worker.resume();

@@ -4,7 +4,6 @@
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::support::raw_amqp::RawAmqp;
 use crate::support::*;
 
 const OPERATING: &str = include_str!("../../docs/operating.md");
@@ -113,21 +112,21 @@ async fn who_may_not_publish_is_told_so(site: Site) -> Site {
 }
 
 async fn notices_are_sent_and_taken(site: &Site, worker: &mut Replica) {
-    let mut taker = RawAmqp::connect(&site.amqp_url_of("noticing")).await.unwrap();
-    taker.declare_queue("mine", &Table::default()).await.unwrap();
+    let mut taker = Amqp::connect(&site.amqp_url_of("noticing")).await.unwrap();
+    taker.declare_queue("mine", &[]).await.unwrap();
     taker.bind("mine", site.notices_exchange(), "#").await.unwrap();
     let insert =
         format!("INSERT INTO notices (id, kind, body) VALUES ('{}', 'webhook.failing', '{{}}')", Uuid::new_v4());
     site.sql().await.execute(&insert, &[]).await.unwrap();
     worker.wait_for_log("sent a notice").await;
     let taken = eventually("it is there", async || taker.take("mine").await.unwrap()).await;
-    assert_eq!(taken.routing_key, b"webhook.failing");
+    assert_eq!(taken.routing_key, "webhook.failing");
 }
 
 /// Begins as the user `looking`, who may not requeue.
 async fn dead_letters_are_listed_requeued_and_discarded(site: Site) -> Site {
     let dead = async |site: &Site| site.queue_depth(site.dead_queue()).await == 1;
-    site.publish_raw(&site.message("no event")).await;
+    site.publish_message(&site.message("no event")).await;
     wait_until("it is dead", async || dead(&site).await).await;
     let listed = site.json(&["dead-letters", "list"]).await["data"].clone();
     let id = listed[0]["id"].as_str().unwrap().to_owned();

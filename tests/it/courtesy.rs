@@ -177,14 +177,14 @@ async fn a_notice_survives_the_worker_that_wrote_it() {
     receiver.always(Reply::status(410));
     let mut worker = site.worker().await;
     let webhook = site.create_webhook("acc_1", &receiver.url(), &[TYPE]).await;
-    let mut amqp = raw_amqp::RawAmqp::connect(site.amqp_url()).await.unwrap();
+    let mut amqp = site.own_amqp().await;
     amqp.delete_exchange(site.notices_exchange()).await.unwrap();
     site.publish("acc_1", TYPE, json!({})).await;
     worker.wait_for_log("cannot send notices").await;
     worker.kill9();
     worker.wait().await;
 
-    amqp.declare_exchange(site.notices_exchange(), "topic").await.unwrap();
+    amqp.declare_exchange(site.notices_exchange(), lapin::ExchangeKind::Topic).await.unwrap();
     let mut notices = site.notices().await;
     // Ends the dead worker's lease of the notices at once.
     site.sql().await.execute("UPDATE notices SET due_at = now()", &[]).await.unwrap();
@@ -204,7 +204,7 @@ async fn a_notice_that_nobody_listens_for_counts_as_sent_and_one_without_its_exc
     worker.wait_for_log("sent a notice").await;
     wait_until("it is forgotten", async || site.count("SELECT count(*) FROM notices").await == 0).await;
 
-    let mut amqp = raw_amqp::RawAmqp::connect(site.amqp_url()).await.unwrap();
+    let mut amqp = site.own_amqp().await;
     amqp.delete_exchange(site.notices_exchange()).await.unwrap();
     site.create_webhook("acc_2", &receiver.url(), &[TYPE]).await;
     site.publish("acc_2", TYPE, json!({})).await;

@@ -40,8 +40,7 @@ fn extended(site: &Site) -> Launch {
 impl Site {
     /// Publishes a message straight into the dead queue.
     async fn bury(&self, message: Message) {
-        let message = Message { exchange: String::new(), routing_key: self.dead_queue().into(), ..message };
-        assert_eq!(self.publish_raw(&message).await, Fate::Confirmed);
+        assert_eq!(self.publish_message(&message.into_queue(self.dead_queue())).await, Fate::Confirmed);
     }
 
     /// An event of a type that is not in the catalogue.
@@ -54,10 +53,9 @@ impl Site {
         let ids: BTreeSet<String> = (0..count).map(|_| new_event_id()).collect();
         let messages = ids.iter().map(|id| {
             let event = self.event(id, ACCOUNT, TYPE, &json!(MARKER));
-            Message { exchange: String::new(), routing_key: self.dead_queue().into(), ..event }
+            event.into_queue(self.dead_queue())
         });
-        let mut amqp = raw_amqp::RawAmqp::connect(self.amqp_url()).await.unwrap();
-        amqp.publish_burst(messages).await.unwrap();
+        self.own_amqp().await.publish_burst(messages).await.unwrap();
         ids
     }
 
@@ -99,10 +97,10 @@ async fn the_list_has_each_ones_reason_time_id_type_and_size_the_oldest_first() 
     let site = Site::new().await.set("log.filter", "trace");
     let worker = site.worker().await;
     let unknown = site.event("evt_unknown", ACCOUNT, NEW_TYPE, &json!(MARKER)).body;
-    let named = Message { message_id: Some(b"msg_1".to_vec()), ..site.message(MARKER) };
+    let named = site.message(MARKER).with_id("msg_1");
     let bad = [site.message("{\"id\""), site.message(&unknown), named, site.message("")];
     for (count, message) in (1..).zip(&bad) {
-        assert_eq!(site.publish_raw(message).await, Fate::Confirmed);
+        assert_eq!(site.publish_message(message).await, Fate::Confirmed);
         site.wait_for_dead(count).await;
     }
     end(worker).await;
@@ -184,10 +182,8 @@ async fn payloads_are_printed_only_when_asked_for() {
 async fn what_a_larger_catalogue_makes_an_event_is_delivered_after_a_requeue() {
     let site = Site::new().await;
     let worker = site.worker().await;
-    let headers = Some(Table::default().long_string("traceparent", "00-1"));
-    let event = site.event("evt_new", ACCOUNT, NEW_TYPE, &json!(MARKER));
-    let event = Message { exchange: String::new(), routing_key: site.worker_queue().into(), headers, ..event };
-    assert_eq!(site.publish_raw(&event).await, Fate::Confirmed);
+    let event = site.event("evt_new", ACCOUNT, NEW_TYPE, &json!(MARKER)).with_header("traceparent", "00-1");
+    assert_eq!(site.publish_message(&event.into_queue(site.worker_queue())).await, Fate::Confirmed);
     site.wait_for_dead(1).await;
     end(worker).await;
     let receiver = Receiver::start().await;
@@ -206,18 +202,17 @@ async fn what_a_larger_catalogue_makes_an_event_is_delivered_after_a_requeue() {
 async fn a_requeued_message_keeps_what_its_publisher_wrote_and_drops_its_death() {
     let site = Site::new().await;
     let worker = site.worker().await;
-    let headers = Some(Table::default().long_string("traceparent", "00-1"));
-    let message = Message { headers, message_id: Some(b"msg_1".to_vec()), timestamp: Some(7), ..site.message("no") };
-    assert_eq!(site.publish_raw(&message).await, Fate::Confirmed);
+    let message = site.message("no").with_id("msg_1").with_header("traceparent", "00-1");
+    let message = message.with(|properties| properties.with_timestamp(7));
+    assert_eq!(site.publish_message(&message).await, Fate::Confirmed);
     site.wait_for_dead(1).await;
     end(worker).await;
     site.listed().await;
     assert_eq!(site.json(&["dead-letters", "requeue", "--all"]).await, json!({"requeued": 1}));
-    let mut amqp = raw_amqp::RawAmqp::connect(site.amqp_url()).await.unwrap();
-    let taken = amqp.take(site.worker_queue()).await.unwrap().expect("it is in the worker queue");
-    assert_eq!(taken.content.headers.text("traceparent").as_deref(), Some("00-1"));
-    assert!(!format!("{:?}", taken.content.headers).contains("death"), "{:?}", taken.content.headers);
-    assert_eq!((taken.content.message_id, taken.content.body), (Some(b"msg_1".to_vec()), b"no".to_vec()));
+    let taken = site.own_amqp().await.take(site.worker_queue()).await.unwrap().expect("it is in the worker queue");
+    assert_eq!(taken.header("traceparent").as_deref(), Some("00-1"));
+    assert!(!format!("{:?}", taken.headers()).contains("death"), "{:?}", taken.headers());
+    assert_eq!((taken.properties.message_id(), taken.body.as_slice()), (&Some("msg_1".into()), &b"no"[..]));
 }
 
 #[tokio::test]
@@ -225,7 +220,7 @@ async fn only_those_of_the_given_reason_are_requeued() {
     let site = site().await;
     for id in ["evt_1", "evt_2"] {
         site.bury_unknown(id).await;
-        site.bury(Message { message_id: Some(b"msg".to_vec()), ..site.message("no") }).await;
+        site.bury(site.message("no").with_id("msg")).await;
     }
     assert_eq!(site.json(&["dead-letters", "requeue", "--reason", "unknown_type"]).await, json!({"requeued": 2}));
     site.wait_for_dead(2).await;
@@ -238,9 +233,8 @@ async fn a_message_that_is_still_no_event_comes_back_exactly_once() {
     let site = Site::new().await;
     let worker = site.worker().await;
     let ids: Vec<String> = (0..600).map(|_| new_event_id()).collect();
-    for id in &ids {
-        site.bury_unknown(id).await;
-    }
+    let unknown = |id: &String| site.event(id, ACCOUNT, NEW_TYPE, &json!(MARKER)).into_queue(site.dead_queue());
+    site.own_amqp().await.publish_burst(ids.iter().map(unknown)).await.unwrap();
     assert_eq!(site.json(&["dead-letters", "requeue", "--all"]).await, json!({"requeued": 600}));
     site.wait_for_dead(600).await;
     assert_eq!(worker.log().matches("becomes a dead letter").count(), 600);
@@ -273,7 +267,7 @@ async fn a_requeue_that_a_signal_ends_says_how_many_were_requeued_and_leaves_the
 async fn an_interrupted_requeue_loses_nothing() {
     let site = site().await;
     let ids = site.bury_events(1500).await;
-    let mut amqp = raw_amqp::RawAmqp::connect(site.amqp_url()).await.unwrap();
+    let mut amqp = site.own_amqp().await;
     let mut interrupted = 0;
     for moved in [150, 500, 850] {
         let mut requeue = site.launch(&["dead-letters", "requeue", "--all"]).start();
@@ -288,7 +282,7 @@ async fn an_interrupted_requeue_loses_nothing() {
     wait_until("all have arrived and none is left", async || {
         site.dead(&["requeue", "--all"]).await;
         while let Some(taken) = amqp.take(site.worker_queue()).await.unwrap() {
-            let event: Value = serde_json::from_slice(&taken.content.body).unwrap();
+            let event: Value = serde_json::from_slice(&taken.body).unwrap();
             arrived.insert(event["id"].as_str().unwrap().to_owned());
         }
         arrived == ids && site.queue_depth(site.dead_queue()).await == 0

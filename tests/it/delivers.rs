@@ -12,8 +12,7 @@ const TYPE: &str = "content.published";
 #[tokio::test]
 async fn a_request_carries_every_header_once_in_title_case() {
     let site = Site::new().await;
-    let receiver = Receiver::start().await;
-    site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
+    let (receiver, _) = site.subscriber(ACCOUNT, &[TYPE]).await;
     let _worker = site.worker().await;
     let published_at = unix_seconds(SystemTime::now());
     let event = site.publish(ACCOUNT, TYPE, json!({})).await;
@@ -46,8 +45,7 @@ async fn a_request_carries_every_header_once_in_title_case() {
 #[tokio::test]
 async fn both_signatures_verify_with_the_webhooks_own_secret_only() {
     let site = Site::new().await;
-    let receiver = Receiver::start().await;
-    let webhook = site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
+    let (receiver, webhook) = site.subscriber(ACCOUNT, &[TYPE]).await;
     let stranger = site.create_webhook("acc_43", &receiver.url(), &[TYPE]).await;
     let _worker = site.worker().await;
     site.publish(ACCOUNT, TYPE, json!({"title": "Grüße"})).await;
@@ -72,7 +70,7 @@ async fn the_body_holds_the_data_byte_for_byte_on_every_attempt() {
         r#"{{"data":{data},"more":[1],"occurred_at":"2026-11-23t10:00:00.5+02:00","id":"evt-1_A","account_id":"{ACCOUNT}",
         "type":"{TYPE}"}}"#
     );
-    assert_eq!(site.publish_raw(&site.message(event)).await, Fate::Confirmed);
+    assert_eq!(site.publish_message(&site.message(event)).await, Fate::Confirmed);
     let expected =
         format!(r#"{{"id":"evt-1_A","type":"{TYPE}","timestamp":"2026-11-23t10:00:00.5+02:00","data":{data}}}"#);
     for attempt in 1..=2 {
@@ -86,13 +84,11 @@ async fn the_body_holds_the_data_byte_for_byte_on_every_attempt() {
 #[tokio::test]
 async fn an_event_without_id_and_time_takes_them_from_its_message() {
     let site = Site::new().await;
-    let receiver = Receiver::start().await;
-    site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
+    let (receiver, _) = site.subscriber(ACCOUNT, &[TYPE]).await;
     let _worker = site.worker().await;
-    let mut message = site.message(format!(r#"{{"type":"{TYPE}","account_id":"{ACCOUNT}","data":null}}"#));
-    message.message_id = Some(b"from-the-message".to_vec());
-    message.timestamp = Some(1_800_000_000);
-    assert_eq!(site.publish_raw(&message).await, Fate::Confirmed);
+    let message = site.message(format!(r#"{{"type":"{TYPE}","account_id":"{ACCOUNT}","data":null}}"#));
+    let message = message.with_id("from-the-message").with(|properties| properties.with_timestamp(1_800_000_000));
+    assert_eq!(site.publish_message(&message).await, Fate::Confirmed);
     let request = receiver.next().await;
     assert_eq!(request.event_id(), "from-the-message");
     let expected =
@@ -153,8 +149,7 @@ async fn an_event_goes_to_active_webhooks_of_exactly_its_account_and_type() {
 async fn an_event_for_nobody_is_acked_and_not_stored() {
     // With one message in hand at a time the second event arrives only after the first is acked.
     let site = Site::new().await.set("worker.prefetch", "1");
-    let receiver = Receiver::start().await;
-    site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
+    let (receiver, _) = site.subscriber(ACCOUNT, &[TYPE]).await;
     let worker = site.worker().await;
     site.publish("acc_nobody", TYPE, json!({})).await;
     let for_somebody = site.publish(ACCOUNT, TYPE, json!({})).await;
@@ -192,12 +187,11 @@ async fn an_event_for_50_webhooks_reaches_each_of_them_once() {
 #[tokio::test]
 async fn an_event_published_twice_keeps_its_webhook_id() {
     let site = Site::new().await;
-    let receiver = Receiver::start().await;
-    let webhook = site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
+    let (receiver, webhook) = site.subscriber(ACCOUNT, &[TYPE]).await;
     let worker = site.worker().await;
     let event = site.event("evt_twice", ACCOUNT, TYPE, &json!({}));
     for _ in 0..2 {
-        assert_eq!(site.publish_raw(&event).await, Fate::Confirmed);
+        assert_eq!(site.publish_message(&event).await, Fate::Confirmed);
     }
     let last = site.publish(ACCOUNT, TYPE, json!({})).await;
     wait_until("the last event is delivered", async || is_delivered(&receiver, &last)).await;
@@ -218,7 +212,7 @@ async fn events_of_two_accounts_with_the_same_id_stay_apart() {
     let worker = site.worker().await;
     for account in [ACCOUNT, "acc_43"] {
         let event = site.event("evt_same", account, TYPE, &json!({"of": account}));
-        assert_eq!(site.publish_raw(&event).await, Fate::Confirmed);
+        assert_eq!(site.publish_message(&event).await, Fate::Confirmed);
     }
     receiver.wait_for(2).await;
     stop(worker).await;
@@ -240,7 +234,7 @@ async fn two_contents_under_one_id_are_each_sent_whole_and_signed() {
     let worker = site.worker().await;
     for content in ["first", "second"] {
         let event = site.event("evt_same", ACCOUNT, TYPE, &json!(content));
-        assert_eq!(site.publish_raw(&event).await, Fate::Confirmed);
+        assert_eq!(site.publish_message(&event).await, Fate::Confirmed);
     }
     wait_until("nothing waits any more", async || {
         receiver.requests().iter().filter(|request| request.attempt() == 1).count() == 2
@@ -281,8 +275,7 @@ async fn a_redelivered_message_is_not_sent_again_to_a_webhook_that_had_it() {
 #[tokio::test]
 async fn two_workers_share_the_queue() {
     let site = Site::new().await.set("worker.prefetch", "10");
-    let receiver = Receiver::start().await;
-    let webhook = site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
+    let (receiver, webhook) = site.subscriber(ACCOUNT, &[TYPE]).await;
     let workers = [site.worker().await, site.worker().await];
     let ids = site.publish_many(200, ACCOUNT, TYPE, json!({})).await;
     receiver.wait_for(200).await;

@@ -13,40 +13,11 @@ mod database;
 mod machine;
 mod policies;
 
-const CHECKS: [&str; 29] = [
-    "settings",
-    "published_keys",
-    "private_networks",
-    "private_hosts",
-    "https",
-    "retries",
-    "shutdown",
-    "database",
-    "durability",
-    "connections",
-    "clock",
-    "snapshots",
-    "schema",
-    "rights",
-    "search_path",
-    "retention",
-    "partitions",
-    "locks",
-    "secrets",
-    "broker",
-    "topology",
-    "worker_queue",
-    "dead_letters",
-    "round_trip",
-    "dns",
-    "proxy",
-    "certificates",
-    "open_files",
-    "memory",
-];
+const OF_SETTINGS: [&str; 7] =
+    ["settings", "published_keys", "private_networks", "private_hosts", "https", "retries", "shutdown"];
 
 /// Those that need a database that answers.
-const OF_DATABASE: &[&str] = &[
+const OF_DATABASE: [&str; 11] = [
     "durability",
     "connections",
     "clock",
@@ -59,6 +30,16 @@ const OF_DATABASE: &[&str] = &[
     "locks",
     "secrets",
 ];
+
+/// Those that need a broker that answers.
+const OF_BROKER: [&str; 4] = ["topology", "worker_queue", "dead_letters", "round_trip"];
+
+const OF_MACHINE: [&str; 5] = ["dns", "proxy", "certificates", "open_files", "memory"];
+
+/// All, in the order in which they are shown.
+fn checks() -> Vec<&'static str> {
+    [&OF_SETTINGS[..], &["database"], &OF_DATABASE, &["broker"], &OF_BROKER, &OF_MACHINE].concat()
+}
 
 pub struct Report {
     pub code: i32,
@@ -129,10 +110,10 @@ async fn on_a_healthy_site_every_check_is_ok() {
     site.create_webhook("acc_1", "https://hooks.example.com/", &["content.published"]).await;
     let report = site.doctor().await;
     let names: Vec<&str> = report.checks.iter().map(|check| check["check"].as_str().unwrap()).collect();
-    assert_eq!(names, CHECKS);
+    assert_eq!(names, checks());
     // Test servers may be told not to wait for the disk.
     let fsync: String = site.sql().await.query_one("SHOW fsync", &[]).await.unwrap().get(0);
-    for name in CHECKS {
+    for name in checks() {
         let warns = match name {
             "durability" => fsync == "off",
             // So may the machine that the tests run on.
@@ -152,8 +133,8 @@ async fn people_get_a_line_per_check() {
     let site = Site::unmigrated().await;
     let output = site.cli(&["doctor"]).await;
     let lines: Vec<&str> = output.stdout.lines().collect();
-    assert_eq!(lines.len(), CHECKS.len());
-    for (line, name) in lines.iter().zip(CHECKS) {
+    assert_eq!(lines.len(), checks().len());
+    for (line, name) in lines.iter().zip(checks()) {
         let (status, rest) = line.split_once(' ').unwrap();
         assert!(["ok", "warns", "fails"].contains(&status), "{line}");
         assert!(rest.trim_start().starts_with(&name.replace('_', " ")), "{line}");
@@ -184,7 +165,7 @@ async fn missing_settings_are_all_named_and_what_needs_them_is_skipped() {
     let report = Report::of(doctor.start()).await;
     let keys = "PENR_WEBHOOKS__SECURITY__ENCRYPTION_KEYS is not set";
     report.assert("settings", "fails", &["DATABASE_URL is not set", "AMQP_URL is not set", keys]);
-    report.assert_skipped(&CHECKS[7..22]);
+    report.assert_skipped(&checks()[7..22]);
     assert_eq!(report.code, 1);
     let report = site.doctor().await;
     report.assert_skipped(&["secrets"]);
@@ -237,13 +218,13 @@ async fn when_nothing_answers_it_still_ends_soon() {
     rabbitmq.pause();
     let started = Instant::now();
     let report = site.doctor().await;
-    // Its own bound is shorter; the rest is for a loaded machine.
-    assert!(started.elapsed() < Duration::from_secs(18), "{:?}", started.elapsed());
+    // Its own bound is 13 s; the rest is for a loaded machine.
+    assert!(started.elapsed() < Duration::from_secs(40), "{:?}", started.elapsed());
     report.assert("database", "fails", &["no answer within"]);
     // The broker may be the first to give up a connection on which nobody speaks.
     report.assert("broker", "fails", &[]);
     report.assert("dns", "warns", &[]);
-    report.assert_skipped(OF_DATABASE);
-    report.assert_skipped(&["topology", "worker_queue", "dead_letters", "round_trip"]);
+    report.assert_skipped(&OF_DATABASE);
+    report.assert_skipped(&OF_BROKER);
     assert_eq!(report.code, 1);
 }

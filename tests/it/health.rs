@@ -89,7 +89,7 @@ async fn what_a_worker_does_is_counted() {
         ledger.publish(1).await;
         ledger.receiver.wait_for(before + 1).await;
     }
-    ledger.site.publish_raw(&ledger.site.message("no event")).await;
+    ledger.site.publish_message(&ledger.site.message("no event")).await;
     ledger.site.wait_for_dead_letters(1).await;
     wait_until("all is recorded", async || operations.metric("recorded_total").await == 3.0).await;
     let expected = [
@@ -172,5 +172,6 @@ async fn a_probe_for_a_role_that_a_process_does_not_have_is_told_so() {
     let site = site.set("ops.listen", &mute.local_addr().unwrap().to_string());
     let began = std::time::Instant::now();
     assert_eq!(site.cli(&["ready"]).await.code, 1);
-    assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}", began.elapsed());
+    // Without its bound of 3 s it would wait for ever.
+    assert!(began.elapsed() < std::time::Duration::from_secs(30), "{:?}", began.elapsed());
 }

@@ -3,7 +3,6 @@
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::support::raw_amqp::Table;
 use crate::support::*;
 
 mod erased;
@@ -29,8 +28,8 @@ impl Stage {
     }
 
     async fn on(site: Site) -> Self {
-        let (receiver, worker) = (Receiver::start().await, site.worker().await);
-        let webhook = site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
+        let worker = site.worker().await;
+        let (receiver, webhook) = site.subscriber(ACCOUNT, &[TYPE]).await;
         Self { site, receiver, webhook, worker }
     }
 
@@ -40,9 +39,8 @@ impl Stage {
 
     /// Publishes the same event again, as a message that a worker may have had before.
     async fn publish_again(&self, event_id: &str) {
-        let headers = Some(Table::default().long_string("x-requeued", "true"));
-        let event = Message { headers, ..self.site.event(event_id, ACCOUNT, TYPE, &json!({})) };
-        assert_eq!(self.site.publish_raw(&event).await, Fate::Confirmed);
+        let event = self.site.event(event_id, ACCOUNT, TYPE, &json!({})).with_header("x-requeued", "true");
+        assert_eq!(self.site.publish_message(&event).await, Fate::Confirmed);
     }
 
     fn delivery_id(&self, event_id: &str) -> String {
@@ -240,7 +238,7 @@ async fn a_delivery_that_succeeds_is_no_longer_closed() {
     stage.wait_for(CLOSED, 1).await;
     // An event that is published twice is not resent: the worker does not look for closed deliveries.
     let twin = stage.site.event(&event, ACCOUNT, TYPE, &json!({}));
-    stage.site.publish_raw(&twin).await;
+    stage.site.publish_message(&twin).await;
     stage.site.wait_for_attempts(&stage.webhook, 2).await;
     assert_eq!(stage.triggers().await, made(&[("event", 1), ("event", 1)]));
     stage.ends_with_requests(2).await;
@@ -256,7 +254,7 @@ async fn the_latest_closing_of_a_delivery_stands() {
         .execute("UPDATE closed_deliveries SET closed_at = '2020-01-01', reason = 'cancelled', attempts_made = 0")
         .await;
     let twin = stage.site.event(&event, ACCOUNT, TYPE, &json!({}));
-    stage.site.publish_raw(&twin).await;
+    stage.site.publish_message(&twin).await;
     stage
         .wait_for(&format!("{CLOSED} WHERE reason = 'exhausted' AND attempts_made = 1 AND closed_at > '2021-01-01'"), 1)
         .await;

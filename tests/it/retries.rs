@@ -218,8 +218,7 @@ async fn a_retry_whose_worker_is_killed_is_made_by_another_when_the_lease_ends()
 async fn deliveries_whose_secret_cannot_be_decrypted_wait_for_the_key_unsent_and_untold() {
     const EVENTS: usize = 50;
     let site = Site::new().await.set("worker.probe_interval", "50ms").set("worker.probe_interval_max", "100ms");
-    let receiver = Receiver::start().await;
-    let webhook = site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
+    let (receiver, webhook) = site.subscriber(ACCOUNT, &[TYPE]).await;
     let without_key = site.launch(&["worker"]).set("security.encryption_keys", &encryption_key("k2"));
     let mut worker = without_key.start_worker().await;
     let events = site.publish_many(EVENTS, ACCOUNT, TYPE, json!({})).await;

@@ -169,8 +169,8 @@ async fn no_log_line_at_any_level_holds_a_secret_a_signature_a_payload_or_a_quer
     for _ in 0..2 {
         site.publish("acc_1", TYPE, json!({ "text": "MARKER-PAYLOAD" })).await;
     }
-    site.publish_raw(&site.message(r#"{"id": "MARKER-BROKEN"#)).await;
-    site.publish_raw(&site.message(r#"{"id":"e","account_id":7,"type":"MARKER-TYPE","data":"MARKER-DATA"}"#)).await;
+    site.publish_message(&site.message(r#"{"id": "MARKER-BROKEN"#)).await;
+    site.publish_message(&site.message(r#"{"id":"e","account_id":7,"type":"MARKER-TYPE","data":"MARKER-DATA"}"#)).await;
     site.wait_for_dead_letters(2).await;
     receiver.wait_for(3).await;
     wait_until("all is over", async || site.count("SELECT count(*) FROM pending_deliveries").await == 0).await;

@@ -2,6 +2,7 @@
 //! ([`Replica`]), scripted receivers, and ways to hurt connections and servers. Nothing here knows the product's code.
 #![allow(dead_code, unused_imports, reason = "a vocabulary: a word stays when the last test using it goes")]
 
+pub mod amqp;
 pub mod api;
 pub mod attempts;
 pub mod broker;
@@ -34,9 +35,9 @@ pub mod standby;
 pub mod tls;
 pub mod wait;
 
+pub use amqp::{Amqp, Fate, Message};
 pub use api::{Api, Customer};
 pub use attempts::LoggedAttempt;
-pub use broker::DeadLetter;
 pub use browser::Browser;
 pub use checker::{Books, Published, check};
 pub use cli::{Output, Webhook};
@@ -52,12 +53,13 @@ pub use nowhere::{ClosedPort, FullBacklog};
 pub use pooler::Pooler;
 pub use private::PrivateServers;
 pub use proxy::Proxy;
-pub use raw_amqp::{Fate, Message, Table};
+pub use raw_amqp::{RawMessage, Table};
 pub use receiver::Receiver;
 pub use replica::{Launch, Replica};
 pub use reply::{Gate, Reply};
 pub use request::{Request, Verdict};
 pub use servers::Servers;
+pub use settings::Configure;
 pub use site::Site;
 pub use standby::{Loss, Replicated, Way};
 pub use tls::{Authority, Flaw, TlsFront};

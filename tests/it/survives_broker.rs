@@ -102,7 +102,7 @@ async fn a_dead_queue_deleted_under_the_workers_is_declared_again() {
     let mut worker = site.worker().await;
     site.delete_dead_queue().await;
     worker.wait_for_log("declared it again").await;
-    assert_eq!(site.publish_raw(&site.message("no event")).await, Fate::Confirmed);
+    assert_eq!(site.publish_message(&site.message("no event")).await, Fate::Confirmed);
     assert_eq!(site.wait_for_dead_letters(1).await[0].body, b"no event");
     assert_eq!(worker.log().matches(ATTACHED).count(), 1);
 }
@@ -113,8 +113,8 @@ async fn exchanges_that_somebody_creates_anew_are_bound_again() {
     let worker = site.worker().await;
     site.recreate_exchanges().await;
     let event = site.event("evt_1", "acc_1", "content.created", &json!({}));
-    wait_until("events are routed", async || site.publish_raw(&event).await == Fate::Confirmed).await;
-    assert_eq!(site.publish_raw(&site.message_to_queue("no event")).await, Fate::Confirmed);
+    wait_until("events are routed", async || site.publish_message(&event).await == Fate::Confirmed).await;
+    assert_eq!(site.publish_message(&site.message_to_queue("no event")).await, Fate::Confirmed);
     assert_eq!(site.wait_for_dead_letters(1).await[0].body, b"no event");
     assert_eq!(worker.log().matches(ATTACHED).count(), 1);
 }
@@ -122,7 +122,7 @@ async fn exchanges_that_somebody_creates_anew_are_bound_again() {
 /// One test for three faults, since a private broker takes ten seconds to start.
 #[tokio::test]
 async fn a_broker_that_closes_all_connections_restarts_or_is_killed_loses_nothing_confirmed() {
-    let servers = PrivateServers::start().await;
+    let servers = PrivateServers::broker().await;
     let site =
         Site::on(&servers).await.set("worker.max_in_flight", &(2 * IN_FLIGHT).to_string()).set("log.filter", "info");
     // The receiver may answer only after the broker has started again.
@@ -152,7 +152,7 @@ async fn a_broker_that_closes_all_connections_restarts_or_is_killed_loses_nothin
 
 #[tokio::test]
 async fn a_worker_whose_acks_were_late_attaches_again() {
-    let servers = PrivateServers::start().await;
+    let servers = PrivateServers::broker().await;
     let short =
         "application:set_env(rabbit, consumer_timeout, 1000), application:set_env(rabbit, channel_tick_interval, 500).";
     servers.ctl(&["eval", short]).await;

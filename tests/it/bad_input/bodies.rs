@@ -3,14 +3,14 @@
 use serde_json::{Value, json};
 
 use super::{Bad, MARKER, Scene, event_with, event_with_data, valid};
-use crate::support::{Message, Site};
+use crate::support::{RawMessage, Site};
 
 type Row = (&'static str, Vec<u8>);
 
 async fn hold_against(rows: Vec<Row>) {
     let scene = Scene::open().await;
     let message = |body| scene.site.message(body);
-    let bad = rows.into_iter().map(|(reason, body)| Bad { message: message(body), reason }).collect();
+    let bad = rows.into_iter().map(|(reason, body)| Bad { message: message(body).into(), reason }).collect();
     scene.hold_against(bad).await;
 }
 
@@ -55,7 +55,7 @@ async fn one_malformed_body_among_a_thousand_good_events_is_the_only_dead_letter
     let mut scene = Scene::open().await;
     scene.worker.pause();
     scene.publish_good(800).await;
-    let message = scene.site.message("{");
+    let message = scene.site.message("{").into();
     scene.hold_against(vec![Bad { message, reason: "not_json" }]).await;
 }
 
@@ -138,7 +138,7 @@ async fn json_nested_too_deep_becomes_a_dead_letter() {
 async fn a_compressed_body_becomes_a_dead_letter_unopened() {
     let scene = Scene::open().await;
     let encoded = |encoding: &str, body: Vec<u8>| {
-        let message = Message { content_encoding: Some(encoding.into()), ..scene.site.message(body) };
+        let message = RawMessage { content_encoding: Some(encoding.into()), ..scene.site.message(body).into() };
         Bad { message, reason: "encoded" }
     };
     // The beginning of a gzip stream that unpacks to nothing but zeros.
@@ -157,7 +157,7 @@ async fn a_compressed_body_becomes_a_dead_letter_unopened() {
 #[tokio::test]
 async fn a_bad_message_published_past_the_exchange_becomes_a_dead_letter_too() {
     let scene = Scene::open().await;
-    let bad = |body: &str, site: &Site| Bad { message: site.message_to_queue(body), reason: "not_json" };
+    let bad = |body: &str, site: &Site| Bad { message: site.message_to_queue(body).into(), reason: "not_json" };
     let bad = vec![bad("{", &scene.site), bad("}", &scene.site)];
     scene.hold_against(bad).await;
 }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{ACCOUNT, MARKER, TYPE};
 use crate::support::settings::encryption_key;
-use crate::support::{Receiver, Reply, Request, Site, wait_until};
+use crate::support::{Configure, Receiver, Reply, Request, Site, wait_until};
 
 #[tokio::test]
 async fn an_event_that_nobody_asked_for_is_done_at_once() {

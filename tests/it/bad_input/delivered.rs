@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{ACCOUNT, MARKER, Scene, TYPE, event_with, event_with_data, valid};
-use crate::support::{Message, wait_until};
+use crate::support::wait_until;
 
 const NOTE: &str = r#"{"note":"payload-marker-9f3b"}"#;
 
@@ -71,11 +71,11 @@ async fn an_event_without_an_id_takes_that_of_its_message() {
     let mut scene = Scene::open().await;
     for (id, own) in [("msg_1", None), ("msg_2", Some(json!("")))] {
         let message = scene.site.message(event_with("id", own));
-        scene.publish(&Message { message_id: Some(id.into()), ..message }).await;
+        scene.publish(&message.with_id(id)).await;
         scene.good.push(id.to_owned());
     }
     let message = scene.site.message(valid("evt_own").to_string());
-    scene.publish(&Message { message_id: Some("msg_3".into()), ..message }).await;
+    scene.publish(&message.with_id("msg_3")).await;
     scene.good.push("evt_own".to_owned());
     scene.all_good_arrive().await;
     assert_eq!(scene.request("msg_1").json()["id"], "msg_1");
@@ -86,7 +86,7 @@ async fn an_event_without_an_id_takes_that_of_its_message() {
 async fn an_event_without_a_time_takes_that_of_its_message() {
     let mut scene = Scene::open().await;
     let message = scene.site.message(event_with("occurred_at", None));
-    scene.publish(&Message { timestamp: Some(1_700_000_000), ..message }).await;
+    scene.publish(&message.with(|properties| properties.with_timestamp(1_700_000_000))).await;
     let request = scene.receiver.next().await;
     assert_eq!(request.json()["timestamp"], "2023-11-14T22:13:20Z");
     scene.good.push(request.event_id().to_owned());

@@ -1,13 +1,13 @@
 //! Header tables of uncommon size and depth.
 
 use super::{Bad, Scene, valid};
-use crate::support::{Message, Table};
+use crate::support::{RawMessage, Table};
 
 async fn arrives(table: Table) {
     let mut scene = Scene::open().await;
     scene.publish_good(50).await;
     let message = scene.site.message(valid("evt_table").to_string());
-    scene.publish(&Message { headers: Some(table), ..message }).await;
+    scene.publish_raw(&RawMessage { headers: Some(table), ..message.into() }).await;
     scene.good.push("evt_table".to_owned());
     scene.publish_good(50).await;
     scene.all_good_arrive().await;
@@ -59,7 +59,7 @@ async fn an_event_with_as_many_lists_in_lists_as_a_frame_can_hold_arrives() {
 async fn a_bad_message_with_deep_headers_becomes_a_dead_letter_like_any_other() {
     let scene = Scene::open().await;
     let bad = [1_000, 16_000].map(|depth| {
-        let message = Message { headers: Some(Table::nested(depth)), ..scene.site.message("{") };
+        let message = RawMessage { headers: Some(Table::nested(depth)), ..scene.site.message("{").into() };
         Bad { message, reason: "not_json" }
     });
     scene.hold_against(bad.into()).await;

@@ -43,7 +43,7 @@ async fn an_event_as_large_as_allowed_arrives() {
 async fn a_body_over_the_limit_becomes_a_dead_letter() {
     let scene = Scene::open().await;
     let bodies = [event_of(LIMIT + 1), event_of(MIB), event_of(8 * MIB), " ".repeat(LIMIT + 1)];
-    let bad = bodies.map(|body| Bad { message: scene.site.message(body), reason: "too_large" });
+    let bad = bodies.map(|body| Bad { message: scene.site.message(body).into(), reason: "too_large" });
     scene.hold_against(bad.into()).await;
 }
 

@@ -1,15 +1,14 @@
 //! Message properties that this service ignores.
 
 use super::{Scene, valid};
-use crate::support::raw_amqp::RawAmqp;
-use crate::support::{Message, Table};
+use crate::support::{RawMessage, Table};
 
 /// Messages whose body is a valid event, each with one unusual property.
-async fn all_arrive(mut scene: Scene, unusual: impl IntoIterator<Item = Box<dyn Fn(Message) -> Message>>) {
+async fn all_arrive(mut scene: Scene, unusual: impl IntoIterator<Item = Box<dyn Fn(RawMessage) -> RawMessage>>) {
     for (index, change) in unusual.into_iter().enumerate() {
         let id = format!("evt_{index}");
         scene.publish_good(10).await;
-        scene.publish(&change(scene.site.message(valid(&id).to_string()))).await;
+        scene.publish_raw(&change(scene.site.message(valid(&id).to_string()).into())).await;
         scene.good.push(id);
     }
     scene.publish_good(100).await;
@@ -19,8 +18,8 @@ async fn all_arrive(mut scene: Scene, unusual: impl IntoIterator<Item = Box<dyn 
 
 #[tokio::test]
 async fn what_the_body_is_called_does_not_matter() {
-    let named = |name: &'static [u8]| -> Box<dyn Fn(Message) -> Message> {
-        Box::new(move |message| Message { content_type: Some(name.to_vec()), ..message })
+    let named = |name: &'static [u8]| -> Box<dyn Fn(RawMessage) -> RawMessage> {
+        Box::new(move |message| RawMessage { content_type: Some(name.to_vec()), ..message })
     };
     let names: [&[u8]; 5] =
         [b"text/plain", b"application/msgpack", b"", b"application/json; charset=utf-16", "é".as_bytes()];
@@ -29,8 +28,8 @@ async fn what_the_body_is_called_does_not_matter() {
 
 #[tokio::test]
 async fn an_encoding_that_changes_nothing_is_none() {
-    let encoded = |name: &'static [u8]| -> Box<dyn Fn(Message) -> Message> {
-        Box::new(move |message| Message { content_encoding: Some(name.to_vec()), ..message })
+    let encoded = |name: &'static [u8]| -> Box<dyn Fn(RawMessage) -> RawMessage> {
+        Box::new(move |message| RawMessage { content_encoding: Some(name.to_vec()), ..message })
     };
     let names: [&[u8]; 8] = [b"", b"identity", b"utf-8", b"utf8", b"UTF8", b"Utf-8", b"us-ascii", b"binary"];
     all_arrive(Scene::open().await, names.map(encoded)).await;
@@ -38,14 +37,14 @@ async fn an_encoding_that_changes_nothing_is_none() {
 
 #[tokio::test]
 async fn priority_time_expiration_and_delivery_mode_do_not_matter() {
-    let changes: [Box<dyn Fn(Message) -> Message>; 7] = [
-        Box::new(|message| Message { priority: Some(255), ..message }),
-        Box::new(|message| Message { expiration: Some(b"600000".to_vec()), ..message }),
-        Box::new(|message| Message { timestamp: Some(1 << 40), ..message }),
-        Box::new(|message| Message { timestamp: Some(u64::MAX), ..message }),
-        Box::new(|message| Message { delivery_mode: Some(1), ..message }),
-        Box::new(|message| Message { delivery_mode: None, ..message }),
-        Box::new(|message| Message { correlation_id: Some("a\0b\u{2028}c".into()), ..message }),
+    let changes: [Box<dyn Fn(RawMessage) -> RawMessage>; 7] = [
+        Box::new(|message| RawMessage { priority: Some(255), ..message }),
+        Box::new(|message| RawMessage { expiration: Some(b"600000".to_vec()), ..message }),
+        Box::new(|message| RawMessage { timestamp: Some(1 << 40), ..message }),
+        Box::new(|message| RawMessage { timestamp: Some(u64::MAX), ..message }),
+        Box::new(|message| RawMessage { delivery_mode: Some(1), ..message }),
+        Box::new(|message| RawMessage { delivery_mode: None, ..message }),
+        Box::new(|message| RawMessage { correlation_id: Some("a\0b\u{2028}c".into()), ..message }),
     ];
     all_arrive(Scene::open().await, changes).await;
 }
@@ -54,7 +53,7 @@ async fn priority_time_expiration_and_delivery_mode_do_not_matter() {
 async fn a_message_without_any_time_of_use_is_dated_now() {
     let mut scene = Scene::open().await;
     let message = scene.site.message(super::event_with("occurred_at", None));
-    scene.publish(&Message { timestamp: Some(1 << 40), ..message }).await;
+    scene.publish(&message.with(|properties| properties.with_timestamp(1 << 40))).await;
     let request = scene.receiver.next().await;
     let timestamp = request.json()["timestamp"].as_str().expect("a text").to_owned();
     assert!(timestamp.starts_with("20"), "{timestamp} is not of this century");
@@ -65,11 +64,12 @@ async fn a_message_without_any_time_of_use_is_dated_now() {
 #[tokio::test]
 async fn nobody_who_asks_for_a_reply_gets_one() {
     let mut scene = Scene::open().await;
-    let mut asker = RawAmqp::connect(scene.site.amqp_url()).await.unwrap();
+    let mut asker = scene.site.own_amqp().await;
     let queue = asker.declare_own_queue().await.unwrap();
     let message = scene.site.message(valid("evt_asks").to_string());
-    let correlation_id = Some(b"7".to_vec());
-    scene.publish(&Message { reply_to: Some(queue.clone().into_bytes()), correlation_id, ..message }).await;
+    let asks =
+        message.with(|properties| properties.with_reply_to(queue.as_str().into()).with_correlation_id("7".into()));
+    scene.publish(&asks).await;
     scene.good.push("evt_asks".to_owned());
     scene.publish_good(100).await;
     scene.all_good_arrive().await;
@@ -99,9 +99,9 @@ async fn headers_of_every_kind_do_not_matter() {
         (b'F', &[0, 0, 0, 0]),
         (b'V', &[]),
     ];
-    let changes = kinds.map(|(kind, value)| -> Box<dyn Fn(Message) -> Message> {
+    let changes = kinds.map(|(kind, value)| -> Box<dyn Fn(RawMessage) -> RawMessage> {
         let table = entry(kind, value);
-        Box::new(move |message| Message { headers: Some(table.clone()), ..message })
+        Box::new(move |message| RawMessage { headers: Some(table.clone()), ..message })
     });
     all_arrive(Scene::open().await, changes).await;
 }

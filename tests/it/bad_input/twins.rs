@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use super::{ACCOUNT, MARKER, Scene, TYPE};
+use crate::support::{Configure, Site};
 
 #[tokio::test]
 async fn another_accounts_event_of_the_same_id_goes_to_that_account_only() {
@@ -56,7 +57,7 @@ async fn two_events_of_one_id_are_not_mixed_up() {
 
 #[tokio::test]
 async fn two_failing_events_of_one_id_end_as_one_delivery() {
-    let mut scene = Scene::at(crate::support::Site::new().await.set("retry.schedule", r#"["50ms"]"#)).await;
+    let mut scene = Scene::at(Site::new().await.set("retry.schedule", r#"["50ms"]"#)).await;
     let failures = [crate::support::Reply::status(503), crate::support::Reply::status(503)];
     scene.receiver.script(failures);
     scene.worker.pause();

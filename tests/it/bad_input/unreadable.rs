@@ -3,12 +3,12 @@
 
 use std::time::{Duration, Instant};
 
+use lapin::types::{AMQPValue, FieldTable};
 use serde_json::json;
 
 use super::{Scene, TYPE, valid};
-use crate::support::raw_amqp::RawAmqp;
 use crate::support::replica::ATTACHED;
-use crate::support::{Message, Receiver, Reply, Site, Table, http, wait_until};
+use crate::support::{Configure, Message, RawMessage, Receiver, Reply, Site, Table, http, wait_until};
 
 /// A scene whose worker gives a message up after so many deliveries.
 async fn scene(delivery_limit: usize) -> Scene {
@@ -16,17 +16,17 @@ async fn scene(delivery_limit: usize) -> Scene {
 }
 
 /// Puts the poison among good events in one prefetch.
-async fn only_the_culprit_dies(mut scene: Scene, limit: usize, poison: Message) {
+async fn only_the_culprit_dies(mut scene: Scene, limit: usize, poison: RawMessage) {
     scene.worker.pause();
     scene.publish_good(50).await;
-    scene.publish(&poison).await;
+    scene.publish_raw(&poison).await;
     scene.publish_good(50).await;
     scene.worker.resume();
     only_it_died(scene, limit, &poison).await;
 }
 
 /// Waits until the poison is gone and the good events have arrived.
-async fn only_it_died(mut scene: Scene, limit: usize, poison: &Message) {
+async fn only_it_died(mut scene: Scene, limit: usize, poison: &RawMessage) {
     for attached in (5..limit).step_by(5) {
         scene.worker.wait_for_log_times(ATTACHED, attached).await;
     }
@@ -48,24 +48,24 @@ fn event(scene: &Scene) -> Message {
 #[tokio::test]
 async fn a_message_id_that_is_not_utf_8_kills_its_message_only() {
     let scene = scene(30).await;
-    let poison = Message { message_id: Some(b"evt\xff".to_vec()), ..event(&scene) };
+    let poison = RawMessage { message_id: Some(b"evt\xff".to_vec()), ..event(&scene).into() };
     only_the_culprit_dies(scene, 30, poison).await;
 }
 
 #[tokio::test]
 async fn the_usual_delivery_limit_spares_the_neighbours_too() {
     let scene = Scene::open().await;
-    let poison = Message { message_id: Some(b"evt\xff".to_vec()), ..event(&scene) };
+    let poison = RawMessage { message_id: Some(b"evt\xff".to_vec()), ..event(&scene).into() };
     only_the_culprit_dies(scene, 100, poison).await;
 }
 
 #[tokio::test]
 async fn one_unreadable_message_among_a_thousand_good_ones_is_the_only_dead_letter() {
     let mut scene = scene(30).await;
-    let poison = Message { message_id: Some(b"evt\xff".to_vec()), ..event(&scene) };
+    let poison = RawMessage { message_id: Some(b"evt\xff".to_vec()), ..event(&scene).into() };
     scene.worker.pause();
     scene.publish_good(500).await;
-    scene.publish(&poison).await;
+    scene.publish_raw(&poison).await;
     scene.publish_good(500).await;
     scene.worker.resume();
     only_it_died(scene, 30, &poison).await;
@@ -74,7 +74,7 @@ async fn one_unreadable_message_among_a_thousand_good_ones_is_the_only_dead_lett
 #[tokio::test]
 async fn a_content_type_that_is_not_utf_8_kills_its_message_only() {
     let scene = scene(30).await;
-    let poison = Message { content_type: Some(b"\xc3\x28".to_vec()), ..event(&scene) };
+    let poison = RawMessage { content_type: Some(b"\xc3\x28".to_vec()), ..event(&scene).into() };
     only_the_culprit_dies(scene, 30, poison).await;
 }
 
@@ -82,7 +82,7 @@ async fn a_content_type_that_is_not_utf_8_kills_its_message_only() {
 async fn a_header_key_that_is_not_utf_8_kills_its_message_only() {
     let scene = scene(30).await;
     let headers = Some(Table::default().long_string(b"key\xff", "value"));
-    let poison = Message { headers, ..event(&scene) };
+    let poison = RawMessage { headers, ..event(&scene).into() };
     only_the_culprit_dies(scene, 30, poison).await;
 }
 
@@ -90,9 +90,9 @@ async fn a_header_key_that_is_not_utf_8_kills_its_message_only() {
 async fn a_routing_key_that_is_not_utf_8_kills_its_message_only() {
     let scene = scene(30).await;
     // Such a message reaches the queue only by a binding that somebody else made.
-    let mut amqp = RawAmqp::connect(scene.site.amqp_url()).await.unwrap();
+    let mut amqp = scene.site.own_amqp().await;
     amqp.bind(scene.site.worker_queue(), scene.site.events_exchange(), "#").await.unwrap();
-    let poison = Message { routing_key: b"content.\xff".to_vec(), ..event(&scene) };
+    let poison = RawMessage { routing_key: b"content.\xff".to_vec(), ..event(&scene).into() };
     only_the_culprit_dies(scene, 30, poison).await;
 }
 
@@ -103,9 +103,9 @@ async fn headers_that_outgrow_a_frame_when_redelivered_kill_their_message_only()
     let mut scene = scene(30).await;
     // With its frame, the content header around and the key, it leaves a few bytes.
     let headers = Some(Table::default().long_string("large", vec![b'x'; FRAME - 60]));
-    let large = Message { headers, ..event(&scene) };
+    let large = RawMessage { headers, ..event(&scene).into() };
     scene.receiver.always(Reply::silence());
-    scene.publish(&large).await;
+    scene.publish_raw(&large).await;
     scene.receiver.next().await;
     scene.worker.kill9();
     scene.worker.wait().await;
@@ -117,8 +117,10 @@ async fn headers_that_outgrow_a_frame_when_redelivered_kill_their_message_only()
 }
 
 /// Messages that the broker has handed out so often before.
-fn redelivered(message: Message, times: u64) -> Message {
-    Message { headers: Some(Table::default().long_long("x-delivery-count", times)), ..message }
+fn redelivered(message: Message, times: i64) -> Message {
+    let mut headers = FieldTable::default();
+    headers.insert("x-delivery-count".into(), AMQPValue::LongLongInt(times));
+    message.with(|properties| properties.with_headers(headers))
 }
 
 #[tokio::test]
@@ -128,7 +130,7 @@ async fn a_suspicious_message_strands_none_of_those_taken_with_it() {
     scene.worker.wait().await;
     scene.publish(&event(&scene)).await;
     scene.good.push("evt_poison".to_owned());
-    let mut amqp = RawAmqp::connect(scene.site.amqp_url()).await.unwrap();
+    let mut amqp = scene.site.own_amqp().await;
     for _ in 0..21 {
         amqp.give_back(scene.site.worker_queue()).await.unwrap();
     }
@@ -153,9 +155,9 @@ async fn while_one_message_cannot_be_read_nobody_waits_for_somebody_elses_receiv
     let never = Receiver::start().await;
     never.always(Reply::silence());
     scene.site.create_webhook("acc_slow", &never.url(), &[TYPE]).await;
-    let poison = Message { message_id: Some(b"evt\xff".to_vec()), ..event(&scene) };
+    let poison = RawMessage { message_id: Some(b"evt\xff".to_vec()), ..event(&scene).into() };
     scene.worker.pause();
-    scene.publish(&poison).await;
+    scene.publish_raw(&poison).await;
     for _ in 0..10 {
         scene.site.publish("acc_slow", TYPE, json!({})).await;
         scene.publish_good(1).await;
@@ -180,11 +182,10 @@ async fn after_a_flapping_broker_messages_are_not_taken_one_at_a_time() {
     let mut scene = Scene::at(Site::new().await.set("worker.prefetch", "30")).await;
     scene.receiver.always(Reply::status(200).after(Duration::from_millis(100)));
     scene.worker.pause();
-    for number in 0..300 {
-        let id = format!("evt_{number}");
-        scene.publish(&redelivered(scene.site.message(valid(&id).to_string()), 21)).await;
-        scene.good.push(id);
-    }
+    let ids: Vec<String> = (0..300).map(|number| format!("evt_{number}")).collect();
+    let messages = ids.iter().map(|id| redelivered(scene.site.message(valid(id).to_string()), 21));
+    scene.site.own_amqp().await.publish_burst(messages).await.unwrap();
+    scene.good.extend(ids);
     scene.worker.resume();
     let resumed = Instant::now();
     scene.all_good_arrive().await;

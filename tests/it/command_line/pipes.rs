@@ -17,7 +17,7 @@ async fn no_command_fails_because_nobody_reads_what_it_prints() {
     let receiver = Receiver::start().await;
     let webhook = site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
     let _worker = site.worker().await;
-    site.publish_raw(&site.message("no event")).await;
+    site.publish_message(&site.message("no event")).await;
     let created = create(&["--name", "n", "--url", "https://hooks.example.com/", "--events", "site.connected"]);
     let commands: [&[&str]; 13] = [
         &["--help"],

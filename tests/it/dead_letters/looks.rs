@@ -13,8 +13,7 @@ async fn site_with_limit(limit: u32) -> Site {
     let worker = site.worker().await;
     // A real dead letter; the tests publish others straight into the dead queue.
     let unknown = site.event("evt_dead", ACCOUNT, NEW_TYPE, &json!(MARKER));
-    let unknown = Message { exchange: String::new(), routing_key: site.worker_queue().into(), ..unknown };
-    assert_eq!(site.publish_raw(&unknown).await, Fate::Confirmed);
+    assert_eq!(site.publish_message(&unknown.into_queue(site.worker_queue())).await, Fate::Confirmed);
     site.wait_for_dead(1).await;
     end(worker).await;
     site.set("queue.dead_delivery_limit", "1000000")
@@ -23,10 +22,8 @@ async fn site_with_limit(limit: u32) -> Site {
 #[tokio::test]
 async fn the_lowest_delivery_limit_that_nobody_told_us_removes_nothing() {
     let site = site_with_limit(1).await;
-    let message = site.message(MARKER);
-    let named = |id: &[u8]| Message { message_id: Some(id.to_vec()), ..message.clone() };
-    site.bury(named(b"msg_1")).await;
-    site.bury(named(b"msg_\xff")).await;
+    site.bury(site.message(MARKER).with_id("msg_1")).await;
+    site.bury_raw(RawMessage { message_id: Some(b"msg_\xff".to_vec()), ..site.message(MARKER).into() }).await;
     let rows = site.listed().await;
     assert_eq!([&rows[0]["id"], &rows[0]["reason"], &rows[0]["type"]], ["evt_dead", "unknown_type", NEW_TYPE]);
     assert!(rows[0]["time"].is_string() && rows.len() == 3, "{rows:?}");
@@ -38,9 +35,8 @@ async fn the_lowest_delivery_limit_that_nobody_told_us_removes_nothing() {
     assert_eq!(site.discard_unreadable().await, json!({"discarded": 1}));
     // A rewritten letter can be requeued like any other.
     assert_eq!(site.json(&["dead-letters", "requeue", "evt_dead"]).await, json!({"requeued": 1}));
-    let mut amqp = raw_amqp::RawAmqp::connect(site.amqp_url()).await.unwrap();
-    let taken = amqp.take(site.worker_queue()).await.unwrap().expect("it is in the worker queue");
-    assert!(!format!("{:?}", taken.content.headers).contains("death"), "{:?}", taken.content.headers);
+    let taken = site.own_amqp().await.take(site.worker_queue()).await.unwrap().expect("it is in the worker queue");
+    assert!(!format!("{:?}", taken.headers()).contains("death"), "{:?}", taken.headers());
     assert_eq!(site.ids().await, ["msg_1"]);
 }
 
@@ -48,12 +44,9 @@ async fn the_lowest_delivery_limit_that_nobody_told_us_removes_nothing() {
 #[tokio::test]
 async fn many_are_written_anew_and_none_twice() {
     let site = site_with_limit(2).await;
-    let message = |number: usize| {
-        let named = Message { message_id: Some(format!("msg_{number:03}").into()), ..site.message(MARKER) };
-        Message { exchange: String::new(), routing_key: site.dead_queue().into(), ..named }
-    };
-    let mut amqp = raw_amqp::RawAmqp::connect(site.amqp_url()).await.unwrap();
-    amqp.publish_burst((0..100).map(message)).await.unwrap();
+    let message =
+        |number: usize| site.message(MARKER).with_id(&format!("msg_{number:03}")).into_queue(site.dead_queue());
+    site.own_amqp().await.publish_burst((0..100).map(message)).await.unwrap();
     let rows = site.listed().await;
     assert_eq!(rows.len(), 101);
     for _ in 0..3 {
@@ -68,7 +61,7 @@ async fn what_is_written_anew_is_not_read_once_more_in_place_of_another() {
     let site = site_with_limit(2).await;
     let event = |id: &str, number: u32| site.event(&format!("evt_{id}_{number}"), ACCOUNT, TYPE, &json!(MARKER));
     for number in 0..3 {
-        site.bury(Message { priority: Some(9), ..event("first", number) }).await;
+        site.bury(event("first", number).with(|properties| properties.with_priority(9))).await;
     }
     assert_eq!(site.ids().await.len(), 4);
     for number in 0..3 {
@@ -156,7 +149,7 @@ async fn one_whose_properties_are_too_large_is_told_of(site: Site, looks_count: 
     let site = site.set("queue.dead_delivery_limit", "1000000");
     for (id, room) in [("evt_full", 200), ("evt_cut", 60)] {
         let large = Some(Table::default().long_string("large", vec![b'x'; 131_072 - room]));
-        site.bury(Message { headers: large, ..site.event(id, ACCOUNT, TYPE, &json!(MARKER)) }).await;
+        site.bury_raw(RawMessage { headers: large, ..site.event(id, ACCOUNT, TYPE, &json!(MARKER)).into() }).await;
         for _ in 0..2 {
             assert_eq!(site.ids().await.len(), 6);
         }

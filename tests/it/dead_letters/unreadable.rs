@@ -13,7 +13,13 @@ impl Site {
     /// Its message id is not UTF-8.
     async fn bury_unreadable(&self, id: &str) {
         let message = self.event(id, ACCOUNT, TYPE, &json!(MARKER));
-        self.bury(Message { message_id: Some(b"evt\xff".to_vec()), ..message }).await;
+        self.bury_raw(RawMessage { message_id: Some(b"evt\xff".to_vec()), ..message.into() }).await;
+    }
+
+    /// Straight into the dead queue.
+    pub(super) async fn bury_raw(&self, message: RawMessage) {
+        let message = RawMessage { exchange: String::new(), routing_key: self.dead_queue().into(), ..message };
+        assert_eq!(self.publish_raw(&message).await, Fate::Confirmed);
     }
 }
 
@@ -70,14 +76,15 @@ async fn whatever_cannot_be_read_about_a_message_is_listed_and_removed() {
     const FRAME: usize = 131_072;
     let site = site().await;
     let header_key = Some(Table::default().long_string(b"key\xff", "value"));
-    site.bury(Message { headers: header_key, ..site.event("evt_key", ACCOUNT, TYPE, &json!(MARKER)) }).await;
-    site.bury(Message { content_type: Some(b"\xc3\x28".to_vec()), ..site.message("") }).await;
-    let routed = site.event("evt_routing", ACCOUNT, TYPE, &json!(MARKER));
-    let routed = Message { exchange: site.dead_exchange().into(), routing_key: b"content.\xff".to_vec(), ..routed };
+    let event = |id| RawMessage::from(site.event(id, ACCOUNT, TYPE, &json!(MARKER)));
+    site.bury_raw(RawMessage { headers: header_key, ..event("evt_key") }).await;
+    site.bury_raw(RawMessage { content_type: Some(b"\xc3\x28".to_vec()), ..site.message("").into() }).await;
+    let (exchange, routing_key) = (site.dead_exchange().into(), b"content.\xff".to_vec());
+    let routed = RawMessage { exchange, routing_key, ..event("evt_routing") };
     assert_eq!(site.publish_raw(&routed).await, Fate::Confirmed);
     // Once the broker has counted a return, the headers of this one do not fit into their frame any more.
     let large = Some(Table::default().long_string("large", vec![b'x'; FRAME - 60]));
-    site.bury(Message { headers: large, ..site.event("evt_large", ACCOUNT, TYPE, &json!(MARKER)) }).await;
+    site.bury_raw(RawMessage { headers: large, ..event("evt_large") }).await;
     for _ in 0..3 {
         assert_eq!(site.ids().await.len(), 4);
     }

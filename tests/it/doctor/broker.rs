@@ -1,11 +1,8 @@
 //! What is wrong with RabbitMQ and what is declared there.
 
-use super::*;
-use crate::support::raw_amqp::RawAmqp;
+use lapin::ExchangeKind;
 
-async fn amqp(site: &Site) -> RawAmqp {
-    RawAmqp::connect(site.amqp_url()).await.unwrap()
-}
+use super::*;
 
 #[tokio::test]
 async fn a_broker_that_is_down_fails_and_the_rest_is_checked() {
@@ -14,7 +11,7 @@ async fn a_broker_that_is_down_fails_and_the_rest_is_checked() {
     proxy.refuse(true).await;
     let report = site.amqp_through(&proxy.addr()).doctor().await;
     report.assert("broker", "fails", &["AMQP_URL", "refused"]);
-    report.assert_skipped(&["topology", "worker_queue", "dead_letters", "round_trip"]);
+    report.assert_skipped(&OF_BROKER);
     report.assert("schema", "ok", &[]);
     assert_eq!(report.code, 1);
 }
@@ -67,14 +64,14 @@ async fn what_nobody_has_declared_yet_is_no_failure_and_is_not_declared() {
         report.assert("round_trip", "ok", &[]);
         assert_eq!(report.code, 0);
     }
-    assert!(amqp(&site).await.depth(site.worker_queue()).await.is_err());
+    assert!(site.own_amqp().await.depth(site.worker_queue()).await.is_err());
 }
 
 #[tokio::test]
 async fn a_queue_with_another_argument_fails_and_is_kept() {
     let site = Site::new().await;
     drop(site.worker().await);
-    assert_eq!(site.publish_raw(&site.message_to_queue("precious")).await, Fate::Confirmed);
+    assert_eq!(site.publish_message(&site.message_to_queue("precious")).await, Fate::Confirmed);
     let site = site.set("queue.delivery_limit", "7");
     let report = site.doctor().await;
     report.assert("topology", "fails", &["inequivalent arg 'x-delivery-limit'", site.worker_queue()]);
@@ -87,20 +84,24 @@ async fn a_queue_with_another_argument_fails_and_is_kept() {
 #[tokio::test]
 async fn everything_that_is_declared_otherwise_is_named_at_once() {
     let site = Site::new().await;
-    amqp(&site).await.declare_exchange(site.events_exchange(), "direct").await.unwrap();
-    amqp(&site).await.declare_queue(site.dead_queue(), &Table::default()).await.unwrap();
+    site.own_amqp().await.declare_exchange(site.events_exchange(), ExchangeKind::Direct).await.unwrap();
+    site.own_amqp().await.declare_queue(site.dead_queue(), &[]).await.unwrap();
     let report = site.doctor().await;
     let words =
         ["inequivalent arg 'type'", site.events_exchange(), "inequivalent arg 'x-queue-type'", site.dead_queue()];
     report.assert("topology", "fails", &words);
-    amqp(&site).await.declare_exchange(site.events_exchange(), "direct").await.expect("it is as it was");
+    site.own_amqp()
+        .await
+        .declare_exchange(site.events_exchange(), ExchangeKind::Direct)
+        .await
+        .expect("it is as it was");
 }
 
 #[tokio::test]
 async fn dead_letters_are_counted_and_stay() {
     let site = Site::new().await;
     let _worker = site.worker().await;
-    site.publish_raw(&site.message("no event")).await;
+    site.publish_message(&site.message("no event")).await;
     let dead = site.dead_queue();
     wait_until("it is dead", async || site.queue_depth(dead).await == 1).await;
     let report = site.doctor().await;
@@ -125,7 +126,7 @@ async fn a_dead_queue_that_is_missing_while_workers_consume_fails() {
 
 #[tokio::test]
 async fn nothing_is_left_behind_at_the_broker() {
-    let servers = PrivateServers::start().await;
+    let servers = PrivateServers::broker().await;
     let site = Site::on(&servers).await;
     drop(site.worker().await);
     let listed = async |what: &str| {
@@ -142,8 +143,8 @@ async fn nothing_is_left_behind_at_the_broker() {
 
 #[tokio::test]
 async fn a_broker_in_alarm_fails_the_round_trip_alone() {
-    let servers = PrivateServers::start().await;
-    let site = Site::on(&servers).await;
+    let servers = PrivateServers::broker().await;
+    let site = Site::on(&servers).await.set("amqp.connect_timeout", "2s");
     drop(site.worker().await);
     servers.ctl(&["set_vm_memory_high_watermark", "absolute", "1MB"]).await;
     wait_until("the alarm is up", async || servers.ctl(&["status"]).await.contains("Memory alarm")).await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::stage::{MARK, Played, Row, Stage, rows};
-use crate::support::{Receiver, Reply, Site};
+use crate::support::{Configure, Receiver, Reply, Site};
 
 const SNIPPET_BYTES: usize = 1024;
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";

@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::stage::{MARK, Row, Stage};
-use crate::support::{Authority, ClosedPort, Gate, PATIENCE, Receiver, Reply, Site, Webhook, within};
+use crate::support::{Authority, ClosedPort, Configure, Gate, PATIENCE, Receiver, Reply, Site, Webhook, within};
 
 /// Sends first and never reads.
 pub struct Greeter {

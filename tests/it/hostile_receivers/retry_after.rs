@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::support::{Receiver, Reply, Site};
+use crate::support::{Configure, Receiver, Reply, Site};
 
 const SCHEDULE: f64 = 30.0;
 const DAY: f64 = 86_400.0;
@@ -25,48 +25,50 @@ fn date(format: &str, ahead: Duration) -> String {
     time.strftime(format).to_string()
 }
 
+/// Values that are longer than we wait.
+const OVER_A_DAY: [&str; 5] =
+    ["86400", "86401", "99999999999999999999", "18446744073709551615", "Fri, 31 Dec 9999 23:59:59 GMT"];
+
+/// Values that are in the past, sooner than the schedule, or no value.
+const OF_NO_USE: [&[u8]; 18] = [
+    b"Wed, 21 Oct 2015 07:28:00 GMT",
+    b"Thu, 01 Jan 1970 00:00:00 GMT",
+    b"0",
+    b"1",
+    b"inf",
+    b"NaN",
+    b"1e300",
+    b"-1",
+    b"+600",
+    b"600.5",
+    b"600 s",
+    b"",
+    b"soon",
+    b"\xff\xfe",
+    "６００".as_bytes(),
+    b"600\r\nRetry-After: 900",
+    b"600, 900",
+    b"Sun, 99 Foo 2099 25:61:61 GMT",
+];
+
 fn table() -> Vec<Asked> {
     let hour = Duration::from_secs(3600);
-    let east = date("%a, %d %b %Y %H:%M:%S +0200", 3 * hour);
-    let west = date("%a, %d %b %Y %H:%M:%S -0100", Duration::ZERO);
-    vec![
-        asked(429, "120", 120.0),
-        asked(503, "120", 120.0),
-        asked(500, "120", 120.0),
-        asked(404, "120", 120.0),
-        asked(301, "120", 120.0),
-        asked(429, "  120\t", 120.0),
-        asked(429, date("%a, %d %b %Y %H:%M:%S GMT", hour), 3600.0),
-        asked(429, date("%A, %d-%b-%y %H:%M:%S GMT", hour), 3600.0),
-        asked(429, date("%a %b %e %H:%M:%S %Y", hour), 3600.0),
-        asked(429, east, 3600.0),
-        asked(429, west, 3600.0),
-        asked(429, "Wed, 21 Oct 2015 07:28:00 GMT", SCHEDULE),
-        asked(429, "Thu, 01 Jan 1970 00:00:00 GMT", SCHEDULE),
-        asked(429, "0", SCHEDULE),
-        asked(429, "1", SCHEDULE),
-        asked(429, "86400", DAY),
-        asked(429, "86401", DAY),
-        asked(429, "99999999999999999999", DAY),
-        asked(429, "18446744073709551615", DAY),
-        asked(429, "Fri, 31 Dec 9999 23:59:59 GMT", DAY),
-        asked(429, "9".repeat(64), DAY),
-        asked(429, "9".repeat(10_000), SCHEDULE),
-        asked(429, "inf", SCHEDULE),
-        asked(429, "NaN", SCHEDULE),
-        asked(429, "1e300", SCHEDULE),
-        asked(429, "-1", SCHEDULE),
-        asked(429, "+600", SCHEDULE),
-        asked(429, "600.5", SCHEDULE),
-        asked(429, "600 s", SCHEDULE),
-        asked(429, "", SCHEDULE),
-        asked(429, "soon", SCHEDULE),
-        asked(429, b"\xff\xfe", SCHEDULE),
-        asked(429, "６００", SCHEDULE),
-        asked(429, "600\r\nRetry-After: 900", SCHEDULE),
-        asked(429, "600, 900", SCHEDULE),
-        asked(429, "Sun, 99 Foo 2099 25:61:61 GMT", SCHEDULE),
-    ]
+    let in_an_hour = [
+        date("%a, %d %b %Y %H:%M:%S GMT", hour),
+        date("%A, %d-%b-%y %H:%M:%S GMT", hour),
+        date("%a %b %e %H:%M:%S %Y", hour),
+        date("%a, %d %b %Y %H:%M:%S +0200", 3 * hour),
+        date("%a, %d %b %Y %H:%M:%S -0100", Duration::ZERO),
+    ];
+    let mut table = Vec::new();
+    table.extend([429, 503, 500, 404, 301].map(|status| asked(status, "120", 120.0)));
+    table.push(asked(429, "  120\t", 120.0));
+    table.extend(in_an_hour.map(|value| asked(429, value, 3600.0)));
+    table.extend(OVER_A_DAY.map(|value| asked(429, value, DAY)));
+    table.push(asked(429, "9".repeat(64), DAY));
+    table.extend(OF_NO_USE.map(|value| asked(429, value, SCHEDULE)));
+    table.push(asked(429, "9".repeat(10_000), SCHEDULE));
+    table
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 
 use super::connections::Greeter;
 use super::stage::{MARK, Row, Stage, rows};
-use crate::support::{FullBacklog, Receiver, Reply, Site, wait_until};
+use crate::support::{Configure, FullBacklog, Receiver, Reply, Site, wait_until};
 
 const TIMEOUT: &str = "1s";
 const STEP: Duration = Duration::from_millis(100);

@@ -6,7 +6,7 @@
 use futures_util::StreamExt;
 use futures_util::stream;
 
-use crate::support::{LoggedAttempt, Receiver, Replica, Reply, Site, Webhook, eventually, wait_until};
+use crate::support::{Configure, LoggedAttempt, Receiver, Replica, Reply, Site, Webhook, eventually, wait_until};
 
 /// Receivers put this text wherever they can. It must never get into the operator's log.
 pub const MARK: &str = "receiver-was-here";
@@ -23,31 +23,34 @@ const FILES_SLACK: usize = 16;
 /// A receiver's first answer, and what the log says of it: `ok 200`, `http_status 503`, `timeout`, `tls or protocol` …
 pub struct Row {
     name: String,
-    verdict: &'static str,
+    verdict: String,
     url: String,
     receiver: Option<Receiver>,
 }
 
 impl Row {
-    pub async fn new(name: impl ToString, reply: Reply, verdict: &'static str) -> Self {
+    pub async fn new(name: impl ToString, reply: Reply, verdict: impl Into<String>) -> Self {
         let receiver = Receiver::start().await;
         receiver.script([reply]);
         Self::at(name, receiver, verdict)
     }
 
-    pub fn at(name: impl ToString, receiver: Receiver, verdict: &'static str) -> Self {
-        Self { name: name.to_string(), verdict, url: receiver.url(), receiver: Some(receiver) }
+    pub fn at(name: impl ToString, receiver: Receiver, verdict: impl Into<String>) -> Self {
+        Self { name: name.to_string(), verdict: verdict.into(), url: receiver.url(), receiver: Some(receiver) }
     }
 
-    pub fn nowhere(name: impl ToString, url: String, verdict: &'static str) -> Self {
-        Self { name: name.to_string(), verdict, url, receiver: None }
+    pub fn nowhere(name: impl ToString, url: String, verdict: impl Into<String>) -> Self {
+        Self { name: name.to_string(), verdict: verdict.into(), url, receiver: None }
     }
 }
 
 /// Rows of one kind.
-pub async fn rows<N: ToString>(table: impl IntoIterator<Item = (N, Reply, &'static str)>) -> Vec<Row> {
-    let rows = table.into_iter().map(|(name, reply, verdict)| Row::new(name, reply, verdict));
-    stream::iter(rows).buffered(1).collect().await
+pub async fn rows<N: ToString, V: Into<String>>(table: impl IntoIterator<Item = (N, Reply, V)>) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (name, reply, verdict) in table {
+        rows.push(Row::new(name, reply, verdict).await);
+    }
+    rows
 }
 
 /// A row after its turn.
@@ -56,7 +59,7 @@ pub struct Played {
     pub webhook: Webhook,
     pub receiver: Option<Receiver>,
     pub attempts: Vec<LoggedAttempt>,
-    verdict: &'static str,
+    verdict: String,
 }
 
 impl Played {

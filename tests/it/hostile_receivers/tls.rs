@@ -2,7 +2,7 @@
 
 use super::connections::Greeter;
 use super::stage::{MARK, Row, Stage, rows};
-use crate::support::{Authority, Flaw, Receiver, Reply, Site};
+use crate::support::{Authority, Configure, Flaw, Receiver, Reply, Site};
 
 async fn trusting(authority: &Authority) -> Stage {
     let site = Site::new().await;

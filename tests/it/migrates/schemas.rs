@@ -38,8 +38,7 @@ async fn everything_works_in_a_schema_of_its_own_beside_another_product() {
     let url = within_schema(&site, "%22Own%22,public");
     let site = site.env("DATABASE_URL", &url);
     assert!(!site.json(&["migrate"]).await["applied"].as_array().unwrap().is_empty());
-    let receiver = Receiver::start().await;
-    site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
+    let (receiver, _) = site.subscriber(ACCOUNT, &[TYPE]).await;
     let _worker = site.worker().await;
     site.publish(ACCOUNT, TYPE, json!({})).await;
     receiver.next().await;

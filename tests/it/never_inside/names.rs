@@ -1,7 +1,7 @@
 //! A name with one forbidden address is refused. It is resolved and checked again at every attempt.
 
 use super::canary::Canary;
-use crate::support::{LoggedAttempt, NameServer, Receiver, Reply, Says, Site, Webhook};
+use crate::support::{Configure, LoggedAttempt, NameServer, Receiver, Reply, Says, Site, Webhook};
 
 /// Permitted, but never called: it is always part of an answer with a forbidden address.
 const PUBLIC: &str = "93.184.216.34";

@@ -1,7 +1,7 @@
 //! Neither a receiver's answer nor the environment redirects a request.
 
 use super::canary::Canary;
-use crate::support::{Authority, Receiver, Reply, Site};
+use crate::support::{Authority, Configure, Receiver, Reply, Site};
 
 /// Answers that ask a client to go elsewhere, in every known way.
 fn invitations(target: &str) -> Vec<Reply> {

@@ -1,7 +1,7 @@
 //! A URL is checked when it is saved, and again at every attempt.
 
 use super::canary::Canary;
-use crate::support::{LoggedAttempt, Receiver, Site, Webhook};
+use crate::support::{Configure, LoggedAttempt, Receiver, Site, Webhook};
 
 /// Writes a URL that `webhooks create` refuses into the database.
 pub async fn smuggle(site: &Site, webhook: &Webhook, url: &str) {

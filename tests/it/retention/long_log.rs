@@ -46,21 +46,20 @@ async fn a_redelivered_message_is_checked_against_the_retention_newest_first() {
     let receiver = Receiver::start().await;
     let _worker = site.worker().await;
     let webhook = site.create_webhook("acc_1", &receiver.url(), &["content.created"]).await;
-    site.publish_raw(&site.event("evt_done", "acc_1", "content.created", &serde_json::json!({}))).await;
+    site.publish_message(&site.event("evt_done", "acc_1", "content.created", &serde_json::json!({}))).await;
     receiver.wait_for(1).await;
     site.wait_for_attempts(&webhook, 1).await;
     with_past_days(&site, 2..=30).await;
     let redelivered = async |id| {
-        let headers = Some(raw_amqp::Table::default().long_string("x-requeued", "true"));
-        site.publish_raw(&Message { headers, ..site.event(id, "acc_1", "content.created", &serde_json::json!({})) })
-            .await;
+        let event = site.event(id, "acc_1", "content.created", &serde_json::json!({}));
+        site.publish_message(&event.with_header("x-requeued", "true")).await;
     };
     let checked = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = ";
     // A delivery that was attempted today is found in today's partition alone.
     let within_retention = partition(&site, "attempts", -15).await;
     let locker = locked(&site, &within_retention).await;
     redelivered("evt_done").await;
-    site.publish_raw(&site.event("evt_2", "acc_1", "content.created", &serde_json::json!({}))).await;
+    site.publish_message(&site.event("evt_2", "acc_1", "content.created", &serde_json::json!({}))).await;
     within("the check", SOON, receiver.wait_for(2)).await;
     within(
         "its acknowledgement",

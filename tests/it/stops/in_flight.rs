@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{ends_well, ids, publish, sorted, webhook_at};
-use crate::support::{Gate, Receiver, Reply, Site, wait_until};
+use crate::support::{Configure, Gate, Receiver, Reply, Site, wait_until};
 
 const GRACE: Duration = Duration::from_secs(10);
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{ends_well, ids, publish, webhook_at};
-use crate::support::{ClosedPort, Gate, Proxy, Receiver, Replica, Reply, Site, wait_until};
+use crate::support::{ClosedPort, Configure, Gate, Proxy, Receiver, Replica, Reply, Site, wait_until};
 
 const GRACE: Duration = Duration::from_secs(10);
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{ends_well, publish, webhook_at};
-use crate::support::{Gate, Receiver, Replica, Reply, Site};
+use crate::support::{Configure, Gate, Receiver, Replica, Reply, Site};
 
 /// A worker with an attempt in flight, which the gate holds.
 async fn busy(site: &Site) -> (Replica, Receiver, Gate) {

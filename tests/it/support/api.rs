@@ -10,6 +10,7 @@ use sha2::Sha256;
 
 use super::http::{self, Response};
 use super::replica::{Launch, Replica};
+use super::settings::Configure;
 use super::site::Site;
 
 pub struct Api {
@@ -34,7 +35,7 @@ impl Site {
         self.api_of(launch.set("api.request_timeout", "20s")).await
     }
 
-    /// The API that a process serves, as soon as it does.
+    /// Starts a process and waits until it serves the API.
     pub async fn api_of(&self, launch: Launch) -> Api {
         let mut replica = launch.start();
         let address = replica.logged("API address", "address").await;
@@ -81,7 +82,7 @@ impl Customer {
         self.send_text(method, path, &body.to_string()).await
     }
 
-    /// JSON as somebody wrote it.
+    /// Sends this text as JSON, whether it is or not.
     pub async fn send_text(&self, method: &str, path: &str, body: &str) -> Response {
         self.ask(method, path, &[("Content-Type", "application/json")], body.as_bytes()).await
     }
@@ -111,7 +112,7 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("it is past 1970").as_secs()
 }
 
-/// Whether an answer is a problem document of this kind, with nothing in it that is not for its reader.
+/// Whether an answer is a problem document of this kind, without SQL, code or secrets in it.
 pub fn assert_problem(answer: &Response, status: u16, name: &str) {
     assert_eq!(answer.status, status, "{} {}", answer.head.first_line, answer.text());
     assert_eq!(answer.header("content-type"), Some("application/problem+json"));

@@ -1,14 +1,14 @@
-//! The broker side of a site: publishing as penr.ai's services do or as nobody should, and looking into the queues.
+//! The broker side of a site: publishing events and spoilt messages, and looking into the queues.
 
-use std::io::Result;
-
+use lapin::ExchangeKind;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::raw_amqp::{Fate, Message, RawAmqp, Table};
+use super::amqp::{Amqp, Fate, Message, Result};
+use super::raw_amqp::{Letter, RawAmqp, RawMessage};
 use super::settings::Settings;
 use super::site::Site;
-use super::wait::{PATIENCE, eventually, within};
+use super::wait::{PATIENCE, eventually, wait_until, within};
 
 #[derive(Debug, Clone)]
 pub struct Names {
@@ -30,7 +30,7 @@ impl Names {
         }
     }
 
-    /// Those of the defaults, for a broker of one's own.
+    /// The names of the default settings, for a broker of the test's own.
     pub fn usual() -> Self {
         Self {
             events_exchange: "penr.events".into(),
@@ -49,30 +49,15 @@ impl Names {
         settings.set("queue.notices_exchange", &self.notices_exchange);
     }
 
-    /// Best effort: what cannot be deleted is in nobody's way.
+    /// Ignores errors: no other test uses these names.
     pub async fn delete_all(&self, amqp_url: &str) {
-        let Ok(mut amqp) = RawAmqp::connect(amqp_url).await else { return };
+        let Ok(mut amqp) = Amqp::connect(amqp_url).await else { return };
         for queue in [&self.worker_queue, &self.dead_queue] {
             let _ = amqp.delete_queue(queue).await;
         }
         for exchange in [&self.events_exchange, &self.dead_exchange, &self.notices_exchange] {
             let _ = amqp.delete_exchange(exchange).await;
         }
-    }
-}
-
-#[derive(Debug)]
-pub struct DeadLetter {
-    pub routing_key: Vec<u8>,
-    pub body: Vec<u8>,
-    pub message_id: Option<Vec<u8>>,
-    pub headers: Table,
-}
-
-impl DeadLetter {
-    /// `rejected`, `delivery_limit`, `expired` …
-    pub fn reason(&self) -> Option<String> {
-        self.headers.text("x-first-death-reason")
     }
 }
 
@@ -97,10 +82,10 @@ impl Site {
         &self.names.notices_exchange
     }
 
-    /// Publishes an event that some queue must take, and returns its id once the broker has it safe.
+    /// Publishes an event that some queue must take, and returns its id once the broker has confirmed it.
     pub async fn publish(&self, account: &str, event_type: &str, data: Value) -> String {
         let id = new_event_id();
-        let fate = self.publish_raw(&self.event(&id, account, event_type, &data)).await;
+        let fate = self.publish_message(&self.event(&id, account, event_type, &data)).await;
         assert_eq!(fate, Fate::Confirmed, "the event reached no queue: is the worker's topology declared?");
         id
     }
@@ -121,21 +106,21 @@ impl Site {
         Message::to(self.events_exchange(), event_type, body)
     }
 
-    /// Any bytes to the events exchange under the routing key of a real type.
+    /// Any body to the events exchange under the routing key of a real type.
     pub fn message(&self, body: impl AsRef<[u8]>) -> Message {
         Message::to(self.events_exchange(), "content.created", body)
     }
 
-    /// Any bytes straight into the worker queue, past the exchange.
+    /// Any body straight into the worker queue, past the exchange.
     pub fn message_to_queue(&self, body: impl AsRef<[u8]>) -> Message {
         Message::to("", self.worker_queue(), body)
     }
 
-    pub async fn publish_raw(&self, message: &Message) -> Fate {
+    pub async fn publish_message(&self, message: &Message) -> Fate {
         self.try_publish(message).await.expect("the broker answers")
     }
 
-    /// As `publish_raw`, for tests in which the broker may be down.
+    /// As `publish_message`, for tests in which the broker may be down.
     pub async fn try_publish(&self, message: &Message) -> Result<Fate> {
         let mut amqp = self.amqp().await?;
         let fate = within("the broker confirms", PATIENCE, amqp.publish(message)).await?;
@@ -143,28 +128,28 @@ impl Site {
         Ok(fate)
     }
 
-    /// Takes all dead letters out of their queue.
-    pub async fn dead_letters(&self) -> Vec<DeadLetter> {
-        let mut amqp = self.amqp().await.expect("RabbitMQ takes the connection");
+    /// Publishes any bytes where the protocol has strings.
+    pub async fn publish_raw(&self, message: &RawMessage) -> Fate {
+        within("the broker confirms", PATIENCE, self.raw_amqp().await.publish(message))
+            .await
+            .expect("the broker answers")
+    }
+
+    /// Takes all dead letters out of their queue, also those that lapin cannot read.
+    pub async fn dead_letters(&self) -> Vec<Letter> {
+        let mut amqp = self.raw_amqp().await;
         let mut letters = Vec::new();
-        while let Some(taken) = amqp.take(self.dead_queue()).await.expect("the dead queue exists") {
-            let (routing_key, content) = (taken.routing_key, taken.content);
-            let (body, message_id, headers) = (content.body, content.message_id, content.headers);
-            letters.push(DeadLetter { routing_key, body, message_id, headers });
+        while let Some(letter) = amqp.take(self.dead_queue()).await.expect("the dead queue exists") {
+            letters.push(letter);
         }
-        self.keep(amqp).await;
         letters
     }
 
-    /// Waits until that many dead letters came, and takes them.
-    pub async fn wait_for_dead_letters(&self, count: usize) -> Vec<DeadLetter> {
-        let mut letters = Vec::new();
-        eventually(&format!("{count} dead letters are there"), async || {
-            letters.extend(self.dead_letters().await);
-            (letters.len() >= count).then_some(())
-        })
-        .await;
-        letters
+    /// Waits until that many dead letters came, and takes all there are.
+    pub async fn wait_for_dead_letters(&self, count: usize) -> Vec<Letter> {
+        let there = async || self.queue_depth(self.dead_queue()).await as usize >= count;
+        wait_until(&format!("{count} dead letters are there"), there).await;
+        self.dead_letters().await
     }
 
     /// Messages ready in a queue; those a worker holds are not counted.
@@ -176,11 +161,11 @@ impl Site {
     }
 
     /// Takes the oldest message that is ready in the worker queue for good, and says how often it was handed out before.
-    pub async fn take_delivery_count(&self) -> Option<u64> {
+    pub async fn take_delivery_count(&self) -> Option<i64> {
         let mut amqp = self.amqp().await.expect("RabbitMQ takes the connection");
         let taken = amqp.take(self.worker_queue()).await.expect("the queue exists");
         self.keep(amqp).await;
-        taken.map(|taken| taken.content.headers.number("x-delivery-count").unwrap_or(0))
+        taken.map(|taken| taken.delivery_count())
     }
 
     /// Deletes the worker queue with all that is in it.
@@ -201,7 +186,9 @@ impl Site {
     /// Deletes the exchanges of events and of dead letters and declares them again, as an operator would: without bindings.
     pub async fn recreate_exchanges(&self) {
         let mut amqp = self.amqp().await.expect("RabbitMQ takes the connection");
-        for (exchange, kind) in [(self.events_exchange(), "topic"), (self.dead_exchange(), "fanout")] {
+        for (exchange, kind) in
+            [(self.events_exchange(), ExchangeKind::Topic), (self.dead_exchange(), ExchangeKind::Fanout)]
+        {
             amqp.delete_exchange(exchange).await.expect("the broker answers");
             amqp.declare_exchange(exchange, kind).await.expect("the broker answers");
         }
@@ -210,29 +197,40 @@ impl Site {
 
     /// Collects the notices published from now on.
     pub async fn notices(&self) -> Notices {
-        let mut amqp = RawAmqp::connect(self.amqp_url()).await.expect("RabbitMQ takes the connection");
+        let mut amqp = self.own_amqp().await;
         let queue = amqp.declare_own_queue().await.expect("the broker makes a queue");
         amqp.bind(&queue, self.notices_exchange(), "#").await.expect("the worker declared the exchange");
         Notices { amqp, queue }
     }
 
+    /// A connection for one test's use, beside the one that the site keeps.
+    pub async fn own_amqp(&self) -> Amqp {
+        let connecting = Amqp::connect(self.amqp_url());
+        within("RabbitMQ answers", PATIENCE, connecting).await.expect("RabbitMQ takes the connection")
+    }
+
+    async fn raw_amqp(&self) -> RawAmqp {
+        let connecting = RawAmqp::connect(self.amqp_url());
+        within("RabbitMQ answers", PATIENCE, connecting).await.expect("RabbitMQ takes the connection")
+    }
+
     /// The site's connection, or a new one if the last broke.
-    async fn amqp(&self) -> Result<RawAmqp> {
+    async fn amqp(&self) -> Result<Amqp> {
         if let Some(amqp) = self.amqp.lock().await.take()
-            && amqp.is_usable().await
+            && amqp.is_usable()
         {
             return Ok(amqp);
         }
-        within("RabbitMQ answers", PATIENCE, RawAmqp::connect(self.amqp_url())).await
+        within("RabbitMQ answers", PATIENCE, Amqp::connect(self.amqp_url())).await
     }
 
-    async fn keep(&self, amqp: RawAmqp) {
+    async fn keep(&self, amqp: Amqp) {
         *self.amqp.lock().await = Some(amqp);
     }
 }
 
 pub struct Notices {
-    amqp: RawAmqp,
+    amqp: Amqp,
     queue: String,
 }
 
@@ -241,8 +239,7 @@ impl Notices {
     pub async fn next(&mut self) -> (String, Value) {
         let Self { amqp, queue } = self;
         let taken = eventually("a notice is there", async || amqp.take(queue).await.expect("the broker answers")).await;
-        let kind = String::from_utf8(taken.routing_key).expect("kinds are text");
-        (kind, serde_json::from_slice(&taken.content.body).expect("notices are JSON"))
+        (taken.routing_key, serde_json::from_slice(&taken.body).expect("notices are JSON"))
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::process::Command;
 
+use super::receiver::Receiver;
 use super::settings::Settings;
 use super::site::Site;
 use super::wait::within;
@@ -75,6 +76,13 @@ impl Site {
         }
     }
 
+    /// A receiver that answers 200 until told otherwise, and its webhook for these events of an account.
+    pub async fn subscriber(&self, account: &str, events: &[&str]) -> (Receiver, Webhook) {
+        let receiver = Receiver::start().await;
+        let webhook = self.create_webhook(account, &receiver.url(), events).await;
+        (receiver, webhook)
+    }
+
     pub async fn webhook(&self, id: &str) -> Value {
         self.json(&["webhooks", "show", id]).await
     }
@@ -103,7 +111,7 @@ fn name(arguments: &[&str]) -> String {
     format!("`penr-webhooks {}` ends", arguments.join(" "))
 }
 
-/// Whose reader has gone: writing to it fails.
+/// A pipe without a reader: writing to it fails.
 pub fn closed_pipe() -> Stdio {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     drop(reader);

@@ -1,4 +1,4 @@
-//! A RabbitMQ cluster of three nodes, one test's own, which it may hurt one by one. Postgres is the one that all tests
+//! A RabbitMQ cluster of three nodes, one test's own, which may stop or kill each of them. Postgres is the one that all tests
 //! share.
 
 use std::cell::{Cell, RefCell};
@@ -11,20 +11,21 @@ use tokio::sync::SemaphorePermit;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use url::Url;
 
+use super::amqp::{Amqp, Fate};
 use super::broker::new_event_id;
 use super::ledger::Ledger;
 use super::private::{Instance, room, services};
 use super::proxy::Proxy;
-use super::raw_amqp::{Fate, RawAmqp};
 use super::replica::{Launch, Replica};
 use super::servers::Servers;
+use super::settings::Configure;
 use super::site::Site;
 use super::wait::eventually;
 
 /// As `scripts/services` calls them.
 pub const NODES: [&str; 3] = ["rabbitmq", "node2", "node3"];
 
-/// Events on their way to the broker at a time, and how often each of those makes one.
+/// How many tasks publish, and how far apart each publishes its events.
 const PUBLISHERS: usize = 4;
 const EVERY: Duration = Duration::from_millis(50);
 /// A publisher without a confirm for so long tries another node.
@@ -32,7 +33,7 @@ const CONFIRMS_AFTER: Duration = Duration::from_secs(2);
 const BETWEEN_NODES: Duration = Duration::from_millis(50);
 
 pub struct Cluster {
-    // Stopped before the room is given to the next test: fields are dropped in this order.
+    // Stopped before the next test may start servers: fields are dropped in this order.
     instance: Instance,
     /// What the test itself connects to.
     own: Proxy,
@@ -74,7 +75,7 @@ impl Cluster {
         site.launch(arguments).env("AMQP_URL", &self.urls)
     }
 
-    /// What the test itself asks and publishes goes to this node from here on.
+    /// The test itself asks and publishes at this node from here on.
     pub async fn ask_at(&self, node: &str) {
         self.own.move_to(self.address(node));
         self.own.cut().await;
@@ -88,7 +89,7 @@ impl Cluster {
         .await
     }
 
-    /// Which node leads a queue, as a node that is well sees it.
+    /// Which node leads a queue, as another node sees it.
     pub async fn leader(&self, queue: &str, seen_by: &str) -> Option<&'static str> {
         let listed = self.ctl(seen_by, &["--quiet", "list_queues", "--no-table-headers", "name", "leader"]).await;
         let leader = listed.lines().find_map(|line| line.strip_prefix(&format!("{queue}\t")))?;
@@ -133,17 +134,17 @@ fn address_of(url: &str) -> String {
     format!("{}:{}", url.host_str().expect("a host"), url.port().expect("a port"))
 }
 
-/// An event that is safe with the broker.
+/// An event that the broker has confirmed.
 pub struct Confirmed {
     pub id: String,
     pub at: Instant,
 }
 
-/// Publishes to whatever node confirms.
+/// Publishes to any node that confirms.
 struct Publisher<'a> {
     urls: Vec<&'a str>,
     at: usize,
-    amqp: Option<RawAmqp>,
+    amqp: Option<Amqp>,
 }
 
 impl Publisher<'_> {
@@ -159,17 +160,17 @@ impl Publisher<'_> {
         Confirmed { id, at: Instant::now() }
     }
 
-    async fn try_publish(&mut self, ledger: &Ledger, id: &str) -> std::io::Result<Fate> {
+    async fn try_publish(&mut self, ledger: &Ledger, id: &str) -> super::amqp::Result<Fate> {
         let amqp = match &mut self.amqp {
             Some(amqp) => amqp,
-            none => none.insert(RawAmqp::connect(self.urls[self.at % self.urls.len()]).await?),
+            none => none.insert(Amqp::connect(self.urls[self.at % self.urls.len()]).await?),
         };
         amqp.publish(&ledger.event(id)).await
     }
 }
 
 impl Ledger {
-    /// Publishes to whatever nodes confirm while something happens, and returns what was confirmed, too.
+    /// Publishes to any nodes that confirm while something happens, and returns what was confirmed, too.
     pub async fn publish_to_any<T>(&self, cluster: &Cluster, what: impl Future<Output = T>) -> (T, Vec<Confirmed>) {
         let (over, confirmed) = (Cell::new(false), RefCell::new(Vec::new()));
         let publisher = async |at| {

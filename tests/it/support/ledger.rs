@@ -1,4 +1,5 @@
-//! One webhook's books over a fault: everything published for it, held at the end against everything that came of it.
+//! One webhook's books over a fault: all events published for it, compared at the end with what its receiver got and what the
+//! database has.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -6,12 +7,13 @@ use std::time::Duration;
 use serde_json::json;
 use tokio_postgres::Client;
 
+use super::amqp::{Fate, Message};
 use super::broker::new_event_id;
 use super::checker::{Books, Published, Report, check};
 use super::cli::Webhook;
-use super::raw_amqp::{Fate, Message};
 use super::receiver::Receiver;
 use super::replica::Replica;
+use super::settings::Configure;
 use super::site::Site;
 use super::wait::{eventually, wait_until};
 
@@ -34,7 +36,7 @@ impl Ledger {
 
     /// A webhook at this receiver.
     pub async fn open_at(site: Site, receiver: Receiver) -> Self {
-        // What stays open afterwards is not just resting.
+        // Idle connections close soon, so that what is still open at the end is a leak.
         let site = site.set("sender.idle_timeout", "500ms");
         let webhook = site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
         Self { site, receiver, webhook, published: Mutex::default(), sql: tokio::sync::Mutex::default() }
@@ -66,7 +68,7 @@ impl Ledger {
 
     /// Publishes an event under this id, confirmed.
     pub async fn publish_as(&self, id: &str) {
-        self.site.publish_raw(&self.event(id)).await;
+        self.site.publish_message(&self.event(id)).await;
         self.note(id);
     }
 
@@ -102,7 +104,7 @@ impl Ledger {
         wait_until(&format!("{query:?} gives {count}"), async || self.count(query).await == count).await;
     }
 
-    /// Waits until the number has grown to this one: as long as there is progress there is patience.
+    /// Waits until the number has grown to this one: the time-out begins anew with every step.
     pub async fn wait_for_growth(&self, query: &str, count: usize) {
         let (count, mut seen) = (i64::try_from(count).unwrap(), -1);
         while seen < count {
@@ -132,7 +134,7 @@ impl Ledger {
         }
         stop(workers).await;
         let last = self.site.worker().await;
-        // What is returned stands before it in the queue.
+        // Messages that the stopped workers returned are taken before this one.
         self.publish(1).await;
         self.wait_until_done().await;
         stop(vec![last]).await;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::ledger::Ledger;
 use super::reply::Reply;
+use super::settings::Configure;
 use super::site::Site;
 
 const EVENTS_PER_SECOND: u32 = 100;
@@ -21,7 +22,7 @@ impl Ledger {
         ledger
     }
 
-    /// Publishes until that time, each event until it is confirmed.
+    /// Publishes until that time, and repeats each event until the broker confirms it.
     pub async fn publish_until(&self, end: Instant) {
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / EVENTS_PER_SECOND);
         while Instant::now() < end {
@@ -30,7 +31,7 @@ impl Ledger {
         }
     }
 
-    /// Publishes so many events per second while something happens, in bursts. The broker has to be well.
+    /// Publishes so many events per second while something happens, in bursts. The broker must be running.
     pub async fn publish_during<T>(&self, events_per_second: usize, what: impl Future<Output = T>) -> T {
         let over = Cell::new(false);
         let what = async {

@@ -1,25 +1,19 @@
-//! A small AMQP 0-9-1 client that sends and reads any bytes where the protocol has strings, which the product's client
-//! rightly refuses to do. One channel, one request at a time, confirms on; after an error the connection is of no use.
+//! A small AMQP 0-9-1 client that sends and reads any bytes where the protocol has strings, which lapin rightly refuses to
+//! do: for spoilt messages only. One channel, one request at a time, confirms on; after an error, open another one.
 //! Source: AMQP 0-9-1 specification, and RabbitMQ's extensions `confirm.select` and `basic.nack`.
 
 mod frame;
 mod message;
-mod requests;
 
-use std::collections::BTreeSet;
 use std::io::{Error, Result};
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufStream};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 use url::Url;
 
+use super::amqp::Fate;
 use frame::{Method, Writer};
-pub use message::{Content, Message, Table};
-
-/// How many messages of a burst may wait for their confirms.
-const UNCONFIRMED: usize = 500;
+pub use message::{Letter, RawMessage, Table};
 
 /// Room for a frame's head and end within the negotiated size.
 const FRAME_OVERHEAD: usize = 8;
@@ -27,20 +21,9 @@ const FRAME_OVERHEAD: usize = 8;
 const CONNECTION: u16 = 0;
 const CHANNEL: u16 = 1;
 
-/// What the broker did with a published message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
-    Confirmed,
-    /// Mandatory, and no queue took it.
-    Returned,
-    Refused,
-}
-
 pub struct RawAmqp {
     stream: BufStream<TcpStream>,
     frame_max: usize,
-    published: u64,
-    unconfirmed: BTreeSet<u64>,
 }
 
 impl RawAmqp {
@@ -50,7 +33,7 @@ impl RawAmqp {
         let stream = TcpStream::connect((host, url.port().unwrap_or(5672))).await?;
         stream.set_nodelay(true)?;
         let stream = BufStream::with_capacity(65_536, 65_536, stream);
-        let mut amqp = Self { stream, frame_max: 4096, published: 0, unconfirmed: BTreeSet::new() };
+        let mut amqp = Self { stream, frame_max: 4096 };
         amqp.shake_hands(&url).await?;
         amqp.call(Writer::method(20, 10).short(b""), (20, 11)).await?;
         amqp.call(Writer::method(85, 10).byte(0), (85, 11)).await?;
@@ -76,26 +59,16 @@ impl RawAmqp {
         self.expect((10, 41)).await.map(drop)
     }
 
-    /// Whether the broker has neither spoken nor left; it never does on its own unless it closes.
-    pub async fn is_usable(&self) -> bool {
-        // Lets the runtime hear of what has come meanwhile.
-        tokio::task::yield_now().await;
-        timeout(Duration::ZERO, self.stream.get_ref().peek(&mut [0])).await.is_err()
-    }
-
-    /// Publishes and waits for what the broker says.
-    pub async fn publish(&mut self, message: &Message) -> Result<Fate> {
+    /// Publishes and waits for what the broker says. A returned message comes before its confirm.
+    pub async fn publish(&mut self, message: &RawMessage) -> Result<Fate> {
         self.write_message(message).await?;
         self.stream.flush().await?;
         let mut fate = Fate::Confirmed;
-        while !self.unconfirmed.is_empty() {
+        loop {
             let said = self.next_method().await?;
             match said.id {
-                (60, 80) => self.note_confirm(&said),
-                (60, 120) => {
-                    self.note_confirm(&said);
-                    fate = Fate::Refused;
-                }
+                (60, 80) => return Ok(fate),
+                (60, 120) => return Ok(Fate::Refused),
                 (60, 50) => {
                     self.read_content().await?;
                     fate = Fate::Returned;
@@ -103,44 +76,28 @@ impl RawAmqp {
                 _ => return Err(said.unexpected()),
             }
         }
-        Ok(fate)
     }
 
-    /// Publishes without waiting for each; every single one must be confirmed, and none may be returned.
-    pub async fn publish_burst(&mut self, messages: impl IntoIterator<Item = Message>) -> Result<()> {
-        for message in messages {
-            self.write_message(&message).await?;
-            if self.unconfirmed.len() >= UNCONFIRMED {
-                self.await_confirms(UNCONFIRMED / 2).await?;
-            }
+    /// Takes the oldest message for good, if there is one.
+    pub async fn take(&mut self, queue: &str) -> Result<Option<Letter>> {
+        let get = Writer::method(60, 70).u16(0).short(queue.as_bytes()).byte(1);
+        self.send(CHANNEL, get).await?;
+        let answer = self.next_method().await?;
+        match answer.id {
+            (60, 71) => self.read_content().await.map(Some),
+            (60, 72) => Ok(None),
+            _ => Err(answer.unexpected()),
         }
-        self.await_confirms(0).await
     }
 
-    async fn await_confirms(&mut self, still_open: usize) -> Result<()> {
-        self.stream.flush().await?;
-        while self.unconfirmed.len() > still_open {
-            let ack = self.expect((60, 80)).await?;
-            self.note_confirm(&ack);
-        }
-        Ok(())
-    }
-
-    fn note_confirm(&mut self, confirm: &Method) {
-        let mut arguments = confirm.arguments();
-        let (tag, multiple) = (arguments.u64(), arguments.byte() & 1 == 1);
-        self.unconfirmed.retain(|&open| open != tag && !(multiple && open < tag));
-    }
-
-    async fn write_message(&mut self, message: &Message) -> Result<()> {
+    async fn write_message(&mut self, message: &RawMessage) -> Result<()> {
+        const MANDATORY: u8 = 1;
         let publish = Writer::method(60, 40).u16(0).short(message.exchange.as_bytes()).short(&message.routing_key);
-        self.write_frame(CHANNEL, 1, &publish.byte(u8::from(message.mandatory)).bytes).await?;
+        self.write_frame(CHANNEL, 1, &publish.byte(MANDATORY).bytes).await?;
         self.write_frame(CHANNEL, 2, &message.content_header()).await?;
         for part in message.body.chunks(self.frame_max - FRAME_OVERHEAD) {
             self.write_frame(CHANNEL, 3, part).await?;
         }
-        self.published += 1;
-        self.unconfirmed.insert(self.published);
         Ok(())
     }
 
@@ -165,14 +122,14 @@ impl RawAmqp {
         if kind == 1 { Ok(Method::parse(payload)) } else { Err(Error::other("a frame that is no method")) }
     }
 
-    async fn read_content(&mut self) -> Result<Content> {
+    async fn read_content(&mut self) -> Result<Letter> {
         let (_, header) = self.read_frame().await?;
-        let (size, mut content) = Content::parse(&header);
-        while (content.body.len() as u64) < size {
+        let (size, mut letter) = Letter::parse(&header);
+        while (letter.body.len() as u64) < size {
             let (_, part) = self.read_frame().await?;
-            content.body.extend(part);
+            letter.body.extend(part);
         }
-        Ok(content)
+        Ok(letter)
     }
 
     async fn write_frame(&mut self, channel: u16, kind: u8, payload: &[u8]) -> Result<()> {

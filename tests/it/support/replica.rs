@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 use super::http;
 use super::level::Level;
 use super::servers::unique_name;
-use super::settings::Settings;
+use super::settings::{Configure, Settings};
 use super::wait::{PATIENCE, eventually, within};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_penr-webhooks");
@@ -32,27 +32,7 @@ impl Launch {
         Self { command, settings, folder: folder.to_owned(), log_blocked: false }
     }
 
-    pub fn set(mut self, name: &str, value: &str) -> Self {
-        self.settings.set(name, value);
-        self
-    }
-
-    pub fn unset(mut self, name: &str) -> Self {
-        self.settings.unset(name);
-        self
-    }
-
-    pub fn env(mut self, variable: &str, value: &str) -> Self {
-        self.settings.env(variable, value);
-        self
-    }
-
-    pub fn remove_env(mut self, variable: &str) -> Self {
-        self.settings.remove_env(variable);
-        self
-    }
-
-    /// Under another program that execs it: `.under(&["prlimit", "--nofile=64"])`.
+    /// Started by another program, which then becomes it: `.under(&["prlimit", "--nofile=64"])`.
     pub fn under(mut self, program: &[&str]) -> Self {
         self.command.splice(0..0, program.iter().map(|&word| word.to_owned()));
         self
@@ -84,6 +64,12 @@ impl Launch {
         replica.wait_for_log(ATTACHED).await;
         replica.level = Some(Level::of(&replica));
         replica
+    }
+}
+
+impl Configure for Launch {
+    fn settings_mut(&mut self) -> &mut Settings {
+        &mut self.settings
     }
 }
 
@@ -147,7 +133,7 @@ impl Replica {
         self.log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    /// What it has warned of, whichever library said it.
+    /// Its warnings and errors, also those of libraries.
     pub fn warnings(&self) -> Vec<String> {
         let lines = self.log_lines();
         let warns = lines.iter().filter(|line| ["WARN", "ERROR"].contains(&line["level"].as_str().unwrap_or_default()));
@@ -158,7 +144,7 @@ impl Replica {
         self.wait_for_log_times(text, 1).await;
     }
 
-    /// Waits until `text` stands in the log `times` times, say for the second attach after a reconnect.
+    /// Waits until `text` stands in the log `times` times: twice, say, for an attach and one after a reconnect.
     pub async fn wait_for_log_times(&mut self, text: &str, times: usize) {
         eventually(&format!("the log says {text:?} {times} times"), async || {
             let running = self.is_running();
@@ -181,7 +167,7 @@ impl Replica {
         .await
     }
 
-    /// Whether it tells its platform that it is ready.
+    /// Whether `/readyz` answers 200.
     pub async fn is_ready(&mut self) -> bool {
         let address = self.logged("operations address", "address").await;
         http::get(&address, "/readyz").await.status == 200
@@ -194,13 +180,13 @@ impl Replica {
         (answer.status, answer.text().contains("queue: no quorum\n"))
     }
 
-    /// Its number at /metrics.
+    /// A number at `/metrics`, by its name without `penr_webhooks_`.
     pub async fn metric(&mut self, name: &str) -> f64 {
         let address = self.logged("operations address", "address").await;
         http::metric(&address, name).await
     }
 
-    /// Waits until memory and open files are about where they were when it had just attached, if it was waited for.
+    /// Waits until memory and open files are about where they were when it had just attached. Only `start_worker` notes them.
     pub async fn wait_for_its_level(&self) {
         if let Some(level) = self.level {
             level.wait_for_return(self).await;
@@ -212,7 +198,7 @@ impl Replica {
         self.status_kib("VmRSS:")
     }
 
-    /// The most it has ever had.
+    /// The most resident memory it has ever had.
     pub fn peak_memory_kib(&self) -> u64 {
         self.status_kib("VmHWM:")
     }
@@ -227,7 +213,7 @@ impl Replica {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("it is running").count()
     }
 
-    /// Its TCP connections over IPv4 to these ports that stand.
+    /// How many TCP connections over IPv4 it has open to these ports.
     pub fn connections_to(&self, ports: &[u16]) -> usize {
         const ESTABLISHED: &str = "01";
         let opened = |entry: fs::DirEntry| fs::read_link(entry.path()).ok();

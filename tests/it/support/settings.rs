@@ -6,6 +6,34 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use uuid::Uuid;
 
+/// Who starts processes: a site for all that it starts from here on, a launch for one.
+pub trait Configure: Sized {
+    fn settings_mut(&mut self) -> &mut Settings;
+
+    /// A setting: `.set("retry.schedule", r#"["100ms"]"#)`.
+    fn set(mut self, name: &str, value: &str) -> Self {
+        self.settings_mut().set(name, value);
+        self
+    }
+
+    /// The setting has its default again.
+    fn unset(mut self, name: &str) -> Self {
+        self.settings_mut().unset(name);
+        self
+    }
+
+    /// A plain environment variable.
+    fn env(mut self, variable: &str, value: &str) -> Self {
+        self.settings_mut().env(variable, value);
+        self
+    }
+
+    fn remove_env(mut self, variable: &str) -> Self {
+        self.settings_mut().remove_env(variable);
+        self
+    }
+}
+
 #[derive(Clone)]
 pub struct Settings(BTreeMap<String, String>);
 

@@ -10,11 +10,11 @@ use tokio::sync::{Mutex, OnceCell};
 use tokio_postgres::Client;
 use url::Url;
 
+use super::amqp::Amqp;
 use super::broker::Names;
-use super::raw_amqp::RawAmqp;
 use super::replica::{Launch, Replica};
 use super::servers::{Servers, connect, unique_name};
-use super::settings::Settings;
+use super::settings::{Configure, Settings};
 use super::wait::wait_until;
 
 pub struct Site {
@@ -25,7 +25,7 @@ pub struct Site {
     folder: TempDir,
     sql: OnceCell<Client>,
     pub(super) names: Names,
-    pub(super) amqp: Mutex<Option<RawAmqp>>,
+    pub(super) amqp: Mutex<Option<Amqp>>,
 }
 
 impl Site {
@@ -41,7 +41,7 @@ impl Site {
         Self::with(servers, name, database_url)
     }
 
-    /// A world on servers of one's own, which may be hurt.
+    /// A world on the test's own servers, which it may stop or kill.
     pub async fn on(servers: impl Into<Arc<Servers>>) -> Self {
         let (servers, name) = (servers.into(), unique_name());
         let database_url = servers.create_database(&format!("penr_{name}")).await;
@@ -83,23 +83,6 @@ impl Site {
         let mut url = Url::parse(self.amqp_url()).expect("a URL");
         url.set_username(user).and_then(|()| url.set_password(Some(user))).expect("a URL with a host");
         url.into()
-    }
-
-    /// A setting for every process started from here on: `.set("retry.schedule", r#"["100ms"]"#)`.
-    pub fn set(mut self, name: &str, value: &str) -> Self {
-        self.settings.set(name, value);
-        self
-    }
-
-    pub fn unset(mut self, name: &str) -> Self {
-        self.settings.unset(name);
-        self
-    }
-
-    /// A plain environment variable for every process started from here on.
-    pub fn env(mut self, variable: &str, value: &str) -> Self {
-        self.settings.env(variable, value);
-        self
     }
 
     /// Processes started from here on reach RabbitMQ through `address` (a proxy's); the test itself does not.
@@ -163,7 +146,7 @@ impl Site {
         self.sql.get_or_init(|| self.another_sql()).await
     }
 
-    /// One more connection, for locks that must stand while others work.
+    /// One more connection, for locks that the test holds while it asks over the first.
     pub async fn another_sql(&self) -> Client {
         connect(&self.database_url).await
     }
@@ -191,13 +174,19 @@ impl Site {
     }
 }
 
+impl Configure for Site {
+    fn settings_mut(&mut self) -> &mut Settings {
+        &mut self.settings
+    }
+}
+
 impl Drop for Site {
     fn drop(&mut self) {
         let (servers, names, database) = (self.servers.clone(), self.names.clone(), self.database.clone());
         let clear = async move {
             tokio::join!(servers.delete_queues(&names), servers.drop_database(&database));
         };
-        // A thread and a runtime of its own: the test's may be single-threaded or already on its way out.
+        // A thread and a runtime of its own: the test's runtime may have one thread only, or may be ending.
         let clearing = thread::spawn(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async { Ok(tokio::time::timeout(Duration::from_secs(15), clear).await?) })

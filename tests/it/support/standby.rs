@@ -1,4 +1,4 @@
-//! A primary with a streaming standby, one test's own: the ways the primary goes, and the ways a process finds the
+//! A primary with a streaming standby, one test's own: the ways the primary fails, and the ways a process finds the
 //! standby that has taken over. The broker is the one that all tests share.
 
 use std::sync::Arc;
@@ -12,15 +12,16 @@ use super::private::{Instance, room, services};
 use super::proxy::Proxy;
 use super::replica::Launch;
 use super::servers::{Servers, connect};
+use super::settings::Configure;
 use super::site::Site;
 use super::wait::wait_until;
 
-/// How the primary goes.
+/// How the primary fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
     /// SIGKILL.
     Killed,
-    /// SIGSTOP: its connections stay open and mute.
+    /// SIGSTOP: its connections stay open and silent.
     Frozen,
     /// It is a standby from then on, which lets clients in and refuses their writes.
     Demoted,
@@ -86,7 +87,7 @@ impl Replicated {
         .await;
     }
 
-    /// A connection to the primary that was.
+    /// A connection to the server that was the primary at first.
     pub async fn primary(&self) -> Client {
         connect(self.primary.as_str()).await
     }
@@ -110,7 +111,7 @@ impl Replicated {
         }
     }
 
-    /// The primary goes.
+    /// The primary fails.
     pub async fn lose_primary(&self, loss: Loss) {
         match loss {
             Loss::Killed => self.instance.kill("postgres").await,
@@ -124,7 +125,7 @@ impl Replicated {
         self.instance.restart("postgres").await;
     }
 
-    /// A frozen primary goes on, and does not know yet that it is none any more.
+    /// A frozen primary goes on, and still takes itself for the primary.
     pub async fn thaw_primary(&self) {
         self.instance.resume("postgres").await;
     }
@@ -137,7 +138,7 @@ impl Replicated {
         self.instance.restart("standby").await;
     }
 
-    /// The standby becomes the primary, and then the address and the name are its.
+    /// Promotes the standby, and then moves the address and the name to it.
     pub async fn promote(&self) {
         let standby = connect(self.standby.as_str()).await;
         let done = standby.query_one("SELECT pg_promote()", &[]).await.expect("a superuser may do this");
@@ -152,7 +153,7 @@ impl Replicated {
         let host = server.host_str().expect("a server with a host");
         let next = self.folder.path().join("next");
         std::fs::write(&next, format!("{host} {NAME}\n")).expect("the folder is writable");
-        // At once, so that nobody reads half of it.
+        // In one step, so that no process reads half of it.
         std::fs::rename(next, self.hosts_file()).expect("the folder is writable");
     }
 

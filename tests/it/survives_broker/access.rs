@@ -24,7 +24,7 @@ const LOSSES: [Loss; 4] = [
 
 #[tokio::test]
 async fn a_worker_that_lost_its_access_says_so_and_comes_back_with_it() {
-    let servers = PrivateServers::start().await;
+    let servers = PrivateServers::broker().await;
     for command in [&VHOST[..], &["add_user", "worker", PASSWORD], &PERMISSIONS] {
         servers.ctl(command).await;
     }
@@ -37,8 +37,7 @@ async fn a_worker_that_lost_its_access_says_so_and_comes_back_with_it() {
     url.set_password(None).unwrap();
     let file = site.folder().join("password");
     write_at_once(&file, &format!("{PASSWORD}\n"));
-    let receiver = Receiver::start().await;
-    site.create_webhook("acc_1", &receiver.url(), &["content.created"]).await;
+    let (receiver, _) = site.subscriber("acc_1", &["content.created"]).await;
     let launch = site.launch(&["worker"]).env("AMQP_URL", url.as_str());
     let password = ("PENR_WEBHOOKS__AMQP__PASSWORD_FILE", file.to_str().unwrap());
     let mut worker = launch.env(password.0, password.1).start_worker().await;

@@ -24,7 +24,7 @@ async fn depth(servers: &PrivateServers, queue: &str) -> usize {
 
 #[tokio::test]
 async fn a_broker_in_alarm_is_drained_and_a_publish_ends_in_time() {
-    let servers = PrivateServers::start().await;
+    let servers = PrivateServers::broker().await;
     // A worker is paused for as long as another one starts.
     let site = Site::on(&servers).await.set("amqp.heartbeat", "120s").set("queue.confirm_timeout", "1s");
     let ledger = Ledger::open(site).await;
@@ -43,7 +43,7 @@ async fn a_broker_in_alarm_is_drained_and_a_publish_ends_in_time() {
         // For an account without webhooks, since the event may be published after the alarm.
         let publish = ledger.site.cli(&["publish", "--account", "acc_2", "--type", "content.created"]).await;
         assert!(publish.code == 1 && publish.stderr.contains("did not confirm within 1s"), "{publish:?}");
-        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(40), "{:?}", began.elapsed());
         servers.ctl(all_clear).await;
         wait_for_alarms(&servers, 0).await;
     }

@@ -30,12 +30,12 @@ async fn wait_for_sockets(worker: &Replica, proxy: &Proxy, most: usize) {
     let what = format!("it has at most {most} sockets to the broker");
     let ended = wait_until(&what, async || worker.sockets_to(&proxy.addr()) <= most);
     // Fewer than 10 s: then the broker itself closes connections without a login.
-    within(&what, Duration::from_secs(4), ended).await;
+    within(&what, Duration::from_secs(8), ended).await;
 }
 
 #[tokio::test]
 async fn attaching_that_was_given_up_leaves_no_consumer_behind() {
-    let servers = PrivateServers::start().await;
+    let servers = PrivateServers::broker().await;
     let ledger = Ledger::open(Site::on(&servers).await.set("amqp.connect_timeout", "1s")).await;
     drop(ledger.site.worker().await);
     let proxy = Proxy::to(ledger.site.amqp_address()).await;

@@ -1,8 +1,7 @@
-//! A message to publish, down to its bytes, and the content of one that was read.
-
-use serde_json::{Value, json};
+//! A message to publish, down to its bytes, and what is read of a dead letter.
 
 use super::frame::{Reader, Writer};
+use crate::support::amqp::Message;
 
 /// Property flags in the order of the specification (4.2.6.1 and the `basic` class).
 const CONTENT_TYPE: u16 = 1 << 15;
@@ -16,13 +15,12 @@ const EXPIRATION: u16 = 1 << 8;
 const MESSAGE_ID: u16 = 1 << 7;
 const TIMESTAMP: u16 = 1 << 6;
 
-/// Persistent and mandatory unless said otherwise.
+/// A message of any bytes, to publish. Mandatory.
 #[derive(Debug, Clone)]
-pub struct Message {
+pub struct RawMessage {
     pub exchange: String,
     pub routing_key: Vec<u8>,
     pub body: Vec<u8>,
-    pub mandatory: bool,
     pub content_type: Option<Vec<u8>>,
     pub content_encoding: Option<Vec<u8>>,
     pub headers: Option<Table>,
@@ -35,18 +33,19 @@ pub struct Message {
     pub timestamp: Option<u64>,
 }
 
-impl Message {
-    /// To an exchange.
-    pub fn to(exchange: &str, routing_key: impl AsRef<[u8]>, body: impl AsRef<[u8]>) -> Self {
+impl From<Message> for RawMessage {
+    /// A persistent message without other properties, to be spoilt: `RawMessage { message_id, ..message.into() }`.
+    fn from(message: Message) -> Self {
+        let plain = Message::to("", "", "").properties;
+        assert_eq!(message.properties, plain, "properties of an ordinary message would be lost");
         Self {
-            exchange: exchange.to_owned(),
-            routing_key: routing_key.as_ref().to_owned(),
-            body: body.as_ref().to_owned(),
-            mandatory: true,
+            exchange: message.exchange,
+            routing_key: message.routing_key.into_bytes(),
+            body: message.body,
             content_type: None,
             content_encoding: None,
             headers: None,
-            delivery_mode: Some(2),
+            delivery_mode: *plain.delivery_mode(),
             priority: None,
             correlation_id: None,
             reply_to: None,
@@ -55,15 +54,9 @@ impl Message {
             timestamp: None,
         }
     }
+}
 
-    /// An event's JSON, as penr.ai's services write it.
-    pub fn event_body(id: &str, event_type: &str, account: &str, data: &Value) -> Vec<u8> {
-        let occurred_at = "2026-11-23T10:00:00Z";
-        json!({"id": id, "type": event_type, "account_id": account, "occurred_at": occurred_at, "data": data})
-            .to_string()
-            .into_bytes()
-    }
-
+impl RawMessage {
     pub(super) fn content_header(&self) -> Vec<u8> {
         let mut flags = 0;
         let mut values = Writer::default();
@@ -116,14 +109,6 @@ impl Table {
         self.entry(key.as_ref(), b'S', Writer::default().long(value.as_ref()))
     }
 
-    pub fn long_long(self, key: impl AsRef<[u8]>, value: u64) -> Self {
-        self.entry(key.as_ref(), b'l', Writer::default().u64(value))
-    }
-
-    pub fn table(self, key: impl AsRef<[u8]>, value: &Table) -> Self {
-        self.entry(key.as_ref(), b'F', Writer::default().long(&value.0))
-    }
-
     /// Tables in tables, `depth` of them, without a name between them: 6 bytes each, so that 16,000 fit into a frame.
     pub fn nested(depth: usize) -> Self {
         let lengths = (0..depth as u32).rev().map(|below| below * 6);
@@ -134,13 +119,6 @@ impl Table {
     pub fn text(&self, key: &str) -> Option<String> {
         let (kind, value) = self.find(key)?;
         (kind == b'S').then(|| String::from_utf8_lossy(value).into_owned())
-    }
-
-    /// The number of a top-level entry, if it is a whole one and not negative.
-    pub fn number(&self, key: &str) -> Option<u64> {
-        let (kind, value) = self.find(key)?;
-        let whole = b"bBsuIilL".contains(&kind);
-        whole.then(|| value.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
     }
 
     /// A top-level entry's kind and bytes.
@@ -177,36 +155,29 @@ fn read_value<'a>(reader: &mut Reader<'a>, kind: u8) -> &'a [u8] {
     }
 }
 
-/// What a message read from a queue carries; only what tests ask for is kept.
+/// What is known of a message taken out of a queue.
 #[derive(Debug, Default)]
-pub struct Content {
-    pub content_type: Option<Vec<u8>>,
-    pub headers: Table,
-    pub message_id: Option<Vec<u8>>,
+pub struct Letter {
+    headers: Table,
     pub body: Vec<u8>,
 }
 
-impl Content {
+impl Letter {
+    /// Why the broker made a dead letter of it: `rejected`, `delivery_limit`, `expired` …
+    pub fn reason(&self) -> Option<String> {
+        self.headers.text("x-first-death-reason")
+    }
+
     /// From a content header; also returns the size of the body to come.
     pub(super) fn parse(header: &[u8]) -> (u64, Self) {
         let mut reader = Reader(header);
         let (_class, _weight, size, flags) = (reader.u16(), reader.u16(), reader.u64(), reader.u16());
-        let mut content = Self::default();
-        let short = |reader: &mut Reader, flag| (flags & flag != 0).then(|| reader.short().to_owned());
-        content.content_type = short(&mut reader, CONTENT_TYPE);
-        short(&mut reader, CONTENT_ENCODING);
-        if flags & HEADERS != 0 {
-            content.headers = Table(reader.long().to_owned());
-        }
-        for flag in [DELIVERY_MODE, PRIORITY] {
+        for flag in [CONTENT_TYPE, CONTENT_ENCODING] {
             if flags & flag != 0 {
-                reader.byte();
+                reader.short();
             }
         }
-        for flag in [CORRELATION_ID, REPLY_TO, EXPIRATION] {
-            short(&mut reader, flag);
-        }
-        content.message_id = short(&mut reader, MESSAGE_ID);
-        (size, content)
+        let headers = if flags & HEADERS != 0 { Table(reader.long().to_owned()) } else { Table::default() };
+        (size, Self { headers, body: Vec::new() })
     }
 }
