@@ -122,7 +122,7 @@ async fn a_process_that_serves_customers_is_ready_for_them_while_the_broker_is_a
         (answer.status, answer.text())
     };
     let mut probe = site.settings().clone();
-    // As a health check of a container has it: nothing but the address.
+    // As in a health check of a container: the address is all that is set.
     ["DATABASE_URL", "AMQP_URL"].iter().for_each(|variable| probe.remove_env(variable));
     ["security.encryption_keys", "api.jwt_secret"].iter().for_each(|setting| probe.unset(setting));
     probe.set("ops.listen", &operations.0);
@@ -167,11 +167,11 @@ async fn a_probe_for_a_role_that_a_process_does_not_have_is_told_so() {
     let site = site.set("ops.listen", "127.0.0.1:0");
     let output = site.cli(&["ready"]).await;
     assert_eq!((output.code, output.stderr.contains("ops.listen has port 0")), (2, true), "{}", output.stderr);
-    // Takes the connection, and says nothing.
+    // A listener that accepts the connection and stays silent.
     let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let site = site.set("ops.listen", &mute.local_addr().unwrap().to_string());
     let began = std::time::Instant::now();
     assert_eq!(site.cli(&["ready"]).await.code, 1);
-    // Without its bound of 3 s it would wait for ever.
+    // The command gives up after 3 s; without that it would wait for ever.
     assert!(began.elapsed() < std::time::Duration::from_secs(30), "{:?}", began.elapsed());
 }

@@ -93,7 +93,7 @@ pub async fn at_the_edge_of_idle(idle: &str, header: &str, nginx: &str, edges: &
         // The next request arrives two ways later, from a little before this time to a little after it.
         let wait = edge + Duration::from_millis(number.into()) - 3 * WAY;
         async move {
-            // Of no webhook: nothing is asked of the database.
+            // The path names no webhook, so the database is not asked.
             let first = customer.send_text("POST", "/v1/webhooks", "{}").await.status;
             tokio::time::sleep(wait).await;
             [first, customer.send_text("POST", "/v1/webhooks", "{}").await.status]

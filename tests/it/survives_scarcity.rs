@@ -1,4 +1,4 @@
-//! Whatever runs short on the worker's own machine, it slows down and lives on.
+//! When memory, files or a reader of the log run short on the worker's machine, the worker slows down and lives on.
 
 use crate::support::*;
 
@@ -17,7 +17,7 @@ async fn a_worker_without_file_descriptors_blames_no_receiver_and_recovers() {
     ledger.close(vec![worker]).await.assert_sound(0);
 }
 
-/// The first socket of an attempt is then that of its DNS question.
+/// The first socket that such an attempt opens is for its DNS question.
 #[tokio::test]
 async fn a_worker_without_file_descriptors_blames_no_receiver_behind_a_name() {
     let names = NameServer::start(|_, _| Says::addresses(&["127.0.0.1"]).with_ttl(0)).await;
@@ -60,7 +60,7 @@ async fn memory_is_bounded_by_what_may_be_in_hand_however_many_large_events_wait
     let before = worker.memory_kib();
     ledger.publish_large(EVENTS, DATA_BYTES).await;
     ledger.wait_for_count("SELECT count(*) FROM pending_deliveries", EVENTS as i64).await;
-    // And once more from the database.
+    // Once more, now read from the database.
     ledger.receiver.always(Reply::status(200));
     ledger.site.sql().await.batch_execute("UPDATE pending_deliveries SET due_at = now()").await.unwrap();
     ledger.wait_until_done().await;

@@ -1,4 +1,4 @@
-//! Time is bounded for the whole attempt, however the receiver spends it.
+//! The time of a whole attempt is bounded, whichever part of it the receiver draws out.
 
 use std::time::Duration;
 

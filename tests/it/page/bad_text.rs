@@ -1,4 +1,4 @@
-//! Whatever a customer or a receiver writes is shown as text, and the page holds its shape.
+//! Whatever a customer or a receiver writes is shown as text, and the page keeps its layout.
 
 use super::*;
 

@@ -181,7 +181,7 @@ async fn every_state_is_sound_on_a_narrow_dark_screen() {
     all_are_sound("dark", 360).await;
 }
 
-/// Else the tests above would hold whatever the page is like.
+/// Shows that the tests above can fail.
 #[tokio::test]
 #[should_panic(expected = "axe found")]
 async fn the_checker_sees_a_field_without_a_label() {

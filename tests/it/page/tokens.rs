@@ -1,4 +1,4 @@
-//! How the page comes by its token, keeps it, and gets a new one.
+//! How the page gets its token, keeps it, and renews it.
 
 use super::*;
 
