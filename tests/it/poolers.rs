@@ -70,7 +70,9 @@ async fn assert_refused(commands: &[&str], settings: &[(&str, &str)], reason: &s
         let told = log.lines().filter(|line| line.contains("sessions cannot be used") && !line.contains("DEBUG"));
         let told: Vec<_> = told.collect();
         let [line] = told[..] else { panic!("{command} {settings:?}: {log}") };
-        assert!(line.starts_with("error: ") && line.contains(reason) && line.contains("pool_mode = session"), "{log}");
+        // The worker and the API in `run` set different times: one may be lent a session that the other has just set.
+        let is_told = line.contains(reason) || *command == "run" && line.contains("statement_timeout was set to");
+        assert!(line.starts_with("error: ") && is_told && line.contains("pool_mode = session"), "{log}");
     }
 }
 

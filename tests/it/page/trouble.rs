@@ -13,7 +13,8 @@ async fn a_webhook_that_was_disabled_is_re_enabled_and_gets_what_it_missed_by_on
     page.sees("Disabled: the receiver answered 410 Gone").await;
     page.is_sound().await;
     let missed = stage.publish("content.updated").await;
-    wait_until("it is closed", async || stage.site.count("SELECT count(*) FROM closed_deliveries").await >= 1).await;
+    // The delivery that got 410, and the one that was missed.
+    wait_until("both are closed", async || stage.site.count("SELECT count(*) FROM closed_deliveries").await == 2).await;
     let before = receiver.count();
     receiver.always(Reply::status(200));
     page.click("Re-enable and recover what was missed").await;
