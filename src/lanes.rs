@@ -50,9 +50,10 @@
 //! while so many are. A lane therefore gives fresh turns up to Postgres:
 //! - all of them while its receiver is probed or paused;
 //! - those offered beyond the lane's share while its receiver is slow;
-//! - those that have waited `worker.park_after` for a slow receiver or, beyond the lane's share, for one that takes no
-//!   more, once half of what may be in hand is;
-//! - what the lane has beyond a quarter of all that may be in hand, once nothing more fits.
+//! - those that have waited `worker.park_after` for a slow receiver or, beyond the lane's share, for one whose attempts take
+//!   longer than a request waits for processors, once half of what may be in hand is;
+//! - once three quarters of what may be in hand have been for 100 ms: every turn offered to a lane that has more than a
+//!   quarter of all that may be in hand, and, when nothing more fits, what it has beyond that quarter.
 
 mod activity;
 mod delays;
@@ -74,7 +75,7 @@ mod turns;
 mod window;
 
 pub(crate) use delays::Delay;
-pub(crate) use held_back::HeldBackBy;
+pub(crate) use held_back::{HeldBackBy, HeldBackReport};
 pub use limits::LaneLimits;
 pub(crate) use probe::Pause;
 pub(crate) use room::Lanes;

@@ -1,6 +1,11 @@
 //! Why a lane may start no further request now, and how often each limit was the reason.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use crate::ids::WebhookId;
+
+/// A limit that has not held a lane back for this long is reported anew.
+pub(super) const REPORTED_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// Why a lane has no room, and so when it is worth to look at the lane again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,17 +89,31 @@ impl HeldBackBy {
     }
 }
 
-/// How often lanes were held back since the last [`take`](Self::take), by reason: plain numbers, for every turn may count.
+/// The lanes that were held back since the last report. The lanes collect it while they are locked; the caller counts and
+/// logs it after the unlock.
 #[derive(Debug, Default)]
-pub(super) struct HeldBackCounts([u64; HeldBackBy::ALL.len()]);
+pub(crate) struct HeldBackReport {
+    counts: [u64; HeldBackBy::ALL.len()],
+    /// Lanes that a limit began to hold back.
+    pub(crate) begun: Vec<HeldBackLane>,
+}
 
-impl HeldBackCounts {
+/// A lane that a limit began to hold back, and what it had then.
+#[derive(Debug)]
+pub(crate) struct HeldBackLane {
+    pub(crate) webhook: WebhookId,
+    pub(crate) by: HeldBackBy,
+    pub(crate) in_flight: usize,
+    pub(crate) waiting: usize,
+}
+
+impl HeldBackReport {
     pub(super) fn count(&mut self, by: HeldBackBy) {
-        self.0[by as usize] += 1;
+        self.counts[by as usize] += 1;
     }
 
-    /// Returns the numbers, and begins again at 0.
-    pub(super) fn take(&mut self) -> impl Iterator<Item = (HeldBackBy, u64)> {
-        HeldBackBy::ALL.into_iter().zip(std::mem::take(&mut self.0)).filter(|(_, count)| *count > 0)
+    /// How often lanes with turns had no room, by reason; reasons that did not occur are left out.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (HeldBackBy, u64)> {
+        HeldBackBy::ALL.into_iter().zip(self.counts).filter(|(_, count)| *count > 0)
     }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::activity::LaneActivity;
-use super::held_back::{HeldBack, HeldBackBy};
+use super::held_back::{HeldBack, HeldBackBy, REPORTED_AGAIN_AFTER};
 use super::limits::LaneLimits;
 use super::pace::Pace;
 use super::probe::{Pause, Probe};
@@ -12,7 +12,6 @@ use super::ready_queue::Ticket;
 use super::recovery::Recovery;
 use super::slot::{Feedback, Kind};
 use super::window::Window;
-use crate::ids::WebhookId;
 
 #[derive(Debug)]
 pub(super) struct Lane<T> {
@@ -36,8 +35,8 @@ pub(super) struct Lane<T> {
     pub(super) ticket: Option<Ticket>,
     /// The lane stands in `Lanes::parking_checks`.
     pub(super) is_checked_for_parking: bool,
-    /// What held the lane back last: the log names it once, not for every turn.
-    held_back_by: Option<HeldBackBy>,
+    /// What held the lane back last, and when.
+    held_back: Option<(HeldBackBy, Instant)>,
 }
 
 impl<T> Lane<T> {
@@ -56,7 +55,7 @@ impl<T> Lane<T> {
             activity: LaneActivity::default(),
             ticket: None,
             is_checked_for_parking: false,
-            held_back_by: None,
+            held_back: None,
         }
     }
 
@@ -91,12 +90,10 @@ impl<T> Lane<T> {
         self.pace.is_slow(long, self.in_flight, now)
     }
 
-    /// Logs what holds the lane back, unless the log has named it already.
-    pub(super) fn log_held_back(&mut self, webhook: WebhookId, by: HeldBackBy) {
-        if self.held_back_by.replace(by) != Some(by) {
-            let (by, in_flight, waiting) = (by.as_str(), self.in_flight, self.waiting());
-            tracing::debug!(webhook_id = %webhook, by, in_flight, waiting, "a lane is held back");
-        }
+    /// Notes that a limit holds the lane back. Returns whether it is reported: once, and not for every turn.
+    pub(super) fn note_held_back(&mut self, by: HeldBackBy, now: Instant) -> bool {
+        let last = self.held_back.replace((by, now));
+        last.is_none_or(|(limit, at)| limit != by || now - at >= REPORTED_AGAIN_AFTER)
     }
 
     /// The next turn, and whether it is a fresh one: fresh and claimed turns alternate.
@@ -139,9 +136,9 @@ impl<T> Lane<T> {
         }
     }
 
-    /// Takes note of what an ended turn says about the receiver; the turn is not counted as in flight any more. Returns
-    /// whether the turns that wait have to leave the lane, because it is probed or paused.
-    pub(super) fn heed(&mut self, kind: Kind, feedback: Feedback, limits: &LaneLimits, now: Instant) -> bool {
+    /// Adapts the lane to what an ended turn says about the receiver; the turn is not counted as in flight any more.
+    /// Returns whether the turns that wait have to leave the lane, because it is probed or paused.
+    pub(super) fn apply_feedback(&mut self, kind: Kind, feedback: Feedback, limits: &LaneLimits, now: Instant) -> bool {
         match feedback {
             Feedback::Nothing => false,
             Feedback::Succeeded => {

@@ -8,7 +8,7 @@ use super::held_back::HeldBack;
 use super::room::Lanes;
 use crate::ids::WebhookId;
 
-/// Hardly anything more has to fit in hand for this long before a lane's surplus is parked at once.
+/// A lane's surplus is parked only after `in_hand` has been near its limit for this long.
 const NEARLY_FULL_FOR: Duration = Duration::from_millis(100);
 /// Lanes checked for turns to park per tick. The next tick goes on with the next lanes, so that the lock on the lanes is
 /// held shortly however many lanes there are.
@@ -80,19 +80,22 @@ impl<T> Lanes<T> {
     }
 
     /// How many fresh turns a lane has beyond a quarter of all that may be in hand, beyond its share, and beyond what keeps
-    /// its receiver busy. `None` if there are none, if the receiver is not the cause, or if others still fit in hand.
+    /// its receiver busy. `None` if there are none, if the receiver is not the cause, or if `in_hand` has not been near its
+    /// limit for [`NEARLY_FULL_FOR`].
     pub(super) fn surplus(&self, webhook: WebhookId, now: Instant) -> Option<usize> {
         self.nearly_full_since.filter(|since| now - *since >= NEARLY_FULL_FOR)?;
         let lane = self.lanes.get(&webhook)?;
         let enough = (self.limits.in_hand / 4).max(self.share_in_hand()).max(lane.in_flight + lane.in_flight / 2);
         let surplus = lane.in_hand.checked_sub(enough)?;
-        let has_all_it_may = match self.room_of(lane, now) {
-            // The lane waits for a time, or for this process, and not for its receiver.
-            Ok(_) | Err(HeldBack::Full | HeldBack::Window { .. } | HeldBack::RecoveryFromPause { .. }) => false,
-            Err(HeldBack::Probe { .. } | HeldBack::Pause { .. }) => false,
-            Err(HeldBack::PerWebhookCap | HeldBack::Recovery | HeldBack::ProbeAlone) => true,
-            Err(HeldBack::Share { .. } | HeldBack::Reserve) => true,
-        };
+        // With any other limit the lane waits for a time, or for this process, and not for its receiver.
+        let has_all_it_may = matches!(
+            self.room_of(lane, now),
+            Err(HeldBack::PerWebhookCap
+                | HeldBack::Share { .. }
+                | HeldBack::Reserve
+                | HeldBack::Recovery
+                | HeldBack::ProbeAlone)
+        );
         let takes_long = lane.pace.attempt_time >= self.longest_delay.of_a_request(now);
         (has_all_it_may && takes_long && lane.pace.waits_for_receiver()).then_some(surplus)
     }

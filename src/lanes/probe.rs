@@ -48,8 +48,8 @@ impl Probe {
         probe
     }
 
-    /// The receiver asked for time. A pause that the same receiver asked for before ends no earlier, and what the
-    /// receiver gets afterwards stays: the first of many requests in flight to be told so had seen the most of them.
+    /// The receiver asked for time. If the same receiver asked before, the later end counts, and `room_afterwards` stays:
+    /// the first answer came when the most requests were in flight.
     pub(super) fn pause(&mut self, pause: Pause, room_afterwards: usize, now: Instant) {
         let before = self.pause.filter(|before| before.pause.by == pause.by);
         let until = before.map_or(pause.until, |before| before.pause.until.max(pause.until));

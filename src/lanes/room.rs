@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::activity::Activity;
 use super::delays::{Delay, LongestDelay};
-use super::held_back::{HeldBack, HeldBackBy, HeldBackCounts};
+use super::held_back::{HeldBack, HeldBackLane, HeldBackReport};
 use super::lane::Lane;
 use super::limits::LaneLimits;
 use super::ready_queue::ReadyQueue;
@@ -26,12 +26,12 @@ pub(crate) struct Lanes<T> {
     pub(super) in_flight: usize,
     /// Fresh turns, waiting or in flight.
     pub(super) in_hand: usize,
-    /// Since when more than three quarters of what may be in hand are.
+    /// When `in_hand` reached three quarters of its limit. `None` again once it is below half of the limit.
     pub(super) nearly_full_since: Option<Instant>,
     pub(super) delay: Delay,
     pub(super) longest_delay: LongestDelay,
     pub(super) activity: Activity,
-    pub(super) held_back: HeldBackCounts,
+    held_back: HeldBackReport,
 }
 
 impl<T> Lanes<T> {
@@ -48,7 +48,7 @@ impl<T> Lanes<T> {
             delay: Delay::default(),
             longest_delay: LongestDelay::default(),
             activity: Activity::default(),
-            held_back: HeldBackCounts::default(),
+            held_back: HeldBackReport::default(),
         }
     }
 
@@ -100,9 +100,21 @@ impl<T> Lanes<T> {
         self.limits.in_flight / 4
     }
 
-    /// How often lanes with turns had no room since this was called last, by reason; reasons that did not occur are left out.
-    pub(crate) fn take_held_back(&mut self) -> impl Iterator<Item = (HeldBackBy, u64)> {
-        self.held_back.take()
+    /// Takes the report on the lanes that were held back since this was called last. To be called regularly: the report
+    /// grows meanwhile.
+    pub(crate) fn take_held_back(&mut self) -> HeldBackReport {
+        std::mem::take(&mut self.held_back)
+    }
+
+    /// Adds to the report a lane that was looked at and has no room.
+    pub(super) fn note_held_back(&mut self, webhook: WebhookId, why: HeldBack, now: Instant) {
+        let by = why.by();
+        self.held_back.count(by);
+        let lane = self.lane(webhook, now);
+        if lane.note_held_back(by, now) {
+            let (in_flight, waiting) = (lane.in_flight, lane.waiting());
+            self.held_back.begun.push(HeldBackLane { webhook, by, in_flight, waiting });
+        }
     }
 
     /// The webhook's lane; a new one if it has none.

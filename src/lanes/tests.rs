@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use uuid::Uuid;
 
+use super::held_back::REPORTED_AGAIN_AFTER;
 use super::idle::{CHECKED_AT_ONCE, FORGOTTEN_AFTER};
 use super::slot::Kind;
 use super::window::{DOUBLES_EVERY, MIN_WIDTH};

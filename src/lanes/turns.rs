@@ -24,8 +24,7 @@ impl<T> Lanes<T> {
         }
         let parks = lane.probe.is_some() || (lane.in_hand >= share && lane.is_slow(park_after, now));
         if let Err(why) = room {
-            lane.log_held_back(webhook, why.by());
-            self.held_back.count(why.by());
+            self.note_held_back(webhook, why, now);
         }
         if parks || (self.in_hand >= self.nearly_full() && self.surplus(webhook, now).is_some()) {
             return Offer::Park(turn);
@@ -79,8 +78,7 @@ impl<T> Lanes<T> {
                 continue;
             }
             if let Err(why) = room {
-                lane.log_held_back(webhook, why.by());
-                self.held_back.count(why.by());
+                self.note_held_back(webhook, why, now);
                 let ticket = self.queue.put_aside(webhook, why);
                 self.lane(webhook, now).ticket = Some(ticket);
                 continue;
@@ -107,7 +105,7 @@ impl<T> Lanes<T> {
         lane.in_flight -= 1;
         lane.in_hand -= usize::from(fresh);
         lane.pace.note(took, now - began, long, now);
-        let must_leave = lane.heed(kind, feedback, &self.limits, now);
+        let must_leave = lane.apply_feedback(kind, feedback, &self.limits, now);
         if was_delayed_by_us && feedback == Feedback::Succeeded {
             lane.shrink_window(now);
         }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::attempt::{TurnEnd, pause_of};
 use super::attempts::Attempts;
 use super::turn::Turn;
-use crate::lanes::{Delay, Feedback, Lanes, Offer, Slot, Start};
+use crate::lanes::{Delay, Feedback, HeldBackReport, Lanes, Offer, Slot, Start};
 use crate::snapshot::Snapshot;
 
 impl Attempts {
@@ -41,19 +41,28 @@ impl Attempts {
         let now = Instant::now();
         // In an outage of our own, turns wait in every lane, and not because of their receivers.
         let most = if self.outage.is_unsettled() { 0 } else { self.reports.capacity() / 2 };
-        let parked = {
+        let (held_back, parked) = {
             let mut lanes = self.lanes();
-            for (by, count) in lanes.take_held_back() {
-                self.metrics.lane_held_back.get_or_create(&by.into()).inc_by(count);
-            }
-            lanes.tick(delay, most, now)
+            (lanes.take_held_back(), lanes.tick(delay, most, now))
         };
+        self.report_held_back(&held_back);
         self.start_waiting(now);
         if !parked.is_empty() {
             self.fewer_in_hand.notify_one();
         }
         for turn in parked {
             self.park(turn).await;
+        }
+    }
+
+    /// Counts and logs which lanes were held back, and by what.
+    fn report_held_back(&self, report: &HeldBackReport) {
+        for (by, count) in report.counts() {
+            self.metrics.lane_held_back.get_or_create(&by.into()).inc_by(count);
+        }
+        for lane in &report.begun {
+            let (by, in_flight, waiting) = (lane.by.as_str(), lane.in_flight, lane.waiting);
+            tracing::debug!(webhook_id = %lane.webhook, by, in_flight, waiting, "a lane is held back");
         }
     }
 

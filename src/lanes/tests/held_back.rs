@@ -2,12 +2,12 @@ use super::*;
 
 /// Takes the reasons counted so far.
 fn reasons(lanes: &mut Lanes<u32>) -> Vec<(&'static str, u64)> {
-    lanes.take_held_back().map(|(by, count)| (by.as_str(), count)).collect()
+    lanes.take_held_back().counts().map(|(by, count)| (by.as_str(), count)).collect()
 }
 
 /// Offers a webhook one turn that its lane does not start, and returns what was counted.
 fn refused(lanes: &mut Lanes<u32>, id: u128, now: Instant) -> Vec<(&'static str, u64)> {
-    lanes.take_held_back().for_each(drop);
+    drop(lanes.take_held_back());
     assert!(!matches!(lanes.offer(webhook(id), 0, now), Offer::Start(_)));
     reasons(lanes)
 }
@@ -30,6 +30,24 @@ fn a_turn_that_must_wait_is_counted_by_what_limits_its_lane() {
     let mut lanes = Lanes::new(LaneLimits { in_flight: 4, ..limits() });
     (1..=4).for_each(|id| assert!(matches!(lanes.offer(webhook(id), 0, now), Offer::Start(_))));
     assert_eq!(refused(&mut lanes, 5, now), [("full", 1)]);
+}
+
+#[test]
+fn a_lane_that_a_limit_holds_back_is_named_once_and_again_when_that_limit_did_not_for_long() {
+    let (mut lanes, now) = (Lanes::new(LaneLimits { per_webhook: 1, ..limits() }), Instant::now());
+    assert!(matches!(lanes.offer(webhook(1), 0, now), Offer::Start(_)));
+    let mut named = |now: Instant| {
+        assert_eq!(lanes.offer(webhook(1), 0, now), Offer::Waits);
+        let begun = lanes.take_held_back().begun;
+        begun.iter().map(|lane| (lane.webhook, lane.by.as_str(), lane.in_flight, lane.waiting)).collect::<Vec<_>>()
+    };
+    let cap = (webhook(1), "per_webhook_cap", 1, 0);
+    assert_eq!(named(now), [cap]);
+    let soon = now + REPORTED_AGAIN_AFTER - Duration::from_millis(1);
+    assert_eq!(named(soon), []);
+    // It was held back until `soon`.
+    assert_eq!(named(now + REPORTED_AGAIN_AFTER), []);
+    assert_eq!(named(now + 3 * REPORTED_AGAIN_AFTER), [(webhook(1), "per_webhook_cap", 1, 3)]);
 }
 
 #[test]
