@@ -36,7 +36,7 @@ pub struct Metrics {
     pub closed: Family<Reason, Counter>,
     /// Fresh deliveries put into the database because their receiver could not take them soon.
     pub parked: Counter,
-    /// How often a webhook's deliveries could not be started at once, by what limited them: the table in [`lanes`](crate::lanes).
+    /// How often a webhook's lane was looked at and had no room, by what limited it: the table in [`lanes`](crate::lanes).
     pub lane_held_back: Family<HeldBackLabel, Counter>,
     /// Results written to the database.
     pub recorded: Counter,
@@ -48,7 +48,7 @@ pub struct Metrics {
     pub consumer_losses: Counter,
     /// 1 while the worker queue does not answer though its broker does.
     pub queue_without_quorum: Gauge,
-    /// 1 while messages are taken one at a time, since one could not be read.
+    /// 1 while messages are taken one at a time, since one could not be read or may have ended the process.
     pub isolated: Gauge,
     /// 1 while this worker's user lacks a right at the broker.
     pub rights_missing: Gauge,
@@ -195,16 +195,16 @@ impl Metrics {
         all.register("build", "This program", Info::new([("version", env!("CARGO_PKG_VERSION"))]));
         all.register("events", "Broker messages that were events", self.events.clone());
         all.register("dead_letters", "Broker messages that were no events", self.dead_letters.clone());
-        all.register("attempts", "HTTP requests by what came of them", self.attempts.clone());
+        all.register("attempts", "HTTP requests by result", self.attempts.clone());
         let duration = self.attempt_duration.clone();
-        all.register_with_unit("attempt_duration", "From an attempt's start to its verdict", Unit::Seconds, duration);
+        all.register_with_unit("attempt_duration", "From an attempt's start to its result", Unit::Seconds, duration);
         all.register("in_flight", "Requests in flight", self.in_flight.clone());
         all.register("closed", "Deliveries that ended without a success", self.closed.clone());
         all.register("parked", "Fresh deliveries put into the database for their receiver's sake", self.parked.clone());
         let held_back = self.lane_held_back.clone();
         all.register(
             "lane_held_back",
-            "Deliveries not started at once, by what limited their webhook's lane",
+            "How often a webhook's lane was looked at and had no room, by what limited it",
             held_back,
         );
         all.register("recorded", "Results written to the database", self.recorded.clone());
