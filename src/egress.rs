@@ -53,7 +53,7 @@ impl Sign {
 
 /// The state of the connection to the internet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum Reachability {
     /// It works.
     Well,
     /// Some receivers cannot be reached. The cause will be known within [`WINDOW`].
@@ -82,20 +82,20 @@ impl Egress {
     }
 
     /// A host could not be reached. Returns the state, in which an outage may begin.
-    pub fn unreached(&mut self, account: &AccountId, host: &str, now: Instant) -> Standing {
+    pub fn unreached(&mut self, account: &AccountId, host: &str, now: Instant) -> Reachability {
         let hosts = self.failed.entry(account.clone()).or_default();
         hosts.retain(|(_, known)| known != host);
         hosts.push_back((now, host.to_owned()));
         if hosts.len() > HOSTS {
             hosts.pop_front();
         }
-        self.standing(now)
+        self.reachability(now)
     }
 
     /// The state now. Begins an outage if the conditions for one are met.
-    pub fn standing(&mut self, now: Instant) -> Standing {
+    pub fn reachability(&mut self, now: Instant) -> Reachability {
         if self.out_since.is_some() {
-            return Standing::Out;
+            return Reachability::Out;
         }
         self.failed.retain(|_, hosts| hosts.back().is_some_and(|(at, _)| now - *at < COUNTED_FOR));
         let recent = self.failed.values().flatten().filter(|(at, _)| now - *at < COUNTED_FOR);
@@ -103,11 +103,11 @@ impl Egress {
         let silent = self.answered.is_none_or(|at| now - at >= WINDOW);
         if silent && accounts >= ACCOUNTS && hosts >= HOSTS {
             self.out_since = Some(now);
-            return Standing::Out;
+            return Reachability::Out;
         }
         match accounts >= DOUBTFUL_ACCOUNTS && hosts >= DOUBTFUL_HOSTS {
-            true => Standing::Doubtful,
-            false => Standing::Well,
+            true => Reachability::Doubtful,
+            false => Reachability::Well,
         }
     }
 

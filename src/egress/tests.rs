@@ -30,7 +30,7 @@ fn is_outage(history: &[(Instant, Option<(usize, usize)>)], now: Instant) -> boo
 fn no_outage(failures: Vec<(usize, usize)>) -> Result<(), TestCaseError> {
     let (mut egress, now) = (Egress::default(), Instant::now());
     for (number, host) in failures {
-        prop_assert_ne!(egress.unreached(&account(number), &host.to_string(), now), Standing::Out);
+        prop_assert_ne!(egress.unreached(&account(number), &host.to_string(), now), Reachability::Out);
     }
     Ok(())
 }
@@ -46,9 +46,9 @@ proptest! {
             history.push((now, failed));
             match failed {
                 Some((account_number, host)) => {
-                    let standing = egress.unreached(&account(account_number), &host.to_string(), now);
+                    let reachability = egress.unreached(&account(account_number), &host.to_string(), now);
                     out = out || is_outage(&history, now);
-                    prop_assert_eq!(standing == Standing::Out, out);
+                    prop_assert_eq!(reachability == Reachability::Out, out);
                 }
                 None => {
                     prop_assert_eq!(egress.answered(now).is_some(), out);
@@ -86,7 +86,7 @@ proptest! {
             if (index as u64).is_multiple_of(answers_every) {
                 egress.answered(now);
             }
-            prop_assert_ne!(egress.unreached(&account(number), &host.to_string(), now), Standing::Out);
+            prop_assert_ne!(egress.unreached(&account(number), &host.to_string(), now), Reachability::Out);
         }
     }
 }
@@ -97,7 +97,7 @@ fn three_dead_webhooks_of_a_quiet_installation_are_doubtful_at_most() {
     for minute in 0..60 {
         for number in 0..3 {
             let now = now + Duration::from_secs(60 * minute);
-            assert_ne!(egress.unreached(&account(number), &number.to_string(), now), Standing::Out);
+            assert_ne!(egress.unreached(&account(number), &number.to_string(), now), Reachability::Out);
         }
     }
 }
@@ -107,11 +107,11 @@ fn an_outage_is_noticed_when_nobody_has_answered_for_long_though_nothing_else_fa
     let (mut egress, start) = (Egress::default(), Instant::now());
     egress.answered(start);
     for number in 0..10 {
-        let standing = egress.unreached(&account(number), &number.to_string(), start + Duration::from_secs(5));
-        assert_ne!(standing, Standing::Out);
+        let reachability = egress.unreached(&account(number), &number.to_string(), start + Duration::from_secs(5));
+        assert_ne!(reachability, Reachability::Out);
     }
-    assert_eq!(egress.standing(start + Duration::from_secs(9)), Standing::Doubtful);
-    assert_eq!(egress.standing(start + WINDOW), Standing::Out);
+    assert_eq!(egress.reachability(start + Duration::from_secs(9)), Reachability::Doubtful);
+    assert_eq!(egress.reachability(start + WINDOW), Reachability::Out);
     assert_eq!(egress.answered(start + 2 * WINDOW), Some(WINDOW));
 }
 
@@ -122,6 +122,6 @@ fn what_fails_all_at_once_just_after_the_last_answer_counts_when_nobody_has_answ
     for host in 0..10 {
         egress.unreached(&account(host % 5), &host.to_string(), start + Duration::from_millis(50));
     }
-    assert_eq!(egress.standing(start + WINDOW - Duration::from_millis(1)), Standing::Doubtful);
-    assert_eq!(egress.standing(start + WINDOW + Duration::from_secs(1)), Standing::Out);
+    assert_eq!(egress.reachability(start + WINDOW - Duration::from_millis(1)), Reachability::Doubtful);
+    assert_eq!(egress.reachability(start + WINDOW + Duration::from_secs(1)), Reachability::Out);
 }

@@ -17,7 +17,7 @@ use deadpool_postgres::{Object, Transaction};
 use tokio_postgres::{Error, Row};
 use uuid::Uuid;
 
-use super::observations::{Observations, Pause};
+use super::observations::{Observations, ObservedPause};
 use super::sql::query;
 use super::{Store, StoreError, column};
 use crate::config::HealthThresholds;
@@ -88,7 +88,7 @@ pub(super) async fn update(
     let ids: Vec<Uuid> = observed.keys().copied().collect();
     let seconds = |duration: Duration| duration.as_secs_f64();
     let pauses = || observed.values().map(|seen| seen.pause.as_ref());
-    let lasting = |pause: &Pause| seconds(pause.until.saturating_duration_since(Instant::now()));
+    let lasting = |pause: &ObservedPause| seconds(pause.until.saturating_duration_since(Instant::now()));
     let rows = query(
         transaction,
         statement,

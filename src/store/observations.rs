@@ -36,12 +36,12 @@ pub(super) struct Observed {
     pub(super) last_error: Option<&'static str>,
     /// The webhook's activation when its receiver answered that it is gone.
     pub(super) gone: Option<i32>,
-    pub(super) pause: Option<Pause>,
+    pub(super) pause: Option<ObservedPause>,
 }
 
 /// The pause that a receiver asked for (`Retry-After`).
 #[derive(Debug, Clone)]
-pub(super) struct Pause {
+pub(super) struct ObservedPause {
     pub(super) until: Instant,
     /// The webhook as it was then: the pause ends when it has another URL or is switched on again.
     pub(super) webhook: Arc<Snapshot>,
@@ -90,7 +90,7 @@ impl Observations {
                     failures: 1,
                     last_error: attempt.outcome.error(),
                     gone: (*step == Step::Disable).then_some(webhook.activation),
-                    pause: attempt.paused_until.map(|until| Pause { until, webhook: webhook.clone() }),
+                    pause: attempt.paused_until.map(|until| ObservedPause { until, webhook: webhook.clone() }),
                     ..Observed::default()
                 },
             };

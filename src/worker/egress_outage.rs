@@ -12,7 +12,7 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::delivery::{AttemptError, Delivery, Outcome};
-use crate::egress::{Egress, Sign, Standing, WINDOW};
+use crate::egress::{Egress, Reachability, Sign, WINDOW};
 use crate::ids::WebhookId;
 use crate::metrics::Metrics;
 use crate::millis;
@@ -65,20 +65,20 @@ impl EgressOutage {
     }
 
     fn is_out_now(&self) -> bool {
-        self.judge(|egress| egress.standing(Instant::now())) == Standing::Out
+        self.judge(|egress| egress.reachability(Instant::now())) == Reachability::Out
     }
 
     /// Asks the rule, and begins an outage if the rule says so.
-    fn judge(&self, ask: impl FnOnce(&mut Egress) -> Standing) -> Standing {
+    fn judge(&self, ask: impl FnOnce(&mut Egress) -> Reachability) -> Reachability {
         let mut inner = self.inner();
         let was_out = inner.egress.is_out();
-        let standing = ask(&mut inner.egress);
-        if standing == Standing::Out && !was_out {
+        let reachability = ask(&mut inner.egress);
+        if reachability == Reachability::Out && !was_out {
             self.metrics.egress_out.set(1);
             self.state.send_modify(|state| state.out = true);
             tracing::warn!("no receiver can be reached from this machine: nothing is taken until one answers");
         }
-        standing
+        reachability
     }
 
     /// Waits in an outage until it ends, or until the turn is the next probe: turns that have not failed yet come first.
@@ -117,20 +117,21 @@ impl EgressOutage {
                 self.answered(delivery.webhook.id, outcome.is_success());
                 false
             }
-            Sign::Unreached => self.made_it_fail(delivery, outcome, longest).await,
+            Sign::Unreached => self.caused_unreached(delivery, outcome, longest).await,
         }
     }
 
-    async fn made_it_fail(&self, delivery: &Delivery, outcome: &Outcome, longest: Duration) -> bool {
+    /// For an attempt that reached no receiver: whether an outage is the cause.
+    async fn caused_unreached(&self, delivery: &Delivery, outcome: &Outcome, longest: Duration) -> bool {
         // Subscribed before the failure is noted, so that no answer after it is missed.
         let mut state = self.state.subscribe();
         let answers = state.borrow_and_update().answers;
         match self.unreached(delivery) {
-            Standing::Well => false,
-            Standing::Out => true,
+            Reachability::Well => false,
+            Reachability::Out => true,
             // A request that was cut off costs the delivery no attempt in any case.
-            Standing::Doubtful if matches!(outcome, Outcome::Failed(AttemptError::CutOff)) => false,
-            Standing::Doubtful => {
+            Reachability::Doubtful if matches!(outcome, Outcome::Failed(AttemptError::CutOff)) => false,
+            Reachability::Doubtful => {
                 let decided = state.wait_for(|state| state.out || state.answers != answers);
                 let longest = longest.min(WINDOW + PROBED_EVERY);
                 match self.stop.run_until_cancelled(tokio::time::timeout(longest, decided)).await {
@@ -190,7 +191,7 @@ impl EgressOutage {
         }
     }
 
-    fn unreached(&self, delivery: &Delivery) -> Standing {
+    fn unreached(&self, delivery: &Delivery) -> Reachability {
         let host = host(delivery);
         self.judge(|egress| egress.unreached(&delivery.event().account_id, &host, Instant::now()))
     }
