@@ -78,6 +78,21 @@ impl Queue {
         }
         Ok(queue)
     }
+
+    /// Names and limits for the unit tests of other modules.
+    #[cfg(test)]
+    pub(crate) fn example() -> Self {
+        Self {
+            events_exchange: "events".into(),
+            worker_queue: "events.queue".into(),
+            dead_exchange: "dead".into(),
+            dead_queue: "dead.queue".into(),
+            notices_exchange: "notices".into(),
+            delivery_limit: 100,
+            dead_delivery_limit: 1_000_000,
+            confirm_timeout: Duration::from_secs(10),
+        }
+    }
 }
 
 /// A name that RabbitMQ lets users declare.

@@ -182,20 +182,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use std::time::Duration;
-
-    fn expected() -> Queue {
-        Queue {
-            events_exchange: "events".into(),
-            worker_queue: "queue".into(),
-            dead_exchange: "dead".into(),
-            dead_queue: "dead".into(),
-            notices_exchange: "notices".into(),
-            delivery_limit: 100,
-            dead_delivery_limit: 1_000_000,
-            confirm_timeout: Duration::from_secs(10),
-        }
-    }
 
     /// What a worker declares.
     fn declared(queue: OurQueue) -> Map<String, Value> {
@@ -216,7 +202,7 @@ mod tests {
     /// Each harm as its key and `loses` or `hinders`.
     fn found(queue: OurQueue, arguments: &Map<String, Value>, policy: Value) -> Vec<String> {
         let policy = map(policy);
-        let harms = harms(queue, InForce { arguments, policy: &policy }, &expected());
+        let harms = harms(queue, InForce { arguments, policy: &policy }, &Queue::example());
         let said = |harm: &Harm| format!("{} {}", harm.key, if harm.loses { "loses" } else { "hinders" });
         harms.iter().map(said).collect()
     }
@@ -274,7 +260,8 @@ mod tests {
         let arguments = map(json!({"x-delivery-limit": 5}));
         let of = |policy: Value| {
             let policy = map(policy);
-            harms(OurQueue::DeadLetters, InForce { arguments: &arguments, policy: &policy }, &expected())[0].clone()
+            harms(OurQueue::DeadLetters, InForce { arguments: &arguments, policy: &policy }, &Queue::example())[0]
+                .clone()
         };
         let Harm { value, set_by, .. } = of(json!({"delivery-limit": 3}));
         assert_eq!((value.as_str(), set_by), ("3", SetBy::Policy));
@@ -287,7 +274,7 @@ mod tests {
     #[test]
     fn a_queue_that_a_policy_keeps_from_refusing_drops_what_is_old() {
         let (arguments, policy) = (declared(OurQueue::Events), map(json!({"overflow": "drop-head", "max-length": 9})));
-        let harms = harms(OurQueue::Events, InForce { arguments: &arguments, policy: &policy }, &expected());
+        let harms = harms(OurQueue::Events, InForce { arguments: &arguments, policy: &policy }, &Queue::example());
         let said: Vec<_> = harms.iter().map(|harm| (harm.value.as_str(), harm.set_by, harm.consequence)).collect();
         let overflow = ("drop-head", SetBy::Policy, "what is rejected may be lost when the broker dies meanwhile");
         let length = ("9", SetBy::Policy, "once so much waits, the oldest events become dead letters");

@@ -164,30 +164,15 @@ pub(in crate::queue) async fn note_unbindable(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-
-    fn queue() -> Queue {
-        Queue {
-            events_exchange: "events".into(),
-            worker_queue: "events.queue".into(),
-            dead_exchange: "dead".into(),
-            dead_queue: "dead.queue".into(),
-            notices_exchange: "notices".into(),
-            delivery_limit: 100,
-            dead_delivery_limit: 1_000,
-            confirm_timeout: Duration::from_secs(10),
-        }
-    }
 
     #[test]
     fn an_error_names_what_is_missing_with_its_arguments_and_the_rights_that_it_takes() {
-        let queue = queue();
+        let queue = Queue::example();
         let [events, .., dead, worker] = entities(&queue);
         let said = undeclared("u", &[events, dead], &queue).to_string();
         let expected = "the user u may not declare the exchange events (durable, topic) and the queue dead.queue (durable, \
-                        x-delivery-limit=1000, x-queue-type=quorum), which nobody has declared: give it configure on \
+                        x-delivery-limit=1000000, x-queue-type=quorum), which nobody has declared: give it configure on \
                         ^(events|dead\\.queue)$, or declare it";
         assert_eq!(said, expected);
         let said = undeclared("u", &[worker], &queue).to_string();

@@ -70,28 +70,13 @@ impl fmt::Display for UncheckedTopology {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::config::Queue;
     use crate::queue::topology::entities::entities;
 
-    fn queue() -> Queue {
-        Queue {
-            events_exchange: "events".into(),
-            worker_queue: "events.queue".into(),
-            dead_exchange: "dead".into(),
-            dead_queue: "dead.queue".into(),
-            notices_exchange: "notices".into(),
-            delivery_limit: 100,
-            dead_delivery_limit: 1_000,
-            confirm_timeout: Duration::from_secs(10),
-        }
-    }
-
     #[test]
     fn what_could_not_be_checked_is_named_with_what_may_be_lost() {
-        let queue = queue();
+        let queue = Queue::example();
         let mut unchecked = UncheckedTopology::of("u");
         assert!(unchecked.is_empty());
         unchecked.add(&entities(&queue)[2]);
