@@ -76,7 +76,8 @@ impl Management {
     ///
     /// # Errors
     ///
-    /// [`ManagementError::Login`] if `AMQP_URL` cannot be used, [`ManagementError::Setup`] if `amqp.ca_file` cannot be.
+    /// [`ManagementError::Login`] if `AMQP_URL` cannot be used, [`ManagementError::Setup`] if `amqp.ca_file` cannot be
+    /// used.
     pub(crate) fn new(amqp: &Amqp) -> Result<Option<Self>, ManagementError> {
         let Some(config::Management { url, credentials }) = &amqp.management else { return Ok(None) };
         let Login { user, password, virtual_host } = queue::login(amqp)?;

@@ -142,8 +142,9 @@ struct Tags {
     settled_up_to: u64,
     /// Tags above `settled_up_to + 1` that the worker has settled.
     settled_above: BTreeSet<u64>,
-    /// Those of `settled_above` that are done and whose ack is not sent: since the last round of single acks, or for longer.
+    /// Done, ack not sent, since the last round of single acks. Each of these tags is in `settled_above`, too.
     unacked_new: BTreeSet<u64>,
+    /// The same, since an earlier round: the next round acks them.
     unacked_old: BTreeSet<u64>,
 }
 

@@ -18,7 +18,7 @@
 //! then delivers again, to any consumer, every message that was not settled.
 //!
 //! What a consumer remembers from one connection to the next is in `supervisor`. `isolation` decides when it takes one
-//! message at a time, `hold_off` follows the worker's word that it cannot use the database.
+//! message at a time, `hold_off` tells when the worker cannot use the database.
 
 use std::convert::Infallible;
 use std::sync::Arc;

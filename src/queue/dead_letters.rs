@@ -125,7 +125,7 @@ impl DeadLetters {
             let letter = got.map_err(|error| error.or_missing_rights(|| self.missing_rights()))?.map(DeadLetter::read);
             self.unacked += u32::from(letter.is_some());
             match letter {
-                // A copy of our own with a priority comes before letters not read yet.
+                // Skip copies that this run has made: one with a priority is read before older letters.
                 Some(letter) if letter.rewritten_by == Some(self.rewriter.run) => {}
                 letter => return Ok(letter),
             }

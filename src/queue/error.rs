@@ -19,7 +19,7 @@ pub enum QueueError {
     /// A queue or exchange exists with other arguments. We never delete one, since it may hold messages.
     #[error("{0}; delete it if it may go, or choose other names under [queue]")]
     Mismatch(String),
-    /// Fewer than half of the queue's members are online.
+    /// Not more than half of the queue's members are online.
     #[error("the worker queue has no quorum: the broker answers, and the queue does not")]
     NoQuorum,
     /// The worker queue has no leader at this moment: an election may be under way.

@@ -1,4 +1,5 @@
-//! Checks for `doctor`: the broker, what is declared there, and whether a message passes through it. Changes nothing that lasts.
+//! Checks for `doctor`: the broker, what is declared there, and whether a message passes through it. Changes nothing that
+//! lasts.
 
 use std::time::{Duration, Instant};
 
@@ -33,7 +34,7 @@ pub(crate) struct Broker {
     pub(crate) node: String,
     /// The RabbitMQ version of that node.
     pub(crate) version: String,
-    /// How long one request and its answer took.
+    /// How long opening and closing a channel took: two requests, each with its answer.
     pub(crate) latency: Duration,
     pub(crate) encrypted: bool,
     /// The addresses that do not serve, each with its reason.

@@ -95,7 +95,7 @@ impl Publisher {
         self.publish(exchange, routing_key, properties, body).await
     }
 
-    /// Sends a message that existed before to one queue, and not to other queues that are bound to an exchange.
+    /// Publishes a copy of a message straight to one queue, so that no other queue gets it.
     ///
     /// # Errors
     ///

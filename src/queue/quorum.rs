@@ -6,9 +6,9 @@
 //! answer. So a queue counts as without quorum if it leaves such a request unanswered while the broker answers another one on
 //! the same connection.
 //!
-//! The request that does no harm adds a second consumer, with the lowest priority. The queue's members must agree to add it, and
-//! it gets only messages for which no other consumer has room: none, while the worker's consumer has room. A `basic.get` would not do: a node that
-//! has just lost the queue's leader answers it by closing the connection.
+//! The request that does no harm adds a second consumer, with the lowest priority. The queue's members must agree to add it,
+//! and it gets only messages for which no other consumer has room: none, while the worker's consumer has room. A `basic.get`
+//! would not do: a node that has just lost the queue's leader answers it by closing the connection.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -59,7 +59,7 @@ pub(super) async fn until_lost(link: &Link, queue: &str, attachment: &Arc<Attach
         }
         let asked = async {
             let channel = link.channel().await?;
-            answer(link, "asking the worker queue", ask(&channel, queue)).await
+            answer_or_no_quorum(link, "asking the worker queue", ask(&channel, queue)).await
         };
         let error = match asked.await {
             Ok(()) => {
@@ -78,12 +78,13 @@ pub(super) async fn until_lost(link: &Link, queue: &str, attachment: &Arc<Attach
     }
 }
 
-/// Waits for the answer to a request that changes a queue, at most for `amqp.connect_timeout`.
+/// Waits for the answer to a request that changes a queue, at most for `amqp.connect_timeout`. If none comes, this takes up to
+/// [`BROKER_TIMEOUT`] more to ask the broker, and [`AT_ONCE`] for an answer that has come meanwhile.
 ///
 /// # Errors
 ///
 /// [`QueueError::NoQuorum`] if the broker answers and the queue does not, otherwise the error of `answer`.
-pub(super) async fn answer<T, E>(
+pub(super) async fn answer_or_no_quorum<T, E>(
     link: &Link,
     doing: &'static str,
     answer: impl Future<Output = Result<T, E>>,

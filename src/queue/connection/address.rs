@@ -146,7 +146,7 @@ fn scheme_length(text: &str) -> usize {
     scheme(text).map_or(0, |(_, rest)| text.len() - rest.len())
 }
 
-/// Without a user name or a password each of them is `guest`, as in the AMQP library.
+/// A missing user name is `guest`, and so is a missing password.
 fn userinfo(login: Option<&str>) -> anyhow::Result<AMQPUserInfo> {
     let (username, password) = login.map_or(("", ""), |login| login.split_once(':').unwrap_or((login, "")));
     let given = |text: &str, usual: String| match text {

@@ -96,8 +96,8 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    /// Sets up TLS anew for each search, since the file of authorities may have changed. The file is read on a thread of its own:
-    /// a slow disk delays no other task.
+    /// Sets up TLS anew for each search, since the file of authorities may have changed. The file is read on a thread of its
+    /// own: a slow disk delays no other task.
     async fn new(
         settings: &'a Amqp,
         address: &Address,

@@ -1,6 +1,6 @@
-//! The order in which the broker's nodes and their IP addresses are tried. Each process begins with a node chosen at random, and
-//! keeps that order for its life, so that many processes spread over all nodes. An address that failed within the last 30
-//! seconds comes last.
+//! The order in which the broker's nodes and their IP addresses are tried. Each process begins with a node chosen at random,
+//! and keeps that order for its life, so that many processes spread over all nodes. An address that failed within the last
+//! 30 seconds comes last.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -13,9 +13,9 @@ use super::nodes::Peer;
 use super::refusal::{Fault, Refusal};
 use crate::scrub::scrub;
 
-/// How many addresses may refuse a login before it is given up and not tried at any other. Nodes of a cluster share their users, and a
-/// server that checks logins for them may lock a user out after repeated refusals. One refusal alone may come from a node
-/// that does not belong to the cluster.
+/// How many addresses may refuse a login before it is given up and not tried at any other. Nodes of a cluster share their
+/// users, and a server that checks logins for them may lock a user out after repeated refusals. One refusal alone may come
+/// from a node that does not belong to the cluster.
 const LOGIN_REFUSALS: usize = 2;
 
 /// Every address that was tried, with its reason, in the order of `AMQP_URL`: the same outage always has the same text.

@@ -16,7 +16,7 @@ use crate::queue::connection::link::Link;
 use crate::queue::convert::name;
 use crate::queue::error::QueueError;
 use crate::queue::get::get;
-use crate::queue::quorum;
+use crate::queue::quorum::answer_or_no_quorum;
 use crate::queue::topology::declare::declare;
 use crate::queue::topology::rights::MissingRights;
 use crate::queue::topology::unchecked::UncheckedTopology;
@@ -44,7 +44,8 @@ pub(super) struct Consuming {
 /// # Errors
 ///
 /// [`QueueError::Mismatch`] if something is declared otherwise, [`QueueError::Forbidden`] if a right is lacking,
-/// [`QueueError::NoQuorum`] or [`QueueError::NoLeader`] if the queue cannot work now.
+/// [`QueueError::NoQuorum`] or [`QueueError::NoLeader`] if the queue cannot work now, [`QueueError::Unavailable`] if the broker
+/// does not answer, [`QueueError::Unreadable`] if the oldest message cannot be read.
 pub(super) async fn attach(
     link: &Link,
     queue: &Queue,
@@ -52,7 +53,7 @@ pub(super) async fn attach(
     prefetch: u16,
     isolation: &mut Isolation,
 ) -> Result<(Arc<Attachment>, Consuming, UncheckedTopology), QueueError> {
-    let (channel, unchecked) = quorum::answer(link, "declaring queues", declare(link, queue, catalogue)).await?;
+    let (channel, unchecked) = answer_or_no_quorum(link, "declaring queues", declare(link, queue, catalogue)).await?;
     let missing_rights = || MissingRights::reading(link.user(), &queue.worker_queue);
     let mut oldest = None;
     if isolation.is_unknown() {
@@ -62,7 +63,7 @@ pub(super) async fn attach(
     }
     let tag = fresh_tag();
     let consume = consume(&channel, &queue.worker_queue, tag.clone(), isolation.prefetch(prefetch));
-    let messages = quorum::answer(link, "beginning to consume", consume).await;
+    let messages = answer_or_no_quorum(link, "beginning to consume", consume).await;
     let messages = messages.map_err(|error| error.or_missing_rights(missing_rights))?;
     let attachment = Attachment::new(channel, prefetch, isolation.is_on());
     Ok((attachment, Consuming { tag, messages, oldest }, unchecked))
@@ -72,7 +73,7 @@ pub(super) async fn attach(
 async fn oldest_message(link: &Link, channel: &Channel, queue: &Queue) -> Result<Option<Delivery>, QueueError> {
     let mut events = link.events();
     let got = async { get(channel, &queue.worker_queue, &mut events).await.map_err(QueueError::of_get) };
-    let message = quorum::answer(link, "looking at the oldest message", got).await?;
+    let message = answer_or_no_quorum(link, "looking at the oldest message", got).await?;
     Ok(message.map(|message| message.delivery))
 }
 

@@ -8,7 +8,8 @@
 //! ```text
 //!  state     left when ─▶ next state
 //!  Unknown   the process has just started: the oldest message was delivered more than 20 times ─▶ Isolated
-//!                                          it was not, or the queue is empty ─▶ Normal
+//!                                          reading that message ended the connection ─▶ Isolated
+//!                                          neither, or the queue is empty ─▶ Normal
 //!  Normal    a message that cannot be read ended the connection ─▶ Isolated
 //!  Isolated  no such message came for 2 s, or for longer if that was too short before ─▶ Normal
 //! ```
@@ -71,12 +72,12 @@ impl Isolation {
         if self.is_on() { 1 } else { normal }
     }
 
-    /// When isolation ends that begins now.
+    /// When an isolation that begins now will end.
     pub(super) fn end_after(&self, now: Instant) -> Instant {
         now + ISOLATED_FOR * 2_u32.pow(self.too_short)
     }
 
-    /// No message was unreadable for as long as it takes.
+    /// Isolation has lasted its time without an unreadable message.
     pub(super) fn end(&mut self, now: Instant) {
         self.state = IsolationState::Normal;
         self.ended = Some(now);

@@ -26,7 +26,7 @@ pub(super) struct Supervisor {
     /// often.
     reconnect_after_refusal: Reconnect,
     outage: Outage,
-    /// What the log says could not be checked.
+    /// The unchecked part of the topology that was logged last.
     logged_unchecked: UncheckedTopology,
     without_leader_since: Option<Instant>,
 }

@@ -32,11 +32,11 @@ pub(in crate::queue) async fn keep_declared(
 ) -> Infallible {
     let mut outage = Outage::default();
     let mut forbidden_since = None;
-    let mut hidden_since = Instant::now();
+    let mut hidden_cleared_at = Instant::now();
     loop {
         tokio::time::sleep(CHECK_EVERY).await;
-        if hidden_since.elapsed() >= FORBIDDEN_AGAIN {
-            hidden_since = Instant::now();
+        if hidden_cleared_at.elapsed() >= FORBIDDEN_AGAIN {
+            hidden_cleared_at = Instant::now();
             unchecked.hidden.clear();
         }
         let missing = match forbidden_since.is_some_and(|since: Instant| since.elapsed() < FORBIDDEN_AGAIN) {
@@ -57,7 +57,7 @@ pub(in crate::queue) async fn keep_declared(
             }
             Err(error) if error.is_away() => {
                 // The consumer logs the loss of the connection.
-                tracing::debug!(error = error_chain(&error), "the connection ended in the middle of a look");
+                tracing::debug!(error = error_chain(&error), "the connection ended during a check");
             }
             Err(error) => {
                 let reason = error_chain(&error);
@@ -72,7 +72,7 @@ pub(in crate::queue) async fn keep_declared(
                         );
                     }
                 } else if news {
-                    tracing::warn!(error = reason, "cannot look whether all is still declared, or declare it again");
+                    tracing::warn!(error = reason, "cannot check whether all is still declared, or declare it again");
                 }
             }
         }
