@@ -61,8 +61,8 @@ use writer::Writer;
 ///
 /// # Errors
 ///
-/// When the schema is another product's or a newer one, when a pooler keeps no sessions, when a task has panicked, or when
-/// the broker refuses the consumer for good. An outage of a server is no error: the worker waits for its end.
+/// When the schema is another product's or was changed by hand, when a pooler keeps no sessions, when a setting cannot be
+/// used, when a queue or an exchange is declared with other arguments, or when a task has panicked. An outage of a server is no error: the worker waits for its end.
 pub(crate) async fn run(
     settings: Settings,
     store: Store,
@@ -211,7 +211,7 @@ impl Parts {
                 let _ = task.await;
             }
         }
-        // Nor are those that came into the lanes meanwhile.
+        // Turns may have come into the lanes while the tasks ended: give these back, too.
         self.attempts.give_back_waiting();
         self.finish_attempts(deadlines.attempts).await;
         ended.push(Ok(self.finish_recording(deadlines.recording).await));

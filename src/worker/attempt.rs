@@ -156,9 +156,9 @@ impl Attempts {
 
     /// Reads the webhook of a turn again. Waits while the database is away, for then no result could be recorded either.
     async fn look_up_again(&self, turn: &mut Turn) {
-        let owed = &turn.delivery.webhook;
-        let newest = self.lookups.get(owed.id, async || self.snapshot(owed.id).await).await;
-        turn.delivery.webhook = owed.updated_to(newest.as_ref());
+        let known = &turn.delivery.webhook;
+        let newest = self.lookups.get(known.id, async || self.snapshot(known.id).await).await;
+        turn.delivery.webhook = known.updated_to(newest.as_ref());
     }
 
     async fn snapshot(&self, webhook: WebhookId) -> Option<Snapshot> {

@@ -4,8 +4,8 @@
 //! Two transactions are under way at a time, and either may end first. Batches are therefore numbered as they are taken up,
 //! and of two observations of a webhook the one of the later batch counts as later: a success that is kept or written is
 //! not undone by an older failure that was kept. One case is left: an older batch's own failure, in a transaction that
-//! commits right after a newer batch's with the success. That webhook counts as troubled until its next success. To exclude
-//! that, one transaction would have to wait for the other.
+//! commits right after the transaction of a newer batch that holds the success. That webhook counts as troubled until its
+//! next success. To exclude that, one transaction would have to wait for the other.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -27,7 +27,7 @@ pub(super) struct ReceivedEvent {
 pub(super) struct MatchedEvent {
     pub(super) received: ReceivedEvent,
     pub(super) webhooks: Vec<Arc<Snapshot>>,
-    /// When the webhooks were read.
+    /// Taken just before the webhooks were read, so that their age is never underestimated.
     pub(super) looked_up: Instant,
     /// Today, by Postgres's clock. `None` only if there are no webhooks.
     day: Option<Date>,

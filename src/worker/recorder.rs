@@ -1,5 +1,5 @@
 //! Gathers what is reported into batches, has them written, and then acks. The order is the promise: what is acked is
-//! recorded.
+//! recorded. `docs/architecture.md` shows the same way with the names of all functions on it.
 //!
 //! ```text
 //!  attempt ── Report ──► gather: a batch every 5 ms, or a full one at once
@@ -46,8 +46,7 @@ pub(super) struct Recorder {
     pub(super) writer: Writer,
     /// Reports per batch.
     pub(super) batch: usize,
-    /// For how long the health of webhooks is written at the end. A stop waits no longer for who holds a row, nor for the
-    /// database.
+    /// The longest time that a stop spends on writing webhooks' health, though rows are locked or the database is away.
     pub(super) last_health: Duration,
     pub(super) give_up: CancellationToken,
     pub(super) acknowledger: Acknowledger,

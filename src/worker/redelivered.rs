@@ -40,11 +40,11 @@ struct UncheckedEvent {
     matched: MatchedEvent,
 }
 
-/// The order in which events are checked: those last that could not be checked in however small parts, of the others those
-/// with few webhooks first, of these the first to come.
+/// The order in which events are checked. First those that failed the fewest checks alone; among these, those with the
+/// fewest webhooks; then those that came first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
-    /// How many times it could not be checked.
+    /// How many times it failed a check alone.
     failed: u32,
     webhooks: usize,
     /// The number of events that came before.
@@ -62,9 +62,8 @@ struct Waiting {
 }
 
 impl Redelivered {
-    /// Runs until nobody sends any more. The channel has no bound, for the intake must not wait for the checks. It holds
-    /// what the broker has handed out: `worker.prefetch` messages for each time that the consumer was attached since the
-    /// last look, of which only those of the last time are kept.
+    /// Runs until nobody sends any more. The channel has no bound, for the intake must not wait for the checks. It holds at
+    /// most `worker.prefetch` messages per connection. Messages of closed connections are dropped at the next round.
     pub(super) async fn run(self, mut events: mpsc::UnboundedReceiver<ReceivedEvent>) {
         let (mut waiting, mut in_hand) = (Waiting::default(), Vec::new());
         let (mut lookup, mut check) = (Portion::of(self.batch), Portion::of(MOST_ASKED));

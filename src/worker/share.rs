@@ -1,6 +1,6 @@
 //! The way back from a turn to its broker message: what is reported to the recorder, and when the message is acked.
 //!
-//! One message may be owed to many webhooks. Each of its deliveries carries a share of the message, and the message is
+//! One message may have deliveries to many webhooks. Each of them carries a share of the message, and the message is
 //! acked when the results of all of them are recorded.
 
 use std::sync::Arc;

@@ -35,9 +35,9 @@ struct State {
     waiting: usize,
     /// Those of them that wait because the database is away, refuses writes or denies a right.
     away: usize,
-    /// Those of them that keep broker messages from being settled.
+    /// Those of them whose waits make the consumer give its messages back once they last long.
     holding: usize,
-    /// Since when there have been any of the latter.
+    /// Since when `holding` has been above 0.
     since: Option<Instant>,
     /// What the log said last, and has to say the end of.
     told: Option<Told>,
@@ -50,12 +50,12 @@ enum Told {
     Denied,
 }
 
-/// The waits of one part of the worker: for the whole time from its first failed statement to the next that succeeds it
-/// counts as waiting. Dropped in between, by a stop or because nothing is left to ask, it just ceases to count.
+/// The waits of one part of the worker. The part counts as waiting from its first failed statement until [`over`](Self::over).
+/// If this is dropped before, by a stop, the part ceases to count, and the log says nothing.
 #[derive(Debug)]
 pub(super) struct DatabaseWait<'a> {
     stalls: &'a Stalls,
-    /// What waits here holds up nothing else, unless the database is away.
+    /// Others do not wait for this part: it counts as `holding` only while the database is away.
     aside: bool,
     stall: Option<Stall>,
 }
@@ -93,7 +93,7 @@ impl DatabaseWait<'_> {
         stall.ended_well = true;
     }
 
-    /// Nothing of this part is left to ask.
+    /// Nothing of this part is left to ask: it ceases to count, and the log says nothing.
     pub(super) fn given_up(&mut self) {
         self.stall = None;
     }
@@ -104,7 +104,7 @@ impl Stalls {
         Self { state: watch::Sender::default(), metrics, busy_told_after: BUSY_TOLD_AFTER }
     }
 
-    /// For a part of the worker without which broker messages cannot be settled.
+    /// For a part that others wait for: its waits make the consumer give messages back.
     pub(super) fn wait(&self) -> DatabaseWait<'_> {
         DatabaseWait { stalls: self, aside: false, stall: None }
     }
@@ -121,8 +121,8 @@ impl Stalls {
         Stall { stalls: self.clone(), reconnect, since, away: false, holding: false, ended_well: false }
     }
 
-    /// Sets `hold_off` while parts that hold broker messages have waited for longer than `give_back_after`: the consumer
-    /// then gives the messages back, and takes new ones when nothing waits any more.
+    /// Sets `hold_off` while there have been `holding` parts for longer than `give_back_after`: the consumer then gives its
+    /// messages back, and takes new ones when there is no such part any more.
     pub(super) async fn hold_off_when_long(
         self,
         give_back_after: Duration,

@@ -9,7 +9,8 @@ use crate::store::{Ending, TurnResult};
 pub(super) struct Turn {
     pub(super) delivery: Delivery,
     pub(super) origin: Origin,
-    /// When its webhook was read; a claimed delivery was claimed then, too.
+    /// Taken just before its webhook was read, so that its age is never underestimated. A claimed delivery was claimed then,
+    /// too: an age that is too small would let an attempt begin after the end of the claim's lease.
     pub(super) looked_up: Instant,
 }
 

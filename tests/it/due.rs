@@ -181,7 +181,7 @@ async fn what_a_webhook_is_owed_when_it_is_switched_off_is_closed_at_once() {
     queue.owe(1, 5, "1 hour").await;
     queue.site.json(&["webhooks", "delete", &queue.waiting.id]).await;
     wait_until("and when it is deleted", async || queue.site.count(closed).await == 305).await;
-    assert_eq!(worker.log().matches("closed what the webhook is not owed any more").count(), 2);
+    assert_eq!(worker.log().matches("closed deliveries of a webhook that is off or gone").count(), 2);
 }
 
 #[tokio::test]
