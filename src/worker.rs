@@ -62,7 +62,8 @@ use writer::Writer;
 /// # Errors
 ///
 /// When the schema is another product's or was changed by hand, when a pooler keeps no sessions, when a setting cannot be
-/// used, when a queue or an exchange is declared with other arguments, or when a task has panicked. An outage of a server is no error: the worker waits for its end.
+/// used, when a queue or an exchange is declared with other arguments, or when a task has panicked. An outage of a server
+/// is no error: the worker waits for its end.
 pub(crate) async fn run(
     settings: Settings,
     store: Store,

@@ -169,7 +169,12 @@ impl Due {
             let reason = closed.reason.as_str();
             self.attempts.metrics.closed.get_or_create(&Reason { reason }).inc_by(closed.deliveries);
             let deliveries = closed.deliveries;
-            tracing::info!(webhook_id = %closed.webhook, deliveries, reason, "closed deliveries of a webhook that is off or gone");
+            tracing::info!(
+                webhook_id = %closed.webhook,
+                deliveries,
+                reason,
+                "closed deliveries of a webhook that is off or gone"
+            );
         }
         Ok(())
     }
