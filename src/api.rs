@@ -5,13 +5,14 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware;
 use axum::response::IntoResponse as _;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -37,7 +38,6 @@ mod body;
 mod connections;
 mod cursor;
 mod deliveries;
-
 mod etag;
 mod event_types;
 mod exchange;
@@ -165,24 +165,25 @@ impl Api {
         })
     }
 
-    /// Waits until this account may ask one more question that may keep the database busy for long, and gives the store to
-    /// ask. The turn lasts until the store is dropped and the question has ended at the server, also when the caller hangs
-    /// up.
+    /// Waits until this account may ask one more question that may keep the database busy for long. Returns the store to ask,
+    /// and the time by which it must have answered: the wait is a part of `api.database_timeout`. The turn lasts until the
+    /// store is dropped and the question has ended at the server, also when the caller hangs up.
     ///
     /// # Errors
     ///
-    /// 429 if the account's own questions took all the time, 503 if the database answered nobody meanwhile.
-    async fn turn_of(&self, account: &AccountId) -> Result<Store, Problem> {
+    /// 429 if the account's turn did not come while the database answered others; 503 if the database gave no answer at all.
+    async fn turn_of(&self, account: &AccountId) -> Result<(Store, Instant), Problem> {
         let began = Instant::now();
-        match self.limits.turn(account, self.settings.database_timeout).await {
-            Some(turn) => Ok(self.store.keeping(turn)),
-            None if self.store.has_answered_since(began) => Err(Problem::too_many_at_once()),
+        let deadline = began + self.settings.database_timeout;
+        match self.limits.turn(account, deadline).await {
+            Some(turn) => Ok((self.store.keeping(turn), deadline)),
+            None if self.store.has_answered_since(began.into_std()) => Err(Problem::too_many_at_once()),
             // The database has fallen silent: that is not the account's fault.
             None => Err(Problem::unavailable()),
         }
     }
 
-    /// Waits for an answer of the database, for `api.database_timeout` at most.
+    /// Waits for an answer of the database, for `api.database_timeout` at most. For requests that ask once.
     ///
     /// # Errors
     ///
@@ -191,7 +192,20 @@ impl Api {
         &self,
         question: impl Future<Output = Result<T, E>>,
     ) -> Result<T, Problem> {
-        match tokio::time::timeout(self.settings.database_timeout, question).await {
+        self.ask_until(Instant::now() + self.settings.database_timeout, question).await
+    }
+
+    /// Waits for an answer of the database, until the deadline at most. For requests that have waited for a turn before.
+    ///
+    /// # Errors
+    ///
+    /// As [`Api::ask`].
+    async fn ask_until<T, E: From<StoreError> + Into<Problem>>(
+        &self,
+        deadline: Instant,
+        question: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, Problem> {
+        match tokio::time::timeout_at(deadline, question).await {
             Ok(answer) => answer.map_err(Into::into),
             Err(_) => Err(Problem::unavailable()),
         }

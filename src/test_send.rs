@@ -106,7 +106,7 @@ impl Unlogged {
         store.record_test(&self.delivery, &self.attempt).await?;
         let filter = LogFilter { delivery: Some(self.delivery.id), ..LogFilter::default() };
         let log = store.log(Scope::Everyone, self.delivery.webhook.id, &filter, 1).await?;
-        let row = log.rows.into_iter().next();
+        let row = log.and_then(|page| page.rows.into_iter().next());
         let row = row.ok_or_else(|| StoreError::Unavailable(anyhow::anyhow!("the test's log row is gone")))?;
         Ok(TestSent { row, request: self.request })
     }

@@ -90,12 +90,9 @@ pub(super) async fn list(
         delivery: delivery.transpose()?,
         before: query.text("cursor").map(|cursor| cursors.read(cursor)).transpose()?,
     };
-    let store = api.turn_of(&caller.account).await?;
-    let page = api.ask(store.log(caller.scope(), id, &filter, limit)).await?;
-    if page.rows.is_empty() {
-        // The log is empty for a webhook that is not the caller's, too.
-        caller.webhook(&api, id).await?;
-    }
+    let (store, deadline) = api.turn_of(&caller.account).await?;
+    let page = api.ask_until(deadline, store.log(caller.scope(), id, &filter, limit)).await?;
+    let page = page.ok_or_else(Problem::not_found)?;
     Ok(Answer(Log { data: page.rows, next_cursor: page.next.map(|place| cursors.write(place)) }))
 }
 
@@ -136,7 +133,7 @@ pub(super) async fn recover(
         let reason = "must be a time such as 2026-11-23T10:00:00Z".to_owned();
         Problem::invalid(vec![FieldError { field: "since".into(), reason }])
     })?;
-    let store = api.turn_of(&caller.account).await?;
+    let (store, deadline) = api.turn_of(&caller.account).await?;
     let question = async {
         let closed = store.count_closed(caller.scope(), id, Since::Time(since), COUNTED).await?;
         if closed.recoverable > 0 {
@@ -144,7 +141,7 @@ pub(super) async fn recover(
         }
         Ok::<_, RecoverError>(closed.recoverable)
     };
-    let recovering = api.ask(question).await?;
+    let recovering = api.ask_until(deadline, question).await?;
     api.recoveries.notify();
     Ok((StatusCode::ACCEPTED, Answer(Recovering { recovering })))
 }

@@ -2,11 +2,11 @@
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use governor::clock::{Clock, DefaultClock};
 use governor::state::keyed::HashMapStateStore;
 use governor::{NotUntil, Quota, RateLimiter};
+use tokio::time::Instant;
 
 use super::problem::Problem;
 use super::query::Query;
@@ -73,9 +73,9 @@ impl RateLimits {
         self.tests.check_key(account).map_err(|not_until| too_often(&self.tests, &not_until))
     }
 
-    /// Waits for the account's turn to ask an expensive question; `None` if it does not come within `at_most`.
-    pub(super) async fn turn(&self, account: &AccountId, at_most: Duration) -> Option<Turn> {
-        self.turns.wait(account, at_most).await
+    /// Waits for the account's turn to ask an expensive question; `None` if it does not come by the deadline.
+    pub(super) async fn turn(&self, account: &AccountId, deadline: Instant) -> Option<Turn> {
+        self.turns.wait(account, deadline).await
     }
 }
 

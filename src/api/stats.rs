@@ -43,7 +43,8 @@ pub(super) async fn show(
 ) -> Result<Answer<Stats>, Problem> {
     let windows = Window::ALL.map(|window| (window.name(), window));
     let window = caller.query.choice("window", &windows)?.unwrap_or(Window::Day);
-    let store = api.turn_of(&caller.account).await?;
-    let data = api.ask(store.stats(&caller.account, id, window)).await?.ok_or_else(Problem::not_found)?;
+    let (store, deadline) = api.turn_of(&caller.account).await?;
+    let data = api.ask_until(deadline, store.stats(&caller.account, id, window)).await?;
+    let data = data.ok_or_else(Problem::not_found)?;
     Ok(Answer(Stats { window: window.name(), bucket_seconds: window.bucket().as_secs(), data }))
 }

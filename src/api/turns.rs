@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::ids::AccountId;
 
@@ -27,9 +26,9 @@ impl Turns {
         Self { at_once: AT_ONCE.min(connections.saturating_sub(1)).max(1), accounts: Mutex::default() }
     }
 
-    /// Waits for a turn, first come, first served; `None` if it does not come within `at_most`.
-    pub(super) async fn wait(&self, account: &AccountId, at_most: Duration) -> Option<Turn> {
-        timeout(at_most, self.of(account).acquire_owned()).await.ok()?.ok()
+    /// Waits for a turn, first come, first served; `None` if it does not come by the deadline.
+    pub(super) async fn wait(&self, account: &AccountId, deadline: Instant) -> Option<Turn> {
+        timeout_at(deadline, self.of(account).acquire_owned()).await.ok()?.ok()
     }
 
     fn of(&self, account: &AccountId) -> Arc<Semaphore> {
@@ -52,11 +51,19 @@ impl Turns {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    /// How long to wait for a turn that must not come, and for one that must.
-    const SHORT: Duration = Duration::from_millis(10);
-    const LONG: Duration = Duration::from_secs(10);
+    /// The deadline for a turn that must not come.
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_millis(10)
+    }
+
+    /// The deadline for a turn that must come.
+    fn late() -> Instant {
+        Instant::now() + Duration::from_secs(10)
+    }
 
     fn account(name: &str) -> AccountId {
         AccountId::parse(name).unwrap()
@@ -65,25 +72,25 @@ mod tests {
     #[tokio::test]
     async fn a_third_question_of_an_account_waits_for_its_turn_and_that_of_another_account_does_not() {
         let (turns, one) = (Turns::new(8), account("one"));
-        let first = turns.wait(&one, LONG).await.unwrap();
-        let _second = turns.wait(&one, LONG).await.unwrap();
-        assert!(turns.wait(&one, SHORT).await.is_none());
-        assert!(turns.wait(&account("two"), SHORT).await.is_some());
-        let (third, ()) = tokio::join!(turns.wait(&one, LONG), async { drop(first) });
+        let first = turns.wait(&one, late()).await.unwrap();
+        let _second = turns.wait(&one, late()).await.unwrap();
+        assert!(turns.wait(&one, soon()).await.is_none());
+        assert!(turns.wait(&account("two"), soon()).await.is_some());
+        let (third, ()) = tokio::join!(turns.wait(&one, late()), async { drop(first) });
         assert!(third.is_some());
     }
 
     #[tokio::test]
     async fn an_account_is_forgotten_with_its_last_turn_and_not_before() {
         let turns = Turns::new(8);
-        let first = turns.wait(&account("one"), LONG).await;
-        drop(turns.wait(&account("two"), LONG).await);
+        let first = turns.wait(&account("one"), late()).await;
+        drop(turns.wait(&account("two"), late()).await);
         turns.forget_idle();
         assert_eq!(turns.accounts.lock().unwrap().len(), 1);
-        let _second = turns.wait(&account("one"), LONG).await;
-        assert!(turns.wait(&account("one"), SHORT).await.is_none());
+        let _second = turns.wait(&account("one"), late()).await;
+        assert!(turns.wait(&account("one"), soon()).await.is_none());
         drop(first);
-        assert!(turns.wait(&account("one"), LONG).await.is_some());
+        assert!(turns.wait(&account("one"), late()).await.is_some());
     }
 
     #[test]

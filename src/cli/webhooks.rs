@@ -217,7 +217,8 @@ async fn secret(store: &Store, settings: &Settings, id: WebhookId, regenerate: b
 
 /// Also shows the log of a deleted webhook, until retention drops it.
 async fn log(store: &Store, id: WebhookId, limit: u32, json: bool) -> CommandResult {
-    let rows = store.log(Scope::Everyone, id, &LogFilter::default(), limit).await?.rows;
+    let page = store.log(Scope::Everyone, id, &LogFilter::default(), limit).await?;
+    let rows = page.map(|page| page.rows).unwrap_or_default();
     if rows.is_empty() {
         find(store, id).await?;
     }

@@ -70,7 +70,7 @@ pub(crate) struct LogPage {
 }
 
 impl Store {
-    /// Returns a webhook's attempts, newest first; none if the account does not have the webhook.
+    /// Returns a webhook's attempts, newest first; `None` if the account does not have the webhook.
     ///
     /// # Errors
     ///
@@ -81,7 +81,7 @@ impl Store {
         webhook: WebhookId,
         filter: &LogFilter,
         limit: u32,
-    ) -> Result<LogPage, StoreError> {
+    ) -> Result<Option<LogPage>, StoreError> {
         let limit = i64::from(limit);
         // One row more tells whether there is another page.
         let wanted = limit + 1;
@@ -89,14 +89,21 @@ impl Store {
             filter.event_type.is_some() || filter.delivery.is_some() || filter.status == Some(LogStatus::Success);
         let looked_at = if filtered { LOOKED_AT.max(wanted) } else { wanted };
         let mut walk = Walk { wanted, looked_at, rows: Vec::new(), last: None };
+        // Everyone may also read the log of a webhook that has been deleted.
+        let mut exists = matches!(scope, Scope::Everyone);
         for window in self.log_days().await?.windows(filter.before.map(|position| position.time)) {
             let rows = self.log_window(scope, webhook, filter, window, &walk).await?;
             walk.add(rows);
+            // Looked up after the first window without rows: an unknown webhook must not cost a walk through all windows.
+            exists = exists || walk.last.is_some() || self.find_webhook(scope, webhook).await?.is_some();
+            if !exists {
+                return Ok(None);
+            }
             if walk.wanted == 0 || walk.looked_at == 0 {
                 break;
             }
         }
-        Ok(walk.page(usize::try_from(limit).unwrap_or(usize::MAX)))
+        Ok(Some(walk.page(usize::try_from(limit).unwrap_or(usize::MAX))))
     }
 
     /// The rows of one window that the walk still wants.

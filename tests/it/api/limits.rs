@@ -1,5 +1,7 @@
 //! One account's requests are limited, and do not use up what others may use.
 
+use std::time::{Duration, Instant};
+
 use futures_util::future::join_all;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
@@ -116,6 +118,29 @@ async fn an_account_asks_two_long_questions_at_a_time_and_leaves_the_database_to
     locker.batch_execute("ROLLBACK").await.unwrap();
     assert_eq!(greedy.get(&log).await.status, 200);
     assert_eq!(greedy.post(&format!("{path}/recover"), &span).await.status, 202);
+}
+
+#[tokio::test]
+async fn the_wait_for_a_turn_is_a_part_of_the_time_for_the_database() {
+    let site = Site::new().await;
+    let api = site.api_of(site.launch(&["api"]).set("api.database_timeout", "2s")).await;
+    let customer = api.customer("acc_1");
+    let path = customer.create_at(URL).await;
+    let log = format!("{path}/deliveries?event_type=content.created");
+    assert_eq!(customer.get(&log).await.status, 200);
+    let locker = site.another_sql().await;
+    locker.batch_execute("BEGIN; LOCK TABLE attempts").await.unwrap();
+    let both_turns = join_all([customer.get(&log), customer.get(&log)]);
+    let third = async {
+        wait_until("both turns are taken", async || site.count(UNDER_WAY).await == 2).await;
+        let asked = Instant::now();
+        let status = customer.get(&log).await.status;
+        // The turns become free after nearly 2 s. A time of its own for the statement would make it 4 s.
+        assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+        assert!([429, 503].contains(&status), "{status}");
+    };
+    tokio::join!(both_turns, third);
+    locker.batch_execute("ROLLBACK").await.unwrap();
 }
 
 #[tokio::test]

@@ -38,8 +38,8 @@ async fn assert_all_unavailable(customer: &Customer, webhook: &str) {
         let answer = customer.send(method, &path, &body).await;
         assert_problem(&answer, 503, "unavailable");
         assert!(answer.header("retry-after").is_some());
-        // More than promised, since other tests run at the same time, and less than any time-out of the database.
-        assert!(asked.elapsed() < Duration::from_millis(4500), "{method} {path} took {:?}", asked.elapsed());
+        // A second more than promised, for other tests run at the same time.
+        assert!(asked.elapsed() < Duration::from_secs(3), "{method} {path} took {:?}", asked.elapsed());
     };
     join_all(routes(webhook).into_iter().map(ask)).await;
     assert_eq!(customer.get("/v1/event-types").await.status, 200);
@@ -133,7 +133,7 @@ async fn a_statement_whose_caller_has_gone_is_ended() {
     asking.abort();
     let gone = Instant::now();
     wait_until("it is ended", async || site.count(running).await == 0).await;
-    assert!(gone.elapsed() < Duration::from_secs(12), "{:?}", gone.elapsed());
+    assert!(gone.elapsed() < Duration::from_secs(5), "{:?}", gone.elapsed());
     site.sql().await.batch_execute("DROP VIEW webhooks; ALTER TABLE kept RENAME TO webhooks").await.unwrap();
     assert_eq!(customer.get("/v1/webhooks").await.status, 200);
 }
