@@ -66,6 +66,15 @@ where
     Ok(duration)
 }
 
+/// A duration whose bounds depend on other settings: the caller checks them when it has read those.
+///
+/// # Errors
+///
+/// The text is no duration.
+pub(crate) fn any_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    parse(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
 /// At most `MOST` durations, each from 0 to `MAX` milliseconds.
 ///
 /// # Errors

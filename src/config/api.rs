@@ -24,7 +24,7 @@ pub struct Api {
     pub tokens: Option<Tokens>,
     /// What a caller may use.
     pub limits: ApiLimits,
-    /// For everything that one request asks of the database.
+    /// For everything that one request asks of the database, and for its turn to ask.
     pub database_timeout: Duration,
     /// Origins whose pages may call the API.
     pub cors_origins: Vec<String>,
@@ -69,7 +69,7 @@ pub struct ApiLimits {
 struct Rest {
     #[serde(deserialize_with = "listen::deserialize")]
     listen: SocketAddr,
-    #[serde(deserialize_with = "bounds::duration::<_, 0, { 3600 * SECOND }>")]
+    #[serde(deserialize_with = "bounds::any_duration")]
     drain_delay: Duration,
     #[serde(deserialize_with = "bounds::duration::<_, 10, { 60 * SECOND }>")]
     database_timeout: Duration,

@@ -31,7 +31,7 @@ pub struct Worker {
     #[serde(deserialize_with = "bounds::duration::<_, 1, { 3600 * SECOND }>")]
     pub probe_interval: Duration,
     /// The longest wait between two such requests.
-    #[serde(deserialize_with = "bounds::duration::<_, 0, DAY>")]
+    #[serde(deserialize_with = "bounds::any_duration")]
     pub probe_interval_max: Duration,
     /// Events matched by one query, and results written by one transaction.
     #[serde(deserialize_with = "bounds::number::<_, _, 1, 10_000>")]
@@ -40,20 +40,25 @@ pub struct Worker {
     #[serde(deserialize_with = "bounds::duration::<_, 0, SECOND>")]
     pub lookup_lifetime: Duration,
     /// When a delivery that a worker has claimed is due again.
-    #[serde(deserialize_with = "bounds::duration::<_, 0, DAY>")]
+    #[serde(deserialize_with = "bounds::any_duration")]
     pub lease: Duration,
     /// When messages whose results wait for the database are given back to the broker.
     #[serde(deserialize_with = "bounds::duration::<_, SECOND, DAY>")]
     pub give_back_after: Duration,
-    /// The shortest wait between two queries for due deliveries.
+    /// The wait between two queries for due deliveries after one that found some; none if there are more.
     #[serde(deserialize_with = "bounds::duration::<_, 1, { 60 * SECOND }>")]
     pub poll_interval: Duration,
-    /// The longest wait between two queries for due deliveries.
-    #[serde(deserialize_with = "bounds::duration::<_, 0, { 600 * SECOND }>")]
+    /// Each query that found none doubles the wait, up to this.
+    #[serde(deserialize_with = "bounds::any_duration")]
     pub poll_interval_max: Duration,
 }
 
 impl Worker {
+    /// Reads the section, and checks the bounds that depend on other settings.
+    ///
+    /// # Errors
+    ///
+    /// A value is none that its setting allows.
     pub(super) fn read(layers: &Layers, sender: &Sender) -> Result<Self, ConfigError> {
         let worker: Self = layers.section("worker")?;
         // A lease that ends during its attempt would have the attempt made twice.
