@@ -91,7 +91,8 @@ CREATE FUNCTION public.raise_webhook_revision() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
 BEGIN
-    NEW.revision := OLD.revision OPERATOR(pg_catalog.+) 1;
+    NEW.revision := GREATEST(OLD.revision OPERATOR(pg_catalog.+) 1,
+        (EXTRACT(epoch FROM pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000000)::bigint);
     RETURN NEW;
 END $$;
 
@@ -194,7 +195,7 @@ CREATE TABLE public.webhooks (
     updated_at timestamp with time zone DEFAULT now() NOT NULL,
     recovering_until timestamp with time zone,
     paused_until timestamp with time zone,
-    revision integer DEFAULT 1 NOT NULL,
+    revision bigint DEFAULT 1 NOT NULL,
     CONSTRAINT webhooks_check CHECK (((disabled_reason IS NULL) OR (NOT active)))
 );
 

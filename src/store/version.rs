@@ -7,7 +7,7 @@ use super::{Store, StoreError, column};
 /// How statements compute a webhook's version, which is text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WebhookVersion {
-    /// A number that a trigger raises when a field that customers change gets another value.
+    /// A number that a trigger raises, to the time in microseconds, when a field that customers change gets another value.
     Revision,
     /// A hash of those fields, as releases before V11 have it. Made where the schema has no revisions yet, and for
     /// `If-Match` with a version that such a release gave out.

@@ -1,15 +1,19 @@
 -- The version of a webhook that its ETag names. A trigger raises it when a field that customers change gets another value,
--- so that a process of the release before, whose statements do not name this column, raises it too. Health, secrets and
--- recoveries do not. A constant default rewrites no row. Rather fail, and be tried again, than have everybody wait behind
--- a long reader.
+-- so that a process of the release before, whose statements do not name this column, raises it too. New secrets, recoveries and
+-- observations of health do not raise it, unless the webhook is disabled. A constant default rewrites no row. Rather fail, and
+-- be tried again, than have everybody wait behind a long reader.
 SET LOCAL lock_timeout = '2s';
-ALTER TABLE webhooks ADD COLUMN revision integer NOT NULL DEFAULT 1;
+ALTER TABLE webhooks ADD COLUMN revision bigint NOT NULL DEFAULT 1;
 
+-- The revision is the time in microseconds since 1970, or one more than before if the clock was set back. A number that only
+-- counts could come again with another content, after a fail-over that lost commits or after a restore.
+--
 -- Others may have functions and operators on the search path of whoever changes a webhook: so PostgreSQL's own are named by
 -- their schema. Not OR REPLACE: that would keep the owner of a function that somebody has put there before.
 CREATE FUNCTION raise_webhook_revision() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    NEW.revision := OLD.revision OPERATOR(pg_catalog.+) 1;
+    NEW.revision := GREATEST(OLD.revision OPERATOR(pg_catalog.+) 1,
+        (EXTRACT(epoch FROM pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000000)::bigint);
     RETURN NEW;
 END $$;
 

@@ -168,6 +168,30 @@ async fn the_tag_changes_with_every_field_that_customers_change_and_with_nothing
 }
 
 #[tokio::test]
+async fn a_tag_never_comes_again_after_a_fail_over_that_lost_its_change_or_with_a_clock_set_back() {
+    let site = Site::new().await;
+    let api = site.api().await;
+    let customer = api.customer("acc_1");
+    let path = customer.create_at(URL).await;
+    let change = async |name: &str| {
+        let changed = customer.patch(&path, &json!({ "name": name })).await;
+        changed.header("etag").unwrap().to_owned()
+    };
+    let lost = change("lost").await;
+    // The standby that takes over has not got the change.
+    let standby = "UPDATE webhooks SET name = 'before'; UPDATE webhooks SET revision = 1";
+    site.sql().await.batch_execute(standby).await.unwrap();
+    assert_ne!(change("theirs").await, lost);
+    let headers = [("Content-Type", "application/json"), ("If-Match", lost.as_str())];
+    let answer = customer.ask("PATCH", &path, &headers, br#"{"name":"mine"}"#).await;
+    assert_problem(&answer, 412, "precondition-failed");
+    // A revision that is ahead of the server's clock.
+    let ahead: i64 = 8_000_000_000_000_000;
+    site.sql().await.execute("UPDATE webhooks SET revision = $1", &[&ahead]).await.unwrap();
+    assert_eq!(change("later").await, format!("\"{}\"", ahead + 1));
+}
+
+#[tokio::test]
 async fn a_tag_that_the_release_before_gave_out_is_accepted_as_long_as_it_is_fresh() {
     let site = Site::new().await;
     let api = site.api().await;
