@@ -17,7 +17,7 @@ use crate::reconnect::Outage;
 use crate::store::Store;
 use crate::{listening, millis};
 
-/// A database is ready if it answered within this time. A probe waits as long for an answer.
+/// A database is ready if it answered within this time, or if all connections are busy. A probe waits as long for an answer.
 const RECENTLY: Duration = Duration::from_secs(2);
 /// How often to ask whether the database takes writes. A process that only reads would not notice otherwise.
 const WRITES_ASKED_EVERY: Duration = Duration::from_secs(2);

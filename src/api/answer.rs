@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::IntoResponses;
 use utoipa::openapi::{Ref, RefOr, Response as DescribedResponse, ResponseBuilder};
 
-/// A JSON document with status 200.
+/// A JSON document. Status 200 unless the route gives another.
 pub(super) struct Answer<T>(pub(super) T);
 
 impl<T: Serialize> IntoResponse for Answer<T> {

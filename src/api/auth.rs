@@ -28,7 +28,11 @@ impl Caller {
         Scope::Account(&self.account)
     }
 
-    /// The caller's own webhook. Another account's is as unknown as one that does not exist.
+    /// The caller's own webhook.
+    ///
+    /// # Errors
+    ///
+    /// A webhook of another account is answered like one that does not exist: 404. 503 if the database did not answer in time.
     pub(super) async fn webhook(&self, api: &Api, id: WebhookId) -> Result<Webhook, Problem> {
         api.ask(api.store.find_webhook(self.scope(), id)).await?.ok_or_else(Problem::not_found)
     }

@@ -33,6 +33,11 @@ impl Cursors<'_> {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
+    /// Reads a cursor that a caller sent back.
+    ///
+    /// # Errors
+    ///
+    /// 400 if this list did not give it out.
     pub(super) fn read(&self, text: &str) -> Result<Position, Problem> {
         self.position(text).ok_or_else(|| Problem::malformed("cursor", "is not a next_cursor of this list"))
     }

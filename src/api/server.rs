@@ -1,5 +1,5 @@
 //! Accepts and serves connections, up to `api.max_connections`. Callers who send or read too slowly are disconnected; at the
-//! limit the connection that has been idle longest is closed for a new one.
+//! limit the connection that has waited longest for a request is closed for a new one.
 
 use std::sync::Arc;
 use std::time::Duration;

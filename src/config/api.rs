@@ -84,6 +84,11 @@ struct Rest {
 }
 
 impl Api {
+    /// Reads the section.
+    ///
+    /// # Errors
+    ///
+    /// A value is none that its setting allows, or the drain delay is longer than the grace.
     pub(super) fn read(layers: &Layers, shutdown_grace: Duration) -> Result<Self, ConfigError> {
         let rest: Rest = layers.section("api")?;
         if rest.drain_delay > shutdown_grace {

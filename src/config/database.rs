@@ -29,6 +29,11 @@ pub struct Database {
 }
 
 impl Database {
+    /// Reads the section.
+    ///
+    /// # Errors
+    ///
+    /// A value is none that its setting allows, or the password cannot be put into the URL.
     pub(super) fn read(layers: &Layers) -> Result<Self, ConfigError> {
         let mut database: Self = layers.section("database")?;
         (database.url, database.url_from) =

@@ -24,6 +24,11 @@ struct Shown {
     description: String,
 }
 
+/// Reads both sections.
+///
+/// # Errors
+///
+/// A value is none that its setting allows, a name is no event type, or an entry is not a name with a description.
 pub(super) fn read(layers: &Layers) -> Result<EventParser, ConfigError> {
     let EventLimits { max_event_bytes } = layers.section("event")?;
     let types: toml::Table = layers.section("event_types")?;

@@ -75,7 +75,8 @@ impl Drop for Layers {
     }
 }
 
-/// Overwrites every text: some are secrets, which the types that hold the settings wipe by themselves.
+/// Overwrites every text: some are secrets. The types that hold the settings wipe theirs. Not wiped are the copies that
+/// [`Layers::section`] makes of texts that its type does not read.
 fn wipe(table: &mut Table) {
     for (_, value) in table.iter_mut() {
         match value {

@@ -64,6 +64,11 @@ pub struct EgressProxy {
 }
 
 impl Sender {
+    /// Reads the section.
+    ///
+    /// # Errors
+    ///
+    /// A value is none that its setting allows.
     pub(super) fn read(layers: &Layers) -> Result<Self, ConfigError> {
         let mut sender: Self = layers.section("sender")?;
         sender.proxy = proxy(layers)?;

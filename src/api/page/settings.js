@@ -31,7 +31,7 @@ export function settingsTab(body, { path, signal, show }) {
 			if (problem.status !== 412) return false;
 			const now = await get(path, signal);
 			const changes = Object.keys(LABELS).filter((key) => String(now[key]) !== String(data[key]));
-			// Nothing of this form was changed: the webhook was only switched on or off.
+			// No field of this form differs from what the reader has seen.
 			if (!changes.length && version !== now.version) {
 				({ version } = now);
 				return again();

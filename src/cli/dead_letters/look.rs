@@ -12,6 +12,10 @@ pub(super) const DISCARD_UNREADABLE: &str =
 
 /// Connects to the dead queue. A policy may lower the delivery limit that the queue was declared with; only the management
 /// plugin shows that, so it is asked first.
+///
+/// # Errors
+///
+/// No node serves, or `AMQP_URL` cannot be used.
 pub(super) async fn connect(settings: &Settings) -> Result<DeadLetters, QueueError> {
     let limit = management::delivery_limit(&settings.amqp, &settings.queue.dead_queue).await;
     let limit = limit.unwrap_or_else(|error| {
