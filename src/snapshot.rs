@@ -45,7 +45,7 @@ impl Snapshot {
     /// If the webhook was switched off in between, it counts as off for this delivery, even if it is on again.
     pub fn updated_to(&self, newest: Option<&Arc<Self>>) -> Arc<Self> {
         let standing = newest.map(|newest| (newest.activation, newest.state.standing()));
-        match (Standing::for_owed(self.activation, standing), newest) {
+        match (Standing::for_delivery(self.activation, standing), newest) {
             (Standing::Active | Standing::Disabled, Some(newest)) => newest.clone(),
             _ => Self { state: SnapshotState::Off, ..*self }.into(),
         }
@@ -68,12 +68,12 @@ pub enum Standing {
 }
 
 impl Standing {
-    /// The standing for a delivery from the activation `owed_since`, when a lookup found this activation and standing (`None`:
-    /// the webhook was deleted).
-    pub(crate) fn for_owed(owed_since: i32, now: Option<(i32, Self)>) -> Self {
+    /// The standing for a delivery that a lookup in the activation `activation_at_lookup` made, when a lookup now finds this
+    /// activation and standing (`None`: the webhook was deleted).
+    pub(crate) fn for_delivery(activation_at_lookup: i32, now: Option<(i32, Self)>) -> Self {
         match now {
             Some((_, Self::Disabled)) => Self::Disabled,
-            Some((activation, standing)) if activation == owed_since => standing,
+            Some((activation, standing)) if activation == activation_at_lookup => standing,
             _ => Self::Off,
         }
     }

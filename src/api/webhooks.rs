@@ -58,7 +58,7 @@ pub(super) struct Change {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Vec<String>, required = false, min_items = 1)]
     events: Option<Vec<Text>>,
-    /// Switching off cancels what the webhook is owed.
+    /// Switching off cancels its pending deliveries.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = bool, required = false)]
     active: Option<bool>,
@@ -94,7 +94,7 @@ pub(super) struct Activity {
     #[serde(serialize_with = "crate::timestamps::optional_rfc3339")]
     #[schema(value_type = Option<String>, format = DateTime)]
     last_attempt_at: Option<jiff::Timestamp>,
-    /// Deliveries that wait for their time; 1,000 stands for more too.
+    /// Deliveries that wait for their time. Counted up to 1,000.
     waiting: u64,
 }
 
@@ -114,7 +114,7 @@ impl From<store::Activity> for Activity {
     params(
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 100, description = "100 if it is left out"),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
-        ("include" = Option<String>, Query, pattern = "^activity$", description = "`activity` adds what each has been doing"),
+        ("include" = Option<String>, Query, pattern = "^activity$", description = "`activity` adds each webhook's last attempt and the number of waiting deliveries"),
     ),
     responses((status = 200, body = WebhookList), Problems))]
 pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Result<Answer<WebhookList>, Problem> {
@@ -192,7 +192,7 @@ pub(super) async fn show(
     Ok(([(header::ETAG, etag::tag(&webhook.version))], Answer(webhook)))
 }
 
-/// Change a webhook; with If-Match only if nobody else did before
+/// Change a webhook; with If-Match only if it still has that version
 #[utoipa::path(patch, path = "/v1/webhooks/{id}", tag = "webhooks", request_body = Change,
     params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header, description = "The webhook's `ETag`, or its `version` in quotes, as it was last seen")),
     responses(
@@ -223,7 +223,7 @@ pub(super) async fn update(
     }
 }
 
-/// Delete a webhook and cancel what it is owed; its log stays as long as it is kept
+/// Delete a webhook and cancel its pending deliveries; its log stays as long as it is kept
 #[utoipa::path(delete, path = "/v1/webhooks/{id}", tag = "webhooks",
     params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header, description = "The webhook's `ETag`, or its `version` in quotes, as it was last seen")),
     responses((status = 204, description = "It is gone"), WebhookProblems, PreconditionProblem))]

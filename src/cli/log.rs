@@ -31,16 +31,20 @@ pub(super) fn start(settings: &Log) -> Writing {
         LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),
     };
     let filter: EnvFilter = settings.filter.parse().expect("checked with the settings");
-    // Switched off, for they log customers' data, or what our own log says already: the AMQP client frames that it cannot
-    // parse, the DNS client host names, the verifier certificates; the pool lost connections, the migrations their errors.
+    // Switched off are crates that log customers' data, or what our own log says already.
     let ours = Targets::new()
         .with_default(LevelFilter::WARN)
         .with_target("penr_webhooks", LevelFilter::TRACE)
+        // Lost connections, which our log has.
         .with_target("deadpool", LevelFilter::OFF)
+        // Frames that it cannot parse, with their data.
         .with_target("lapin", LevelFilter::OFF)
+        // Both DNS crates log host names of customers.
         .with_target("hickory_net", LevelFilter::OFF)
         .with_target("hickory_resolver", LevelFilter::OFF)
+        // Certificates of receivers.
         .with_target("rustls_platform_verifier", LevelFilter::OFF)
+        // Failed migrations, whose errors our log has.
         .with_target("refinery_core", LevelFilter::OFF);
     tracing_subscriber::registry().with(layer.with_filter(filter).with_filter(ours)).init();
     Writing { _until: guard, dropped_lines }

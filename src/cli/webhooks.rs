@@ -38,14 +38,14 @@ pub(super) enum Command {
         #[arg(value_parser = id)]
         id: WebhookId,
     },
-    /// Change a webhook; switching it off cancels what it is owed
+    /// Change a webhook; switching it off cancels its pending deliveries
     Update {
         #[arg(value_parser = id)]
         id: WebhookId,
         #[command(flatten)]
         change: Change,
     },
-    /// Delete a webhook and cancel what it is owed
+    /// Delete a webhook and cancel its pending deliveries
     Delete {
         #[arg(value_parser = id)]
         id: WebhookId,

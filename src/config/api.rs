@@ -38,16 +38,16 @@ pub struct ApiLimits {
     /// Webhooks of one account.
     #[serde(deserialize_with = "bounds::number::<_, _, 1, 100_000>")]
     pub max_webhooks: u32,
-    /// Requests of one account, steadily.
+    /// Requests per second of one account that are allowed for long.
     #[serde(deserialize_with = "bounds::positive::<_, 1_000_000>")]
     pub requests_per_second: NonZeroU32,
-    /// Requests of one account at once.
+    /// Requests of one account in one burst.
     #[serde(deserialize_with = "bounds::positive::<_, 1_000_000>")]
     pub requests_burst: NonZeroU32,
-    /// Test sends of one account.
+    /// Test sends of one account per minute.
     #[serde(deserialize_with = "bounds::positive::<_, 1_000_000>")]
     pub tests_per_minute: NonZeroU32,
-    /// Of one request's body.
+    /// The most bytes of one request's body.
     #[serde(deserialize_with = "bounds::number::<_, _, 4096, MIB>")]
     pub max_body_bytes: usize,
     /// Open connections per process.
@@ -66,7 +66,7 @@ pub struct ApiLimits {
 
 /// The rest of the section. It is read apart from [`ApiLimits`], since serde loses the name of a field in a flattened struct.
 #[derive(Deserialize)]
-struct Rest {
+struct ApiSection {
     #[serde(deserialize_with = "listen::deserialize")]
     listen: SocketAddr,
     #[serde(deserialize_with = "bounds::any_duration")]
@@ -90,22 +90,26 @@ impl Api {
     ///
     /// A value is none that its setting allows, or the drain delay is longer than the grace.
     pub(super) fn read(layers: &Layers, shutdown_grace: Duration) -> Result<Self, ConfigError> {
-        let rest: Rest = layers.section("api")?;
-        if rest.drain_delay > shutdown_grace {
+        let section: ApiSection = layers.section("api")?;
+        if section.drain_delay > shutdown_grace {
             let grace = humantime::format_duration(shutdown_grace);
             let problem = format!("must not be longer than shutdown.grace ({grace}), of which it is a part");
             return layers.refuse("api.drain_delay", problem);
         }
         let given = |text: String| Some(text).filter(|text| !text.is_empty());
-        let (issuer, audience) = (given(rest.jwt_issuer), given(rest.jwt_audience));
+        let (issuer, audience) = (given(section.jwt_issuer), given(section.jwt_audience));
         Ok(Self {
-            listen: rest.listen,
-            drain_delay: rest.drain_delay,
-            tokens: (!rest.jwt_secret.is_empty()).then_some(Tokens { secrets: rest.jwt_secret, issuer, audience }),
+            listen: section.listen,
+            drain_delay: section.drain_delay,
+            tokens: (!section.jwt_secret.is_empty()).then_some(Tokens {
+                secrets: section.jwt_secret,
+                issuer,
+                audience,
+            }),
             limits: layers.section("api")?,
-            database_timeout: rest.database_timeout,
-            cors_origins: rest.cors_origins,
-            frame_ancestors: rest.frame_ancestors,
+            database_timeout: section.database_timeout,
+            cors_origins: section.cors_origins,
+            frame_ancestors: section.frame_ancestors,
         })
     }
 }

@@ -45,10 +45,10 @@ impl Database {
 /// `[retention]`: rows older than this are dropped, whole days at a time.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Retention {
-    /// Of the log.
+    /// How long the log is kept.
     #[serde(deserialize_with = "bounds::duration::<_, DAY, { 3650 * DAY }>")]
     pub attempts: Duration,
-    /// Of events with all their deliveries.
+    /// How long events and their deliveries are kept.
     #[serde(deserialize_with = "bounds::duration::<_, DAY, { 3650 * DAY }>")]
     pub events: Duration,
 }

@@ -19,7 +19,7 @@ struct EventLimits {
 /// One of `[event_types]`, under the type's own name.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Shown {
+struct EventTypeEntry {
     name: String,
     description: String,
 }
@@ -42,7 +42,7 @@ fn entry(layers: &Layers, name: &str, value: Value) -> Result<CatalogueEntry, Co
         return layers.refuse(&setting, "must be lower-case words separated by dots, such as content.created");
     };
     match value.try_into() {
-        Ok(Shown { name, description }) => Ok(CatalogueEntry { event_type, name, description }),
+        Ok(EventTypeEntry { name, description }) => Ok(CatalogueEntry { event_type, name, description }),
         Err(_) => layers.refuse(&setting, "needs a name and a description, both text, and nothing else"),
     }
 }

@@ -50,16 +50,16 @@ pub(super) fn merge(
     let table = DEFAULTS.parse().expect("config/default.toml is valid TOML");
     let mut layers = Layers { table, origins: HashMap::new(), files: HashMap::new() };
     if let Some(file) = file {
-        layers.lay_file(&file)?;
+        layers.merge_file(&file)?;
     }
     let mut from_environment = HashMap::new();
     for (variable, value) in environment {
         let Some((setting, in_file)) = layers.setting_of(&variable) else { continue };
         let value = if in_file { layers.read_file(&setting, &variable, value, &read_secret_file)? } else { value };
         if let Some(other) = from_environment.insert(setting.clone(), variable.clone()) {
-            return Err(ConfigError::new(variable, format!("and {other} set the same thing; keep one of them")));
+            return Err(ConfigError::new(variable, format!("and {other} give the same setting; keep one of them")));
         }
-        layers.lay_variable(&setting, &variable, value)?;
+        layers.merge_variable(&setting, &variable, value)?;
     }
     Ok(layers)
 }
@@ -161,22 +161,22 @@ impl Layers {
         Ok(text.trim_end().to_owned())
     }
 
-    fn lay_file(&mut self, file: &ConfigFile) -> Result<(), ConfigError> {
+    fn merge_file(&mut self, file: &ConfigFile) -> Result<(), ConfigError> {
         let table: Table = file.text.parse().map_err(|error: toml::de::Error| {
             // Only the message: the library's full text repeats the line, which may hold a secret.
             let line = error.span().map_or(0, |span| file.text[..span.start].lines().count());
             ConfigError::new(&file.path, format!("is not valid TOML near line {line}: {}", error.message()))
         })?;
         let origins = &mut self.origins;
-        lay_table(&mut self.table, table, "", &mut |setting| {
+        merge_table(&mut self.table, table, "", &mut |setting| {
             origins.insert(setting.to_owned(), format!("{setting} (in {})", file.path));
         })
         .map_err(|(setting, problem)| ConfigError::new(format!("{setting} (in {})", file.path), problem))
     }
 
-    fn lay_variable(&mut self, setting: &str, variable: &str, text: String) -> Result<(), ConfigError> {
+    fn merge_variable(&mut self, setting: &str, variable: &str, text: String) -> Result<(), ConfigError> {
         let slot = find(&mut self.table, setting).ok_or_else(|| ConfigError::new(variable, "is no setting"))?;
-        *slot = like(slot, text).map_err(|problem| ConfigError::new(variable, problem))?;
+        *slot = parse_as(slot, text).map_err(|problem| ConfigError::new(variable, problem))?;
         self.origins.insert(setting.to_owned(), variable.to_owned());
         Ok(())
     }
@@ -189,7 +189,7 @@ fn find<'a>(table: &'a mut Table, setting: &str) -> Option<&'a mut Value> {
 }
 
 /// Reads a variable's text as a value of the same kind as the default: a secret that consists of digits stays a text.
-fn like(default: &Value, text: String) -> Result<Value, &'static str> {
+fn parse_as(default: &Value, text: String) -> Result<Value, &'static str> {
     let parsed = |problem| {
         let table: Table = format!("value = {text}").parse().map_err(|_| problem)?;
         let value = table.get("value").filter(|value| value.same_type(default)).cloned();
@@ -207,18 +207,18 @@ fn like(default: &Value, text: String) -> Result<Value, &'static str> {
 
 type Refused = (String, &'static str);
 
-fn lay_table(under: &mut Table, over: Table, path: &str, laid: &mut impl FnMut(&str)) -> Result<(), Refused> {
-    for (name, value) in over {
+fn merge_table(base: &mut Table, changes: Table, path: &str, on_set: &mut impl FnMut(&str)) -> Result<(), Refused> {
+    for (name, value) in changes {
         let setting = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-        match (under.get_mut(&name), value) {
-            (Some(Value::Table(under)), Value::Table(over)) => lay_table(under, over, &setting, laid)?,
-            (Some(Value::Float(under)), Value::Integer(over)) => *under = over as f64,
-            (Some(under), over) if under.same_type(&over) => *under = over,
-            (Some(under), _) => return Err((setting, kind(under))),
-            (None, value) if path == OPEN_SECTION => drop(under.insert(name, value)),
+        match (base.get_mut(&name), value) {
+            (Some(Value::Table(base)), Value::Table(changes)) => merge_table(base, changes, &setting, on_set)?,
+            (Some(Value::Float(old)), Value::Integer(new)) => *old = new as f64,
+            (Some(old), new) if old.same_type(&new) => *old = new,
+            (Some(old), _) => return Err((setting, kind(old))),
+            (None, value) if path == OPEN_SECTION => drop(base.insert(name, value)),
             (None, _) => return Err((setting, "is no setting")),
         }
-        laid(&setting);
+        on_set(&setting);
     }
     Ok(())
 }

@@ -42,13 +42,13 @@ pub enum Malformed {
     /// A field that must be a string is something else.
     #[error("`{0}` is not a string")]
     NotAString(&'static str),
-    /// No event id.
+    /// `id` breaks the rule for event ids.
     #[error("`id` is not 1 to 128 letters, digits, _ or -")]
     Id,
-    /// No account id.
+    /// `account_id` breaks the rule for account ids.
     #[error("`account_id` is not 1 to 128 printable ASCII characters")]
     AccountId,
-    /// No time.
+    /// `occurred_at` is not an RFC 3339 time.
     #[error("`occurred_at` is not an RFC 3339 time")]
     OccurredAt,
     /// A type that the settings do not list.

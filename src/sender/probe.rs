@@ -14,7 +14,7 @@ const KEPT: Duration = Duration::from_secs(1);
 pub(super) struct Probe {
     last: Mutex<Option<Finding>>,
     /// When the last question without an answer was asked.
-    silent: Shared<Option<Instant>>,
+    unanswered_at: Shared<Option<Instant>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -31,8 +31,8 @@ impl Probe {
     }
 
     /// Whether a question that was asked after `since` got no answer, even if a later one did.
-    pub(super) fn was_silent_since(&self, since: Instant) -> bool {
-        self.silent.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|silent| silent >= since)
+    pub(super) fn had_no_answer_since(&self, since: Instant) -> bool {
+        self.unanswered_at.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|asked| asked >= since)
     }
 
     async fn finding(&self, since: Instant, patience: Duration, ask: impl Future<Output = bool>) -> bool {
@@ -47,7 +47,7 @@ impl Probe {
         let asked = Instant::now();
         let answers = tokio::time::timeout(patience, ask).await.unwrap_or(false);
         if !answers {
-            *self.silent.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
+            *self.unanswered_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
         }
         *last = Some(Finding { asked, answers });
         answers
@@ -81,10 +81,10 @@ mod tests {
         let probe = Probe::default();
         assert!(probe.answers(Instant::now(), PATIENCE, async { true }).await);
         let before = Instant::now();
-        assert!(!probe.was_silent_since(before));
+        assert!(!probe.had_no_answer_since(before));
         assert!(!probe.answers(Instant::now(), PATIENCE, async { false }).await);
         assert!(probe.answers(Instant::now(), PATIENCE, async { true }).await);
-        assert!(probe.was_silent_since(before) && !probe.was_silent_since(Instant::now()));
+        assert!(probe.had_no_answer_since(before) && !probe.had_no_answer_since(Instant::now()));
     }
 
     #[tokio::test]

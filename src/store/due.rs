@@ -162,7 +162,7 @@ fn standing(row: &Row, owed_since: i32) -> Standing {
         (_, Some(_)) => Standing::Disabled,
         (_, None) => Standing::Off,
     };
-    Standing::for_owed(owed_since, activation.map(|activation| (activation, now)))
+    Standing::for_delivery(owed_since, activation.map(|activation| (activation, now)))
 }
 
 impl Pages {

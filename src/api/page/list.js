@@ -92,10 +92,10 @@ export function switched({ name, active }, waiting = 0) {
 /** For webhooks that were re-enabled and not recovered yet: since when deliveries were missed. The API does not keep this. */
 const unrecovered = new Map();
 
-const owedSince = (one) => unrecovered.get(one.id) ?? one.failing_since ?? one.updated_at;
+const missedSince = (one) => unrecovered.get(one.id) ?? one.failing_since ?? one.updated_at;
 
 export async function activate(webhook, active) {
-	if (webhook.disabled_reason) unrecovered.set(webhook.id, owedSince(webhook));
+	if (webhook.disabled_reason) unrecovered.set(webhook.id, missedSince(webhook));
 	return ask('PATCH', webhookPath(webhook.id), { body: { active } });
 }
 
@@ -103,7 +103,7 @@ export const appearance = (webhook) => JSON.stringify([webhook, unrecovered.has(
 
 export function banner(webhook, signal, refresh) {
 	const { id, active, failing_since: failing } = webhook;
-	const since = owedSince(webhook);
+	const since = missedSince(webhook);
 	const way = (text) => button(text, async (own) => {
 		try {
 			if (!active) await activate(webhook, true);

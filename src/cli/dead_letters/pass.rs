@@ -161,7 +161,7 @@ impl<'a> Pass<'a> {
         Ok(letters.close().await?)
     }
 
-    /// Reads a batch: the selected letters, and how many were read with the others. Zero were read if there are no more.
+    /// Reads a batch: the selected letters, and how many were read with the others. `read` is 0 when the queue is empty.
     async fn read(&mut self, letters: &mut DeadLetters, left: u32) -> Result<(Vec<DeadLetter>, u32), QueueError> {
         let (mut selected, mut read, mut bytes) = (Vec::new(), 0, 0);
         let most = if matches!(self.selection, Selection::OneUnreadable) { 1 } else { BATCH };

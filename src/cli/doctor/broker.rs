@@ -37,7 +37,7 @@ pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check
     // Last, for a broker in alarm reads nothing more from a connection that publishes.
     checks.push(round_trip(&broker, &settings.queue, deadline).await);
     if let Err(error) = deadline.answer(broker.close()).await {
-        tracing::debug!(error, "the broker did not say goodbye");
+        tracing::debug!(error, "closing the connection to the broker failed");
     }
     checks
 }

@@ -149,7 +149,7 @@ impl Client {
     /// Whether these servers left a query unanswered that was asked after `since`. A lookup that fails while they recover is
     /// not the zone's fault.
     pub(super) fn were_silent_since(&self, since: Instant) -> bool {
-        self.probe.was_silent_since(since)
+        self.probe.had_no_answer_since(since)
     }
 }
 
