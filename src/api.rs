@@ -46,13 +46,13 @@ mod openapi;
 mod page;
 mod problem;
 mod query;
+mod query_slots;
 mod recoveries;
 mod secrets;
 mod server;
 mod stats;
 mod test_sends;
 mod timed_stream;
-mod turns;
 mod webhooks;
 
 use limits::RateLimits;
@@ -166,17 +166,17 @@ impl Api {
     }
 
     /// Waits until this account may ask one more question that may keep the database busy for long. Returns the store to ask,
-    /// and the time by which it must have answered: the wait is a part of `api.database_timeout`. The turn lasts until the
+    /// and the time by which it must have answered: the wait is a part of `api.database_timeout`. The slot is kept until the
     /// store is dropped and the question has ended at the server, also when the caller hangs up.
     ///
     /// # Errors
     ///
-    /// 429 if the account's turn did not come while the database answered others; 503 if the database gave no answer at all.
-    async fn turn_of(&self, account: &AccountId) -> Result<(Store, Instant), Problem> {
+    /// 429 if the account got no slot while the database answered others; 503 if the database gave no answer at all.
+    async fn query_slot(&self, account: &AccountId) -> Result<(Store, Instant), Problem> {
         let began = Instant::now();
         let deadline = began + self.settings.database_timeout;
-        match self.limits.turn(account, deadline).await {
-            Some(turn) => Ok((self.store.keeping(turn), deadline)),
+        match self.limits.query_slot(account, deadline).await {
+            Some(slot) => Ok((self.store.keeping(slot), deadline)),
             None if self.store.has_answered_since(began.into_std()) => Err(Problem::too_many_at_once()),
             // The database has fallen silent: that is not the account's fault.
             None => Err(Problem::unavailable()),
@@ -195,7 +195,7 @@ impl Api {
         self.ask_until(Instant::now() + self.settings.database_timeout, question).await
     }
 
-    /// Waits for an answer of the database, until the deadline at most. For requests that have waited for a turn before.
+    /// Waits for an answer of the database, until the deadline at most. For requests that have waited for a query slot before.
     ///
     /// # Errors
     ///

@@ -24,7 +24,7 @@ const WRITES_ASKED_EVERY: Duration = Duration::from_secs(2);
 
 /// The state from which readiness is judged.
 #[derive(Clone)]
-pub(crate) struct Readiness {
+pub(crate) struct ProbeState {
     pub store: Store,
     pub metrics: Metrics,
     pub role: Role,
@@ -45,16 +45,16 @@ pub(crate) enum Role {
 /// # Errors
 ///
 /// The address cannot be listened on.
-pub(crate) fn serve(listen: SocketAddr, health: Readiness) -> anyhow::Result<AbortOnDropHandle<()>> {
+pub(crate) fn serve(listen: SocketAddr, state: ProbeState) -> anyhow::Result<AbortOnDropHandle<()>> {
     let listener = listening::listen("ops.listen", listen)?;
     tracing::info!(address = %listener.local_addr()?, "operations address");
-    let health = Arc::new(health);
-    let watching = watch_writes(health.clone());
+    let state = Arc::new(state);
+    let watching = watch_writes(state.clone());
     let router = Router::new()
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(render))
-        .with_state(health);
+        .with_state(state);
     let server = async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!(error = crate::error_chain(&error), "the operations address is not served any more");
@@ -68,18 +68,18 @@ pub(crate) fn serve(listen: SocketAddr, health: Readiness) -> anyhow::Result<Abo
 
 /// Keeps the metric `database_read_only`, and logs once when the database begins to refuse writes and once when it takes
 /// them again.
-async fn watch_writes(health: Arc<Readiness>) {
+async fn watch_writes(state: Arc<ProbeState>) {
     let mut refused = Outage::default();
     loop {
-        match health.store.takes_writes().await {
+        match state.store.takes_writes().await {
             Ok(true) => {
-                health.metrics.database_read_only.set(0);
+                state.metrics.database_read_only.set(0);
                 if let Some(after) = refused.end() {
                     tracing::info!(after_ms = millis(after), "the database takes writes again");
                 }
             }
             Ok(false) => {
-                health.metrics.database_read_only.set(1);
+                state.metrics.database_read_only.set(1);
                 if refused.is_news("read-only") {
                     tracing::warn!("the database refuses writes");
                 }
@@ -91,17 +91,17 @@ async fn watch_writes(health: Arc<Readiness>) {
     }
 }
 
-async fn readyz(State(health): State<Arc<Readiness>>, RawQuery(query): RawQuery) -> (StatusCode, String) {
-    let asked = match asked(query.as_deref().unwrap_or_default(), health.role) {
+async fn readyz(State(state): State<Arc<ProbeState>>, RawQuery(query): RawQuery) -> (StatusCode, String) {
+    let asked = match asked(query.as_deref().unwrap_or_default(), state.role) {
         Ok(asked) => asked,
         Err((status, problem)) => return (status, format!("{problem}\n")),
     };
     // Before the database is asked: a process that stops is not ready, and says so at once.
-    if health.stop.is_cancelled() {
+    if state.stop.is_cancelled() {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping: yes\n".to_owned());
     }
-    let answers = health.store.answers_within(RECENTLY).await;
-    let metrics = &health.metrics;
+    let answers = state.store.answers_within(RECENTLY).await;
+    let metrics = &state.metrics;
     let seen = Seen {
         attached: metrics.consumer_attached.get() == 1,
         quorum: metrics.queue_without_quorum.get() == 0,
@@ -177,8 +177,8 @@ fn readiness(role: Role, seen: &Seen) -> (bool, String) {
     (ready, lines)
 }
 
-async fn render(State(health): State<Arc<Readiness>>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], health.metrics.render())
+async fn render(State(state): State<Arc<ProbeState>>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], state.metrics.render())
 }
 
 #[cfg(test)]

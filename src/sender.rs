@@ -25,7 +25,7 @@ mod failure;
 mod opening;
 mod probe;
 mod proxy;
-mod reservation;
+mod reservation_guard;
 mod reservations;
 mod resolver;
 mod sent;

@@ -9,9 +9,9 @@ use utoipa::IntoResponses;
 use utoipa::openapi::{Ref, RefOr, Response as DescribedResponse, ResponseBuilder};
 
 /// A JSON document. Status 200 unless the route gives another.
-pub(super) struct Answer<T>(pub(super) T);
+pub(super) struct JsonAnswer<T>(pub(super) T);
 
-impl<T: Serialize> IntoResponse for Answer<T> {
+impl<T: Serialize> IntoResponse for JsonAnswer<T> {
     fn into_response(self) -> Response {
         let body = serde_json::to_vec(&self.0).expect("answers are plain JSON");
         ([(header::CONTENT_TYPE, "application/json")], body).into_response()

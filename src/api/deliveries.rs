@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::Api;
-use super::answer::{Answer, BodyProblems, WebhookProblems};
+use super::answer::{BodyProblems, JsonAnswer, WebhookProblems};
 use super::auth::Caller;
 use super::body::{Json, Text};
 use super::cursor::Cursors;
@@ -73,7 +73,7 @@ pub(super) async fn list(
     State(api): State<Arc<Api>>,
     caller: Caller,
     WebhookPath(id): WebhookPath,
-) -> Result<Answer<Log>, Problem> {
+) -> Result<JsonAnswer<Log>, Problem> {
     let query = &caller.query;
     let limit = query.limit(PAGE)?;
     let list = id.to_string();
@@ -90,10 +90,10 @@ pub(super) async fn list(
         delivery: delivery.transpose()?,
         before: query.text("cursor").map(|cursor| cursors.read(cursor)).transpose()?,
     };
-    let (store, deadline) = api.turn_of(&caller.account).await?;
+    let (store, deadline) = api.query_slot(&caller.account).await?;
     let page = api.ask_until(deadline, store.log(caller.scope(), id, &filter, limit)).await?;
     let page = page.ok_or_else(Problem::not_found)?;
-    Ok(Answer(Log { data: page.rows, next_cursor: page.next.map(|place| cursors.write(place)) }))
+    Ok(JsonAnswer(Log { data: page.rows, next_cursor: page.next.map(|place| cursors.write(place)) }))
 }
 
 /// Send one delivery again now, with its whole schedule
@@ -108,9 +108,9 @@ pub(super) async fn resend(
     State(api): State<Arc<Api>>,
     caller: Caller,
     DeliveryPath(id, delivery): DeliveryPath,
-) -> Result<(StatusCode, Answer<Resent>), Problem> {
+) -> Result<(StatusCode, JsonAnswer<Resent>), Problem> {
     api.ask(api.store.resend(caller.scope(), id, delivery)).await?;
-    Ok((StatusCode::ACCEPTED, Answer(Resent { delivery_id: delivery.0 })))
+    Ok((StatusCode::ACCEPTED, JsonAnswer(Resent { delivery_id: delivery.0 })))
 }
 
 /// Send everything again that ended without a success, at a bounded rate
@@ -128,12 +128,12 @@ pub(super) async fn recover(
     caller: Caller,
     WebhookPath(id): WebhookPath,
     Json(span): Json<Span>,
-) -> Result<(StatusCode, Answer<Recovering>), Problem> {
+) -> Result<(StatusCode, JsonAnswer<Recovering>), Problem> {
     let since = rfc3339(&span.since.0).ok_or_else(|| {
         let reason = "must be a time such as 2026-11-23T10:00:00Z".to_owned();
         Problem::invalid(vec![FieldError { field: "since".into(), reason }])
     })?;
-    let (store, deadline) = api.turn_of(&caller.account).await?;
+    let (store, deadline) = api.query_slot(&caller.account).await?;
     let question = async {
         let closed = store.count_closed(caller.scope(), id, Since::Time(since), COUNTED).await?;
         if closed.recoverable > 0 {
@@ -143,7 +143,7 @@ pub(super) async fn recover(
     };
     let recovering = api.ask_until(deadline, question).await?;
     api.recoveries.notify();
-    Ok((StatusCode::ACCEPTED, Answer(Recovering { recovering })))
+    Ok((StatusCode::ACCEPTED, JsonAnswer(Recovering { recovering })))
 }
 
 /// Parses a time that both RFC 3339 and PostgreSQL can express.

@@ -9,7 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
-use super::answer::{Answer, Problems};
+use super::answer::{JsonAnswer, Problems};
 use super::auth::Caller;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
@@ -30,11 +30,11 @@ pub(super) struct EventTypes {
 
 /// The event types, as they are shown to customers
 #[utoipa::path(get, path = "/v1/event-types", tag = "event types", responses((status = 200, body = EventTypes), Problems))]
-pub(super) async fn list(State(api): State<Arc<Api>>, _: Caller) -> Answer<EventTypes> {
+pub(super) async fn list(State(api): State<Arc<Api>>, _: Caller) -> JsonAnswer<EventTypes> {
     let row = |entry: &crate::event::CatalogueEntry| EventTypeRow {
         r#type: entry.event_type.to_string(),
         name: entry.name.clone(),
         description: entry.description.clone(),
     };
-    Answer(EventTypes { data: api.catalogue.entries().iter().map(row).collect() })
+    JsonAnswer(EventTypes { data: api.catalogue.entries().iter().map(row).collect() })
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::problem::Problem;
 use super::query::Query;
-use super::turns::{Turn, Turns};
+use super::query_slots::{QuerySlot, QuerySlots};
 use crate::config::ApiLimits;
 use crate::ids::AccountId;
 
@@ -29,7 +29,7 @@ pub(super) struct RateLimits {
     requests: PerAccount,
     burst: NonZeroU32,
     tests: PerAccount,
-    turns: Turns,
+    slots: QuerySlots,
     /// Requests since the start, to know when to remove idle accounts.
     seen: AtomicU32,
 }
@@ -42,7 +42,7 @@ impl RateLimits {
             requests: RateLimiter::hashmap(requests),
             burst: settings.requests_burst,
             tests: RateLimiter::hashmap(Quota::per_minute(settings.tests_per_minute).allow_burst(at_once)),
-            turns: Turns::new(connections),
+            slots: QuerySlots::new(connections),
             seen: AtomicU32::new(0),
         }
     }
@@ -58,7 +58,7 @@ impl RateLimits {
                 limiter.retain_recent();
                 limiter.shrink_to_fit();
             }
-            self.turns.forget_idle();
+            self.slots.forget_idle();
         }
         let counted = self.requests.check_key_n(account, weight.min(self.burst)).expect("no more than the burst");
         counted.map_err(|not_until| too_often(&self.requests, &not_until))
@@ -73,9 +73,9 @@ impl RateLimits {
         self.tests.check_key(account).map_err(|not_until| too_often(&self.tests, &not_until))
     }
 
-    /// Waits for the account's turn to ask an expensive question; `None` if it does not come by the deadline.
-    pub(super) async fn turn(&self, account: &AccountId, deadline: Instant) -> Option<Turn> {
-        self.turns.wait(account, deadline).await
+    /// Waits for a slot for an expensive question of the account; `None` if none is free by the deadline.
+    pub(super) async fn query_slot(&self, account: &AccountId, deadline: Instant) -> Option<QuerySlot> {
+        self.slots.wait(account, deadline).await
     }
 }
 

@@ -16,8 +16,8 @@ use crate::token::TokenRefusal;
 const CONTENT_TYPE: &str = "application/problem+json";
 /// Seconds until a caller should try again, if the database did not answer.
 const RETRY_AFTER: u64 = 2;
-/// Seconds until a caller should try again, if the account's turn did not come.
-const TURN_RETRY_AFTER: u64 = 1;
+/// Seconds until a caller should try again, if the account got no query slot.
+const SLOT_RETRY_AFTER: u64 = 1;
 
 /// Why a request failed. Contains no token, no secret and no text of the database's.
 #[derive(Debug, Clone)]
@@ -185,10 +185,10 @@ impl Problem {
             .with(header::RETRY_AFTER, seconds.max(1))
     }
 
-    /// The account's own expensive questions have taken all its turns.
+    /// The account's own expensive questions have taken all its query slots.
     pub(super) fn too_many_at_once() -> Self {
         Self::new(Kind::RateLimited, "this account's other questions to log, stats or recover are still being answered")
-            .with(header::RETRY_AFTER, TURN_RETRY_AFTER)
+            .with(header::RETRY_AFTER, SLOT_RETRY_AFTER)
     }
 
     pub(super) fn unavailable() -> Self {

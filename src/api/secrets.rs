@@ -9,7 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
-use super::answer::{Answer, WebhookProblems};
+use super::answer::{JsonAnswer, WebhookProblems};
 use super::auth::Caller;
 use super::problem::Problem;
 use super::query::WebhookPath;
@@ -41,10 +41,10 @@ pub(super) async fn show(
     State(api): State<Arc<Api>>,
     caller: Caller,
     WebhookPath(id): WebhookPath,
-) -> Result<Answer<Secret>, Problem> {
+) -> Result<JsonAnswer<Secret>, Problem> {
     let secret =
         api.ask(api.store.secret(&api.keyring, caller.scope(), id)).await?.ok_or_else(Problem::not_found)??;
-    Ok(Answer(Secret { secret: secret.expose().to_owned() }))
+    Ok(JsonAnswer(Secret { secret: secret.expose().to_owned() }))
 }
 
 /// Make a new secret; the one before it stays valid beside it for 24 hours, older ones do not
@@ -54,10 +54,10 @@ pub(super) async fn regenerate(
     State(api): State<Arc<Api>>,
     caller: Caller,
     WebhookPath(id): WebhookPath,
-) -> Result<Answer<Regenerated>, Problem> {
+) -> Result<JsonAnswer<Regenerated>, Problem> {
     let owner = Owner { account_id: &caller.account, webhook_id: id };
     let secret = SigningSecret::from_random(rand::random());
     let replaced = api.ask(api.store.replace_secret(&api.keyring, owner, &secret)).await?;
     let previous_valid_until = replaced.ok_or_else(Problem::not_found)?;
-    Ok(Answer(Regenerated { secret: secret.expose().to_owned(), previous_valid_until }))
+    Ok(JsonAnswer(Regenerated { secret: secret.expose().to_owned(), previous_valid_until }))
 }

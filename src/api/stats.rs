@@ -9,7 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
-use super::answer::{Answer, WebhookProblems};
+use super::answer::{JsonAnswer, WebhookProblems};
 use super::auth::Caller;
 use super::problem::Problem;
 use super::query::WebhookPath;
@@ -40,11 +40,11 @@ pub(super) async fn show(
     State(api): State<Arc<Api>>,
     caller: Caller,
     WebhookPath(id): WebhookPath,
-) -> Result<Answer<Stats>, Problem> {
+) -> Result<JsonAnswer<Stats>, Problem> {
     let windows = Window::ALL.map(|window| (window.name(), window));
     let window = caller.query.choice("window", &windows)?.unwrap_or(Window::Day);
-    let (store, deadline) = api.turn_of(&caller.account).await?;
+    let (store, deadline) = api.query_slot(&caller.account).await?;
     let data = api.ask_until(deadline, store.stats(&caller.account, id, window)).await?;
     let data = data.ok_or_else(Problem::not_found)?;
-    Ok(Answer(Stats { window: window.name(), bucket_seconds: window.bucket().as_secs(), data }))
+    Ok(JsonAnswer(Stats { window: window.name(), bucket_seconds: window.bucket().as_secs(), data }))
 }

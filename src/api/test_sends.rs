@@ -9,7 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
-use super::answer::{Answer, BodyProblems, WebhookProblems};
+use super::answer::{BodyProblems, JsonAnswer, WebhookProblems};
 use super::auth::Caller;
 use super::body::{OptionalJson, Text, given};
 use super::problem::{FieldError, Problem};
@@ -45,7 +45,7 @@ pub(super) async fn send(
     caller: Caller,
     WebhookPath(id): WebhookPath,
     OptionalJson(wish): OptionalJson<Wish>,
-) -> Result<Answer<TestSent>, Problem> {
+) -> Result<JsonAnswer<TestSent>, Problem> {
     let event_type = wish.event_type.map(|name| {
         let known = api.catalogue.get(&name.0).cloned();
         known.ok_or_else(|| {
@@ -67,7 +67,7 @@ pub(super) async fn send(
     };
     // In a task of its own: the test is sent and logged also if the caller hangs up.
     let sent = api.tests.spawn(sending).await.map_err(|_| Problem::internal())?;
-    sent.map(Answer)
+    sent.map(JsonAnswer)
 }
 
 impl From<TestRefusal> for Problem {

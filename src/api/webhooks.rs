@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::Api;
-use super::answer::{Answer, BodyProblems, PreconditionProblem, Problems, WebhookProblems};
+use super::answer::{BodyProblems, JsonAnswer, PreconditionProblem, Problems, WebhookProblems};
 use super::auth::Caller;
 use super::body::{Json, Text, given};
 use super::cursor::Cursors;
@@ -117,7 +117,7 @@ impl From<store::Activity> for Activity {
         ("include" = Option<String>, Query, pattern = "^activity$", description = "`activity` adds each webhook's last attempt and the number of waiting deliveries"),
     ),
     responses((status = 200, body = WebhookList), Problems))]
-pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Result<Answer<WebhookList>, Problem> {
+pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Result<JsonAnswer<WebhookList>, Problem> {
     let limit = caller.query.limit(PAGE)?;
     let with_activity = caller.query.choice("include", &[("activity", ())])?.is_some();
     let account = &caller.account;
@@ -142,7 +142,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Result<
         let activity = activity.remove(&webhook.id).map(Activity::from);
         ListedWebhook { webhook, activity }
     });
-    Ok(Answer(WebhookList { data: data.collect(), next_cursor }))
+    Ok(JsonAnswer(WebhookList { data: data.collect(), next_cursor }))
 }
 
 /// Register a webhook, active at once
@@ -156,7 +156,7 @@ pub(super) async fn create(
     State(api): State<Arc<Api>>,
     caller: Caller,
     Json(registration): Json<Registration>,
-) -> Result<(StatusCode, [(HeaderName, String); 1], Answer<CreatedWebhook>), Problem> {
+) -> Result<(StatusCode, [(HeaderName, String); 1], JsonAnswer<CreatedWebhook>), Problem> {
     let mut refused = RefusedFields::default();
     let name = refused.unless("name", WebhookName::parse(&registration.name.0));
     let url = refused.unless("url", WebhookUrl::parse(&registration.url.0, &api.urls).map_err(Into::into));
@@ -173,7 +173,7 @@ pub(super) async fn create(
             Ok((
                 StatusCode::CREATED,
                 tag,
-                Answer(CreatedWebhook { webhook: *webhook, secret: secret.expose().to_owned() }),
+                JsonAnswer(CreatedWebhook { webhook: *webhook, secret: secret.expose().to_owned() }),
             ))
         }
         Created::TooMany => Err(Problem::too_many_webhooks(most)),
@@ -187,9 +187,9 @@ pub(super) async fn show(
     State(api): State<Arc<Api>>,
     caller: Caller,
     WebhookPath(id): WebhookPath,
-) -> Result<([(HeaderName, String); 1], Answer<Webhook>), Problem> {
+) -> Result<([(HeaderName, String); 1], JsonAnswer<Webhook>), Problem> {
     let webhook = caller.webhook(&api, id).await?;
-    Ok(([(header::ETAG, etag::tag(&webhook.version))], Answer(webhook)))
+    Ok(([(header::ETAG, etag::tag(&webhook.version))], JsonAnswer(webhook)))
 }
 
 /// Change a webhook; with If-Match only if it still has that version
@@ -205,7 +205,7 @@ pub(super) async fn update(
     WebhookPath(id): WebhookPath,
     headers: HeaderMap,
     Json(change): Json<Change>,
-) -> Result<([(HeaderName, String); 1], Answer<Webhook>), Problem> {
+) -> Result<([(HeaderName, String); 1], JsonAnswer<Webhook>), Problem> {
     let mut refused = RefusedFields::default();
     let name = change.name.and_then(|name| refused.unless("name", WebhookName::parse(&name.0)));
     let url =
@@ -217,7 +217,7 @@ pub(super) async fn update(
     }
     let change = WebhookChange { name, url, events, active: change.active, only_if: etag::if_match(&headers) };
     match api.ask(api.store.update_webhook(caller.scope(), id, &change)).await? {
-        Changed::Webhook(webhook) => Ok(([(header::ETAG, etag::tag(&webhook.version))], Answer(*webhook))),
+        Changed::Webhook(webhook) => Ok(([(header::ETAG, etag::tag(&webhook.version))], JsonAnswer(*webhook))),
         Changed::Unknown => Err(Problem::not_found()),
         Changed::Stale => Err(Problem::stale()),
     }

@@ -38,9 +38,9 @@ pub(super) async fn run(settings: Settings, role: Role, process: &Process) -> Co
     };
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "{name}");
     let metrics = Metrics::with_log(process.log.dropped_lines.clone());
-    let health = ops::Readiness { store: store.clone(), metrics: metrics.clone(), role, stop: stop.clone() };
+    let state = ops::ProbeState { store: store.clone(), metrics: metrics.clone(), role, stop: stop.clone() };
     // Serves until this function ends.
-    let _ops = ops::serve(settings.ops_listen, health)?;
+    let _ops = ops::serve(settings.ops_listen, state)?;
     match role {
         Role::Worker => worker::run(settings, store, metrics, stop).await?,
         Role::Api => api::run(settings, metrics, stop).await?,

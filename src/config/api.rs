@@ -24,7 +24,7 @@ pub struct Api {
     pub tokens: Option<Tokens>,
     /// What a caller may use.
     pub limits: ApiLimits,
-    /// For everything that one request asks of the database, and for its turn to ask.
+    /// For everything that one request asks of the database, and for its wait for a query slot.
     pub database_timeout: Duration,
     /// Origins whose pages may call the API.
     pub cors_origins: Vec<String>,

@@ -16,7 +16,7 @@ use url::{Position, Url};
 
 use super::opening::{NoteOpening, noted};
 use super::proxy::with_proxy;
-use super::reservation::Reservation;
+use super::reservation_guard::Reservation;
 use super::reservations::{ReservationLimits, Reservations};
 use super::resolver::Resolver;
 use super::{SetupError, causes};

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use tower::util::ServiceExt as _;
 use tower::{Layer, Service};
 
-use super::reservation::Reservation;
+use super::reservation_guard::Reservation;
 
 tokio::task_local! {
     /// The reservation of the attempt that this task is making.

@@ -116,19 +116,19 @@ pub enum ResolveError {
 /// The name servers of the system cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot set up the DNS resolver")]
-pub struct SetupError(#[source] NetError);
+pub struct ResolverSetupError(#[source] NetError);
 
 impl Resolver {
     /// Asks the name servers of the system. `/etc/resolv.conf` is read again when it changes.
     ///
     /// # Errors
     ///
-    /// [`SetupError`] if the DNS client cannot be built.
-    pub fn system(settings: ResolverSettings, policy: UrlPolicy) -> Result<Self, SetupError> {
+    /// [`ResolverSetupError`] if the DNS client cannot be built.
+    pub fn system(settings: ResolverSettings, policy: UrlPolicy) -> Result<Self, ResolverSetupError> {
         Self::of_file(ResolvConf::of_system(), settings, policy)
     }
 
-    fn of_file(file: ResolvConf, settings: ResolverSettings, policy: UrlPolicy) -> Result<Self, SetupError> {
+    fn of_file(file: ResolvConf, settings: ResolverSettings, policy: UrlPolicy) -> Result<Self, ResolverSetupError> {
         Ok(Self::new(NameServers::of_file(file, settings)?, settings, policy))
     }
 
@@ -136,12 +136,12 @@ impl Resolver {
     ///
     /// # Errors
     ///
-    /// [`SetupError`] if the DNS client cannot be built.
+    /// [`ResolverSetupError`] if the DNS client cannot be built.
     pub fn with_name_servers(
         servers: &[SocketAddr],
         settings: ResolverSettings,
         policy: UrlPolicy,
-    ) -> Result<Self, SetupError> {
+    ) -> Result<Self, ResolverSetupError> {
         Ok(Self::new(NameServers::given(servers, settings)?, settings, policy))
     }
 

@@ -15,7 +15,7 @@ use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RecordType};
 
 use super::super::probe::Probe;
-use super::{ResolverSettings, SetupError, resolv_conf};
+use super::{ResolverSettings, ResolverSetupError, resolv_conf};
 
 /// The file that names the system's name servers.
 pub(in crate::sender) const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -55,7 +55,7 @@ pub(super) struct Client {
 }
 
 impl NameServers {
-    pub(super) fn given(servers: &[SocketAddr], settings: ResolverSettings) -> Result<Self, SetupError> {
+    pub(super) fn given(servers: &[SocketAddr], settings: ResolverSettings) -> Result<Self, ResolverSetupError> {
         Ok(Self::Given(Client::new(servers, settings)?.into()))
     }
 
@@ -64,7 +64,7 @@ impl NameServers {
     /// # Errors
     ///
     /// The DNS client cannot be built.
-    pub(super) fn of_file(file: ResolvConf, settings: ResolverSettings) -> Result<Self, SetupError> {
+    pub(super) fn of_file(file: ResolvConf, settings: ResolverSettings) -> Result<Self, ResolverSetupError> {
         let servers = file.read().unwrap_or_else(|| {
             tracing::warn!(path = %file.path.display(), "the file names no name server; asking the one on this machine");
             vec![SocketAddr::new(Ipv4Addr::LOCALHOST.into(), file.port)]
@@ -123,7 +123,7 @@ pub(in crate::sender) fn system_names_one() -> bool {
 }
 
 impl Client {
-    fn new(servers: &[SocketAddr], settings: ResolverSettings) -> Result<Self, SetupError> {
+    fn new(servers: &[SocketAddr], settings: ResolverSettings) -> Result<Self, ResolverSetupError> {
         let mut once = ResolverOpts::default();
         once.timeout = settings.try_timeout();
         once.attempts = 0;
@@ -161,12 +161,12 @@ pub(super) fn is_server_failure(error: &NetError) -> bool {
     }
 }
 
-fn resolver(servers: &[SocketAddr], options: ResolverOpts) -> Result<TokioResolver, SetupError> {
+fn resolver(servers: &[SocketAddr], options: ResolverOpts) -> Result<TokioResolver, ResolverSetupError> {
     let servers = servers.iter().copied().map(name_server).collect();
     let config = ResolverConfig::from_parts(None, Vec::new(), servers);
     let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
     *builder.options_mut() = options;
-    builder.build().map_err(SetupError)
+    builder.build().map_err(ResolverSetupError)
 }
 
 fn name_server(address: SocketAddr) -> NameServerConfig {

@@ -11,23 +11,23 @@ use crate::ids::AccountId;
 /// Expensive questions of one account at one time.
 const AT_ONCE: usize = 2;
 
-/// The turns of all accounts.
-pub(super) struct Turns {
+/// The query slots of all accounts.
+pub(super) struct QuerySlots {
     at_once: usize,
     accounts: Mutex<HashMap<AccountId, Weak<Semaphore>>>,
 }
 
 /// The right to ask one expensive question, until it is dropped.
-pub(super) type Turn = OwnedSemaphorePermit;
+pub(super) type QuerySlot = OwnedSemaphorePermit;
 
-impl Turns {
+impl QuerySlots {
     /// Leaves at least one of the pool's connections to other accounts.
     pub(super) fn new(connections: usize) -> Self {
         Self { at_once: AT_ONCE.min(connections.saturating_sub(1)).max(1), accounts: Mutex::default() }
     }
 
-    /// Waits for a turn, first come, first served; `None` if it does not come by the deadline.
-    pub(super) async fn wait(&self, account: &AccountId, deadline: Instant) -> Option<Turn> {
+    /// Waits for a slot, first come, first served; `None` if it does not come by the deadline.
+    pub(super) async fn wait(&self, account: &AccountId, deadline: Instant) -> Option<QuerySlot> {
         timeout_at(deadline, self.of(account).acquire_owned()).await.ok()?.ok()
     }
 
@@ -41,10 +41,10 @@ impl Turns {
         new
     }
 
-    /// Removes accounts that neither have a turn nor wait for one.
+    /// Removes accounts that neither have a slot nor wait for one.
     pub(super) fn forget_idle(&self) {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
-        accounts.retain(|_, turns| turns.strong_count() > 0);
+        accounts.retain(|_, slots| slots.strong_count() > 0);
         accounts.shrink_to_fit();
     }
 }
@@ -55,12 +55,12 @@ mod tests {
 
     use super::*;
 
-    /// The deadline for a turn that must not come.
+    /// The deadline for a slot that must not come.
     fn soon() -> Instant {
         Instant::now() + Duration::from_millis(10)
     }
 
-    /// The deadline for a turn that must come.
+    /// The deadline for a slot that must come.
     fn late() -> Instant {
         Instant::now() + Duration::from_secs(10)
     }
@@ -70,31 +70,31 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_third_question_of_an_account_waits_for_its_turn_and_that_of_another_account_does_not() {
-        let (turns, one) = (Turns::new(8), account("one"));
-        let first = turns.wait(&one, late()).await.unwrap();
-        let _second = turns.wait(&one, late()).await.unwrap();
-        assert!(turns.wait(&one, soon()).await.is_none());
-        assert!(turns.wait(&account("two"), soon()).await.is_some());
-        let (third, ()) = tokio::join!(turns.wait(&one, late()), async { drop(first) });
+    async fn a_third_question_of_an_account_waits_for_a_slot_and_that_of_another_account_does_not() {
+        let (slots, one) = (QuerySlots::new(8), account("one"));
+        let first = slots.wait(&one, late()).await.unwrap();
+        let _second = slots.wait(&one, late()).await.unwrap();
+        assert!(slots.wait(&one, soon()).await.is_none());
+        assert!(slots.wait(&account("two"), soon()).await.is_some());
+        let (third, ()) = tokio::join!(slots.wait(&one, late()), async { drop(first) });
         assert!(third.is_some());
     }
 
     #[tokio::test]
-    async fn an_account_is_forgotten_with_its_last_turn_and_not_before() {
-        let turns = Turns::new(8);
-        let first = turns.wait(&account("one"), late()).await;
-        drop(turns.wait(&account("two"), late()).await);
-        turns.forget_idle();
-        assert_eq!(turns.accounts.lock().unwrap().len(), 1);
-        let _second = turns.wait(&account("one"), late()).await;
-        assert!(turns.wait(&account("one"), soon()).await.is_none());
+    async fn an_account_is_forgotten_with_its_last_slot_and_not_before() {
+        let slots = QuerySlots::new(8);
+        let first = slots.wait(&account("one"), late()).await;
+        drop(slots.wait(&account("two"), late()).await);
+        slots.forget_idle();
+        assert_eq!(slots.accounts.lock().unwrap().len(), 1);
+        let _second = slots.wait(&account("one"), late()).await;
+        assert!(slots.wait(&account("one"), soon()).await.is_none());
         drop(first);
-        assert!(turns.wait(&account("one"), late()).await.is_some());
+        assert!(slots.wait(&account("one"), late()).await.is_some());
     }
 
     #[test]
     fn one_account_never_has_all_connections_unless_there_is_only_one() {
-        assert_eq!([1, 2, 3, 8].map(|connections| Turns::new(connections).at_once), [1, 1, 2, 2]);
+        assert_eq!([1, 2, 3, 8].map(|connections| QuerySlots::new(connections).at_once), [1, 1, 2, 2]);
     }
 }
