@@ -1,5 +1,5 @@
 -- The whole schema, as the migrations in src/store/migrations make it, without the daily partitions of `events` and
--- `attempts`. Written by `make schema`: do not edit. Why the tables are as they are is said in the migrations.
+-- `attempts`. Written by `make schema`: do not edit. The migrations give the reasons.
 
 CREATE FUNCTION public.make_attempts_partition(days_ahead integer) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER

@@ -163,8 +163,8 @@ impl Store {
     }
 
     /// Returns the same store with a value, such as a permit, that is dropped when the last statement of the returned store has
-    /// ended at the server, even if its caller went away before. Two cases end earlier: a server that does not confirm the
-    /// end within seconds, and a write, whose commit may wait for a standby for hours.
+    /// ended at the server, even if its caller went away before. The value is dropped earlier in two cases: the server does
+    /// not confirm the end within seconds; or the statement is a write, whose commit may wait for hours.
     pub(crate) fn keeping(&self, kept: impl Any + Send + Sync) -> Self {
         Self { kept: Some(Arc::new(kept)), ..self.clone() }
     }
@@ -287,24 +287,6 @@ impl Store {
         self.connections.open_session().await
     }
 }
-
-/// The number of an advisory lock as an SQL expression. Advisory locks belong to the whole database; these numbers differ by
-/// schema, so that installations in two schemas do not wait for each other. In `public` the number is the plain one, as
-/// earlier releases use it in all schemas.
-macro_rules! lock_of_schema {
-    ($number:literal, $schema:literal) => {
-        concat!(
-            $number,
-            "::bigint # CASE ",
-            $schema,
-            "::text WHEN 'public' THEN 0::bigint ELSE pg_catalog.hashtextextended(",
-            $schema,
-            "::text, 0::bigint) END"
-        )
-    };
-}
-
-use lock_of_schema;
 
 /// Makes the COMMIT of a transaction that only reads wait for the synchronous standby, as if it had written: it writes a
 /// message to the WAL, so the standby then has everything that was committed before. A primary that was restarted shows rows

@@ -36,7 +36,7 @@ pub struct Room {
     /// Deliveries that fell due before this time are left out: they are claimed, or are being claimed by another worker.
     pub since: Timestamp,
     /// The largest number of deliveries to claim.
-    pub room: usize,
+    pub most: usize,
 }
 
 /// What [`Store::claim_due`] claimed.
@@ -70,7 +70,7 @@ impl Store {
     pub async fn claim_due(&self, keyring: &Keyring, rooms: &[Room], lease: Duration) -> Result<Claims, StoreError> {
         let webhooks: Vec<Uuid> = rooms.iter().map(|room| room.webhook.0).collect();
         let since: Vec<Timestamp> = rooms.iter().map(|room| room.since).collect();
-        let numbers: Vec<i64> = rooms.iter().map(|room| i64::try_from(room.room).unwrap_or(i64::MAX)).collect();
+        let numbers: Vec<i64> = rooms.iter().map(|room| i64::try_from(room.most).unwrap_or(i64::MAX)).collect();
         let rows = self.query_to_write(&CLAIM_DUE, &[&webhooks, &numbers, &since, &lease.as_secs_f64()]).await?;
         let (rows, paused): (Vec<Row>, Vec<Row>) =
             rows.into_iter().partition(|row| column::<Option<Uuid>>(row, "id").is_some());
@@ -82,7 +82,7 @@ impl Store {
             Ok(events) => Ok(Claims { paused, ..self.claims(&rows, &events, keyring).await }),
             Err(error) => {
                 // If this fails too, the deliveries are due again when their leases end.
-                self.release(&rows.iter().map(fence).collect::<Vec<_>>()).await.ok();
+                self.release(&rows.iter().map(id_and_claim).collect::<Vec<_>>()).await.ok();
                 Err(error)
             }
         }
@@ -102,13 +102,13 @@ impl Store {
                     let now = webhooks.entry(webhook).or_insert_with(|| webhook_now(row, keyring));
                     claims.deliveries.push(claimed(row, event.clone(), now.as_ref()));
                 }
-                None => without_event.push((webhook, fence(row))),
+                None => without_event.push((webhook, id_and_claim(row))),
             }
         }
         if !without_event.is_empty() {
-            let (ids, tokens): (Vec<Uuid>, Vec<i64>) =
+            let (ids, claim_numbers): (Vec<Uuid>, Vec<i64>) =
                 without_event.iter().map(|(_, (id, claim))| (id.0, *claim)).unzip();
-            match self.execute(&CLOSE_WITHOUT_EVENT, &[&ids, &tokens]).await {
+            match self.execute(&CLOSE_WITHOUT_EVENT, &[&ids, &claim_numbers]).await {
                 Ok(_) => claims.without_event = without_event.into_iter().map(|(of, (id, _))| (of, id)).collect(),
                 // They are claimed again when their leases end, and closed then.
                 Err(error) => tracing::debug!(error = error_chain(&error), "cannot close deliveries without events"),
@@ -124,9 +124,9 @@ impl Store {
         let wanted: BTreeSet<(Date, Uuid)> =
             rows.iter().map(|row| (column(row, "event_day"), column(row, "event_key"))).collect();
         let (days, keys): (Vec<Date>, Vec<Uuid>) = wanted.into_iter().unzip();
-        let some = BTreeSet::from_iter(&days).into_iter().copied().collect::<Vec<_>>();
+        let distinct_days = BTreeSet::from_iter(&days).into_iter().copied().collect::<Vec<_>>();
         let params: TypedParams<'_> =
-            &[(&days, Type::DATE_ARRAY), (&keys, Type::UUID_ARRAY), (&some, Type::DATE_ARRAY)];
+            &[(&days, Type::DATE_ARRAY), (&keys, Type::UUID_ARRAY), (&distinct_days, Type::DATE_ARRAY)];
         let events = self.query_planned_anew(EVENTS, params).await?;
         Ok(events.iter().map(|row| (column(row, "key"), Arc::new(event_row(row)))).collect())
     }
@@ -206,7 +206,7 @@ const RELEASE: &str = "
         USING (id, claim) WHERE pending.id = ANY ($1) FOR UPDATE OF pending SKIP LOCKED))";
 
 /// The delivery's id and the number of the claim.
-fn fence(row: &Row) -> (DeliveryId, i64) {
+fn id_and_claim(row: &Row) -> (DeliveryId, i64) {
     (DeliveryId(column(row, "id")), column(row, "claim"))
 }
 

@@ -6,7 +6,8 @@ use tokio::time::{sleep, timeout};
 use tokio_postgres::Client;
 
 use super::schema::Home;
-use super::{StoreError, column, lock_of_schema};
+use super::sql::TRY_LOCK_OF_SCHEMA;
+use super::{StoreError, column};
 
 /// Any number, as long as nothing else in the database uses it as an advisory lock.
 const NUMBER: i64 = 0x7065_6e72_7768_6b73;
@@ -24,14 +25,14 @@ const TRIES_APART: Duration = Duration::from_millis(250);
 /// [`StoreError::Unavailable`] if the lock is still held after `bound`, and whatever a statement may fail with.
 pub(super) async fn take(session: &Client, home: &Home, bound: Duration) -> Result<(), StoreError> {
     let taken = async {
-        while !column::<bool>(&session.query_one(TRY, &[&NUMBER, &home.name]).await?, "locked") {
+        while !column::<bool>(&session.query_one(TRY_LOCK_OF_SCHEMA, &[&NUMBER, &home.name]).await?, "locked") {
             sleep(TRIES_APART).await;
         }
         Ok(())
     };
     timeout(bound, taken).await.unwrap_or_else(|_| {
         let bound = humantime::format_duration(bound);
-        Err(StoreError::Unavailable(anyhow::anyhow!("another migration did not end within {bound}")))
+        Err(StoreError::Unavailable(anyhow::anyhow!("another migration or grant did not end within {bound}")))
     })
 }
 
@@ -39,5 +40,3 @@ pub(super) async fn take(session: &Client, home: &Home, bound: Duration) -> Resu
 pub(super) async fn free(session: &Client) -> Result<(), StoreError> {
     Ok(session.execute("SELECT pg_advisory_unlock_all()", &[]).await.map(drop)?)
 }
-
-const TRY: &str = concat!("SELECT pg_try_advisory_lock(", lock_of_schema!("$1", "$2"), ") AS locked");

@@ -75,12 +75,12 @@ impl Observations {
     }
 
     /// Adds the results of a batch, which are in the order in which the attempts ended. Our own failures say nothing about a
-    /// webhook. A success counts only if it ends failures, which are in the webhook's snapshot, in an earlier result, or not
-    /// written yet: for these, `troubled` tells whether a webhook has some.
+    /// webhook. A success is noted only if the webhook has failures: in its snapshot, in an earlier result, or kept because
+    /// they could not be written. `troubled` returns whether there are kept ones.
     pub fn observe(&mut self, number: u64, batch: &[impl AsRef<TurnResult>], troubled: impl Fn(WebhookId) -> bool) {
-        for finished in batch.iter().map(AsRef::as_ref) {
-            let Ending::Attempted(attempt, step) = &finished.ending else { continue };
-            let webhook = &finished.delivery.webhook;
+        for result in batch.iter().map(AsRef::as_ref) {
+            let Ending::Attempted(attempt, step) = &result.ending else { continue };
+            let webhook = &result.delivery.webhook;
             let well = || !webhook.troubled && !self.seen.contains_key(&webhook.id.0) && !troubled(webhook.id);
             let seen = match step {
                 Step::RepeatIn(_) => continue,
@@ -186,13 +186,13 @@ mod tests {
         TurnResult::example(webhook, activation, b"{}", Ending::Attempted(attempt, step))
     }
 
-    fn of_a_troubled_webhook(mut finished: TurnResult) -> TurnResult {
-        let webhook = &finished.delivery.webhook;
+    fn of_a_troubled_webhook(mut result: TurnResult) -> TurnResult {
+        let webhook = &result.delivery.webhook;
         let state = crate::snapshot::SnapshotState::Off;
         let troubled =
             Snapshot { id: webhook.id, activation: webhook.activation, troubled: true, paused_until: None, state };
-        finished.delivery.webhook = troubled.into();
-        finished
+        result.delivery.webhook = troubled.into();
+        result
     }
 
     fn observed(batch: &[TurnResult]) -> Observations {
@@ -253,11 +253,11 @@ mod tests {
     fn the_longest_pause_that_a_receiver_asked_for_outlasts_successes_of_requests_that_were_out() {
         let (now, second) = (Instant::now(), Duration::from_secs(1));
         let told = |pause: Option<Instant>| {
-            let mut finished = answered(1, 1, 429, RETRY);
-            if let Ending::Attempted(attempt, _) = &mut finished.ending {
+            let mut result = answered(1, 1, 429, RETRY);
+            if let Ending::Attempted(attempt, _) = &mut result.ending {
                 attempt.paused_until = pause;
             }
-            finished
+            result
         };
         let batch =
             [told(Some(now + 2 * second)), told(Some(now + second)), told(None), answered(1, 1, 200, Step::Succeeded)];

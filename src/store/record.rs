@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::health;
 use super::observations::Observations;
-use super::sql::execute;
+use super::sql::{LOCK_FOR_TRANSACTION, execute};
 use super::turn_result::{Ending, TurnResult, collect};
 use super::{Store, StoreError, TypedParams, WAIT_FOR_STANDBY, column};
 use crate::config::HealthThresholds;
@@ -30,7 +30,7 @@ use deliveries::Deliveries;
 impl Store {
     /// Records a batch: events that are not stored yet, log rows, and pending and closed deliveries. A result whose claim is no
     /// longer the newest adds a log row and does not change its delivery. Observations of webhooks that another transaction
-    /// has locked are not written; they are `Observations::left` once the batch is known to be written.
+    /// has locked are not written. `Observations::left` returns them; call it after the commit.
     ///
     /// # Errors
     ///
@@ -83,9 +83,10 @@ impl Store {
     pub async fn is_recorded(&self, batch: &[impl AsRef<TurnResult>]) -> Result<bool, StoreError> {
         let batch = &references(batch);
         let attempts: Vec<(Uuid, Uuid)> =
-            batch.iter().filter_map(|f| Some((f.attempt()?.id, f.delivery.id.0))).collect();
+            batch.iter().filter_map(|result| Some((result.attempt()?.id, result.delivery.id.0))).collect();
         let (ids, deliveries): (Vec<Uuid>, Vec<Uuid>) = attempts.into_iter().unzip();
-        let oldest = batch.iter().filter_map(|f| Some(f.attempt()?.started.elapsed())).max().unwrap_or_default();
+        let oldest =
+            batch.iter().filter_map(|result| Some(result.attempt()?.started.elapsed())).max().unwrap_or_default();
         let ask = async |client: &mut Object| {
             // At this level each statement sees what was committed before it began. The statement on the log begins when this
             // transaction has the lock.
@@ -128,7 +129,7 @@ async fn write_batch(
     health: &HealthThresholds,
     health_statement: &str,
 ) -> Result<(), tokio_postgres::Error> {
-    let own = [LOCK_BATCH, INSERT_EVENTS, INSERT_ATTEMPTS].into_iter();
+    let own = [LOCK_FOR_TRANSACTION, INSERT_EVENTS, INSERT_ATTEMPTS].into_iter();
     try_join_all(own.chain(deliveries::statements()).map(|sql| transaction.prepare_cached(sql))).await?;
     let deliveries = Deliveries::of(batch);
     let written: [_; 10] = tokio::join!(
@@ -158,10 +159,8 @@ async fn lock_batch(transaction: &Transaction<'_>, batch: &[&TurnResult]) -> Res
     };
     // A UUID's variant bits make this number negative; the advisory locks with fixed numbers are positive.
     let (_, name) = first.id.as_u64_pair();
-    execute(transaction, LOCK_BATCH, &[&name.cast_signed()]).await
+    execute(transaction, LOCK_FOR_TRANSACTION, &[&name.cast_signed()]).await
 }
-
-const LOCK_BATCH: &str = "SELECT pg_advisory_xact_lock($1)";
 
 /// The results that the worker keeps together with what else belongs to them.
 fn references(batch: &[impl AsRef<TurnResult>]) -> Vec<&TurnResult> {
@@ -169,7 +168,7 @@ fn references(batch: &[impl AsRef<TurnResult>]) -> Vec<&TurnResult> {
 }
 
 async fn insert_events(transaction: &Transaction<'_>, batch: &[&TurnResult]) -> Result<(), tokio_postgres::Error> {
-    let missing = batch.iter().map(|f| &f.delivery.row).filter(|row| !row.is_stored());
+    let missing = batch.iter().map(|result| &result.delivery.row).filter(|row| !row.is_stored());
     // In the order of keys, so that two transactions with the same events cannot wait for each other.
     let rows: BTreeMap<Uuid, _> = missing.map(|row| (row.key, row)).collect();
     if rows.is_empty() {
@@ -193,7 +192,8 @@ const INSERT_EVENTS: &str = "
     ON CONFLICT DO NOTHING";
 
 async fn insert_attempts(transaction: &Transaction<'_>, batch: &[&TurnResult]) -> Result<(), tokio_postgres::Error> {
-    let rows: Vec<(&TurnResult, &Attempt)> = batch.iter().filter_map(|f| Some((*f, f.attempt()?))).collect();
+    let rows: Vec<(&TurnResult, &Attempt)> =
+        batch.iter().filter_map(|result| Some((*result, result.attempt()?))).collect();
     if rows.is_empty() {
         return Ok(());
     }
@@ -205,20 +205,20 @@ async fn insert_attempts(transaction: &Transaction<'_>, batch: &[&TurnResult]) -
         INSERT_ATTEMPTS,
         &[
             &attempts().map(|a| a.id).collect::<Vec<_>>(),
-            &collect(&results, |f| f.delivery.webhook.id.0),
-            &collect(&results, |f| f.delivery.id.0),
-            &collect(&results, |f| f.delivery.row.day),
-            &collect(&results, |f| f.delivery.row.key),
-            &collect(&results, |f| f.delivery.event().id.as_str()),
-            &collect(&results, |f| f.delivery.event().event_type.as_str()),
-            &collect(&results, |f| f.delivery.trigger.as_str()),
-            &collect(&results, |f| i32::try_from(f.delivery.attempt).unwrap_or(i32::MAX)),
+            &collect(&results, |result| result.delivery.webhook.id.0),
+            &collect(&results, |result| result.delivery.id.0),
+            &collect(&results, |result| result.delivery.row.day),
+            &collect(&results, |result| result.delivery.row.key),
+            &collect(&results, |result| result.delivery.event().id.as_str()),
+            &collect(&results, |result| result.delivery.event().event_type.as_str()),
+            &collect(&results, |result| result.delivery.trigger.as_str()),
+            &collect(&results, |result| i32::try_from(result.delivery.attempt).unwrap_or(i32::MAX)),
             &attempts().map(|a| a.outcome.http_status().map(i32::from)).collect::<Vec<_>>(),
             &attempts().map(millis).collect::<Vec<_>>(),
             &attempts().map(|a| a.outcome.error()).collect::<Vec<_>>(),
             &attempts().map(|a| a.outcome.snippet()).collect::<Vec<_>>(),
             &attempts().map(|a| a.started.elapsed().as_secs_f64()).collect::<Vec<_>>(),
-            &collect(&results, |f| f.wait().map(|wait| wait.as_secs_f64())),
+            &collect(&results, |result| result.wait().map(|wait| wait.as_secs_f64())),
         ],
     )
     .await

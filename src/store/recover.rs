@@ -27,7 +27,8 @@ pub use closed::ClosedSpan;
 use closed::{ClosedRow, FIRST, read_closed};
 pub(super) use events::stored_events;
 
-/// Deliveries that one transaction moves: few enough that the results of the same webhook do not wait for long.
+/// Deliveries that one transaction moves: so few that a customer's change of the webhook, and results of these deliveries,
+/// wait only briefly.
 const BATCH: i64 = 500;
 /// Closed deliveries that one transaction counts.
 const PAGE: i64 = 10_000;

@@ -15,7 +15,8 @@ use tokio_postgres::{Client, Row};
 
 use super::partitions::{EVENTS_IN_USE, TABLES, attached_partitions, mark};
 use super::schema::{self, Home};
-use super::{Store, StoreError, column, lock_of_schema};
+use super::sql::{LOCK_FOR_TRANSACTION, TRY_LOCK_OF_SCHEMA};
+use super::{Store, StoreError, column};
 use crate::config::Retention;
 
 /// The number of the advisory lock of the one session that detaches and drops.
@@ -103,7 +104,7 @@ impl Store {
             delete_unrecoverable(&session, &home, retention.events).await?;
             return Err(DropError::NotOwner);
         }
-        let locked = session.query_one(TRY_DROPPING, &[&DROPPING, &home.name]).await?;
+        let locked = session.query_one(TRY_LOCK_OF_SCHEMA, &[&DROPPING, &home.name]).await?;
         if !column::<bool>(&locked, "locked") {
             return Err(DropError::Locked);
         }
@@ -131,7 +132,7 @@ impl Store {
     pub(crate) async fn expired_partitions(&self, retention: &Retention) -> Result<usize, StoreError> {
         let tables = || TABLES.into_iter().zip([retention.events, retention.attempts]);
         let count = async |client: &mut Object| {
-            let (transaction, path) = schema::undisturbed(client).await?;
+            let (transaction, path) = schema::with_pg_catalog_only(client).await?;
             let mut most = 0;
             for (name, retention) in tables() {
                 let table = Table { home: &path.home(), name };
@@ -219,8 +220,7 @@ async fn mark_all(session: &mut Client, table: &Table<'_>, days: i32, chosen: &[
     }
     // Waits for transactions that are using old events. Later ones wait for this transaction, so it must not wait long.
     transaction.batch_execute("SET LOCAL lock_timeout = '1s'").await?;
-    let locked =
-        transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&EVENTS_IN_USE]).await.map_err(StoreError::from);
+    let locked = transaction.execute(LOCK_FOR_TRANSACTION, &[&EVENTS_IN_USE]).await.map_err(StoreError::from);
     match locked {
         Err(StoreError::Busy(_)) => return Err(DropError::Locked),
         locked => locked?,
@@ -268,8 +268,6 @@ fn expired(rows: Vec<Row>) -> Vec<Expired> {
     };
     rows.into_iter().map(expired).collect()
 }
-
-const TRY_DROPPING: &str = concat!("SELECT pg_try_advisory_lock(", lock_of_schema!("$1", "$2"), ") AS locked");
 
 const OWNED: &str = "
     SELECT bool_and(pg_has_role(relowner, 'USAGE')) AS owned FROM pg_class

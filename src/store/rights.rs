@@ -100,7 +100,7 @@ impl Store {
     pub(crate) async fn rights(&self) -> Result<Rights, StoreError> {
         let mut connection = self.connection().await?;
         let ask = async |client: &mut Object| {
-            let (transaction, path) = schema::undisturbed(client).await?;
+            let (transaction, path) = schema::with_pg_catalog_only(client).await?;
             let home = path.home();
             let revokes = transaction.query(REVOKES, &[&path.schemas, &home.name]).await?;
             let revokes = revokes.iter().map(|row| column(row, "statement")).collect();

@@ -176,7 +176,7 @@ impl SearchPath {
 /// Begins a transaction whose search path is `pg_catalog` alone. Other roles may have put functions and operators into the
 /// schemas of the usual search path that fit our arguments better than PostgreSQL's own; they would run with our rights.
 /// Statements in the transaction name our tables with their schema. The caller rolls back, which restores the search path.
-pub(super) async fn undisturbed(session: &mut Client) -> Result<(Transaction<'_>, SearchPath), Error> {
+pub(super) async fn with_pg_catalog_only(session: &mut Client) -> Result<(Transaction<'_>, SearchPath), Error> {
     let transaction = session.transaction().await?;
     let path = transaction.query_one(PATH, &[]).await?;
     transaction.batch_execute("SET LOCAL search_path = pg_catalog").await?;
@@ -189,7 +189,7 @@ pub(super) async fn undisturbed(session: &mut Client) -> Result<(Transaction<'_>
 }
 
 async fn read_search_path(session: &mut Client, migrations: &[Migration]) -> Result<Found, Error> {
-    let (transaction, path) = undisturbed(session).await?;
+    let (transaction, path) = with_pg_catalog_only(session).await?;
     let mut found = Found::default();
     for row in transaction.query(CANDIDATES, &[&&OURS[..], &path.schemas]).await? {
         let (name, readable) = (column::<String>(&row, "name"), column::<Option<bool>>(&row, "readable"));

@@ -35,6 +35,16 @@ pub(super) fn close_chosen(chosen: &str, reason: &str) -> String {
 /// Locks the pending rows with these ids, in their order. Comes before every statement that changes several of them.
 pub(super) const LOCK_PENDING: &str = "SELECT FROM pending_deliveries WHERE id = ANY ($1) ORDER BY id FOR UPDATE";
 
+/// Takes the advisory lock `$1` of the schema `$2` until the session ends. Column `locked`: false if another session has it.
+///
+/// Advisory locks belong to the whole database. The number that is locked differs by schema, so that installations in two
+/// schemas do not wait for each other. In `public` it is `$1` itself, as earlier releases use it in all schemas.
+pub(super) const TRY_LOCK_OF_SCHEMA: &str = "SELECT pg_try_advisory_lock($1::bigint # CASE $2::text
+    WHEN 'public' THEN 0::bigint ELSE pg_catalog.hashtextextended($2::text, 0::bigint) END) AS locked";
+
+/// Waits for the advisory lock `$1` and holds it until the transaction ends.
+pub(super) const LOCK_FOR_TRANSACTION: &str = "SELECT pg_advisory_xact_lock($1)";
+
 /// Runs a statement, prepared once for each session, and returns its rows.
 pub(super) async fn query(transaction: &Transaction<'_>, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Error> {
     let statement = transaction.prepare_cached(sql).await?;

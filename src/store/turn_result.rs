@@ -42,7 +42,7 @@ impl TurnResult {
     }
 
     /// Why the delivery is closed, if it is.
-    pub(super) fn closed(&self) -> Option<ClosedReason> {
+    pub(super) fn closed_reason(&self) -> Option<ClosedReason> {
         match &self.ending {
             Ending::Attempted(_, step) => step.closes(),
             Ending::ClosedUnattempted(reason) => Some(*reason),

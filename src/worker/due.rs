@@ -194,7 +194,7 @@ impl Due {
             Ok(claims) => claims,
             Err(error) => {
                 if error.ran_out_of_time() {
-                    search.portion.ran_out_of_time(rooms.iter().map(|room| room.room).sum());
+                    search.portion.ran_out_of_time(rooms.iter().map(|room| room.most).sum());
                 }
                 return Err(error);
             }

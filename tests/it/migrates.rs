@@ -1,5 +1,5 @@
-//! The schema comes once, whoever brings it and however often it is killed; indexes are added while others write; partitions
-//! come and go with the days; a broker that was set up differently is left as it is.
+//! The schema is made once, whichever process migrates and however often it is killed; indexes are added while others write;
+//! partitions come and go with the days; a broker that was set up differently is left as it is.
 
 mod indexes;
 mod killed;

@@ -29,9 +29,9 @@ impl<'a> Deliveries<'a> {
         rows.sort_by_key(|result| result.delivery.id);
         let those = |which: fn(&TurnResult) -> bool| rows.iter().copied().filter(|result| which(result)).collect();
         Self {
-            first: those(|f| f.claim.is_none() && f.wait().is_some()),
-            again: those(|f| f.claim.is_some() && f.wait().is_some()),
-            closed: those(|f| f.closed().is_some()),
+            first: those(|result| result.claim.is_none() && result.wait().is_some()),
+            again: those(|result| result.claim.is_some() && result.wait().is_some()),
+            closed: those(|result| result.closed_reason().is_some()),
             succeeded: those(TurnResult::succeeded),
         }
     }
@@ -50,14 +50,14 @@ impl<'a> Deliveries<'a> {
             transaction,
             &INSERT_PENDING,
             &[
-                &collect(rows, |f| f.delivery.id.0),
-                &collect(rows, |f| f.delivery.webhook.id.0),
-                &collect(rows, |f| f.delivery.webhook.activation),
-                &collect(rows, |f| f.delivery.row.day),
-                &collect(rows, |f| f.delivery.row.key),
+                &collect(rows, |result| result.delivery.id.0),
+                &collect(rows, |result| result.delivery.webhook.id.0),
+                &collect(rows, |result| result.delivery.webhook.activation),
+                &collect(rows, |result| result.delivery.row.day),
+                &collect(rows, |result| result.delivery.row.key),
                 &collect(rows, TurnResult::attempts_made),
-                &collect(rows, |f| f.next_trigger().as_str()),
-                &collect(rows, |f| f.wait().unwrap_or_default().as_secs_f64()),
+                &collect(rows, |result| result.next_trigger().as_str()),
+                &collect(rows, |result| result.wait().unwrap_or_default().as_secs_f64()),
             ],
         )
         .await
@@ -81,10 +81,10 @@ impl<'a> Deliveries<'a> {
             transaction,
             UPDATE_PENDING,
             &[
-                &collect(rows, |f| f.delivery.id.0),
-                &collect(rows, |f| f.claim.unwrap_or_default()),
+                &collect(rows, |result| result.delivery.id.0),
+                &collect(rows, |result| result.claim.unwrap_or_default()),
                 &collect(rows, TurnResult::attempts_made),
-                &collect(rows, |f| f.wait().unwrap_or_default().as_secs_f64()),
+                &collect(rows, |result| result.wait().unwrap_or_default().as_secs_f64()),
             ],
         )
         .await
@@ -99,14 +99,14 @@ impl<'a> Deliveries<'a> {
             transaction,
             &CLOSE,
             &[
-                &collect(rows, |f| f.delivery.id.0),
-                &collect(rows, |f| f.claim),
-                &collect(rows, |f| f.delivery.webhook.id.0),
-                &collect(rows, |f| f.delivery.row.day),
-                &collect(rows, |f| f.delivery.row.key),
-                &collect(rows, |f| f.closed().map(ClosedReason::as_str)),
+                &collect(rows, |result| result.delivery.id.0),
+                &collect(rows, |result| result.claim),
+                &collect(rows, |result| result.delivery.webhook.id.0),
+                &collect(rows, |result| result.delivery.row.day),
+                &collect(rows, |result| result.delivery.row.key),
+                &collect(rows, |result| result.closed_reason().map(ClosedReason::as_str)),
                 &collect(rows, TurnResult::attempts_made),
-                &collect(&self.succeeded, |f| f.delivery.id.0),
+                &collect(&self.succeeded, |result| result.delivery.id.0),
             ],
         )
         .await
@@ -129,7 +129,7 @@ impl<'a> Deliveries<'a> {
         if self.succeeded.is_empty() {
             return Ok(());
         }
-        execute(transaction, delete, &[&collect(&self.succeeded, |f| f.delivery.id.0)]).await
+        execute(transaction, delete, &[&collect(&self.succeeded, |result| result.delivery.id.0)]).await
     }
 }
 

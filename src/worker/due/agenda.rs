@@ -53,7 +53,7 @@ impl Agenda {
             let room = room_of(*webhook).min(left);
             left -= room;
             if room > 0 {
-                rooms.push(Room { webhook: *webhook, since: *since, room });
+                rooms.push(Room { webhook: *webhook, since: *since, most: room });
             }
         }
         self.asked = asked;
@@ -64,7 +64,7 @@ impl Agenda {
     /// the webhook is removed; what falls due later adds it again.
     pub(super) fn claimed(&mut self, room: &Room, taken: Option<&Taken>) {
         match taken {
-            Some(taken) if taken.count >= room.room => drop(self.since.insert(room.webhook, taken.until)),
+            Some(taken) if taken.count >= room.most => drop(self.since.insert(room.webhook, taken.until)),
             _ => drop(self.since.remove(&room.webhook)),
         }
     }
@@ -92,7 +92,7 @@ mod tests {
     }
 
     fn asked_for(rooms: &[Room]) -> Vec<(u128, usize)> {
-        rooms.iter().map(|room| (room.webhook.0.as_u128(), room.room)).collect()
+        rooms.iter().map(|room| (room.webhook.0.as_u128(), room.most)).collect()
     }
 
     #[test]

@@ -5,8 +5,8 @@ use serde_json::json;
 use super::schema_file;
 use crate::support::{Site, wait_until};
 
-/// Has every session stop at a moment of the migration: after so many statements that change the schema, counted from when
-/// the history has reached a version, it waits for whoever holds the advisory lock 1818.
+/// Stops a migration: when the history has reached `version`, the session waits after its n-th DDL statement for the holder
+/// of the advisory lock 1818. `statements` is n.
 const STOP: &str = "
     CREATE SCHEMA stop;
     CREATE TABLE stop.moment (version integer, statements bigint);

@@ -84,8 +84,11 @@ impl Rig {
                 break;
             }
         }
-        let rooms: Vec<Room> =
-            search.agenda.iter().map(|(webhook, since)| Room { webhook: *webhook, since: *since, room }).collect();
+        let rooms: Vec<Room> = search
+            .agenda
+            .iter()
+            .map(|(webhook, since)| Room { webhook: *webhook, since: *since, most: room })
+            .collect();
         if rooms.is_empty() {
             return Ok(Vec::new());
         }
@@ -93,7 +96,7 @@ impl Rig {
         let claims = self.store.claim_due(self.settings.keyring().unwrap(), &rooms, lease).await?;
         for room in &rooms {
             match claims.taken.get(&room.webhook) {
-                Some(taken) if taken.count >= room.room => drop(search.agenda.insert(room.webhook, taken.until)),
+                Some(taken) if taken.count >= room.most => drop(search.agenda.insert(room.webhook, taken.until)),
                 _ => drop(search.agenda.remove(&room.webhook)),
             }
         }
