@@ -6,7 +6,9 @@
 
 use std::time::Duration;
 
+use refinery::Report;
 use refinery::error::Kind;
+use tokio::time::timeout;
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{Client, Error};
 
@@ -16,17 +18,22 @@ use super::{Store, StoreError, migration_lock, migrations, partitions, rights, t
 
 /// How long one `migrate` waits for another to end.
 const LOCK_BOUND: Duration = Duration::from_secs(300);
+/// The longest time to open a session and to look for the schema. A server or a pooler may accept a connection and never
+/// answer.
+const SESSION_BOUND: Duration = Duration::from_secs(60);
 
 impl Store {
     /// Applies the migrations and builds the indexes that the database lacks, and makes the partitions of the coming days.
-    /// Returns the names of what was applied and built. One session works at a time, others wait for it up to 5 minutes; an
-    /// index over a long log may take hours.
+    /// Returns the names of what was applied and built. One session works at a time. Others wait for it up to 5 minutes, then
+    /// fail with `Unavailable`; run them again. An index over a long log may take hours.
     ///
     /// # Errors
     ///
-    /// - [`StoreError::Schema`]: the schema holds another product's tables, or was changed by hand. Nothing was done.
+    /// - [`StoreError::Schema`]: the schema holds another product's tables, or was changed by hand. If the tables are another
+    ///   product's, nothing was done. If a migration or an index failed, the migrations before it stay.
     /// - [`StoreError::Unsafe`]: another role's function, operator or table would run with our rights. Nothing was done.
-    /// - [`StoreError::Denied`]: this role does not own the tables, or may not make any.
+    /// - [`StoreError::Denied`]: this role does not own the tables or a partition, or may not make any. What was applied
+    ///   stays.
     /// - [`StoreError::Busy`], [`StoreError::Unavailable`], [`StoreError::ReadOnly`]: try again; what was applied stays.
     pub async fn migrate(&self, indexes: &[Index]) -> Result<Vec<String>, StoreError> {
         let (mut client, home) = self.session_that_migrates().await?;
@@ -35,25 +42,31 @@ impl Store {
         client.batch_execute(&home.within("SET search_path = {home}")).await?;
         // A newer program may have migrated further: its schema serves this version too.
         let runner = migrations::runner().set_abort_missing(false);
-        let report = runner.run_async(&mut client).await.map_err(|error| failed(&error))?;
+        let report = runner.run_async(&mut client).await.map_err(|error| {
+            let _ = error.report().map(log_applied);
+            failed(&error)
+        })?;
+        let applied = log_applied(&report);
         client.batch_execute(POSTGRES_ONLY).await?;
         rights::give_to_owner(&client, &home).await?;
         partitions::make_missing(&client, &home).await?;
         let built = indexes::build(&client, &home, indexes).await.map_err(|error| not_built(&error))?;
         migration_lock::free(&client).await?;
-        let applied = report.applied_migrations().iter().map(ToString::to_string);
-        Ok(applied.chain(built).collect())
+        Ok([applied, built].concat())
     }
 
     /// The session holds the migration lock until it is closed.
     async fn session_that_migrates(&self) -> Result<(Client, Home), StoreError> {
-        let client = self.open_session().await?;
-        // The policies of a table that is not ours would run with our rights.
-        client.batch_execute("SET row_security = off").await?;
-        let (client, home) = at_home(client).await?;
-        client
-            .batch_execute("SET statement_timeout = 0; SET lock_timeout = 0; SET client_min_messages = warning")
-            .await?;
+        let opened = async {
+            let client = self.open_session().await?;
+            // The policies of a table that is not ours would run with our rights.
+            client.batch_execute("SET row_security = off").await?;
+            let (client, home) = at_home(client).await?;
+            let settings = "SET statement_timeout = 0; SET lock_timeout = 0; SET client_min_messages = warning";
+            client.batch_execute(settings).await?;
+            Ok((client, home))
+        };
+        let (client, home) = within_bound(opened).await?;
         migration_lock::take(&client, &home, LOCK_BOUND).await?;
         Ok((client, home))
     }
@@ -67,8 +80,24 @@ impl Store {
     /// [`StoreError::Schema`] if the search path names no usable schema or another product's tables are in the way, and what
     /// opening a session may fail with.
     pub(super) async fn session_at_home(&self) -> Result<(Client, Home), StoreError> {
-        at_home(self.open_session().await?).await
+        within_bound(async { at_home(self.open_session().await?).await }).await
     }
+}
+
+async fn within_bound<T>(opened: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    timeout(SESSION_BOUND, opened).await.unwrap_or_else(|_| {
+        let bound = humantime::format_duration(SESSION_BOUND);
+        Err(StoreError::Unavailable(anyhow::anyhow!("the server did not answer a new session within {bound}")))
+    })
+}
+
+/// Logs the names of the migrations that were applied and returns them. The log has them also if a later step fails.
+fn log_applied(report: &Report) -> Vec<String> {
+    let applied: Vec<String> = report.applied_migrations().iter().map(ToString::to_string).collect();
+    for migration in &applied {
+        tracing::info!(migration, "applied a migration");
+    }
+    applied
 }
 
 async fn at_home(mut client: Client) -> Result<(Client, Home), StoreError> {
@@ -87,27 +116,32 @@ fn failed(error: &refinery::Error) -> StoreError {
     let refusal = causes.filter_map(|cause| cause.downcast_ref::<Error>()).find_map(Error::as_db_error);
     let whole = || anyhow::anyhow!("the migration failed: {error}");
     match (refusal, error.kind()) {
-        (Some(refusal), Kind::Connection(step, _)) => refused(refusal, step),
+        (Some(refusal), Kind::Connection(step, _)) => refused(refusal, step, OWNERS_WORK),
         (None, Kind::Connection(..)) => StoreError::Unavailable(whole()),
         _ => StoreError::Schema(whole()),
     }
 }
 
 fn not_built(error: &BuildError) -> StoreError {
-    let step = format!("building the index {}", error.index);
+    let (mut step, mut cure) = (format!("building the index {}", error.index), OWNERS_WORK.to_owned());
+    if let Some(partition) = &error.partition {
+        step = format!("{step} on {partition}");
+        cure =
+            format!("give it to the owner of the whole table: ALTER TABLE {partition} OWNER TO …, then migrate again");
+    }
     match error.cause.as_db_error() {
-        Some(refusal) => refused(refusal, &step),
+        Some(refusal) => refused(refusal, &step, &cure),
         None => StoreError::Unavailable(anyhow::anyhow!("{step}: {}", error.cause)),
     }
 }
 
 /// Maps the server's refusal of a step to what the caller can do: try again if another session was in the way, but not if
-/// the statement itself cannot be carried out.
-fn refused(refusal: &DbError, step: &str) -> StoreError {
+/// the statement itself cannot be carried out. `cure` says what to do if the role lacks a right.
+fn refused(refusal: &DbError, step: &str, cure: &str) -> StoreError {
     let (message, code) = (refusal.message(), refusal.code());
     let cause = anyhow::anyhow!("{step}: {message} (SQLSTATE {})", code.code());
     match &code.code()[..2] {
-        _ if code == &SqlState::INSUFFICIENT_PRIVILEGE => StoreError::Denied(anyhow::anyhow!("{cause}; {OWNERS_WORK}")),
+        _ if code == &SqlState::INSUFFICIENT_PRIVILEGE => StoreError::Denied(anyhow::anyhow!("{cause}; {cure}")),
         // An object is missing, is there already or has another type: somebody has changed the schema by hand.
         "3F" | "42" => StoreError::Schema(cause),
         _ => match StoreError::of_refusal(refusal) {
