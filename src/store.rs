@@ -28,7 +28,6 @@
 //! partitions have one each. None of these waits for a row that the table above names.
 
 use std::any::Any;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -54,6 +53,7 @@ mod hosts;
 mod indexes;
 mod inspect;
 mod keepalive;
+mod known_columns;
 mod log;
 mod login;
 mod lookup;
@@ -81,7 +81,7 @@ mod tasks;
 mod tls;
 mod traps;
 mod turn_result;
-mod version;
+mod webhook_version;
 mod webhooks;
 
 pub use backends::SessionFault;
@@ -140,10 +140,6 @@ pub struct Store {
     /// The days of the log, and when they were read.
     log_days: Arc<Mutex<Option<(Instant, days::LogDays)>>>,
     kept: Option<Kept>,
-    /// Whether the schema is known to have the column for pauses (V10).
-    keeps_pauses: Arc<AtomicBool>,
-    /// The schema was seen to have revisions of webhooks (V11).
-    has_revisions: Arc<AtomicBool>,
 }
 
 impl Store {
@@ -153,13 +149,7 @@ impl Store {
     ///
     /// [`StoreError::Address`] if `DATABASE_URL` cannot be used.
     pub fn new(settings: &Database) -> Result<Self, StoreError> {
-        Ok(Self {
-            connections: Connections::new(settings)?.into(),
-            log_days: Arc::default(),
-            kept: None,
-            keeps_pauses: Arc::default(),
-            has_revisions: Arc::default(),
-        })
+        Ok(Self { connections: Connections::new(settings)?.into(), log_days: Arc::default(), kept: None })
     }
 
     /// Returns the same store with a value, such as a permit, that is dropped when the last statement of the returned store has

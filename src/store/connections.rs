@@ -16,6 +16,7 @@ use super::abandoned::{self, Abandoned, Kept, PATIENCE, Unanswered, WritePermit}
 use super::answers::Answers;
 use super::backends;
 use super::error::{OutOfTime, StoreError};
+use super::known_columns::KnownColumns;
 use super::openings::{Openings, with_backend};
 use super::recycling::{not_older_than, only_answering, only_fit};
 use super::session::Sessions;
@@ -60,6 +61,7 @@ pub(super) struct Connections {
     answers: Arc<Answers>,
     /// Connections that were opened before this are not lent again.
     renewed: Arc<Mutex<Instant>>,
+    known_columns: KnownColumns,
 }
 
 impl Connections {
@@ -83,8 +85,8 @@ impl Connections {
             .build()
             .map_err(|error| StoreError::Unavailable(error.into()))?;
         let unanswered = Unanswered::new(sessions.clone(), settings.pool_size).into();
-        let statement_timeout = settings.statement_timeout;
-        Ok(Self { pool, sessions, openings, tasks, unanswered, statement_timeout, answers, renewed })
+        let (statement_timeout, known_columns) = (settings.statement_timeout, KnownColumns::default());
+        Ok(Self { pool, sessions, openings, tasks, unanswered, statement_timeout, answers, renewed, known_columns })
     }
 
     pub(super) async fn lend(self: &Arc<Self>) -> Result<Connection, StoreError> {
@@ -177,6 +179,10 @@ impl Connections {
             Some(fault) => Err(StoreError::Sessions(fault)),
             None => Ok(client),
         }
+    }
+
+    pub(super) fn known_columns(&self) -> &KnownColumns {
+        &self.known_columns
     }
 
     /// When the database last answered a statement.
@@ -308,6 +314,7 @@ impl Connection {
         if closed || error.code().is_some_and(|code| UNFIT.contains(code)) {
             self.discard();
         }
+        self.home.known_columns.forget_if_missing(&error);
         if error.code().is_some_and(|code| OF_ANOTHER_SESSION.contains(code)) {
             self.home.sessions.backends().doubt();
             self.home.renew();

@@ -52,20 +52,20 @@ impl Store {
     ) -> Result<&'static str, Error> {
         // Without observations nothing is written, so it does not matter.
         let keeps_pauses = observations.is_empty()
-            || self.keeps_pauses.load(Ordering::Relaxed)
+            || self.connections.known_columns().pauses.load(Ordering::Relaxed)
             || self.note_keeps_pauses(&transaction.query_one(KEEPS_PAUSES, &[]).await?);
         Ok(if keeps_pauses { &UPDATE } else { &UPDATE_BEFORE_V10 })
     }
 
     /// Whether the schema has a column for pauses.
     pub(super) async fn keeps_pauses(&self) -> Result<bool, StoreError> {
-        Ok(self.keeps_pauses.load(Ordering::Relaxed)
+        Ok(self.connections.known_columns().pauses.load(Ordering::Relaxed)
             || self.query(KEEPS_PAUSES, &[]).await?.first().is_some_and(|row| self.note_keeps_pauses(row)))
     }
 
     fn note_keeps_pauses(&self, row: &Row) -> bool {
         let keeps = column(row, "keeps");
-        self.keeps_pauses.store(keeps, Ordering::Relaxed);
+        self.connections.known_columns().pauses.store(keeps, Ordering::Relaxed);
         keeps
     }
 }

@@ -49,13 +49,14 @@ impl WebhookVersion {
 
 impl Store {
     /// How to compute versions in the schema as it is, which may be that of the release before.
-    pub(super) async fn version(&self) -> Result<WebhookVersion, StoreError> {
-        if self.has_revisions.load(Ordering::Relaxed) {
+    pub(super) async fn webhook_version(&self) -> Result<WebhookVersion, StoreError> {
+        let known = &self.connections.known_columns().revisions;
+        if known.load(Ordering::Relaxed) {
             return Ok(WebhookVersion::Revision);
         }
         let found = self.query(HAS_REVISIONS, &[]).await?;
         let has_revisions = found.first().is_some_and(|row| column(row, "has_revisions"));
-        self.has_revisions.store(has_revisions, Ordering::Relaxed);
+        known.store(has_revisions, Ordering::Relaxed);
         Ok(if has_revisions { WebhookVersion::Revision } else { WebhookVersion::Hash })
     }
 }

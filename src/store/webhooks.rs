@@ -107,7 +107,7 @@ impl Store {
     ) -> Result<Created, StoreError> {
         let owner = Owner { account_id: new.account_id, webhook_id: new.id };
         let envelope = keyring.seal(new.secret, owner, rand::random());
-        let columns = self.version().await?.columns();
+        let columns = self.webhook_version().await?.columns();
         let sql = format!(
             "INSERT INTO webhooks (id, account_id, name, url, event_types, secret)
              SELECT $1, $2, $3, $4, $5, $6
@@ -144,7 +144,7 @@ impl Store {
         after: Option<Position>,
         limit: u32,
     ) -> Result<Vec<Webhook>, StoreError> {
-        let columns = self.version().await?.columns();
+        let columns = self.webhook_version().await?.columns();
         let sql = format!(
             "SELECT {columns} FROM webhooks
              WHERE account_id = $1 AND (created_at, id) > (coalesce($2::timestamptz, '-infinity'), coalesce($3::uuid, {NIL}))
@@ -161,7 +161,7 @@ impl Store {
     ///
     /// The database is not available, busy or not migrated.
     pub(crate) async fn find_webhook(&self, scope: Scope<'_>, id: WebhookId) -> Result<Option<Webhook>, StoreError> {
-        let columns = self.version().await?.columns();
+        let columns = self.webhook_version().await?.columns();
         let sql =
             format!("SELECT {columns} FROM webhooks WHERE id = $1 AND account_id = coalesce($2::text, account_id)");
         Ok(self.query(&sql, &[&id.0, &scope.account()]).await?.first().map(webhook))
@@ -215,7 +215,7 @@ impl Store {
         id: WebhookId,
         change: &WebhookChange,
     ) -> Result<Changed, StoreError> {
-        let version = self.version().await?;
+        let version = self.webhook_version().await?;
         let unpaused = match self.keeps_pauses().await? {
             // Another URL has another receiver, which has not asked for a pause.
             true => {
@@ -265,7 +265,7 @@ impl Store {
     ) -> Result<Deleted, StoreError> {
         let sql = format!(
             "DELETE FROM webhooks WHERE id = $1 AND account_id = coalesce($2::text, account_id) AND {}",
-            self.version().await?.is_one_of(3, only_if)
+            self.webhook_version().await?.is_one_of(3, only_if)
         );
         if self.execute(&sql, &[&id.0, &scope.account(), &only_if]).await? > 0 {
             return Ok(Deleted::Done);

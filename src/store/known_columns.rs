@@ -1,0 +1,25 @@
+//! Caches which columns the schema is known to have. The schema may be that of an earlier release until `migrate` has run.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio_postgres::Error;
+use tokio_postgres::error::SqlState;
+
+/// The columns that a process was seen to use. A column that is not known is looked for again each time.
+#[derive(Debug, Default)]
+pub(super) struct KnownColumns {
+    /// `webhooks.paused_until` (V10).
+    pub pauses: AtomicBool,
+    /// `webhooks.revision` (V11).
+    pub revisions: AtomicBool,
+}
+
+impl KnownColumns {
+    /// Forgets all columns if a statement failed for want of one: a standby may have taken over that lacks a migration.
+    pub(super) fn forget_if_missing(&self, error: &Error) {
+        if error.code() == Some(&SqlState::UNDEFINED_COLUMN) {
+            self.pauses.store(false, Ordering::Relaxed);
+            self.revisions.store(false, Ordering::Relaxed);
+        }
+    }
+}
