@@ -4,6 +4,8 @@ use penr_webhooks::config::Settings;
 use penr_webhooks::store::{Index, Store};
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
+use url::Url;
+use uuid::Uuid;
 
 use crate::support::{Site, wait_until};
 
@@ -22,18 +24,16 @@ const ATTEMPTS_OF_ALL_DAYS: &str = "
     SELECT gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), current_date, gen_random_uuid(), 'evt', 'type',
            'event', 1, 1, now() + make_interval(days => n) FROM generate_series(-1, 7) AS n";
 
-fn store(site: &Site) -> Store {
+fn store(site: &Site, url: &str) -> Store {
     let key = site.settings().get("security.encryption_keys").to_owned();
-    let environment = [
-        ("DATABASE_URL".to_owned(), site.database_url().to_owned()),
-        ("PENR_WEBHOOKS__SECURITY__ENCRYPTION_KEYS".to_owned(), key),
-    ];
+    let environment =
+        [("DATABASE_URL".to_owned(), url.to_owned()), ("PENR_WEBHOOKS__SECURITY__ENCRYPTION_KEYS".to_owned(), key)];
     let settings = Settings::load(None, environment, |_| unreachable!("no secret is in a file")).unwrap();
     Store::new(&settings.database).unwrap()
 }
 
 fn migrate(site: &Site) -> JoinHandle<Option<Vec<String>>> {
-    let store = store(site);
+    let store = store(site, site.database_url());
     tokio::spawn(async move { store.migrate(&INDEXES).await.ok() })
 }
 
@@ -94,4 +94,38 @@ async fn nobody_waits_for_a_new_index_and_a_killed_build_is_continued() {
         "SELECT count(*) FROM pg_indexes WHERE tablename LIKE 'attempts%' AND indexdef LIKE '%(event_id, created_at)%'";
     assert_eq!(site.count(indexes).await, 11, "one of the whole table, and one for each partition");
     assert_eq!(migrate(&site).await.unwrap().unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_partition_of_another_owner_is_named_with_what_to_do() {
+    let site = Site::new().await;
+    let owner = format!("owner_{}", Uuid::new_v4().simple());
+    let superuser = site.another_sql().await;
+    let give = format!(
+        r"CREATE ROLE {owner} LOGIN PASSWORD 'x'; GRANT CREATE, USAGE ON SCHEMA public TO {owner};
+        DO $$ DECLARE object text; BEGIN
+            FOR object IN SELECT oid::regclass FROM pg_class WHERE relnamespace = 'public'::regnamespace
+                AND relkind IN ('r', 'p') LOOP
+                EXECUTE format('ALTER TABLE %s OWNER TO {owner}', object);
+            END LOOP;
+            FOR object IN SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'public'::regnamespace LOOP
+                EXECUTE format('ALTER FUNCTION %s OWNER TO {owner}', object);
+            END LOOP;
+        END $$;
+        CREATE TABLE attempts_20200211 PARTITION OF attempts
+            FOR VALUES FROM ('2020-02-11 00:00:00+00') TO ('2020-02-12 00:00:00+00');
+        ALTER TABLE attempts_20200211 OWNER TO CURRENT_USER"
+    );
+    superuser.batch_execute(&give).await.unwrap();
+    let mut url = Url::parse(site.database_url()).unwrap();
+    url.set_username(&owner).unwrap();
+    url.set_password(Some("x")).unwrap();
+    let store = store(&site, url.as_str());
+    let refused = store.migrate(&INDEXES).await.unwrap_err();
+    let said = format!("{:#}", anyhow::Error::from(refused));
+    assert!(said.contains("ALTER TABLE public.attempts_20200211 OWNER TO"), "{said}");
+    superuser.batch_execute(&format!("ALTER TABLE attempts_20200211 OWNER TO {owner}")).await.unwrap();
+    assert_eq!(store.migrate(&INDEXES).await.unwrap(), ["attempts_by_event", "webhooks_by_name"]);
+    let back = format!("REASSIGN OWNED BY {owner} TO CURRENT_USER; DROP OWNED BY {owner}; DROP ROLE {owner}");
+    superuser.batch_execute(&back).await.unwrap();
 }

@@ -76,6 +76,19 @@ async fn a_worker_on_a_bare_database_says_what_to_do_and_comes_up_when_it_is_don
 }
 
 #[tokio::test]
+async fn an_api_goes_on_when_a_database_without_the_newest_migration_takes_over() {
+    let site = Site::new().await;
+    let api = site.api().await;
+    let customer = api.customer("acc_1");
+    let path = customer.create_at("https://example.com/hook").await;
+    // As on a standby that has not received the migration.
+    let before = "DROP FUNCTION raise_webhook_revision CASCADE; ALTER TABLE webhooks DROP COLUMN revision;
+        DELETE FROM refinery_schema_history WHERE version >= 11";
+    site.sql().await.batch_execute(before).await.unwrap();
+    wait_until("the API reads the webhook again", async || customer.get(&path).await.status == 200).await;
+}
+
+#[tokio::test]
 async fn a_command_on_a_bare_database_says_what_to_do() {
     let site = Site::unmigrated().await;
     let output = site.cli(&["webhooks", "list", "--account", "acc_1"]).await;
