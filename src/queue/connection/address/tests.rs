@@ -112,7 +112,9 @@ fn what_cannot_be_right_is_refused_with_what_would_be() {
         ("amqp://h/%2f?heartbeat=s3cret", "heartbeat must be a number of seconds, as in heartbeat=10"),
         ("amqp://h/%2f?auth_mechanism=s3cret", "auth_mechanism must be a mechanism"),
         ("amqp://h/%2f?cacertfile=/ca.pem", "amqp.ca_file"),
-        ("amqp://h/%2f?retries=5", "no parameter is called retries"),
+        ("amqp://h/%2f?retries=5", "its parameter 1 is unknown"),
+        // One password, or two addresses.
+        ("amqp://user:?s3cret=,amqp://@host/%2f", "its parameter 1 is unknown"),
         ("amqp://h/%2f?heartbeat=5&s3cret", "its parameter 2 is unknown"),
     ] {
         let error = refused(text);
