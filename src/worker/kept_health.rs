@@ -173,6 +173,17 @@ mod tests {
         kept.observations.facts().into_iter().map(|(_, succeeded, failures)| (succeeded, failures)).collect()
     }
 
+    /// What is kept when other transactions hold the rows of a thousand webhooks that failed.
+    fn with_a_thousand_failures() -> KeptHealth {
+        let mut kept = KeptHealth::default();
+        let many: Vec<TurnResult> =
+            (0..1000).map(|webhook| attempted(webhook, Step::RetryIn(Duration::ZERO))).collect();
+        let number = kept.number();
+        let write = kept.with(number, &many);
+        kept.written(skipped(write));
+        kept
+    }
+
     #[test]
     fn the_newer_of_two_batches_counts_as_the_later_whichever_comes_back_first() {
         let mut kept = KeptHealth::default();
@@ -217,12 +228,7 @@ mod tests {
 
     #[test]
     fn one_transaction_is_given_some_of_it_and_all_of_it_has_its_turn() {
-        let mut kept = KeptHealth::default();
-        let many: Vec<TurnResult> =
-            (0..1000).map(|webhook| attempted(webhook, Step::RetryIn(Duration::ZERO))).collect();
-        let number = kept.number();
-        let write = kept.with(number, &many);
-        kept.written(skipped(write));
+        let mut kept = with_a_thousand_failures();
         let mut seen = BTreeSet::new();
         for _ in 0..1000_usize.div_ceil(MOST_AT_ONCE) {
             let number = kept.number();
@@ -236,12 +242,7 @@ mod tests {
 
     #[test]
     fn what_makes_a_transaction_too_long_is_written_apart_and_less_at_a_time() {
-        let mut kept = KeptHealth::default();
-        let many: Vec<TurnResult> =
-            (0..1000).map(|webhook| attempted(webhook, Step::RetryIn(Duration::ZERO))).collect();
-        let number = kept.number();
-        let write = kept.with(number, &many);
-        kept.written(skipped(write));
+        let mut kept = with_a_thousand_failures();
         let number = kept.number();
         let write = kept.with(number, &success());
         kept.ran_out_of_time(write);
