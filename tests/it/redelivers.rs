@@ -65,7 +65,7 @@ fn new_ids(count: usize) -> Vec<String> {
 async fn a_check_that_is_too_large_for_one_statement_goes_on_in_parts_and_holds_up_nobody() {
     let site = Site::new().await;
     let (many, one) = (Receiver::start().await, Receiver::start().await);
-    // Creates the queue.
+    // This worker declares the queue.
     site.worker().await.kill9();
     let webhook = site.create_webhook("acc_many", &many.url(), &[TYPE]).await;
     site.create_webhook("acc_one", &one.url(), &[TYPE]).await;

@@ -242,7 +242,7 @@ async fn a_commit_whose_answer_is_lost_is_not_repeated() {
     ledger.close(vec![worker]).await.assert_sound(0);
 }
 
-/// Has Postgres refuse the attempts for which the condition holds.
+/// Makes Postgres refuse the attempts for which the condition holds.
 async fn refuse_attempts_where(ledger: &Ledger, condition: &str) {
     let refuse = format!(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS

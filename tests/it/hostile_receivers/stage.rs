@@ -53,7 +53,7 @@ pub async fn rows<N: ToString, V: Into<String>>(table: impl IntoIterator<Item = 
     rows
 }
 
-/// A row after its turn.
+/// A row after its event was delivered or given up.
 pub struct Played {
     pub name: String,
     pub webhook: Webhook,
