@@ -57,7 +57,11 @@ impl Table {
             let connections: Vec<usize> = requests.iter().map(|request| request.connection).collect();
             assert_eq!(connections, row.connections, "{}", row.name);
             if let [_, ended, again] = &requests[..] {
-                assert_eq!(ended.head.headers, again.head.headers, "{}: it is the same request", row.name);
+                assert_eq!(
+                    ended.head.headers, again.head.headers,
+                    "{}: the second request is not the same as the first",
+                    row.name
+                );
                 assert_eq!(ended.body, again.body, "{}", row.name);
             }
         }
@@ -87,13 +91,23 @@ async fn a_request_whose_kept_connection_ends_is_made_once_more_as_the_same_atte
     table.add(encrypted, [ok(), Reply::close()], ("closed under TLS", ["ok 200"; 2], &[1, 1, 2])).await;
 
     let script = [ok(), Reply::close(), Reply::close()];
-    table.add(Receiver::start().await, script, ("the second, too", ["ok 200", "protocol"], &[1, 1, 2])).await;
+    table
+        .add(Receiver::start().await, script, ("the second connection ends, too", ["ok 200", "protocol"], &[1, 1, 2]))
+        .await;
     let script = [Reply::close()];
-    table.add(Receiver::start().await, script, ("a fresh one", ["protocol", "ok 200"], &[1, 2])).await;
+    table
+        .add(
+            Receiver::start().await,
+            script,
+            ("a fresh connection ends: no second request", ["protocol", "ok 200"], &[1, 2]),
+        )
+        .await;
     let script = [ok(), Reply::raw("HTTP/1.1 200 Scripted\r\nContent-Length: 5\r\n\r\nhe").then_close()];
-    table.add(Receiver::start().await, script, ("behind a whole head", ["ok 200"; 2], &[1, 1])).await;
+    table
+        .add(Receiver::start().await, script, ("closed within a body, after a whole head", ["ok 200"; 2], &[1, 1]))
+        .await;
     let script = [ok(), Reply::raw("nonsense\r\n\r\n")];
-    table.add(Receiver::start().await, script, ("no head at all", ["ok 200", "protocol"], &[1, 1])).await;
+    table.add(Receiver::start().await, script, ("an answer that is no HTTP", ["ok 200", "protocol"], &[1, 1])).await;
     table.play().await;
     drop(worker);
 }
@@ -147,10 +161,11 @@ async fn open_connections_are_bounded_however_many_hosts_there_are() {
         site.publish(bad_input::ACCOUNT, bad_input::TYPE, json!({})).await;
         let all = i64::try_from(events * HOSTS).expect("few");
         wait_until("all have got it", async || site.count("SELECT count(*) FROM attempts").await == all).await;
-        wait_until("no more connections stand than may", async || worker.connections_to(&ports) <= KEPT).await;
+        wait_until("no more connections are open than may be kept", async || worker.connections_to(&ports) <= KEPT)
+            .await;
     }
-    assert_eq!(worker.connections_to(&ports), KEPT, "all that may be kept are used");
+    assert_eq!(worker.connections_to(&ports), KEPT, "fewer connections are kept than may be");
     let opened: usize = receivers.iter().map(Receiver::connections).sum();
-    assert!(opened <= 3 * HOSTS - KEPT, "{opened} were opened: hosts that came again found none of theirs");
+    assert!(opened <= 3 * HOSTS - KEPT, "{opened} connections were opened: too few requests used a kept one");
     assert_eq!(site.count("SELECT count(*) FROM attempts WHERE error IS NOT NULL").await, 0);
 }

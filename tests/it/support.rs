@@ -1,6 +1,6 @@
 //! What the integration tests are written with: a world per test ([`Site`]), the real binary as child processes
-//! ([`Replica`]), scripted receivers, and ways to hurt connections and servers. Nothing here knows the product's code.
-#![allow(dead_code, unused_imports, reason = "a vocabulary: a word stays when the last test using it goes")]
+//! ([`Replica`]), scripted receivers, and ways to hurt connections and servers. Nothing here uses the product's code.
+#![allow(dead_code, unused_imports, reason = "a helper stays when the last test that uses it goes")]
 
 pub mod amqp;
 pub mod api;

@@ -15,7 +15,7 @@ async fn a_worker_killed_while_it_looks_up_webhooks_has_sent_nothing() {
     let locker = ledger.site.another_sql().await;
     locker.batch_execute("BEGIN; LOCK TABLE webhooks").await.unwrap();
     ledger.publish(20).await;
-    ledger.site.wait_for_a_locked_out().await;
+    ledger.site.wait_for_a_blocked_session().await;
     worker.kill9();
     locker.batch_execute("ROLLBACK").await.unwrap();
     let next = ledger.site.worker().await;
@@ -53,7 +53,7 @@ async fn a_worker_killed_before_its_answers_are_recorded_has_acked_nothing() {
     locker.batch_execute("BEGIN; LOCK TABLE attempts").await.unwrap();
     ledger.publish(20).await;
     ledger.receiver.wait_for(20).await;
-    ledger.site.wait_for_a_locked_out().await;
+    ledger.site.wait_for_a_blocked_session().await;
     worker.kill9();
     locker.batch_execute("ROLLBACK").await.unwrap();
     let next = ledger.site.worker().await;

@@ -1,4 +1,4 @@
-//! An index is added to a table while others write to it.
+//! An index is added to a table while others write to it. A build that was killed is continued by the next migration.
 
 use penr_webhooks::config::Settings;
 use penr_webhooks::store::{Index, Store};
@@ -37,7 +37,7 @@ fn migrate(site: &Site) -> JoinHandle<Option<Vec<String>>> {
     tokio::spawn(async move { store.migrate(&INDEXES).await.ok() })
 }
 
-/// Statements like this that wait for a lock.
+/// Counts the sessions that wait for a lock in a statement that begins like this.
 fn waiting(statement: &str) -> String {
     format!(
         "SELECT count(*) FROM pg_stat_activity
@@ -45,18 +45,18 @@ fn waiting(statement: &str) -> String {
     )
 }
 
-/// The indexes of a table and of its partitions that are not complete.
+/// Counts the indexes of this database whose build is not complete.
 const INVALID: &str = "SELECT count(*) FROM pg_index WHERE NOT indisvalid";
 
-/// Partitions of the log that lack their part of the new index.
+/// Counts the partitions of the log that lack their part of the new index.
 const WITHOUT: &str = "
     SELECT count(*) FROM pg_inherits p WHERE p.inhparent = 'attempts'::regclass AND NOT EXISTS (
         SELECT FROM pg_index i JOIN pg_inherits part ON part.inhrelid = i.indexrelid
         WHERE i.indrelid = p.inhrelid AND part.inhparent = 'attempts_by_event'::regclass)";
 
-/// Writes to every partition, and fails if a lock is waited for longer than an index may keep a writer.
+/// Writes to every partition. Fails if the writer waits longer than its `lock_timeout` for a lock.
 async fn write(writer: &Client) {
-    writer.batch_execute(ATTEMPTS_OF_ALL_DAYS).await.expect("nobody keeps writers waiting");
+    writer.batch_execute(ATTEMPTS_OF_ALL_DAYS).await.expect("no lock keeps the writer waiting");
 }
 
 #[tokio::test]
@@ -64,7 +64,7 @@ async fn nobody_waits_for_a_new_index_and_a_killed_build_is_continued() {
     let site = Site::new().await;
     let (open, writer, reader) = (site.another_sql().await, site.another_sql().await, site.another_sql().await);
     writer.batch_execute("SET lock_timeout = '400ms'").await.unwrap();
-    // The lock on the whole table is kept from the build, which asks for it again and again.
+    // While this transaction is open, the build cannot lock the whole table. It asks for that lock again and again.
     open.batch_execute(&format!("BEGIN; {ATTEMPTS_OF_ALL_DAYS}")).await.unwrap();
     let first = migrate(&site);
     let on_table = waiting("CREATE INDEX attempts_by_event ON ONLY");

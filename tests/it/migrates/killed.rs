@@ -46,7 +46,7 @@ async fn kill_at(site: &Site, (version, statements, then): (i32, i64, Then)) {
     );
     holder.batch_execute(&set).await.unwrap();
     let mut replica = site.launch(&["migrate"]).start();
-    wait_until("the migration is there", async || site.count(STOPPED).await == 1).await;
+    wait_until("the migration waits at the chosen statement", async || site.count(STOPPED).await == 1).await;
     replica.kill9();
     replica.wait().await;
     let end = match then {

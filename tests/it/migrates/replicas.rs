@@ -1,7 +1,7 @@
-//! Several processes migrate at once and make one schema.
+//! Several processes that migrate at once make one schema. A process that finds no schema, or an old one, says so or goes on.
 
 use crate::support::replica::ATTACHED;
-use crate::support::{PATIENCE, Replica, Site, eventually, wait_until};
+use crate::support::{Replica, Site, eventually, wait_until};
 
 fn migrate(site: &Site) -> Replica {
     site.launch(&["migrate"]).start()
@@ -72,7 +72,7 @@ async fn a_worker_on_a_bare_database_says_what_to_do_and_comes_up_when_it_is_don
     worker.wait_for_log("penr-webhooks migrate").await;
     assert_eq!(migrate(&site).wait().await.code(), Some(0));
     eventually("the worker comes up", async || worker.log().contains(ATTACHED).then_some(())).await;
-    assert!(worker.is_running(), "within {PATIENCE:?}");
+    assert!(worker.is_running(), "the worker ended after it had come up");
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ const ANOTHER_PRODUCT: &str = "
     INSERT INTO refinery_schema_history VALUES (1, 'initial', '2026-01-01T00:00:00Z', '1'), (12, 'other', '', 'x');
     CREATE TABLE events (x integer); CREATE VIEW webhooks AS SELECT 1 AS x";
 
-/// The database's URL with this schema as search path.
+/// The database's URL with this search path.
 fn within_schema(site: &Site, schema: &str) -> String {
     format!("{}?options=-csearch_path%3D{schema}", site.database_url())
 }
@@ -88,7 +88,7 @@ async fn two_installations_in_one_database_do_not_disturb_each_other() {
     assert_eq!(json_in(&site, "two", &["migrate", "--retention"]).await["dropped"], json!(["attempts_20200229"]));
     assert_eq!(json_in(&site, "two", &["migrate"]).await["applied"], json!([]));
     reader.batch_execute("ROLLBACK").await.unwrap();
-    // It may have stopped waiting before.
+    // The first installation may have given up the wait before the reader ended, so its retention runs once more.
     waiting.wait().await;
     json_in(&site, "one", &["migrate", "--retention"]).await;
     let left = "SELECT count(*) FROM pg_class WHERE relname = 'attempts_20200229'";

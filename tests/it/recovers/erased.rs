@@ -42,7 +42,7 @@ async fn a_delivery_that_succeeds_while_it_is_recovered_is_not_pending_afterward
     let holder = quiet.site.another_sql().await;
     holder.batch_execute("SELECT pg_advisory_lock(4711)").await.unwrap();
     let mut recovery = quiet.site.launch(&quiet.recover(&["--since", "2h", "--json"])).start();
-    quiet.site.wait_for_a_locked_out().await;
+    quiet.site.wait_for_a_blocked_session().await;
     quiet.execute("DELETE FROM closed_deliveries WHERE id = (SELECT min(id::text)::uuid FROM closed_deliveries)").await;
     holder.batch_execute("SELECT pg_advisory_unlock(4711)").await.unwrap();
     assert!(recovery.wait().await.success());

@@ -111,7 +111,7 @@ async fn what_is_old_is_found_by_every_question_without_locking_all_of_the_log()
     // A statement that is stopped on its way holds locks on few partitions.
     let _locked = locked(&site, &partition(&site, "attempts", -10).await).await;
     let asked = tokio::spawn(async move { customer.get(&log).await });
-    site.wait_for_a_locked_out().await;
+    site.wait_for_a_blocked_session().await;
     let locks = "SELECT count(*) FROM pg_locks l WHERE l.pid IN (SELECT pid FROM pg_locks WHERE NOT granted)";
     let locks = site.count(locks).await;
     assert!(locks < 140, "{locks} locks, one partition takes 4");

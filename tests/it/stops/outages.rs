@@ -97,7 +97,7 @@ async fn while_the_lookup_of_webhooks_is_locked() {
     let locker = site.another_sql().await;
     locker.batch_execute("BEGIN; LOCK TABLE webhooks").await.unwrap();
     let event = publish(&site, 1).await;
-    site.wait_for_a_locked_out().await;
+    site.wait_for_a_blocked_session().await;
     stops_within_its_grace(&mut worker).await;
     assert_eq!(receiver.count(), 0);
     locker.batch_execute("ROLLBACK").await.unwrap();
@@ -116,7 +116,7 @@ async fn while_nothing_can_be_recorded() {
     locker.batch_execute("BEGIN; LOCK TABLE attempts").await.unwrap();
     let event = publish(&site, 1).await;
     receiver.wait_for(1).await;
-    site.wait_for_a_locked_out().await;
+    site.wait_for_a_blocked_session().await;
     stops_within_its_grace(&mut worker).await;
     locker.batch_execute("ROLLBACK").await.unwrap();
     let _next = site.worker().await;

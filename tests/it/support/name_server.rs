@@ -38,7 +38,7 @@ impl Says {
         Self { addresses, alias: None, code: ResponseCode::NoError, ttl: 60, silent: None }
     }
 
-    /// The name alone: its addresses have to be asked for.
+    /// A CNAME without addresses: the resolver must ask for the addresses of that name.
     pub fn alias(of: &str) -> Self {
         Self { alias: Some(Name::from_ascii(of).expect("a name of the test")), ..Self::addresses(&[]) }
     }

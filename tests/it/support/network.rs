@@ -54,7 +54,7 @@ impl Network {
         address(cable, 2)
     }
 
-    /// What a program is started with, to be in the namespace.
+    /// The command line that starts a program inside the namespace.
     pub fn inside(&self) -> [&str; 4] {
         ["ip", "netns", "exec", &self.name]
     }
@@ -80,7 +80,7 @@ impl Drop for Network {
     }
 }
 
-/// Of the networks that are for tests of networks (RFC 2544).
+/// An address of the range that is reserved for network tests (RFC 2544). The process id chooses a part of it.
 fn address(cable: Cable, host: u8) -> String {
     format!("198.18.{}.{host}", (id() % 64) * 4 + cable as u32)
 }

@@ -1,4 +1,5 @@
-//! nginx between a customer and the API: as a proxy that an operator puts there, it changes answers on their way.
+//! nginx between a customer and the API, configured as operators configure it: it compresses answers, drops ETags or keeps
+//! connections.
 
 use std::fs::{self, File};
 use std::process::Stdio;
@@ -14,7 +15,7 @@ const PROGRAM: &str = "/usr/sbin/nginx";
 
 pub struct Nginx {
     _process: Child,
-    /// Bound, but not listening: as long as it lives, nobody but nginx gets the port.
+    /// Bound, but not listening: while this socket is open, no other process gets the port.
     port: TcpSocket,
     folder: TempDir,
 }
@@ -30,7 +31,7 @@ impl Nginx {
         Self::before(target, "proxy_hide_header ETag;").await
     }
 
-    /// Keeps connections to the API for the next request, so long.
+    /// Keeps connections to the API for the next request, for this time.
     pub async fn that_keeps_connections(target: &str, timeout: &str) -> Self {
         let kept = format!("upstream kept {{ server {target}; keepalive 200; keepalive_timeout {timeout}; }}");
         Self::with(&kept, "kept", "proxy_http_version 1.1; proxy_set_header Connection \"\";").await

@@ -96,7 +96,7 @@ impl PrivateServers {
         errors.map(str::to_owned).collect()
     }
 
-    /// What `psql` prints, on the database that sites are not in.
+    /// What `psql` prints, on the instance's own database. Sites have databases of their own.
     pub async fn psql(&self, arguments: &[&str]) -> String {
         services(&[&["psql", &self.instance.0], arguments].concat()).await
     }

@@ -1,6 +1,7 @@
 //! A small AMQP 0-9-1 client that sends and reads any bytes where the protocol has strings, which lapin rightly refuses to
 //! do: for spoilt messages only. One channel, one request at a time, confirms on; after an error, open another one.
-//! Source: AMQP 0-9-1 specification, and RabbitMQ's extensions `confirm.select` and `basic.nack`.
+//! Source: AMQP 0-9-1 specification, and RabbitMQ's extensions `confirm.select` and `basic.nack`. A pair of numbers is a
+//! method by its class and its index there: `(60, 80)` is `basic.ack`.
 
 mod frame;
 mod message;

@@ -64,7 +64,7 @@ impl Servers {
         &self.amqp_url
     }
 
-    /// Connects to the database the others are made from.
+    /// Connects to the database that `DATABASE_URL` names, from which others are created and dropped.
     pub async fn admin(&self) -> Client {
         connect(&self.database_url).await
     }

@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use uuid::Uuid;
 
-/// Who starts processes: a site for all that it starts from here on, a launch for one.
+/// What starts processes with settings: a [`super::Site`] for all that it starts from here on, a [`super::Launch`] for one.
 pub trait Configure: Sized {
     fn settings_mut(&mut self) -> &mut Settings;
 

@@ -151,11 +151,11 @@ impl Site {
         connect(&self.database_url).await
     }
 
-    /// Waits until somebody waits for a lock on a table of this database.
-    pub async fn wait_for_a_locked_out(&self) {
+    /// Waits until a session waits for a lock in this database.
+    pub async fn wait_for_a_blocked_session(&self) {
         let waiting = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
                        WHERE NOT l.granted AND d.datname = current_database()";
-        wait_until("somebody waits for the lock", async || self.count(waiting).await > 0).await;
+        wait_until("a session waits for a lock", async || self.count(waiting).await > 0).await;
     }
 
     /// One number from the database.

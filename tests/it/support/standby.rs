@@ -45,7 +45,7 @@ const NAME: &str = "postgres.test";
 pub struct Replicated {
     // Stopped before the room is given to the next test: fields are dropped in this order.
     instance: Instance,
-    /// What the test itself connects to, and what its site knows: moves with the primary and cuts who is connected.
+    /// The address that the test itself and its site use. It moves with the primary, and cuts its connections then.
     own: Proxy,
     moving: Proxy,
     /// Has the hosts file that [`Way::MovingName`] reads.
@@ -57,7 +57,7 @@ pub struct Replicated {
 }
 
 impl Replicated {
-    /// The standby streams, and nobody waits for it yet.
+    /// The standby streams, and no commit waits for it yet.
     pub async fn start() -> Self {
         let room = room().await;
         let instance = Instance::start(&["postgres", "standby"]).await;
