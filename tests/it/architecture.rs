@@ -1,4 +1,4 @@
-//! Reads the sources and keeps the rules about modules: layers, doors to outside systems, no circles, no long files.
+//! Reads the sources and checks the rules about modules: layers, doors to outside systems, no circles, no long files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -103,7 +103,7 @@ fn each_outside_system_has_one_door() {
     }
 }
 
-/// A server, a library or a parser may repeat a password.
+/// The text of an error may hold a password, from a server, a library or a parser. `error_chain` takes it out.
 #[test]
 fn errors_become_text_where_passwords_are_taken_out() {
     for source in sources() {
@@ -113,7 +113,7 @@ fn errors_become_text_where_passwords_are_taken_out() {
     }
 }
 
-/// One that is opened otherwise lives on after it was given up.
+/// Only a connection that `link.rs` opens is sure to end with its owner, also while the broker does not answer.
 #[test]
 fn connections_to_the_broker_are_opened_in_one_place() {
     let openers: Vec<_> = sources().into_iter().filter(|source| source.code.contains("Connection::connect")).collect();
@@ -136,7 +136,7 @@ fn a_module_uses_its_own_layer_and_those_above_it() {
 }
 
 #[test]
-fn the_pure_rules_read_no_clock_roll_no_dice_and_do_no_io() {
+fn the_rules_use_no_clock_no_randomness_and_no_io() {
     let layers = layers();
     let rules: Vec<&str> = layers.iter().filter(|(_, layer)| *layer == 0).map(|(module, _)| module.as_str()).collect();
     for source in sources().iter().filter(|source| rules.contains(&source.module())) {
@@ -157,7 +157,7 @@ fn the_pure_rules_read_no_clock_roll_no_dice_and_do_no_io() {
 }
 
 #[test]
-fn no_two_files_take_names_from_each_other_not_even_over_others() {
+fn no_two_files_use_each_other_not_even_through_others() {
     let sources = library();
     let read: Vec<(&str, &str)> = sources.iter().map(|source| (&*source.name, &*source.code)).collect();
     let circles = circles::circles(&read);

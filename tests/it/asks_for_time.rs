@@ -20,14 +20,14 @@ async fn impatient_site() -> Site {
     Site::new().await.set("retry.schedule", &schedule).set("worker.lookup_lifetime", "100ms")
 }
 
-/// Publishes an event, and returns when its first attempt, which is asked for time, is recorded.
+/// Publishes an event, and returns when its first attempt, whose answer has `Retry-After`, is recorded.
 async fn first_attempt(site: &Site) {
     site.publish(ACCOUNT, TYPE, json!({})).await;
     wait_until("it is recorded", async || site.count("SELECT count(*) FROM attempts").await == 1).await;
 }
 
 #[tokio::test]
-async fn what_one_worker_was_asked_for_all_workers_give_and_nobody_spends_an_attempt_meanwhile() {
+async fn a_pause_that_one_worker_was_asked_for_holds_for_all_workers_and_costs_no_attempt() {
     const EVENTS: usize = 40;
     let (site, receiver) = (impatient_site().await, Receiver::start().await);
     receiver.script([asks_for(429, 2)]);
@@ -39,11 +39,11 @@ async fn what_one_worker_was_asked_for_all_workers_give_and_nobody_spends_an_att
     let pause = requests[1].at - requests[0].at;
     assert!(pause >= Duration::from_millis(1900), "asked again after {pause:?}");
     let again = requests.iter().filter(|request| request.attempt() > 1).count();
-    assert_eq!(again, 1, "only who was answered 429 has spent an attempt");
+    assert_eq!(again, 1, "only the delivery that was answered 429 has used up an attempt");
     wait_until("all is delivered", async || site.count(PENDING).await == 0).await;
     assert_eq!(receiver.count(), EVENTS + 2);
     let troubled = "SELECT count(*) FROM webhooks WHERE paused_until > now() OR consecutive_failures > 0";
-    wait_until("its webhook is well", async || site.count(troubled).await == 0).await;
+    wait_until("the webhook has neither a pause nor failures", async || site.count(troubled).await == 0).await;
 }
 
 #[tokio::test]
@@ -77,7 +77,7 @@ async fn a_pause_lasts_an_hour_at_most_and_another_url_ends_it_but_a_test_begins
 }
 
 #[tokio::test]
-async fn a_schema_of_the_release_before_has_no_place_for_pauses_and_its_worker_keeps_them_for_itself() {
+async fn on_the_schema_of_the_release_before_a_worker_keeps_pauses_in_its_memory() {
     let (site, receiver) = (impatient_site().await, Receiver::start().await);
     let older = "DROP FUNCTION raise_webhook_revision CASCADE;
         ALTER TABLE webhooks DROP COLUMN revision, DROP COLUMN paused_until; DELETE FROM refinery_schema_history WHERE version >= 10";

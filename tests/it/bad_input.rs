@@ -31,12 +31,14 @@ struct Scene {
     site: Site,
     receiver: Receiver,
     webhook: Webhook,
+    /// The ids of the events that must arrive.
     good: Vec<String>,
 }
 
-/// A broker message and its expected result.
+/// A message that must become a dead letter.
 struct Bad {
     message: RawMessage,
+    /// What the worker must log as the reason.
     reason: &'static str,
 }
 
@@ -62,13 +64,14 @@ impl Scene {
         assert_eq!(self.site.publish_message(message).await, Fate::Confirmed, "no queue took the message");
     }
 
-    /// Publishes what lapin refuses to send.
+    /// Publishes a message that lapin may refuse to send.
     async fn publish_raw(&self, message: &RawMessage) {
         assert_eq!(self.site.publish_raw(message).await, Fate::Confirmed, "no queue took the message");
     }
 
-    /// Publishes each bad message among good ones, so that they come in one batch, and checks all promises.
-    async fn hold_against(mut self, bad: Vec<Bad>) {
+    /// Publishes each bad message among good events, so that they come in one batch. Checks that each bad message becomes a
+    /// dead letter, that all good events arrive, and that the worker goes on.
+    async fn only_these_become_dead_letters(mut self, bad: Vec<Bad>) {
         let good = 100_usize.div_ceil(bad.len()).max(2);
         self.worker.pause();
         for Bad { message, .. } in &bad {
@@ -92,7 +95,7 @@ impl Scene {
         let arrived = || self.receiver.requests().iter().map(|r| r.event_id().to_owned()).collect::<BTreeSet<_>>();
         wait_until("all good events arrive", async || arrived().is_superset(&good)).await;
         self.site.wait_for_empty_queue().await;
-        assert_eq!(arrived().difference(&good).collect::<Vec<_>>(), [""; 0], "arrived unasked");
+        assert_eq!(arrived().difference(&good).collect::<Vec<_>>(), [""; 0], "events arrived that must not");
     }
 
     /// Checks that the worker takes the next event over its first connection, and has logged no payload.

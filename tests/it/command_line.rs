@@ -14,8 +14,10 @@ mod startup;
 
 const ACCOUNT: &str = "acc_42";
 const TYPE: &str = "content.published";
+/// The id of no webhook.
 const NOBODY: &str = "01900000-0000-7000-8000-000000000000";
 
+/// The fields of a webhook in JSON.
 const WEBHOOK: [&str; 11] = [
     "id",
     "name",
@@ -194,7 +196,7 @@ fn log_row_keys() -> BTreeSet<&'static str> {
 }
 
 #[tokio::test]
-async fn after_a_regeneration_both_secrets_verify_until_the_old_one_has_gone() {
+async fn after_a_regeneration_both_secrets_verify_until_the_old_one_expires() {
     let site = Site::new().await;
     let receiver = Receiver::start().await;
     let webhook = site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
@@ -261,8 +263,8 @@ fn keys(object: &Value) -> BTreeSet<&str> {
     object.as_object().unwrap_or_else(|| panic!("no object: {object}")).keys().map(String::as_str).collect()
 }
 
-/// Asserts that stderr has exactly one line, which says so, and stdout has none. Log lines, which are JSON here, do not
-/// count.
+/// Asserts that stderr has exactly one line besides the log, which is JSON here, that the line holds all of `said`, and
+/// that stdout is empty.
 #[track_caller]
 fn assert_fails(output: &Output, code: i32, said: &[&str]) {
     let lines: Vec<&str> = output.stderr.lines().filter(|line| !line.starts_with('{')).collect();

@@ -1,4 +1,4 @@
-//! What the image and the compose files say, as far as it shows without an engine; `make check-compose` needs one.
+//! Checks the Dockerfile and the compose files without a container engine; `make check-compose` checks them with one.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::support::*;
 
 mod compose;
 
-/// What an operator must set, and the forms of it.
+/// What an operator must set for production, with a value of the right form.
 const OWN: [(&str, &str); 6] = [
     ("DATABASE_URL", "postgresql://penr@db.example.com/penr?sslmode=verify-full"),
     ("AMQP_URL", "amqps://penr@rabbit.example.com/%2f"),
@@ -21,7 +21,7 @@ const OWN: [(&str, &str); 6] = [
     ("JWT_SECRET_FILE", "/etc/penr/jwt_secret"),
 ];
 
-/// Of no form that a URL could hold as it is.
+/// Has characters that a URL cannot hold unescaped.
 const PASSWORD: &str = "ab/cd+ef=@x";
 
 /// The environment that the image gives to every container.
@@ -32,7 +32,7 @@ fn image_environment() -> Vec<(String, String)> {
     pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-/// What a service's process makes of its environment and of its secrets.
+/// The settings that a service's process loads from its environment and its secrets, with one variable more.
 fn settings(service: &Service<'_>, more: Option<(&str, &str)>) -> Result<Settings, String> {
     let (mut set, _) = service.environment();
     set.extend(image_environment().into_iter().filter(|(name, _)| !set.contains_key(name)).collect::<Vec<_>>());
@@ -69,7 +69,7 @@ fn every_setting_in_the_compose_files_exists_and_can_be_used() {
 }
 
 #[test]
-fn development_takes_receivers_on_its_own_network_and_more_if_told() {
+fn development_accepts_receivers_on_its_own_network_unless_the_operator_names_others() {
     let allowed = |environment: &[_]| {
         let compose = Compose::read(DEVELOPMENT, environment).unwrap();
         let policy = settings(&compose.service("worker"), None).unwrap().sender.urls;
@@ -107,7 +107,7 @@ fn production_gives_containers_no_more_than_they_need() {
         let limits = &service["deploy"]["resources"]["limits"];
         assert!(limits["memory"].is_string() && limits["pids"].is_u64() && service["ulimits"]["nofile"].is_object());
     }
-    // Others than the image's user cannot be meant.
+    // Operators must make the files of secrets readable for this user.
     let user = text_of("Dockerfile").lines().find_map(|line| line.strip_prefix("USER ").map(str::to_owned)).unwrap();
     for file in [PRODUCTION, "docs/operating.md"] {
         assert!(text_of(file).contains(&format!("user id {user}")), "{file} does not name user id {user}");
@@ -116,7 +116,7 @@ fn production_gives_containers_no_more_than_they_need() {
 }
 
 #[test]
-fn services_stop_in_peace_log_within_bounds_and_share_one_image() {
+fn services_have_time_to_stop_bounded_logs_and_one_image() {
     for (file, environment) in [(DEVELOPMENT, &[][..]), (PRODUCTION, &OWN)] {
         let compose = Compose::read(file, environment).unwrap();
         for (name, service) in compose.whole["services"].as_object().unwrap() {

@@ -1,5 +1,5 @@
-//! What a customer whose receiver is in trouble can expect: `Retry-After` is followed, notices tell of the trouble, and calls
-//! end some day.
+//! A webhook whose receiver fails for long, or answers 410, is disabled; notices tell the customer. A webhook that works
+//! again, or is switched on again, counts as healthy.
 
 use serde_json::{Value, json};
 
@@ -35,7 +35,7 @@ fn assert_tells_of(notice: &Value, webhook: &Webhook, kind: &str, reason: &str) 
 }
 
 #[tokio::test]
-async fn a_webhook_that_only_fails_is_told_of_once_and_then_disabled() {
+async fn a_webhook_that_only_fails_causes_one_notice_and_is_then_disabled() {
     let (site, receiver) = (impatient_site().await, failing_receiver().await);
     let _worker = site.worker().await;
     let mut notices = site.notices().await;
@@ -50,7 +50,7 @@ async fn a_webhook_that_only_fails_is_told_of_once_and_then_disabled() {
     assert_eq!(kind, "webhook.disabled");
     assert_tells_of(&notice, &webhook, "webhook.disabled", "failing");
 
-    wait_until("what it was owed is closed", async || {
+    wait_until("its pending delivery is closed", async || {
         site.count("SELECT count(*) FROM closed_deliveries WHERE reason = 'disabled'").await == 1
     })
     .await;
@@ -61,7 +61,7 @@ async fn a_webhook_that_only_fails_is_told_of_once_and_then_disabled() {
 }
 
 #[tokio::test]
-async fn a_webhook_that_works_again_is_told_of_and_well() {
+async fn a_webhook_that_works_again_causes_a_notice_and_counts_as_healthy() {
     let (site, receiver) = (impatient_site().await, Receiver::start().await);
     receiver.script([500, 500, 500, 200].map(Reply::status));
     let _worker = site.worker().await;
@@ -98,7 +98,7 @@ async fn two_failures_between_successes_are_no_reason_for_a_notice() {
 }
 
 #[tokio::test]
-async fn failing_is_no_matter_of_attempts_alone() {
+async fn many_failed_attempts_in_a_short_time_neither_cause_a_notice_nor_disable_a_webhook() {
     let (site, receiver) = (impatient_site().await, failing_receiver().await);
     let site = site.set("health.notice_after", "15m").set("health.disable_after", "5d");
     let _worker = site.worker().await;
@@ -202,7 +202,8 @@ async fn a_notice_that_nobody_listens_for_counts_as_sent_and_one_without_its_exc
     site.create_webhook("acc_1", &receiver.url(), &[TYPE]).await;
     site.publish("acc_1", TYPE, json!({})).await;
     worker.wait_for_log("sent a notice").await;
-    wait_until("it is forgotten", async || site.count("SELECT count(*) FROM notices").await == 0).await;
+    wait_until("the row of the notice is deleted", async || site.count("SELECT count(*) FROM notices").await == 0)
+        .await;
 
     let mut amqp = site.own_amqp().await;
     amqp.delete_exchange(site.notices_exchange()).await.unwrap();

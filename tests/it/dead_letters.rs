@@ -43,12 +43,12 @@ impl Site {
         assert_eq!(self.publish_message(&message.into_queue(self.dead_queue())).await, Fate::Confirmed);
     }
 
-    /// An event of a type that is not in the catalogue.
+    /// Publishes an event of a type that is not in the catalogue straight into the dead queue.
     async fn bury_unknown(&self, id: &str) {
         self.bury(self.event(id, ACCOUNT, NEW_TYPE, &json!(MARKER))).await;
     }
 
-    /// So many events that became dead letters; their ids.
+    /// Publishes this many events straight into the dead queue, and returns their ids.
     async fn bury_events(&self, count: usize) -> BTreeSet<String> {
         let ids: BTreeSet<String> = (0..count).map(|_| new_event_id()).collect();
         let messages = ids.iter().map(|id| {
@@ -65,6 +65,7 @@ impl Site {
         wait_until(&what, async || self.queue_depth(self.dead_queue()).await == count).await;
     }
 
+    /// Runs `dead-letters` with these arguments.
     async fn dead(&self, arguments: &[&str]) -> Output {
         self.cli(&[&["dead-letters"], arguments].concat()).await
     }
@@ -179,7 +180,7 @@ async fn payloads_are_printed_only_when_asked_for() {
 }
 
 #[tokio::test]
-async fn what_a_larger_catalogue_makes_an_event_is_delivered_after_a_requeue() {
+async fn an_event_whose_type_was_added_to_the_catalogue_is_delivered_after_a_requeue() {
     let site = Site::new().await;
     let worker = site.worker().await;
     let event = site.event("evt_new", ACCOUNT, NEW_TYPE, &json!(MARKER)).with_header("traceparent", "00-1");
@@ -199,7 +200,7 @@ async fn what_a_larger_catalogue_makes_an_event_is_delivered_after_a_requeue() {
 }
 
 #[tokio::test]
-async fn a_requeued_message_keeps_what_its_publisher_wrote_and_drops_its_death() {
+async fn a_requeued_message_keeps_what_its_publisher_wrote_and_loses_the_headers_of_its_death() {
     let site = Site::new().await;
     let worker = site.worker().await;
     let message = site.message("no").with_id("msg_1").with_header("traceparent", "00-1");
@@ -315,8 +316,8 @@ async fn what_is_not_there_is_said_in_one_line() {
         assert_eq!(site.dead(usage).await.code, 2, "{usage:?}");
     }
     site.wait_for_dead(1).await;
-    let unborn = Site::new().await;
-    assert_fails(&unborn.dead(&["list"]).await, "does not exist: a worker declares it");
+    let undeclared = Site::new().await;
+    assert_fails(&undeclared.dead(&["list"]).await, "does not exist: a worker declares it");
 }
 
 #[tokio::test]

@@ -13,10 +13,11 @@ mod database;
 mod machine;
 mod policies;
 
+/// The names of the checks that need the settings alone.
 const OF_SETTINGS: [&str; 7] =
     ["settings", "published_keys", "private_networks", "private_hosts", "https", "retries", "shutdown"];
 
-/// Those that need a database that answers.
+/// The checks that need a database that answers.
 const OF_DATABASE: [&str; 11] = [
     "durability",
     "connections",
@@ -31,12 +32,13 @@ const OF_DATABASE: [&str; 11] = [
     "secrets",
 ];
 
-/// Those that need a broker that answers.
+/// The checks that need a broker that answers.
 const OF_BROKER: [&str; 4] = ["topology", "worker_queue", "dead_letters", "round_trip"];
 
+/// The checks of the machine.
 const OF_MACHINE: [&str; 5] = ["dns", "proxy", "certificates", "open_files", "memory"];
 
-/// All, in the order in which they are shown.
+/// The names of all checks, in the order in which they are shown.
 fn checks() -> Vec<&'static str> {
     [&OF_SETTINGS[..], &["database"], &OF_DATABASE, &["broker"], &OF_BROKER, &OF_MACHINE].concat()
 }
@@ -47,7 +49,7 @@ pub struct Report {
 }
 
 impl Site {
-    /// What the doctor says, which is no password in any case.
+    /// Runs `doctor` and returns its report. Fails if a password is in the output.
     pub async fn doctor(&self) -> Report {
         let output = self.cli(&["doctor", "--json"]).await;
         let said = [&output.stdout[..], &output.stderr].concat();
@@ -65,7 +67,7 @@ impl Report {
         Self { code, checks: document["data"].as_array().unwrap().clone() }
     }
 
-    /// Of a doctor that was launched.
+    /// The report of a `doctor` that was launched.
     async fn of(mut doctor: Replica) -> Self {
         let status = doctor.wait().await;
         Self::read(status.code().unwrap(), &doctor.stdout())
@@ -111,12 +113,12 @@ async fn on_a_healthy_site_every_check_is_ok() {
     let report = site.doctor().await;
     let names: Vec<&str> = report.checks.iter().map(|check| check["check"].as_str().unwrap()).collect();
     assert_eq!(names, checks());
-    // Test servers may be told not to wait for the disk.
+    // Test servers may run without fsync.
     let fsync: String = site.sql().await.query_one("SHOW fsync", &[]).await.unwrap().get(0);
     for name in checks() {
         let warns = match name {
             "durability" => fsync == "off",
-            // So may the machine that the tests run on.
+            // The machine that the tests run on may name a proxy.
             "proxy" => machine::names_a_proxy(),
             _ => false,
         };
@@ -173,7 +175,7 @@ async fn missing_settings_are_all_named_and_what_needs_them_is_skipped() {
 }
 
 #[tokio::test]
-async fn a_key_that_everybody_has_fails_in_development_too() {
+async fn a_published_key_fails_in_development_too() {
     let (key, secret) = ("cGVuci13ZWJob29rcy1kZXZlbG9wbWVudC1vbmx5ISE=", "development-only-and-known-to-everybody");
     let site = Site::new().await.set("security.encryption_keys", &format!("k1:{key}"));
     for allowed in ["false", "true"] {
@@ -208,7 +210,7 @@ async fn settings_that_do_not_load_end_with_exit_code_2() {
 }
 
 #[tokio::test]
-async fn when_nothing_answers_it_still_ends_soon() {
+async fn when_no_server_answers_the_doctor_still_ends_soon() {
     let names = NameServer::start(|_, _| Says::silence()).await;
     let site = Site::new().await.set("sender.dns_servers", &format!(r#"["{}"]"#, names.address()));
     let (postgres, rabbitmq) = (Proxy::to(site.postgres_address()).await, Proxy::to(site.amqp_address()).await);

@@ -13,7 +13,7 @@ use penr_webhooks::store::{ReadUntil, Store};
 use crate::support::*;
 
 const TYPE: &str = "content.created";
-/// How far reading by time goes back, for rows that are committed late.
+/// How far `find_due` reads back in time, for rows that are committed late.
 const OVERLAP: Duration = Duration::from_secs(1);
 const PENDING: &str = "SELECT count(*) FROM pending_deliveries";
 
@@ -32,7 +32,7 @@ impl Queue {
         Self { site, receiver, waiting }
     }
 
-    /// Starts a worker and delivers a first event of both webhooks, which stays stored.
+    /// Starts a worker and delivers an event of the waiting webhook. Added deliveries are of this event, which stays stored.
     async fn begin(&self) -> Replica {
         let worker = self.site.worker().await;
         self.site.publish("acc_waiting", TYPE, json!({})).await;
@@ -41,7 +41,8 @@ impl Queue {
         worker
     }
 
-    /// Starts a worker, and publishes this many events of the waiting webhook, which its receiver refuses once.
+    /// Starts a worker, publishes this many events of the waiting webhook, and waits until all wait for a retry: the
+    /// receiver must refuse each once.
     async fn begin_with(&self, events: usize) -> Replica {
         let worker = self.site.worker().await;
         self.site.publish_many(events, "acc_waiting", TYPE, json!({})).await;
@@ -50,9 +51,10 @@ impl Queue {
         worker
     }
 
-    async fn owe(&self, webhooks: i64, each: i64, due: &str) {
+    /// Adds pending deliveries, in a session whose statistics are counted afterwards.
+    async fn add_pending(&self, webhooks: i64, each: i64, due: &str) {
         let sql = self.site.another_sql().await;
-        sql.batch_execute(&owe(webhooks, each, due)).await.unwrap();
+        sql.batch_execute(&insert_pending(webhooks, each, due)).await.unwrap();
         end(&self.site, sql).await;
     }
 
@@ -65,8 +67,8 @@ impl Queue {
     }
 }
 
-/// Adds pending deliveries, this many for each webhook, due in `due`. All but the first of the webhooks are of other accounts.
-fn owe(webhooks: i64, each: i64, due: &str) -> String {
+/// The SQL that adds `each` pending deliveries, due in `due`, for the waiting webhook and for new ones of another account.
+fn insert_pending(webhooks: i64, each: i64, due: &str) -> String {
     format!(
         "INSERT INTO webhooks (id, account_id, name, url, event_types, secret)
          SELECT gen_random_uuid(), 'acc_more', name, url, event_types, secret
@@ -105,7 +107,7 @@ async fn stop(mut worker: Replica) {
     assert!(worker.wait().await.success());
 }
 
-/// The pages that a worker of its own reads for eight retries.
+/// The pages that the worker reads for eight retries. Stops the worker.
 async fn cost_of_retries(queue: &Queue, worker: Replica) -> i64 {
     let before = pages_read(queue.site.sql().await).await;
     queue.retry(8).await;
@@ -123,7 +125,7 @@ async fn dead_rows_that_an_old_snapshot_keeps_make_no_claim_read_more() {
     let backup = queue.site.another_sql().await;
     backup.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT FROM webhooks").await.unwrap();
     let dead = queue.site.another_sql().await;
-    dead.batch_execute(&owe(1, 20_000, "-1 minute")).await.unwrap();
+    dead.batch_execute(&insert_pending(1, 20_000, "-1 minute")).await.unwrap();
     for due in ["-50 seconds", "-40 seconds", "1 hour"] {
         let moved = format!("UPDATE pending_deliveries SET due_at = now() + interval '{due}'");
         dead.batch_execute(&moved).await.unwrap();
@@ -145,7 +147,7 @@ async fn plans_made_while_nothing_waited_serve_a_queue_that_has_grown() {
     // Each statement runs often enough for Postgres to choose a plan for all values and keep it.
     queue.retry(8).await;
     queue.retry(8).await;
-    queue.owe(100, 200, "1 hour").await;
+    queue.add_pending(100, 200, "1 hour").await;
     let pages = cost_of_retries(&queue, worker).await;
     assert!(pages < 10_000, "{pages} pages looked at, 20,000 rows wait");
 }
@@ -154,7 +156,7 @@ async fn plans_made_while_nothing_waited_serve_a_queue_that_has_grown() {
 async fn deliveries_whose_events_are_gone_are_closed_and_hold_up_no_other() {
     let queue = Queue::on(quick(Site::new().await).set("worker.batch", "50")).await;
     stop(queue.begin().await).await;
-    queue.owe(1, 2000, "-1 minute").await;
+    queue.add_pending(1, 2000, "-1 minute").await;
     queue.site.sql().await.batch_execute("DELETE FROM events").await.unwrap();
     let mut worker = queue.site.worker().await;
     queue.retry(3).await;
@@ -167,29 +169,29 @@ async fn deliveries_whose_events_are_gone_are_closed_and_hold_up_no_other() {
 }
 
 #[tokio::test]
-async fn what_a_webhook_is_owed_when_it_is_switched_off_is_closed_at_once() {
+async fn pending_deliveries_are_closed_when_their_webhook_is_switched_off_or_deleted() {
     let queue = Queue::on(Site::new().await).await;
     let worker = queue.begin().await;
-    queue.owe(1, 300, "1 hour").await;
+    queue.add_pending(1, 300, "1 hour").await;
     let switch = async |active| queue.site.json(&["webhooks", "update", &queue.waiting.id, "--active", active]).await;
     switch("false").await;
     switch("true").await;
     let closed = "SELECT count(*) FROM closed_deliveries WHERE reason = 'cancelled'";
     wait_until("all is closed", async || queue.site.count(closed).await == 300).await;
     assert_eq!(queue.site.count(PENDING).await, 0);
-    // Deliveries of the current activation are left alone.
-    queue.owe(1, 5, "1 hour").await;
+    // Deliveries of the current activation wait until the webhook is deleted.
+    queue.add_pending(1, 5, "1 hour").await;
     queue.site.json(&["webhooks", "delete", &queue.waiting.id]).await;
-    wait_until("and when it is deleted", async || queue.site.count(closed).await == 305).await;
+    wait_until("those of the deleted webhook are closed", async || queue.site.count(closed).await == 305).await;
     assert_eq!(worker.log().matches("closed deliveries of a webhook that is off or gone").count(), 2);
 }
 
 #[tokio::test]
-async fn a_row_that_falls_due_in_the_past_is_found_all_the_same() {
+async fn a_row_that_is_committed_long_after_it_was_due_is_found() {
     let queue = Queue::on(Site::new().await).await;
     let worker = queue.begin().await;
     // As after a transaction that took long to commit.
-    queue.owe(1, 3, "-10 minutes").await;
+    queue.add_pending(1, 3, "-10 minutes").await;
     queue.receiver.wait_for(4).await;
     wait_until("all is delivered", async || queue.site.count(PENDING).await == 0).await;
     stop(worker).await;
@@ -241,13 +243,13 @@ async fn a_claim_whose_lease_would_end_during_the_attempt_is_given_back() {
 }
 
 #[tokio::test]
-async fn more_that_falls_due_at_once_than_one_question_reads_is_read_by_the_next_ones() {
+async fn due_rows_beyond_what_one_query_reads_are_read_by_the_next_queries() {
     let queue = Queue::on(Site::new().await).await;
     stop(queue.begin().await).await;
     let store = store(&queue.site);
     let begun = store.find_due(ReadUntil::default(), OVERLAP).await.unwrap();
     assert!(!begun.more && begun.webhooks.is_empty());
-    queue.owe(4, 600, "0 s").await;
+    queue.add_pending(4, 600, "0 s").await;
     wait_until("all are due", async || queue.site.count(&format!("{PENDING} WHERE due_at > now()")).await == 0).await;
     let (mut found, mut read) = (BTreeSet::new(), begun.until);
     for _ in 0..2 {

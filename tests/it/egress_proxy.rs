@@ -9,7 +9,8 @@ use crate::support::*;
 const ACCOUNT: &str = "acc_1";
 const TYPE: &str = "content.created";
 
-/// Gives every name a public address, except names that begin with `inside`. Some answers are those of a DNS64.
+/// Gives names 127.0.0.1, the only private address that the site permits, except those that begin with `inside`. The names
+/// with `translated` get an IPv6 address that stands for an IPv4 address, as from a DNS64.
 async fn names() -> NameServer {
     NameServer::start(|name, _| match name.split('.').next() {
         Some("inside") => Says::addresses(&["127.0.0.2"]),
@@ -71,7 +72,7 @@ async fn requests_go_through_the_proxy_and_what_must_not_be_called_is_not_asked_
     assert_eq!(
         verdicts(&site, &wants_credentials, 1).await,
         ["http_status 407"],
-        "it is not the proxy that wants them"
+        "the receiver answered 407, not the proxy"
     );
 
     let port = plain.address().port();

@@ -76,7 +76,7 @@ pub async fn wait_for_a_commit_that_waits(servers: &Replicated, worker: &Replica
 }
 
 #[tokio::test]
-async fn what_the_primary_alone_has_is_not_acked_and_a_fail_over_under_load_is_gone_on_with() {
+async fn what_the_primary_alone_has_is_not_acked_and_work_continues_after_a_fail_over_under_load() {
     let (servers, ledger) = replicated("remote_apply").await;
     let launch = |way, command: &str| servers.launch(&ledger.site, way, &[command]);
     let worker = launch(Way::MovingAddress, "worker").start_worker().await;

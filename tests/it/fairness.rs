@@ -89,7 +89,7 @@ async fn what_was_parked_is_delivered_once_when_its_receiver_has_room_also_by_an
     assert_eq!(first.wait().await.code(), Some(0));
     let _second = site.worker().await;
     let requests = neighbours.bad.wait_for(100).await;
-    wait_until("nothing is owed", async || site.count(PENDING).await == 0).await;
+    wait_until("no delivery is pending", async || site.count(PENDING).await == 0).await;
     let mut received: Vec<_> = requests.iter().map(|request| request.event_id().to_owned()).collect();
     received.sort();
     events.sort();
@@ -111,7 +111,7 @@ async fn a_receiver_that_only_fails_is_asked_little_until_it_answers_and_then_ge
     let mut events = neighbours.publish("acc_bad", 100).await;
     let requests = neighbours.bad.wait_for(100 + FAILURES).await;
     let site = &neighbours.site;
-    wait_until("nothing is owed", async || site.count(PENDING).await == 0).await;
+    wait_until("no delivery is pending", async || site.count(PENDING).await == 0).await;
     let asked: std::collections::HashSet<_> = requests[..FAILURES].iter().map(|request| request.event_id()).collect();
     assert!(asked.len() <= 3 + 12, "{} events were tried on a receiver that only fails", asked.len());
     let mut received: Vec<_> = requests.iter().map(|request| request.event_id().to_owned()).collect();

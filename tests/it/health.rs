@@ -1,4 +1,5 @@
-//! The operations address tells the platform what a worker can do now and has done so far.
+//! The operations address answers whether a process lives (`/livez`), what it can do now (`/readyz`) and what it has done so
+//! far (`/metrics`). `penr-webhooks ready` asks it.
 
 use crate::support::http::{get, metric};
 use crate::support::*;
@@ -46,7 +47,10 @@ async fn a_worker_lives_before_it_is_ready_and_says_what_is_missing() {
         operations.ready().await == (503, "consumer: ready\ndatabase: not ready\n".to_owned())
     })
     .await;
-    wait_until("it waits", async || operations.metric("database_waiting").await == 1.0).await;
+    wait_until("the metric says that the worker waits for the database", async || {
+        operations.metric("database_waiting").await == 1.0
+    })
+    .await;
     postgres.refuse(false).await;
     operations.wait_until_ready().await;
     assert_eq!(operations.metric("database_waiting").await, 0.0);
@@ -73,7 +77,7 @@ async fn a_lost_broker_is_seen_in_readiness_in_the_metrics_and_in_two_lines_of_t
         lines.filter(|line| line["level"] != "DEBUG" && line["message"] == text).count()
     };
     // The log of another process is read somewhat later than it is written.
-    wait_until("it tells that it is attached again", async || told("consumer attached") == 2).await;
+    wait_until("the log says that the consumer is attached again", async || told("consumer attached") == 2).await;
     assert_eq!(told("lost the broker, connecting again"), 1);
 }
 
@@ -130,7 +134,7 @@ async fn a_process_that_serves_customers_is_ready_for_them_while_the_broker_is_a
         let output = cli::run(&probe, site.folder(), &[&["ready"], arguments].concat()).await;
         (output.code, output.stdout, output.stderr)
     };
-    wait_until("the API is", async || operations.ready().await.0 == 200).await;
+    wait_until("the API is ready", async || operations.ready().await.0 == 200).await;
     let away = "consumer: away\ndatabase: ready\n".to_owned();
     assert_eq!(operations.ready().await, (200, away.clone()));
     assert_eq!(asks(&[]).await, (0, away, String::new()));
@@ -141,7 +145,7 @@ async fn a_process_that_serves_customers_is_ready_for_them_while_the_broker_is_a
     assert_eq!(asks(&["--role", "api", "--json"]).await.1, "{\"lines\":[\"database: ready\"],\"ready\":true}\n");
     postgres.refuse(true).await;
     postgres.cut().await;
-    wait_until("without the database it is not", async || operations.ready().await.0 == 503).await;
+    wait_until("the API is not ready without the database", async || operations.ready().await.0 == 503).await;
     assert_eq!(of_role("api").await, (503, "database: not ready\n".to_owned()));
     both.kill9();
     both.wait().await;
@@ -151,7 +155,7 @@ async fn a_process_that_serves_customers_is_ready_for_them_while_the_broker_is_a
 }
 
 #[tokio::test]
-async fn a_probe_for_a_role_that_a_process_does_not_have_is_told_so() {
+async fn a_probe_for_a_role_that_the_process_does_not_have_is_refused() {
     let site = Site::new().await;
     let mut api = site.launch(&["api"]).start();
     let operations = Operations::of(&mut api).await;

@@ -43,9 +43,9 @@ async fn a_body_that_can_be_read_in_two_ways_or_in_none_is_refused() {
         assert!(!answer.json()["errors"].as_array().unwrap().is_empty());
     }
     let json = [("Content-Type", "application/json")];
-    let latin =
+    let control =
         customer.ask("POST", PATH, &json, &GOOD.replace('x', "\u{1}").replace('\u{1}', "\x7f").into_bytes()).await;
-    assert_eq!(latin.status, 422);
+    assert_eq!(control.status, 422);
     let invalid = [&GOOD.as_bytes()[..9], b"\xff\xfe", &GOOD.as_bytes()[10..]].concat();
     assert_problem(&customer.ask("POST", PATH, &json, &invalid).await, 400, "malformed-request");
     let huge = GOOD.replace("\"x\"", &format!("\"{}\"", "x".repeat(100_000)));

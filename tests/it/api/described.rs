@@ -1,4 +1,4 @@
-//! The API serves the description that is committed as openapi.json, and has every route that it describes.
+//! The API serves the description that is committed as openapi.json.
 
 use crate::support::http::get;
 use crate::support::*;

@@ -42,7 +42,7 @@ async fn a_path_that_names_nothing_is_not_found() {
 }
 
 #[tokio::test]
-async fn a_method_that_is_not_for_an_address_is_told_those_that_are() {
+async fn a_method_that_a_path_does_not_have_is_refused_with_the_names_of_those_it_has() {
     let site = Site::new().await;
     let api = site.api().await;
     let customer = api.customer("acc_1");
@@ -238,7 +238,7 @@ async fn dawdle(address: String) {
 }
 
 #[tokio::test]
-async fn at_the_limit_those_that_keep_a_connection_and_ask_nothing_make_room() {
+async fn at_the_limit_idle_and_slow_connections_are_closed_to_make_room() {
     let site = Site::new().await.set("api.max_connections", "20").set("api.header_timeout", "60s");
     let Answering { mut api, customer, path, gate, answered, _receiver } = Answering::of(&site).await;
     let mut idle = Vec::new();
@@ -249,8 +249,7 @@ async fn at_the_limit_those_that_keep_a_connection_and_ask_nothing_make_room() {
         idle.push(stream);
     }
     assert_eq!(customer.get("/v1/event-types").await.status, 200);
-    // This connection was opened first.
-    within("it is closed", PATIENCE, idle[0].read_to_end(&mut Vec::new())).await.unwrap();
+    within("the oldest idle connection is closed", PATIENCE, idle[0].read_to_end(&mut Vec::new())).await.unwrap();
     let mut dawdlers = JoinSet::new();
     for _ in 0..40 {
         dawdlers.spawn(dawdle(api.address.clone()));

@@ -62,7 +62,7 @@ async fn an_account_that_asks_too_often_waits_and_others_do_not() {
 }
 
 #[tokio::test]
-async fn tests_have_a_limit_of_their_own() {
+async fn test_sends_have_a_limit_of_their_own() {
     let site = Site::new().await;
     let receiver = Receiver::start().await;
     let api = site.api_of(site.launch(&["api"]).set("api.tests_per_minute", "2")).await;
@@ -77,7 +77,7 @@ async fn tests_have_a_limit_of_their_own() {
     assert_eq!(customer.get(&path).await.status, 200);
 }
 
-/// Questions to the log that PostgreSQL is answering.
+/// Counts the queries of the log that PostgreSQL has begun and that wait for a table that the test has locked.
 const UNDER_WAY: &str = "
     SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND state = 'active' AND wait_event_type = 'Lock' AND query LIKE '%looked_at%'";
@@ -108,7 +108,7 @@ async fn an_account_asks_two_long_questions_at_a_time_and_leaves_the_database_to
         assert_eq!(modest.get("/v1/webhooks").await.status, 200);
     }
     assert!((1..=2).contains(&most), "{most} at a time");
-    // The two that had their turn found the tables locked.
+    // Those that had a turn found the tables locked and were answered 503.
     let refused: Vec<_> = answers.unwrap().into_iter().filter(|answer| answer.status != 503).collect();
     assert!(refused.len() >= 8, "{}", refused.len());
     for answer in refused {
@@ -144,7 +144,7 @@ async fn the_wait_for_a_turn_is_a_part_of_the_time_for_the_database() {
 }
 
 #[tokio::test]
-async fn callers_who_hang_up_have_asked_no_less() {
+async fn requests_whose_callers_hang_up_count_in_full() {
     let site = Site::new().await;
     let launch = site.launch(&["api"]).set("api.requests_per_second", "1").set("api.requests_burst", "100");
     let api = site.api_of(launch.set("api.database_timeout", "30s").set("api.request_timeout", "30s")).await;
@@ -167,11 +167,11 @@ async fn callers_who_hang_up_have_asked_no_less() {
     while hasty.get("/v1/event-types").await.status == 200 {
         asked += 1;
     }
-    assert!(asked < 24, "each of those who hang up counts as four, and there was room for {asked} more");
-    wait_until("two are being answered", async || site.count(UNDER_WAY).await == 2).await;
+    assert!(asked < 24, "24 queries of the log count as 96 of 100 requests, but {asked} more were accepted");
+    wait_until("two queries of the log have begun", async || site.count(UNDER_WAY).await == 2).await;
     while callers.pop().is_some() {
         assert!(site.count(UNDER_WAY).await <= 2);
     }
-    wait_until("none is", async || site.count(UNDER_WAY).await == 0).await;
+    wait_until("no query of the log is left", async || site.count(UNDER_WAY).await == 0).await;
     assert_eq!(calm.get("/v1/webhooks").await.status, 200);
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::support::api::assert_problem;
 use crate::support::*;
 
-/// Inserts attempts of a webhook, one for each minute back in time. Every third failed, every fifth has another type.
+/// Inserts attempts of a webhook, one for each second back in time. Every third failed, every fifth has another type.
 async fn fill(site: &Site, path: &str, count: i32) {
     let id = path.rsplit('/').next().unwrap();
     let insert =
@@ -116,7 +116,7 @@ async fn a_busy_bucket_counts_its_newest_attempts_and_says_that_there_may_be_mor
     let api = site.api().await;
     let customer = api.customer("acc_1");
     let path = customer.create_at("http://127.0.0.1:9999/").await;
-    // Two hours, so that they include a whole one.
+    // Two hours of attempts: the last bucket but one, an hour, is full of them.
     fill(&site, &path, 7200).await;
     let stats = customer.get(&format!("{path}/stats")).await.json();
     let whole = &stats["data"][22];
@@ -142,7 +142,10 @@ async fn what_failed_is_sent_again_one_by_one_or_all_since_a_time() {
     let resent = customer.ask("POST", &format!("{path}/deliveries/{delivery}/resend"), &[], b"").await;
     assert_eq!((resent.status, resent.json()), (202, json!({ "delivery_id": delivery })));
     receiver.wait_for(6).await;
-    wait_until("it is done", async || site.count("SELECT count(*) FROM closed_deliveries").await == 4).await;
+    wait_until("the delivery that was resent is done", async || {
+        site.count("SELECT count(*) FROM closed_deliveries").await == 4
+    })
+    .await;
     let recover = async |since: &str| customer.post(&format!("{path}/recover"), &json!({ "since": since })).await;
     assert_eq!(recover("2999-01-01T00:00:00Z").await.json(), json!({ "recovering": 0 }));
     let recovering = recover("2026-01-01T00:00:00Z").await;
@@ -175,8 +178,12 @@ async fn a_recovery_that_was_asked_for_outlives_the_process() {
     let ask = "INSERT INTO recoveries SELECT id, now() - interval '1 hour', now() FROM webhooks WHERE id::text = $1";
     site.sql().await.execute(ask, &[&webhook.id]).await.unwrap();
     let _api = site.api().await;
-    wait_until("they are pending", async || site.count("SELECT count(*) FROM pending_deliveries").await == 3).await;
-    wait_until("it is forgotten", async || site.count("SELECT count(*) FROM recoveries").await == 0).await;
+    wait_until("the closed deliveries are pending again", async || {
+        site.count("SELECT count(*) FROM pending_deliveries").await == 3
+    })
+    .await;
+    wait_until("the row of the recovery is deleted", async || site.count("SELECT count(*) FROM recoveries").await == 0)
+        .await;
 }
 
 #[tokio::test]

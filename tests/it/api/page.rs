@@ -1,10 +1,10 @@
-//! The page's headers allow it no more than it needs.
+//! The page's headers allow the page no more than it needs, and its files are sent again only if they have changed.
 
 use crate::support::http::{ask, get};
 use crate::support::*;
 
 #[tokio::test]
-async fn the_page_comes_with_a_strict_policy_and_is_not_kept() {
+async fn the_page_comes_with_a_strict_policy_and_is_not_cached() {
     let site = Site::new().await;
     let api = site.api().await;
     let page = get(&api.address, "/settings/webhooks").await;
@@ -47,7 +47,7 @@ async fn only_origins_of_the_settings_may_frame_it() {
 }
 
 #[tokio::test]
-async fn its_files_are_asked_about_and_sent_once() {
+async fn a_file_of_the_page_that_the_browser_has_is_not_sent_again() {
     let site = Site::new().await;
     let api = site.api().await;
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/api/page");

@@ -1,4 +1,4 @@
-//! A test is sent like a real event, its request is shown, and only the log changes.
+//! A test send is a request like that of a real event. The caller is shown the request, and only the log changes.
 
 use serde_json::{Value, json};
 
@@ -50,7 +50,7 @@ async fn what_is_shown_is_what_was_sent() {
 }
 
 #[tokio::test]
-async fn a_test_whose_caller_hangs_up_is_logged_all_the_same() {
+async fn a_test_send_whose_caller_hangs_up_is_logged() {
     let site = Site::new().await;
     let api = site.api().await;
     let (receiver, gate) = (Receiver::start().await, Gate::default());
@@ -68,7 +68,7 @@ async fn a_test_whose_caller_hangs_up_is_logged_all_the_same() {
 }
 
 #[tokio::test]
-async fn failing_tests_neither_disable_a_webhook_nor_are_tried_again() {
+async fn failed_test_sends_neither_disable_a_webhook_nor_are_retried() {
     let site = Site::new().await.set("health.disable_attempts", "1").set("health.disable_after", "0s");
     let api = site.api().await;
     let receiver = Receiver::start().await;

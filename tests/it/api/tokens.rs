@@ -9,7 +9,7 @@ use crate::support::*;
 const PATH: &str = "/v1/webhooks";
 
 #[tokio::test]
-async fn without_the_one_bearer_token_there_is_nothing() {
+async fn a_request_without_exactly_one_bearer_token_is_refused() {
     let site = Site::new().await;
     let api = site.api().await;
     let bearer = format!("Bearer {}", api.customer("acc_1").token);
@@ -117,7 +117,7 @@ async fn issuer_and_audience_must_be_those_of_the_settings() {
 }
 
 #[tokio::test]
-async fn the_command_line_makes_tokens_that_live_at_most_a_day() {
+async fn the_command_line_makes_tokens_that_are_valid_for_at_most_a_day() {
     let site = Site::new().await;
     let api = site.api().await;
     let plain = site.cli(&["token", "--account", "acc 1", "--expires-in", "24h"]).await;

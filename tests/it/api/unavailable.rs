@@ -46,7 +46,7 @@ async fn assert_all_unavailable(customer: &Customer, webhook: &str) {
 }
 
 #[tokio::test]
-async fn a_database_that_is_gone_or_silent_is_told_within_two_seconds() {
+async fn every_route_answers_503_within_two_seconds_when_the_database_is_gone_or_silent() {
     let site = Site::new().await;
     let postgres = Proxy::to(site.postgres_address()).await;
     let site = site.postgres_through(&postgres.addr());
@@ -111,7 +111,7 @@ async fn a_login_slower_than_a_request_delays_only_the_first_answer() {
     assert!(postgres.opened() <= 6, "{} connections", postgres.opened());
 }
 
-/// Makes every question about webhooks slow.
+/// Every query of the table `webhooks` takes 14 s after this.
 const SLOW: &str = "
     ALTER TABLE webhooks RENAME TO kept;
     CREATE VIEW webhooks AS SELECT kept.* FROM kept, pg_sleep(14)";
@@ -129,10 +129,10 @@ async fn a_statement_whose_caller_has_gone_is_ended() {
         let customer = customer.clone();
         async move { customer.get("/v1/webhooks").await }
     });
-    wait_until("it is asked", async || site.count(running).await == 1).await;
+    wait_until("the statement runs", async || site.count(running).await == 1).await;
     asking.abort();
     let gone = Instant::now();
-    wait_until("it is ended", async || site.count(running).await == 0).await;
+    wait_until("the statement is ended", async || site.count(running).await == 0).await;
     assert!(gone.elapsed() < Duration::from_secs(5), "{:?}", gone.elapsed());
     site.sql().await.batch_execute("DROP VIEW webhooks; ALTER TABLE kept RENAME TO webhooks").await.unwrap();
     assert_eq!(customer.get("/v1/webhooks").await.status, 200);

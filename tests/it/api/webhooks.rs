@@ -1,4 +1,4 @@
-//! Customers register, change and delete their webhooks. Of two who change the same version, one is told.
+//! Customers register, change and delete their webhooks. Of two changes of the same version, one is refused.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::support::*;
 const URL: &str = "http://127.0.0.1:9999/hook";
 
 #[tokio::test]
-async fn a_webhook_lives_from_its_registration_to_its_deletion() {
+async fn a_webhook_is_registered_read_changed_and_deleted() {
     let site = Site::new().await;
     let api = site.api().await;
     let customer = api.customer("acc_1");
@@ -19,7 +19,7 @@ async fn a_webhook_lives_from_its_registration_to_its_deletion() {
     assert_eq!(created.header("cache-control"), Some("no-store, no-transform"));
     let mut webhook = created.json();
     let secret = webhook.as_object_mut().unwrap().remove("secret").unwrap();
-    assert_eq!(created.header("etag").unwrap(), webhook["version"].to_string(), "JSON has the quotes of the tag");
+    assert_eq!(created.header("etag").unwrap(), webhook["version"].to_string(), "the ETag is the version in quotes");
     assert_eq!(webhook["name"], "Blog");
     assert_eq!(webhook["events"], json!(["content.created", "site.connected"]));
     let path = format!("/v1/webhooks/{}", webhook["id"].as_str().unwrap());
@@ -145,7 +145,7 @@ async fn the_tag_changes_with_every_field_that_customers_change_and_with_nothing
         customer.patch(&path, &change).await;
         seen.push(tag().await);
     }
-    // A process of the release before changes it meanwhile. An earlier value makes a new version, too.
+    // Now a process of the release before changes the webhook. A return to an earlier value makes a new version, too.
     const NOTHING: &str = "NULL::text AS name, NULL::text AS url, NULL::text[] AS event_types, NULL::boolean AS active";
     for (field, value) in [
         ("NULL::text AS name", "'theirs' AS name"),
@@ -202,7 +202,7 @@ async fn a_tag_that_the_release_before_gave_out_is_accepted_as_long_as_it_is_fre
         customer.ask(method, &path, &headers, body.as_bytes()).await
     };
     let old = version_of_the_release_before(&site).await;
-    // A proxy may have changed it.
+    // The tag in a form that proxies make of it.
     let changed = ask("PATCH", &format!("W/\"{old}-gzip\""), r#"{"name":"first"}"#).await;
     assert_eq!(changed.status, 200, "{}", changed.text());
     let stale = format!("\"{old}\"");
@@ -232,13 +232,13 @@ async fn an_api_serves_the_schema_of_the_release_before_and_goes_on_when_it_is_m
     assert_problem(&save(&old, "second").await, 412, "precondition-failed");
     assert_eq!(site.json(&["migrate"]).await["applied"], json!(["V11__revision"]));
     let migrated = save(first.header("etag").unwrap(), "second").await;
-    assert_eq!(migrated.status, 200, "what was seen before the migration is still a version");
+    assert_eq!(migrated.status, 200, "a tag from before the migration is still accepted");
     assert_eq!(save(migrated.header("etag").unwrap(), "third").await.status, 200);
     assert_problem(&save(migrated.header("etag").unwrap(), "fourth").await, 412, "precondition-failed");
 }
 
 #[tokio::test]
-async fn no_url_that_is_refused_is_saved_or_told_more_than_the_rule() {
+async fn a_url_that_the_rules_refuse_is_named_and_not_saved() {
     let site = Site::new().await.set("sender.allow_networks", "[]");
     let api = site.api().await;
     let customer = api.customer("acc_1");

@@ -1,4 +1,4 @@
-//! Finds circles between source files: files that take names from each other, directly or over others.
+//! Finds circles between source files: files that take names from each other, directly or through other files.
 //!
 //! A file takes a name from the file that defines it, also where a third file re-exports the name. A file may take names
 //! from the modules that it lies in (`store/log.rs` from `store.rs` and from `lib.rs`); that is no arrow.
@@ -10,7 +10,7 @@ type Module = Vec<String>;
 /// From a file to another one: the names that the first takes from the second.
 type Arrows = BTreeMap<(Module, Module), BTreeSet<String>>;
 
-/// What of a file decides about circles.
+/// What the search for circles needs to know of a file.
 #[derive(Debug, Default)]
 struct File {
     children: BTreeSet<String>,
@@ -36,10 +36,10 @@ pub fn circles(sources: &[(&str, &str)]) -> Vec<String> {
     for file in files.keys().filter(|file| reached[file].contains(file)) {
         found.insert(reached[file].iter().copied().filter(|other| reached[other].contains(file)).collect());
     }
-    found.iter().map(|circle| told(circle, &arrows)).collect()
+    found.iter().map(|circle| as_text(circle, &arrows)).collect()
 }
 
-fn told(circle: &BTreeSet<&Module>, arrows: &Arrows) -> String {
+fn as_text(circle: &BTreeSet<&Module>, arrows: &Arrows) -> String {
     let inside = arrows.iter().filter(|((from, to), _)| circle.contains(from) && circle.contains(to));
     let line = |((from, to), names): (&(Module, Module), &BTreeSet<String>)| {
         let names: Vec<&str> = names.iter().map(String::as_str).collect();

@@ -1,4 +1,4 @@
-//! Bodies that are no event.
+//! Bodies that are no event become dead letters, and the worker logs the reason.
 
 use serde_json::{Value, json};
 
@@ -7,11 +7,11 @@ use crate::support::{RawMessage, Site};
 
 type Row = (&'static str, Vec<u8>);
 
-async fn hold_against(rows: Vec<Row>) {
+async fn all_become_dead_letters(rows: Vec<Row>) {
     let scene = Scene::open().await;
     let message = |body| scene.site.message(body);
     let bad = rows.into_iter().map(|(reason, body)| Bad { message: message(body).into(), reason }).collect();
-    scene.hold_against(bad).await;
+    scene.only_these_become_dead_letters(bad).await;
 }
 
 #[tokio::test]
@@ -23,7 +23,7 @@ async fn what_is_no_json_object_becomes_a_dead_letter() {
     let mut not_utf8 = event().into_bytes();
     let position = event().find(MARKER).expect("it is in there");
     not_utf8[position] = 0xFF;
-    hold_against(vec![
+    all_become_dead_letters(vec![
         ("empty", b"".to_vec()),
         ("empty", b" ".to_vec()),
         ("empty", b"\n".to_vec()),
@@ -56,13 +56,13 @@ async fn one_malformed_body_among_a_thousand_good_events_is_the_only_dead_letter
     scene.worker.pause();
     scene.publish_good(800).await;
     let message = scene.site.message("{").into();
-    scene.hold_against(vec![Bad { message, reason: "not_json" }]).await;
+    scene.only_these_become_dead_letters(vec![Bad { message, reason: "not_json" }]).await;
 }
 
 #[tokio::test]
 async fn an_event_without_one_of_its_fields_becomes_a_dead_letter() {
     let missing = |field| ("missing_field", event_with(field, None));
-    hold_against(vec![
+    all_become_dead_letters(vec![
         missing("id"),
         missing("type"),
         missing("account_id"),
@@ -82,7 +82,7 @@ async fn a_field_of_another_type_becomes_a_dead_letter() {
     }
     let lone_surrogate = String::from_utf8(event_with("id", Some(json!("LONE")))).expect("it is JSON");
     rows.push(("wrong_type", lone_surrogate.replace("LONE", r"\ud800").into_bytes()));
-    hold_against(rows).await;
+    all_become_dead_letters(rows).await;
 }
 
 #[tokio::test]
@@ -104,14 +104,14 @@ async fn a_field_with_an_unusable_value_becomes_a_dead_letter() {
         rows.push(with("unknown_type", "type", name));
     }
     rows.push(with("unknown_type", "type", &"content.".repeat(1_250)));
-    hold_against(rows).await;
+    all_become_dead_letters(rows).await;
 }
 
 #[tokio::test]
-async fn an_event_that_says_a_thing_twice_becomes_a_dead_letter() {
+async fn an_event_with_a_repeated_key_becomes_a_dead_letter() {
     let event = valid("evt_1").to_string();
     let twice = |more: &str| ("repeated_key", event.replacen('{', &format!("{{{more},"), 1).into_bytes());
-    hold_against(vec![
+    all_become_dead_letters(vec![
         twice(r#""id":"evt_2""#),
         twice(r#""\u0069d":"evt_2""#),
         twice(r#""account_id":"acc_other""#),
@@ -125,7 +125,7 @@ async fn an_event_that_says_a_thing_twice_becomes_a_dead_letter() {
 async fn json_nested_too_deep_becomes_a_dead_letter() {
     let nested = |levels: usize| event_with_data("evt_1", &format!("{}{}", "[".repeat(levels), "]".repeat(levels)));
     let objects = format!("{}1{}", r#"{"a":"#.repeat(20_000), "}".repeat(20_000));
-    hold_against(vec![
+    all_become_dead_letters(vec![
         ("too_deep", nested(128).into_bytes()),
         ("too_deep", nested(100_000).into_bytes()),
         ("too_deep", event_with_data("evt_1", &objects).into_bytes()),
@@ -141,7 +141,7 @@ async fn a_compressed_body_becomes_a_dead_letter_unopened() {
         let message = RawMessage { content_encoding: Some(encoding.into()), ..scene.site.message(body).into() };
         Bad { message, reason: "encoded" }
     };
-    // The beginning of a gzip stream that unpacks to nothing but zeros.
+    // The head of a gzip stream, and much after it.
     let bomb = [b"\x1f\x8b\x08\0\0\0\0\0\0\x03".to_vec(), vec![0; 100_000]].concat();
     let plain = || valid("evt_1").to_string().into_bytes();
     let bad = vec![
@@ -151,13 +151,13 @@ async fn a_compressed_body_becomes_a_dead_letter_unopened() {
         encoded("br", plain()),
         encoded("application/gzip", plain()),
     ];
-    scene.hold_against(bad).await;
+    scene.only_these_become_dead_letters(bad).await;
 }
 
 #[tokio::test]
-async fn a_bad_message_published_past_the_exchange_becomes_a_dead_letter_too() {
+async fn a_bad_message_published_straight_to_the_queue_becomes_a_dead_letter_too() {
     let scene = Scene::open().await;
     let bad = |body: &str, site: &Site| Bad { message: site.message_to_queue(body).into(), reason: "not_json" };
     let bad = vec![bad("{", &scene.site), bad("}", &scene.site)];
-    scene.hold_against(bad).await;
+    scene.only_these_become_dead_letters(bad).await;
 }

@@ -1,4 +1,4 @@
-//! Header tables of uncommon size and depth.
+//! An event arrives whatever the size, depth and text of its headers.
 
 use super::{Bad, Scene, valid};
 use crate::support::{RawMessage, Table};
@@ -62,7 +62,7 @@ async fn a_bad_message_with_deep_headers_becomes_a_dead_letter_like_any_other() 
         let message = RawMessage { headers: Some(Table::nested(depth)), ..scene.site.message("{").into() };
         Bad { message, reason: "not_json" }
     });
-    scene.hold_against(bad.into()).await;
+    scene.only_these_become_dead_letters(bad.into()).await;
 }
 
 /// Lists in lists: 5 bytes each, the deepest that fits.

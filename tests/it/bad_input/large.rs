@@ -1,4 +1,4 @@
-//! Bodies over the limit.
+//! A body at the size limit arrives; one over it becomes a dead letter, and its memory is given back.
 
 use super::{Bad, MARKER, Scene, event_with_data};
 use crate::support::raw_amqp::RawAmqp;
@@ -48,7 +48,7 @@ async fn a_body_over_the_limit_becomes_a_dead_letter() {
     let scene = Scene::open().await;
     let bodies = [event_of(LIMIT + 1), event_of(MIB), event_of(8 * MIB), " ".repeat(LIMIT + 1)];
     let bad = bodies.map(|body| Bad { message: scene.site.message(body).into(), reason: "too_large" });
-    scene.hold_against(bad.into()).await;
+    scene.only_these_become_dead_letters(bad.into()).await;
 }
 
 #[tokio::test]

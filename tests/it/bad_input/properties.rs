@@ -1,4 +1,4 @@
-//! Message properties that this service ignores.
+//! Message properties that this service does not need never stop an event.
 
 use super::{Scene, valid};
 use crate::support::{RawMessage, Table};
@@ -17,7 +17,7 @@ async fn all_arrive(mut scene: Scene, unusual: impl IntoIterator<Item = Box<dyn 
 }
 
 #[tokio::test]
-async fn what_the_body_is_called_does_not_matter() {
+async fn the_content_type_does_not_matter() {
     let named = |name: &'static [u8]| -> Box<dyn Fn(RawMessage) -> RawMessage> {
         Box::new(move |message| RawMessage { content_type: Some(name.to_vec()), ..message })
     };
@@ -27,7 +27,7 @@ async fn what_the_body_is_called_does_not_matter() {
 }
 
 #[tokio::test]
-async fn an_encoding_that_changes_nothing_is_none() {
+async fn a_content_encoding_that_changes_no_byte_does_not_matter() {
     let encoded = |name: &'static [u8]| -> Box<dyn Fn(RawMessage) -> RawMessage> {
         Box::new(move |message| RawMessage { content_encoding: Some(name.to_vec()), ..message })
     };
@@ -50,7 +50,7 @@ async fn priority_time_expiration_and_delivery_mode_do_not_matter() {
 }
 
 #[tokio::test]
-async fn a_message_without_any_time_of_use_is_dated_now() {
+async fn an_event_without_a_usable_time_gets_the_time_of_its_arrival() {
     let mut scene = Scene::open().await;
     let message = scene.site.message(super::event_with("occurred_at", None));
     scene.publish(&message.with(|properties| properties.with_timestamp(1 << 40))).await;
@@ -62,7 +62,7 @@ async fn a_message_without_any_time_of_use_is_dated_now() {
 }
 
 #[tokio::test]
-async fn nobody_who_asks_for_a_reply_gets_one() {
+async fn a_message_that_asks_for_a_reply_gets_none() {
     let mut scene = Scene::open().await;
     let mut asker = scene.site.own_amqp().await;
     let queue = asker.declare_own_queue().await.unwrap();

@@ -1,4 +1,4 @@
-//! Events that share an id.
+//! Events that share an id: each account gets its own, and two of one account are one delivery.
 
 use serde_json::json;
 
@@ -67,7 +67,7 @@ async fn two_failing_events_of_one_id_end_as_one_delivery() {
     scene.worker.resume();
     scene.receiver.wait_for(3).await;
     let pending = "SELECT count(*) FROM pending_deliveries";
-    crate::support::wait_until("nothing is owed any more", async || scene.site.count(pending).await == 0).await;
+    crate::support::wait_until("no delivery is pending", async || scene.site.count(pending).await == 0).await;
     assert!(scene.receiver.requests().iter().all(|request| request.verify(&scene.webhook.secret).is_genuine()));
     scene.good.push("evt_same".to_owned());
     scene.ends_unharmed().await;

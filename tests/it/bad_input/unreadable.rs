@@ -15,23 +15,24 @@ async fn scene(delivery_limit: usize) -> Scene {
     Scene::at(Site::new().await.set("queue.delivery_limit", &delivery_limit.to_string())).await
 }
 
-/// Puts the poison among good events in one prefetch.
-async fn only_the_culprit_dies(mut scene: Scene, limit: usize, poison: RawMessage) {
+/// Publishes the poison, an unreadable message, among good events, so that one prefetch holds them all.
+async fn only_the_poison_becomes_a_dead_letter(mut scene: Scene, limit: usize, poison: RawMessage) {
     scene.worker.pause();
     scene.publish_good(50).await;
     scene.publish_raw(&poison).await;
     scene.publish_good(50).await;
     scene.worker.resume();
-    only_it_died(scene, limit, &poison).await;
+    assert_only_the_poison_died(scene, limit, &poison).await;
 }
 
-/// Waits until the poison is gone and the good events have arrived.
-async fn only_it_died(mut scene: Scene, limit: usize, poison: &RawMessage) {
+/// Checks that the poison alone becomes a dead letter, that the good events arrive and that the worker goes on.
+async fn assert_only_the_poison_died(mut scene: Scene, limit: usize, poison: &RawMessage) {
+    // Each step has a time limit of its own: together they take long.
     for attached in (5..limit).step_by(5) {
         scene.worker.wait_for_log_times(ATTACHED, attached).await;
     }
     let letters = scene.site.wait_for_dead_letters(1).await;
-    assert_eq!(letters.len(), 1, "neighbours died too: {letters:?}");
+    assert_eq!(letters.len(), 1, "readable messages became dead letters, too: {letters:?}");
     assert_eq!(letters[0].body, poison.body);
     assert_eq!(letters[0].reason().as_deref(), Some("delivery_limit"));
     scene.all_good_arrive().await;
@@ -49,14 +50,14 @@ fn event(scene: &Scene) -> Message {
 async fn a_message_id_that_is_not_utf_8_kills_its_message_only() {
     let scene = scene(30).await;
     let poison = RawMessage { message_id: Some(b"evt\xff".to_vec()), ..event(&scene).into() };
-    only_the_culprit_dies(scene, 30, poison).await;
+    only_the_poison_becomes_a_dead_letter(scene, 30, poison).await;
 }
 
 #[tokio::test]
 async fn the_usual_delivery_limit_spares_the_neighbours_too() {
     let scene = Scene::open().await;
     let poison = RawMessage { message_id: Some(b"evt\xff".to_vec()), ..event(&scene).into() };
-    only_the_culprit_dies(scene, 100, poison).await;
+    only_the_poison_becomes_a_dead_letter(scene, 100, poison).await;
 }
 
 #[tokio::test]
@@ -68,14 +69,14 @@ async fn one_unreadable_message_among_a_thousand_good_ones_is_the_only_dead_lett
     scene.publish_raw(&poison).await;
     scene.publish_good(500).await;
     scene.worker.resume();
-    only_it_died(scene, 30, &poison).await;
+    assert_only_the_poison_died(scene, 30, &poison).await;
 }
 
 #[tokio::test]
 async fn a_content_type_that_is_not_utf_8_kills_its_message_only() {
     let scene = scene(30).await;
     let poison = RawMessage { content_type: Some(b"\xc3\x28".to_vec()), ..event(&scene).into() };
-    only_the_culprit_dies(scene, 30, poison).await;
+    only_the_poison_becomes_a_dead_letter(scene, 30, poison).await;
 }
 
 #[tokio::test]
@@ -83,7 +84,7 @@ async fn a_header_key_that_is_not_utf_8_kills_its_message_only() {
     let scene = scene(30).await;
     let headers = Some(Table::default().long_string(b"key\xff", "value"));
     let poison = RawMessage { headers, ..event(&scene).into() };
-    only_the_culprit_dies(scene, 30, poison).await;
+    only_the_poison_becomes_a_dead_letter(scene, 30, poison).await;
 }
 
 #[tokio::test]
@@ -93,7 +94,7 @@ async fn a_routing_key_that_is_not_utf_8_kills_its_message_only() {
     let mut amqp = scene.site.own_amqp().await;
     amqp.bind(scene.site.worker_queue(), scene.site.events_exchange(), "#").await.unwrap();
     let poison = RawMessage { routing_key: b"content.\xff".to_vec(), ..event(&scene).into() };
-    only_the_culprit_dies(scene, 30, poison).await;
+    only_the_poison_becomes_a_dead_letter(scene, 30, poison).await;
 }
 
 /// The broker counts deliveries in a header of its own, which must fit into the same frame.
@@ -101,7 +102,7 @@ async fn a_routing_key_that_is_not_utf_8_kills_its_message_only() {
 async fn headers_that_outgrow_a_frame_when_redelivered_kill_their_message_only() {
     const FRAME: usize = 131_072;
     let mut scene = scene(30).await;
-    // With its frame, the content header around and the key, it leaves a few bytes.
+    // With this value, the key and the rest of the content header, a few bytes of the frame are free.
     let headers = Some(Table::default().long_string("large", vec![b'x'; FRAME - 60]));
     let large = RawMessage { headers, ..event(&scene).into() };
     scene.receiver.always(Reply::silence());
@@ -113,10 +114,10 @@ async fn headers_that_outgrow_a_frame_when_redelivered_kill_their_message_only()
     scene.site.json(&["webhooks", "update", &scene.webhook.id, "--url", &scene.receiver.url()]).await;
     scene.publish_good(100).await;
     scene.worker = scene.site.launch(&["worker"]).start();
-    only_it_died(scene, 30, &large).await;
+    assert_only_the_poison_died(scene, 30, &large).await;
 }
 
-/// Messages that the broker has handed out so often before.
+/// The message with the header by which the broker says that it has delivered it this many times before.
 fn redelivered(message: Message, times: i64) -> Message {
     let mut headers = FieldTable::default();
     headers.insert("x-delivery-count".into(), AMQPValue::LongLongInt(times));
@@ -124,7 +125,7 @@ fn redelivered(message: Message, times: i64) -> Message {
 }
 
 #[tokio::test]
-async fn a_suspicious_message_strands_none_of_those_taken_with_it() {
+async fn isolating_a_message_leaves_none_of_those_taken_with_it_unsettled() {
     let mut scene = Scene::open().await;
     scene.worker.terminate();
     scene.worker.wait().await;
@@ -149,7 +150,7 @@ async fn a_suspicious_message_strands_none_of_those_taken_with_it() {
 }
 
 #[tokio::test]
-async fn while_one_message_cannot_be_read_nobody_waits_for_somebody_elses_receiver() {
+async fn while_messages_are_taken_one_at_a_time_a_silent_receiver_delays_no_other() {
     let site = Site::new().await.set("queue.delivery_limit", "10");
     let mut scene = Scene::at(site.set("sender.timeout", "60s").set("worker.lease", "10m")).await;
     let never = Receiver::start().await;

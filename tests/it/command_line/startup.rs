@@ -7,7 +7,7 @@ use super::{ACCOUNT, assert_fails};
 use crate::support::replica::ATTACHED;
 use crate::support::*;
 
-/// A secret in a place where none belongs.
+/// Stands for a secret in a setting that cannot be used.
 const SECRET: &str = "hunter2";
 
 #[tokio::test]
@@ -122,7 +122,7 @@ fn ours(name: &str) -> String {
 }
 
 #[tokio::test]
-async fn keys_that_everybody_has_are_refused_by_all_that_use_them_but_in_development() {
+async fn published_keys_are_refused_by_every_command_that_uses_them_except_in_development() {
     let site = Site::new().await.env("PENR_WEBHOOKS_CONFIG", &ours("production"));
     let webhook = site.create_webhook(ACCOUNT, "https://hooks.example.com/", &["site.connected"]).await;
     let [(keys, key), (jwt, secret)] = PUBLISHED;
@@ -147,7 +147,7 @@ async fn keys_that_everybody_has_are_refused_by_all_that_use_them_but_in_develop
     }
     let site = site.env(keys, &second).env(jwt, secret);
     let list = ["webhooks", "list", "--account", ACCOUNT];
-    assert_eq!(site.cli(&list).await.code, 0, "it uses none of them");
+    assert_eq!(site.cli(&list).await.code, 0, "`list` uses no key");
     let site = site.env("PENR_WEBHOOKS_CONFIG", &ours("development"));
     for command in [&show[..], &["token", "--account", ACCOUNT]] {
         assert_eq!(site.cli(command).await.code, 0, "{command:?}");
@@ -249,7 +249,7 @@ async fn ended(mut replica: Replica) -> (Option<i32>, String) {
 }
 
 #[tokio::test]
-async fn a_missing_right_is_called_that_and_not_tried_again() {
+async fn a_missing_right_in_the_database_is_named_and_not_retried() {
     let site = Site::new().await;
     let role = format!("bare_{}", std::process::id());
     site.sql().await.batch_execute(&format!("CREATE ROLE {role} LOGIN PASSWORD 'bare'")).await.unwrap();

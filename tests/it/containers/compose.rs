@@ -21,7 +21,7 @@ pub struct Service<'a> {
 }
 
 impl Compose {
-    /// The first variable that must be set and is not is the error.
+    /// The error names the first variable that must be set and is not.
     pub fn read(file: &str, environment: &[(&str, &str)]) -> Result<Self, String> {
         let text = text_of(file);
         let mut whole = serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{file}: {error}"));
@@ -29,7 +29,7 @@ impl Compose {
         Ok(Self { whole })
     }
 
-    /// Those of our image.
+    /// The services that run our image.
     pub fn services(&self) -> Vec<Service<'_>> {
         let all = self.whole["services"].as_object().expect("services are a mapping").iter();
         let all = all.map(|(name, whole)| Service { name, whole });
@@ -42,7 +42,7 @@ impl Compose {
 }
 
 impl Service<'_> {
-    /// What is set, and the names of what is handed on if the operator has set it.
+    /// The variables that the file sets, and the names of those that are passed on from the operator's environment.
     pub fn environment(&self) -> (BTreeMap<String, String>, Vec<&str>) {
         let all = self.whole["environment"].as_object().expect("a mapping");
         let set = all.iter().filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect();
@@ -58,7 +58,7 @@ impl Service<'_> {
         }
     }
 
-    /// What its shell is to do.
+    /// The shell script that the service runs, if it runs one.
     pub fn script(&self) -> Option<&str> {
         self.whole["entrypoint"].is_array().then(|| self.whole["command"][0].as_str().expect("one text"))
     }

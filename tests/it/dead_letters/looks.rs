@@ -20,7 +20,7 @@ async fn site_with_limit(limit: u32) -> Site {
 }
 
 #[tokio::test]
-async fn the_lowest_delivery_limit_that_nobody_told_us_removes_nothing() {
+async fn a_delivery_limit_of_one_that_the_commands_do_not_know_removes_no_letter() {
     let site = site_with_limit(1).await;
     site.bury(site.message(MARKER).with_id("msg_1")).await;
     site.bury_raw(RawMessage { message_id: Some(b"msg_\xff".to_vec()), ..site.message(MARKER).into() }).await;
@@ -42,7 +42,7 @@ async fn the_lowest_delivery_limit_that_nobody_told_us_removes_nothing() {
 
 /// More letters than the 32 removals that RabbitMQ passes on from a channel at once.
 #[tokio::test]
-async fn many_are_written_anew_and_none_twice() {
+async fn many_letters_are_written_anew_and_none_twice() {
     let site = site_with_limit(2).await;
     let message =
         |number: usize| site.message(MARKER).with_id(&format!("msg_{number:03}")).into_queue(site.dead_queue());
@@ -97,8 +97,8 @@ async fn under_a_real_policy_looks_cost_only_what_cannot_be_written_anew() {
     for _ in 0..5 {
         assert_eq!(site.ids().await.len(), 5);
     }
-    let site = one_that_is_too_large_costs_no_other_its_life(site, &servers, looks_count).await;
-    one_whose_properties_are_too_large_is_told_of(site, looks_count).await;
+    let site = a_letter_that_is_too_large_costs_no_other_letter(site, &servers, looks_count).await;
+    a_letter_whose_properties_are_too_large_is_named_in_a_note(site, looks_count).await;
 }
 
 /// With a single letter, which each command would read and put back.
@@ -109,17 +109,17 @@ async fn without_the_right_to_write_anew_nothing_is_read(site: Site, looks_count
         assert_fails(&stopped, "stopped reading");
         assert!(stopped.stderr.contains(r"amq\.default") && stopped.stdout.is_empty(), "{stopped:?}");
     }
-    let told_nothing = site.set("queue.dead_delivery_limit", "1000000");
+    let unaware = site.set("queue.dead_delivery_limit", "1000000");
     for noted in [false, looks_count] {
-        let listed = told_nothing.dead(&["list"]).await;
+        let listed = unaware.dead(&["list"]).await;
         assert!(listed.code == 0 && listed.stdout.contains("evt_0"), "{listed:?}");
         assert_eq!(listed.stderr.contains("note: the broker counts this look"), noted, "{listed:?}");
     }
-    told_nothing
+    unaware
 }
 
 /// The broker's operator has lowered `max_message_size`.
-async fn one_that_is_too_large_costs_no_other_its_life(
+async fn a_letter_that_is_too_large_costs_no_other_letter(
     site: Site,
     servers: &PrivateServers,
     looks_count: bool,
@@ -144,8 +144,8 @@ async fn one_that_is_too_large_costs_no_other_its_life(
     site
 }
 
-/// Its properties fit into their frame, but not with the headers that we or the broker add.
-async fn one_whose_properties_are_too_large_is_told_of(site: Site, looks_count: bool) {
+/// The properties of each letter here fit into their frame, but not with the headers that we or the broker add.
+async fn a_letter_whose_properties_are_too_large_is_named_in_a_note(site: Site, looks_count: bool) {
     let site = site.set("queue.dead_delivery_limit", "1000000");
     for (id, room) in [("evt_full", 200), ("evt_cut", 60)] {
         let large = Some(Table::default().long_string("large", vec![b'x'; 131_072 - room]));

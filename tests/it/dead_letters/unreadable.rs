@@ -10,13 +10,13 @@ use crate::support::*;
 const REASON: &str = "unreadable";
 
 impl Site {
-    /// Its message id is not UTF-8.
+    /// Publishes an event whose message id is not UTF-8 straight into the dead queue.
     async fn bury_unreadable(&self, id: &str) {
         let message = self.event(id, ACCOUNT, TYPE, &json!(MARKER));
         self.bury_raw(RawMessage { message_id: Some(b"evt\xff".to_vec()), ..message.into() }).await;
     }
 
-    /// Straight into the dead queue.
+    /// Publishes a message straight into the dead queue.
     pub(super) async fn bury_raw(&self, message: RawMessage) {
         let message = RawMessage { exchange: String::new(), routing_key: self.dead_queue().into(), ..message };
         assert_eq!(self.publish_raw(&message).await, Fate::Confirmed);
@@ -24,7 +24,7 @@ impl Site {
 }
 
 #[tokio::test]
-async fn they_are_listed_among_the_others_and_not_requeued() {
+async fn unreadable_letters_are_listed_among_the_others_and_not_requeued() {
     let site = site().await;
     for id in ["evt_1", "evt_3"] {
         site.bury_unknown(id).await;
@@ -48,7 +48,7 @@ async fn they_are_listed_among_the_others_and_not_requeued() {
 
 /// With more than eight letters: from nine on, the broker put them back in another order.
 #[tokio::test]
-async fn any_number_of_others_may_stand_before_and_behind_them() {
+async fn unreadable_letters_are_found_among_any_number_of_others() {
     let site = site().await;
     for round in 0..2 {
         for number in 0..12 {

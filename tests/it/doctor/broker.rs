@@ -1,4 +1,4 @@
-//! What is wrong with RabbitMQ and what is declared there.
+//! `doctor` names what is wrong with RabbitMQ and with what is declared there, and leaves nothing behind.
 
 use lapin::ExchangeKind;
 
@@ -114,7 +114,7 @@ async fn dead_letters_are_counted_and_stay() {
 async fn a_dead_queue_that_is_missing_while_workers_consume_fails() {
     let site = Site::new().await;
     let worker = site.worker().await;
-    // It would declare it again.
+    // A running worker would declare the queue again.
     worker.pause();
     site.delete_dead_queue().await;
     let report = site.doctor().await;

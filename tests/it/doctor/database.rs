@@ -1,4 +1,4 @@
-//! What is wrong with Postgres and what is in it.
+//! `doctor` names what is wrong with Postgres, its settings, the schema and the secrets in it.
 
 use super::*;
 
@@ -110,7 +110,7 @@ async fn a_read_only_database_fails() {
     assert_eq!(report.code, 1);
 }
 
-/// For whoever connects to the site's database from now on.
+/// Sets it for all sessions of the site's database that begin from now on.
 async fn set_for_all(site: &Site, setting: &str) {
     let set = format!("DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET {setting}', current_database()); END $$");
     site.sql().await.batch_execute(&set).await.unwrap();

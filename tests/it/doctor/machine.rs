@@ -1,4 +1,4 @@
-//! What is wrong with the machine: no names, no certificates, too few files.
+//! `doctor` names what is wrong with the machine: name servers, certificates, open files, the proxy and memory.
 
 use std::fs;
 use std::io::Write as _;
@@ -68,7 +68,7 @@ async fn a_proxy_of_the_environment_is_said_not_to_be_used() {
 async fn a_proxy_must_answer_and_accept_its_credentials() {
     let proxy = ForwardProxy::start().await;
     let site = Site::new().await.set("sender.proxy", &proxy.url());
-    // Nobody listens there for it, which is an answer of the proxy's.
+    // The proxy does not reach example.com. It answers so, which is enough.
     site.doctor().await.assert("proxy", "ok", &[&proxy.url(), "answered"]);
     assert_eq!(proxy.asked(), ["CONNECT example.com:443 HTTP/1.1"]);
     proxy.refuse(Some(407));
@@ -79,7 +79,7 @@ async fn a_proxy_must_answer_and_accept_its_credentials() {
     site.doctor().await.assert("proxy", "fails", &["does not answer"]);
 }
 
-/// A control group of one's own with so much memory, where this machine allows it.
+/// A new control group with a limit of memory, where this machine allows one.
 struct Group(PathBuf);
 
 impl Group {

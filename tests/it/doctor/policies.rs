@@ -1,5 +1,5 @@
-//! What RabbitMQ's management plugin tells: policies that lose what we keep, members, alarms. And what it does not tell
-//! whom.
+//! From RabbitMQ's management plugin, `doctor` learns of policies that lose messages, of members and of alarms. It says
+//! which right the user lacks, or why the plugin does not answer.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::*;
 
-/// An administrator at the plugin.
+/// The management plugin, called as an administrator.
 struct Plugin {
     address: String,
     authorization: String,
@@ -31,7 +31,7 @@ impl Plugin {
         answer
     }
 
-    /// What both kinds make together, which the plugin tells a little later.
+    /// Waits until the plugin shows `definition` as the sum of all policies of a queue, which takes it a moment.
     async fn wait_until_in_force(&self, queue: &str, definition: Value) {
         wait_until("the policies are in force", async || {
             let told = self.ask("GET", &format!("queues/%2F/{queue}"), &json!({})).await.json();
@@ -40,26 +40,26 @@ impl Plugin {
         .await;
     }
 
-    /// `policies` or `operator-policies`.
+    /// Sets a policy; `kind` is `policies` or `operator-policies`.
     async fn set(&self, kind: &str, name: &str, pattern: &str, priority: u32, definition: Value) {
         let policy = json!({"pattern": pattern, "definition": definition, "priority": priority, "apply-to": "queues"});
         self.ask("PUT", &format!("{kind}/%2F/{name}"), &policy).await;
     }
 
-    /// Whose password is its name, and who may do everything with our queues.
+    /// Adds a user whose password is its name, and who may do everything with our queues.
     async fn add_user(&self, name: &str, tags: &str) {
         self.ask("PUT", &format!("users/{name}"), &json!({"password": name, "tags": tags})).await;
         let rights = json!({"configure": ".*", "write": ".*", "read": ".*"});
         self.ask("PUT", &format!("permissions/%2F/{name}"), &rights).await;
     }
 
-    /// For `amqp.management_url`.
+    /// A value for `amqp.management_url`.
     fn url(&self, credentials: &str) -> String {
         format!("http://{credentials}{}", self.address)
     }
 }
 
-/// One test for all: a broker of one's own takes seconds to start.
+/// One test for all cases, since a private broker takes seconds to start.
 #[tokio::test]
 async fn the_doctor_names_policies_that_break_a_promise_and_what_it_may_not_read() {
     let servers = PrivateServers::broker_and_management().await;
@@ -81,7 +81,7 @@ async fn the_doctor_names_policies_that_break_a_promise_and_what_it_may_not_read
     report.assert("alarms", "ok", &["none"]);
     harmful_policies_are_named(&site, &plugin).await;
     let site = users_with_fewer_rights_are_told_what_they_lack(site, &plugin).await;
-    let site = an_address_that_is_not_the_plugins_is_told(site, &plugin).await;
+    let site = an_address_that_is_not_the_plugins_is_reported(site, &plugin).await;
     a_private_authority_is_trusted_for_the_plugin_as_for_the_broker(&site, &plugin).await;
     servers.ctl(&["eval", "rabbit_alarm:set_alarm({{resource_limit, disk, node()}, []})."]).await;
     let report = site.set("amqp.management_url", &plugin.url("watching:watching@")).doctor().await;
@@ -156,7 +156,7 @@ async fn a_private_authority_is_trusted_for_the_plugin_as_for_the_broker(site: &
     report.assert("management", "warns", &["does not answer", "certificate is refused", "amqp.ca_file"]);
 }
 
-async fn an_address_that_is_not_the_plugins_is_told(site: Site, plugin: &Plugin) -> Site {
+async fn an_address_that_is_not_the_plugins_is_reported(site: Site, plugin: &Plugin) -> Site {
     let site = site.set("amqp.management_url", &format!("{}/elsewhere", plugin.url("")));
     let report = site.doctor().await;
     report.assert("management", "warns", &["no management plugin (HTTP 404)", "host, port and path"]);

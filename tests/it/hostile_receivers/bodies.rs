@@ -1,4 +1,4 @@
-//! Of a body only the cleaned beginning is kept.
+//! Of a body only the cleaned beginning is kept, and nothing in a body changes the verdict.
 
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use crate::support::{Configure, Receiver, Reply, Site};
 const SNIPPET_BYTES: usize = 1024;
 const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
 
+/// A body, and the snippet that is kept of it.
 fn said(body: &[u8], snippet: &str) -> (Vec<u8>, String) {
     (body.to_vec(), snippet.to_owned())
 }
@@ -66,7 +67,7 @@ fn endless(start: &str, again: &[u8]) -> Reply {
     Reply::endless(start, again, Duration::ZERO)
 }
 
-/// As fast as an unoptimised worker reads, byte by byte as it does within a chunk's head.
+/// With pauses: the worker reads a chunk's head byte by byte, which is slow without optimisation.
 fn slowly(start: &str, again: &[u8]) -> Reply {
     Reply::endless(start, again, Duration::from_millis(1))
 }
@@ -124,7 +125,7 @@ async fn a_compressed_body_stays_compressed() {
     for row in stage.play(rows(table).await).await {
         assert_eq!(row.snippet(), "(compressed, not shown)", "{}", row.name);
         let requests = row.receiver.expect("every row has one").requests();
-        assert_eq!(requests[0].head.header("accept-encoding"), None, "nobody asked for it");
+        assert_eq!(requests[0].head.header("accept-encoding"), None, "the request asks for no compression");
     }
     stage.close().await;
 }
@@ -145,7 +146,7 @@ fn gzip_of_zeros(length: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_receiver_that_refuses_a_large_event_half_way_is_heard() {
+async fn the_answer_of_a_receiver_that_refuses_a_large_event_half_way_counts() {
     let stage = Stage::open(Site::new().await).await;
     let refusal = Reply::body(413, MARK);
     // A close with the request unread is a reset, which can overtake the answer.
@@ -171,7 +172,7 @@ async fn nothing_a_receiver_says_reaches_the_log_at_any_level() {
     let broken = format!("{MARK} {MARK}\r\n{MARK}\r\n\r\n");
     let table = vec![("an answer", Reply::raw(head), "http_status 500"), ("none", Reply::raw(broken), "protocol")];
     let receiver = Receiver::start_tls(crate::support::Authority::new().identity().server_config()).await;
-    let tls = Row::nowhere("a certificate", receiver.url(), "tls");
+    let tls = Row::at_url("a certificate", receiver.url(), "tls");
     stage.play(rows(table).await.into_iter().chain([tls]).collect()).await;
     stage.close().await;
 }

@@ -10,7 +10,7 @@ use tokio::task::{JoinHandle, JoinSet};
 use super::stage::{MARK, Row, Stage};
 use crate::support::{Authority, ClosedPort, Configure, Gate, PATIENCE, Receiver, Reply, Site, Webhook, within};
 
-/// Sends first and never reads.
+/// A server that waits for no request: it sends a greeting, or closes each connection at once.
 pub struct Greeter {
     address: SocketAddr,
     accepting: JoinHandle<()>,
@@ -61,7 +61,7 @@ async fn greet(mut stream: TcpStream, greeting: Reply) {
 }
 
 #[tokio::test]
-async fn a_connection_that_fails_is_told_from_an_answer_that_fails() {
+async fn a_connection_that_fails_is_distinguished_from_an_answer_that_fails() {
     let stage = Stage::open(Site::new().await).await;
     let closed = ClosedPort::new();
     let resetting = Greeter::resetting().await;
@@ -70,12 +70,12 @@ async fn a_connection_that_fails_is_told_from_an_answer_that_fails() {
     let early = Greeter::start(Reply::body(299, MARK)).await;
     stage
         .play(vec![
-            Row::nowhere("a closed port", closed.url(), "connect"),
-            Row::nowhere("a reset at once", resetting.url("http"), "protocol or connect"),
-            Row::nowhere("a close at once", leaving.url("http"), "protocol"),
-            Row::nowhere("a banner before the request", banner.url("http"), "protocol or connect"),
+            Row::at_url("a closed port", closed.url(), "connect"),
+            Row::at_url("a reset at once", resetting.url("http"), "protocol or connect"),
+            Row::at_url("a close at once", leaving.url("http"), "protocol"),
+            Row::at_url("a banner before the request", banner.url("http"), "protocol or connect"),
             // The client cannot tell whether the data came before or after its request.
-            Row::nowhere("an answer before the request", early.url("http"), "ok 299 or protocol or connect"),
+            Row::at_url("an answer before the request", early.url("http"), "ok 299 or protocol or connect"),
         ])
         .await;
     drop((closed, resetting, leaving, banner, early));
@@ -138,7 +138,7 @@ async fn an_answer_to_no_request_is_never_taken_for_the_next_ones() {
 }
 
 #[tokio::test]
-async fn a_handshake_that_nobody_waits_for_any_more_is_given_up_all_the_same() {
+async fn a_handshake_that_no_request_waits_for_any_more_is_given_up() {
     let authority = Authority::new();
     let (stage, receiver) = trusted(&authority).await;
     let front = TcpListener::bind("127.0.0.1:0").await.expect("a free port");

@@ -82,7 +82,7 @@ async fn a_head_larger_than_anybody_needs_costs_no_memory() {
 }
 
 #[tokio::test]
-async fn a_head_that_is_not_quite_http_is_refused_or_understood_but_never_repeated() {
+async fn a_head_that_is_not_quite_http_is_refused_or_understood_but_never_logged() {
     play(vec![
         ("a folded header", lines("X: a\r\n receiver-was-here"), "protocol"),
         ("a space before the colon", lines("X : receiver-was-here"), "protocol"),

@@ -6,7 +6,7 @@ use crate::support::{Configure, Receiver, Reply, Site};
 
 const SCHEDULE: f64 = 30.0;
 const DAY: f64 = 86_400.0;
-/// An attempt takes part of it, and a date has whole seconds.
+/// How many seconds a wait may differ: the attempt takes time, and a date has whole seconds.
 const SLACK: f64 = 60.0;
 
 struct Asked {
@@ -25,11 +25,11 @@ fn date(format: &str, ahead: Duration) -> String {
     time.strftime(format).to_string()
 }
 
-/// Values that are longer than we wait.
+/// Values of a day or more.
 const OVER_A_DAY: [&str; 5] =
     ["86400", "86401", "99999999999999999999", "18446744073709551615", "Fri, 31 Dec 9999 23:59:59 GMT"];
 
-/// Values that are in the past, sooner than the schedule, or no value.
+/// Values that are in the past, sooner than the schedule, or invalid.
 const OF_NO_USE: [&[u8]; 18] = [
     b"Wed, 21 Oct 2015 07:28:00 GMT",
     b"Thu, 01 Jan 1970 00:00:00 GMT",

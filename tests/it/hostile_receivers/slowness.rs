@@ -47,10 +47,10 @@ async fn a_connection_that_does_not_come_about_in_time_is_a_timeout() {
     // A server's first record, announced with more bytes than will ever come.
     let slow = Greeter::start(Reply::drip([b"\x16\x03\x03\x40\0".to_vec(), vec![2; 1000]].concat(), STEP)).await;
     let table = vec![
-        Row::nowhere("a full backlog", backlog.url(), "timeout"),
-        Row::nowhere("a receiver that reads nothing", deaf.url(), "timeout"),
-        Row::nowhere("a TLS server that never shakes hands", mute_url, "timeout"),
-        Row::nowhere("a TLS server that shakes hands for ever", slow.url("https"), "timeout"),
+        Row::at_url("a full backlog", backlog.url(), "timeout"),
+        Row::at_url("a receiver that reads nothing", deaf.url(), "timeout"),
+        Row::at_url("a TLS server that never shakes hands", mute_url, "timeout"),
+        Row::at_url("a TLS server that shakes hands for ever", slow.url("https"), "timeout"),
     ];
     stage.play(table).await;
     drop((backlog, deaf, mute, slow));

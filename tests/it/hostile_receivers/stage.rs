@@ -39,12 +39,13 @@ impl Row {
         Self { name: name.to_string(), verdict: verdict.into(), url: receiver.url(), receiver: Some(receiver) }
     }
 
-    pub fn nowhere(name: impl ToString, url: String, verdict: impl Into<String>) -> Self {
+    /// A receiver at this URL. If its first answer is a failure, the row ends with the first retry, whatever comes of it.
+    pub fn at_url(name: impl ToString, url: String, verdict: impl Into<String>) -> Self {
         Self { name: name.to_string(), verdict: verdict.into(), url, receiver: None }
     }
 }
 
-/// Rows of one kind.
+/// A row with a receiver for each first answer.
 pub async fn rows<N: ToString, V: Into<String>>(table: impl IntoIterator<Item = (N, Reply, V)>) -> Vec<Row> {
     let mut rows = Vec::new();
     for (name, reply, verdict) in table {
@@ -97,11 +98,11 @@ impl Stage {
 
     /// Sends one event to all rows and compares the log with them. A receiver that failed must be called again.
     pub async fn play(&self, rows: Vec<Row>) -> Vec<Played> {
-        let cast = stream::iter(rows.into_iter().map(|row| self.cast(row))).buffered(4);
-        let cast: Vec<(Row, Webhook)> = cast.collect().await;
+        let ready = stream::iter(rows.into_iter().map(|row| self.with_webhook(row))).buffered(4);
+        let ready: Vec<(Row, Webhook)> = ready.collect().await;
         self.site.publish(ACCOUNT, "content.created", MARK.into()).await;
         let mut played = Vec::new();
-        for (row, webhook) in cast {
+        for (row, webhook) in ready {
             let attempts = self.settled(&row, &webhook).await;
             played.push(Played { name: row.name, verdict: row.verdict, webhook, receiver: row.receiver, attempts });
         }
@@ -110,13 +111,13 @@ impl Stage {
         played
     }
 
-    async fn cast(&self, row: Row) -> (Row, Webhook) {
+    async fn with_webhook(&self, row: Row) -> (Row, Webhook) {
         let webhook = self.site.create_webhook(ACCOUNT, &row.url, &["content.created"]).await;
         (row, webhook)
     }
 
     async fn settled(&self, row: &Row, webhook: &Webhook) -> Vec<LoggedAttempt> {
-        eventually(&format!("{:?} comes to its end", row.name), async || {
+        eventually(&format!("the row {:?} is delivered or has failed twice", row.name), async || {
             let attempts = self.site.attempts(webhook).await;
             let last = attempts.last()?;
             let retried = row.receiver.is_none() && attempts.len() > 1;
@@ -125,7 +126,7 @@ impl Stage {
         .await
     }
 
-    /// The worker is alive, uses no more resources than before, and has logged nothing that a receiver sent.
+    /// Checks that the worker is alive, uses no more resources than before, and has logged nothing that a receiver sent.
     pub async fn close(mut self) {
         assert!(self.worker.is_running());
         let files = self.files + FILES_SLACK;

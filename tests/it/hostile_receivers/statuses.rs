@@ -8,7 +8,7 @@ const TRIED_AGAIN: [u16; 25] = [
     300, 301, 304, 307, 400, 401, 403, 404, 405, 407, 408, 409, 421, 422, 425, 426, 429, 451, 500, 502, 503, 504, 511,
     600, 999,
 ];
-/// HTTP has three digits, the first of which is not 0.
+/// No status of HTTP, which has three digits, the first of which is not 0.
 const NO_STATUS: [u16; 3] = [0, 99, 1000];
 
 #[tokio::test]

@@ -12,11 +12,11 @@ async fn trusting(authority: &Authority) -> Stage {
 
 async fn row(name: &str, config: rustls::ServerConfig, verdict: &'static str) -> (Row, Receiver) {
     let receiver = Receiver::start_tls(config).await;
-    (Row::nowhere(name, receiver.url(), verdict), receiver)
+    (Row::at_url(name, receiver.url(), verdict), receiver)
 }
 
 #[tokio::test]
-async fn a_certificate_that_does_not_hold_is_a_tls_failure_and_gets_nothing() {
+async fn an_invalid_certificate_is_a_tls_failure_and_its_receiver_gets_no_request() {
     let authority = Authority::new();
     let stage = trusting(&authority).await;
     let (flaw, tls) = (|flaw| authority.flawed_identity(flaw).server_config(), "tls");
@@ -41,7 +41,7 @@ async fn a_certificate_that_does_not_hold_is_a_tls_failure_and_gets_nothing() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_holds_is_trusted_whatever_else_the_server_is_like() {
+async fn a_valid_certificate_is_trusted_a_chain_of_1_mb_and_a_demand_for_a_client_certificate_are_not() {
     let authority = Authority::new();
     let stage = trusting(&authority).await;
     let good = Receiver::start_tls(authority.identity().server_config()).await;
@@ -67,9 +67,9 @@ async fn http_and_https_taken_for_each_other_fail_without_an_answer() {
     let plain = Greeter::start(Reply::body(400, MARK)).await;
     stage
         .play(vec![
-            Row::nowhere("https at an http server", plain.url("https"), "tls"),
-            Row::nowhere("http at an https server", secure.url().replacen("https:", "http:", 1), "protocol"),
-            Row::nowhere("a close within the handshake", leaving.url("https"), "tls or connect"),
+            Row::at_url("https at an http server", plain.url("https"), "tls"),
+            Row::at_url("http at an https server", secure.url().replacen("https:", "http:", 1), "protocol"),
+            Row::at_url("a close within the handshake", leaving.url("https"), "tls or connect"),
         ])
         .await;
     assert_eq!(secure.count(), 0);
@@ -77,7 +77,7 @@ async fn http_and_https_taken_for_each_other_fail_without_an_answer() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_does_not_hold_writes_no_line_of_a_library_into_the_log() {
+async fn an_invalid_certificate_causes_no_line_of_a_library_in_the_log() {
     let receiver = Receiver::start_tls(Authority::new().identity().server_config()).await;
     let site = Site::new().await.set("log.filter", "info");
     let webhook = site.create_webhook("acc_1", &receiver.url(), &["content.created"]).await;
