@@ -31,7 +31,7 @@ use world::World;
 const CASES: u32 = 24;
 /// Steps of one case.
 const STEPS: std::ops::Range<usize> = 20..60;
-/// Healthy workers need fewer to end whatever was begun.
+/// The most steps that healthy workers may take after a case until every delivery has ended. They need far fewer.
 const TO_THE_END: usize = 500;
 
 struct Machine;
@@ -69,7 +69,7 @@ struct Stage {
 impl Stage {
     async fn new() -> Self {
         let site = Site::new().await;
-        // Nothing here is lost with the server, so no commit waits for the disk.
+        // No step kills the server, so commits need not wait for the disk.
         let separator = if site.database_url().contains('?') { '&' } else { '?' };
         let url = format!("{}{separator}options=-c%20synchronous_commit%3Doff", site.database_url());
         let key = site.settings().get("security.encryption_keys").to_owned();
@@ -77,7 +77,7 @@ impl Stage {
             ("DATABASE_URL", url),
             ("PENR_WEBHOOKS__SECURITY__ENCRYPTION_KEYS", key),
             ("PENR_WEBHOOKS__HEALTH__DISABLE_ATTEMPTS", "1000000".to_owned()),
-            // Ends when a step says so.
+            // A lease ends only in a step that makes the delivery due, never by itself.
             ("PENR_WEBHOOKS__WORKER__LEASE", "1h".to_owned()),
         ];
         let environment = environment.map(|(name, value)| (name.to_owned(), value));
@@ -104,7 +104,11 @@ impl Stage {
             let checked = self.step(&mut world, &mut model, step).await;
             checked.map_err(|error| told(&taken, steps.len(), &format!("{error:#}")))?;
         }
-        Err(told(&taken, steps.len(), "healthy workers come to no end"))
+        Err(told(
+            &taken,
+            steps.len(),
+            &format!("healthy workers took {TO_THE_END} more steps, and deliveries are left"),
+        ))
     }
 
     async fn step(&self, world: &mut World<'_>, model: &mut Model, step: Step) -> anyhow::Result<()> {
@@ -114,7 +118,8 @@ impl Stage {
         world.check(model).await
     }
 
-    /// Nothing is left to do: so nothing waits, and what was owed is delivered or closed.
+    /// Checks, when no step is left to take, that no delivery is pending and that every delivery of an acked message is
+    /// delivered or closed.
     async fn ended(&self, model: &Model) -> Result<(), String> {
         if let Some(pair) = model.unended().first() {
             return Err(format!("in the end {pair} is neither delivered nor closed"));
@@ -156,8 +161,9 @@ fn shortest(mut steps: Vec<Step>, fails: impl Fn(&[Step]) -> Option<String>) -> 
     Some(failure)
 }
 
-/// Runs so many cases at least, and for so long. Returns how many.
-pub fn look_for_the_next_one(cases: u32, duration: Duration) -> u32 {
+/// Runs at least `cases` random cases, and for at least `duration`. Returns how many. Panics with the shortest sequence of
+/// steps that fails.
+pub fn run_random_cases(cases: u32, duration: Duration) -> u32 {
     let began = Instant::now();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let stage = runtime.block_on(Stage::new());
@@ -186,8 +192,9 @@ pub fn look_for_the_next_one(cases: u32, duration: Duration) -> u32 {
             Ok(()) => {}
             Err(TestError::Fail(first, (_, steps, _))) => {
                 let failure = shortest(steps, |steps| runtime.block_on(stage.run(steps, || {})).err());
-                let failure = failure.unwrap_or_else(|| format!("not every time: {first}"));
-                panic!("{failure}\nPROPTEST_RNG_SEED={seed} begins with it");
+                let failure =
+                    failure.unwrap_or_else(|| format!("it failed once, but not when it was repeated: {first}"));
+                panic!("{failure}\nPROPTEST_RNG_SEED={seed} runs this case first");
             }
             Err(TestError::Abort(reason)) => panic!("{reason}"),
         }
@@ -199,7 +206,7 @@ pub fn look_for_the_next_one(cases: u32, duration: Duration) -> u32 {
 #[test]
 fn whatever_happens_each_delivery_is_in_one_state_and_ends() {
     let cases = std::env::var("PROPTEST_CASES").map_or(CASES, |text| text.parse().expect("a number of cases"));
-    look_for_the_next_one(cases, Duration::ZERO);
+    run_random_cases(cases, Duration::ZERO);
 }
 
 #[test]
@@ -220,7 +227,7 @@ fn a_stale_claim_decides_nothing_about_a_delivery_that_began_again() {
         Step::Sweep(b),
         Step::Record(b, Fate::Answered),
         Step::Claim(b, 10),
-        // By the claim of the row that the sweep has removed.
+        // Worker A's claim is of the row that worker B's sweep has removed.
         Step::Attempt(a, pair, Answer::Error),
         Step::Record(a, Fate::Answered),
     ];

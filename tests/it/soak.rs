@@ -132,7 +132,7 @@ async fn eight_workers_make_each_of_10_000_due_attempts_once() {
 #[test]
 #[ignore = "takes minutes"]
 fn random_events_leave_no_delivery_lost_doubled_or_stuck() {
-    let cases = crate::model::look_for_the_next_one(1, duration_or(600));
+    let cases = crate::model::run_random_cases(1, duration_or(600));
     println!("soak model: {cases} sequences");
 }
 

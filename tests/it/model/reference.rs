@@ -1,4 +1,4 @@
-//! What must be true, in the simplest words: a map of deliveries, each pending, closed or done, and its log.
+//! The model: what the store must hold after each step. A map of deliveries, each pending, closed or done, with its log.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,10 +14,10 @@ use broker::{Message, Place};
 use turn::{Ending, Next, Origin};
 pub use turn::{Hand, Turn};
 
-/// A delivery is attempted so often.
+/// How often a delivery is attempted before it is exhausted.
 pub const ATTEMPTS: u32 = 3;
 
-/// The whole world, as far as deliveries depend on it.
+/// All state on which deliveries depend.
 #[derive(Debug, Clone)]
 pub struct Model {
     pub webhooks: BTreeMap<Webhook, Registration>,
@@ -25,7 +25,7 @@ pub struct Model {
     pub messages: Vec<Message>,
     pub deliveries: BTreeMap<Pair, Delivery>,
     pub hands: BTreeMap<Worker, Hand>,
-    /// Counts what happens, and so names claims and orders due times.
+    /// A counter that every step raises. Its values identify claims and order due times.
     pub moment: i64,
 }
 
@@ -40,7 +40,7 @@ pub struct Registration {
 pub enum State {
     On,
     Off,
-    /// By us.
+    /// By the service itself, after a 410.
     Disabled,
     Deleted,
 }
@@ -59,7 +59,7 @@ pub struct Delivery {
     pub pending: Option<Pending>,
     pub closed: Option<Closed>,
     pub log: Vec<Logged>,
-    /// How often it was begun: each duplicate of the event begins it anew, and so does what must be recorded twice.
+    /// How often it was begun: each duplicate of the event begins it anew, and so does a batch that is recorded twice.
     pub begun: u32,
 }
 
@@ -68,11 +68,11 @@ pub struct Pending {
     pub attempts_made: u32,
     pub trigger: Trigger,
     pub activation: i32,
-    /// The newest claim whose result is taken.
+    /// The newest claim. Only its result decides what becomes of the delivery.
     claim: Option<i64>,
-    /// Smaller is due longer; `None` is not due.
+    /// The smaller, the longer it has been due; `None` is not due.
     pub due: Option<i64>,
-    /// Workers that find it only by sweeping.
+    /// Workers whose search for due deliveries has passed it by: they find it only in a sweep.
     unseen: BTreeSet<Worker>,
 }
 
@@ -90,13 +90,13 @@ pub struct Logged {
 }
 
 impl Delivery {
-    /// Whether a redelivered message has nothing to do for it.
+    /// Whether the store already holds something of it, so that a redelivered message does not begin it again.
     fn is_taken(&self) -> bool {
         self.pending.is_some() || self.closed.is_some() || !self.log.is_empty()
     }
 }
 
-/// What became of a wish to resend.
+/// The result of a request to resend a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resent {
     Done,
@@ -118,7 +118,8 @@ impl Model {
         }
     }
 
-    /// Why a delivery that is owed since an activation ends without an attempt now.
+    /// Why a delivery that was begun at this activation of its webhook is closed without an attempt now; `None` if it is
+    /// attempted.
     fn closes(&self, webhook: Webhook, activation: i32) -> Option<ClosedReason> {
         let webhook = self.webhooks[&webhook];
         match webhook.state {
@@ -128,7 +129,7 @@ impl Model {
         }
     }
 
-    /// What is answered to a wish to resend.
+    /// The result that a request to resend this delivery must have.
     pub fn resent(&self, Pair(event, webhook): Pair) -> Resent {
         let delivery = self.deliveries.get(&Pair(event, webhook));
         match (self.webhooks[&webhook].state, self.events[&event]) {
@@ -141,7 +142,7 @@ impl Model {
         }
     }
 
-    /// What recovering a webhook takes back; `None` if it is refused.
+    /// The closed deliveries that recovering a webhook begins again; `None` if the recovery is refused.
     pub fn recoverable(&self, webhook: Webhook) -> Option<Vec<Pair>> {
         let kept = |pair: &Pair| match self.events[&pair.0] {
             Kept::Erased => super::store::RECOVERS_ERASED,
@@ -159,7 +160,8 @@ impl Model {
         ordered.into_iter().map(|(_, pair)| pair).collect()
     }
 
-    /// Whether the batch whose answer was lost was committed and holds an attempt, by whose id it is found.
+    /// Whether the store must say that the batch is recorded whose answer was lost. The store finds a batch by the id of an
+    /// attempt, so a batch without one counts as not recorded.
     pub fn finds_recorded(&self, worker: Worker) -> bool {
         let attempted = |turn: &Turn| matches!(turn.ending, Some(Ending::Attempted(_)));
         let unsure = self.hands[&worker].unsure.as_ref();
@@ -174,11 +176,11 @@ impl Model {
             }
             Step::Take(worker, event) => self.take(worker, event),
             Step::Attempt(worker, pair, answer) => {
-                self.turn(worker, pair, Turn::is_attempted).ending = Some(Ending::Attempted(answer));
+                self.turn(worker, pair, Turn::can_be_attempted).ending = Some(Ending::Attempted(answer));
             }
-            Step::Park(worker, pair) => self.turn(worker, pair, Turn::is_parked).ending = Some(Ending::Parked),
+            Step::Park(worker, pair) => self.turn(worker, pair, Turn::can_be_parked).ending = Some(Ending::Parked),
             Step::Close(worker, pair) => {
-                let turn = self.turn(worker, pair, Turn::is_closed);
+                let turn = self.turn(worker, pair, Turn::can_be_closed);
                 turn.ending = turn.closes.map(Ending::NotAttempted);
             }
             Step::LookAgain(worker, pair) => self.look_again(worker, pair),
@@ -188,7 +190,7 @@ impl Model {
             Step::Sweep(worker) => self.sweep(worker),
             Step::Release(worker, pair) => self.release(worker, pair),
             Step::FallsDue(pair) => self.falls_due(pair, self.moment, []),
-            // Further back than any other.
+            // Earlier than all other due times: the searches of both workers have passed it by.
             Step::FallsDueUnseen(pair) => self.falls_due(pair, -self.moment, WORKERS),
             Step::Crash(worker) => {
                 self.hands.insert(worker, Hand::default());
@@ -230,7 +232,7 @@ impl Model {
         }
     }
 
-    /// All that has ended, of each delivery one turn.
+    /// Records, as one batch, the turns that have ended, of each delivery one.
     fn record(&mut self, worker: Worker, fate: Fate) {
         let (mut batch, mut pairs, mut rest) = (Vec::new(), BTreeSet::new(), Vec::new());
         for turn in std::mem::take(&mut self.hand(worker).turns) {
@@ -283,7 +285,8 @@ impl Model {
         if let Some(Ending::Attempted(answer)) = turn.ending {
             delivery.log.push(Logged { attempt: turn.attempt, trigger: turn.trigger, answer });
         }
-        // Of results of claims the newest one's; of those straight from a message only the first.
+        // The result of a claim counts only if no newer claim was made. The result of a first attempt, which is made
+        // straight from a message, counts only if nothing is pending yet.
         let decides = match turn.origin {
             Origin::Message(_) => delivery.pending.is_none(),
             Origin::Claim(claim) => delivery.pending.as_ref().is_some_and(|pending| pending.claim == Some(claim)),
@@ -333,7 +336,8 @@ impl Model {
         self.hand(worker).turns.sort_by_key(|turn| turn.pair);
     }
 
-    /// Closes what nobody is owed any more and sees what is due.
+    /// Closes pending deliveries whose webhook was switched off, disabled or deleted since they began, and lets the worker find
+    /// all that are due.
     fn sweep(&mut self, worker: Worker) {
         for pair in self.deliveries.keys().copied().collect::<Vec<_>>() {
             let Some(pending) = &mut self.delivery(pair).pending else { continue };
@@ -353,7 +357,7 @@ impl Model {
 
     fn release(&mut self, worker: Worker, pair: Pair) {
         let turns = &mut self.hand(worker).turns;
-        let index = turns.iter().position(|turn| turn.pair == pair && turn.is_released()).expect("it is in hand");
+        let index = turns.iter().position(|turn| turn.pair == pair && turn.can_be_released()).expect("it is in hand");
         let Origin::Claim(claim) = turns.remove(index).origin else { unreachable!("it is a claim") };
         let moment = self.moment;
         if let Some(pending) = &mut self.delivery(pair).pending
@@ -368,7 +372,7 @@ impl Model {
         (pending.due, pending.unseen) = (Some(moment), unseen.into_iter().collect());
     }
 
-    /// Back to the beginning of its schedule.
+    /// Sets a delivery back to the beginning of its schedule.
     fn pend_again(&mut self, pair: Pair) {
         self.moment += 1;
         let due = Some(self.moment);
@@ -378,7 +382,7 @@ impl Model {
         self.delivery(pair).pending = Some(pending);
     }
 
-    /// One that is pending all the same keeps its place, unless it would be cancelled there.
+    /// A delivery that is closed and also pending keeps its place in its schedule, unless it would be cancelled there.
     fn recover(&mut self, webhook: Webhook) {
         let activation = self.webhooks[&webhook].activation;
         for pair in self.recoverable(webhook).unwrap_or_default() {
@@ -390,7 +394,7 @@ impl Model {
         }
     }
 
-    /// What is wrong with it when nothing happens any more: every delivery that was owed has ended.
+    /// Deliveries of acked messages that have neither succeeded nor been closed. When no step is left, there must be none.
     pub fn unended(&self) -> Vec<Pair> {
         let success = |delivery: &Delivery| delivery.log.iter().any(|logged| logged.answer == Answer::Ok);
         let ended = |pair: &Pair| {
@@ -412,7 +416,7 @@ impl Model {
         self.hands.get_mut(&worker).expect("all are there")
     }
 
-    /// The first turn of a delivery that this may happen to.
+    /// The first turn of this delivery for which `may` holds.
     fn turn(&mut self, worker: Worker, pair: Pair, may: fn(&Turn) -> bool) -> &mut Turn {
         let turns = &mut self.hand(worker).turns;
         turns.iter_mut().find(|turn| turn.pair == pair && may(turn)).expect("it is in hand")

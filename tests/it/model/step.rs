@@ -1,4 +1,4 @@
-//! What can happen, one step at a time, and how it is said.
+//! The steps that make up a case, and their text in the message of a failure.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ pub struct Webhook(pub u8);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Event(pub u8);
 
-/// An event owed to a webhook: a delivery.
+/// A delivery: an event for a webhook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pair(pub Event, pub Webhook);
 
@@ -34,7 +34,7 @@ pub enum Answer {
     Internal,
 }
 
-/// What a worker hears of a batch that it records.
+/// What a worker learns of a batch that it records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
     Answered,
@@ -50,20 +50,24 @@ pub enum Step {
     /// Takes the oldest message of the event that waits.
     Take(Worker, Event),
     Attempt(Worker, Pair, Answer),
+    /// The delivery becomes a pending row without an attempt, due at once.
     Park(Worker, Pair),
     /// The webhook is off for this delivery: it ends without an attempt.
     Close(Worker, Pair),
+    /// Reads the webhook again before the attempt.
     LookAgain(Worker, Pair),
     Record(Worker, Fate),
     /// Asks whether the batch whose answer was lost is recorded, and records it if not.
     Ask(Worker),
-    /// Reads what fell due, and claims so many of each webhook.
+    /// Reads what fell due, and claims at most so many of each webhook.
     Claim(Worker, usize),
+    /// Reads the whole table of pending deliveries, and closes those whose webhook is off or gone.
     Sweep(Worker),
+    /// Gives a claimed delivery back without an attempt.
     Release(Worker, Pair),
     /// The wait for a retry, or the lease, ends.
     FallsDue(Pair),
-    /// The same, but in a transaction that was committed long after: reading by time has passed it.
+    /// The same, but in a transaction that was committed long after: workers, who read by due time, have passed it by.
     FallsDueUnseen(Pair),
     Crash(Worker),
     /// The worker's channel is gone: the broker hands its messages to others.

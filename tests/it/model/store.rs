@@ -1,4 +1,4 @@
-//! The store as the worker uses it. A changed signature is an edit here.
+//! The real store, called as the worker calls it. If a signature of the store changes, only this file of the model changes.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use super::reference::Resent;
 
 /// Whether a delivery whose event was erased by hand is resent and recovered, to be cancelled when it is claimed.
 pub const RECOVERS_ERASED: bool = false;
-/// How far reading by time goes back.
+/// How far back each search for due deliveries begins before the end of the last one.
 const OVERLAP: std::time::Duration = std::time::Duration::from_secs(1);
 /// Recovered deliveries fall due so fast that all are due at once.
 const RATE: u32 = 1_000_000;
@@ -144,7 +144,7 @@ impl Rig {
         })
     }
 
-    /// How many deliveries were announced and then taken back; `None` if it was refused.
+    /// How many deliveries were counted as recoverable, and how many were recovered; `None` if the recovery was refused.
     pub async fn recover(&self, webhook: WebhookId) -> Result<Option<(u64, u64)>, StoreError> {
         let since = Since::Ago(std::time::Duration::from_secs(3600));
         let recovered = async {

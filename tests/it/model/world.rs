@@ -1,4 +1,4 @@
-//! Does with the real store what a step says, and reads back what is stored.
+//! Takes each step on the real store, and reads back what is stored.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -64,7 +64,7 @@ impl<'a> World<'a> {
         for webhook in WEBHOOKS {
             let register = "INSERT INTO webhooks (id, account_id, name, url, event_types, secret)
                             VALUES ($1, $2, 'a webhook', 'https://example.com/', ARRAY[$3], '')";
-            // Nothing is sent, so no secret is opened.
+            // Nothing is sent, so the empty secret is never decrypted.
             sql.execute(register, &[&webhook_id(webhook).0, &ACCOUNT, &TYPE]).await?;
         }
         let pairs = EVENTS.into_iter().flat_map(|event| WEBHOOKS.map(|webhook| Pair(event, webhook)));
@@ -178,7 +178,7 @@ impl<'a> World<'a> {
     async fn ask(&mut self, worker: Worker, before: &Model) -> anyhow::Result<()> {
         let batch = std::mem::take(&mut self.hand(worker).unsure);
         let (recorded, expected) = (self.rig.is_recorded(&batch).await?, before.finds_recorded(worker));
-        anyhow::ensure!(recorded == expected, "asked whether it is recorded the store says {recorded}");
+        anyhow::ensure!(recorded == expected, "the store says {recorded} when asked whether the batch is recorded");
         if !recorded {
             self.rig.record(&batch).await?;
         }
@@ -195,7 +195,7 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// What time does: due one after the other, the first one so many seconds ago.
+    /// Makes deliveries due in this order, a microsecond apart, from `seconds_ago` on.
     async fn set_due(&self, pairs: &[Pair], seconds_ago: i64) -> anyhow::Result<()> {
         let ids: Vec<Uuid> = pairs.iter().map(|pair| id(*pair).0).collect();
         let sql = "UPDATE pending_deliveries p
@@ -205,7 +205,8 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// Of deliveries that fell due at once it would be open which is claimed first.
+    /// Gives deliveries that fell due in one step due times in the model's order. With equal ones, the store could claim any of
+    /// them first.
     async fn break_ties(&self, before: &Model, after: &Model) -> anyhow::Result<()> {
         let due = |model: &Model, pair: &Pair| model.deliveries.get(pair)?.pending.as_ref()?.due;
         let mut new = after.due();
@@ -218,7 +219,8 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    /// As when the partition of its day is dropped: of a day without a partition nothing is kept.
+    /// As when the partition of the event's day is dropped: the event and its closed deliveries are gone, and its rows of the
+    /// log name a day without a partition.
     async fn expire(&self, event: Event) -> anyhow::Result<()> {
         self.erase(event).await?;
         let log = "UPDATE attempts SET event_day = '2000-01-01' WHERE event_id = $1";
@@ -232,7 +234,7 @@ impl<'a> World<'a> {
         self.workers.get_mut(&worker).expect("all are there")
     }
 
-    /// The first turn of a delivery that has not ended and that this may happen to.
+    /// The first turn of this delivery that has not ended and for which `may` holds.
     fn turn(&mut self, worker: Worker, pair: Pair, may: fn(&RealTurn) -> bool) -> anyhow::Result<&mut RealTurn> {
         let mut turns = self.hand(worker).turns.iter_mut();
         let turn = turns.find(|turn| turn.pair == pair && turn.ending.is_none() && may(turn));
@@ -246,7 +248,7 @@ impl RealTurn {
     }
 }
 
-/// With its step, as the worker decides it.
+/// An attempt with this answer, and the next step as the worker's policy decides it.
 fn attempt(number: u32, answer: Answer) -> Ending {
     let answered = |status| Outcome::Answered(delivery::Answer { status, snippet: None, retry_after: None });
     let outcome = match answer {

@@ -10,7 +10,7 @@ use crate::model::step::{Event, Pair, WEBHOOKS, Webhook, Worker};
 pub struct Message {
     pub(super) event: Event,
     pub(super) at: Place,
-    /// What it was found to owe when it was taken.
+    /// Its deliveries, as the lookup found them when a worker took it.
     pub owed: Vec<Pair>,
 }
 
@@ -19,7 +19,7 @@ pub(super) enum Place {
     Waits {
         redelivered: bool,
     },
-    /// With so many deliveries to be recorded.
+    /// A worker has it, with this many deliveries still to be recorded.
     Held {
         by: Worker,
         left: usize,
@@ -39,13 +39,14 @@ impl Model {
         self.messages.iter().position(waits)
     }
 
-    /// What was acked, but for events of which retention has left nothing.
+    /// The acked messages, without those whose event retention has dropped.
     pub fn acked(&self) -> impl Iterator<Item = &Message> {
         let acked = |message: &&Message| message.at == Place::Acked && self.events[&message.event] != Kept::Expired;
         self.messages.iter().filter(acked)
     }
 
-    /// Found for every webhook that is on, or that we disabled. What comes again is left out where it is known.
+    /// A worker takes a message. It begins a delivery for every webhook that is on or that the service disabled; of a
+    /// redelivered message only those of which the store holds nothing.
     pub(super) fn take(&mut self, worker: Worker, event: Event) {
         let message = self.waiting(event).expect("it waits");
         let redelivered = self.is_redelivered(message);
@@ -77,13 +78,13 @@ impl Model {
         }
     }
 
-    /// The broker has the worker's messages handed out again.
+    /// The broker puts the messages that the worker has not acked back into the queue.
     pub(super) fn hand_back(&mut self, worker: Worker) {
         let held = |message: &&mut Message| matches!(message.at, Place::Held { by, .. } if by == worker);
         self.messages.iter_mut().filter(held).for_each(|message| message.at = Place::Waits { redelivered: true });
     }
 
-    /// What was not attempted is dropped, what was is recorded all the same.
+    /// The worker drops turns of its messages that have not ended. Those that have ended are still recorded, and ack nothing.
     pub(super) fn lose_channel(&mut self, worker: Worker) {
         self.hand_back(worker);
         let Hand { turns, unsure } = self.hand(worker);

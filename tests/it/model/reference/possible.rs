@@ -1,9 +1,10 @@
-//! What may happen next, and how often it does. Only what can: an event that is erased is not published again.
+//! Which steps can follow in a state of the model, and how often each kind is chosen. An event that is erased is not
+//! published again, for example.
 
 use super::{Delivery, Hand, Kept, Model, Place, State, Turn};
 use crate::model::step::{Answer, EVENTS, Event, Fate, Pair, Step, WEBHOOKS, WORKERS, Webhook, Worker};
 
-/// An event is published so often at most.
+/// How often an event is published at most.
 const COPIES: usize = 3;
 
 impl Model {
@@ -25,7 +26,7 @@ impl Model {
         let copies = |event: Event| self.messages.iter().filter(|message| message.event == event).count();
         let gone = |event: Event| matches!(self.events[&event], Kept::Erased | Kept::Expired);
         let published = EVENTS.into_iter().filter(|event| copies(*event) < COPIES && !gone(*event));
-        // The first webhook stays, so that there is something to do.
+        // The first webhook is never deleted, so that deliveries go on.
         let there = webhooks(&[State::On, State::Off, State::Disabled]).into_iter();
         let deletable = there.filter(|webhook| *webhook != WEBHOOKS[0]);
         vec![
@@ -42,7 +43,8 @@ impl Model {
         self.deliveries.iter().any(|(pair, delivery)| pair.1 == webhook && delivery.closed.is_some())
     }
 
-    /// An event goes after its messages. Retention keeps what is pending, and comes long after all else.
+    /// An event is erased or expires only when all its messages are acked. Retention also waits until no delivery of the
+    /// event is pending or in a worker's hand.
     fn of_time(&self) -> Vec<(u32, Vec<Step>)> {
         let settled = |event: &Event| {
             let fresh = self.in_hands().any(|turn| turn.pair.0 == *event && turn.is_fresh());
@@ -77,7 +79,7 @@ impl Model {
             turns.iter().filter(|turn| may(turn)).map(|turn| step(worker, turn.pair)).collect()
         };
         let attempted = |answer| {
-            let attempted = turns.iter().filter(|turn| turn.is_attempted());
+            let attempted = turns.iter().filter(|turn| turn.can_be_attempted());
             attempted.map(|turn| Step::Attempt(worker, turn.pair, answer)).collect()
         };
         let once = |holds: bool, step| if holds { vec![step] } else { Vec::new() };
@@ -91,10 +93,10 @@ impl Model {
             (8, attempted(Answer::Error)),
             (1, attempted(Answer::Gone)),
             (1, attempted(Answer::Internal)),
-            (3, each(Turn::is_parked, Step::Park)),
-            (8, each(Turn::is_closed, Step::Close)),
+            (3, each(Turn::can_be_parked, Step::Park)),
+            (8, each(Turn::can_be_closed, Step::Close)),
             (1, each(Turn::is_open, Step::LookAgain)),
-            (3, each(Turn::is_released, Step::Release)),
+            (3, each(Turn::can_be_released, Step::Release)),
             (8, once(ended, Step::Record(worker, Fate::Answered))),
             (2, once(ended, Step::Record(worker, Fate::Unanswered))),
             (1, once(ended, Step::Record(worker, Fate::Lost))),
@@ -107,7 +109,7 @@ impl Model {
         ]
     }
 
-    /// With all workers healthy and receivers that answer 200: what happens next, until nothing does.
+    /// The next step if all workers are healthy and receivers answer 200; `None` when nothing is left to do.
     pub fn healthy(&self) -> Option<Step> {
         for (worker, Hand { turns, unsure }) in &self.hands {
             if unsure.is_some() {
@@ -126,7 +128,8 @@ impl Model {
         }
         let (pair, delivery) = self.deliveries.iter().find(|(_, delivery)| delivery.pending.is_some())?;
         let (pair, pending) = (*pair, delivery.pending.as_ref()?);
-        // Who does it, and how, depends on names alone: so a failure stays one with fewer steps before it.
+        // The worker and the kind of step depend only on the numbers of the event and the webhook. So this part stays the
+        // same when the shrinking leaves out earlier steps, and a failure in it remains.
         let worker = WORKERS[usize::from(pair.1.0) % WORKERS.len()];
         Some(match pending.due {
             None if pair.0.0 % 2 == 0 => Step::FallsDueUnseen(pair),

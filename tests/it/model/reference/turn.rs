@@ -1,4 +1,4 @@
-//! A delivery in a worker's hand, and what follows from its end.
+//! A delivery that a worker has in hand, and what becomes of it when the worker is done with it.
 
 use penr_webhooks::delivery::{ClosedReason, Trigger};
 
@@ -28,7 +28,8 @@ pub struct Turn {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// The broker hands a message whose channel was lost to somebody else: then there is nothing to ack.
+    /// The message's index. `None` once its channel was lost: the broker hands the message out again, and this worker has
+    /// nothing to ack.
     Message(Option<usize>),
     Claim(i64),
 }
@@ -56,19 +57,19 @@ impl Turn {
         matches!(self.origin, Origin::Message(_))
     }
 
-    pub(super) fn is_attempted(&self) -> bool {
+    pub(super) fn can_be_attempted(&self) -> bool {
         self.is_open() && self.closes.is_none()
     }
 
-    pub(super) fn is_parked(&self) -> bool {
-        self.is_attempted() && self.is_fresh()
+    pub(super) fn can_be_parked(&self) -> bool {
+        self.can_be_attempted() && self.is_fresh()
     }
 
-    pub(super) fn is_closed(&self) -> bool {
+    pub(super) fn can_be_closed(&self) -> bool {
         self.is_open() && self.closes.is_some()
     }
 
-    pub(super) fn is_released(&self) -> bool {
+    pub(super) fn can_be_released(&self) -> bool {
         self.is_open() && !self.is_fresh()
     }
 

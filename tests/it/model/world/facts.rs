@@ -1,4 +1,5 @@
-//! Compares what the model says with what is stored and in hand: facts in words, which must be the same.
+//! Compares the model with the tables and with what workers have in hand. Each side becomes a list of sentences; the two
+//! lists must be the same.
 
 use penr_webhooks::delivery::{ClosedReason, Trigger};
 use penr_webhooks::ids::DeliveryId;
@@ -36,7 +37,7 @@ impl World<'_> {
         Ok(())
     }
 
-    /// What holds whatever the model says.
+    /// Checks what must hold in every state, whatever the model says.
     fn check_states(&self, model: &Model, found: &[String]) -> anyhow::Result<()> {
         let has = |pair: &Pair, what: &str| found.iter().any(|fact| fact.starts_with(&format!("{pair} {what}")));
         for pair in self.names.values() {
@@ -128,7 +129,7 @@ fn registered(webhook: Webhook, state: State, activation: i32) -> String {
 
 fn is_pending(pair: Pair, made: i32, trigger: &str, activation: i32, due: bool) -> String {
     let due = if due { "due" } else { "not due" };
-    format!("{pair} is pending, {due}, after {made} attempts, next a {trigger}, owed since activation {activation}")
+    format!("{pair} is pending, {due}, after {made} attempts, next a {trigger}, of activation {activation}")
 }
 
 fn is_closed(pair: Pair, reason: &str, made: i32) -> String {
