@@ -1,5 +1,5 @@
-//! A session that has locked a webhook's row delays that webhook's health and nothing else, and no two statements wait for
-//! each other.
+//! A session that has locked a webhook's row delays that webhook's health and nothing else, and no two transactions
+//! deadlock.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -49,12 +49,18 @@ impl Stage {
         let recorded = wait_until("both webhooks' results are recorded", async || {
             self.site.count(ATTEMPTS).await == before + 2 * i64::try_from(count).unwrap()
         });
-        // Who waited for the row would wait 10 s, as long as a statement may take.
-        within("they are, although the row is held", Duration::from_secs(9), recorded).await;
+        // A worker that waited for the row would wait 10 s, the time limit of a statement.
+        within(
+            "both webhooks' results are recorded, although a session has locked the row",
+            Duration::from_secs(9),
+            recorded,
+        )
+        .await;
     }
 
     async fn wait_for_failures(&self, count: i64) {
-        wait_until("its health is known", async || self.site.count(FAILURES).await == count).await;
+        wait_until("the failing webhook's row counts its failures", async || self.site.count(FAILURES).await == count)
+            .await;
     }
 }
 
@@ -123,7 +129,7 @@ async fn webhooks_that_are_well_are_not_asked_about_when_results_are_recorded() 
     stage.publish_and_record(3).await;
 }
 
-/// Makes writes of deliveries so slow that two transactions meet.
+/// Makes writes of deliveries so slow that transactions overlap.
 const SLOW: &str = "
     CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
         PERFORM pg_sleep(0.002); RETURN coalesce(NEW, OLD);
@@ -161,7 +167,7 @@ async fn resend_and_recover(customer: &Customer, webhook: &Webhook, ids: &[Strin
 }
 
 #[tokio::test]
-async fn resends_recoveries_and_duplicates_with_opposite_outcomes_never_wait_for_each_other_in_a_circle() {
+async fn resends_recoveries_and_duplicates_with_opposite_outcomes_never_deadlock() {
     let site = Site::new().await.set("retry.schedule", r#"["1ms"]"#).set("health.disable_attempts", "1000000");
     let site = site.set("recover.rate", "1000").set("worker.probe_after", "1000000");
     let receiver = Receiver::start().await;

@@ -30,7 +30,7 @@ const TYPES: [&str; 7] = [
     "site.connected",
 ];
 
-/// A customer before the page, which a process serves that delivers too.
+/// A browser for the page. The process that serves the page delivers, too.
 struct Stage {
     site: Site,
     process: Replica,

@@ -116,7 +116,7 @@ async fn a_worker_notices_that_its_pooler_was_switched_to_another_mode_and_back(
             ledger.publish(5).await;
         }
     };
-    within("it is noticed", PATIENCE, publishing).await;
+    within("the worker logs that sessions are lent", PATIENCE, publishing).await;
     wait_until("it is not ready", async || !worker.is_ready().await).await;
     pooler.set(&[SESSION]);
     ledger.wait_until_done().await;
@@ -146,7 +146,7 @@ async fn an_api_with_one_session_works_and_does_so_again_once_its_pooler_is_swit
     // An API that is still starting would end with the error that follows.
     wait_until("it has started", async || api.replica.metric("partition_days").await > 0.0).await;
     pooler.set(&[TRANSACTION, two]);
-    wait_until("it is noticed", async || answered(503).await).await;
+    wait_until("the API answers 503", async || answered(503).await).await;
     pooler.set(&[SESSION, two]);
     wait_until("it answers again", async || answered(200).await).await;
 }

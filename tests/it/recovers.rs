@@ -74,7 +74,8 @@ impl Stage {
         self.site.attempts(&self.webhook).await.into_iter().map(|made| (made.trigger, made.attempt)).collect()
     }
 
-    /// Stops the worker after it has finished its turns, and checks that nothing is pending or closed.
+    /// Stops the worker, which finishes its turns. Checks that the receiver got this many requests, and that nothing is pending
+    /// or closed.
     async fn ends_with_requests(mut self, count: usize) {
         self.worker.terminate();
         assert!(self.worker.wait().await.success());

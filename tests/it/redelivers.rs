@@ -92,7 +92,7 @@ async fn a_check_that_is_too_large_for_one_statement_goes_on_in_parts_and_holds_
 }
 
 #[tokio::test]
-async fn a_check_whose_messages_went_back_meanwhile_keeps_the_worker_from_nothing() {
+async fn a_check_whose_messages_went_back_meanwhile_does_not_hold_up_the_worker() {
     let site = Site::new().await;
     let receiver = Receiver::start().await;
     site.worker().await.kill9();
@@ -107,10 +107,11 @@ async fn a_check_whose_messages_went_back_meanwhile_keeps_the_worker_from_nothin
     }
     let (mut worker, proxy) = behind_a_proxy(&site).await;
     let asking = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
-    wait_until("it is asked what was done before", async || site.count(asking).await > 0).await;
+    wait_until("the worker reads what was recorded before", async || site.count(asking).await > 0).await;
     proxy.refuse(true).await;
     proxy.cut().await;
     wait_until("the broker has them", async || site.queue_depth(site.worker_queue()).await == 2).await;
+    // Takes the messages, so that no worker gets them again.
     while site.take_delivery_count().await.is_some() {}
     worker.wait_for_log("cannot check what was handed out again").await;
     worker.wait_for_log_times("lost the broker", 5).await;

@@ -46,7 +46,7 @@ async fn exists(site: &Site, table: &str) -> bool {
     site.count(&format!("SELECT count(*) FROM pg_class WHERE relname = '{table}'")).await == 1
 }
 
-/// The partitions of a table that end before yesterday.
+/// The number of a table's partitions of days before yesterday.
 async fn past(site: &Site, table: &str) -> i64 {
     let before = partition(site, table, -1).await;
     let count = "SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = ";
@@ -82,7 +82,7 @@ async fn long_reader(site: &Site, table: &str) -> tokio_postgres::Client {
 }
 
 #[tokio::test]
-async fn a_long_reader_of_what_expires_keeps_nobody_from_resending_or_making_partitions() {
+async fn a_long_reader_of_an_expired_partition_holds_up_neither_resending_nor_making_partitions() {
     let site = Site::new().await;
     let delivery = closed_delivery(&site, &webhook(&site).await, 0).await;
     with_past_days(&site, 60..=60).await;
@@ -138,7 +138,7 @@ async fn a_session_that_holds_the_lock_is_logged_and_counted() {
     with_past_days(&site, 60..=60).await;
     let ahead = partition(&site, "attempts", 7).await;
     site.sql().await.batch_execute(&format!("DROP TABLE {ahead}")).await.unwrap();
-    // As a worker of the release before it holds the lock while it detaches.
+    // A worker of an older release holds this lock while it detaches a partition.
     let other = site.another_sql().await;
     other.batch_execute(&format!("SELECT pg_advisory_lock({})", 0x7065_6e72_7061_7274_i64)).await.unwrap();
     let mut worker = site.worker().await;
@@ -151,7 +151,7 @@ async fn a_session_that_holds_the_lock_is_logged_and_counted() {
 }
 
 #[tokio::test]
-async fn three_days_of_a_table_are_dropped_at_once() {
+async fn at_most_three_days_of_a_table_are_dropped_at_once() {
     let site = Site::new().await;
     with_past_days(&site, 60..=69).await;
     for left in [7, 4] {
@@ -159,7 +159,7 @@ async fn three_days_of_a_table_are_dropped_at_once() {
         worker.wait_for_log("retention ended").await;
         assert_eq!([past(&site, "events").await, past(&site, "attempts").await], [left, left]);
         drop(worker);
-        // Each worker that starts may not drop three more.
+        // The limit is shared: a worker that starts soon afterwards drops nothing more.
         let mut next = site.worker().await;
         next.wait_for_log("more partitions are past their retention").await;
         assert_eq!([past(&site, "events").await, past(&site, "attempts").await], [left, left]);
@@ -189,7 +189,7 @@ async fn making_partitions_lets_readers_and_writers_go_on() {
     let writer = site.another_sql().await;
     writer.batch_execute("BEGIN").await.unwrap();
     closed_delivery(&site, &webhook, 0).await;
-    // As `migrate` and the workers of the release before call the function.
+    // As `migrate` and the workers of an older release call the function.
     let make = "SET lock_timeout = '1s'; SELECT make_partitions(7)";
     site.another_sql().await.batch_execute(make).await.unwrap();
     for day in &days {
@@ -217,7 +217,7 @@ async fn a_partition_is_made_as_its_table_is() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_taken_is_told_and_the_other_days_are_made() {
+async fn a_name_that_is_taken_is_reported_and_the_other_days_are_made() {
     let site = Site::new().await;
     let (taken, free) = (partition(&site, "attempts", 3).await, partition(&site, "attempts", 4).await);
     let take = format!("DROP TABLE {taken}; DROP TABLE {free}; CREATE TABLE {taken} (x integer)");
@@ -231,7 +231,7 @@ async fn a_name_that_is_taken_is_told_and_the_other_days_are_made() {
     assert!(output.stderr.contains(&format!("{taken} is not a partition of attempts")), "{}", output.stderr);
 }
 
-/// Fails a statement that must not wait after this time.
+/// A statement that must not wait for a lock fails its test after this time. One that waits takes 10 s, its time limit.
 const SOON: Duration = Duration::from_secs(9);
 
 #[tokio::test]

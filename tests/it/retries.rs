@@ -112,7 +112,7 @@ async fn a_retry_goes_to_the_url_that_the_webhook_has_by_then() {
 }
 
 #[tokio::test]
-async fn a_webhook_that_no_longer_subscribes_still_gets_what_it_was_owed() {
+async fn a_webhook_that_no_longer_subscribes_still_gets_the_retries_of_earlier_events() {
     let waiting = Waiting::new().await;
     waiting.update(&["--events", "site.connected"]).await;
     waiting.comes_due().await;
@@ -215,7 +215,7 @@ async fn a_retry_whose_worker_is_killed_is_made_by_another_when_the_lease_ends()
 }
 
 #[tokio::test]
-async fn deliveries_whose_secret_cannot_be_decrypted_wait_for_the_key_unsent_and_untold() {
+async fn deliveries_whose_secret_cannot_be_decrypted_wait_for_the_key_without_a_request_or_a_log_row() {
     const EVENTS: usize = 50;
     let site = Site::new().await.set("worker.probe_interval", "50ms").set("worker.probe_interval_max", "100ms");
     let (receiver, webhook) = site.subscriber(ACCOUNT, &[TYPE]).await;
@@ -226,7 +226,7 @@ async fn deliveries_whose_secret_cannot_be_decrypted_wait_for_the_key_unsent_and
     wait_until("all wait", async || site.count(waiting).await == EVENTS as i64).await;
     // Meanwhile the worker claims one of the deliveries from time to time, as a probe.
     let probed = "SELECT max(claim) FROM pending_deliveries";
-    wait_until("some were claimed in vain", async || site.count(probed).await > 3).await;
+    wait_until("the worker has claimed more than three times", async || site.count(probed).await > 3).await;
     assert_eq!(worker.metric("secrets_unopened").await, 1.0);
     stop(worker).await;
     assert_eq!(receiver.connections(), 0);

@@ -18,12 +18,13 @@ const TYPE: &str = "content.created";
 struct Role {
     name: String,
     sql: tokio_postgres::Client,
-    /// The database in which the role may own objects.
+    /// The database in which the role may own objects; empty once the role is removed.
     url: String,
 }
 
 impl Role {
-    /// Also revokes the right of everybody to make tables in `public`, which PostgreSQL grants up to version 14.
+    /// Makes a role without rights. Also revokes everybody's right to make tables in `public`, which PostgreSQL grants up to
+    /// version 14.
     async fn narrow(site: &Site) -> Self {
         Self::named(site, &format!("narrow_{}", Uuid::new_v4().simple())).await
     }
@@ -42,7 +43,7 @@ impl Role {
         role
     }
 
-    /// Grants the rights that operators often grant by hand: all on all tables.
+    /// A role with the rights that operators often grant by hand: to read and write the rows of all tables, and no more.
     async fn with_all_rows(site: &Site) -> Self {
         let role = Self::narrow(site).await;
         let grant = "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO";

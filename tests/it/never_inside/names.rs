@@ -21,7 +21,7 @@ async fn verdicts(site: &Site, webhook: &Webhook, count: usize) -> Vec<String> {
     site.wait_for_attempts(webhook, count).await.iter().take(count).map(LoggedAttempt::verdict).collect()
 }
 
-/// What is said about the names of the first test, all of which have an address that must not be called.
+/// What the name server answers for [`SPOILT`] names, all of which have an address that must not be called.
 fn spoilt(name: &str) -> Says {
     match name.split('.').next() {
         Some("private") => Says::addresses(&["127.0.0.2"]),
@@ -115,7 +115,7 @@ async fn hosts_that_the_operator_names_are_called_at_permitted_addresses_alone()
         assert_eq!(verdicts(&site, webhook, 1).await, ["ok 200"], "{}", webhook.url);
     }
     assert_eq!(verdicts(&site, &blocked, 1).await, ["blocked_address"]);
-    assert_eq!(verdicts(&site, &dropped, 1).await, ["invalid_url"], "the operator names it no more");
+    assert_eq!(verdicts(&site, &dropped, 1).await, ["invalid_url"], "sender.allow_hosts no longer names the host");
     inside.assert_untouched().await;
 }
 

@@ -15,10 +15,10 @@ fn sql_text(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// Nothing ran and nothing became an element.
+/// Checks that no hostile text was run as code or became an element.
 async fn is_inert(stage: &Stage) {
     let hit = "return window.hit === undefined && document.querySelector('main :is(img, script, iframe, object), main svg[onload], [onerror], a[href^=javascript], a[href^=data]') === null";
-    assert_eq!(stage.browser.js(hit).await, json!(true), "hostile text came alive");
+    assert_eq!(stage.browser.js(hit).await, json!(true), "hostile text was run as code or became an element");
     stage.browser.is_sound().await;
 }
 

@@ -65,7 +65,7 @@ async fn switch_off_and_on(stage: &Stage, receiver: &Receiver) {
     page.click("Active").await;
     page.sees("is inactive: nothing is sent").await;
     stage.publish("content.published").await;
-    // What comes behind it shows that it was dealt with.
+    // The queue keeps its order: when this later event has arrived, the worker has looked up the first one, too.
     stage.site.publish("acc_2", "content.created", json!({})).await;
     witness.next().await;
     assert_eq!(receiver.count(), before, "an inactive webhook is sent nothing");

@@ -90,6 +90,7 @@ async fn all_of_it_works_by_keyboard() {
     let tab = "\u{e004}";
     page.press(tab).await;
     page.until("document.activeElement.innerText === 'Create Webhook'").await;
+    // Here and below U+E007 is the Enter key, as WebDriver numbers keys.
     page.press("\u{e007}").await;
     page.until("document.activeElement.tagName === 'H1' && document.querySelector('#name') !== null").await;
     page.press(tab).await;

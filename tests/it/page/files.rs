@@ -1,4 +1,4 @@
-//! The page's own files: small, complete, locked up.
+//! The page's own files are small and all served, with strict security headers, and none of them parses text as HTML or code.
 
 use super::*;
 

@@ -65,7 +65,7 @@ async fn a_secret_is_copied_in_a_frame_that_may_not_use_the_clipboard() {
     page.click_on(".name").await;
     page.click("Settings").await;
     page.until("document.querySelector('[aria-label=\"Copy secret\"]')?.focus() === undefined && document.activeElement.innerText === 'Copy'").await;
-    // A key, because without a reader's own act nothing may be copied.
+    // The Enter key (U+E007) and no script: a browser copies only after an act of the user.
     page.press("\u{e007}").await;
     page.sees("Copied to the clipboard.").await;
     assert!(!is_in_the_page(&stage, &webhook.secret).await);

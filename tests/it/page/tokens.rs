@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// What a framing page of penr.ai does: shows the page and answers when asked for a token.
+/// A page that frames ours, as one of penr.ai does. It runs `answer` whenever our page asks it for a token.
 fn host(page: &str, answer: &str) -> Reply {
     let html = format!(
         "<!doctype html><title>host</title><script>window.asked = 0;
@@ -50,7 +50,7 @@ async fn without_a_token_the_page_says_how_to_get_one() {
     stage.browser.goto(&stage.page()).await;
     stage.browser.sees("Open this page from your settings").await;
     stage.browser.is_sound().await;
-    // One that is pasted into the address of the open page is taken.
+    // A token that is pasted into the address of the open page is used.
     let address = format!("location.hash = '#token={}'", stage.token().await);
     stage.browser.js(&address).await;
     stage.browser.sees("No webhooks yet").await;
@@ -79,7 +79,7 @@ async fn a_session_that_has_ended_is_said_once_and_asks_for_nothing_more() {
     let refusals = |log: &str| log.matches("\"status\":401").count();
     stage.process.wait_for_log("\"status\":401").await;
     let before = refusals(&stage.process.log());
-    // Were there a loop, it would go on while the page comes back to life.
+    // A page that asked in a loop would log more refusals before it gets its new token.
     stage.browser.js(&format!("location.hash = '#token={}'", stage.token().await)).await;
     stage.browser.sees("No webhooks yet").await;
     assert_eq!(refusals(&stage.process.log()), before);

@@ -5,8 +5,9 @@ use tokio_postgres::Client;
 use super::many::Quiet;
 use super::*;
 
+/// The number of closed deliveries.
 const MANY: i64 = 5000;
-/// The number of closed deliveries: three batches.
+/// The number of deliveries that a stopped recovery has made pending: three batches.
 const SOME: i64 = 1500;
 /// Takes the lock that a stopped recovery waits for.
 const LOCK: &str = "SELECT pg_advisory_lock(4711)";
@@ -15,13 +16,13 @@ const RETENTION: &str = "SELECT pg_advisory_lock(x'70656e7270617274'::bigint)";
 const WAITING: &str = "SELECT count(*) FROM pg_locks WHERE NOT granted
     AND (database IS NULL OR database = (SELECT oid FROM pg_database WHERE datname = current_database()))
     AND pid IN (SELECT pid FROM pg_stat_activity WHERE datname = current_database())";
-/// The number of sessions of our processes.
+/// Counts the sessions of our processes.
 const SESSIONS: &str = "SELECT count(*) FROM pg_stat_activity
     WHERE datname = current_database() AND application_name = 'penr-webhooks'";
 
 /// A site with many closed deliveries. A recovery stops in the transaction after the first `SOME` deliveries, until the client
 /// unlocks.
-async fn standing_still() -> (Quiet, Client) {
+async fn stopped_halfway() -> (Quiet, Client) {
     let quiet = Quiet::new().await;
     quiet.close(MANY as i32, "exhausted", "1 minute").await;
     let stand = format!(
@@ -41,7 +42,7 @@ async fn unlock(holder: &Client) {
     holder.batch_execute("SELECT pg_advisory_unlock_all()").await.unwrap();
 }
 
-async fn wait_for_waiting(quiet: &Quiet, count: i64) {
+async fn wait_for_blocked_sessions(quiet: &Quiet, count: i64) {
     wait_until(&format!("{count} wait for a lock"), async || quiet.site.count(WAITING).await == count).await;
 }
 
@@ -64,9 +65,9 @@ async fn assert_all_pending(quiet: &Quiet) {
 
 #[tokio::test]
 async fn a_recovery_that_is_killed_and_run_again_recovers_all_once() {
-    let (quiet, holder) = standing_still().await;
+    let (quiet, holder) = stopped_halfway().await;
     let mut killed = started(&quiet);
-    wait_for_waiting(&quiet, 1).await;
+    wait_for_blocked_sessions(&quiet, 1).await;
     killed.kill9();
     killed.wait().await;
     unlock(&holder).await;
@@ -82,9 +83,9 @@ async fn a_recovery_that_is_killed_and_run_again_recovers_all_once() {
 #[tokio::test]
 async fn a_recovery_that_a_signal_ends_says_how_many_are_recovering_and_those_are() {
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
-        let (quiet, holder) = standing_still().await;
+        let (quiet, holder) = stopped_halfway().await;
         let mut stopped = started(&quiet);
-        wait_for_waiting(&quiet, 1).await;
+        wait_for_blocked_sessions(&quiet, 1).await;
         stopped.signal(signal);
         assert_eq!(stopped.wait().await.code(), Some(code));
         // The transaction that stands still is not among them.
@@ -107,30 +108,30 @@ async fn two_recoveries_at_once_recover_all_once_at_one_rate() {
     let holder = quiet.site.another_sql().await;
     holder.batch_execute("BEGIN; SELECT FROM webhooks FOR UPDATE").await.unwrap();
     let mut both = [started(&quiet), started(&quiet)];
-    wait_for_waiting(&quiet, 2).await;
+    wait_for_blocked_sessions(&quiet, 2).await;
     holder.batch_execute("ROLLBACK").await.unwrap();
     for replica in &mut both {
         assert!(replica.wait().await.success(), "{}", replica.log());
     }
     assert_eq!(both.iter().map(recovering).sum::<i64>(), MANY);
-    assert!(both.iter().all(|replica| recovering(replica) > 0), "one came after the other");
+    assert!(both.iter().all(|replica| recovering(replica) > 0), "one recovery did everything");
     assert_all_pending(&quiet).await;
 }
 
 #[tokio::test]
 async fn a_webhook_switched_off_during_its_recovery_is_not_called() {
-    let (quiet, holder) = standing_still().await;
+    let (quiet, holder) = stopped_halfway().await;
     let receiver = Receiver::start().await;
     quiet.execute(&format!("UPDATE webhooks SET url = '{}'", receiver.url())).await;
     let mut recovery = started(&quiet);
-    wait_for_waiting(&quiet, 1).await;
+    wait_for_blocked_sessions(&quiet, 1).await;
     let update = ["webhooks", "update", &quiet.webhook.id, "--active", "false"];
     let mut switch_off = quiet.site.launch(&update).start();
-    wait_for_waiting(&quiet, 2).await;
+    wait_for_blocked_sessions(&quiet, 2).await;
     // Keeps the next batch of the recovery behind the switch.
     let retention = quiet.site.another_sql().await;
     let (locked, ()) = tokio::join!(retention.batch_execute(RETENTION), async {
-        wait_for_waiting(&quiet, 3).await;
+        wait_for_blocked_sessions(&quiet, 3).await;
         unlock(&holder).await;
     });
     locked.unwrap();
@@ -153,7 +154,7 @@ async fn a_webhook_switched_off_during_its_recovery_is_not_called() {
 }
 
 #[tokio::test]
-async fn a_closed_delivery_that_somebody_holds_is_recovered_once_it_is_let_go() {
+async fn a_closed_delivery_whose_row_is_locked_is_recovered_once_the_lock_is_released() {
     let quiet = Quiet::new().await;
     quiet.close(600, "exhausted", "1 minute").await;
     let holder = quiet.site.another_sql().await;
@@ -180,7 +181,7 @@ async fn what_retention_drops_meanwhile_is_not_recovered() {
     let retention = quiet.site.another_sql().await;
     retention.batch_execute(RETENTION).await.unwrap();
     let mut recovery = started(&quiet);
-    wait_for_waiting(&quiet, 1).await;
+    wait_for_blocked_sessions(&quiet, 1).await;
     retention.batch_execute("ALTER TABLE events DETACH PARTITION events_20200101 CONCURRENTLY").await.unwrap();
     unlock(&retention).await;
     assert!(recovery.wait().await.success());

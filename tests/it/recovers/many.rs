@@ -18,7 +18,7 @@ impl Quiet {
         Self { site, webhook }
     }
 
-    /// Adds `count` events whose deliveries were closed for this reason, this long ago.
+    /// Adds `count` events, each with a delivery that was closed for this reason, this long ago.
     pub(super) async fn close(&self, count: i32, reason: &str, ago: &str) {
         let webhook = &self.webhook.id;
         let close = format!(
@@ -41,7 +41,7 @@ impl Quiet {
         [&["webhooks", "recover", &self.webhook.id], more].concat()
     }
 
-    /// Recovers with these arguments and returns how many deliveries were recovered.
+    /// Recovers what was closed since then, and returns how many deliveries were recovered.
     pub(super) async fn recovered(&self, since: &str) -> i64 {
         let said = self.site.json(&self.recover(&["--since", since])).await;
         assert_eq!(said["not_recoverable"], 0);
@@ -52,7 +52,7 @@ impl Quiet {
         assert_eq!((self.site.count(PENDING).await, self.site.count(CLOSED).await), (pending, closed));
     }
 
-    /// Checks that the deliveries fall due one after the other, at this rate.
+    /// Checks that this many deliveries are pending, and that they fall due one after the other at this rate, a second.
     pub(super) async fn assert_spread(&self, pending: i64, rate: i64) {
         let gap = 1_000_000 / rate;
         let micros = |what: &str| {

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Less than a year of the log took when each day was read by a statement of its own.
+/// A year of closed deliveries took longer when each day was read by a statement of its own.
 const IN_TIME: Duration = Duration::from_millis(2500);
 
 /// Locks a table against everybody until the value is dropped.

@@ -127,7 +127,7 @@ async fn a_mark_is_worth_nothing_on_another_table_and_is_taken_back_when_the_ret
 }
 
 #[tokio::test]
-async fn closed_deliveries_are_forgotten_with_their_events_whatever_older_partitions_there_are() {
+async fn closed_deliveries_are_deleted_with_their_events_whatever_older_partitions_there_are() {
     let site = Site::new().await;
     let own = "CREATE TABLE events_before PARTITION OF events FOR VALUES FROM (MINVALUE) TO ('2020-01-01');
                CREATE TABLE events_of_may PARTITION OF events FOR VALUES FROM ('2026-05-01') TO ('2026-06-01')";
@@ -141,13 +141,13 @@ async fn closed_deliveries_are_forgotten_with_their_events_whatever_older_partit
     site.sql().await.batch_execute(&close).await.unwrap();
     let _worker = site.worker().await;
     let days = "SELECT count(*) FROM closed_deliveries";
-    wait_until("two are forgotten", async || site.count(days).await == 3).await;
+    wait_until("the two are deleted whose day has no partition", async || site.count(days).await == 3).await;
     let gone = format!("{days} WHERE event_day IN ('2020-01-01', '2026-06-01')");
     assert_eq!(site.count(&gone).await, 0);
 }
 
 #[tokio::test]
-async fn a_day_that_an_operators_partition_covers_in_part_is_told() {
+async fn a_day_that_an_operators_partition_covers_in_part_is_reported() {
     let site = Site::new().await;
     let (ours, day) = (partition(&site, "attempts", 2).await, "(now() AT TIME ZONE 'UTC')::date");
     let cover = format!(

@@ -1,4 +1,5 @@
-//! The functions that run with the owner's rights make partitions and do nothing else, and only for roles that were named.
+//! The functions that run with the owner's rights make partitions and do nothing else, and only for roles that
+//! `migrate --grant-to` named.
 
 use super::*;
 
@@ -152,7 +153,7 @@ async fn nothing_is_migrated_where_others_have_put_what_a_migration_would_run() 
 async fn a_superuser_who_migrates_leaves_them_to_the_owner_of_the_tables() {
     let site = Site::new().await;
     let (owner, role) = (Role::narrow(&site).await, Role::narrow(&site).await);
-    as_before_them(&site).await;
+    without_these_functions(&site).await;
     let own = format!(
         "GRANT CREATE ON SCHEMA public TO {0}; ALTER TABLE events OWNER TO {0}; ALTER TABLE attempts OWNER TO {0}",
         owner.name
@@ -170,7 +171,7 @@ async fn a_superuser_who_migrates_leaves_them_to_the_owner_of_the_tables() {
          AND relowner <> '{}'::regrole",
         owner.name
     );
-    assert_eq!(site.count(&strays).await, 0, "and the tables");
+    assert_eq!(site.count(&strays).await, 0, "tables belong to another role than the owner of the events");
     owner.sql.batch_execute("ALTER TABLE dropped_partitions OWNER TO CURRENT_USER").await.unwrap();
     site.doctor().await.assert("rights", "fails", &["ALTER TABLE public.dropped_partitions OWNER TO", &owner.name]);
     // An owner who gives the tables to another role, but not the functions, is warned.
@@ -193,7 +194,7 @@ async fn a_superuser_who_migrates_leaves_them_to_the_owner_of_the_tables() {
 async fn what_somebody_else_has_put_there_before_is_not_taken_over() {
     let site = Site::new().await;
     let role = Role::narrow(&site).await;
-    as_before_them(&site).await;
+    without_these_functions(&site).await;
     let squat = "CREATE FUNCTION make_events_partition(days_ahead integer) RETURNS void LANGUAGE sql AS ''";
     role.sql.batch_execute(&format!("GRANT CREATE ON SCHEMA public TO {}", role.name)).await.unwrap();
     servers::connect(&role.url(&site).await).await.batch_execute(squat).await.unwrap();
@@ -207,14 +208,14 @@ async fn what_somebody_else_has_put_there_before_is_not_taken_over() {
 #[tokio::test]
 async fn a_worker_makes_partitions_with_the_schema_of_the_release_before() {
     let site = Site::new().await;
-    as_before_them(&site).await;
+    without_these_functions(&site).await;
     with_todays_partitions_only(&site).await;
     let _worker = site.worker().await;
     wait_until("they are made", async || days_ahead(&site).await == 14).await;
 }
 
-/// Turns the schema back to that of the release before these functions.
-async fn as_before_them(site: &Site) {
+/// Turns the schema back to that of the last release without these functions.
+async fn without_these_functions(site: &Site) {
     let back = "DROP FUNCTION make_events_partition(integer), make_attempts_partition(integer);
         DROP FUNCTION raise_webhook_revision CASCADE;
         ALTER TABLE webhooks DROP COLUMN revision, DROP COLUMN paused_until; DELETE FROM refinery_schema_history WHERE version >= 9";

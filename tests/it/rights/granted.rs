@@ -134,7 +134,7 @@ async fn an_owner_of_one_schema_is_not_stopped_by_another_products_history_behin
 }
 
 #[tokio::test]
-async fn a_role_that_may_not_migrate_is_told_at_once() {
+async fn a_role_that_may_not_migrate_gets_an_error_at_once() {
     let site = Site::unmigrated().await;
     let role = Role::narrow(&site).await;
     let site = role.used_by(site).await;
