@@ -1,5 +1,5 @@
-//! A roll-out is an event that no caller notices: readiness goes first, callers are served until the balancer has learned of
-//! it, and no connection is closed just as a proxy uses it.
+//! No caller notices a roll-out. An API that stops first reports that it is not ready, and serves callers until the load
+//! balancer has seen that. It closes no connection just as a proxy uses it. It also listens where there is no IPv6.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ const PATH: &str = "/v1/openapi.json";
 
 #[tokio::test]
 async fn after_a_sigterm_a_process_is_not_ready_and_still_serves_whoever_comes_for_the_drain_delay() {
-    // Within it a loaded machine has to do all that comes before `idle.ends()`.
+    // Within this time even a loaded machine must do everything from the signal to `idle.ends()`.
     const DELAY: Duration = Duration::from_secs(4);
     let site = Site::new().await.set("api.drain_delay", "4s");
     let (receiver, gate) = (Receiver::start().await, Gate::default());
@@ -44,7 +44,11 @@ async fn after_a_sigterm_a_process_is_not_ready_and_still_serves_whoever_comes_f
         assert_eq!((answer.status, answer.header("connection")), (200, Some("close")));
         kept.ends().await;
     }
-    assert!(signalled.elapsed() < DELAY, "this machine is too slow to tell: {:?}", signalled.elapsed());
+    assert!(
+        signalled.elapsed() < DELAY,
+        "this machine is too slow for this test: {:?} after the signal",
+        signalled.elapsed()
+    );
 
     idle.ends().await;
     assert!(signalled.elapsed() >= DELAY, "{:?}", signalled.elapsed());
@@ -107,7 +111,7 @@ pub async fn at_the_edge_of_idle(idle: &str, header: &str, nginx: &str, edges: &
 
 #[tokio::test]
 async fn where_there_is_no_ipv6_all_addresses_are_those_of_ipv4() {
-    // What the kernel says that has none, or has it switched off.
+    // Answers as a kernel without IPv6 does, or, with SWITCHED_OFF, as one in which IPv6 is switched off.
     const KERNEL: &str = r#"
         #include <errno.h>
         #include <stdlib.h>

@@ -1,4 +1,4 @@
-//! Minutes of faults under load, and large backlogs. Run with `make soak`; each prints what its books say.
+//! Minutes of faults under load, and large backlogs. Run with `make soak`; each test prints the report of its ledger.
 
 mod cut_off;
 mod fail_overs;
@@ -13,7 +13,7 @@ use tokio::time::{MissedTickBehavior, interval_at};
 use crate::support::*;
 use crate::survives_kills::{PREFETCH, kill_over_and_over, short_leases};
 
-/// Each of the first three takes so long.
+/// How long each test runs that kills workers, the broker or Postgres.
 fn duration() -> Duration {
     duration_or(180)
 }
@@ -23,7 +23,7 @@ fn duration_or(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// Closes the books, prints and judges them.
+/// Closes the ledger, prints its report and checks it.
 async fn close(name: &str, faults: usize, ledger: Ledger, workers: Vec<Replica>, duplicates_allowed: usize) {
     ledger.wait_until_done().await;
     let (events, requests) = (ledger.published(), ledger.receiver.count());
@@ -60,7 +60,7 @@ async fn a_broker_killed_for_minutes_loses_nothing_confirmed() {
     let servers = PrivateServers::start().await;
     let ledger = Ledger::under_load(Site::on(&servers).await, PREFETCH).await;
     let mut workers = vec![ledger.site.worker().await, ledger.site.worker().await];
-    // In good order before it is killed: RabbitMQ may lose a queue declared shortly before.
+    // An orderly restart before the first kill: RabbitMQ may lose a queue that was declared shortly before a kill.
     servers.restart("rabbitmq").await;
     for worker in &mut workers {
         worker.wait_for_log_times(replica::ATTACHED, 2).await;
@@ -68,7 +68,7 @@ async fn a_broker_killed_for_minutes_loses_nothing_confirmed() {
     let end = Instant::now() + duration();
     let kill = kill_server_over_and_over(&servers, "rabbitmq", end);
     let (kills, ()) = tokio::join!(kill, ledger.publish_until(end));
-    // And an event may have been taken of which we heard no more.
+    // One more for each kill: RabbitMQ may have stored an event whose confirm was lost.
     close("kills of the broker", kills, ledger, workers, kills * (2 * PREFETCH + 1)).await;
     assert_eq!(servers.protocol_errors().await, [""; 0]);
 }
@@ -102,7 +102,7 @@ async fn a_backlog_of_100_000_events_is_drained_though_a_worker_is_killed() {
     workers[0] = ledger.site.worker().await;
     ledger.wait_until_done().await;
     println!("soak backlog: drained within {:?}", began.elapsed());
-    // As many as a worker has in hand unless it is told otherwise.
+    // The default of `worker.max_in_flight`.
     close("backlog", 1, ledger, workers, 500).await;
 }
 

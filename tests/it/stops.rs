@@ -28,7 +28,7 @@ async fn publish(site: &Site, count: usize) -> Vec<String> {
 async fn ends_well(worker: &mut Replica) -> Duration {
     let signalled = Instant::now();
     let status = worker.wait().await;
-    assert_eq!(status.code(), Some(0), "it did not end well");
+    assert_eq!(status.code(), Some(0), "the worker did not exit with 0");
     signalled.elapsed()
 }
 

@@ -30,7 +30,7 @@ async fn publish_to_all(site: &Site) {
 }
 
 #[tokio::test]
-async fn when_nobody_can_be_reached_nothing_is_charged_until_somebody_can() {
+async fn when_no_receiver_can_be_reached_no_attempt_counts_until_one_can() {
     let site = Site::new().await.set("retry.schedule", r#"["1s", "1s", "1s"]"#).set("retry.jitter", "0");
     let site = site.set("sender.allow_networks", r#"["127.0.0.0/8"]"#);
     let hosts = closed_hosts();
@@ -54,7 +54,7 @@ async fn when_nobody_can_be_reached_nothing_is_charged_until_somebody_can() {
     let charged = site.count("SELECT count(*) FROM attempts").await;
     assert!(
         charged <= 2,
-        "{charged} attempts were charged, though two hosts at most had failed before it was doubtful"
+        "{charged} attempts counted, though two hosts at most had failed before the worker suspected its own network"
     );
     assert_eq!(told().await, (true, true));
 

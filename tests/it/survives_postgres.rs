@@ -30,7 +30,7 @@ async fn ledger_behind_a_proxy(site: Site) -> (Ledger, Proxy, Replica) {
     (ledger, proxy, worker)
 }
 
-/// Publishes events whose receivers answer when the gate opens.
+/// Publishes events, and waits until all their requests have arrived. The receiver answers when the gate opens.
 async fn held_in_flight(ledger: &Ledger, count: usize) -> Gate {
     let gate = Gate::default();
     ledger.receiver.always(Reply::status(200).held_by(&gate));
@@ -41,7 +41,7 @@ async fn held_in_flight(ledger: &Ledger, count: usize) -> Gate {
 }
 
 /// Waits until this many sessions wait for a lock in the ledger's database.
-async fn wait_for_locked_out(ledger: &Ledger, count: i64) {
+async fn wait_for_blocked_sessions(ledger: &Ledger, count: i64) {
     let waiting = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
                    WHERE NOT l.granted AND d.datname = current_database()";
     ledger.wait_for_count(waiting, count).await;
@@ -136,7 +136,7 @@ async fn the_broker_hands_a_message_out_once_while_postgres_is_away() {
     worker.wait_for_log_times(CANNOT_LOOK_UP, 4).await;
     worker.kill9();
     let handed_out = eventually("the message is back", async || ledger.site.take_delivery_count().await).await;
-    assert_eq!(handed_out, 1, "once, and then the worker was killed");
+    assert_eq!(handed_out, 1, "the broker handed it out more than once before the worker was killed");
     assert_eq!(ledger.receiver.count(), 0);
 }
 
@@ -191,7 +191,7 @@ async fn an_outage_of_postgres_is_one_line_when_it_begins_and_one_when_it_is_ove
     .await;
     assert!(!told(&worker).iter().any(|line| line.starts_with("cannot") && !line.contains("partitions")));
     let pool = ["Connection error", "could not be recycled"];
-    assert!(!pool.iter().any(|line| worker.log().contains(line)), "the pool tells of it, too");
+    assert!(!pool.iter().any(|line| worker.log().contains(line)), "the connection pool logs the outage, too");
     ledger.close(vec![worker]).await.assert_sound(0);
 }
 
@@ -297,6 +297,10 @@ async fn an_event_that_waits_behind_a_worker_without_postgres_is_not_handed_out_
     wait_until("the worker has its share", async || site.queue_depth(site.worker_queue()).await == 10).await;
     let so_far = worker.log().matches(CANNOT_LOOK_UP).count();
     worker.wait_for_log_times(CANNOT_LOOK_UP, so_far + 3).await;
-    assert_eq!(site.take_delivery_count().await, Some(0), "it was asked about ten times a second");
+    assert_eq!(
+        site.take_delivery_count().await,
+        Some(0),
+        "the worker's questions for a sign of the quorum raised the delivery count"
+    );
     assert!(stayed_attached(&worker));
 }

@@ -1,4 +1,5 @@
-//! When memory, files or a reader of the log run short on the worker's machine, the worker slows down and lives on.
+//! When memory, file descriptors or address space run short on the worker's machine, or nobody reads its log, the worker slows
+//! down and goes on, or says in one line what is too little.
 
 use crate::support::*;
 

@@ -1,5 +1,5 @@
-//! Whoever we speak to vanishes without a word, cut off its network: that is noticed, on both sides, and all goes on by
-//! itself when the network is back.
+//! Servers or receivers vanish without closing a connection, because the network is cut. Both sides notice it within a
+//! bounded time, and everything goes on by itself when the network is back.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -9,13 +9,14 @@ use crate::support::*;
 
 const PREFETCH: usize = 100;
 const HEARTBEAT: Duration = Duration::from_secs(10);
-/// RabbitMQ looks once per heartbeat, and gives up at the third look without a word at the latest.
+/// RabbitMQ checks a connection once per heartbeat, and closes it at the third check without data at the latest.
 const BY_RABBITMQ: Duration = Duration::from_secs(30);
 const DATABASE: Duration = Duration::from_secs(15);
-/// PostgreSQL asks an idle session's other side after 10 s, and then three times.
+/// PostgreSQL sends an idle session its first TCP keepalive after 10 s, and closes it after three without an answer.
 const BY_POSTGRES: Duration = Duration::from_secs(30);
-/// What asking costs.
+/// How long the test's own question to a server may take.
 const ASKING: Duration = Duration::from_secs(3);
+/// Until everything works again after the network is back.
 const BACK: Duration = Duration::from_secs(15);
 
 /// A worker and an API whose servers and receivers are behind cables, and another worker, which nobody cuts off.
@@ -86,14 +87,14 @@ async fn while_publishing(ledger: &Ledger, happens: impl Future<Output = ()>) {
     tokio::join!(publishing, happens);
 }
 
-/// Waits until it is so, which must be soon enough.
+/// Waits until `is_so`, and fails if that comes later than `limit` after `since`.
 async fn soon(what: &str, since: Instant, limit: Duration, mut is_so: impl AsyncFnMut() -> bool) {
     while !is_so().await {
         assert!(since.elapsed() < 2 * limit, "{what}: not after {:.1?}", since.elapsed());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     println!("  {what}: after {:.1?}", since.elapsed());
-    assert!(since.elapsed() <= limit, "{what}: {limit:?} were promised");
+    assert!(since.elapsed() <= limit, "{what}: later than {limit:?}");
 }
 
 fn is(answer: &Response, status: u16, line: &str) -> bool {
@@ -123,7 +124,7 @@ async fn servers_that_vanish_without_a_word_are_noticed_on_both_sides_and_lose_n
             }),
             soon("the API is not ready", cut, DATABASE, async || says(&api, "database: not ready").await),
             soon("the worker misses PostgreSQL", cut, DATABASE, async || says(&worker, "database: not ready").await),
-            // Metrics wait for no database, as readiness does.
+            // Read from the metrics, since the answer about readiness waits for the database, too.
             soon("the worker misses RabbitMQ", cut, 2 * HEARTBEAT + Duration::from_secs(1), async || {
                 get(&worker, "/metrics").await.text().contains("penr_webhooks_consumer_attached 0")
             }),

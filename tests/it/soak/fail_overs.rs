@@ -1,4 +1,4 @@
-//! Every way in which a primary goes, with every way in which its successor is found.
+//! Every way in which a primary fails, with every way in which processes find the new primary.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::fails_over::{Caller, SOON, gone_on_after, replicated, wait_for_a_comm
 use crate::support::*;
 
 const EVENTS_PER_SECOND: usize = 300;
-/// Whoever decides on a fail-over has to notice first that the primary is gone.
+/// The time that the tool which promotes the standby takes to notice that the primary is gone.
 const NOTICED_AFTER: Duration = Duration::from_secs(10);
 const NOTICED_SOON: Duration = Duration::from_secs(1);
 /// A worker that waited for its statements to time out, 10 s after they began, would go on later than this after a
@@ -69,7 +69,7 @@ async fn ready_after(promoted: Instant, workers: &mut [Replica]) -> Duration {
     promoted.elapsed()
 }
 
-/// One fail-over with all its books: two workers and the API find the new primary in this way.
+/// One fail-over under load, with a ledger: two workers and the API find the new primary in this way.
 async fn fail_over(way: Way, loss: Loss, noticed_after: Duration, commit: &str) {
     let duration = duration_or(60);
     let (servers, ledger) = replicated(commit).await;
@@ -87,12 +87,12 @@ async fn fail_over(way: Way, loss: Loss, noticed_after: Duration, commit: &str) 
         let promoted = Instant::now();
         let (gone_on, ready) =
             tokio::join!(gone_on_after(promoted, &ledger, &caller), ready_after(promoted, &mut workers));
-        // Whoever still asks the old primary does not know this webhook, and takes its events for nobody's.
+        // A worker that still read from the old primary would not find this webhook, and would ack its events undelivered.
         ledger.site.create_webhook("acc_1", &newer.url(), &["content.created"]).await;
         let known_from = ledger.published() + EVENTS_PER_SECOND;
         if loss == Loss::Frozen {
             servers.thaw_primary().await;
-            // For so long both take themselves for the primary.
+            // For this time both servers act as the primary.
             tokio::time::sleep(Duration::from_secs(4)).await;
             servers.lose_primary(Loss::Demoted).await;
         }
@@ -146,7 +146,7 @@ async fn a_server_that_an_operator_keeps_from_writing_for_a_while_is_written_to_
     caller.change().await;
     ledger.wait_until_done().await;
     assert!(lifted.elapsed() < SOON, "{:?}", lifted.elapsed());
-    assert_eq!(worker.log().matches(replica::ATTACHED).count(), 1, "it gave back what it had");
+    assert_eq!(worker.log().matches(replica::ATTACHED).count(), 1, "the worker gave its messages back");
     ledger.close(vec![worker]).await.assert_sound(0);
 }
 
@@ -161,7 +161,7 @@ async fn an_event_whose_webhook_only_a_restarted_primary_has_lost_waits_for_the_
     let webhook = owner.create_at(&receiver.url()).await;
     servers.stop_standby().await;
     assert_eq!(owner.send("DELETE", &webhook, &json!({})).await.status, 503);
-    // Afterwards everybody sees that the webhook is gone, though the standby still has it.
+    // After this restart every session sees the deletion, though the standby still has the webhook.
     servers.lose_primary(Loss::Killed).await;
     servers.restart_primary().await;
     let left = "SELECT FROM webhooks WHERE account_id = 'acc_3'";

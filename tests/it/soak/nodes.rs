@@ -1,7 +1,7 @@
 //! A cluster of three nodes that lose each other: killed, drained, restarted one after the other, frozen, too few.
 //!
-//! One worker has all addresses, so whatever it stands still for is seen. What the brokers need for an election is seen at
-//! the publishers, which go to whatever node confirms.
+//! The only worker knows the addresses of all nodes, so every standstill of deliveries is its own or the cluster's. The
+//! publishers go to any node that confirms: a gap in their confirms shows how long the brokers' election takes.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ impl Course {
     }
 }
 
-/// The longest time within which nothing happened.
+/// The longest time between two of these moments, `from` and `to` included.
 fn longest_gap(times: &[Instant], from: Instant, to: Instant) -> Duration {
     let mut between: Vec<Instant> = times.iter().copied().filter(|time| (from..to).contains(time)).collect();
     between.extend([from, to]);
@@ -45,12 +45,12 @@ fn longest_gap(times: &[Instant], from: Instant, to: Instant) -> Duration {
     between.windows(2).map(|pair| pair[1] - pair[0]).max().expect("two at least")
 }
 
-/// From one thing that happened to the next.
+/// The time from one entry of the course to the next.
 struct Stretch {
     began_with: String,
     deliveries_stood_still: Duration,
     confirms_stood_still: Duration,
-    /// The longest way of an event, from its confirm to its receiver.
+    /// The longest time from an event's confirm to its arrival at the receiver.
     longest_way: Duration,
 }
 
@@ -58,7 +58,8 @@ impl Scene {
     async fn set() -> Self {
         let cluster = Cluster::start().await;
         let site = Site::on(&cluster).await.env("AMQP_URL", cluster.urls());
-        // With the default, what waits for a quorum to be missed would wait almost as long as it may.
+        // A worker reports that there is no quorum after a question that took this long. The default makes the tests wait too
+        // long for that.
         let site = site.set("worker.prefetch", &PREFETCH.to_string()).set("amqp.connect_timeout", "6s");
         let ledger = Ledger::open(site.set("amqp.heartbeat", &format!("{}s", HEARTBEAT.as_secs()))).await;
         let workers = vec![ledger.site.worker().await];
@@ -76,7 +77,7 @@ impl Scene {
         self.cluster.leader(self.ledger.site.worker_queue(), node).await.expect("the queue has a leader")
     }
 
-    /// Closes the books and prints them, and how long everything stood still after what.
+    /// Closes the ledger. Prints its report, and how long deliveries and confirms stood still after each fault.
     async fn close(
         self,
         name: &str,
@@ -140,7 +141,7 @@ fn assert_no_longer_than_an_election(stretches: &[Stretch]) {
     }
 }
 
-/// Does this over and over, and notes what it does.
+/// Causes this fault over and over while events are published. Returns the course of faults and the confirmed events.
 async fn over_and_over(scene: &Scene, fault: impl AsyncFn(&mut Course)) -> (Course, Vec<Confirmed>) {
     let end = Instant::now() + duration_or(90);
     let faults = async {
@@ -245,7 +246,7 @@ async fn a_node_that_freezes_is_left_after_two_heartbeats_and_what_it_holds_come
 
 #[tokio::test]
 #[ignore = "takes minutes"]
-async fn a_queue_without_quorum_for_a_minute_loses_nothing_is_told_of_and_goes_on_by_itself() {
+async fn a_queue_without_quorum_for_a_minute_loses_nothing_is_reported_and_goes_on_by_itself() {
     let mut scene = Scene::set().await;
     let without = duration_or(60);
     let second = scene.cluster.launch(&scene.ledger.site, &["worker"]);
@@ -258,10 +259,11 @@ async fn a_queue_without_quorum_for_a_minute_loses_nothing_is_told_of_and_goes_o
         course.note(format!("kill {others:?}"));
         let lost = Instant::now();
         join_all(others.iter().map(|node| cluster.kill(node))).await;
-        wait_until("it says so", async || first.readyz().await == (503, true)).await;
+        wait_until("the worker reports that its queue has no quorum", async || first.readyz().await == (503, true))
+            .await;
         println!("  told after {:.1?}", lost.elapsed());
         let mut second = second.start();
-        wait_until("one that starts says so, too", async || second.readyz().await == (503, true)).await;
+        wait_until("a worker that starts reports it, too", async || second.readyz().await == (503, true)).await;
         tokio::time::sleep(without.saturating_sub(lost.elapsed())).await;
         assert_eq!((first.readyz().await, second.readyz().await), ((503, true), (503, true)));
         course.note(format!("start {others:?}"));

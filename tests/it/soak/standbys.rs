@@ -10,7 +10,7 @@ use crate::survives_postgres::{ATTEMPTS, impatient, stayed_attached};
 const POOL_SIZE: i64 = 8;
 const BURSTS: i64 = 4;
 
-/// An address may name the application.
+/// The API's `DATABASE_URL` names its application, so that its sessions are counted apart from the worker's.
 const OF_API: &str = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'the operator''s'";
 const OF_WORKER: &str = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'penr-webhooks'";
 const WAITING: &str = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
@@ -48,17 +48,17 @@ async fn a_synchronous_standby_that_is_away_costs_no_more_sessions_than_the_pool
     ledger.receiver.script((0..20).map(|at| Reply::status(if at % 2 == 0 { 500 } else { 200 })));
     for burst in 0..BURSTS {
         ledger.publish(4).await;
-        // All at once, and of an account each, so that none waits for another's lock.
+        // All at once, each of an account of its own, so that none waits for another's lock.
         let create = async |at| {
             let refused = api.customer(&format!("acc_{burst}_{at}")).post("/v1/webhooks", &webhook).await;
             assert_eq!(refused.status, 503, "{}", refused.text());
         };
         join_all((0..2 * POOL_SIZE).map(create)).await;
-        // Questions need no commit and find a connection.
+        // A read needs no commit, and finds a free connection.
         assert_eq!(customer.get(&path).await.status, 200);
         most = (most.0.max(ledger.count(OF_API).await), most.1.max(ledger.count(OF_WORKER).await));
     }
-    // A wait for the standby that was cancelled would have confirmed it.
+    // The deletion must not be visible yet: it would be if the wait for the standby had been cancelled.
     assert_eq!(another.get(&other).await.status, 200);
     assert!(ledger.count(WAITING).await > 2, "nothing waits for the standby");
     assert!(most.0 <= POOL_SIZE + 1 && most.1 <= POOL_SIZE + 1, "{most:?} sessions");
@@ -67,7 +67,7 @@ async fn a_synchronous_standby_that_is_away_costs_no_more_sessions_than_the_pool
     let change = json!({ "name": "Another" });
     wait_until("the API writes", async || customer.patch(&path, &change).await.status == 200).await;
     assert_eq!(another.get(&other).await.status, 404);
-    assert!(stayed_attached(&worker));
+    assert!(stayed_attached(&worker), "the worker gave its messages back");
     let doubled = "SELECT count(*) FROM (SELECT FROM attempts GROUP BY delivery_id, attempt HAVING count(*) > 1) AS d";
     assert_eq!(ledger.count(doubled).await, 0);
     assert_eq!(ledger.count(ATTEMPTS).await, i64::try_from(ledger.receiver.count()).unwrap());

@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use super::{ACCOUNT, TYPE};
 use crate::support::*;
 
-/// Without waiting for who reads.
+/// Opening a pipe to write then fails, instead of waiting, as long as no process reads it.
 const O_NONBLOCK: i32 = 0o4000;
 
 /// SIGINT and SIGTERM in the masks of /proc/PID/status.
@@ -21,7 +21,7 @@ const BOTH: u64 = 1 << 1 | 1 << 14;
 
 const SECRET: &str = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
 
-/// What has the kernel run a program as process 1; nothing where this machine does not allow it.
+/// The command line that runs a program as process 1 of a PID namespace; empty where this machine does not allow it.
 static AS_PROCESS_ONE: LazyLock<&[&str]> = LazyLock::new(|| {
     let ways: [&[&str]; 2] = [
         &["unshare", "--pid", "--fork", "--kill-child"],
@@ -41,7 +41,7 @@ static AS_PROCESS_ONE: LazyLock<&[&str]> = LazyLock::new(|| {
 /// A command that runs as process 1.
 struct First {
     replica: Replica,
-    /// As this machine counts.
+    /// Its number outside the namespace.
     pid: u32,
 }
 
@@ -66,7 +66,7 @@ impl First {
         caught.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & BOTH == BOTH))
     }
 
-    /// How it ends after the signal.
+    /// Sends the signal, and returns the exit code.
     async fn ends_on(&mut self, signal: &str) -> Option<i32> {
         let sent = Command::new("kill").args(["-s", signal, &self.pid.to_string()]).status();
         assert!(sent.is_ok_and(|status| status.success()), "process {} is not there", self.pid);
@@ -74,7 +74,7 @@ impl First {
     }
 }
 
-/// Their names, as `--help` lists them.
+/// The names of all commands, as `--help` lists them.
 fn commands() -> Vec<String> {
     let help = Command::new(env!("CARGO_BIN_EXE_penr-webhooks")).arg("--help").output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
@@ -101,7 +101,7 @@ fn pipe(folder: &Path, name: &str) -> PathBuf {
     path
 }
 
-/// Open as soon as somebody reads, who then waits for what is written.
+/// Opens the pipe once a command reads it. That command then waits for data that never comes.
 async fn read_by_somebody(pipe: &Path) -> File {
     let open = || OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(pipe);
     eventually("the settings are read", async || open().ok()).await
@@ -124,12 +124,12 @@ async fn every_command_ends_on_both_signals_as_process_1_before_it_has_read_its_
     .await;
 }
 
-/// Starts it so often, and sends SIGTERM somewhat later each time.
+/// Starts the command this many times, and sends SIGTERM a little later each time.
 pub async fn stop_early(site: &Site, command: &str, starts: u32, apart: Duration) {
     for start in 0..starts {
         let mut first = First::start(site.launch(&[command])).await;
         eventually("`main` runs", async || first.handles_both().then_some(())).await;
-        // What is tried here is a moment, not an event.
+        // A sleep, since each start is to be hit at another moment: there is no event to wait for.
         tokio::time::sleep(apart * start).await;
         let code = first.ends_on("TERM").await;
         assert!(matches!(code, Some(0 | 143)), "{command}, start {start}: {code:?}");

@@ -1,4 +1,4 @@
-//! What becomes of the work in hand.
+//! What a worker that stops does with the events and attempts that it has in hand.
 
 use std::time::Duration;
 

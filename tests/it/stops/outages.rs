@@ -1,4 +1,5 @@
-//! A stop while something is away: it is never waited for.
+//! A worker that is stopped while Postgres or RabbitMQ is away, silent or locked ends within its grace all the same. A
+//! worker of which a task panics ends, too.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use crate::support::{ClosedPort, Configure, Gate, Proxy, Receiver, Replica, Repl
 
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Far longer than anybody here waits for something that will not come.
+/// A time-out so long that a stop that waited for it would fail the test.
 const LONG: &str = "300s";
 
 async fn site() -> Site {
@@ -20,7 +21,7 @@ async fn stops_within_its_grace(worker: &mut Replica) {
     assert!(took < GRACE, "{took:?} after the signal");
 }
 
-/// `host:port` of nowhere.
+/// `host:port` of a port that refuses connections.
 fn nowhere(port: &ClosedPort) -> String {
     port.url().trim_start_matches("http://").trim_end_matches("/hook").to_owned()
 }
@@ -32,7 +33,7 @@ async fn while_the_database_is_not_there_yet() {
     let mut worker = site.launch(&["worker"]).start();
     worker.wait_for_log("waiting for the database").await;
     stops_within_its_grace(&mut worker).await;
-    assert!(!worker.log().contains("takes what waited"), "it was never there");
+    assert!(!worker.log().contains("takes what waited"), "the worker logged that the database is back");
 }
 
 #[tokio::test]
@@ -162,12 +163,13 @@ async fn while_more_results_wait_to_be_recorded_than_there_is_room_for() {
     let locker = site.another_sql().await;
     locker.batch_execute("BEGIN; LOCK TABLE attempts").await.unwrap();
     site.sql().await.batch_execute("UPDATE pending_deliveries SET due_at = now()").await.unwrap();
-    // One with each of two writers, five before them, two that find no room there: the webhook's share of four.
+    // Nine more requests: their results are one with each of two writers, five in the queue before these, and two that find
+    // no room there. Two is the webhook's share of four in flight.
     receiver.wait_for(20 + 9).await;
     stops_within_its_grace(&mut worker).await;
     locker.batch_execute("ROLLBACK").await.unwrap();
     let _next = site.worker().await;
-    wait_until("nothing is owed any more", async || site.count(pending).await == 0).await;
+    wait_until("nothing is pending any more", async || site.count(pending).await == 0).await;
 }
 
 #[tokio::test]
@@ -178,7 +180,7 @@ async fn a_worker_of_which_a_part_died_ends_and_says_so() {
     let webhook = webhook_at(&site, &receiver).await;
     publish(&site, 1).await;
     site.wait_for_attempts(&webhook, 1).await;
-    // No version of ours writes this: whoever reads it cannot go on.
+    // No version of ours writes this trigger: the task that reads the row panics.
     let spoil = "UPDATE pending_deliveries SET trigger = 'nonsense', due_at = now()";
     site.sql().await.execute(spoil, &[]).await.unwrap();
     assert_eq!(worker.wait().await.code(), Some(1));

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{ATTEMPTS, CANNOT_RECORD};
-use super::{held_in_flight, impatient, ledger_behind_a_proxy, stayed_attached, wait_for_locked_out};
+use super::{held_in_flight, impatient, ledger_behind_a_proxy, stayed_attached, wait_for_blocked_sessions};
 use crate::support::*;
 
 /// Connection limits do not apply to superusers, so the worker needs a role of its own.
@@ -50,7 +50,7 @@ async fn results_wait_while_other_questions_have_all_connections() {
     // The look-up and the reading of due deliveries have a connection each.
     locker.batch_execute("BEGIN; LOCK TABLE webhooks, pending_deliveries").await.unwrap();
     ledger.publish(5).await;
-    wait_for_locked_out(&ledger, 2).await;
+    wait_for_blocked_sessions(&ledger, 2).await;
     gate.open();
     worker.wait_for_log(CANNOT_RECORD).await;
     assert!(worker.is_ready().await);
@@ -58,7 +58,7 @@ async fn results_wait_while_other_questions_have_all_connections() {
     ledger.wait_until_done().await;
     assert!(stayed_attached(&worker));
     assert_eq!(ledger.count(ATTEMPTS).await, 25);
-    assert!(!worker.log().contains("waiting for the database"), "it was there all the time");
+    assert!(!worker.log().contains("waiting for the database"), "the database was available all the time");
     ledger.close(vec![worker]).await.assert_sound(0);
 }
 

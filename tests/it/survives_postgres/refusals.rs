@@ -8,7 +8,8 @@ use serde_json::json;
 use super::{ATTEMPTS, CANNOT_RECORD, held_in_flight, impatient, stayed_attached, told};
 use crate::support::*;
 
-/// A sequence counts them, because a rollback does not set it back.
+/// Refuses the first `times` transactions with attempts. A sequence counts them, because a rollback does not set it back.
+/// The sequence `refused` holds the process id of the last session that was refused.
 const REFUSE: &str = "
     CREATE SEQUENCE refusals MINVALUE 0 START 0;
     CREATE SEQUENCE refused;
@@ -57,7 +58,10 @@ async fn what_fails_for_a_passing_reason_is_recorded_once_it_has_passed() {
         assert!(worker.log().contains(code), "{name} is not the reason in the log");
         assert_eq!(ledger.count(ATTEMPTS).await, 10 * (round as i64 + 1), "after {name}");
     }
-    assert!(!worker.log().contains("25P02"), "a transaction that has failed is no reason");
+    assert!(
+        !worker.log().contains("25P02"),
+        "the log gives 25P02 (the transaction has failed already) instead of the reason"
+    );
     assert_eq!(ledger.count("SELECT count(*) FROM closed_deliveries").await, 0);
     assert!(stayed_attached(&worker));
     ledger.close(vec![worker]).await.assert_sound(0);
@@ -90,7 +94,7 @@ async fn a_connection_that_is_no_good_any_more_is_replaced() {
         refuse(&ledger, code, 1).await;
         ledger.publish(1).await;
         ledger.wait_until_done().await;
-        wait_until(&format!("who got {code} is gone"), async || ledger.count(refused).await == 0).await;
+        wait_until(&format!("the session that got {code} has ended"), async || ledger.count(refused).await == 0).await;
     }
     ledger.close(vec![worker]).await.assert_sound(0);
 }
@@ -140,7 +144,7 @@ async fn a_postgres_that_may_only_be_read_is_waited_for() {
     ledger.close(vec![worker]).await.assert_sound(0);
 }
 
-/// Whether the operations address reports that the database takes writes.
+/// The status of the readiness, and whether its text says that writes are refused.
 async fn writes_are_refused(replica: &mut Replica) -> (u16, bool) {
     let address = replica.logged("operations address", "address").await;
     let answer = http::get(&address, "/readyz").await;
@@ -161,7 +165,10 @@ async fn sessions_that_may_only_read_are_replaced_once_writes_are_taken_again() 
     ledger.publish(20).await;
     worker.wait_for_log("25006").await;
     wait_until("the worker is not ready", async || writes_are_refused(&mut worker).await == (503, true)).await;
-    wait_until("the API tells", async || writes_are_refused(&mut api.replica).await == (200, true)).await;
+    wait_until("the API reports that writes are refused", async || {
+        writes_are_refused(&mut api.replica).await == (200, true)
+    })
+    .await;
     assert_eq!(customer.get(&webhook).await.status, 200);
     assert_eq!(customer.patch(&webhook, &change).await.status, 503);
     let lift = "

@@ -20,7 +20,8 @@ const END_LATE: &str = "
         FOR EACH ROW EXECUTE FUNCTION end_late();
     SELECT pg_advisory_lock(1);";
 
-/// Adds old attempts, which a statement about new ones must not read.
+/// Adds a partition for an old day to the log, and locks it until the returned session ends its transaction. A statement
+/// about new attempts that read it would wait.
 async fn an_old_day_locked(ledger: &Ledger) -> tokio_postgres::Client {
     let locker = ledger.site.another_sql().await;
     let old = "(now() AT TIME ZONE 'UTC')::date - 10";
