@@ -1,4 +1,4 @@
-//! An event reaches exactly the webhooks that subscribe to it: signed, unchanged and written down.
+//! An event reaches exactly the webhooks that subscribe to it: signed, unchanged and with a row in the log.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

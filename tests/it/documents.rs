@@ -141,7 +141,7 @@ fn the_workflow_uses_actions_by_the_hash_of_their_commit() {
     }
 }
 
-/// Whoever builds the project may use registries of their own: npm, apt and cargo are told which.
+/// Those who build the project may use registries of their own, which they name in the settings of npm, apt and cargo.
 #[test]
 fn no_file_names_the_address_of_a_package_registry() {
     // In parts, so that this file names none.

@@ -1,4 +1,5 @@
-//! Without PostgreSQL every route answers 503 soon, and works again by itself.
+//! Without PostgreSQL every route that needs it answers 503 soon, and works again by itself. A stop
+//! waits for requests that are being answered. The statement of a caller who has gone is ended.
 
 use std::time::{Duration, Instant};
 
@@ -46,7 +47,7 @@ async fn assert_all_unavailable(customer: &Customer, webhook: &str) {
 }
 
 #[tokio::test]
-async fn every_route_answers_503_within_two_seconds_when_the_database_is_gone_or_silent() {
+async fn routes_answer_503_within_two_seconds_while_the_database_is_gone_or_silent() {
     let site = Site::new().await;
     let postgres = Proxy::to(site.postgres_address()).await;
     let site = site.postgres_through(&postgres.addr());
@@ -68,7 +69,7 @@ async fn every_route_answers_503_within_two_seconds_when_the_database_is_gone_or
 }
 
 #[tokio::test]
-async fn what_is_being_answered_at_a_stop_is_answered() {
+async fn a_request_that_is_being_answered_at_a_stop_gets_its_answer() {
     let site = Site::new().await;
     let receiver = Receiver::start().await;
     let gate = Gate::default();

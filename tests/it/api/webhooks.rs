@@ -238,7 +238,7 @@ async fn an_api_serves_the_schema_of_the_release_before_and_goes_on_when_it_is_m
 }
 
 #[tokio::test]
-async fn a_url_that_the_rules_refuse_is_named_and_not_saved() {
+async fn a_url_that_the_rules_refuse_is_not_saved() {
     let site = Site::new().await.set("sender.allow_networks", "[]");
     let api = site.api().await;
     let customer = api.customer("acc_1");

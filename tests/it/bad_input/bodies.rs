@@ -141,7 +141,7 @@ async fn a_compressed_body_becomes_a_dead_letter_unopened() {
         let message = RawMessage { content_encoding: Some(encoding.into()), ..scene.site.message(body).into() };
         Bad { message, reason: "encoded" }
     };
-    // The head of a gzip stream, and much after it.
+    // The head of a gzip stream with zeros after it: the worker must not unpack it.
     let bomb = [b"\x1f\x8b\x08\0\0\0\0\0\0\x03".to_vec(), vec![0; 100_000]].concat();
     let plain = || valid("evt_1").to_string().into_bytes();
     let bad = vec![

@@ -10,7 +10,7 @@ use super::{Scene, TYPE, valid};
 use crate::support::replica::ATTACHED;
 use crate::support::{Configure, Message, RawMessage, Receiver, Reply, Site, Table, http, wait_until};
 
-/// A scene whose worker gives a message up after so many deliveries.
+/// A scene in which the broker makes a dead letter of a message after this many deliveries.
 async fn scene(delivery_limit: usize) -> Scene {
     Scene::at(Site::new().await.set("queue.delivery_limit", &delivery_limit.to_string())).await
 }

@@ -148,7 +148,7 @@ impl Listener {
         Self { process, address }
     }
 
-    /// The lines about requests, as soon as there are so many.
+    /// The printed lines about requests, as soon as there are this many.
     async fn lines(&self, count: usize) -> Vec<String> {
         eventually(&format!("{count} requests are printed"), async || {
             let lines: Vec<String> = self.process.stdout().lines().skip(1).map(str::to_owned).collect();

@@ -1,5 +1,5 @@
 //! An AMQP client for ordinary messages and queues: lapin on one channel with publisher confirms. After an error, open
-//! another one. [`super::raw_amqp`] sends what lapin refuses to send.
+//! another client. [`super::raw_amqp`] sends what lapin refuses to send.
 
 use std::sync::OnceLock;
 
@@ -38,7 +38,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// To an exchange; persistent.
+    /// A persistent message to an exchange.
     pub fn to(exchange: &str, routing_key: &str, body: impl AsRef<[u8]>) -> Self {
         Self {
             exchange: exchange.to_owned(),
@@ -97,7 +97,7 @@ impl Taken {
         Some(text.to_string())
     }
 
-    /// How often the broker has handed it out before.
+    /// How often the broker has delivered it before.
     pub fn delivery_count(&self) -> i64 {
         match self.headers().inner().get("x-delivery-count") {
             None => 0,
@@ -174,8 +174,8 @@ impl Amqp {
         }))
     }
 
-    /// Takes the oldest message, as soon as there is one, and gives it back so that the broker counts it: from RabbitMQ
-    /// 4.3 on the broker does not count a `nack`.
+    /// Takes the oldest message, as soon as there is one, and rejects it into the queue, so that the broker counts a delivery:
+    /// a `nack` is not counted from RabbitMQ 4.3 on.
     pub async fn give_back(&mut self, queue: &str) -> Result<()> {
         loop {
             let got = self.channel.basic_get(queue.into(), BasicGetOptions { no_ack: false }).await?;

@@ -87,14 +87,14 @@ impl Customer {
         self.ask(method, path, &[("Content-Type", "application/json")], body.as_bytes()).await
     }
 
-    /// The new webhook, with its secret.
+    /// Registers a webhook and returns it, with its secret.
     pub async fn create(&self, url: &str, events: &[&str]) -> Value {
         let answer = self.post("/v1/webhooks", &json!({ "name": "A test's", "url": url, "events": events })).await;
         assert_eq!(answer.status, 201, "{}", answer.text());
         answer.json()
     }
 
-    /// The address of a new webhook for `content.created`.
+    /// Registers a webhook for `content.created` and returns its path in the API.
     pub async fn create_at(&self, url: &str) -> String {
         let webhook = self.create(url, &["content.created"]).await;
         format!("/v1/webhooks/{}", webhook["id"].as_str().unwrap())
@@ -112,7 +112,7 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("it is past 1970").as_secs()
 }
 
-/// Whether an answer is a problem document of this kind, without SQL, code or secrets in it.
+/// Asserts that an answer is a problem document of this kind, without SQL, code or secrets in it.
 pub fn assert_problem(answer: &Response, status: u16, name: &str) {
     assert_eq!(answer.status, status, "{} {}", answer.head.first_line, answer.text());
     assert_eq!(answer.header("content-type"), Some("application/problem+json"));

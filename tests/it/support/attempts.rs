@@ -24,7 +24,7 @@ impl LoggedAttempt {
 }
 
 impl Site {
-    /// Oldest first.
+    /// All attempts of the webhook, the oldest first.
     pub async fn attempts(&self, webhook: &Webhook) -> Vec<LoggedAttempt> {
         let query = "SELECT attempt, trigger, http_status, error, response_snippet,
             extract(epoch FROM next_attempt_at - created_at)::float8
@@ -41,7 +41,7 @@ impl Site {
         attempts.collect()
     }
 
-    /// Waits until that many are written down, and returns all there are.
+    /// Waits until that many attempts are recorded, and returns all there are.
     pub async fn wait_for_attempts(&self, webhook: &Webhook, count: usize) -> Vec<LoggedAttempt> {
         eventually(&format!("{} has {count} attempts", webhook.url), async || {
             Some(self.attempts(webhook).await).filter(|attempts| attempts.len() >= count)

@@ -1,4 +1,4 @@
-//! The broker side of a site: publishing events and spoilt messages, and looking into the queues.
+//! The broker side of a site: publishing events and malformed messages, and looking into the queues.
 
 use lapin::ExchangeKind;
 use serde_json::Value;
@@ -100,7 +100,7 @@ impl Site {
         ids
     }
 
-    /// A well-formed event, to be spoilt or published as it is.
+    /// A well-formed event, to be published as it is or to be changed before.
     pub fn event(&self, id: &str, account: &str, event_type: &str, data: &Value) -> Message {
         let body = Message::event_body(id, event_type, account, data);
         Message::to(self.events_exchange(), event_type, body)
@@ -160,7 +160,7 @@ impl Site {
         depth
     }
 
-    /// Takes the oldest message that is ready in the worker queue for good, and says how often it was handed out before.
+    /// Takes the oldest message that is ready in the worker queue for good, and returns how often it was delivered before.
     pub async fn take_delivery_count(&self) -> Option<i64> {
         let mut amqp = self.amqp().await.expect("RabbitMQ takes the connection");
         let taken = amqp.take(self.worker_queue()).await.expect("the queue exists");

@@ -144,7 +144,7 @@ impl Browser {
         field.send_keys(text).await.expect("it can be typed into");
     }
 
-    /// Keys to whatever has the focus.
+    /// Types keys into the element that has the focus.
     pub async fn press(&self, keys: &str) {
         let focused = self.client.active_element().await.expect("something has the focus");
         focused.send_keys(keys).await.expect("it takes keys");
@@ -170,7 +170,7 @@ impl Browser {
         self.client.current_url().await.expect("the browser answers").into()
     }
 
-    /// `light` or `dark`, and a width in CSS pixels.
+    /// Sets the theme, `light` or `dark`, and the width in CSS pixels.
     pub async fn look(&self, theme: &str, width: u32) {
         let screen = json!({ "width": width, "height": 800, "deviceScaleFactor": 1, "mobile": false });
         self.devtools("Emulation.setDeviceMetricsOverride", screen).await;

@@ -1,4 +1,4 @@
-//! Holds what was published and confirmed against what was received and written down: nothing lost, nothing made up.
+//! Compares what was published and confirmed with what was received and recorded: nothing lost, nothing made up.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -75,34 +75,34 @@ impl Books {
 pub fn check(published: &[Published], books: &[Books]) -> Report {
     let mut report = Report::default();
     for book in books {
-        let owed: HashSet<&str> = owed_to(&book.webhook, published).collect();
-        report.look_for_losses(book, &owed);
-        report.look_at_requests(book, &owed);
+        let expected: HashSet<&str> = subscribed_by(&book.webhook, published).collect();
+        report.look_for_losses(book, &expected);
+        report.look_at_requests(book, &expected);
         report.look_at_log(book);
     }
     report
 }
 
-fn owed_to<'a>(webhook: &'a Webhook, published: &'a [Published]) -> impl Iterator<Item = &'a str> {
+fn subscribed_by<'a>(webhook: &'a Webhook, published: &'a [Published]) -> impl Iterator<Item = &'a str> {
     let subscribed =
         |event: &&Published| event.account == webhook.account && webhook.events.contains(&event.event_type);
     published.iter().filter(subscribed).map(|event| event.event_id.as_str())
 }
 
 impl Report {
-    fn look_for_losses(&mut self, book: &Books, owed: &HashSet<&str>) {
+    fn look_for_losses(&mut self, book: &Books, expected: &HashSet<&str>) {
         let received: HashSet<&str> = book.requests.iter().map(|request| request.event_id()).collect();
         let succeeded = book.log.iter().filter(|line| line.succeeded).map(|line| line.event_id.as_str());
         let done: HashSet<&str> = succeeded.filter(|event| received.contains(event)).collect();
-        let lost = owed.iter().filter(|&&event| !done.contains(event) && !book.kept.contains(event));
+        let lost = expected.iter().filter(|&&event| !done.contains(event) && !book.kept.contains(event));
         self.lost.extend(lost.map(|event| book.about(event)));
     }
 
-    fn look_at_requests(&mut self, book: &Books, owed: &HashSet<&str>) {
+    fn look_at_requests(&mut self, book: &Books, expected: &HashSet<&str>) {
         let mut attempts = HashSet::new();
         for request in &book.requests {
             let event = request.event_id();
-            if !owed.contains(event) {
+            if !expected.contains(event) {
                 self.unexpected.push(book.about(event));
             }
             if !attempts.insert((event, request.attempt())) {

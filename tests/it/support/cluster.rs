@@ -43,7 +43,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// All three nodes are up and know each other.
+    /// Starts all three nodes and waits until they are up and know each other.
     pub async fn start() -> Self {
         let room = room().await;
         let instance = Instance::start(&NODES).await;

@@ -47,20 +47,20 @@ impl Ledger {
         self.published.lock().unwrap().len()
     }
 
-    /// The ids of all but the first so many events.
+    /// The ids of the events that were published after the first `first`.
     pub fn published_since(&self, first: usize) -> Vec<String> {
         let published = self.published.lock().unwrap();
         published.iter().skip(first).map(|event| event.event_id.clone()).collect()
     }
 
-    /// Publishes so many events, confirmed, and returns their ids.
+    /// Publishes this many events, confirmed, and returns their ids.
     pub async fn publish(&self, count: usize) -> Vec<String> {
         let ids = self.site.publish_many(count, ACCOUNT, TYPE, json!({})).await;
         ids.iter().for_each(|id| self.note(id));
         ids
     }
 
-    /// As `publish`, with so many bytes of data in each.
+    /// As `publish`, with this many bytes of data in each event.
     pub async fn publish_large(&self, count: usize, bytes: usize) {
         let ids = self.site.publish_many(count, ACCOUNT, TYPE, "x".repeat(bytes).into()).await;
         ids.iter().for_each(|id| self.note(id));
@@ -115,18 +115,19 @@ impl Ledger {
 
     /// Waits until every event has ended: with a success, or closed where an operator sees it.
     pub async fn wait_until_done(&self) {
-        let owed = self.published();
+        let published = self.published();
         let done = format!(
             "SELECT count(*) FROM (SELECT delivery_id FROM attempts WHERE error IS NULL AND webhook_id = '{id}'
              UNION SELECT id FROM closed_deliveries WHERE webhook_id = '{id}') d",
             id = self.webhook.id
         );
-        self.wait_for_growth(&done, owed).await;
+        self.wait_for_growth(&done, published).await;
         self.wait_for_count("SELECT count(*) FROM pending_deliveries", 0).await;
     }
 
-    /// Lets a fresh worker take whatever the others left, stops everybody, and reads the books: the queue must be
-    /// empty, nothing may have become a dead letter, and nobody may hold more than it did at its start.
+    /// Lets a fresh worker take whatever the others left, stops all workers, and reads the books: the queue must be
+    /// empty, nothing may have become a dead letter, and no worker may have more files open or use more memory than after
+    /// its start.
     pub async fn close(self, workers: Vec<Replica>) -> Report {
         self.wait_until_done().await;
         for worker in &workers {
@@ -149,7 +150,7 @@ impl Ledger {
 async fn stop(workers: Vec<Replica>) {
     for mut worker in workers {
         worker.terminate();
-        assert_eq!(worker.wait().await.code(), Some(0), "it did not end well");
+        assert_eq!(worker.wait().await.code(), Some(0), "the worker did not exit with 0");
         assert!(!worker.log().contains("panicked"), "{}", worker.log());
     }
 }

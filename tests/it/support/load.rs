@@ -1,4 +1,4 @@
-//! A ledger under load: events at a steady rate, a receiver that often fails, retries at once.
+//! A ledger under load: events at a steady rate, a receiver that fails for one request in ten, quick retries.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -31,7 +31,7 @@ impl Ledger {
         }
     }
 
-    /// Publishes so many events per second while something happens, in bursts. The broker must be running.
+    /// Publishes `events_per_second`, in bursts, until `what` has ended. The broker must be running.
     pub async fn publish_during<T>(&self, events_per_second: usize, what: impl Future<Output = T>) -> T {
         let over = Cell::new(false);
         let what = async {

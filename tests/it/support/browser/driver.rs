@@ -83,7 +83,7 @@ pub(super) fn axe() -> &'static str {
     AXE.get_or_init(|| std::fs::read_to_string(axe_path()).expect("scripts/browser has fetched it"))
 }
 
-/// Makes sure that everything is installed.
+/// The path of axe-core, from the script that installs what the tests of the page need.
 fn axe_path() -> &'static Path {
     static FETCHED: OnceLock<PathBuf> = OnceLock::new();
     FETCHED.get_or_init(|| {
