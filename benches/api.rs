@@ -133,7 +133,8 @@ impl Visitor {
         webhooks.iter().map(head).collect()
     }
 
-    /// Asks for the list on schedule, each time as a new caller, and tells how late the answers were and how many none.
+    /// Asks for the list on schedule, each time as a new caller. Returns how late the answers were, and how many requests got
+    /// no 200.
     async fn list(&self, seconds: u64) -> anyhow::Result<Figures> {
         let client = Client::builder().pool_max_idle_per_host(0).build()?;
         let (began, mut asked) = (Instant::now() + WARM_UP, JoinSet::new());
@@ -166,7 +167,7 @@ impl Visitor {
         Ok(())
     }
 
-    /// Asks on schedule, each kind in turn, and tells how late the answers were.
+    /// Sends requests on schedule, each kind in turn, and returns how late the answers were.
     async fn visit(&self, webhooks: &[Uuid], options: &Options) -> anyhow::Result<BTreeMap<&'static str, Figures>> {
         let spacing = Duration::from_secs(1) / u32::try_from(options.rate)?;
         let (began, mut asked) = (Instant::now(), JoinSet::new());

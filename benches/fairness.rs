@@ -26,7 +26,7 @@ struct Options {
 }
 
 const EVENT_BYTES: usize = 1024;
-/// Due at once.
+/// Published within a second, to find the maximum: more than a worker delivers in that time.
 const EVENTS_FOR_MAXIMUM: u64 = 40_000;
 const WARM_UP: Duration = Duration::from_secs(3);
 /// An event that is not delivered this long after the last publish counts as missing.
@@ -80,7 +80,7 @@ fn cases(options: &Options) -> [(String, Beside); 6] {
     ]
 }
 
-/// The receiver does not note their events, and no healthy webhook is on their hosts.
+/// Webhooks beside the healthy ones. The receiver does not note their events, and no healthy webhook is on their hosts.
 fn others(accounts: usize, path: &'static str) -> Webhooks {
     Webhooks { name: "x", accounts, per_account: 1, path, first_host: 100 }
 }
@@ -118,7 +118,7 @@ async fn healthy_beside(site: &mut Site, rate: u64, seconds: u64, beside: &Besid
     Ok(Figures::from([("healthy/s", rate)]).and(latencies(&scheduled, &arrived)))
 }
 
-/// Deliveries a second while the events are being published as the cases publish them: that costs the machine, too.
+/// Deliveries a second, with publishing on the same machine as in the cases, since it takes processor time, too.
 async fn maximum(site: &mut Site) -> anyhow::Result<u64> {
     let webhooks = Site::healthy(100);
     site.register(&webhooks).await?;

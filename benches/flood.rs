@@ -33,11 +33,11 @@ struct Options {
 }
 
 const EVENT_BYTES: usize = 1024;
-/// The receiver notes arrivals of events whose ids begin with `h`: this is `h9` and the number, so 9… for the receiver.
+/// The number of the other account's event. Its id is `h9` and this number, and the receiver notes what follows the `h`.
 const OTHERS_EVENT: u64 = 9_000_000;
 const OTHERS_ARRIVAL: u64 = 99_000_000;
 const OPS: &str = "127.0.0.1:19477";
-/// How long the receiver of 200 ms is watched, and how long it warms up before.
+/// How long the requests to the receiver of 200 ms are counted, and how long the worker warms up before.
 const WATCHED: Duration = Duration::from_secs(10);
 const WARM_UP: Duration = Duration::from_secs(4);
 const POLL: Duration = Duration::from_millis(20);

@@ -1,7 +1,7 @@
 //! Whether two and four workers deliver more than one, to slow receivers.
 //!
-//! On one machine the processor ends what it can show, so each worker has little room in flight: what is measured is
-//! how workers share a queue, not how many processors there are.
+//! On one machine all workers share the processors, so each worker may have few requests in flight: measured is how workers
+//! share a queue, not how many processors there are.
 
 mod support;
 

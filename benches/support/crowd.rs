@@ -13,7 +13,7 @@ const COMES_AGAIN_AFTER: Duration = Duration::from_millis(100);
 pub struct Crowd(JoinSet<()>);
 
 impl Crowd {
-    /// So many requests a second, with these heads in turn, each by a new caller who hangs up soon.
+    /// This many requests a second, with these heads in turn, each by a new caller who hangs up soon.
     pub fn of_hang_ups(address: &str, heads: Vec<String>, per_second: u32) -> Self {
         let address = address.to_owned();
         let mut crowd = JoinSet::new();
@@ -30,14 +30,14 @@ impl Crowd {
         Self(crowd)
     }
 
-    /// So many callers that never finish their head, and come again when they are sent away.
+    /// This many callers that never finish their head, and come again when they are sent away.
     pub fn of_unfinished(address: &str, callers: u32) -> Self {
         let mut crowd = JoinSet::new();
         for _ in 0..callers {
             let address = address.to_owned();
             crowd.spawn(async move {
                 loop {
-                    // Refused or sent away, it is the same to them.
+                    // Refused or closed by the API: the caller comes again in both cases.
                     let _ = dawdle(&address).await;
                     sleep(COMES_AGAIN_AFTER).await;
                 }

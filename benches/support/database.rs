@@ -1,4 +1,5 @@
-//! The database of a benchmark: empties it, and fills it with what would take too long to come about.
+//! The database of a benchmark: empties it, and fills it with rows that real traffic would take too long to
+//! make.
 
 use anyhow::Context as _;
 use penr_webhooks::config::Settings;
@@ -31,7 +32,8 @@ pub struct Webhooks {
 }
 
 impl Database {
-    /// Refuses a database that is in use: benchmarks empty it. And one that is faster than it could be in production.
+    /// Refuses a database that is in use, since benchmarks empty it. Also refuses one that is faster than it may be in
+    /// production, because it does not wait for its disk.
     pub async fn open(settings: &Settings) -> anyhow::Result<Self> {
         let (client, session) = tokio_postgres::connect(settings.database.url.expose(), NoTls).await?;
         let session = tokio::spawn(session);
@@ -51,7 +53,7 @@ impl Database {
         Ok(self.client.batch_execute(&format!("TRUNCATE {tables}; CHECKPOINT")).await?)
     }
 
-    /// Lets the planner know what is there and nothing of it be written back during a measurement.
+    /// Gives the planner fresh statistics, and writes all changes to disk now, so that none is written during a measurement.
     pub async fn settle(&self) -> anyhow::Result<()> {
         for statement in ["VACUUM ANALYZE", "CHECKPOINT"] {
             self.client.batch_execute(statement).await?;
@@ -81,14 +83,14 @@ impl Database {
         Ok(all)
     }
 
-    /// Retries that are due, spread over these webhooks.
+    /// Adds retries that are due, spread over these webhooks.
     pub async fn owe(&self, webhooks: &[Uuid], retries: i64) -> anyhow::Result<()> {
         self.client.execute(STORE_EVENT, &[&TYPE]).await?;
         self.client.execute(OWE, &[&webhooks, &retries]).await?;
         Ok(())
     }
 
-    /// Rows of the log, spread over these webhooks and the last day.
+    /// Adds rows of the log, spread over these webhooks and the last day.
     pub async fn log(&self, webhooks: &[Uuid], rows: i64) -> anyhow::Result<()> {
         self.client.execute(LOG, &[&webhooks, &rows, &TYPE]).await?;
         Ok(())

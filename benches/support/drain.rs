@@ -29,7 +29,7 @@ pub async fn drain(
     let to = moment(site, deliveries * 9 / 10, &workers).await?;
     site.receiver.wait_for(deliveries).await?;
     let peak = workers.iter().map(Worker::peak_memory).fold(0.0, f64::max);
-    // Ending, they record what they have in hand.
+    // Workers that end record what they have in hand.
     drop(workers);
     let duplicates = site.receiver.count().await?.saturating_sub(deliveries);
     let measured = number(to.arrived - from.arrived);

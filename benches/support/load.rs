@@ -1,4 +1,4 @@
-//! Publishes events: as many as fit beforehand, or on a schedule that waits for nobody.
+//! Publishes events: all before the measurement, or during it, on a schedule that does not wait for deliveries.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -24,7 +24,7 @@ pub struct Load {
     name: &'static str,
     accounts: usize,
     bytes: usize,
-    /// Whose events take the place of every hundredth.
+    /// The name of the webhooks whose events take the place of every hundredth event.
     hundredth: Option<&'static str>,
 }
 
@@ -36,7 +36,7 @@ impl Load {
         Self { name: webhooks.name, accounts: webhooks.accounts, bytes, hundredth: None }
     }
 
-    /// The same, but that every hundredth event is for the first account of other webhooks.
+    /// The same, but every hundredth event is for the first account of other webhooks.
     pub fn but_for_a_hundredth(self, others: &Webhooks) -> Self {
         Self { hundredth: Some(others.name), ..self }
     }
@@ -135,7 +135,7 @@ impl OpenLoop {
 }
 
 impl Schedule {
-    /// Every event's time but those of the first seconds, which warm up.
+    /// Every event's time, without those of the warm-up.
     pub fn after(&self, warm_up: Duration) -> HashMap<u64, u64> {
         let due = |event: u64| (event, self.first + event * self.spacing);
         let warm = |(_, time): &(u64, u64)| u128::from(time - self.first) >= warm_up.as_nanos();

@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::Figures;
 
-/// What every process of ours is told, this one included.
+/// Settings of every process of ours, this one included.
 pub const SETTINGS: [(&str, &str); 6] = [
     ("PENR_WEBHOOKS__SENDER__ALLOW_NETWORKS", r#"["127.0.0.0/8"]"#),
     ("PENR_WEBHOOKS__QUEUE__EVENTS_EXCHANGE", "bench.events"),
@@ -87,7 +87,7 @@ fn stop(process: &mut Child) {
     process.wait().ok();
 }
 
-/// Seconds of processor time since their start. Servers that are not of this project's private instances count nothing.
+/// Seconds of processor time since their start. Servers outside this project's private instances count as 0.
 #[derive(Debug, Clone, Copy)]
 pub struct Cpu {
     pub worker: f64,
@@ -130,7 +130,7 @@ fn default_base() -> Option<PathBuf> {
     Some(format!("/tmp/penr-webhooks-services-{user}").into())
 }
 
-/// With its children. Those that ended count in their parent: sessions of the database come and go.
+/// Seconds of a process and its children. Children that have ended count in their parent, as database sessions that end.
 fn cpu_of_tree(process: u32) -> f64 {
     let children: f64 = children(process).into_iter().map(cpu_of_tree).sum();
     ticks(process, 4) + children

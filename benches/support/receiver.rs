@@ -20,11 +20,11 @@ use super::now;
 pub const COMMAND: &str = "receiver";
 /// Addresses that answer; webhooks are spread over them, since customers share no host.
 pub const WEBHOOK_HOSTS: usize = 200;
-/// Nothing arrived for so long: nothing will.
+/// If nothing arrives for this long, the missing deliveries count as lost.
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);
 
-/// Numbers from here on have a host each, at which a bench listens itself.
+/// Webhooks with numbers from here on have a host each, at which the benchmark itself listens.
 pub const FIRST_OWN_HOST: usize = 1 << 20;
 
 /// The address of a webhook's host.
@@ -67,7 +67,7 @@ impl Receiver {
         Ok(self.answer().await?.parse()?)
     }
 
-    /// Until so many have arrived; an error once nothing arrives any more.
+    /// Waits until this many have arrived; an error once nothing arrives any more.
     pub async fn wait_for(&mut self, count: u64) -> anyhow::Result<()> {
         let (mut arrived, mut since) = (self.count().await?, Instant::now());
         while arrived < count {
@@ -81,7 +81,7 @@ impl Receiver {
         Ok(())
     }
 
-    /// Until so many have arrived, but no longer than this.
+    /// Waits until this many have arrived, but no longer than this.
     pub async fn wait_at_most(&mut self, count: u64, longest: Duration) -> anyhow::Result<()> {
         let started = Instant::now();
         while self.count().await? < count && started.elapsed() < longest {
@@ -90,7 +90,7 @@ impl Receiver {
         Ok(())
     }
 
-    /// Every arrival, the event's number and the time, and forgets them.
+    /// Returns every arrival, as the event's number and the time, and clears them at the receiver.
     pub async fn take(&mut self) -> anyhow::Result<Vec<(u64, u64)>> {
         self.questions.write_all(b"take\n").await?;
         let count: usize = self.answer().await?.parse()?;
@@ -184,11 +184,11 @@ async fn converse(mut stream: TcpStream, arrivals: Arrivals) {
     }
 }
 
-/// What matters of a request that is there as a whole.
+/// What the receiver needs of a complete request.
 struct Request {
     length: usize,
     event: Option<u64>,
-    /// `None` is never.
+    /// `None`: the request is never answered.
     answer: Option<Answer>,
 }
 

@@ -1,4 +1,4 @@
-//! Tells what was measured: a table on the screen, and everything in `target/bench/NAME.json`.
+//! Shows what was measured: a table on the screen, and everything in `target/bench/NAME.json`.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -25,7 +25,7 @@ impl Figures {
         self
     }
 
-    /// What was measured under this name; nothing is no number.
+    /// What was measured under this name; NaN if nothing was.
     pub fn get(&self, name: &str) -> f64 {
         self.0.iter().find(|(known, _)| *known == name).map_or(f64::NAN, |(_, value)| *value)
     }
@@ -51,7 +51,7 @@ impl Report {
         Self { name, cases: Vec::new() }
     }
 
-    /// Adds a run of a case and says so.
+    /// Adds a run of a case and prints it.
     pub fn add(&mut self, case: &str, figures: Figures) {
         let shown: Vec<String> = figures.0.iter().map(|(name, value)| format!("{name} {}", text(*value))).collect();
         eprintln!("{case}: {}", shown.join(", "));

@@ -14,7 +14,7 @@ use super::{Load, Receiver, Worker};
 
 pub use super::database::{Webhooks, url};
 
-/// After loading, for what the servers still do behind our back.
+/// A pause after loading, in which the servers finish their background work.
 const SETTLE: Duration = Duration::from_secs(2);
 /// Numbers that no measured event has.
 const WARM_UP: u64 = 1_000_000_000;
@@ -44,7 +44,7 @@ impl Site {
         Webhooks { name: "h", accounts, per_account: 1, path: "/ok", first_host: 0 }
     }
 
-    /// Forgets every webhook, event and arrival.
+    /// Removes every webhook, event and arrival.
     pub async fn empty(&mut self) -> anyhow::Result<()> {
         self.database.empty().await?;
         self.purge().await?;
@@ -62,7 +62,7 @@ impl Site {
         Ok(())
     }
 
-    /// A worker that has delivered something to each of these webhooks, and the receiver has forgotten it.
+    /// A worker that has delivered an event to each of these webhooks. The receiver has cleared these arrivals.
     pub async fn warm_worker(&mut self, webhooks: &Webhooks) -> anyhow::Result<Worker> {
         let worker = Worker::start(&[])?;
         let load = Load::new(webhooks, 1024);
