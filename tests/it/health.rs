@@ -4,6 +4,7 @@
 use crate::support::http::{get, metric};
 use crate::support::*;
 
+/// The operations address of a process.
 struct Operations(String);
 
 impl Operations {

@@ -1,4 +1,5 @@
-//! Connections that break, are reused, or carry data that was not asked for.
+//! Connections that break, are reused, or carry data that no request asked for. An idle connection that breaks costs no
+//! attempt, and such data is never taken for the answer to the next request.
 
 use std::net::SocketAddr;
 use std::time::Duration;

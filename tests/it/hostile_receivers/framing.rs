@@ -1,4 +1,4 @@
-//! Answers that are no HTTP, almost HTTP, or unusual HTTP.
+//! Answers that are no HTTP, almost HTTP, or unusual HTTP: each has its verdict, at bounded cost, and none reaches the log.
 
 use std::time::Duration;
 
