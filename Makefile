@@ -30,9 +30,9 @@ run:
 export RUST_TEST_THREADS ?= $(shell expr $$(nproc) + 2)
 
 # The servers do not wait for the disk: tests kill servers, but not the machine. Without --all-targets, which would also run
-# the benches.
+# the benches. A failed test says what it saw; a backtrace through the runtime would bury that.
 test: toolchain browser beside
-	PENR_SERVICES_FAST=1 scripts/with-services test cargo test $(ARGS)
+	PENR_SERVICES_FAST=1 RUST_BACKTRACE=0 scripts/with-services test cargo test $(ARGS)
 
 schema: toolchain
 	PENR_WRITE_SCHEMA=1 scripts/with-services test cargo test --test it migrates::schema_file

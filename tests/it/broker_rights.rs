@@ -53,23 +53,33 @@ async fn each_row_of_the_table_is_enough_and_what_lacks_a_right_waits_for_it() {
     let servers = PrivateServers::broker().await;
     let_in(&servers).await;
     let receiver = Receiver::start().await;
-    let site = Site::on(&servers).await.with_usual_names();
+    let mut site = Site::on(&servers).await.with_usual_names();
     site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
     let mut narrow = who_may_not_declare_waits_until_somebody_has(&site).await;
-    let site = site.with_broker_user("publisher");
+    site = site.with_broker_user("publisher");
     let event = site.json(&["publish", "--account", ACCOUNT, "--type", TYPE]).await;
     assert_eq!(receiver.next().await.event_id(), event["event_ids"][0]);
-    let site = who_may_not_publish_is_told_so(site.with_broker_user("looking")).await;
+    site = who_may_not_publish_is_told_so(site.with_broker_user("looking")).await;
     notices_are_sent_and_taken(&site, &mut narrow).await;
-    let site = dead_letters_are_listed_requeued_and_discarded(site).await;
+    site = dead_letters_are_listed_requeued_and_discarded(site).await;
     what_is_deleted_and_may_not_be_declared_is_told_once(&site, &mut narrow).await;
-    let site = the_doctor_says_what_it_cannot_check(site).await;
+    site = the_doctor_says_what_it_cannot_check(site).await;
     wait_until("all is declared again", async || !readyz(&mut narrow).await.1.contains("rights")).await;
     let log = narrow.log_lines();
     assert_eq!(narrow.log().matches(DELETED).count(), 1, "{}", narrow.log());
     assert!(lines(&log, "WARN").iter().all(|line| !line.to_string().contains("lost the broker")), "{}", narrow.log());
-    drop((narrow, site));
+    narrow.terminate();
+    assert!(narrow.wait().await.success(), "{}", narrow.log());
+    // The site's folder has the log.
+    drop(site);
     assert_eq!(servers.protocol_errors().await, [""; 0]);
+}
+
+/// Starts a worker with all rights, which declares what is missing, and stops it.
+async fn a_worker_declares_all(site: &Site) {
+    let mut worker = site.launch(&["worker"]).env("AMQP_URL", &site.amqp_url_of("declaring")).start_worker().await;
+    worker.terminate();
+    assert!(worker.wait().await.success(), "{}", worker.log());
 }
 
 /// Returns the worker that waited.
@@ -89,7 +99,7 @@ async fn who_may_not_declare_waits_until_somebody_has(site: &Site) -> Replica {
     }
     let (status, said) = readyz(&mut narrow).await;
     assert!(status == 503 && said.contains("consumer: not ready\n") && said.contains("rights: missing\n"), "{said}");
-    drop(site.launch(&["worker"]).env("AMQP_URL", &site.amqp_url_of("declaring")).start_worker().await);
+    a_worker_declares_all(site).await;
     narrow.wait_for_log(ATTACHED).await;
     wait_until("it is ready", async || narrow.is_ready().await).await;
     assert!(!readyz(&mut narrow).await.1.contains("rights"));
@@ -153,7 +163,7 @@ async fn what_is_deleted_and_may_not_be_declared_is_told_once(site: &Site, narro
     let (status, said) = readyz(narrow).await;
     assert!(status == 200 && said.contains("rights: missing\n"), "{said}");
     assert!(narrow.log().contains(r"configure on ^penr\\.webhooks\\.dead$, or declare it"), "{}", narrow.log());
-    drop(site.launch(&["worker"]).env("AMQP_URL", &site.amqp_url_of("declaring")).start_worker().await);
+    a_worker_declares_all(site).await;
 }
 
 async fn the_doctor_says_what_it_cannot_check(site: Site) -> Site {

@@ -87,13 +87,16 @@ impl PrivateServers {
         services(&[&["ctl", &self.instance.0], arguments].concat()).await
     }
 
-    /// Lines of the broker's log about protocol errors of clients, and about crashes.
+    /// Messages of the broker's log about protocol errors of clients, and about crashes. Each line of a message begins with the
+    /// message's time and process.
     pub async fn protocol_errors(&self) -> Vec<String> {
         const ERRORS: [&str; 6] =
             ["precondition_failed", "channel_error", "internal_error", "unexpected_frame", "frame_error", "crash"];
         let log = services(&["log", "rabbitmq", &self.instance.0]).await;
-        let errors = log.lines().filter(|line| ERRORS.iter().any(|error| line.contains(error)));
-        errors.map(str::to_owned).collect()
+        let lines: Vec<_> = log.lines().collect();
+        let messages = lines.chunk_by(|one, next| one.split_once('>').unzip().0 == next.split_once('>').unzip().0);
+        let messages = messages.map(|lines| lines.join("\n"));
+        messages.filter(|message| ERRORS.iter().any(|error| message.contains(error))).collect()
     }
 
     /// What `psql` prints, on the instance's own database. Sites have databases of their own.
