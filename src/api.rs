@@ -165,25 +165,35 @@ impl Api {
         })
     }
 
-    /// Waits until this account may ask one more question that may keep the database busy for long. Returns the store to ask,
-    /// and the time by which it must have answered: the wait is a part of `api.database_timeout`. The slot is kept until the
-    /// store is dropped and the question has ended at the server, also when the caller hangs up.
+    /// Asks a question that may keep the database busy for long. Waits for a slot of the account first: the wait and the answer
+    /// together take `api.database_timeout` at most. The slot is kept until the question has ended at the server, also when the
+    /// caller hangs up.
     ///
     /// # Errors
     ///
-    /// 429 if the account got no slot while the database answered others; 503 if the database gave no answer at all.
-    async fn query_slot(&self, account: &AccountId) -> Result<(Store, Instant), Problem> {
+    /// The question's own error as a problem. If the time is over: 429 if the account's own other questions took most of it,
+    /// else 503.
+    async fn ask_in_turn<T, E: From<StoreError> + Into<Problem>>(
+        &self,
+        account: &AccountId,
+        question: impl AsyncFnOnce(Store) -> Result<T, E>,
+    ) -> Result<T, Problem> {
         let began = Instant::now();
         let deadline = began + self.settings.database_timeout;
-        match self.limits.query_slot(account, deadline).await {
-            Some(slot) => Ok((self.store.keeping(slot), deadline)),
-            None if self.store.has_answered_since(began.into_std()) => Err(Problem::too_many_at_once()),
-            // The database has fallen silent: that is not the account's fault.
-            None => Err(Problem::unavailable()),
-        }
+        let Some(slot) = self.limits.query_slot(account, deadline).await else {
+            // A database that has been silent since then keeps the slots taken: that is not the account's fault.
+            let is_busy = self.store.has_answered_since(began.into_std());
+            return Err(if is_busy { Problem::too_many_at_once() } else { Problem::unavailable() });
+        };
+        let waited = began.elapsed();
+        let too_late = || match waited > self.settings.database_timeout / 2 {
+            true => Problem::too_many_at_once(),
+            false => Problem::unavailable(),
+        };
+        answer_by(deadline, question(self.store.keeping(slot)), too_late).await
     }
 
-    /// Waits for an answer of the database, for `api.database_timeout` at most. For requests that ask once.
+    /// Waits for an answer of the database, for `api.database_timeout` at most.
     ///
     /// # Errors
     ///
@@ -192,23 +202,18 @@ impl Api {
         &self,
         question: impl Future<Output = Result<T, E>>,
     ) -> Result<T, Problem> {
-        self.ask_until(Instant::now() + self.settings.database_timeout, question).await
+        answer_by(Instant::now() + self.settings.database_timeout, question, Problem::unavailable).await
     }
+}
 
-    /// Waits for an answer of the database, until the deadline at most. For requests that have waited for a query slot before.
-    ///
-    /// # Errors
-    ///
-    /// As [`Api::ask`].
-    async fn ask_until<T, E: From<StoreError> + Into<Problem>>(
-        &self,
-        deadline: Instant,
-        question: impl Future<Output = Result<T, E>>,
-    ) -> Result<T, Problem> {
-        match tokio::time::timeout_at(deadline, question).await {
-            Ok(answer) => answer.map_err(Into::into),
-            Err(_) => Err(Problem::unavailable()),
-        }
+async fn answer_by<T, E: Into<Problem>>(
+    deadline: Instant,
+    question: impl Future<Output = Result<T, E>>,
+    too_late: impl FnOnce() -> Problem,
+) -> Result<T, Problem> {
+    match tokio::time::timeout_at(deadline, question).await {
+        Ok(answer) => answer.map_err(Into::into),
+        Err(_) => Err(too_late()),
     }
 }
 

@@ -19,7 +19,7 @@ use super::cursor::Cursors;
 use super::problem::{FieldError, Problem};
 use super::query::{DeliveryPath, WebhookPath, canonical};
 use crate::ids::{DeliveryId, EventType};
-use crate::store::{LogFilter, LogRow, LogStatus, RecoverError, Since};
+use crate::store::{LogFilter, LogRow, LogStatus, RecoverError, Since, Store};
 
 /// Rows of a page, unless the caller asks for another number.
 const PAGE: u32 = 10;
@@ -90,8 +90,8 @@ pub(super) async fn list(
         delivery: delivery.transpose()?,
         before: query.text("cursor").map(|cursor| cursors.read(cursor)).transpose()?,
     };
-    let (store, deadline) = api.query_slot(&caller.account).await?;
-    let page = api.ask_until(deadline, store.log(caller.scope(), id, &filter, limit)).await?;
+    let question = async |store: Store| store.log(caller.scope(), id, &filter, limit).await;
+    let page = api.ask_in_turn(&caller.account, question).await?;
     let page = page.ok_or_else(Problem::not_found)?;
     Ok(JsonAnswer(Log { data: page.rows, next_cursor: page.next.map(|place| cursors.write(place)) }))
 }
@@ -133,15 +133,14 @@ pub(super) async fn recover(
         let reason = "must be a time such as 2026-11-23T10:00:00Z".to_owned();
         Problem::invalid(vec![FieldError { field: "since".into(), reason }])
     })?;
-    let (store, deadline) = api.query_slot(&caller.account).await?;
-    let question = async {
+    let question = async |store: Store| {
         let closed = store.count_closed(caller.scope(), id, Since::Time(since), COUNTED).await?;
         if closed.recoverable > 0 {
             store.request_recovery(caller.scope(), id, &closed).await?;
         }
         Ok::<_, RecoverError>(closed.recoverable)
     };
-    let recovering = api.ask_until(deadline, question).await?;
+    let recovering = api.ask_in_turn(&caller.account, question).await?;
     api.recoveries.notify();
     Ok((StatusCode::ACCEPTED, JsonAnswer(Recovering { recovering })))
 }

@@ -13,7 +13,7 @@ use super::answer::{JsonAnswer, WebhookProblems};
 use super::auth::Caller;
 use super::problem::Problem;
 use super::query::WebhookPath;
-use crate::store::{Bucket, Window};
+use crate::store::{Bucket, Store, Window};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
     OpenApiRouter::new().routes(routes!(show))
@@ -43,8 +43,8 @@ pub(super) async fn show(
 ) -> Result<JsonAnswer<Stats>, Problem> {
     let windows = Window::ALL.map(|window| (window.name(), window));
     let window = caller.query.choice("window", &windows)?.unwrap_or(Window::Day);
-    let (store, deadline) = api.query_slot(&caller.account).await?;
-    let data = api.ask_until(deadline, store.stats(&caller.account, id, window)).await?;
+    let question = async |store: Store| store.stats(&caller.account, id, window).await;
+    let data = api.ask_in_turn(&caller.account, question).await?;
     let data = data.ok_or_else(Problem::not_found)?;
     Ok(JsonAnswer(Stats { window: window.name(), bucket_seconds: window.bucket().as_secs(), data }))
 }
