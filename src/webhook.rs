@@ -83,27 +83,35 @@ pub enum WebhookRefusal {
 }
 
 /// A webhook as its customer sees it.
-// Doc comments of its fields would become texts of openapi.json.
-#[allow(missing_docs)]
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Webhook {
+    /// Made by us; never changes.
     #[schema(value_type = Uuid)]
     pub id: WebhookId,
+    /// The account that it belongs to; never shown.
     #[serde(skip)]
     pub account_id: AccountId,
+    /// The name that its owner gave it.
     pub name: String,
+    /// Where events are sent.
     pub url: String,
+    /// The event types that it gets.
     pub events: Vec<String>,
+    /// Whether events are sent to it.
     pub active: bool,
-    /// Why we switched it off; `None` while it is on or if its owner did.
+    /// Why we switched it off; null while it is on or if its owner did.
     pub disabled_reason: Option<String>,
+    /// When the first attempt failed since the last success; null if the last attempt succeeded.
     #[serde(serialize_with = "optional_rfc3339")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub failing_since: Option<Timestamp>,
+    /// What its owner should know about the URL, in sentences.
     pub warnings: Vec<String>,
+    /// When it was created.
     #[serde(serialize_with = "rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
+    /// When its owner last changed it.
     #[serde(serialize_with = "rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
