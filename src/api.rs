@@ -180,16 +180,14 @@ impl Api {
     ) -> Result<T, Problem> {
         let began = Instant::now();
         let deadline = began + self.settings.database_timeout;
-        let Some(slot) = self.limits.query_slot(account, deadline).await else {
-            // A database that has been silent since then keeps the slots taken: that is not the account's fault.
-            let is_busy = self.store.has_answered_since(began.into_std());
-            return Err(if is_busy { Problem::too_many_at_once() } else { Problem::unavailable() });
-        };
-        let waited = began.elapsed();
-        let too_late = || match waited > self.settings.database_timeout / 2 {
+        // A database that has been silent since then keeps the slots taken: that is not the account's fault.
+        let busy = || match self.store.has_answered_since(began.into_std()) {
             true => Problem::too_many_at_once(),
             false => Problem::unavailable(),
         };
+        let slot = self.limits.query_slot(account, deadline).await.ok_or_else(busy)?;
+        let waited = began.elapsed();
+        let too_late = || if waited > self.settings.database_timeout / 2 { busy() } else { Problem::unavailable() };
         answer_by(deadline, question(self.store.keeping(slot)), too_late).await
     }
 

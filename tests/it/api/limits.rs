@@ -7,6 +7,7 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use super::unavailable::{RUNNING, SLOW};
 use crate::support::api::assert_problem;
 use crate::support::*;
 
@@ -129,20 +130,18 @@ async fn the_wait_for_a_turn_is_a_part_of_the_time_for_the_database_and_the_acco
     let path = customer.create_at(URL).await;
     let log = format!("{path}/deliveries?event_type=content.created");
     assert_eq!(customer.get(&log).await.status, 200);
-    let locker = site.another_sql().await;
-    locker.batch_execute("BEGIN; LOCK TABLE attempts").await.unwrap();
+    site.sql().await.batch_execute(SLOW).await.unwrap();
     let callers = [hang_on(&api, &customer, &log).await, hang_on(&api, &customer, &log).await];
-    wait_until("both turns are taken", async || site.count(UNDER_WAY).await == 2).await;
+    wait_until("both turns are taken", async || site.count(RUNNING).await == 2).await;
     let asked = Instant::now();
     let free_the_turns = async {
         tokio::time::sleep(TIMEOUT * 2 / 3).await;
         drop(callers);
     };
     let (answer, ()) = tokio::join!(customer.get(&log), free_the_turns);
-    // With a time-out of its own, the statement that waits for the lock would end only 5 s after the request.
+    // With a time-out of its own, the query would end only 5 s after the request.
     assert!(asked.elapsed() < TIMEOUT * 3 / 2, "{:?}", asked.elapsed());
     assert_problem(&answer, 429, "rate-limited");
-    locker.batch_execute("ROLLBACK").await.unwrap();
 }
 
 /// Sends a request and does not read the answer.

@@ -113,9 +113,13 @@ async fn a_login_slower_than_a_request_delays_only_the_first_answer() {
 }
 
 /// Every query of the table `webhooks` takes 14 s after this.
-const SLOW: &str = "
+pub(super) const SLOW: &str = "
     ALTER TABLE webhooks RENAME TO kept;
     CREATE VIEW webhooks AS SELECT kept.* FROM kept, pg_sleep(14)";
+
+/// Counts these queries.
+pub(super) const RUNNING: &str =
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
 
 #[tokio::test]
 async fn a_statement_whose_caller_has_gone_is_ended() {
@@ -124,16 +128,14 @@ async fn a_statement_whose_caller_has_gone_is_ended() {
     let customer = api.customer("acc_1");
     customer.create_at("http://127.0.0.1:9999/").await;
     site.sql().await.batch_execute(SLOW).await.unwrap();
-    let running = "SELECT count(*) FROM pg_stat_activity
-                   WHERE datname = current_database() AND wait_event = 'PgSleep'";
     let asking = tokio::spawn({
         let customer = customer.clone();
         async move { customer.get("/v1/webhooks").await }
     });
-    wait_until("the statement runs", async || site.count(running).await == 1).await;
+    wait_until("the statement runs", async || site.count(RUNNING).await == 1).await;
     asking.abort();
     let gone = Instant::now();
-    wait_until("the statement is ended", async || site.count(running).await == 0).await;
+    wait_until("the statement is ended", async || site.count(RUNNING).await == 0).await;
     assert!(gone.elapsed() < Duration::from_secs(5), "{:?}", gone.elapsed());
     site.sql().await.batch_execute("DROP VIEW webhooks; ALTER TABLE kept RENAME TO webhooks").await.unwrap();
     assert_eq!(customer.get("/v1/webhooks").await.status, 200);
