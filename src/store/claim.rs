@@ -93,7 +93,7 @@ impl Store {
         // A webhook's secrets are decrypted once for all its deliveries.
         let mut webhooks: HashMap<WebhookId, Option<Arc<Snapshot>>> = HashMap::new();
         for row in rows {
-            let webhook = WebhookId(column(row, "owed_to"));
+            let webhook = WebhookId(column(row, "pending_webhook"));
             let until: Timestamp = column(row, "was_due_at");
             let taken = claims.taken.entry(webhook).or_insert(Taken { count: 0, until });
             *taken = Taken { count: taken.count + 1, until: taken.until.max(until) };
@@ -176,11 +176,11 @@ static CLAIM_DUE: LazyLock<String> = LazyLock::new(|| {
             UPDATE pending_deliveries pending
             SET due_at = now() + make_interval(secs => $4), claim = pending.claim + 1
             WHERE pending.id = ANY (ARRAY(SELECT id FROM due))
-            RETURNING pending.id, pending.claim, pending.webhook_id AS owed_to, pending.activation AS owed_since,
+            RETURNING pending.id, pending.claim, pending.webhook_id AS pending_webhook, pending.activation AS pending_activation,
                 pending.event_day, pending.event_key, pending.trigger, pending.attempts_made
         )
         SELECT asked.*, claimed.*, due.due_at AS was_due_at
-        FROM asked LEFT JOIN (claimed JOIN due ON due.id = claimed.id) ON claimed.owed_to = asked.asked_for
+        FROM asked LEFT JOIN (claimed JOIN due ON due.id = claimed.id) ON claimed.pending_webhook = asked.asked_for
         WHERE claimed.id IS NOT NULL OR asked.paused_for IS NOT NULL"
     )
 });
@@ -212,12 +212,12 @@ fn id_and_claim(row: &Row) -> (DeliveryId, i64) {
 
 fn claimed(row: &Row, event: Arc<EventRow>, webhook: Option<&Arc<Snapshot>>) -> Claimed {
     let attempts_made: i32 = column(row, "attempts_made");
-    let (id, activation) = (WebhookId(column(row, "owed_to")), column(row, "owed_since"));
-    let owed = Snapshot { id, activation, troubled: false, paused_until: None, state: SnapshotState::Off };
+    let (id, activation) = (WebhookId(column(row, "pending_webhook")), column(row, "pending_activation"));
+    let seen = Snapshot { id, activation, troubled: false, paused_until: None, state: SnapshotState::Off };
     let delivery = Delivery {
         id: DeliveryId(column(row, "id")),
         row: event,
-        webhook: owed.updated_to(webhook),
+        webhook: seen.updated_to(webhook),
         trigger: Trigger::from_name(column(row, "trigger")).expect("only known triggers are stored"),
         attempt: u32::try_from(attempts_made).expect("attempts are counted from 0") + 1,
     };

@@ -114,10 +114,10 @@ impl Store {
         let mut swept = Swept { due: Vec::new(), ended: Vec::new(), deliveries: 0, pages: 0 };
         for row in &rows {
             swept.pages = u32::try_from(column::<i64>(row, "pages")).unwrap_or(u32::MAX);
-            let Some(owed_since) = column::<Option<i32>>(row, "owed_since") else { continue };
+            let Some(pending_activation) = column::<Option<i32>>(row, "pending_activation") else { continue };
             swept.deliveries += count(row, "deliveries");
-            match ClosedReason::of(standing(row, owed_since)) {
-                Some(reason) => swept.ended.push(Ended { webhook: id(row), activation: owed_since, reason }),
+            match ClosedReason::of(standing(row, pending_activation)) {
+                Some(reason) => swept.ended.push(Ended { webhook: id(row), activation: pending_activation, reason }),
                 None => swept.due.extend(due_webhook(row)),
             }
         }
@@ -155,14 +155,14 @@ fn due_webhook(row: &Row) -> Option<DueWebhook> {
     Some(DueWebhook { since: column::<Option<Timestamp>>(row, "due_at")?, id: id(row) })
 }
 
-fn standing(row: &Row, owed_since: i32) -> Standing {
+fn standing(row: &Row, pending_activation: i32) -> Standing {
     let activation: Option<i32> = column(row, "activation");
     let now = match (column(row, "active"), column::<Option<&str>>(row, "disabled_reason")) {
         (Some(true), _) => Standing::Active,
         (_, Some(_)) => Standing::Disabled,
         (_, None) => Standing::Off,
     };
-    Standing::for_delivery(owed_since, activation.map(|activation| (activation, now)))
+    Standing::for_delivery(pending_activation, activation.map(|activation| (activation, now)))
 }
 
 impl Pages {
@@ -188,12 +188,12 @@ const FIND_DUE: &str = "
 
 /// Bounded by row addresses: only these limit what is read whatever rows are dead and whatever plan PostgreSQL chooses.
 const SWEEP: &str = "
-    SELECT size.pages, p.webhook_id, p.owed_since, p.due_at, p.deliveries, w.activation, w.active, w.disabled_reason
+    SELECT size.pages, p.webhook_id, p.pending_activation, p.due_at, p.deliveries, w.activation, w.active, w.disabled_reason
     FROM (
         SELECT pg_relation_size('pending_deliveries') / current_setting('block_size')::bigint AS pages
     ) AS size
     LEFT JOIN (
-        SELECT webhook_id, activation AS owed_since, min(due_at) FILTER (WHERE due_at <= now()) AS due_at,
+        SELECT webhook_id, activation AS pending_activation, min(due_at) FILTER (WHERE due_at <= now()) AS due_at,
             count(*) AS deliveries
         FROM pending_deliveries WHERE ctid >= $1::text::tid AND ctid < $2::text::tid GROUP BY webhook_id, activation
     ) AS p ON true
