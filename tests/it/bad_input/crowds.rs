@@ -29,7 +29,7 @@ async fn an_event_that_no_webhook_subscribes_to_is_acknowledged_and_not_stored()
 async fn an_event_for_a_thousand_webhooks_reaches_each_with_bounded_concurrency() {
     const WEBHOOKS: usize = 1_000;
     const AT_ONCE: usize = 20;
-    const HELD: Duration = Duration::from_millis(5);
+    const HELD: Duration = Duration::from_millis(25);
     let site = Site::new().await.set("worker.max_in_flight", &AT_ONCE.to_string());
     let receiver = Receiver::start().await;
     receiver.always(Reply::status(200).after(HELD));

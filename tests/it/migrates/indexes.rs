@@ -63,7 +63,7 @@ async fn write(writer: &Client) {
 async fn nobody_waits_for_a_new_index_and_a_killed_build_is_continued() {
     let site = Site::new().await;
     let (open, writer, reader) = (site.another_sql().await, site.another_sql().await, site.another_sql().await);
-    writer.batch_execute("SET lock_timeout = '400ms'").await.unwrap();
+    writer.batch_execute("SET lock_timeout = '2s'").await.unwrap();
     // While this transaction is open, the build cannot lock the whole table. It asks for that lock again and again.
     open.batch_execute(&format!("BEGIN; {ATTEMPTS_OF_ALL_DAYS}")).await.unwrap();
     let first = migrate(&site);
