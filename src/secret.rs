@@ -319,6 +319,27 @@ mod tests {
     }
 
     #[test]
+    fn the_beginning_of_an_envelope_tells_whose_key_it_needs() {
+        let acc = account("acc_1");
+        let owner = Owner { account_id: &acc, webhook_id: WebhookId(Uuid::from_u128(1)) };
+        let envelope = keyring(&["old"]).seal(&SigningSecret::from_random([7; 32]), owner, [9; 24]);
+        let (before, after) = (keyring(&["old"]), keyring(&["newest", "old"]));
+        assert_eq!([before.newest_key_id(), after.newest_key_id()], ["old", "newest"]);
+        assert_eq!([before.is_newest(&envelope), after.is_newest(&envelope)], [true, false]);
+        assert_eq!(after.check_key(&envelope[..5]), Ok(()));
+        assert_eq!(keyring(&["newest"]).check_key(&envelope), Err(OpenError::UnknownKey("old".into())));
+        assert_eq!(after.check_key(&envelope[..4]), Err(OpenError::Damaged));
+    }
+
+    #[test]
+    fn a_text_is_kept_and_not_shown() {
+        let text: SecretText = serde_json::from_value("hush".into()).unwrap();
+        assert_eq!([text.expose(), SecretText::from("hush").expose()], ["hush"; 2]);
+        assert_eq!([text.is_empty(), SecretText::from("").is_empty()], [false, true]);
+        assert_eq!(format!("{text:?}"), "[secret]");
+    }
+
+    #[test]
     fn a_damaged_envelope_never_opens_nor_panics() {
         let (ring, acc) = (keyring(&["k1"]), account("acc_1"));
         let owner = Owner { account_id: &acc, webhook_id: WebhookId(Uuid::from_u128(1)) };
@@ -357,6 +378,9 @@ mod tests {
         assert_eq!(error(""), KeyringError::Empty);
         assert_eq!(error(&good), KeyringError::Form(1));
         assert_eq!(error(&format!("a:{good},b b:{good}")), KeyringError::Id(2));
+        assert_eq!(error(&format!(":{good}")), KeyringError::Id(1));
+        let (longest, too_long) = ("a".repeat(64), "a".repeat(65));
+        assert_eq!(error(&format!("{longest}:{good},{too_long}:{good}")), KeyringError::Id(2));
         assert_eq!(error(&format!("a:{}", STANDARD.encode([1; 31]))), KeyringError::Key(1));
         assert_eq!(error(&format!("a:{good},a:{good}")), KeyringError::Repeated(2));
     }
