@@ -216,7 +216,7 @@ async fn answer_by<T, E: Into<Problem>>(
 }
 
 fn router(api: Arc<Api>) -> Router {
-    let (routes, document) = openapi::routes().split_for_parts();
+    let (routes, document) = openapi::parts();
     let router = routes
         .merge(openapi::serve(&document))
         .merge(page::routes(&api.settings.frame_ancestors))

@@ -6,7 +6,9 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::IntoResponses;
-use utoipa::openapi::{Ref, RefOr, Response as DescribedResponse, ResponseBuilder};
+use utoipa::openapi::{
+    Header, Object, ObjectBuilder, Ref, RefOr, Response as DescribedResponse, ResponseBuilder, Type,
+};
 
 /// A JSON document. Status 200 unless the route gives another.
 pub(super) struct JsonAnswer<T>(pub(super) T);
@@ -67,10 +69,34 @@ impl IntoResponses for BodyProblems {
 
 /// Problems by their status, each with what it means.
 fn described<const N: usize>(problems: [(&str, &str); N]) -> BTreeMap<String, RefOr<DescribedResponse>> {
-    let response = |meaning: &str| {
+    let response = |status: &str, meaning: &str| {
         let schema = Ref::from_schema_name("Problem");
         let content = utoipa::openapi::ContentBuilder::new().schema(Some(schema)).build();
-        ResponseBuilder::new().description(meaning).content("application/problem+json", content).build().into()
+        let mut response = ResponseBuilder::new().description(meaning).content("application/problem+json", content);
+        if let Some((name, header)) = header_of(status) {
+            response = response.header(name, header);
+        }
+        response.build().into()
     };
-    problems.into_iter().map(|(status, meaning)| (status.to_owned(), response(meaning))).collect()
+    problems.into_iter().map(|(status, meaning)| (status.to_owned(), response(status, meaning))).collect()
+}
+
+/// The header that every problem with this status has.
+fn header_of(status: &str) -> Option<(&'static str, Header)> {
+    let described = |schema: Object, meaning: &str| {
+        let mut header = Header::new(schema);
+        header.description = Some(meaning.to_owned());
+        header
+    };
+    match status {
+        "401" => {
+            let meaning = "The scheme, and `error=\"invalid_token\"` if a token was given (RFC 6750)";
+            Some(("WWW-Authenticate", described(Object::with_type(Type::String), meaning)))
+        }
+        "429" | "503" => {
+            let seconds = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).build();
+            Some(("Retry-After", described(seconds, "Seconds until it makes sense to try again")))
+        }
+        _ => None,
+    }
 }

@@ -59,11 +59,11 @@ pub(super) struct Recovering {
 /// A webhook's attempts, newest first
 ///
 /// Filtered by `event_type`, or by `status=success`, it counts as four requests, unless `delivery_id` is given.
-#[utoipa::path(get, path = "/v1/webhooks/{id}/deliveries", tag = "log",
+#[utoipa::path(get, path = "/v1/webhooks/{id}/deliveries", operation_id = "listDeliveries", tag = "log",
     params(
         ("id" = Uuid, Path),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 100, description = "10 if it is left out"),
-        ("status" = Option<String>, Query, pattern = "^(success|failed)$"),
+        ("status" = inline(Option<LogStatus>), Query),
         ("event_type" = Option<String>, Query),
         ("delivery_id" = Option<Uuid>, Query),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
@@ -97,7 +97,9 @@ pub(super) async fn list(
 }
 
 /// Send one delivery again now, with its whole schedule
-#[utoipa::path(post, path = "/v1/webhooks/{id}/deliveries/{delivery_id}/resend", tag = "log",
+///
+/// The delivery of a test cannot be sent again: 404.
+#[utoipa::path(post, path = "/v1/webhooks/{id}/deliveries/{delivery_id}/resend", operation_id = "resendDelivery", tag = "log",
     params(("id" = Uuid, Path), ("delivery_id" = Uuid, Path)),
     responses(
         (status = 202, body = Resent, description = "It is due now"),
@@ -116,7 +118,7 @@ pub(super) async fn resend(
 /// Send everything again that ended without a success, at a bounded rate
 ///
 /// Counts as four requests.
-#[utoipa::path(post, path = "/v1/webhooks/{id}/recover", tag = "log", request_body = Span,
+#[utoipa::path(post, path = "/v1/webhooks/{id}/recover", operation_id = "recoverDeliveries", tag = "log", request_body = Span,
     params(("id" = Uuid, Path)),
     responses(
         (status = 202, body = Recovering, description = "So many will be sent"),

@@ -29,7 +29,7 @@ pub(super) struct EventTypes {
 }
 
 /// The event types, as they are shown to customers
-#[utoipa::path(get, path = "/v1/event-types", tag = "event types", responses((status = 200, body = EventTypes), Problems))]
+#[utoipa::path(get, path = "/v1/event-types", operation_id = "listEventTypes", tag = "event types", responses((status = 200, body = EventTypes), Problems))]
 pub(super) async fn list(State(api): State<Arc<Api>>, _: Caller) -> JsonAnswer<EventTypes> {
     let row = |entry: &crate::event::CatalogueEntry| EventTypeRow {
         r#type: entry.event_type.to_string(),

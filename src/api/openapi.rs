@@ -5,9 +5,13 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::http::header;
 use axum::routing::{MethodRouter, get};
+use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_axum::router::OpenApiRouter;
+
+mod examples;
+mod nulls;
 
 use super::{Api, deliveries, event_types, problem, secrets, stats, test_sends, webhooks};
 
@@ -39,20 +43,30 @@ impl Modify for Bearer {
     }
 }
 
-/// The routes that need a token, with their description.
-pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
-    OpenApiRouter::with_openapi(Base::openapi())
+/// The routes that need a token, and the description of all routes.
+pub(super) fn parts() -> (axum::Router<Arc<Api>>, utoipa::openapi::OpenApi) {
+    let routes = OpenApiRouter::with_openapi(Base::openapi())
         .merge(event_types::routes())
         .merge(webhooks::routes())
         .merge(secrets::routes())
         .merge(test_sends::routes())
         .merge(deliveries::routes())
-        .merge(stats::routes())
+        .merge(stats::routes());
+    let (routes, mut document) = routes.split_for_parts();
+    nulls::say_where_null_can_be(&mut document);
+    examples::add(&mut document);
+    (routes, document)
+}
+
+/// All operations, for changes to each.
+fn operations(document: &mut utoipa::openapi::OpenApi) -> impl Iterator<Item = &mut Operation> {
+    let paths = document.paths.paths.values_mut();
+    paths.flat_map(|path| [&mut path.get, &mut path.post, &mut path.patch, &mut path.delete]).flatten()
 }
 
 /// The description of all routes, as `/v1/openapi.json` and the file `openapi.json` have it.
 pub(super) fn document() -> utoipa::openapi::OpenApi {
-    routes().split_for_parts().1
+    parts().1
 }
 
 /// The route of the description, which needs no token.

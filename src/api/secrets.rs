@@ -35,7 +35,7 @@ pub(super) struct Regenerated {
 }
 
 /// The secret that signs now
-#[utoipa::path(get, path = "/v1/webhooks/{id}/secret", tag = "secrets", params(("id" = Uuid, Path)),
+#[utoipa::path(get, path = "/v1/webhooks/{id}/secret", operation_id = "getSecret", tag = "secrets", params(("id" = Uuid, Path)),
     responses((status = 200, body = Secret), WebhookProblems))]
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
@@ -48,7 +48,7 @@ pub(super) async fn show(
 }
 
 /// Make a new secret; the one before it stays valid beside it for 24 hours, older ones do not
-#[utoipa::path(post, path = "/v1/webhooks/{id}/secret/regenerate", tag = "secrets", params(("id" = Uuid, Path)),
+#[utoipa::path(post, path = "/v1/webhooks/{id}/secret/regenerate", operation_id = "regenerateSecret", tag = "secrets", params(("id" = Uuid, Path)),
     responses((status = 200, body = Regenerated), WebhookProblems))]
 pub(super) async fn regenerate(
     State(api): State<Arc<Api>>,

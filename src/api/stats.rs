@@ -21,6 +21,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Stats {
+    #[schema(value_type = Window, inline)]
     window: &'static str,
     bucket_seconds: u64,
     /// Oldest first, empty ones included; the last one is not over.
@@ -30,10 +31,10 @@ pub(super) struct Stats {
 /// Attempts over time, tests left out
 ///
 /// Counts as four requests.
-#[utoipa::path(get, path = "/v1/webhooks/{id}/stats", tag = "log",
+#[utoipa::path(get, path = "/v1/webhooks/{id}/stats", operation_id = "getStats", tag = "log",
     params(
         ("id" = Uuid, Path),
-        ("window" = Option<String>, Query, pattern = "^(1h|24h|7d)$", description = "24h if it is left out"),
+        ("window" = inline(Option<Window>), Query, description = "24h if it is left out"),
     ),
     responses((status = 200, body = Stats), WebhookProblems))]
 pub(super) async fn show(

@@ -33,7 +33,7 @@ pub(super) struct Wish {
 }
 
 /// Send a test event now, as a real one would be sent; changes nothing but the log
-#[utoipa::path(post, path = "/v1/webhooks/{id}/test", tag = "webhooks", request_body(content = Option<Wish>),
+#[utoipa::path(post, path = "/v1/webhooks/{id}/test", operation_id = "sendTest", tag = "webhooks", request_body(content = Option<Wish>),
     params(("id" = Uuid, Path)),
     responses(
         (status = 200, body = TestSent, description = "What came of it, whether it succeeded or not"),

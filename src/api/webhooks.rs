@@ -31,6 +31,13 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
     OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(show, update, delete))
 }
 
+/// What the list can show beside the webhooks.
+#[derive(Clone, Copy, ToSchema)]
+#[schema(rename_all = "lowercase")]
+pub(super) enum Include {
+    Activity,
+}
+
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "an object")]
 pub(super) struct Registration {
@@ -110,16 +117,16 @@ impl From<store::Activity> for Activity {
 }
 
 /// The account's webhooks, oldest first
-#[utoipa::path(get, path = "/v1/webhooks", tag = "webhooks",
+#[utoipa::path(get, path = "/v1/webhooks", operation_id = "listWebhooks", tag = "webhooks",
     params(
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 100, description = "100 if it is left out"),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
-        ("include" = Option<String>, Query, pattern = "^activity$", description = "`activity` adds each webhook's last attempt and the number of waiting deliveries"),
+        ("include" = inline(Option<Include>), Query, description = "`activity` adds each webhook's last attempt and the number of waiting deliveries"),
     ),
     responses((status = 200, body = WebhookList), Problems))]
 pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Result<JsonAnswer<WebhookList>, Problem> {
     let limit = caller.query.limit(PAGE)?;
-    let with_activity = caller.query.choice("include", &[("activity", ())])?.is_some();
+    let with_activity = caller.query.choice("include", &[("activity", Include::Activity)])?.is_some();
     let account = &caller.account;
     let cursors = Cursors { secrets: &api.tokens.secrets, account, list: "webhooks" };
     let after = caller.query.text("cursor").map(|cursor| cursors.read(cursor)).transpose()?;
@@ -146,9 +153,9 @@ pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Result<
 }
 
 /// Register a webhook, active at once
-#[utoipa::path(post, path = "/v1/webhooks", tag = "webhooks", request_body = Registration,
+#[utoipa::path(post, path = "/v1/webhooks", operation_id = "createWebhook", tag = "webhooks", request_body = Registration,
     responses(
-        (status = 201, body = CreatedWebhook, headers(("ETag" = String))),
+        (status = 201, body = CreatedWebhook, headers(("ETag" = String), ("Location" = String, description = "The path of the new webhook"))),
         (status = 409, description = "The account has too many webhooks", body = super::problem::Document, content_type = "application/problem+json"),
         Problems, BodyProblems,
     ))]
@@ -156,7 +163,7 @@ pub(super) async fn create(
     State(api): State<Arc<Api>>,
     caller: Caller,
     Json(registration): Json<Registration>,
-) -> Result<(StatusCode, [(HeaderName, String); 1], JsonAnswer<CreatedWebhook>), Problem> {
+) -> Result<(StatusCode, [(HeaderName, String); 2], JsonAnswer<CreatedWebhook>), Problem> {
     let mut refused = RefusedFields::default();
     let name = refused.unless("name", WebhookName::parse(&registration.name.0));
     let url = refused.unless("url", WebhookUrl::parse(&registration.url.0, &api.urls).map_err(Into::into));
@@ -169,10 +176,11 @@ pub(super) async fn create(
     let most = api.settings.limits.max_webhooks;
     match api.ask(api.store.create_webhook_within(&api.keyring, &new, most)).await? {
         Created::Webhook(webhook) => {
-            let tag = [(header::ETAG, etag::tag(&webhook.version))];
+            let location = format!("/v1/webhooks/{}", webhook.id);
+            let headers = [(header::ETAG, etag::tag(&webhook.version)), (header::LOCATION, location)];
             Ok((
                 StatusCode::CREATED,
-                tag,
+                headers,
                 JsonAnswer(CreatedWebhook { webhook: *webhook, secret: secret.expose().to_owned() }),
             ))
         }
@@ -181,7 +189,7 @@ pub(super) async fn create(
 }
 
 /// One webhook
-#[utoipa::path(get, path = "/v1/webhooks/{id}", tag = "webhooks", params(("id" = Uuid, Path)),
+#[utoipa::path(get, path = "/v1/webhooks/{id}", operation_id = "getWebhook", tag = "webhooks", params(("id" = Uuid, Path)),
     responses((status = 200, body = Webhook, headers(("ETag" = String))), WebhookProblems))]
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
@@ -193,7 +201,7 @@ pub(super) async fn show(
 }
 
 /// Change a webhook; with If-Match only if it still has that version
-#[utoipa::path(patch, path = "/v1/webhooks/{id}", tag = "webhooks", request_body = Change,
+#[utoipa::path(patch, path = "/v1/webhooks/{id}", operation_id = "updateWebhook", tag = "webhooks", request_body = Change,
     params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header, description = "The webhook's `ETag`, or its `version` in quotes, as it was last seen")),
     responses(
         (status = 200, body = Webhook, headers(("ETag" = String))),
@@ -224,7 +232,7 @@ pub(super) async fn update(
 }
 
 /// Delete a webhook and cancel its pending deliveries; its log stays as long as it is kept
-#[utoipa::path(delete, path = "/v1/webhooks/{id}", tag = "webhooks",
+#[utoipa::path(delete, path = "/v1/webhooks/{id}", operation_id = "deleteWebhook", tag = "webhooks",
     params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header, description = "The webhook's `ETag`, or its `version` in quotes, as it was last seen")),
     responses((status = 204, description = "It is gone"), WebhookProblems, PreconditionProblem))]
 pub(super) async fn delete(

@@ -29,6 +29,7 @@ pub struct LogRow {
     /// Counted from 1.
     pub attempt: i32,
     /// `success` or `failed`.
+    #[schema(value_type = LogStatus, inline)]
     pub status: &'static str,
     pub http_status: Option<i32>,
     pub duration_ms: i32,
@@ -55,7 +56,8 @@ pub(crate) struct LogFilter {
     pub before: Option<Position>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[schema(rename_all = "lowercase")]
 pub(crate) enum LogStatus {
     Success,
     Failed,

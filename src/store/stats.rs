@@ -16,10 +16,13 @@ use crate::timestamps::rfc3339;
 const READ_PER_BUCKET: i64 = 2000;
 
 /// The time that a chart shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
 pub(crate) enum Window {
+    #[schema(rename = "1h")]
     Hour,
+    #[schema(rename = "24h")]
     Day,
+    #[schema(rename = "7d")]
     Week,
 }
 

@@ -1,6 +1,8 @@
 //! The HTTP API: what customers can do, and what it refuses to everybody.
 
+mod additions;
 mod bodies;
+mod clients;
 mod described;
 mod http;
 mod isolation;
