@@ -34,23 +34,69 @@ pub struct Tokens {
     pub audience: Option<String>,
 }
 
-/// Why a token is refused. Says no more than this, since the caller may be an attacker.
+/// What the holder of a token may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Everything in its account.
+    Full,
+    /// Look at everything in its account but the signing secrets.
+    ReadOnly,
+}
+
+/// What a valid token says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grant {
+    /// The account that the token was made for.
+    pub account: AccountId,
+    /// What its holder may do there.
+    pub access: Access,
+}
+
+/// Why a token is refused. The caller may be an attacker, so only a token that one of our secrets signed, and whose only fault
+/// is its time, is told more than that it is not valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenRefusal {
-    /// Everything else about the token is good.
-    #[error("the token has expired")]
+    /// `exp` is over.
+    #[error("the token has expired: its exp is more than {} s ago", LEEWAY)]
     Expired,
+    /// `iat` is still to come.
+    #[error(
+        "the token is issued in the future: its iat is more than {} s ahead of our clock; check the clocks",
+        LEEWAY
+    )]
+    IssuedInFuture,
+    /// `nbf` is still to come.
+    #[error("the token is not valid yet: its nbf is more than {} s ahead of our clock; check the clocks", LEEWAY)]
+    NotYetValid,
+    /// `exp` is too far away.
+    #[error(
+        "the token lasts too long: its exp may be 24 hours and {} s ahead of our clock at most; check the clocks",
+        LEEWAY
+    )]
+    LastsTooLong,
+    /// `iat` or `nbf` is later than `exp`.
+    #[error("the token ends before it begins: its exp is earlier than its iat or nbf")]
+    EndsBeforeItBegins,
     /// Anything else.
     #[error("the token is not valid")]
     Invalid,
 }
 
 impl Tokens {
-    /// A token for an account that expires after `lifetime`. `now` is in unix seconds.
+    /// A token for an account, with all rights, that expires after `lifetime`. `now` is in unix seconds.
     pub fn sign(&self, account: &AccountId, now: i64, lifetime: Duration) -> String {
+        self.sign_scope(account, None, now, lifetime)
+    }
+
+    /// The same, but the token may only look, and not at secrets: its scope is `read`.
+    pub fn sign_read_only(&self, account: &AccountId, now: i64, lifetime: Duration) -> String {
+        self.sign_scope(account, Some("read".to_owned()), now, lifetime)
+    }
+
+    fn sign_scope(&self, account: &AccountId, scope: Option<String>, now: i64, lifetime: Duration) -> String {
         let seconds = i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX);
         let mut claims = json!({ "sub": account.as_str(), "iat": now, "exp": now.saturating_add(seconds) });
-        for (name, value) in [("iss", &self.issuer), ("aud", &self.audience)] {
+        for (name, value) in [("iss", &self.issuer), ("aud", &self.audience), ("scope", &scope)] {
             if let Some(value) = value {
                 claims[name] = value.as_str().into();
             }
@@ -62,29 +108,23 @@ impl Tokens {
         format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
     }
 
-    /// The account that a token was made for. `now` is in unix seconds.
+    /// What a token says. `now` is in unix seconds.
     ///
     /// # Errors
     ///
-    /// The token has expired, or is not valid for any other reason.
-    pub fn verify(&self, token: &str, now: i64) -> Result<AccountId, TokenRefusal> {
+    /// The token is not valid, or not at this time.
+    pub fn verify(&self, token: &str, now: i64) -> Result<Grant, TokenRefusal> {
         let claims = self.authentic(token).ok_or(TokenRefusal::Invalid)?;
-        let expires = claims.integer("exp")?.ok_or(TokenRefusal::Invalid)?;
-        if expires > now.saturating_add(LONGEST.as_secs().cast_signed() + LEEWAY) {
-            return Err(TokenRefusal::Invalid);
-        }
-        let begins = claims.integer("nbf")?.into_iter().chain(claims.integer("iat")?);
-        if expires < 0 || begins.into_iter().any(|time| time < 0 || time > now + LEEWAY || time > expires) {
-            return Err(TokenRefusal::Invalid);
-        }
+        let times = Times::read(&claims)?;
         let meant = |name, wanted: &Option<String>| wanted.as_ref().is_none_or(|wanted| claims.says(name, wanted));
         if !meant("iss", &self.issuer) || !meant("aud", &self.audience) {
             return Err(TokenRefusal::Invalid);
         }
         let account = claims.0.get("sub").and_then(Value::as_str).and_then(AccountId::parse);
         let account = account.ok_or(TokenRefusal::Invalid)?;
-        // Last, so that only the holder of a token that was valid once is told that it has expired.
-        if expires <= now - LEEWAY { Err(TokenRefusal::Expired) } else { Ok(account) }
+        // Last, so that only the holder of a token that is valid at another time is told that the time is wrong.
+        times.check(now)?;
+        Ok(Grant { account, access: claims.access() })
     }
 
     /// The claims of a token that one of our secrets signed.
@@ -113,6 +153,45 @@ impl Tokens {
     }
 }
 
+/// The times of a token, in unix seconds. A double holds the seconds of today exact to less than a microsecond.
+struct Times {
+    expires: f64,
+    issued: Option<f64>,
+    not_before: Option<f64>,
+}
+
+impl Times {
+    /// # Errors
+    ///
+    /// `exp` is missing, or one of the claims is no time.
+    fn read(claims: &Members) -> Result<Self, TokenRefusal> {
+        let expires = claims.time("exp")?.ok_or(TokenRefusal::Invalid)?;
+        Ok(Self { expires, issued: claims.time("iat")?, not_before: claims.time("nbf")? })
+    }
+
+    /// # Errors
+    ///
+    /// The token is not valid at this time.
+    #[allow(clippy::cast_precision_loss, reason = "unix seconds of today are far below 2^53")]
+    fn check(&self, now: i64) -> Result<(), TokenRefusal> {
+        let (earliest, latest) = (now.saturating_sub(LEEWAY) as f64, now.saturating_add(LEEWAY) as f64);
+        let later_than = |begin: Option<f64>, time: f64| begin.is_some_and(|begin| begin > time);
+        if later_than(self.issued, self.expires) || later_than(self.not_before, self.expires) {
+            Err(TokenRefusal::EndsBeforeItBegins)
+        } else if self.expires <= earliest {
+            Err(TokenRefusal::Expired)
+        } else if later_than(self.issued, latest) {
+            Err(TokenRefusal::IssuedInFuture)
+        } else if later_than(self.not_before, latest) {
+            Err(TokenRefusal::NotYetValid)
+        } else if self.expires > latest + LONGEST.as_secs_f64() {
+            Err(TokenRefusal::LastsTooLong)
+        } else {
+            Ok(())
+        }
+    }
+}
+
 fn mac(secret: &SecretText, signed: &[u8]) -> Hmac<Sha256> {
     Hmac::new_from_slice(secret.expose().as_bytes()).expect("HMAC takes a key of any length").chain_update(signed)
 }
@@ -125,14 +204,23 @@ impl Members {
         serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
     }
 
-    /// A claim in whole seconds; `None` if it is absent.
+    /// A claim in unix seconds, perhaps with a fraction (RFC 7519, section 2); `None` if it is absent.
     ///
     /// # Errors
     ///
-    /// The claim is no whole number: that is not the same as an absent claim.
-    fn integer(&self, name: &str) -> Result<Option<i64>, TokenRefusal> {
-        let read = |value: &Value| value.as_i64().ok_or(TokenRefusal::Invalid);
-        self.0.get(name).map(read).transpose()
+    /// The claim is no number from 0 on: that is not the same as an absent claim.
+    fn time(&self, name: &str) -> Result<Option<f64>, TokenRefusal> {
+        let Some(value) = self.0.get(name) else { return Ok(None) };
+        let time = value.as_f64().filter(|time| time.is_finite() && *time >= 0.0);
+        time.map(Some).ok_or(TokenRefusal::Invalid)
+    }
+
+    /// What `scope` permits: words separated by blanks (RFC 8693, section 4.2). Only `read` without `write` takes rights away:
+    /// issuers may use the claim for purposes of their own.
+    fn access(&self) -> Access {
+        let scope = self.0.get("scope").and_then(Value::as_str).unwrap_or_default();
+        let has = |wanted: &str| scope.split(' ').any(|word| word == wanted);
+        if has("read") && !has("write") { Access::ReadOnly } else { Access::Full }
     }
 
     /// Whether a claim is this text, or a list that contains it.

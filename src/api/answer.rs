@@ -45,6 +45,15 @@ impl IntoResponses for WebhookProblems {
     }
 }
 
+/// The problem of routes that change something or show a secret.
+pub(super) struct ReadOnlyProblem;
+
+impl IntoResponses for ReadOnlyProblem {
+    fn responses() -> BTreeMap<String, RefOr<DescribedResponse>> {
+        described([("403", "The token may only read")])
+    }
+}
+
 /// The problem of routes that take `If-Match`.
 pub(super) struct PreconditionProblem;
 

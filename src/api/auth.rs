@@ -1,12 +1,12 @@
 //! Authenticates requests. A route that takes a [`Caller`] needs a token, counts in its account's rate, and takes the query
-//! parameters that its description names and no others.
+//! parameters that its description names and no others. A token that may only read is refused by every method but GET.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, MatchedPath};
-use axum::http::header;
 use axum::http::request::Parts;
+use axum::http::{Method, header};
 use jiff::Timestamp;
 
 use super::Api;
@@ -15,17 +15,31 @@ use super::problem::Problem;
 use super::query::Query;
 use crate::ids::{AccountId, WebhookId};
 use crate::store::Scope;
+use crate::token::{Access, Grant};
 use crate::webhook::Webhook;
 
-/// The account that a request's token names, and the request's query.
+/// The account that a request's token names, what the token permits, and the request's query.
 pub(super) struct Caller {
     pub(super) account: AccountId,
     pub(super) query: Query,
+    access: Access,
 }
 
 impl Caller {
     pub(super) fn scope(&self) -> Scope<'_> {
         Scope::Account(&self.account)
+    }
+
+    /// For routes that show a secret, which a token that may only read must not see.
+    ///
+    /// # Errors
+    ///
+    /// 403 with such a token.
+    pub(super) fn may_see_secrets(&self) -> Result<(), Problem> {
+        match self.access {
+            Access::Full => Ok(()),
+            Access::ReadOnly => Err(Problem::read_only_token()),
+        }
     }
 
     /// The caller's own webhook.
@@ -46,7 +60,7 @@ impl FromRequestParts<Arc<Api>> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
-        let account = api.tokens.verify(bearer(parts)?, Timestamp::now().as_second())?;
+        let Grant { account, access } = api.tokens.verify(bearer(parts)?, Timestamp::now().as_second())?;
         if let Some(seen) = parts.extensions.get::<AccountSeen>() {
             let _ = seen.0.set(account.clone());
         }
@@ -54,7 +68,11 @@ impl FromRequestParts<Arc<Api>> for Caller {
         let query = Query::read(parts.uri.query().unwrap_or_default(), api.parameters.of(&parts.method, route));
         // Counts before the database is asked: a caller who hangs up uses as much of the rate as one who waits.
         api.limits.request(&account, query.as_ref().map_or(NonZeroU32::MIN, |query| weight(route, query)))?;
-        Ok(Self { account, query: query? })
+        let changes = ![Method::GET, Method::HEAD].contains(&parts.method);
+        if changes && access == Access::ReadOnly {
+            return Err(Problem::read_only_token());
+        }
+        Ok(Self { account, query: query?, access })
     }
 }
 

@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::Api;
-use super::answer::{BodyProblems, JsonAnswer, WebhookProblems};
+use super::answer::{BodyProblems, JsonAnswer, ReadOnlyProblem, WebhookProblems};
 use super::auth::Caller;
 use super::body::{Json, Text};
 use super::cursor::Cursors;
@@ -104,7 +104,7 @@ pub(super) async fn list(
     responses(
         (status = 202, body = Resent, description = "It is due now"),
         (status = 409, description = "The webhook is not active, or the event is no longer kept", body = super::problem::Document, content_type = "application/problem+json"),
-        WebhookProblems,
+        WebhookProblems, ReadOnlyProblem,
     ))]
 pub(super) async fn resend(
     State(api): State<Arc<Api>>,
@@ -123,7 +123,7 @@ pub(super) async fn resend(
     responses(
         (status = 202, body = Recovering, description = "So many will be sent"),
         (status = 409, description = "The webhook is not active", body = super::problem::Document, content_type = "application/problem+json"),
-        WebhookProblems, BodyProblems,
+        WebhookProblems, BodyProblems, ReadOnlyProblem,
     ))]
 pub(super) async fn recover(
     State(api): State<Arc<Api>>,

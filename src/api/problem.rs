@@ -42,7 +42,7 @@ pub(super) struct FieldError {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub(super) struct Document<'a> {
-    /// `urn:penr-webhooks:problem:` and the kind of problem: `unauthorized`, `not-found`, `method-not-allowed`,
+    /// `urn:penr-webhooks:problem:` and the kind of problem: `unauthorized`, `read-only-token`, `not-found`, `method-not-allowed`,
     /// `malformed-request`, `unsupported-media-type`, `payload-too-large`, `uri-too-long`, `headers-too-large`,
     /// `invalid-fields`, `precondition-failed`, `inactive-webhook`, `event-dropped`, `too-many-webhooks`, `rate-limited`, `unavailable`, `timeout` or
     /// `internal`.
@@ -59,6 +59,7 @@ pub(super) struct Document<'a> {
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Unauthorized,
+    ReadOnlyToken,
     NotFound,
     MethodNotAllowed,
     MalformedRequest,
@@ -81,6 +82,7 @@ impl Kind {
     fn parts(self) -> (StatusCode, &'static str, &'static str) {
         match self {
             Self::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized", "A valid token is needed"),
+            Self::ReadOnlyToken => (StatusCode::FORBIDDEN, "read-only-token", "This token may only read"),
             Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "There is nothing here"),
             Self::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed"),
             Self::MalformedRequest => (StatusCode::BAD_REQUEST, "malformed-request", "The request cannot be read"),
@@ -128,6 +130,18 @@ impl Problem {
     pub(super) fn no_token() -> Self {
         Self::new(Kind::Unauthorized, "give the token as one header: Authorization: Bearer …")
             .with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+    }
+
+    /// For a token that may only read (RFC 6750, section 3.1).
+    pub(super) fn read_only_token() -> Self {
+        Self::new(
+            Kind::ReadOnlyToken,
+            "the token's scope has read and no write: it may neither change anything nor see a secret",
+        )
+        .with(
+            header::WWW_AUTHENTICATE,
+            HeaderValue::from_static("Bearer error=\"insufficient_scope\", scope=\"write\""),
+        )
     }
 
     pub(super) fn not_found() -> Self {

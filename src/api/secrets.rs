@@ -9,7 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
-use super::answer::{JsonAnswer, WebhookProblems};
+use super::answer::{JsonAnswer, ReadOnlyProblem, WebhookProblems};
 use super::auth::Caller;
 use super::problem::Problem;
 use super::query::WebhookPath;
@@ -36,12 +36,13 @@ pub(super) struct Regenerated {
 
 /// The secret that signs now
 #[utoipa::path(get, path = "/v1/webhooks/{id}/secret", operation_id = "getSecret", tag = "secrets", params(("id" = Uuid, Path)),
-    responses((status = 200, body = Secret), WebhookProblems))]
+    responses((status = 200, body = Secret), WebhookProblems, ReadOnlyProblem))]
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
     caller: Caller,
     WebhookPath(id): WebhookPath,
 ) -> Result<JsonAnswer<Secret>, Problem> {
+    caller.may_see_secrets()?;
     let secret =
         api.ask(api.store.secret(&api.keyring, caller.scope(), id)).await?.ok_or_else(Problem::not_found)??;
     Ok(JsonAnswer(Secret { secret: secret.expose().to_owned() }))
@@ -49,7 +50,7 @@ pub(super) async fn show(
 
 /// Make a new secret; the one before it stays valid beside it for 24 hours, older ones do not
 #[utoipa::path(post, path = "/v1/webhooks/{id}/secret/regenerate", operation_id = "regenerateSecret", tag = "secrets", params(("id" = Uuid, Path)),
-    responses((status = 200, body = Regenerated), WebhookProblems))]
+    responses((status = 200, body = Regenerated), WebhookProblems, ReadOnlyProblem))]
 pub(super) async fn regenerate(
     State(api): State<Arc<Api>>,
     caller: Caller,

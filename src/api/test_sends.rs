@@ -9,7 +9,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
-use super::answer::{BodyProblems, JsonAnswer, WebhookProblems};
+use super::answer::{BodyProblems, JsonAnswer, ReadOnlyProblem, WebhookProblems};
 use super::auth::Caller;
 use super::body::{OptionalJson, Text, given};
 use super::problem::{FieldError, Problem};
@@ -38,7 +38,7 @@ pub(super) struct Wish {
     responses(
         (status = 200, body = TestSent, description = "What came of it, whether it succeeded or not"),
         (status = 409, description = "The webhook is not active", body = super::problem::Document, content_type = "application/problem+json"),
-        WebhookProblems, BodyProblems,
+        WebhookProblems, BodyProblems, ReadOnlyProblem,
     ))]
 pub(super) async fn send(
     State(api): State<Arc<Api>>,

@@ -12,7 +12,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::Api;
-use super::answer::{BodyProblems, JsonAnswer, PreconditionProblem, Problems, WebhookProblems};
+use super::answer::{BodyProblems, JsonAnswer, PreconditionProblem, Problems, ReadOnlyProblem, WebhookProblems};
 use super::auth::Caller;
 use super::body::{Json, Text, given};
 use super::cursor::Cursors;
@@ -157,7 +157,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Result<
     responses(
         (status = 201, body = CreatedWebhook, headers(("ETag" = String), ("Location" = String, description = "The path of the new webhook"))),
         (status = 409, description = "The account has too many webhooks", body = super::problem::Document, content_type = "application/problem+json"),
-        Problems, BodyProblems,
+        Problems, BodyProblems, ReadOnlyProblem,
     ))]
 pub(super) async fn create(
     State(api): State<Arc<Api>>,
@@ -205,7 +205,7 @@ pub(super) async fn show(
     params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header, description = "The webhook's `ETag`, or its `version` in quotes, as it was last seen")),
     responses(
         (status = 200, body = Webhook, headers(("ETag" = String))),
-        WebhookProblems, PreconditionProblem, BodyProblems,
+        WebhookProblems, PreconditionProblem, BodyProblems, ReadOnlyProblem,
     ))]
 pub(super) async fn update(
     State(api): State<Arc<Api>>,
@@ -234,7 +234,7 @@ pub(super) async fn update(
 /// Delete a webhook and cancel its pending deliveries; its log stays as long as it is kept
 #[utoipa::path(delete, path = "/v1/webhooks/{id}", operation_id = "deleteWebhook", tag = "webhooks",
     params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header, description = "The webhook's `ETag`, or its `version` in quotes, as it was last seen")),
-    responses((status = 204, description = "It is gone"), WebhookProblems, PreconditionProblem))]
+    responses((status = 204, description = "It is gone"), WebhookProblems, PreconditionProblem, ReadOnlyProblem))]
 pub(super) async fn delete(
     State(api): State<Arc<Api>>,
     caller: Caller,

@@ -17,11 +17,19 @@ pub(super) struct Arguments {
     /// At most 24h
     #[arg(long, default_value = "1h", value_parser = lifetime)]
     expires_in: Duration,
+    /// The token may look at everything but secrets, and change nothing: it has the scope `read`
+    #[arg(long)]
+    read_only: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, settings: &Settings, json: bool) -> CommandResult {
     let now = Timestamp::now();
-    let token = settings.tokens()?.sign(&arguments.account, now.as_second(), arguments.expires_in);
+    let tokens = settings.tokens()?;
+    let (account, lifetime) = (&arguments.account, arguments.expires_in);
+    let token = match arguments.read_only {
+        true => tokens.sign_read_only(account, now.as_second(), lifetime),
+        false => tokens.sign(account, now.as_second(), lifetime),
+    };
     if json {
         let expires_at = Timestamp::from_second(now.as_second()).unwrap_or(now) + arguments.expires_in;
         return output::json(&json!({ "token": token, "expires_at": format!("{expires_at:.3}") }));

@@ -14,6 +14,10 @@ fn account() -> AccountId {
     AccountId::parse("acc_42").unwrap()
 }
 
+fn grant() -> Grant {
+    Grant { account: account(), access: Access::Full }
+}
+
 /// A well-signed token of these two texts.
 fn signed(header: &str, claims: &str) -> String {
     let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
@@ -21,23 +25,23 @@ fn signed(header: &str, claims: &str) -> String {
     format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
-fn verdict(header: &str, claims: &str) -> Result<AccountId, TokenRefusal> {
+fn verdict(header: &str, claims: &str) -> Result<Grant, TokenRefusal> {
     tokens().verify(&signed(header, claims), NOW)
 }
 
 const HEADER: &str = r#"{"alg":"HS256","typ":"JWT"}"#;
 
-fn of_claims(more: &str) -> Result<AccountId, TokenRefusal> {
+fn of_claims(more: &str) -> Result<Grant, TokenRefusal> {
     verdict(HEADER, &format!(r#"{{"sub":"acc_42",{more}}}"#))
 }
 
 #[test]
 fn a_token_names_its_account_until_it_expires() {
     let token = tokens().sign(&account(), NOW, Duration::from_secs(60));
-    assert_eq!(tokens().verify(&token, NOW), Ok(account()));
-    assert_eq!(tokens().verify(&token, NOW + 64), Ok(account()), "leeway");
+    assert_eq!(tokens().verify(&token, NOW), Ok(grant()));
+    assert_eq!(tokens().verify(&token, NOW + 64), Ok(grant()), "leeway");
     assert_eq!(tokens().verify(&token, NOW + 65), Err(TokenRefusal::Expired));
-    assert_eq!(tokens().verify(&token, NOW - 6), Err(TokenRefusal::Invalid), "issued in the future");
+    assert_eq!(tokens().verify(&token, NOW - 6), Err(TokenRefusal::IssuedInFuture));
 }
 
 /// Made by Python's `hmac` and `base64` from the texts of `HEADER` and these claims, with the key `a` × 32.
@@ -47,7 +51,7 @@ fn a_token_of_another_library_is_read() {
     let token = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.eyJzdWIiOiJhY2NfNDIiLCJleHAiOjE3OTU0MjgwNjB9.\
                  mct1d47r3CXiMfR-WdT6Qk-3YDOC0tWy6uHOgIr5VUQ";
     assert_eq!(signed(HEADER, claims), token);
-    assert_eq!(tokens().verify(token, NOW), Ok(account()));
+    assert_eq!(tokens().verify(token, NOW), Ok(grant()));
 }
 
 #[test]
@@ -76,12 +80,12 @@ fn only_hs256_and_nothing_that_wants_to_be_obeyed() {
     ] {
         assert_eq!(verdict(header, &claims), Err(TokenRefusal::Invalid), "{header}");
     }
-    assert_eq!(verdict(HEADER, &claims), Ok(account()));
-    assert_eq!(verdict(r#"{"alg":"HS256"}"#, &claims), Ok(account()));
+    assert_eq!(verdict(HEADER, &claims), Ok(grant()));
+    assert_eq!(verdict(r#"{"alg":"HS256"}"#, &claims), Ok(grant()));
 }
 
 #[test]
-fn times_are_whole_seconds_that_make_sense() {
+fn times_are_seconds_that_make_sense() {
     let soon = NOW + 60;
     for more in [
         r#""x":1"#.to_owned(),
@@ -91,23 +95,70 @@ fn times_are_whole_seconds_that_make_sense() {
         r#""exp":{}"#.into(),
         r#""exp":1e400"#.into(),
         r#""exp":-1"#.into(),
+        r#""exp":-0.5"#.into(),
         r#""exp":true"#.into(),
-        r#""exp":9223372036854775807"#.into(),
-        r#""exp":18446744073709551615"#.into(),
-        format!(r#""exp":{soon}.5"#),
-        format!(r#""exp":{}"#, NOW + 24 * 3600 + 6),
         format!(r#""exp":{soon},"exp":{soon}"#),
-        format!(r#""exp":{soon},"nbf":{}"#, NOW + 6),
         format!(r#""exp":{soon},"nbf":"{NOW}""#),
         format!(r#""exp":{soon},"nbf":null"#),
-        format!(r#""exp":{soon},"iat":{}"#, NOW + 6),
         format!(r#""exp":{soon},"iat":"x""#),
         format!(r#""exp":{soon},"iat":-9223372036854775808"#),
     ] {
         assert_eq!(of_claims(&more), Err(TokenRefusal::Invalid), "{more}");
     }
-    assert_eq!(of_claims(&format!(r#""exp":{}"#, NOW - 30)), Err(TokenRefusal::Expired));
-    assert_eq!(of_claims(&format!(r#""exp":{},"nbf":{NOW},"iat":{NOW}"#, NOW + 24 * 3600)), Ok(account()));
+    assert_eq!(of_claims(&format!(r#""exp":{},"nbf":{NOW},"iat":{NOW}"#, NOW + 24 * 3600)), Ok(grant()));
+}
+
+#[test]
+fn times_may_have_a_fraction() {
+    for more in [
+        format!(r#""exp":{}.5"#, NOW + 60),
+        format!(r#""exp":{}.123456,"iat":{NOW}.75,"nbf":{NOW}.0"#, NOW + 60),
+        format!(r#""exp":{}.001"#, NOW - 5),
+        format!(r#""exp":{},"iat":{}.999"#, NOW + 60, NOW + 4),
+        r#""exp":1.79542806e9"#.to_owned(),
+    ] {
+        assert_eq!(of_claims(&more), Ok(grant()), "{more}");
+    }
+    let refused = |more: String| of_claims(&more).unwrap_err();
+    assert_eq!(refused(format!(r#""exp":{}.999"#, NOW - 6)), TokenRefusal::Expired);
+    assert_eq!(refused(format!(r#""exp":{},"iat":{}.001"#, NOW + 60, NOW + 5)), TokenRefusal::IssuedInFuture);
+}
+
+#[test]
+fn a_token_refused_for_its_time_says_so() {
+    let soon = NOW + 60;
+    for (more, refusal) in [
+        (format!(r#""exp":{}"#, NOW - 30), TokenRefusal::Expired),
+        (r#""exp":0"#.to_owned(), TokenRefusal::Expired),
+        (format!(r#""exp":{soon},"iat":{}"#, NOW + 6), TokenRefusal::IssuedInFuture),
+        (format!(r#""exp":{soon},"nbf":{}"#, NOW + 6), TokenRefusal::NotYetValid),
+        (format!(r#""exp":{}"#, NOW + 24 * 3600 + 6), TokenRefusal::LastsTooLong),
+        (r#""exp":18446744073709551615"#.to_owned(), TokenRefusal::LastsTooLong),
+        (format!(r#""exp":{soon},"iat":{}"#, soon + 1), TokenRefusal::EndsBeforeItBegins),
+    ] {
+        assert_eq!(of_claims(&more), Err(refusal), "{more}");
+    }
+    assert_eq!(
+        TokenRefusal::IssuedInFuture.to_string(),
+        "the token is issued in the future: its iat is more than 5 s ahead of our clock; check the clocks"
+    );
+    // Whoever has no valid token learns nothing about times.
+    let stranger = Tokens { issuer: Some("penr".into()), ..tokens() };
+    let expired = tokens().sign(&account(), NOW - 3600, Duration::from_secs(60));
+    assert_eq!(stranger.verify(&expired, NOW), Err(TokenRefusal::Invalid));
+}
+
+#[test]
+fn only_a_scope_of_read_without_write_takes_rights_away() {
+    let of_scope = |scope: &str| of_claims(&format!(r#""exp":{},"scope":{scope}"#, NOW + 60)).unwrap().access;
+    for scope in [r#""read""#, r#""openid read""#, r#""read profile""#] {
+        assert_eq!(of_scope(scope), Access::ReadOnly, "{scope}");
+    }
+    for scope in [r#""""#, r#""read write""#, r#""write""#, r#""readonly""#, r#""READ""#, r#"["read"]"#, "null", "1"] {
+        assert_eq!(of_scope(scope), Access::Full, "{scope}");
+    }
+    let looking = Grant { access: Access::ReadOnly, ..grant() };
+    assert_eq!(tokens().verify(&tokens().sign_read_only(&account(), NOW, LONGEST), NOW), Ok(looking));
 }
 
 #[test]
@@ -117,7 +168,7 @@ fn the_account_is_taken_exactly() {
     for sub in ["null", "42", "[\"acc_42\"]", "{}", "\"\"", "\"acc\\u0000\"", "\"\u{e4}\"", &long] {
         assert_eq!(of_sub(sub), Err(TokenRefusal::Invalid), "{sub}");
     }
-    assert_eq!(of_sub("\"ACC_42\"").unwrap().as_str(), "ACC_42");
+    assert_eq!(of_sub("\"ACC_42\"").unwrap().account.as_str(), "ACC_42");
 }
 
 #[test]
@@ -126,9 +177,9 @@ fn every_secret_verifies_and_the_first_signs() {
     let both = Tokens { secrets: vec![secret(b'b'), secret(b'a')], ..tokens() };
     let new = Tokens { secrets: vec![secret(b'b')], ..tokens() };
     let token = old.sign(&account(), NOW, LONGEST);
-    assert_eq!(both.verify(&token, NOW), Ok(account()));
+    assert_eq!(both.verify(&token, NOW), Ok(grant()));
     assert_eq!(new.verify(&token, NOW), Err(TokenRefusal::Invalid));
-    assert_eq!(new.verify(&both.sign(&account(), NOW, LONGEST), NOW), Ok(account()));
+    assert_eq!(new.verify(&both.sign(&account(), NOW, LONGEST), NOW), Ok(grant()));
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::support::api::{assert_problem, now, sign};
+use crate::support::api::{Customer, assert_problem, now, sign};
 use crate::support::http::ask;
 use crate::support::*;
 
@@ -129,4 +129,60 @@ async fn the_command_line_makes_tokens_that_are_valid_for_at_most_a_day() {
     let unset = site.unset("api.jwt_secret");
     let output = unset.cli(&["token", "--account", "acc_1"]).await;
     assert!(output.code == 2 && output.stderr.contains("PENR_WEBHOOKS__API__JWT_SECRET"), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_read_only_token_sees_everything_but_secrets_and_changes_nothing() {
+    let site = Site::new().await;
+    let api = site.api().await;
+    let owner = api.customer("acc_1");
+    let path = owner.create_at("http://127.0.0.1:9999/hook").await;
+    let before = owner.get(&path).await.json();
+    let made = site.json(&["token", "--account", "acc_1", "--read-only"]).await;
+    let reader = Customer { token: made["token"].as_str().unwrap().to_owned(), ..owner.clone() };
+    for path in [
+        "/v1/webhooks?include=activity",
+        "/v1/event-types",
+        &path,
+        &format!("{path}/deliveries"),
+        &format!("{path}/stats"),
+    ] {
+        assert_eq!(reader.get(path).await.status, 200, "{path}");
+    }
+    let described = reader.get("/v1/openapi.json").await.json();
+    let id = path.rsplit_once('/').unwrap().1;
+    let mut refused = 0;
+    for (route, methods) in described["paths"].as_object().unwrap() {
+        for method in methods.as_object().unwrap().keys().filter(|method| *method != "get") {
+            let asked = route.replace("{id}", id).replace("{delivery_id}", id);
+            // Not even the body is looked at.
+            let answer = reader.ask(&method.to_uppercase(), &asked, &[], b"").await;
+            assert_problem(&answer, 403, "read-only-token");
+            assert!(methods[method]["responses"]["403"].is_object(), "{method} {route} is described with 403");
+            refused += 1;
+        }
+    }
+    assert!(refused >= 7, "{refused}");
+    let secret = reader.get(&format!("{path}/secret")).await;
+    assert_problem(&secret, 403, "read-only-token");
+    assert!(secret.header("www-authenticate").unwrap().contains("insufficient_scope"));
+    assert_eq!(owner.get(&path).await.json(), before);
+}
+
+#[tokio::test]
+async fn a_token_that_is_refused_for_its_time_is_told_which_one() {
+    let site = Site::new().await;
+    let api = site.api().await;
+    let ask = async |more: serde_json::Value| {
+        let mut claims = json!({ "sub": "acc_1", "exp": now() + 60 });
+        claims.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let bearer = format!("Bearer {}", api.token(&claims));
+        ask(&api.address, "GET", PATH, &[("Authorization", &bearer)], b"").await
+    };
+    let future = ask(json!({ "iat": now() + 30 })).await;
+    assert_problem(&future, 401, "unauthorized");
+    assert!(future.text().contains("issued in the future") && future.text().contains("check the clocks"));
+    assert!(ask(json!({ "exp": now() - 30 })).await.text().contains("has expired"));
+    let now_with_fraction = now().to_string().parse::<f64>().unwrap() + 0.25;
+    assert_eq!(ask(json!({ "iat": now_with_fraction, "exp": now_with_fraction + 60.0 })).await.status, 200);
 }
