@@ -48,11 +48,13 @@ mod problem;
 mod query;
 mod query_slots;
 mod recoveries;
+mod refused_fields;
 mod secrets;
 mod server;
 mod stats;
 mod test_sends;
 mod timed_stream;
+mod webhook_changes;
 mod webhooks;
 
 use limits::RateLimits;

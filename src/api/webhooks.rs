@@ -1,4 +1,4 @@
-//! Registers, lists, shows, changes and deletes an account's webhooks.
+//! Registers, lists, shows and deletes an account's webhooks.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,21 +14,23 @@ use uuid::Uuid;
 use super::Api;
 use super::answer::{BodyProblems, JsonAnswer, PreconditionProblem, Problems, ReadOnlyProblem, WebhookProblems};
 use super::auth::Caller;
-use super::body::{Json, Text, given};
+use super::body::{Json, Text};
 use super::cursor::Cursors;
 use super::etag;
-use super::problem::{FieldError, Problem};
+use super::problem::Problem;
 use super::query::WebhookPath;
+use super::refused_fields::RefusedFields;
+use super::webhook_changes;
 use crate::ids::{AccountId, WebhookId};
 use crate::secret::SigningSecret;
-use crate::store::{self, Changed, Created, Deleted, NewWebhook, Position, WebhookChange};
-use crate::webhook::{Subscriptions, Webhook, WebhookName, WebhookRefusal, WebhookUrl};
+use crate::store::{self, Created, Deleted, NewWebhook, Position};
+use crate::webhook::{Subscriptions, Webhook, WebhookName, WebhookUrl};
 
 /// Webhooks of a page, unless the caller asks for another number.
 const PAGE: u32 = 100;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
-    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(show, update, delete))
+    OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(show, webhook_changes::update, delete))
 }
 
 /// What the list can show beside the webhooks.
@@ -50,25 +52,6 @@ pub(super) struct Registration {
     /// What to subscribe to.
     #[schema(value_type = Vec<String>, min_items = 1)]
     events: Vec<Text>,
-}
-
-/// What is left out stays as it is.
-#[derive(Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, expecting = "an object")]
-pub(super) struct Change {
-    #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = String, required = false, min_length = 1, max_length = 200)]
-    name: Option<Text>,
-    #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = String, required = false, min_length = 1, max_length = 2048)]
-    url: Option<Text>,
-    #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = Vec<String>, required = false, min_items = 1)]
-    events: Option<Vec<Text>>,
-    /// Switching off cancels its pending deliveries.
-    #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = bool, required = false)]
-    active: Option<bool>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -166,7 +149,7 @@ pub(super) async fn create(
 ) -> Result<(StatusCode, [(HeaderName, String); 2], JsonAnswer<CreatedWebhook>), Problem> {
     let mut refused = RefusedFields::default();
     let name = refused.unless("name", WebhookName::parse(&registration.name.0));
-    let url = refused.unless("url", WebhookUrl::parse(&registration.url.0, &api.urls).map_err(Into::into));
+    let url = refused.unless("url", WebhookUrl::parse(&registration.url.0, &api.urls));
     let events = refused.unless("events", Subscriptions::parse(&registration.events, &api.catalogue));
     let (Some(name), Some(url), Some(events)) = (name, url, events) else { return Err(refused.into()) };
     let secret = SigningSecret::from_random(rand::random());
@@ -200,37 +183,6 @@ pub(super) async fn show(
     Ok(([(header::ETAG, etag::tag(&webhook.version))], JsonAnswer(webhook)))
 }
 
-/// Change a webhook; with If-Match only if it still has that version
-#[utoipa::path(patch, path = "/v1/webhooks/{id}", operation_id = "updateWebhook", tag = "webhooks", request_body = Change,
-    params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header, description = "The webhook's `ETag`, or its `version` in quotes, as it was last seen")),
-    responses(
-        (status = 200, body = Webhook, headers(("ETag" = String))),
-        WebhookProblems, PreconditionProblem, BodyProblems, ReadOnlyProblem,
-    ))]
-pub(super) async fn update(
-    State(api): State<Arc<Api>>,
-    caller: Caller,
-    WebhookPath(id): WebhookPath,
-    headers: HeaderMap,
-    Json(change): Json<Change>,
-) -> Result<([(HeaderName, String); 1], JsonAnswer<Webhook>), Problem> {
-    let mut refused = RefusedFields::default();
-    let name = change.name.and_then(|name| refused.unless("name", WebhookName::parse(&name.0)));
-    let url =
-        change.url.and_then(|url| refused.unless("url", WebhookUrl::parse(&url.0, &api.urls).map_err(Into::into)));
-    let events =
-        change.events.and_then(|events| refused.unless("events", Subscriptions::parse(&events, &api.catalogue)));
-    if !refused.0.is_empty() {
-        return Err(refused.into());
-    }
-    let change = WebhookChange { name, url, events, active: change.active, only_if: etag::if_match(&headers) };
-    match api.ask(api.store.update_webhook(caller.scope(), id, &change)).await? {
-        Changed::Webhook(webhook) => Ok(([(header::ETAG, etag::tag(&webhook.version))], JsonAnswer(*webhook))),
-        Changed::Unknown => Err(Problem::not_found()),
-        Changed::Stale => Err(Problem::stale()),
-    }
-}
-
 /// Delete a webhook and cancel its pending deliveries; its log stays as long as it is kept
 #[utoipa::path(delete, path = "/v1/webhooks/{id}", operation_id = "deleteWebhook", tag = "webhooks",
     params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header, description = "The webhook's `ETag`, or its `version` in quotes, as it was last seen")),
@@ -246,26 +198,5 @@ pub(super) async fn delete(
         Deleted::Done => Ok(StatusCode::NO_CONTENT),
         Deleted::Unknown => Err(Problem::not_found()),
         Deleted::Stale => Err(Problem::stale()),
-    }
-}
-
-/// Collects the fields that cannot be accepted, so that one answer names all of them.
-#[derive(Default)]
-pub(super) struct RefusedFields(Vec<FieldError>);
-
-impl RefusedFields {
-    pub(super) fn unless<T>(&mut self, field: &str, parsed: Result<T, WebhookRefusal>) -> Option<T> {
-        let refusal = match parsed {
-            Ok(value) => return Some(value),
-            Err(refusal) => refusal,
-        };
-        self.0.push(FieldError { field: field.to_owned(), reason: refusal.to_string() });
-        None
-    }
-}
-
-impl From<RefusedFields> for Problem {
-    fn from(refused: RefusedFields) -> Self {
-        Self::invalid(refused.0)
     }
 }

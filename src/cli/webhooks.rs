@@ -178,7 +178,7 @@ async fn update(store: &Store, settings: &Settings, id: WebhookId, change: &Chan
         url: change.url.as_ref().map(url).transpose()?,
         events: change.events.as_ref().map(events).transpose()?,
         active: change.active,
-        only_if: None,
+        ..WebhookChange::default()
     };
     match store.update_webhook(Scope::Everyone, id, &change).await? {
         Changed::Webhook(webhook) => show(&webhook, json),

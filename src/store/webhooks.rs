@@ -33,6 +33,8 @@ pub struct WebhookChange {
     pub url: Option<WebhookUrl>,
     pub events: Option<Subscriptions>,
     pub active: Option<bool>,
+    /// The customer repeats that we disabled the webhook: switching off then leaves the reason as it is.
+    pub keeps_reason: bool,
     /// One of these versions must be the webhook's, if they are given.
     pub only_if: Option<Vec<String>>,
 }
@@ -230,7 +232,7 @@ impl Store {
                  event_types = coalesce($4, event_types),
                  active = coalesce($5, active),
                  activation = activation + coalesce(active AND NOT $5, false)::integer,
-                 disabled_reason = CASE WHEN $5::boolean IS NULL THEN disabled_reason END,
+                 disabled_reason = CASE WHEN $5::boolean IS NULL OR ($8 AND NOT $5) THEN disabled_reason END,
                  failing_since = CASE WHEN $5 AND NOT active THEN NULL ELSE failing_since END,
                  consecutive_failures = CASE WHEN $5 AND NOT active THEN 0 ELSE consecutive_failures END,
                  last_error = CASE WHEN $5 AND NOT active THEN NULL ELSE last_error END,
@@ -244,7 +246,8 @@ impl Store {
         let name = change.name.as_ref().map(WebhookName::as_str);
         let url = change.url.as_ref().map(WebhookUrl::as_str);
         let types = change.events.as_ref().map(|events| names(events.types()));
-        let params: Params<'_> = &[&id.0, &name, &url, &types, &change.active, &scope.account(), &change.only_if];
+        let params: Params<'_> =
+            &[&id.0, &name, &url, &types, &change.active, &scope.account(), &change.only_if, &change.keeps_reason];
         if let Some(row) = self.query_to_write(&sql, params).await?.first() {
             return Ok(Changed::Webhook(Box::new(webhook(row))));
         }

@@ -1,0 +1,148 @@
+//! Changes a webhook. A caller may send the fields to change, or the whole webhook as it was read.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, header};
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::Value;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::Api;
+use super::answer::{BodyProblems, JsonAnswer, PreconditionProblem, ReadOnlyProblem, WebhookProblems};
+use super::auth::Caller;
+use super::body::{Json, Text, given};
+use super::etag;
+use super::problem::Problem;
+use super::query::WebhookPath;
+use super::refused_fields::RefusedFields;
+use crate::ids::WebhookId;
+use crate::store::{Changed, WebhookChange};
+use crate::timestamps::is_rfc3339;
+use crate::webhook::{Subscriptions, Webhook, WebhookName, WebhookUrl};
+
+/// What is left out stays as it is. A whole webhook, as `GET` shows it, may be sent too: what changes by itself is then ignored.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, expecting = "an object")]
+#[expect(dead_code, reason = "fields that are ignored are known, so that a whole webhook is accepted")]
+pub(super) struct Change {
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = String, required = false, min_length = 1, max_length = 200)]
+    name: Option<Text>,
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = String, required = false, min_length = 1, max_length = 2048)]
+    url: Option<Text>,
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Vec<String>, required = false, min_items = 1)]
+    events: Option<Vec<Text>>,
+    /// Switching off cancels its pending deliveries.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = bool, required = false)]
+    active: Option<bool>,
+    /// If it is given, it must be the webhook's own.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Uuid, required = false)]
+    id: Option<Text>,
+    /// If it is given, it must be the webhook's own.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = String, format = DateTime, required = false)]
+    created_at: Option<Text>,
+    /// Ignored; but `active: false` beside a reason leaves a webhook that we disabled as it is.
+    #[serde(default)]
+    #[schema(value_type = Value, required = false)]
+    disabled_reason: Value,
+    /// Ignored.
+    #[serde(default)]
+    #[schema(value_type = Value, required = false)]
+    failing: IgnoredAny,
+    /// Ignored.
+    #[serde(default)]
+    #[schema(value_type = Value, required = false)]
+    failing_since: IgnoredAny,
+    /// Ignored.
+    #[serde(default)]
+    #[schema(value_type = Value, required = false)]
+    previous_valid_until: IgnoredAny,
+    /// Ignored.
+    #[serde(default)]
+    #[schema(value_type = Value, required = false)]
+    warnings: IgnoredAny,
+    /// Ignored.
+    #[serde(default)]
+    #[schema(value_type = Value, required = false)]
+    updated_at: IgnoredAny,
+    /// Ignored; `If-Match` makes a change depend on the version.
+    #[serde(default)]
+    #[schema(value_type = Value, required = false)]
+    version: IgnoredAny,
+    /// Ignored.
+    #[serde(default)]
+    #[schema(value_type = Value, required = false)]
+    activity: IgnoredAny,
+}
+
+impl Change {
+    /// The change itself, and the time of creation that the caller believes in.
+    ///
+    /// # Errors
+    ///
+    /// 422 with all fields that cannot be accepted.
+    fn check(self, api: &Api, id: WebhookId) -> Result<(WebhookChange, Option<Timestamp>), Problem> {
+        let mut refused = RefusedFields::default();
+        let name = self.name.and_then(|name| refused.unless("name", WebhookName::parse(&name.0)));
+        let url = self.url.and_then(|url| refused.unless("url", WebhookUrl::parse(&url.0, &api.urls)));
+        let events =
+            self.events.and_then(|events| refused.unless("events", Subscriptions::parse(&events, &api.catalogue)));
+        if let Some(given) = self.id {
+            let is_same = Uuid::parse_str(&given.0).is_ok_and(|given| given == id.0);
+            refused.unless("id", if is_same { Ok(()) } else { Err(FIXED) });
+        }
+        let created_at = self.created_at.and_then(|given| {
+            let time = given.0.parse().ok().filter(|_| is_rfc3339(&given.0));
+            refused.unless("created_at", time.ok_or(FIXED))
+        });
+        refused.none()?;
+        let keeps_reason = self.disabled_reason.is_string();
+        Ok((WebhookChange { name, url, events, active: self.active, keeps_reason, only_if: None }, created_at))
+    }
+}
+
+const FIXED: &str = "cannot be changed; send the webhook's own, or leave it out";
+
+/// Change a webhook; with If-Match only if it still has that version
+#[utoipa::path(patch, path = "/v1/webhooks/{id}", operation_id = "updateWebhook", tag = "webhooks", request_body = Change,
+    params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header, description = "The webhook's `ETag`, or its `version` in quotes, as it was last seen")),
+    responses(
+        (status = 200, body = Webhook, headers(("ETag" = String))),
+        WebhookProblems, PreconditionProblem, BodyProblems, ReadOnlyProblem,
+    ))]
+pub(super) async fn update(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    WebhookPath(id): WebhookPath,
+    headers: HeaderMap,
+    Json(change): Json<Change>,
+) -> Result<([(HeaderName, String); 1], JsonAnswer<Webhook>), Problem> {
+    let (mut change, created_at) = change.check(&api, id)?;
+    change.only_if = etag::if_match(&headers);
+    let question = async {
+        // Nothing changes the time of creation, so it may be compared before.
+        if let Some(believed) = created_at {
+            let webhook = api.store.find_webhook(caller.scope(), id).await?.ok_or_else(Problem::not_found)?;
+            let shown = |time: Timestamp| format!("{time:.3}");
+            let mut refused = RefusedFields::default();
+            let is_same = shown(believed) == shown(webhook.created_at);
+            refused.unless("created_at", if is_same { Ok(()) } else { Err(FIXED) });
+            refused.none()?;
+        }
+        Ok::<_, Problem>(api.store.update_webhook(caller.scope(), id, &change).await?)
+    };
+    match api.ask(question).await? {
+        Changed::Webhook(webhook) => Ok(([(header::ETAG, etag::tag(&webhook.version))], JsonAnswer(*webhook))),
+        Changed::Unknown => Err(Problem::not_found()),
+        Changed::Stale => Err(Problem::stale()),
+    }
+}
