@@ -101,6 +101,8 @@ pub struct Webhook {
     pub active: bool,
     /// Why we switched it off; null while it is on or if its owner did.
     pub disabled_reason: Option<String>,
+    /// Whether it fails for so long that its owner was notified (`health.notice_after`, `health.notice_attempts`).
+    pub failing: bool,
     /// When the first attempt failed since the last success; null if the last attempt succeeded.
     #[serde(serialize_with = "optional_rfc3339")]
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -115,6 +117,10 @@ pub struct Webhook {
     #[serde(serialize_with = "rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     pub updated_at: Timestamp,
+    /// Until when the secret before the newest one also signs; null if only the newest one does.
+    #[serde(serialize_with = "optional_rfc3339")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub previous_valid_until: Option<Timestamp>,
     /// Changes with `name`, `url`, `events` and `active`, and with nothing else. An opaque string: in quotes it is the
     /// webhook's `ETag`, for `If-Match`.
     pub version: String,

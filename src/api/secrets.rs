@@ -1,28 +1,59 @@
-//! Shows and replaces a webhook's signing secret.
+//! Shows and replaces a webhook's signing secret, and ends the one before it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::State;
-use serde::Serialize;
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
-use super::answer::{JsonAnswer, ReadOnlyProblem, WebhookProblems};
+use super::answer::{BodyProblems, JsonAnswer, ReadOnlyProblem, WebhookProblems};
 use super::auth::Caller;
+use super::body::{OptionalJson, Text, given};
 use super::problem::Problem;
 use super::query::WebhookPath;
+use super::refused_fields::RefusedFields;
 use crate::secret::{Owner, SigningSecret};
 use crate::timestamps::rfc3339;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
-    OpenApiRouter::new().routes(routes!(show)).routes(routes!(regenerate))
+    OpenApiRouter::new().routes(routes!(show)).routes(routes!(regenerate)).routes(routes!(end_previous))
 }
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Secret {
     secret: String,
+}
+
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, expecting = "an object")]
+pub(super) struct Rotation {
+    /// How long the secret before it also signs: `0s` to `24h`, such as `30m`. 24 hours if it is left out.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = String, required = false)]
+    grace: Option<Text>,
+}
+
+/// How long a secret also signs after it was replaced, at most.
+const LONGEST_GRACE: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Rotation {
+    /// # Errors
+    ///
+    /// 422 if `grace` is no duration up to 24 hours.
+    fn grace(&self) -> Result<Duration, Problem> {
+        let Some(text) = &self.grace else { return Ok(LONGEST_GRACE) };
+        let grace = humantime::parse_duration(&text.0).ok().filter(|grace| *grace <= LONGEST_GRACE);
+        let mut refused = RefusedFields::default();
+        match refused.unless("grace", grace.ok_or("must be a duration from 0s to 24h, such as 30m")) {
+            Some(grace) => Ok(grace),
+            None => Err(refused.into()),
+        }
+    }
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -48,17 +79,37 @@ pub(super) async fn show(
     Ok(JsonAnswer(Secret { secret: secret.expose().to_owned() }))
 }
 
-/// Make a new secret; the one before it stays valid beside it for 24 hours, older ones do not
-#[utoipa::path(post, path = "/v1/webhooks/{id}/secret/regenerate", operation_id = "regenerateSecret", tag = "secrets", params(("id" = Uuid, Path)),
-    responses((status = 200, body = Regenerated), WebhookProblems, ReadOnlyProblem))]
+/// Make a new secret; the one before it stays valid beside it for 24 hours, or for `grace`; older ones do not
+#[utoipa::path(post, path = "/v1/webhooks/{id}/secret/regenerate", operation_id = "regenerateSecret", tag = "secrets", request_body(content = Option<Rotation>),
+    params(("id" = Uuid, Path)),
+    responses((status = 200, body = Regenerated), WebhookProblems, BodyProblems, ReadOnlyProblem))]
 pub(super) async fn regenerate(
     State(api): State<Arc<Api>>,
     caller: Caller,
     WebhookPath(id): WebhookPath,
+    OptionalJson(rotation): OptionalJson<Rotation>,
 ) -> Result<JsonAnswer<Regenerated>, Problem> {
+    let grace = rotation.grace()?;
     let owner = Owner { account_id: &caller.account, webhook_id: id };
     let secret = SigningSecret::from_random(rand::random());
-    let replaced = api.ask(api.store.replace_secret(&api.keyring, owner, &secret)).await?;
+    let replaced = api.ask(api.store.replace_secret(&api.keyring, owner, &secret, grace)).await?;
     let previous_valid_until = replaced.ok_or_else(Problem::not_found)?;
     Ok(JsonAnswer(Regenerated { secret: secret.expose().to_owned(), previous_valid_until }))
+}
+
+/// Sign with the newest secret alone from now on
+#[utoipa::path(delete, path = "/v1/webhooks/{id}/secret/previous", tag = "secrets", params(("id" = Uuid, Path)),
+    responses(
+        (status = 204, description = "Only the newest secret signs, whether there was another or not"),
+        WebhookProblems, ReadOnlyProblem,
+    ))]
+pub(super) async fn end_previous(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    WebhookPath(id): WebhookPath,
+) -> Result<StatusCode, Problem> {
+    match api.ask(api.store.end_previous_secret(caller.scope(), id)).await? {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(Problem::not_found()),
+    }
 }

@@ -75,6 +75,9 @@ pub(super) enum Command {
     Reencrypt,
 }
 
+/// How long a replaced secret also signs.
+const GRACE: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
+
 /// Webhooks whose secrets one statement encrypts anew.
 const PAGE: i64 = 200;
 
@@ -203,7 +206,7 @@ async fn secret(store: &Store, settings: &Settings, id: WebhookId, regenerate: b
         let account_id = find(store, id).await?.account_id;
         let owner = Owner { account_id: &account_id, webhook_id: id };
         let secret = SigningSecret::from_random(rand::random());
-        store.replace_secret(keyring, owner, &secret).await?.ok_or_else(|| unknown(id))?;
+        store.replace_secret(keyring, owner, &secret, GRACE).await?.ok_or_else(|| unknown(id))?;
         secret
     } else {
         let secret = store.secret(keyring, Scope::Everyone, id).await?.ok_or_else(|| unknown(id))?;

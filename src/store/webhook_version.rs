@@ -29,7 +29,9 @@ impl WebhookVersion {
     /// [`Webhook`]: crate::webhook::Webhook
     pub(super) fn columns(self) -> String {
         format!(
-            "id, account_id, name, url, event_types, active, disabled_reason, failing_since, created_at, updated_at, \
+            "id, account_id, name, url, event_types, active, disabled_reason, failing_since, \
+             failing_noticed_at IS NOT NULL AS failing, created_at, updated_at, \
+             CASE WHEN previous_secret_until > now() THEN previous_secret_until END AS previous_valid_until, \
              {} AS version",
             self.sql()
         )

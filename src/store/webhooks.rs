@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::days::within_window;
 use super::{Params, Scope, Store, StoreError, TypedParams, account, column, count};
 use crate::ids::{AccountId, EventType, WebhookId};
-use crate::secret::{Keyring, OpenError, Owner, SigningSecret};
+use crate::secret::{Keyring, Owner, SigningSecret};
 use crate::webhook::{Subscriptions, Webhook, WebhookName, WebhookUrl};
 
 /// A webhook to be registered.
@@ -275,47 +275,7 @@ impl Store {
         }
         Ok(self.find_webhook(scope, id).await?.map_or(Deleted::Unknown, |_| Deleted::Stale))
     }
-
-    /// The secret that signs now; `None` if there is no such webhook. The inner error is that of decrypting it.
-    ///
-    /// # Errors
-    ///
-    /// The database is not available, busy or not migrated.
-    pub(crate) async fn secret(
-        &self,
-        keyring: &Keyring,
-        scope: Scope<'_>,
-        id: WebhookId,
-    ) -> Result<Option<Result<SigningSecret, OpenError>>, StoreError> {
-        let sql =
-            "SELECT account_id, secret FROM webhooks WHERE id = $1 AND account_id = coalesce($2::text, account_id)";
-        let rows = self.query(sql, &[&id.0, &scope.account()]).await?;
-        let open = |row| keyring.open(column(row, "secret"), Owner { account_id: &account(row), webhook_id: id });
-        Ok(rows.first().map(open))
-    }
-
-    /// Replaces the secret that signs. The previous secret also signs for 24 hours more; older ones do not. Returns when that
-    /// ends; `None` if there is no such webhook.
-    ///
-    /// # Errors
-    ///
-    /// The database is not available, busy or read-only: perhaps the secret was replaced, if only the answer is missing.
-    pub(crate) async fn replace_secret(
-        &self,
-        keyring: &Keyring,
-        owner: Owner<'_>,
-        secret: &SigningSecret,
-    ) -> Result<Option<Timestamp>, StoreError> {
-        let envelope = keyring.seal(secret, owner, rand::random());
-        let params: Params<'_> = &[&owner.webhook_id.0, &envelope, &owner.account_id.as_str()];
-        Ok(self.query_to_write(REPLACE_SECRET, params).await?.first().map(|row| column(row, "previous_secret_until")))
-    }
 }
-
-const REPLACE_SECRET: &str = "
-    UPDATE webhooks
-    SET previous_secret = secret, previous_secret_until = now() + interval '24 hours', secret = $2, updated_at = now()
-    WHERE id = $1 AND account_id = $3 RETURNING previous_secret_until";
 
 const NIL: &str = "'00000000-0000-0000-0000-000000000000'";
 
@@ -356,9 +316,11 @@ fn webhook(row: &Row) -> Webhook {
         events: column(row, "event_types"),
         active: column(row, "active"),
         disabled_reason: column(row, "disabled_reason"),
+        failing: column(row, "failing"),
         failing_since: column(row, "failing_since"),
         created_at: column(row, "created_at"),
         updated_at: column(row, "updated_at"),
+        previous_valid_until: column(row, "previous_valid_until"),
         version: column(row, "version"),
     }
 }

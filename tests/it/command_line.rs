@@ -18,17 +18,19 @@ const TYPE: &str = "content.published";
 const NOBODY: &str = "01900000-0000-7000-8000-000000000000";
 
 /// The fields of a webhook in JSON.
-const WEBHOOK: [&str; 11] = [
+const WEBHOOK: [&str; 13] = [
     "id",
     "name",
     "url",
     "events",
     "active",
     "disabled_reason",
+    "failing",
     "failing_since",
     "warnings",
     "created_at",
     "updated_at",
+    "previous_valid_until",
     "version",
 ];
 

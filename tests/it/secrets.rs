@@ -4,6 +4,7 @@ use penr_webhooks::ids::{AccountId, WebhookId};
 use penr_webhooks::secret::{Keyring, Owner, SigningSecret};
 use serde_json::json;
 
+use crate::support::api::assert_problem;
 use crate::support::settings::encryption_key;
 use crate::support::*;
 
@@ -189,4 +190,51 @@ async fn no_log_line_at_any_level_holds_a_secret_a_signature_a_payload_or_a_quer
         let password = url.rsplit_once('@').unwrap().0.rsplit_once(':').unwrap().1;
         assert!(!password.is_empty() && !log.contains(password), "the log has the password of a server");
     }
+}
+
+#[tokio::test]
+async fn the_old_secret_is_valid_for_the_grace_that_was_asked_for_and_can_be_ended() {
+    let (site, receiver) = (Site::new().await, Receiver::start().await);
+    let _worker = site.worker().await;
+    let api = site.api().await;
+    let customer = api.customer("acc_1");
+    let webhook = customer.create(&receiver.url(), &[TYPE]).await;
+    let path = format!("/v1/webhooks/{}", webhook["id"].as_str().unwrap());
+    let rotate = async |body: serde_json::Value| customer.post(&format!("{path}/secret/regenerate"), &body).await;
+    let until = async || customer.get(&path).await.json()["previous_valid_until"].clone();
+    let deliver = async || {
+        site.publish("acc_1", TYPE, json!({})).await;
+        receiver.next().await
+    };
+    assert!(until().await.is_null());
+
+    let first = webhook["secret"].as_str().unwrap().to_owned();
+    let rotated = rotate(json!({ "grace": "90m" })).await.json();
+    assert_eq!(until().await, rotated["previous_valid_until"]);
+    let minutes = "SELECT round(extract(epoch FROM previous_secret_until - now()) / 60)::bigint FROM webhooks";
+    assert_eq!(site.count(minutes).await, 90);
+    let second = rotated["secret"].as_str().unwrap().to_owned();
+    let request = deliver().await;
+    assert!(request.verify(&second).is_genuine() && request.verify(&first).standard);
+
+    for _ in 0..2 {
+        assert_eq!(customer.delete(&format!("{path}/secret/previous")).await.status, 204);
+    }
+    assert!(until().await.is_null());
+    let request = deliver().await;
+    assert!(request.verify(&second).is_genuine() && !request.verify(&first).standard);
+
+    let third = rotate(json!({ "grace": "0s" })).await.json()["secret"].as_str().unwrap().to_owned();
+    assert!(until().await.is_null());
+    assert_eq!(site.count("SELECT count(*) FROM webhooks WHERE previous_secret IS NOT NULL").await, 0);
+    let request = deliver().await;
+    assert!(request.verify(&third).is_genuine() && !request.verify(&second).standard);
+
+    for wrong in ["25h", "24h 1s", "-1s", "", "soon", "5"] {
+        let refused = rotate(json!({ "grace": wrong })).await;
+        assert_problem(&refused, 422, "invalid-fields");
+        assert_eq!(refused.json()["errors"][0]["field"], "grace", "{wrong}");
+    }
+    let stranger = api.customer("acc_2").delete(&format!("{path}/secret/previous")).await;
+    assert_problem(&stranger, 404, "not-found");
 }

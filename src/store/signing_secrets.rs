@@ -1,0 +1,70 @@
+//! Reads, replaces and ends the secrets of a webhook.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::{Params, Scope, Store, StoreError, account, column};
+use crate::ids::WebhookId;
+use crate::secret::{Keyring, OpenError, Owner, SigningSecret};
+
+impl Store {
+    /// The secret that signs now; `None` if there is no such webhook. The inner error is that of decrypting it.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or not migrated.
+    pub(crate) async fn secret(
+        &self,
+        keyring: &Keyring,
+        scope: Scope<'_>,
+        id: WebhookId,
+    ) -> Result<Option<Result<SigningSecret, OpenError>>, StoreError> {
+        let sql =
+            "SELECT account_id, secret FROM webhooks WHERE id = $1 AND account_id = coalesce($2::text, account_id)";
+        let rows = self.query(sql, &[&id.0, &scope.account()]).await?;
+        let open = |row| keyring.open(column(row, "secret"), Owner { account_id: &account(row), webhook_id: id });
+        Ok(rows.first().map(open))
+    }
+
+    /// Replaces the secret that signs. The previous secret also signs for the time of `grace`; older ones do not. Returns when
+    /// that ends; `None` if there is no such webhook.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or read-only: perhaps the secret was replaced, if only the answer is missing.
+    pub(crate) async fn replace_secret(
+        &self,
+        keyring: &Keyring,
+        owner: Owner<'_>,
+        secret: &SigningSecret,
+        grace: Duration,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let envelope = keyring.seal(secret, owner, rand::random());
+        let params: Params<'_> = &[&owner.webhook_id.0, &envelope, &owner.account_id.as_str(), &grace.as_secs_f64()];
+        Ok(self.query_to_write(REPLACE_SECRET, params).await?.first().map(|row| column(row, "previous_valid_until")))
+    }
+
+    /// Makes requests be signed with the newest secret alone from now on. Returns whether there is such a webhook.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or read-only: perhaps it was done, if only the answer is missing.
+    pub(crate) async fn end_previous_secret(&self, scope: Scope<'_>, id: WebhookId) -> Result<bool, StoreError> {
+        Ok(self.execute(END_PREVIOUS_SECRET, &[&id.0, &scope.account()]).await? > 0)
+    }
+}
+
+/// Without a grace nothing of the previous secret is kept.
+const REPLACE_SECRET: &str = "
+    UPDATE webhooks
+    SET previous_secret = CASE WHEN $4::float8 > 0 THEN secret END,
+        previous_secret_until = CASE WHEN $4 > 0 THEN now() + make_interval(secs => $4) END,
+        secret = $2, updated_at = now()
+    WHERE id = $1 AND account_id = $3 RETURNING now() + make_interval(secs => $4) AS previous_valid_until";
+
+const END_PREVIOUS_SECRET: &str = "
+    UPDATE webhooks
+    SET previous_secret = NULL, previous_secret_until = NULL,
+        updated_at = CASE WHEN previous_secret_until > now() THEN now() ELSE updated_at END
+    WHERE id = $1 AND account_id = coalesce($2::text, account_id)";
