@@ -50,6 +50,7 @@ mod query_slots;
 mod recoveries;
 mod refused_fields;
 mod secrets;
+mod sending_addresses;
 mod server;
 mod stats;
 mod test_sends;

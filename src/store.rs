@@ -39,6 +39,7 @@ use crate::config::Database;
 use crate::ids::AccountId;
 
 mod abandoned;
+mod activity;
 mod address;
 mod answers;
 mod backends;
@@ -85,6 +86,7 @@ mod turn_result;
 mod webhook_version;
 mod webhooks;
 
+pub(crate) use activity::Activity;
 pub use backends::SessionFault;
 pub use claim::{Claimed, Claims, Room, Taken};
 pub use due::{ClosedAtOnce, DueWebhook, Ended, FoundDue, Pages, ReadUntil, Swept};
@@ -104,8 +106,8 @@ pub(crate) use rights::{GrantError, Rights};
 pub(crate) use schema::Schema;
 pub(crate) use stats::{Bucket, Window};
 pub use turn_result::{Ending, TurnResult};
-pub(crate) use webhooks::{Activity, Created, NewWebhook, Position};
 pub use webhooks::{Changed, Deleted, WebhookChange};
+pub(crate) use webhooks::{Created, NewWebhook, Position};
 
 use abandoned::Kept;
 use connections::{Connection, Connections};

@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 mod examples;
 mod nulls;
 
-use super::{Api, deliveries, event_types, problem, secrets, stats, test_sends, webhooks};
+use super::{Api, deliveries, event_types, problem, secrets, sending_addresses, stats, test_sends, webhooks};
 
 const PATH: &str = "/v1/openapi.json";
 
@@ -49,6 +49,7 @@ pub(super) fn parts() -> (axum::Router<Arc<Api>>, utoipa::openapi::OpenApi) {
         .merge(event_types::routes())
         .merge(webhooks::routes())
         .merge(secrets::routes())
+        .merge(sending_addresses::routes())
         .merge(test_sends::routes())
         .merge(deliveries::routes())
         .merge(stats::routes());

@@ -84,17 +84,34 @@ pub(super) struct Activity {
     #[serde(serialize_with = "crate::timestamps::optional_rfc3339")]
     #[schema(value_type = Option<String>, format = DateTime)]
     last_attempt_at: Option<jiff::Timestamp>,
+    /// What went wrong with the last attempt, as in the log; null if it succeeded.
+    last_error: Option<String>,
+    /// What exactly went wrong, as in the log; null if that is not known.
+    last_error_detail: Option<String>,
+    /// The status of the last attempt's answer; null if there was none.
+    last_http_status: Option<i32>,
     /// Deliveries that wait for their time. Counted up to 1,000.
     waiting: u64,
 }
 
 impl From<store::Activity> for Activity {
     fn from(activity: store::Activity) -> Self {
-        let status = |succeeded| if succeeded { "success" } else { "failed" };
-        Self {
-            last_status: activity.last_attempt.map(|(_, succeeded)| status(succeeded)),
-            last_attempt_at: activity.last_attempt.map(|(time, _)| time),
+        let shown = Self {
+            last_status: None,
+            last_attempt_at: None,
+            last_error: None,
+            last_error_detail: None,
+            last_http_status: None,
             waiting: activity.waiting,
+        };
+        let Some(last) = activity.last_attempt else { return shown };
+        Self {
+            last_status: Some(if last.error.is_none() { "success" } else { "failed" }),
+            last_attempt_at: Some(last.created_at),
+            last_error: last.error,
+            last_error_detail: last.error_detail,
+            last_http_status: last.http_status,
+            ..shown
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The settings of the HTTP API and of its page.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de};
 use url::Url;
 
@@ -30,6 +31,8 @@ pub struct Api {
     pub cors_origins: Vec<String>,
     /// Origins whose pages may show the page in a frame.
     pub frame_ancestors: Vec<String>,
+    /// The addresses that webhooks are called from, for customers' firewalls. Empty if they are not known.
+    pub sending_addresses: Vec<IpNet>,
 }
 
 /// What a caller of the API may use.
@@ -77,6 +80,8 @@ struct ApiSection {
     cors_origins: Vec<String>,
     #[serde(deserialize_with = "origins")]
     frame_ancestors: Vec<String>,
+    #[serde(deserialize_with = "networks")]
+    sending_addresses: Vec<IpNet>,
     #[serde(deserialize_with = "jwt_secrets")]
     jwt_secret: Vec<SecretText>,
     jwt_issuer: String,
@@ -110,6 +115,7 @@ impl Api {
             database_timeout: section.database_timeout,
             cors_origins: section.cors_origins,
             frame_ancestors: section.frame_ancestors,
+            sending_addresses: section.sending_addresses,
         })
     }
 }
@@ -129,6 +135,17 @@ fn jwt_secrets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SecretT
         return Ok(secrets);
     };
     Err(de::Error::custom(problem))
+}
+
+/// Addresses and networks. A network is written without the bits behind its prefix, as firewalls want it.
+fn networks<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<IpNet>, D::Error> {
+    let texts = Vec::<String>::deserialize(deserializer)?;
+    let network = |text: &String| {
+        let network = text.parse::<IpNet>().or_else(|error| text.parse::<IpAddr>().map(IpNet::from).map_err(|_| error));
+        network.ok().map(|network| network.trunc())
+    };
+    let problem = "must list addresses or networks, such as 203.0.113.7 or 203.0.113.0/28";
+    texts.iter().map(network).collect::<Option<_>>().ok_or_else(|| de::Error::custom(problem))
 }
 
 /// Origins as a browser writes them: comparing texts is then enough.

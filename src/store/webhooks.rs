@@ -1,16 +1,12 @@
 //! Stores the webhooks that customers register.
 
-use std::collections::HashMap;
-
 use tokio_postgres::Row;
-use tokio_postgres::types::Type;
 
 use deadpool_postgres::Object;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::days::within_window;
-use super::{Params, Scope, Store, StoreError, TypedParams, account, column, count};
+use super::{Params, Scope, Store, StoreError, account, column};
 use crate::ids::{AccountId, EventType, WebhookId};
 use crate::secret::{Keyring, Owner, SigningSecret};
 use crate::webhook::{Subscriptions, Webhook, WebhookName, WebhookUrl};
@@ -72,15 +68,6 @@ pub enum Deleted {
 pub(crate) struct Position {
     pub time: Timestamp,
     pub id: Uuid,
-}
-
-/// What the list of webhooks shows of a webhook's deliveries.
-#[derive(Debug, Clone)]
-pub(crate) struct Activity {
-    /// The newest attempt: when, and whether it succeeded.
-    pub last_attempt: Option<(Timestamp, bool)>,
-    /// The number of pending deliveries, counted up to 1,000.
-    pub waiting: u64,
 }
 
 impl Store {
@@ -169,42 +156,6 @@ impl Store {
         Ok(self.query(&sql, &[&id.0, &scope.account()]).await?.first().map(webhook))
     }
 
-    /// The activity of some of an account's webhooks. Webhooks that the account does not have are missing.
-    ///
-    /// # Errors
-    ///
-    /// The database is not available, busy or not migrated.
-    pub(crate) async fn activity(
-        &self,
-        account: &AccountId,
-        ids: &[WebhookId],
-    ) -> Result<HashMap<WebhookId, Activity>, StoreError> {
-        let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
-        let rows = self.query(WAITING, &[&account.as_str(), &ids]).await?;
-        let waiting =
-            |row| (WebhookId(column(row, "id")), Activity { last_attempt: None, waiting: count(row, "waiting") });
-        let mut activity: HashMap<WebhookId, Activity> = rows.iter().map(waiting).collect();
-        for window in self.log_days().await?.windows(None) {
-            let silent = activity.iter().filter(|(_, activity)| activity.last_attempt.is_none());
-            let silent: Vec<Uuid> = silent.map(|(id, _)| id.0).collect();
-            if silent.is_empty() {
-                break;
-            }
-            let params: TypedParams<'_> = &[
-                (&account.as_str(), Type::TEXT),
-                (&silent, Type::UUID_ARRAY),
-                (&window.from, Type::TIMESTAMPTZ),
-                (&window.until, Type::TIMESTAMPTZ),
-            ];
-            for row in self.query_planned_anew(NEWEST, params).await? {
-                if let Some(activity) = activity.get_mut(&WebhookId(column(&row, "id"))) {
-                    activity.last_attempt = Some((column(&row, "created_at"), column(&row, "succeeded")));
-                }
-            }
-        }
-        Ok(activity)
-    }
-
     /// Changes a webhook. Switching it off cancels its pending deliveries; switching it on removes its failures and the reason
     /// why it was disabled. Both end a pause, and so does another URL.
     ///
@@ -278,28 +229,6 @@ impl Store {
 }
 
 const NIL: &str = "'00000000-0000-0000-0000-000000000000'";
-
-/// At most 1,000 pending deliveries of each webhook are counted.
-const WAITING: &str = "
-    SELECT w.id, queue.waiting
-    FROM webhooks w
-    CROSS JOIN LATERAL (
-        SELECT count(*) AS waiting FROM (
-            SELECT FROM pending_deliveries p WHERE p.webhook_id = w.id LIMIT 1000) AS beginning
-    ) AS queue
-    WHERE w.id = ANY ($2) AND w.account_id = $1";
-
-/// The newest attempt of each webhook within a window. It is the first entry of the index.
-const NEWEST: &str = concat!(
-    "SELECT w.id, newest.created_at, newest.error IS NULL AS succeeded
-    FROM webhooks w
-    CROSS JOIN LATERAL (
-        SELECT a.created_at, a.error FROM attempts a WHERE a.webhook_id = w.id AND ",
-    within_window!("$3", "$4"),
-    " ORDER BY a.created_at DESC, a.id DESC LIMIT 1
-    ) AS newest
-    WHERE w.id = ANY ($2) AND w.account_id = $1"
-);
 
 fn names(types: &[EventType]) -> Vec<&str> {
     types.iter().map(EventType::as_str).collect()

@@ -92,7 +92,7 @@ async fn activity_and_stats_tell_what_the_log_tells() {
     let (first, second) = (&list["data"][0]["activity"], &list["data"][1]["activity"]);
     assert_eq!((&first["last_status"], &first["waiting"]), (&"success".into(), &1000.into()));
     assert!(first["last_attempt_at"].as_str().unwrap().ends_with('Z'));
-    assert_eq!(second, &json!({ "last_status": null, "last_attempt_at": null, "waiting": 0 }));
+    assert_eq!((&second["last_status"], &second["waiting"]), (&json!(null), &json!(0)));
     assert!(customer.get("/v1/webhooks").await.json()["data"][0].get("activity").is_none());
     for (window, seconds, buckets) in [("1h", 300, 12), ("24h", 3600, 24), ("7d", 21600, 28)] {
         let stats = customer.get(&format!("{busy}/stats?window={window}")).await.json();

@@ -389,3 +389,45 @@ async fn a_disabled_webhook_that_is_sent_back_whole_stays_disabled() {
     let off = customer.patch(&path, &json!({ "active": false })).await.json();
     assert!(off["disabled_reason"].is_null(), "its owner switched it off: {off}");
 }
+
+#[tokio::test]
+async fn the_list_says_of_each_webhook_what_went_wrong_last_and_whether_its_owner_was_told() {
+    let receiver = Receiver::start().await;
+    receiver.always(Reply::status(418));
+    let site = Site::new().await.set("health.notice_attempts", "2").set("health.notice_after", "0s");
+    let api = site.api().await;
+    let customer = api.customer("acc_1");
+    customer.create(URL, &["content.created"]).await;
+    customer.create(&receiver.url(), &["content.published"]).await;
+    let _worker = site.worker().await;
+    let list = async || customer.get("/v1/webhooks?include=activity").await.json()["data"].clone();
+    let before = list().await;
+    assert_eq!([&before[0]["failing"], &before[1]["failing"]], [false, false]);
+    let nothing = json!({
+        "last_status": null, "last_attempt_at": null, "last_error": null, "last_error_detail": null,
+        "last_http_status": null, "waiting": 0
+    });
+    assert_eq!(before[0]["activity"], nothing);
+    for attempts in 1..=2 {
+        site.publish("acc_1", "content.published", json!({})).await;
+        wait_until("it failed", async || site.count("SELECT count(*) FROM attempts").await == attempts).await;
+    }
+    wait_until("its owner is told", async || site.count("SELECT count(*) FROM notices").await == 1).await;
+    let after = list().await;
+    assert_eq!([&after[0]["failing"], &after[1]["failing"]], [false, true]);
+    let activity = &after[1]["activity"];
+    assert_eq!([&activity["last_status"], &activity["last_error"]], ["failed", "http_status"]);
+    assert_eq!((&activity["last_http_status"], &activity["last_error_detail"]), (&json!(418), &json!(null)));
+    let single = customer.get(&format!("/v1/webhooks/{}", after[1]["id"].as_str().unwrap())).await.json();
+    assert_eq!(single["failing"], true);
+}
+
+#[tokio::test]
+async fn customers_see_the_addresses_that_they_are_called_from() {
+    let site = Site::new().await.set("api.sending_addresses", r#"["203.0.113.7", "2001:db8::1/64"]"#);
+    let api = site.api().await;
+    let shown = api.customer("acc_1").get("/v1/sending-addresses").await.json();
+    assert_eq!(shown, json!({ "data": ["203.0.113.7/32", "2001:db8::/64"] }));
+    let output = site.set("api.sending_addresses", r#"["example.com"]"#).cli(&["doctor"]).await;
+    assert!(output.code == 2 && output.stderr.contains("api.sending_addresses"), "{output:?}");
+}
