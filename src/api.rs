@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -41,6 +42,7 @@ mod deliveries;
 mod etag;
 mod event_types;
 mod exchange;
+mod idempotency;
 mod limits;
 mod openapi;
 mod page;
@@ -59,7 +61,7 @@ mod webhook_changes;
 mod webhooks;
 
 use limits::RateLimits;
-use problem::Problem;
+use problem::{Again, Problem};
 use query::Parameters;
 use recoveries::Recoveries;
 use server::{Server, Shutdown};
@@ -104,9 +106,10 @@ pub(crate) async fn run(settings: Settings, metrics: Metrics, stop: Cancellation
     // Makes partitions: test sends and resends need today's, also where no worker runs.
     let upkeep = Upkeep { store: store.clone(), metrics: api.metrics.clone(), retention: None };
     let recovering = recoveries::run(api.clone(), stop.clone());
+    let forgetting = idempotency::forget_old(api.clone(), stop.clone());
     let background = async {
         wait_for_schema(&store, &stop).await?;
-        tokio::join!(upkeep.run(stop.clone()), recovering);
+        tokio::join!(upkeep.run(stop.clone()), recovering, forgetting);
         Ok::<_, StoreError>(())
     };
     let metrics = api.metrics.clone();
@@ -205,6 +208,24 @@ impl Api {
     ) -> Result<T, Problem> {
         answer_by(Instant::now() + self.settings.database_timeout, question, Problem::unavailable).await
     }
+
+    /// Makes a change, as [`Api::ask`] asks a question. The change must use the store that it gets.
+    ///
+    /// # Errors
+    ///
+    /// As `ask`, but if the change may have been made, the problem says so, and what to do.
+    async fn change<T, E: From<StoreError> + Into<Problem>>(
+        &self,
+        again: Again,
+        change: impl AsyncFnOnce(Store) -> Result<T, E>,
+    ) -> Result<T, Problem> {
+        let unconfirmed = Arc::new(AtomicBool::new(false));
+        let changed = self.ask(change(self.store.noting(&unconfirmed))).await;
+        match unconfirmed.load(Ordering::Relaxed) {
+            true => changed.map_err(|_| Problem::outcome_unknown(again)),
+            false => changed,
+        }
+    }
 }
 
 async fn answer_by<T, E: Into<Problem>>(
@@ -241,7 +262,13 @@ fn cors(origins: &[String]) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(origins))
         .allow_methods([Method::GET, Method::POST, Method::PATCH, Method::DELETE])
-        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, header::IF_MATCH, exchange::REQUEST_ID])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            header::IF_MATCH,
+            idempotency::NAME,
+            exchange::REQUEST_ID,
+        ])
         .expose_headers([header::ETAG, header::RETRY_AFTER, exchange::REQUEST_ID])
         .max_age(Duration::from_secs(3600))
 }

@@ -11,12 +11,13 @@
 //!
 //! | | lock | taken by |
 //! |---|---|---|
-//! | 1 | advisory locks | `record`, `is_recorded`: of the batch. `create_webhook_within`: of the account. `resend`, `recover`: of old events, shared; `drop_expired`: the same, exclusive, while it marks partitions. |
+//! | 1 | advisory locks | `record`, `is_recorded`: of the batch. `create_webhook_within`, `replace_secret` with a key: of the account. `resend`, `recover`: of old events, shared; `drop_expired`: the same, exclusive, while it marks partitions. |
 //! | 2 | one row of `webhooks` | `resend`, `recover`: `FOR NO KEY UPDATE`, until they end. `update_webhook`, `delete_webhook`, `replace_secret`, `end_previous_secret`, `reencrypt_page`: one statement each, and no other lock. |
 //! | 3 | `events`, by key | `record`: inserts. |
 //! | 4 | `pending_deliveries`, by id: first inserts, then rows that are there | `record`, `recover`, `resend`: insert; then `record`, `recover`: lock, update and delete. `claim_due`, `release`, `close_ended`: skip locked rows. |
 //! | 5 | `closed_deliveries`, by id | `record`, `close_ended`, `claim_due`: insert. `record`, `resend`: delete. `recover`, `drop_expired`: delete, and skip locked rows. |
-//! | 6 | rows of `webhooks`, skipping locked ones; then new `notices` | `record`, `record_health`: the health of webhooks. |
+//! | 6 | `kept_answers`, one row | `create_webhook_within`, `replace_secret` with a key. `forget_answers` skips locked rows. |
+//! | 7 | rows of `webhooks`, skipping locked ones; then new `notices` | `record`, `record_health`: the health of webhooks. |
 //!
 //! - Rows that are there are locked by a statement of their own (`ORDER BY id FOR UPDATE`) before a transaction changes more
 //!   than one of them: updates and deletes lock in the order of their plan.
@@ -28,6 +29,7 @@
 //! partitions have one each. None of these waits for a row that the table above names.
 
 use std::any::Any;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -54,6 +56,7 @@ mod hosts;
 mod indexes;
 mod inspect;
 mod keepalive;
+mod kept_answers;
 mod known_columns;
 mod log;
 mod login;
@@ -94,6 +97,7 @@ pub use error::StoreError;
 pub(crate) use indexes::INDEXES;
 pub use indexes::Index;
 pub(crate) use inspect::{LockRoom, SecretCheck, Server, SnapshotHolder};
+pub(crate) use kept_answers::{Kept, Once};
 pub use log::LogRow;
 pub(crate) use log::{LogFilter, LogStatus};
 pub use lookup::Lookup;
@@ -104,12 +108,12 @@ pub(crate) use recover::{Recovery, YEARS};
 pub(crate) use retention::{DropError, Dropped};
 pub(crate) use rights::{GrantError, Rights};
 pub(crate) use schema::Schema;
+pub(crate) use signing_secrets::{NewSecret, Replaced};
 pub(crate) use stats::{Bucket, Window};
 pub use turn_result::{Ending, TurnResult};
 pub use webhooks::{Changed, Deleted, WebhookChange};
 pub(crate) use webhooks::{Created, NewWebhook, Position};
 
-use abandoned::Kept;
 use connections::{Connection, Connections};
 
 type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
@@ -142,7 +146,9 @@ pub struct Store {
     connections: Arc<Connections>,
     /// The days of the log, and when they were read.
     log_days: Arc<Mutex<Option<(Instant, days::LogDays)>>>,
-    kept: Option<Kept>,
+    kept: Option<abandoned::Kept>,
+    /// Whether a write has begun whose end is not known.
+    unconfirmed: Option<Arc<AtomicBool>>,
 }
 
 impl Store {
@@ -152,7 +158,12 @@ impl Store {
     ///
     /// [`StoreError::Address`] if `DATABASE_URL` cannot be used.
     pub fn new(settings: &Database) -> Result<Self, StoreError> {
-        Ok(Self { connections: Connections::new(settings)?.into(), log_days: Arc::default(), kept: None })
+        Ok(Self {
+            connections: Connections::new(settings)?.into(),
+            log_days: Arc::default(),
+            kept: None,
+            unconfirmed: None,
+        })
     }
 
     /// Returns the same store with a value, such as a permit, that is dropped when the last statement of the returned store has
@@ -160,6 +171,12 @@ impl Store {
     /// not confirm the end within seconds; or the statement is a write, whose commit may wait for hours.
     pub(crate) fn keeping(&self, kept: impl Any + Send + Sync) -> Self {
         Self { kept: Some(Arc::new(kept)), ..self.clone() }
+    }
+
+    /// Returns the same store, which sets `unconfirmed` while it is not known whether a write was carried out: from its
+    /// beginning until its answer. It stays set if the answer does not come.
+    pub(crate) fn noting(&self, unconfirmed: &Arc<AtomicBool>) -> Self {
+        Self { unconfirmed: Some(unconfirmed.clone()), ..self.clone() }
     }
 
     /// Opens two sessions and compares them, to find a pooler that exchanges sessions before it does harm.
@@ -267,7 +284,17 @@ impl Store {
     /// [`Abandoned::LeftAlone`]: abandoned::Abandoned::LeftAlone
     async fn write<T>(&self, work: impl AsyncFnOnce(&mut Object) -> Result<T, Error>) -> Result<T, StoreError> {
         let (mut connection, room) = self.connections.lend_to_write().await?;
-        connection.write(room, work).await
+        self.note_unconfirmed(true);
+        let written = connection.write(room, work).await;
+        // After every other error it is known that nothing was committed.
+        self.note_unconfirmed(matches!(written, Err(StoreError::Unavailable(_))));
+        written
+    }
+
+    fn note_unconfirmed(&self, is_unconfirmed: bool) {
+        if let Some(unconfirmed) = &self.unconfirmed {
+            unconfirmed.store(is_unconfirmed, Ordering::Relaxed);
+        }
     }
 
     async fn connection(&self) -> Result<Connection, StoreError> {

@@ -20,6 +20,20 @@ impl<T: Serialize> IntoResponse for JsonAnswer<T> {
     }
 }
 
+/// A JSON document that is text already.
+pub(super) struct JsonText(pub(super) String);
+
+impl IntoResponse for JsonText {
+    fn into_response(self) -> Response {
+        ([(header::CONTENT_TYPE, "application/json")], self.0).into_response()
+    }
+}
+
+/// A document as JSON text.
+pub(super) fn json_text(document: &impl Serialize) -> String {
+    serde_json::to_string(document).expect("answers are plain JSON")
+}
+
 /// The problems that every route may answer with.
 pub(super) struct Problems;
 

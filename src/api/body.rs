@@ -22,6 +22,31 @@ pub(super) struct Json<T>(pub(super) T);
 /// A request's JSON body, or the default if there is none.
 pub(super) struct OptionalJson<T>(pub(super) T);
 
+/// How a body is read from bytes that have arrived.
+pub(super) trait JsonBody: Sized {
+    /// # Errors
+    ///
+    /// 415 if the headers announce something else, 400 if the bytes cannot be read.
+    fn of(headers: &HeaderMap, body: &[u8]) -> Result<Self, Problem>;
+}
+
+impl<T: DeserializeOwned> JsonBody for Json<T> {
+    fn of(headers: &HeaderMap, body: &[u8]) -> Result<Self, Problem> {
+        check_type(headers)?;
+        parse(body).map(Self)
+    }
+}
+
+impl<T: DeserializeOwned + Default> JsonBody for OptionalJson<T> {
+    fn of(headers: &HeaderMap, body: &[u8]) -> Result<Self, Problem> {
+        if body.is_empty() {
+            return Ok(Self(T::default()));
+        }
+        check_type(headers)?;
+        parse::<Option<T>>(body).map(|wish| Self(wish.unwrap_or_default()))
+    }
+}
+
 impl<T: DeserializeOwned> FromRequest<Arc<Api>> for Json<T> {
     type Rejection = Problem;
 
@@ -36,13 +61,9 @@ impl<T: DeserializeOwned + Default> FromRequest<Arc<Api>> for OptionalJson<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, api: &Arc<Api>) -> Result<Self, Problem> {
-        let typed = check_type(request.headers());
-        let body = read(request.into_body(), api.settings.limits.max_body_bytes).await?;
-        if body.is_empty() {
-            return Ok(Self(T::default()));
-        }
-        typed?;
-        parse::<Option<T>>(&body).map(|wish| Self(wish.unwrap_or_default()))
+        let (parts, body) = request.into_parts();
+        let body = read(body, api.settings.limits.max_body_bytes).await?;
+        Self::of(&parts.headers, &body)
     }
 }
 
@@ -57,7 +78,7 @@ fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-async fn read(body: Body, most: usize) -> Result<Bytes, Problem> {
+pub(super) async fn read(body: Body, most: usize) -> Result<Bytes, Problem> {
     match Limited::new(body, most).collect().await {
         Ok(read) => Ok(read.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(Problem::too_large(most)),

@@ -16,7 +16,7 @@ use super::answer::{BodyProblems, JsonAnswer, ReadOnlyProblem, WebhookProblems};
 use super::auth::Caller;
 use super::body::{Json, Text};
 use super::cursor::Cursors;
-use super::problem::{FieldError, Problem};
+use super::problem::{Again, FieldError, Problem};
 use super::query::{DeliveryPath, WebhookPath, canonical};
 use crate::ids::{DeliveryId, EventType};
 use crate::store::{LogFilter, LogRow, LogStatus, RecoverError, Since, Store};
@@ -111,7 +111,8 @@ pub(super) async fn resend(
     caller: Caller,
     DeliveryPath(id, delivery): DeliveryPath,
 ) -> Result<(StatusCode, JsonAnswer<Resent>), Problem> {
-    api.ask(api.store.resend(caller.scope(), id, delivery)).await?;
+    let resend = async |store: Store| store.resend(caller.scope(), id, delivery).await;
+    api.change(Again::Harmless, resend).await?;
     Ok((StatusCode::ACCEPTED, JsonAnswer(Resent { delivery_id: delivery.0 })))
 }
 

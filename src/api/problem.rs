@@ -31,6 +31,17 @@ struct Parts {
     header: Option<(HeaderName, HeaderValue)>,
 }
 
+/// What happens if a request is sent again that was carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Again {
+    /// The same as before.
+    Harmless,
+    /// It is answered as before: it has a key.
+    WithKey,
+    /// It is carried out twice.
+    LookFirst,
+}
+
 /// What is wrong with one field.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(super) struct FieldError {
@@ -44,7 +55,7 @@ pub(super) struct FieldError {
 pub(super) struct Document<'a> {
     /// `urn:penr-webhooks:problem:` and the kind of problem: `unauthorized`, `read-only-token`, `not-found`, `method-not-allowed`,
     /// `malformed-request`, `unsupported-media-type`, `payload-too-large`, `uri-too-long`, `headers-too-large`,
-    /// `invalid-fields`, `precondition-failed`, `inactive-webhook`, `event-dropped`, `too-many-webhooks`, `rate-limited`, `unavailable`, `timeout` or
+    /// `invalid-fields`, `precondition-failed`, `inactive-webhook`, `event-dropped`, `too-many-webhooks`, `rate-limited`, `unavailable`, `outcome-unknown`, `timeout` or
     /// `internal`.
     r#type: String,
     title: &'a str,
@@ -74,6 +85,7 @@ enum Kind {
     TooManyWebhooks,
     RateLimited,
     Unavailable,
+    OutcomeUnknown,
     Timeout,
     Internal,
 }
@@ -105,6 +117,9 @@ impl Kind {
             Self::TooManyWebhooks => (StatusCode::CONFLICT, "too-many-webhooks", "There are too many webhooks"),
             Self::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "rate-limited", "Too many requests"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Not available for the moment"),
+            Self::OutcomeUnknown => {
+                (StatusCode::SERVICE_UNAVAILABLE, "outcome-unknown", "It is not known whether it was done")
+            }
             Self::Timeout => (StatusCode::SERVICE_UNAVAILABLE, "timeout", "It took too long"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong on our side"),
         }
@@ -208,6 +223,27 @@ impl Problem {
     pub(super) fn unavailable() -> Self {
         Self::new(Kind::Unavailable, "the service cannot answer just now; try again")
             .with(header::RETRY_AFTER, RETRY_AFTER)
+    }
+
+    /// For a change that the database did not confirm in time: it may have been made.
+    pub(super) fn outcome_unknown(again: Again) -> Self {
+        let problem = |advice: &str| {
+            Self::new(
+                Kind::OutcomeUnknown,
+                format!("the database did not confirm it in time: it may have been done. {advice}"),
+            )
+        };
+        let promptly = |problem: Self| problem.with(header::RETRY_AFTER, RETRY_AFTER);
+        match again {
+            Again::Harmless => promptly(problem("Look, or send the same request again")),
+            Again::WithKey => {
+                promptly(problem("Send the same request with the same Idempotency-Key again: it is done only once"))
+            }
+            // Without Retry-After: programs that follow it would do it twice.
+            Again::LookFirst => {
+                problem("Look before you send it again. With an Idempotency-Key you could send it again as it is")
+            }
+        }
     }
 
     pub(super) fn timeout() -> Self {

@@ -11,13 +11,15 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Api;
-use super::answer::{BodyProblems, JsonAnswer, ReadOnlyProblem, WebhookProblems};
+use super::answer::{BodyProblems, JsonAnswer, JsonText, ReadOnlyProblem, WebhookProblems, json_text};
 use super::auth::Caller;
 use super::body::{OptionalJson, Text, given};
-use super::problem::Problem;
+use super::idempotency::{self, Keyed};
+use super::problem::{Again, Problem};
 use super::query::WebhookPath;
 use super::refused_fields::RefusedFields;
 use crate::secret::{Owner, SigningSecret};
+use crate::store::{Kept, NewSecret, Replaced, Store};
 use crate::timestamps::rfc3339;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
@@ -81,20 +83,32 @@ pub(super) async fn show(
 
 /// Make a new secret; the one before it stays valid beside it for 24 hours, or for `grace`; older ones do not
 #[utoipa::path(post, path = "/v1/webhooks/{id}/secret/regenerate", operation_id = "regenerateSecret", tag = "secrets", request_body(content = Option<Rotation>),
-    params(("id" = Uuid, Path)),
+    params(
+        ("id" = Uuid, Path),
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = "The same request with the same key is carried out once within 24 hours, and answered alike each time"),
+    ),
     responses((status = 200, body = Regenerated), WebhookProblems, BodyProblems, ReadOnlyProblem))]
 pub(super) async fn regenerate(
     State(api): State<Arc<Api>>,
     caller: Caller,
     WebhookPath(id): WebhookPath,
-    OptionalJson(rotation): OptionalJson<Rotation>,
-) -> Result<JsonAnswer<Regenerated>, Problem> {
+    Keyed { body: OptionalJson(rotation), once }: Keyed<OptionalJson<Rotation>>,
+) -> Result<JsonText, Problem> {
     let grace = rotation.grace()?;
     let owner = Owner { account_id: &caller.account, webhook_id: id };
     let secret = SigningSecret::from_random(rand::random());
-    let replaced = api.ask(api.store.replace_secret(&api.keyring, owner, &secret, grace)).await?;
-    let previous_valid_until = replaced.ok_or_else(Problem::not_found)?;
-    Ok(JsonAnswer(Regenerated { secret: secret.expose().to_owned(), previous_valid_until }))
+    let body =
+        |previous_valid_until| json_text(&Regenerated { secret: secret.expose().to_owned(), previous_valid_until });
+    let new = NewSecret { owner, secret: &secret, grace };
+    let again = if once.is_some() { Again::WithKey } else { Again::LookFirst };
+    let once = once.as_ref().map(|once| (once, &body as _));
+    let replace = async |store: Store| store.replace_secret(&api.keyring, &new, once).await;
+    match api.change(again, replace).await? {
+        Replaced::Until(until) => Ok(JsonText(body(until))),
+        Replaced::Unknown => Err(Problem::not_found()),
+        Replaced::Before(Kept::Answer(before)) => Ok(JsonText(before.open(&api.keyring, &caller.account)?)),
+        Replaced::Before(Kept::OtherRequest) => Err(idempotency::other_request()),
+    }
 }
 
 /// Sign with the newest secret alone from now on
@@ -108,7 +122,8 @@ pub(super) async fn end_previous(
     caller: Caller,
     WebhookPath(id): WebhookPath,
 ) -> Result<StatusCode, Problem> {
-    match api.ask(api.store.end_previous_secret(caller.scope(), id)).await? {
+    let end = async |store: Store| store.end_previous_secret(caller.scope(), id).await;
+    match api.change(Again::Harmless, end).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(Problem::not_found()),
     }

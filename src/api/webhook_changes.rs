@@ -16,11 +16,11 @@ use super::answer::{BodyProblems, JsonAnswer, PreconditionProblem, ReadOnlyProbl
 use super::auth::Caller;
 use super::body::{Json, Text, given};
 use super::etag;
-use super::problem::Problem;
+use super::problem::{Again, Problem};
 use super::query::WebhookPath;
 use super::refused_fields::RefusedFields;
 use crate::ids::WebhookId;
-use crate::store::{Changed, WebhookChange};
+use crate::store::{Changed, Store, WebhookChange};
 use crate::timestamps::is_rfc3339;
 use crate::webhook::{Subscriptions, Webhook, WebhookName, WebhookUrl};
 
@@ -128,19 +128,19 @@ pub(super) async fn update(
 ) -> Result<([(HeaderName, String); 1], JsonAnswer<Webhook>), Problem> {
     let (mut change, created_at) = change.check(&api, id)?;
     change.only_if = etag::if_match(&headers);
-    let question = async {
+    let update = async |store: Store| {
         // Nothing changes the time of creation, so it may be compared before.
         if let Some(believed) = created_at {
-            let webhook = api.store.find_webhook(caller.scope(), id).await?.ok_or_else(Problem::not_found)?;
+            let webhook = store.find_webhook(caller.scope(), id).await?.ok_or_else(Problem::not_found)?;
             let shown = |time: Timestamp| format!("{time:.3}");
             let mut refused = RefusedFields::default();
             let is_same = shown(believed) == shown(webhook.created_at);
             refused.unless("created_at", if is_same { Ok(()) } else { Err(FIXED) });
             refused.none()?;
         }
-        Ok::<_, Problem>(api.store.update_webhook(caller.scope(), id, &change).await?)
+        Ok::<_, Problem>(store.update_webhook(caller.scope(), id, &change).await?)
     };
-    match api.ask(question).await? {
+    match api.change(Again::Harmless, update).await? {
         Changed::Webhook(webhook) => Ok(([(header::ETAG, etag::tag(&webhook.version))], JsonAnswer(*webhook))),
         Changed::Unknown => Err(Problem::not_found()),
         Changed::Stale => Err(Problem::stale()),

@@ -12,18 +12,21 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::Api;
-use super::answer::{BodyProblems, JsonAnswer, PreconditionProblem, Problems, ReadOnlyProblem, WebhookProblems};
+use super::answer::{
+    BodyProblems, JsonAnswer, JsonText, PreconditionProblem, Problems, ReadOnlyProblem, WebhookProblems, json_text,
+};
 use super::auth::Caller;
 use super::body::{Json, Text};
 use super::cursor::Cursors;
 use super::etag;
-use super::problem::Problem;
+use super::idempotency::{self, Keyed};
+use super::problem::{Again, Problem};
 use super::query::WebhookPath;
 use super::refused_fields::RefusedFields;
 use super::webhook_changes;
 use crate::ids::{AccountId, WebhookId};
 use crate::secret::SigningSecret;
-use crate::store::{self, Created, Deleted, NewWebhook, Position};
+use crate::store::{self, Created, Deleted, Kept, NewWebhook, Position, Store};
 use crate::webhook::{Subscriptions, Webhook, WebhookName, WebhookUrl};
 
 /// Webhooks of a page, unless the caller asks for another number.
@@ -154,6 +157,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Result<
 
 /// Register a webhook, active at once
 #[utoipa::path(post, path = "/v1/webhooks", operation_id = "createWebhook", tag = "webhooks", request_body = Registration,
+    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = "The same request with the same key is carried out once within 24 hours, and answered alike each time")),
     responses(
         (status = 201, body = CreatedWebhook, headers(("ETag" = String), ("Location" = String, description = "The path of the new webhook"))),
         (status = 409, description = "The account has too many webhooks", body = super::problem::Document, content_type = "application/problem+json"),
@@ -162,8 +166,8 @@ pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Result<
 pub(super) async fn create(
     State(api): State<Arc<Api>>,
     caller: Caller,
-    Json(registration): Json<Registration>,
-) -> Result<(StatusCode, [(HeaderName, String); 2], JsonAnswer<CreatedWebhook>), Problem> {
+    Keyed { body: Json(registration), once }: Keyed<Json<Registration>>,
+) -> Result<(StatusCode, [(HeaderName, String); 2], JsonText), Problem> {
     let mut refused = RefusedFields::default();
     let name = refused.unless("name", WebhookName::parse(&registration.name.0));
     let url = refused.unless("url", WebhookUrl::parse(&registration.url.0, &api.urls));
@@ -174,18 +178,28 @@ pub(super) async fn create(
     let id = WebhookId(Uuid::now_v7());
     let new = NewWebhook { id, account_id, name: &name, url: &url, events: &events, secret: &secret };
     let most = api.settings.limits.max_webhooks;
-    match api.ask(api.store.create_webhook_within(&api.keyring, &new, most)).await? {
-        Created::Webhook(webhook) => {
-            let location = format!("/v1/webhooks/{}", webhook.id);
-            let headers = [(header::ETAG, etag::tag(&webhook.version)), (header::LOCATION, location)];
-            Ok((
-                StatusCode::CREATED,
-                headers,
-                JsonAnswer(CreatedWebhook { webhook: *webhook, secret: secret.expose().to_owned() }),
-            ))
-        }
-        Created::TooMany => Err(Problem::too_many_webhooks(most)),
-    }
+    let body =
+        |webhook: &Webhook| json_text(&CreatedWebhook { webhook: webhook.clone(), secret: secret.expose().to_owned() });
+    let again = if once.is_some() { Again::WithKey } else { Again::LookFirst };
+    let once = once.as_ref().map(|once| (once, &body as _));
+    let create = async |store: Store| store.create_webhook_within(&api.keyring, &new, most, once).await;
+    let body = match api.change(again, create).await? {
+        Created::Webhook(webhook) => body(&webhook),
+        Created::TooMany => return Err(Problem::too_many_webhooks(most)),
+        Created::Before(Kept::Answer(before)) => before.open(&api.keyring, account_id)?,
+        Created::Before(Kept::OtherRequest) => return Err(idempotency::other_request()),
+    };
+    let created: Headed = serde_json::from_str(&body).map_err(|_| Problem::internal())?;
+    let location = format!("/v1/webhooks/{}", created.id);
+    let headers = [(header::ETAG, etag::tag(&created.version)), (header::LOCATION, location)];
+    Ok((StatusCode::CREATED, headers, JsonText(body)))
+}
+
+/// What the answer's `ETag` and `Location` are made of.
+#[derive(Deserialize)]
+struct Headed {
+    id: Uuid,
+    version: String,
 }
 
 /// One webhook
@@ -211,7 +225,8 @@ pub(super) async fn delete(
     headers: HeaderMap,
 ) -> Result<StatusCode, Problem> {
     let only_if = etag::if_match(&headers);
-    match api.ask(api.store.delete_webhook(caller.scope(), id, only_if.as_deref())).await? {
+    let delete = async |store: Store| store.delete_webhook(caller.scope(), id, only_if.as_deref()).await;
+    match api.change(Again::Harmless, delete).await? {
         Deleted::Done => Ok(StatusCode::NO_CONTENT),
         Deleted::Unknown => Err(Problem::not_found()),
         Deleted::Stale => Err(Problem::stale()),

@@ -8,7 +8,7 @@ use super::{CommandResult, Failure, account, output, store};
 use crate::config::Settings;
 use crate::ids::{AccountId, WebhookId};
 use crate::secret::{Owner, SigningSecret};
-use crate::store::{Changed, Deleted, LogFilter, NewWebhook, Scope, Store, WebhookChange};
+use crate::store::{Changed, Deleted, LogFilter, NewSecret, NewWebhook, Replaced, Scope, Store, WebhookChange};
 use crate::webhook::{Subscriptions, Webhook, WebhookName, WebhookRefusal, WebhookUrl};
 
 mod recover;
@@ -206,7 +206,10 @@ async fn secret(store: &Store, settings: &Settings, id: WebhookId, regenerate: b
         let account_id = find(store, id).await?.account_id;
         let owner = Owner { account_id: &account_id, webhook_id: id };
         let secret = SigningSecret::from_random(rand::random());
-        store.replace_secret(keyring, owner, &secret, GRACE).await?.ok_or_else(|| unknown(id))?;
+        let new = NewSecret { owner, secret: &secret, grace: GRACE };
+        if !matches!(store.replace_secret(keyring, &new, None).await?, Replaced::Until(_)) {
+            return Err(unknown(id));
+        }
         secret
     } else {
         let secret = store.secret(keyring, Scope::Everyone, id).await?.ok_or_else(|| unknown(id))?;
@@ -247,6 +250,15 @@ async fn reencrypt(store: &Store, settings: &Settings, json: bool) -> CommandRes
         }
         if after.is_none() {
             unreadable.clear();
+        }
+    }
+    let mut after = None;
+    loop {
+        let (kept, next) = store.reencrypt_answers(keyring, after, PAGE).await?;
+        moved += kept;
+        after = next;
+        if after.is_none() {
+            break;
         }
     }
     progress.finish_and_clear();

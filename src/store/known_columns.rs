@@ -1,4 +1,4 @@
-//! Caches which columns the schema is known to have. The schema may be that of an earlier release until `migrate` has run.
+//! Caches which columns and tables the schema is known to have. The schema may be that of an earlier release until `migrate` has run.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,14 +12,17 @@ pub(super) struct KnownColumns {
     pub pauses: AtomicBool,
     /// `webhooks.revision` (V11).
     pub revisions: AtomicBool,
+    /// The table `kept_answers` (V13).
+    pub answers: AtomicBool,
 }
 
 impl KnownColumns {
-    /// Forgets all columns if a statement failed for want of one: a standby may have taken over that lacks a migration.
+    /// Forgets all if a statement failed for want of one: a standby may have taken over that lacks a migration.
     pub(super) fn forget_if_missing(&self, error: &Error) {
-        if error.code() == Some(&SqlState::UNDEFINED_COLUMN) {
+        if error.code().is_some_and(|code| [SqlState::UNDEFINED_COLUMN, SqlState::UNDEFINED_TABLE].contains(code)) {
             self.pauses.store(false, Ordering::Relaxed);
             self.revisions.store(false, Ordering::Relaxed);
+            self.answers.store(false, Ordering::Relaxed);
         }
     }
 }

@@ -12,7 +12,7 @@ use super::{Store, StoreError, column, migration_lock};
 const LOCK_BOUND: Duration = Duration::from_secs(60);
 
 /// The rights on each table. Partitions need none: all statements name the whole table.
-const TABLES: [(&str, &[&str]); 8] = [
+const TABLES: [(&str, &[&str]); 9] = [
     ("webhooks", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("events", &["SELECT", "INSERT"]),
     ("attempts", &["SELECT", "INSERT"]),
@@ -20,6 +20,7 @@ const TABLES: [(&str, &[&str]); 8] = [
     ("closed_deliveries", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("notices", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("recoveries", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+    ("kept_answers", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("refinery_schema_history", &["SELECT"]),
 ];
 

@@ -21,7 +21,7 @@ macro_rules! history {
 pub(super) const HISTORY: &str = history!();
 
 /// The tables that our migrations make.
-pub(super) const OURS: [&str; 8] = [
+pub(super) const OURS: [&str; 9] = [
     "webhooks",
     "events",
     "attempts",
@@ -30,6 +30,7 @@ pub(super) const OURS: [&str; 8] = [
     "notices",
     "recoveries",
     "dropped_partitions",
+    "kept_answers",
 ];
 
 /// The version of the database's schema, compared with the one that this program was built for.

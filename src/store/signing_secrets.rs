@@ -2,11 +2,34 @@
 
 use std::time::Duration;
 
+use deadpool_postgres::Object;
 use jiff::Timestamp;
 
+use super::kept_answers::{self, Kept, NewAnswer, Once};
+use super::sql::query;
 use super::{Params, Scope, Store, StoreError, account, column};
 use crate::ids::WebhookId;
 use crate::secret::{Keyring, OpenError, Owner, SigningSecret};
+
+/// A new secret that takes the place of the one that signs.
+#[derive(Debug)]
+pub(crate) struct NewSecret<'a> {
+    pub owner: Owner<'a>,
+    pub secret: &'a SigningSecret,
+    /// How long the previous secret also signs.
+    pub grace: Duration,
+}
+
+/// The result of replacing a secret.
+#[derive(Debug)]
+pub(crate) enum Replaced {
+    /// Until when the previous secret also signs.
+    Until(Timestamp),
+    /// There is no such webhook.
+    Unknown,
+    /// The key of the request was used before.
+    Before(Kept),
+}
 
 impl Store {
     /// The secret that signs now; `None` if there is no such webhook. The inner error is that of decrypting it.
@@ -27,8 +50,8 @@ impl Store {
         Ok(rows.first().map(open))
     }
 
-    /// Replaces the secret that signs. The previous secret also signs for the time of `grace`; older ones do not. Returns when
-    /// that ends; `None` if there is no such webhook.
+    /// Replaces the secret that signs. The previous secret also signs for the time of `grace`; older ones do not. With a key it is
+    /// done once: the answer, which is made by the function beside the key, is kept with it.
     ///
     /// # Errors
     ///
@@ -36,13 +59,34 @@ impl Store {
     pub(crate) async fn replace_secret(
         &self,
         keyring: &Keyring,
-        owner: Owner<'_>,
-        secret: &SigningSecret,
-        grace: Duration,
-    ) -> Result<Option<Timestamp>, StoreError> {
-        let envelope = keyring.seal(secret, owner, rand::random());
-        let params: Params<'_> = &[&owner.webhook_id.0, &envelope, &owner.account_id.as_str(), &grace.as_secs_f64()];
-        Ok(self.query_to_write(REPLACE_SECRET, params).await?.first().map(|row| column(row, "previous_valid_until")))
+        new: &NewSecret<'_>,
+        once: Option<(&Once, &(dyn Fn(Timestamp) -> String + Sync))>,
+    ) -> Result<Replaced, StoreError> {
+        let once = if once.is_some() && self.keeps_answers().await? { once } else { None };
+        let owner = new.owner;
+        let envelope = keyring.seal(new.secret, owner, rand::random());
+        let params: Params<'_> =
+            &[&owner.webhook_id.0, &envelope, &owner.account_id.as_str(), &new.grace.as_secs_f64()];
+        let work = async |client: &mut Object| {
+            let transaction = client.transaction().await?;
+            if let Some((once, _)) = once {
+                kept_answers::take_turns(&transaction, owner.account_id).await?;
+                if let Some(kept) = kept_answers::find(&transaction, owner.account_id, once).await? {
+                    return transaction.commit().await.map(|()| Replaced::Before(kept));
+                }
+            }
+            let rows = query(&transaction, REPLACE_SECRET, params).await?;
+            let Some(until) = rows.first().map(|row| column(row, "previous_valid_until")) else {
+                return transaction.commit().await.map(|()| Replaced::Unknown);
+            };
+            if let Some((once, answer)) = once {
+                let body = answer(until);
+                let answer = NewAnswer { owner, body: &body, secret: new.secret, envelope: &envelope };
+                kept_answers::keep(&transaction, once, &answer).await?;
+            }
+            transaction.commit().await.map(|()| Replaced::Until(until))
+        };
+        self.write(work).await
     }
 
     /// Makes requests be signed with the newest secret alone from now on. Returns whether there is such a webhook.

@@ -6,6 +6,8 @@ use deadpool_postgres::Object;
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use super::kept_answers::{self, Kept, NewAnswer, Once};
+use super::sql::query;
 use super::{Params, Scope, Store, StoreError, account, column};
 use crate::ids::{AccountId, EventType, WebhookId};
 use crate::secret::{Keyring, Owner, SigningSecret};
@@ -41,6 +43,8 @@ pub(crate) enum Created {
     Webhook(Box<Webhook>),
     /// The account has as many webhooks as it may have.
     TooMany,
+    /// The key of the request was used before.
+    Before(Kept),
 }
 
 /// The result of a change.
@@ -77,13 +81,16 @@ impl Store {
     ///
     /// The database is not available, busy or read-only: perhaps the webhook was registered, if only the answer is missing.
     pub(crate) async fn create_webhook(&self, keyring: &Keyring, new: &NewWebhook<'_>) -> Result<Webhook, StoreError> {
-        match self.create_webhook_within(keyring, new, u32::MAX).await? {
+        match self.create_webhook_within(keyring, new, u32::MAX, None).await? {
             Created::Webhook(webhook) => Ok(*webhook),
-            Created::TooMany => Err(StoreError::Refused(anyhow::anyhow!("nobody has so many webhooks"))),
+            Created::TooMany | Created::Before(_) => {
+                Err(StoreError::Refused(anyhow::anyhow!("nobody has so many webhooks")))
+            }
         }
     }
 
-    /// The same, unless the account would then have more than `most` webhooks, however many requests come at once.
+    /// The same, unless the account would then have more than `most` webhooks, however many requests come at once. With a key
+    /// it is done once: the answer, which is made by the function beside the key, is kept with it.
     ///
     /// # Errors
     ///
@@ -93,7 +100,9 @@ impl Store {
         keyring: &Keyring,
         new: &NewWebhook<'_>,
         most: u32,
+        once: Option<(&Once, &(dyn Fn(&Webhook) -> String + Sync))>,
     ) -> Result<Created, StoreError> {
+        let once = if once.is_some() && self.keeps_answers().await? { once } else { None };
         let owner = Owner { account_id: new.account_id, webhook_id: new.id };
         let envelope = keyring.seal(new.secret, owner, rand::random());
         let columns = self.webhook_version().await?.columns();
@@ -110,16 +119,24 @@ impl Store {
         let work = async |client: &mut Object| {
             let transaction = client.transaction().await?;
             // Registrations of one account take turns, so that each counts the ones before it.
-            let lock = "SELECT pg_advisory_xact_lock(pg_catalog.hashtextextended($1::text, 1::bigint))";
-            let lock = transaction.prepare_cached(lock).await?;
-            transaction.query(&lock, &[&account]).await?;
-            let insert = transaction.prepare_cached(&sql).await?;
-            let rows = transaction.query(&insert, params).await?;
-            transaction.commit().await?;
-            Ok(rows)
+            kept_answers::take_turns(&transaction, new.account_id).await?;
+            if let Some((once, _)) = once
+                && let Some(kept) = kept_answers::find(&transaction, new.account_id, once).await?
+            {
+                return transaction.commit().await.map(|()| Created::Before(kept));
+            }
+            let rows = query(&transaction, &sql, params).await?;
+            let Some(created) = rows.first().map(webhook) else {
+                return transaction.commit().await.map(|()| Created::TooMany);
+            };
+            if let Some((once, answer)) = once {
+                let body = answer(&created);
+                let answer = NewAnswer { owner, body: &body, secret: new.secret, envelope: &envelope };
+                kept_answers::keep(&transaction, once, &answer).await?;
+            }
+            transaction.commit().await.map(|()| Created::Webhook(Box::new(created)))
         };
-        let rows = self.write(work).await?;
-        Ok(rows.first().map_or(Created::TooMany, |row| Created::Webhook(Box::new(webhook(row)))))
+        self.write(work).await
     }
 
     /// The account's webhooks after a position, oldest first.

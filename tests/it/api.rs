@@ -5,6 +5,7 @@ mod bodies;
 mod clients;
 mod described;
 mod http;
+mod idempotency;
 mod isolation;
 mod limits;
 mod log;

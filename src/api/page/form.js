@@ -1,5 +1,5 @@
 // The form for a webhook's fields, which shows the API's errors beside them, and the view that creates a webhook.
-import { ask, eventTypes, poll } from './http.js';
+import { eventTypes, once, poll } from './http.js';
 import { act, crumb, focus, h, icon, link, loading, notice, put, section, submit } from './dom.js';
 import { sentence } from './list.js';
 import { PRIVATE, secretBox, snippets } from './secret.js';
@@ -104,7 +104,8 @@ export function createView(main, signal) {
 	put(main, crumb(), h('h1', { tabindex: -1 }, 'Create Webhook'), body);
 	poll(body, 0, signal, async () => {
 		const fields = webhookFields(await eventTypes(signal), { name: '', url: '', events: [] });
-		const save = async () => created(await ask('POST', '/webhooks', { body: fields.values() }));
+		const create = once();
+		const save = async () => created(await create('/webhooks', fields.values()));
 		put(body, h('.card', webhookForm(fields, link('Cancel', ''), save).element));
 	});
 

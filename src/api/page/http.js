@@ -47,10 +47,27 @@ export async function ask(method, path, options = {}) {
 
 export const get = (path, signal) => ask('GET', path, { signal });
 
-async function send(method, path, { body, ifMatch, signal }, bearer) {
+/**
+ * Returns a function that posts a body to a path. After a failure the same path and body are sent with the same key, so that
+ * a request whose answer was lost is not carried out twice.
+ */
+export function once() {
+	let asked, key;
+	return async (path, body) => {
+		const now = JSON.stringify([path, body]);
+		// Not crypto.randomUUID, which pages without TLS do not have.
+		if (now !== asked) [asked, key] = [now, [...crypto.getRandomValues(new Uint8Array(16))].join('-')];
+		const answer = await ask('POST', path, { body, key });
+		asked = undefined;
+		return answer;
+	};
+}
+
+async function send(method, path, { body, ifMatch, key, signal }, bearer) {
 	const headers = { Authorization: `Bearer ${bearer}` };
 	if (body) headers['Content-Type'] = 'application/json';
 	if (ifMatch) headers['If-Match'] = ifMatch;
+	if (key) headers['Idempotency-Key'] = key;
 	const timeout = AbortSignal.timeout(TIMEOUT_MS);
 	try {
 		return await fetch(`/v1${path}`, {
@@ -59,7 +76,7 @@ async function send(method, path, { body, ifMatch, signal }, bearer) {
 		});
 	} catch (error) {
 		signal?.throwIfAborted();
-		const look = method === 'GET' ? '' : ' It may have been done all the same: look before you try again.';
+		const look = method === 'GET' ? '' : key ? ' Try again: it is done only once.' : ' It may have been done all the same: look before you try again.';
 		throw new Problem(0, { title: `The service could not be reached.${look}` });
 	}
 }

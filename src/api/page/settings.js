@@ -1,5 +1,5 @@
 // The tab Settings: edits a webhook, regenerates its secret, deletes it.
-import { ask, eventTypes, get, poll } from './http.js';
+import { ask, eventTypes, get, once, poll } from './http.js';
 import { button, confirm, h, loading, notice, put, say, section } from './dom.js';
 import { time } from './words.js';
 import { webhookFields, webhookForm } from './form.js';
@@ -57,6 +57,7 @@ export function settingsTab(body, { path, signal, show }) {
 	}
 
 	function secret() {
+		const regenerate = once();
 		const told = h('p.hint', { role: 'status' }, PRIVATE);
 		const box = secretBox(async () => (await get(`${path}/secret`, signal)).secret, signal);
 		return h('div', box, told, h('.actions.start', button('Regenerate', async () => {
@@ -65,7 +66,7 @@ export function settingsTab(body, { path, signal, show }) {
 				'For 24 hours the old one stays valid in Webhook-Signature, which carries both signatures.',
 				'X-Webhook-Signature is made with the new one alone: receivers that check it need the new secret at once. What they refuse is tried again.',
 			], 'Regenerate')) return;
-			const { previous_valid_until: until } = await ask('POST', `${path}/secret/regenerate`);
+			const { previous_valid_until: until } = await regenerate(`${path}/secret/regenerate`);
 			box.dispatchEvent(new Event('hide'));
 			put(told, 'Regenerated. In Webhook-Signature the old secret stays valid until ', time(until), '.');
 			say('Put the new secret into your receiver.');

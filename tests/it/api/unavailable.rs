@@ -24,6 +24,7 @@ fn routes(webhook: &str) -> Vec<(&'static str, String, serde_json::Value)> {
         ("PATCH", at(""), json!({ "name": "y" })),
         ("GET", at("/secret"), json!({})),
         ("POST", at("/secret/regenerate"), json!({})),
+        ("DELETE", at("/secret/previous"), json!({})),
         ("POST", at("/test"), json!({})),
         ("GET", at("/deliveries"), json!({})),
         ("POST", at("/deliveries/01a20a1a-16ef-7628-85cf-6985fbc9f4bf/resend"), json!({})),
@@ -37,8 +38,10 @@ async fn assert_all_unavailable(customer: &Customer, webhook: &str) {
     let ask = async |(method, path, body): (&str, String, serde_json::Value)| {
         let asked = Instant::now();
         let answer = customer.send(method, &path, &body).await;
-        assert_problem(&answer, 503, "unavailable");
-        assert!(answer.header("retry-after").is_some());
+        // A change may have been sent to the database on a connection that fell silent at that moment.
+        let is_unknown = method != "GET" && answer.text().contains("outcome-unknown");
+        assert_problem(&answer, 503, if is_unknown { "outcome-unknown" } else { "unavailable" });
+        assert!(is_unknown || answer.header("retry-after").is_some());
         // A second more than promised, for other tests run at the same time.
         assert!(asked.elapsed() < Duration::from_secs(3), "{method} {path} took {:?}", asked.elapsed());
     };

@@ -1,0 +1,164 @@
+//! A request that is sent again with its Idempotency-Key is not carried out again.
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use crate::support::api::assert_problem;
+use crate::support::http::Response;
+use crate::support::settings::encryption_key;
+use crate::support::*;
+
+const PATH: &str = "/v1/webhooks";
+
+fn registration(name: &str) -> Value {
+    json!({ "name": name, "url": "http://127.0.0.1:9999/?password=hunter2", "events": ["content.created"] })
+}
+
+async fn post(customer: &Customer, path: &str, key: &str, body: &Value) -> Response {
+    let headers = [("Content-Type", "application/json"), ("Idempotency-Key", key)];
+    customer.ask("POST", path, &headers, body.to_string().as_bytes()).await
+}
+
+async fn webhooks(site: &Site) -> i64 {
+    site.count("SELECT count(*) FROM webhooks").await
+}
+
+#[tokio::test]
+async fn a_webhook_is_registered_once_however_often_and_wherever_it_is_asked_for() {
+    let site = Site::new().await;
+    let (one, other) = (site.api().await, site.api().await);
+    let customers = [one.customer("acc_1"), other.customer("acc_1")];
+    let body = registration("Blog");
+    let answers = join_all((0..6).map(|at| post(&customers[at % 2], PATH, "\"k-1\"", &body))).await;
+    for answer in &answers {
+        assert_eq!((answer.status, answer.text()), (201, answers[0].text()));
+        assert_eq!(answer.header("etag"), answers[0].header("etag"));
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+    }
+    assert_eq!(webhooks(&site).await, 1);
+    let created = answers[0].json();
+    let path = format!("{PATH}/{}", created["id"].as_str().unwrap());
+    assert_eq!(customers[0].get(&format!("{path}/secret")).await.json()["secret"], created["secret"]);
+
+    // The key stands for one request of one account.
+    for (path, body) in [
+        (PATH.to_owned(), registration("Another")),
+        (format!("{path}/secret/regenerate"), body.clone()),
+        (format!("{path}/secret/regenerate"), json!({})),
+    ] {
+        let refused = post(&customers[0], &path, "\"k-1\"", &body).await;
+        assert_problem(&refused, 422, "invalid-fields");
+    }
+    assert_eq!(post(&one.customer("acc_2"), PATH, "\"k-1\"", &body).await.status, 201);
+    assert_eq!(post(&customers[0], PATH, "k-2", &body).await.status, 201);
+    // The answer stays the same when the webhook is gone, for a day.
+    assert_eq!(customers[0].delete(&path).await.status, 204);
+    assert_eq!(post(&customers[1], PATH, "\"k-1\"", &body).await.text(), answers[0].text());
+    assert_eq!(webhooks(&site).await, 2);
+    let age = "UPDATE kept_answers SET created_at = created_at - interval '24 hours'";
+    site.sql().await.batch_execute(age).await.unwrap();
+    assert_ne!(post(&customers[0], PATH, "\"k-1\"", &body).await.text(), answers[0].text());
+    assert_eq!(webhooks(&site).await, 3);
+
+    for wrong in ["", "\u{e4}", &"x".repeat(256)] {
+        assert_problem(&post(&customers[0], PATH, wrong, &body).await, 400, "malformed-request");
+    }
+    let refused = post(&customers[0], PATH, "k-3", &json!({ "name": "", "url": "x", "events": [] })).await;
+    assert_problem(&refused, 422, "invalid-fields");
+    assert_eq!(post(&customers[0], PATH, "k-3", &body).await.status, 201, "what was refused used no key up");
+    // A new process deletes what is older.
+    let third = site.api().await;
+    wait_until("old answers are deleted", async || site.count("SELECT count(*) FROM kept_answers").await == 2).await;
+    assert_eq!(post(&third.customer("acc_1"), PATH, "k-3", &body).await.status, 201);
+    assert_eq!(webhooks(&site).await, 4);
+}
+
+#[tokio::test]
+async fn a_secret_is_replaced_once_and_kept_only_in_an_envelope_that_is_reencrypted() {
+    let (old, new) = (encryption_key("k1"), encryption_key("k2"));
+    let site = Site::new().await.set("security.encryption_keys", &old);
+    let api = site.api().await;
+    let customer = api.customer("acc_1");
+    let path = customer.create_at("http://127.0.0.1:9999/").await;
+    let regenerate = format!("{path}/secret/regenerate");
+    let first = post(&customer, &regenerate, "k", &json!({ "grace": "1h" })).await;
+    let again = post(&customer, &regenerate, "k", &json!({ "grace": "1h" })).await;
+    assert_eq!((again.status, again.text()), (200, first.text()));
+    assert_problem(&post(&customer, &regenerate, "k", &json!({ "grace": "2h" })).await, 422, "invalid-fields");
+    let secret = first.json()["secret"].as_str().unwrap().to_owned();
+    assert_eq!(customer.get(&format!("{path}/secret")).await.json()["secret"], secret.as_str());
+    assert_ne!(customer.post(&regenerate, &json!({})).await.json()["secret"], secret.as_str());
+
+    // Neither the secret nor the request is there in clear text. The text of a bytea is hex: `whsec_` is 77687365635f.
+    let body = registration("Blog");
+    assert_eq!(post(&customer, PATH, "other", &body).await.status, 201);
+    let leaks = "SELECT count(*) FROM kept_answers k WHERE k::text ~ 'whsec_|77687365635f' OR answer ~ 'grace'";
+    assert_eq!(site.count(leaks).await, 0);
+
+    let site = site.set("security.encryption_keys", &format!("{new},{old}"));
+    // Three secrets of the two webhooks, and those of two kept answers.
+    assert_eq!(site.json(&["webhooks", "reencrypt"]).await["reencrypted"], 5);
+    assert_eq!(site.json(&["webhooks", "reencrypt"]).await["reencrypted"], 0);
+    let api = site.set("security.encryption_keys", &new).api().await;
+    let later = post(&api.customer("acc_1"), &regenerate, "k", &json!({ "grace": "1h" })).await;
+    assert_eq!(later.text(), first.text());
+}
+
+/// Each commit that makes a webhook takes 1 s after this.
+const SLOW_COMMIT: &str = "
+    CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1); RETURN NULL; END';
+    CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON webhooks DEFERRABLE INITIALLY DEFERRED
+        FOR EACH ROW EXECUTE FUNCTION slow()";
+
+#[tokio::test]
+async fn a_change_that_the_database_does_not_confirm_is_not_called_undone() {
+    let site = Site::new().await;
+    let postgres = Proxy::to(site.postgres_address()).await;
+    let site = site.postgres_through(&postgres.addr());
+    let api = site.api_of(site.launch(&["api"]).set("api.database_timeout", "2500ms")).await;
+    let (careful, careless) = (api.customer("acc_1"), api.customer("acc_2"));
+    assert_eq!(careful.get(PATH).await.status, 200);
+    site.sql().await.batch_execute(SLOW_COMMIT).await.unwrap();
+    let body = registration("Blog");
+    let asked = tokio::spawn({
+        let (careful, careless, body) = (careful.clone(), careless.clone(), body.clone());
+        async move { tokio::join!(post(&careful, PATH, "k", &body), careless.post(PATH, &body)) }
+    });
+    let committing =
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
+    wait_until("both commit", async || site.count(committing).await == 2).await;
+    postgres.pause_to_client();
+    let (with_key, without) = asked.await.unwrap();
+    assert_problem(&with_key, 503, "outcome-unknown");
+    assert!(with_key.text().contains("the same Idempotency-Key again") && with_key.header("retry-after").is_some());
+    assert_problem(&without, 503, "outcome-unknown");
+    assert!(without.text().contains("Look before you send it again") && without.header("retry-after").is_none());
+    wait_until("both are done", async || webhooks(&site).await == 2).await;
+    postgres.resume();
+    site.sql().await.batch_execute("DROP FUNCTION slow CASCADE").await.unwrap();
+    let mut again = None;
+    wait_until("it is answered", async || {
+        again = Some(post(&careful, PATH, "k", &body).await);
+        again.as_ref().is_some_and(|again| again.status == 201)
+    })
+    .await;
+    assert_eq!(webhooks(&site).await, 2, "{}", again.unwrap().text());
+}
+
+#[tokio::test]
+async fn before_the_migration_a_key_has_no_effect() {
+    let site = Site::new().await;
+    let before = "DROP TABLE kept_answers; DELETE FROM refinery_schema_history WHERE version >= 13";
+    site.sql().await.batch_execute(before).await.unwrap();
+    let api = site.api().await;
+    let customer = api.customer("acc_1");
+    for made in 1..=2 {
+        assert_eq!(post(&customer, PATH, "k", &registration("Blog")).await.status, 201);
+        assert_eq!(webhooks(&site).await, made);
+    }
+    assert_eq!(site.json(&["migrate"]).await["applied"], json!(["V13__idempotency"]));
+    for _ in 0..2 {
+        assert_eq!(post(&customer, PATH, "k", &registration("Blog")).await.status, 201);
+        assert_eq!(webhooks(&site).await, 3);
+    }
+}
