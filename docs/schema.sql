@@ -141,6 +141,16 @@ CREATE TABLE public.events (
 PARTITION BY RANGE (day);
 ALTER TABLE ONLY public.events ALTER COLUMN body SET COMPRESSION lz4;
 
+CREATE TABLE public.kept_answers (
+    account_id text NOT NULL,
+    key text NOT NULL,
+    request bytea NOT NULL,
+    answer text NOT NULL,
+    webhook_id uuid NOT NULL,
+    secret bytea NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
 CREATE TABLE public.notices (
     id uuid NOT NULL,
     kind text NOT NULL,
@@ -205,6 +215,9 @@ ALTER TABLE ONLY public.closed_deliveries
 ALTER TABLE ONLY public.events
     ADD CONSTRAINT events_pkey PRIMARY KEY (day, key);
 
+ALTER TABLE ONLY public.kept_answers
+    ADD CONSTRAINT kept_answers_pkey PRIMARY KEY (account_id, key);
+
 ALTER TABLE ONLY public.notices
     ADD CONSTRAINT notices_pkey PRIMARY KEY (id);
 
@@ -229,6 +242,8 @@ CREATE INDEX attempts_failed_by_webhook ON ONLY public.attempts USING btree (web
 CREATE INDEX closed_deliveries_by_event_day ON public.closed_deliveries USING btree (event_day);
 
 CREATE INDEX closed_deliveries_by_webhook ON public.closed_deliveries USING btree (webhook_id, closed_at);
+
+CREATE INDEX kept_answers_by_time ON public.kept_answers USING btree (created_at);
 
 CREATE INDEX notices_due ON public.notices USING btree (due_at);
 
