@@ -97,14 +97,15 @@ pub(super) async fn regenerate(
     let grace = rotation.grace()?;
     let owner = Owner { account_id: &caller.account, webhook_id: id };
     let secret = SigningSecret::from_random(rand::random());
-    let body =
-        |previous_valid_until| json_text(&Regenerated { secret: secret.expose().to_owned(), previous_valid_until });
+    let body = |&previous_valid_until: &jiff::Timestamp| {
+        json_text(&Regenerated { secret: secret.expose().to_owned(), previous_valid_until })
+    };
     let new = NewSecret { owner, secret: &secret, grace };
     let again = if once.is_some() { Again::WithKey } else { Again::LookFirst };
     let once = once.as_ref().map(|once| (once, &body as _));
     let replace = async |store: Store| store.replace_secret(&api.keyring, &new, once).await;
     match api.change(again, replace).await? {
-        Replaced::Until(until) => Ok(JsonText(body(until))),
+        Replaced::Until(until) => Ok(JsonText(body(&until))),
         Replaced::Unknown => Err(Problem::not_found()),
         Replaced::Before(Kept::Answer(before)) => Ok(JsonText(before.open(&api.keyring, &caller.account)?)),
         Replaced::Before(Kept::OtherRequest) => Err(idempotency::other_request()),

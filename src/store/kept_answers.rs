@@ -25,6 +25,9 @@ pub(crate) struct Once {
     pub requests: Vec<Vec<u8>>,
 }
 
+/// A key, and the function that makes the answer from what the request has made.
+pub(crate) type AnswerOnce<'a, T> = (&'a Once, &'a (dyn Fn(&T) -> String + Sync));
+
 /// What is known of a key that was used before.
 #[derive(Debug)]
 pub(crate) enum Kept {

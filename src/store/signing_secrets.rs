@@ -5,7 +5,7 @@ use std::time::Duration;
 use deadpool_postgres::Object;
 use jiff::Timestamp;
 
-use super::kept_answers::{self, Kept, NewAnswer, Once};
+use super::kept_answers::{self, AnswerOnce, Kept, NewAnswer};
 use super::sql::query;
 use super::{Params, Scope, Store, StoreError, account, column};
 use crate::ids::WebhookId;
@@ -60,7 +60,7 @@ impl Store {
         &self,
         keyring: &Keyring,
         new: &NewSecret<'_>,
-        once: Option<(&Once, &(dyn Fn(Timestamp) -> String + Sync))>,
+        once: Option<AnswerOnce<'_, Timestamp>>,
     ) -> Result<Replaced, StoreError> {
         let once = if once.is_some() && self.keeps_answers().await? { once } else { None };
         let owner = new.owner;
@@ -80,7 +80,7 @@ impl Store {
                 return transaction.commit().await.map(|()| Replaced::Unknown);
             };
             if let Some((once, answer)) = once {
-                let body = answer(until);
+                let body = answer(&until);
                 let answer = NewAnswer { owner, body: &body, secret: new.secret, envelope: &envelope };
                 kept_answers::keep(&transaction, once, &answer).await?;
             }

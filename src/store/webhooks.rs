@@ -6,7 +6,7 @@ use deadpool_postgres::Object;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::kept_answers::{self, Kept, NewAnswer, Once};
+use super::kept_answers::{self, AnswerOnce, Kept, NewAnswer};
 use super::sql::query;
 use super::{Params, Scope, Store, StoreError, account, column};
 use crate::ids::{AccountId, EventType, WebhookId};
@@ -100,7 +100,7 @@ impl Store {
         keyring: &Keyring,
         new: &NewWebhook<'_>,
         most: u32,
-        once: Option<(&Once, &(dyn Fn(&Webhook) -> String + Sync))>,
+        once: Option<AnswerOnce<'_, Webhook>>,
     ) -> Result<Created, StoreError> {
         let once = if once.is_some() && self.keeps_answers().await? { once } else { None };
         let owner = Owner { account_id: new.account_id, webhook_id: new.id };

@@ -103,7 +103,7 @@ async fn partitions_are_made_for_the_first_installation_on_the_path_also_if_it_i
     for schema in ["one", "two"] {
         json_in(&site, schema, &["migrate"]).await;
     }
-    let back = "DROP FUNCTION two.make_events_partition(integer), two.make_attempts_partition(integer);
+    let back = "DROP TABLE two.kept_answers; DROP FUNCTION two.make_events_partition(integer), two.make_attempts_partition(integer);
         DROP FUNCTION two.raise_webhook_revision CASCADE;
         ALTER TABLE two.webhooks DROP COLUMN revision, DROP COLUMN paused_until;
         DELETE FROM two.refinery_schema_history WHERE version >= 9";

@@ -209,7 +209,7 @@ async fn a_worker_serves_the_first_schema_and_recovering_asks_for_the_newest() {
     let receiver = Receiver::start().await;
     let quiet = Quiet::on(Site::new().await, &receiver.url()).await;
     quiet.close(1, "exhausted", "1 minute").await;
-    let first = "DROP FUNCTION raise_webhook_revision CASCADE;
+    let first = "DROP TABLE kept_answers; DROP FUNCTION raise_webhook_revision CASCADE;
         ALTER TABLE webhooks DROP COLUMN recovering_until, DROP COLUMN paused_until, DROP COLUMN revision;
         DROP INDEX pending_deliveries_by_webhook; CREATE INDEX pending_deliveries_due ON pending_deliveries (due_at);
         DROP INDEX pending_deliveries_by_time; CREATE INDEX pending_deliveries_by_event_day ON pending_deliveries (event_day);

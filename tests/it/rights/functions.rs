@@ -217,7 +217,7 @@ async fn a_worker_makes_partitions_with_the_schema_of_the_release_before() {
 /// Turns the schema back to that of the last release without these functions.
 async fn without_these_functions(site: &Site) {
     let back = "DROP FUNCTION make_events_partition(integer), make_attempts_partition(integer);
-        DROP FUNCTION raise_webhook_revision CASCADE;
+        DROP TABLE kept_answers; DROP FUNCTION raise_webhook_revision CASCADE;
         ALTER TABLE webhooks DROP COLUMN revision, DROP COLUMN paused_until; DELETE FROM refinery_schema_history WHERE version >= 9";
     site.sql().await.batch_execute(back).await.unwrap();
 }
