@@ -11,6 +11,10 @@ use crate::event::Event;
 use crate::ids::DeliveryId;
 use crate::snapshot::{Snapshot, Standing};
 
+mod error_detail;
+
+pub use error_detail::{ErrorDetail, Phase};
+
 /// An event and its row in the database, which may not be written yet.
 #[derive(Debug)]
 pub struct EventRow {
@@ -111,6 +115,8 @@ pub struct Attempt {
     pub started: Instant,
     /// On the same clock: until when the receiver asked for no further requests.
     pub paused_until: Option<Instant>,
+    /// The second since 1970 that the request names as its time, and that its signature covers.
+    pub signed_at: i64,
 }
 
 impl Attempt {
@@ -130,12 +136,16 @@ pub enum Outcome {
 }
 
 /// The parts of a receiver's answer that are kept.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
     /// The cleaned beginning of the body.
     pub snippet: Option<String>,
+    /// Whether the body was longer than what is kept of it.
+    pub truncated: bool,
+    /// The cleaned headers that are kept, as a JSON object of names and texts; `None` without any.
+    pub headers: Option<String>,
     /// How long the receiver asked to wait, by `Retry-After`.
     pub retry_after: Option<Duration>,
 }
@@ -154,16 +164,10 @@ pub enum AttemptError {
     BlockedAddress,
     /// The saved URL is refused by the present settings.
     InvalidUrl,
-    /// The host's name cannot be resolved.
-    Dns,
-    /// No connection to the host was made.
+    /// No connection to the host was made, and no more is known.
     Connect,
-    /// The TLS handshake failed.
-    Tls,
-    /// The attempt took too long.
-    Timeout,
-    /// The connection ended early, or its answer was no HTTP.
-    Protocol,
+    /// The receiver or its name servers failed in a way that has a name of its own.
+    Detailed(ErrorDetail),
     /// This service failed. The delivery keeps its attempt.
     Internal,
     /// This service failed and reached nobody: no name server answers, or the proxy does not. Named `internal`, too.
@@ -176,13 +180,33 @@ impl AttemptError {
         match self {
             Self::BlockedAddress => "blocked_address",
             Self::InvalidUrl => "invalid_url",
-            Self::Dns => "dns",
-            Self::Connect => "connect",
-            Self::Tls => "tls",
-            Self::Timeout => "timeout",
-            Self::Protocol => "protocol",
+            Self::Connect => Phase::Connect.as_str(),
+            Self::Detailed(detail) => detail.phase().as_str(),
             Self::Internal | Self::CutOff => "internal",
         }
+    }
+
+    /// The phase of the request that failed. `None` if the receiver did not cause the failure.
+    pub fn phase(self) -> Option<Phase> {
+        match self {
+            Self::Connect => Some(Phase::Connect),
+            Self::Detailed(detail) => Some(detail.phase()),
+            Self::BlockedAddress | Self::InvalidUrl | Self::Internal | Self::CutOff => None,
+        }
+    }
+
+    /// The cause within its phase, if it is known.
+    pub fn detail(self) -> Option<ErrorDetail> {
+        match self {
+            Self::Detailed(detail) => Some(detail),
+            _ => None,
+        }
+    }
+}
+
+impl From<ErrorDetail> for AttemptError {
+    fn from(detail: ErrorDetail) -> Self {
+        Self::Detailed(detail)
     }
 }
 
@@ -209,10 +233,18 @@ impl Outcome {
         }
     }
 
-    /// The cleaned beginning of the answer's body.
-    pub fn snippet(&self) -> Option<&str> {
+    /// The cause within the phase that failed, if it is known.
+    pub fn error_detail(&self) -> Option<&'static str> {
         match self {
-            Self::Answered(answer) => answer.snippet.as_deref(),
+            Self::Answered(_) => None,
+            Self::Failed(error) => error.detail().map(ErrorDetail::as_str),
+        }
+    }
+
+    /// The answer, if there was one.
+    pub fn answer(&self) -> Option<&Answer> {
+        match self {
+            Self::Answered(answer) => Some(answer),
             Self::Failed(_) => None,
         }
     }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::delivery::{AttemptError, Outcome};
+use crate::delivery::{AttemptError, Outcome, Phase};
 use crate::ids::AccountId;
 
 #[cfg(test)]
@@ -40,13 +40,13 @@ impl Sign {
     /// What this outcome shows.
     pub fn of(outcome: &Outcome) -> Self {
         match outcome {
-            Outcome::Answered(_) | Outcome::Failed(AttemptError::Tls | AttemptError::Protocol) => Self::Answered,
-            Outcome::Failed(
-                AttemptError::Connect | AttemptError::Timeout | AttemptError::Dns | AttemptError::CutOff,
-            ) => Self::Unreached,
-            Outcome::Failed(AttemptError::BlockedAddress | AttemptError::InvalidUrl | AttemptError::Internal) => {
-                Self::Nothing
-            }
+            Outcome::Answered(_) => Self::Answered,
+            Outcome::Failed(AttemptError::CutOff) => Self::Unreached,
+            Outcome::Failed(error) => match error.phase() {
+                Some(Phase::Tls | Phase::Protocol) => Self::Answered,
+                Some(Phase::Connect | Phase::Timeout | Phase::Dns) => Self::Unreached,
+                None => Self::Nothing,
+            },
         }
     }
 }

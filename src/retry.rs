@@ -96,7 +96,7 @@ impl RetryPolicy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::delivery::Answer;
+    use crate::delivery::{Answer, ErrorDetail};
     use proptest::prelude::*;
 
     fn policy(schedule: Vec<Duration>, jitter: f64) -> RetryPolicy {
@@ -105,7 +105,7 @@ mod tests {
     }
 
     fn answered(status: u16, retry_after: Option<Duration>) -> Outcome {
-        Outcome::Answered(Answer { status, snippet: None, retry_after })
+        Outcome::Answered(Answer { status, retry_after, ..Answer::default() })
     }
 
     fn seconds() -> impl Strategy<Value = Duration> {
@@ -160,7 +160,7 @@ mod tests {
         for status in [200, 301, 404, 410, 500, 502] {
             assert_eq!(pause(status, Some(seconds(7))), None, "{status}");
         }
-        assert_eq!(policy(vec![], 0.0).pause(&Outcome::Failed(AttemptError::Timeout)), None);
+        assert_eq!(policy(vec![], 0.0).pause(&Outcome::Failed(ErrorDetail::ResponseTimeout.into())), None);
         let ours = RetryPolicy { max_retry_after: seconds(2), ..policy(vec![], 0.0) };
         assert_eq!(ours.pause(&answered(429, Some(seconds(7)))), Some(seconds(2)));
     }
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn the_dice_reach_both_ends_of_the_jitter() {
         let policy = policy(vec![Duration::from_secs(100)], 0.1);
-        let at = |dice| policy.next_step(1, &Outcome::Failed(AttemptError::Timeout), dice);
+        let at = |dice| policy.next_step(1, &Outcome::Failed(ErrorDetail::ResponseTimeout.into()), dice);
         assert_eq!(at(0.0), Step::RetryIn(Duration::from_secs(90)));
         assert_eq!(at(0.5), Step::RetryIn(Duration::from_secs(100)));
         assert_eq!(at(1.0), Step::RetryIn(Duration::from_secs(110)));

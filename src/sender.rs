@@ -13,15 +13,17 @@ use url::Host;
 use uuid::Uuid;
 
 use crate::config;
-use crate::delivery::{Answer, Attempt, AttemptError, Delivery, Outcome};
+use crate::delivery::{Answer, Attempt, AttemptError, Delivery, ErrorDetail, Outcome};
 use crate::event::Event;
 use crate::signature;
 use crate::snapshot::{Secrets, SnapshotState};
 use crate::webhook::{UrlPolicy, UrlRefusal, WebhookUrl};
 
 mod answer;
+mod cause;
 mod clients;
 mod failure;
+mod kept_headers;
 mod opening;
 mod probe;
 mod proxy;
@@ -31,7 +33,7 @@ mod resolver;
 mod sent;
 
 use clients::{Chosen, Clients};
-use failure::{Failure, Hop, Lack, Way, causes};
+use failure::{Failure, Hop, Lack, Way};
 use proxy::Route;
 use resolver::{ResolveError, Resolver, ResolverSettings};
 
@@ -57,6 +59,19 @@ pub enum SetupError {
     Client(#[source] anyhow::Error),
 }
 
+/// When an attempt began, by both clocks.
+#[derive(Debug, Clone, Copy)]
+struct Began {
+    started: Instant,
+    signed_at: i64,
+}
+
+impl Began {
+    fn now() -> Self {
+        Self { started: Instant::now(), signed_at: jiff::Timestamp::now().as_second() }
+    }
+}
+
 /// Sends attempts, sharing connections between them.
 #[derive(Clone)]
 pub struct Sender {
@@ -75,39 +90,46 @@ impl Sender {
         let resolver = resolver(settings)?;
         let clients = Arc::new(Clients::new(settings, resolver.clone())?);
         let route = Route::new(settings, resolver);
-        let limits = answer::AnswerLimits { timeout: settings.body_timeout, max_bytes: settings.max_body_bytes };
+        let limits = answer::AnswerLimits {
+            timeout: settings.body_timeout,
+            max_bytes: settings.max_body_bytes,
+            keeps_snippets: settings.keep_snippets,
+        };
         Ok(Self { clients, route, urls: settings.urls.clone(), timeout: settings.timeout, limits })
     }
 
     /// Makes one attempt. Every failure is in its outcome. It takes at most the timeouts of the attempt and of the answer's
     /// body together.
     pub async fn attempt(&self, delivery: &Delivery) -> Attempt {
-        let started = Instant::now();
-        self.send(self.request(delivery), started).await
+        let began = Began::now();
+        self.send(self.request(delivery, began), began).await
     }
 
     /// Makes one attempt, and returns the request as the receiver gets it, too. The request is returned even if the URL is
     /// refused; it is `None` if it cannot be signed.
     pub async fn attempt_shown(&self, delivery: &Delivery) -> (Attempt, Option<SentRequest>) {
-        let started = Instant::now();
-        let request = self.request(delivery);
+        let began = Began::now();
+        let request = self.request(delivery, began);
         let sent = match &request {
             Ok(request) => Some(SentRequest::of(request.headers(), Some(request.url()), delivery.event())),
             // The URL was refused, so there is no host to show.
-            Err(_) => self.headers(delivery).ok().map(|headers| SentRequest::of(&headers, None, delivery.event())),
+            Err(_) => {
+                self.headers(delivery, began).ok().map(|headers| SentRequest::of(&headers, None, delivery.event()))
+            }
         };
-        (self.send(request, started).await, sent)
+        (self.send(request, began).await, sent)
     }
 
-    async fn send(&self, request: Result<Request, AttemptError>, started: Instant) -> Attempt {
+    async fn send(&self, request: Result<Request, AttemptError>, began: Began) -> Attempt {
+        let Began { started, signed_at } = began;
         let (outcome, duration) = match request {
             Ok(request) => self.execute(request, started).await,
             Err(error) => (Outcome::Failed(error), started.elapsed()),
         };
-        Attempt { id: Uuid::now_v7(), outcome, duration, started, paused_until: None }
+        Attempt { id: Uuid::now_v7(), outcome, duration, started, paused_until: None, signed_at }
     }
 
-    fn headers(&self, delivery: &Delivery) -> Result<HeaderMap, AttemptError> {
+    fn headers(&self, delivery: &Delivery, began: Began) -> Result<HeaderMap, AttemptError> {
         let SnapshotState::Active { secrets, .. } = &delivery.webhook.state else {
             return Err(AttemptError::Internal);
         };
@@ -116,14 +138,14 @@ impl Sender {
             tracing::error!(webhook_id = %delivery.webhook.id, error = crate::error_chain(error), "a secret cannot be decrypted");
             AttemptError::Internal
         })?;
-        Ok(headers(delivery.event(), secrets, delivery.attempt, unix_seconds()))
+        Ok(headers(delivery.event(), secrets, delivery.attempt, began.signed_at))
     }
 
-    fn request(&self, delivery: &Delivery) -> Result<Request, AttemptError> {
+    fn request(&self, delivery: &Delivery, began: Began) -> Result<Request, AttemptError> {
         let SnapshotState::Active { url, .. } = &delivery.webhook.state else {
             return Err(AttemptError::Internal);
         };
-        let headers = self.headers(delivery)?;
+        let headers = self.headers(delivery, began)?;
         let url = WebhookUrl::parse(url, &self.urls).map_err(|refusal| match refusal {
             UrlRefusal::Blocked => AttemptError::BlockedAddress,
             _ => AttemptError::InvalidUrl,
@@ -139,8 +161,10 @@ impl Sender {
         // Kept until the answer is read, since its connection is in use until then.
         let chosen = self.clients.for_attempt(request.url());
         let made = tokio::time::timeout(self.timeout, self.exchange(&chosen, request, started)).await;
-        let made = match made.unwrap_or(Err(Failure::Theirs(AttemptError::Timeout))) {
-            Err(Failure::Theirs(AttemptError::Timeout)) => Err(self.route.blame(AttemptError::Timeout, started).await),
+        let made = match made.unwrap_or(Err(Failure::Theirs(ErrorDetail::ResponseTimeout.into()))) {
+            Err(Failure::Theirs(AttemptError::Detailed(detail))) if detail.is_timeout() => {
+                Err(self.route.blame(detail.into(), started).await)
+            }
             made => made,
         };
         let duration = started.elapsed();
@@ -171,8 +195,9 @@ impl Sender {
     async fn read(&self, response: Response) -> Answer {
         let status = response.status().as_u16();
         let retry_after = answer::retry_after(response.headers(), SystemTime::now());
-        let snippet = answer::snippet(response, self.limits).await;
-        Answer { status, snippet, retry_after }
+        let headers = kept_headers::of(response.status(), response.headers());
+        let (snippet, truncated) = answer::snippet(response, self.limits).await;
+        Answer { status, snippet, truncated, headers, retry_after }
     }
 }
 
@@ -226,7 +251,7 @@ pub async fn ask_proxy(settings: &config::Sender, host: &str) -> anyhow::Result<
     let failure = match tokio::time::timeout(sender.timeout, chosen.execute(request)).await {
         Ok(Ok(_)) => return Ok(asked.elapsed()),
         Ok(Err(error)) => Failure::of(&error, way),
-        Err(_) => sender.route.blame(AttemptError::Timeout, asked).await,
+        Err(_) => sender.route.blame(ErrorDetail::ResponseTimeout.into(), asked).await,
     };
     match failure {
         Failure::Ours(lack) => Err(lack.into()),
@@ -264,10 +289,6 @@ fn headers(event: &Event, secrets: &Secrets, attempt: u32, timestamp: i64) -> He
         (STANDARD_TIMESTAMP, timestamp.into()),
         (STANDARD_SIGNATURE, plain(&standard)),
     ])
-}
-
-fn unix_seconds() -> i64 {
-    jiff::Timestamp::now().as_second()
 }
 
 /// The URL's host, if it is an address.

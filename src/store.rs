@@ -44,6 +44,7 @@ mod abandoned;
 mod activity;
 mod address;
 mod answers;
+mod attempt_columns;
 mod backends;
 mod by_connection;
 mod claim;

@@ -89,6 +89,7 @@ impl Prepared {
             delivery_id = %self.0.id.0,
             http_status = attempt.outcome.http_status(),
             error = attempt.outcome.error(),
+            error_detail = attempt.outcome.error_detail(),
             duration_ms = crate::millis(attempt.duration),
             "test"
         );

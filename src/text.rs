@@ -1,22 +1,49 @@
 //! Makes text from outside safe to store and to print. Pure.
 
+/// Text that is safe to store and to print.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Cleaned {
+    pub text: String,
+    /// Whether the end was cut off.
+    pub is_cut: bool,
+}
+
 /// The text as one line of at most `max_bytes` bytes, cut between characters. Control characters become spaces; invisible
 /// characters, and those that change the direction of writing, are written as `\u{…}`.
 pub fn printable(text: &str, max_bytes: usize) -> String {
+    cleaned(text, max_bytes, Lines::Joined).text
+}
+
+/// As [`printable`], but line breaks and tabs stay. Every line ends with `\n`, even if it ended with `\r\n`.
+pub fn printable_lines(text: &str, max_bytes: usize) -> Cleaned {
+    cleaned(text, max_bytes, Lines::Kept)
+}
+
+/// What becomes of line breaks and tabs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lines {
+    Joined,
+    Kept,
+}
+
+fn cleaned(text: &str, max_bytes: usize, lines: Lines) -> Cleaned {
     let mut cleaned = String::new();
-    for char in text.chars() {
+    let mut chars = text.chars().peekable();
+    while let Some(char) = chars.next() {
         let before = cleaned.len();
         match char {
+            '\r' if lines == Lines::Kept && chars.peek() == Some(&'\n') => {}
+            '\n' | '\t' if lines == Lines::Kept => cleaned.push(char),
             char if char.is_control() => cleaned.push(' '),
             char if is_invisible(char) => cleaned.extend(char.escape_unicode()),
             char => cleaned.push(char),
         }
         if cleaned.len() > max_bytes {
             cleaned.truncate(before);
-            break;
+            return Cleaned { text: cleaned, is_cut: true };
         }
     }
-    cleaned
+    Cleaned { text: cleaned, is_cut: false }
 }
 
 /// Characters of the Unicode categories Cf, Zl and Zp, and the Hangul fillers.
@@ -37,6 +64,17 @@ mod tests {
         assert_eq!(printable("ok\r\nINFO fake\x1b[31m\0", 99), "ok  INFO fake [31m ");
         assert_eq!(printable("a\u{202e}b\u{200d}c", 99), r"a\u{202e}b\u{200d}c");
         assert_eq!(printable("<script>é", 99), "<script>é");
+    }
+
+    #[test]
+    fn lines_and_tabs_stay_where_they_are_wanted() {
+        let whole = |text: &str| Cleaned { text: text.to_owned(), is_cut: false };
+        assert_eq!(
+            printable_lines("{\r\n\t\"a\": 1\n}\rx\x1b[31m\u{200b}", 99),
+            whole("{\n\t\"a\": 1\n} x [31m\\u{200b}")
+        );
+        assert_eq!(printable_lines("abc", 3), whole("abc"));
+        assert_eq!(printable_lines("abcé", 4), Cleaned { text: "abc".to_owned(), is_cut: true });
     }
 
     proptest! {

@@ -26,6 +26,8 @@ pub struct Sender {
     /// How much of an answer's body is read.
     #[serde(deserialize_with = "bounds::number::<_, _, 0, MIB>")]
     pub max_body_bytes: usize,
+    /// Whether the log keeps the beginning of an answer's body.
+    pub keep_snippets: bool,
     /// Connections of one host that are kept open.
     #[serde(deserialize_with = "bounds::number::<_, _, 0, 10_000>")]
     pub idle_connections_per_host: usize,

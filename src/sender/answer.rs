@@ -6,7 +6,7 @@ use jiff::fmt::rfc2822;
 use reqwest::Response;
 use reqwest::header::{CONTENT_ENCODING, HeaderMap, RETRY_AFTER};
 
-use crate::text::printable;
+use crate::text::{Cleaned, printable_lines};
 
 /// Bytes of the beginning of a body that the log keeps.
 const MAX_SNIPPET_BYTES: usize = 1024;
@@ -18,27 +18,41 @@ const MAX_RETRY_AFTER_BYTES: usize = 64;
 pub(super) struct AnswerLimits {
     pub timeout: Duration,
     pub max_bytes: usize,
+    /// Whether the log may keep a part of a body.
+    pub keeps_snippets: bool,
 }
 
-/// The cleaned beginning of the body. If the body was not read to its end, the connection is not used again.
-pub(super) async fn snippet(response: Response, limits: AnswerLimits) -> Option<String> {
+/// The cleaned beginning of the body, and whether there was more of it. If the body was not read to its end, the connection is
+/// not used again.
+pub(super) async fn snippet(response: Response, limits: AnswerLimits) -> (Option<String>, bool) {
     let encoded = response.headers().get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
     let mut body = Vec::new();
     // After a timeout the part that was read is kept.
-    let _ = tokio::time::timeout(limits.timeout, read(response, limits.max_bytes, &mut body)).await;
+    let whole = tokio::time::timeout(limits.timeout, read(response, limits.max_bytes, &mut body)).await;
+    let cut = whole != Ok(true);
     match body.is_empty() {
-        true => None,
-        false if encoded => Some("(compressed, not shown)".to_owned()),
-        false => Some(printable(&String::from_utf8_lossy(&body), MAX_SNIPPET_BYTES)),
+        _ if !limits.keeps_snippets => (None, false),
+        true => (None, cut),
+        false if encoded => (Some("(compressed, not shown)".to_owned()), false),
+        false => {
+            let Cleaned { text, is_cut } = printable_lines(&String::from_utf8_lossy(&body), MAX_SNIPPET_BYTES);
+            (Some(text), cut || is_cut)
+        }
     }
 }
 
-async fn read(mut response: Response, max_bytes: usize, body: &mut Vec<u8>) {
-    while let Ok(Some(chunk)) = response.chunk().await {
+/// Reads the beginning of a body. Returns whether it is the whole body.
+async fn read(mut response: Response, max_bytes: usize, body: &mut Vec<u8>) -> bool {
+    loop {
+        let chunk = match response.chunk().await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => return true,
+            Err(_) => return false,
+        };
         let room = max_bytes - body.len();
         body.extend_from_slice(&chunk[..chunk.len().min(room)]);
         if chunk.len() >= room {
-            return;
+            return chunk.len() == room;
         }
     }
 }

@@ -5,7 +5,6 @@
 //! the attempt used it.
 
 use std::hash::{BuildHasher, RandomState};
-use std::io::ErrorKind;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -14,12 +13,13 @@ use rustls::crypto::ring;
 use rustls_platform_verifier::BuilderVerifierExt as _;
 use url::{Position, Url};
 
+use super::SetupError;
+use super::cause::ended_early;
 use super::opening::{NoteOpening, noted};
 use super::proxy::with_proxy;
 use super::reservation_guard::Reservation;
 use super::reservations::{ReservationLimits, Reservations};
 use super::resolver::Resolver;
-use super::{SetupError, causes};
 use crate::config;
 
 /// Connections that are kept open at most if `sender.max_idle_connections` is not set: each takes memory.
@@ -158,26 +158,6 @@ impl Chosen {
     }
 }
 
-/// Whether the connection ended before the whole head of an answer.
-fn ended_early(error: &reqwest::Error) -> bool {
-    let ended = |cause: &(dyn std::error::Error + 'static)| {
-        if let Some(error) = cause.downcast_ref::<hyper::Error>() {
-            return error.is_incomplete_message() || error.is_closed() || error.is_canceled();
-        }
-        let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-        matches!(
-            kind,
-            Some(
-                ErrorKind::ConnectionReset
-                    | ErrorKind::ConnectionAborted
-                    | ErrorKind::BrokenPipe
-                    | ErrorKind::UnexpectedEof
-            )
-        )
-    };
-    !error.is_connect() && !error.is_timeout() && causes(error).any(ended)
-}
-
 /// How clients are built.
 struct Recipe {
     settings: config::Sender,
@@ -209,11 +189,17 @@ impl Recipe {
             .referer(false)
             .http1_only()
             .http1_title_case_headers()
-            // An attempt that is opening a connection may get one that became idle meanwhile. The pool then goes on opening
-            // the first one in a task of its own: only this timeout ends that task.
-            .connect_timeout(self.settings.timeout);
+            // It also ends the task in which the pool goes on opening a connection after the attempt got one that became idle
+            // meanwhile.
+            .connect_timeout(connect_timeout(self.settings.timeout));
         Ok(with_proxy(builder, &self.settings, self.resolver.clone())?)
     }
+}
+
+/// How long connecting may take, from the look-up of the name to the end of the TLS handshake. It ends before the attempt does,
+/// so that it is known whether the connection or the answer was missing.
+fn connect_timeout(attempt: Duration) -> Duration {
+    attempt - (attempt / 10).min(Duration::from_millis(100))
 }
 
 fn tls() -> Result<rustls::ClientConfig, SetupError> {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use hyper_util::client::legacy::connect::{HttpConnector, proxy::Tunnel};
 
+use super::cause::{self, causes};
 use super::resolver::{ResolveError, is_within_reach};
 use crate::delivery::AttemptError;
 
@@ -80,12 +81,7 @@ impl Failure {
         if way.hop == Hop::Proxy && error.is_connect() {
             return Self::Ours(Lack::Proxy);
         }
-        Self::Theirs(match error {
-            error if causes(error).any(|cause| cause.is::<rustls::Error>()) => AttemptError::Tls,
-            error if error.is_timeout() => AttemptError::Timeout,
-            error if error.is_connect() => AttemptError::Connect,
-            _ => AttemptError::Protocol,
-        })
+        Self::Theirs(cause::of(error))
     }
 
     /// The error that is recorded. A failure of our own is logged as well, once a minute: the operator has to mend it.
@@ -110,8 +106,9 @@ impl From<&ResolveError> for Failure {
     fn from(error: &ResolveError) -> Self {
         match error {
             ResolveError::Blocked => Self::Theirs(AttemptError::BlockedAddress),
-            ResolveError::Failed(_) | ResolveError::Timeout => Self::Theirs(AttemptError::Dns),
-            ResolveError::Unreachable => Self::Theirs(AttemptError::Connect),
+            ResolveError::Failed(_) | ResolveError::Timeout | ResolveError::Unreachable => {
+                Self::Theirs(cause::of_resolving(error).into())
+            }
             ResolveError::NoNameServer => Self::Ours(Lack::NameServer),
             ResolveError::NoTurn => Self::Ours(Lack::Lookups),
         }
@@ -141,17 +138,6 @@ fn by_tunnel(cause: &(dyn Error + 'static)) -> Option<Failure> {
         TunnelError::Io(_) | TunnelError::TunnelUnexpectedEof => Failure::TunnelCut,
         _ => Failure::Ours(Lack::Proxy),
     })
-}
-
-/// The error and its causes.
-pub(super) fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&error| wrapped(error).or_else(|| error.source()))
-}
-
-/// The error inside an I/O error, which `source` skips. TLS errors are wrapped twice.
-fn wrapped<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    let inner = error.downcast_ref::<std::io::Error>()?.get_ref()?;
-    Some(inner)
 }
 
 /// Whether this lack was not logged within the last minute.
@@ -196,7 +182,7 @@ mod tests {
     async fn an_address_that_this_machine_cannot_reach_at_all_is_the_receivers() {
         // A link-local address without its interface, for a machine without IPv6.
         let way = Way { literal: Some("fe80::1".parse().unwrap()), ..DIRECT };
-        assert_eq!(Failure::of(&unavailable().await, way), Failure::Theirs(AttemptError::Connect));
+        assert!(matches!(Failure::of(&unavailable().await, way), Failure::Theirs(AttemptError::Connect)));
     }
 
     #[test]

@@ -152,6 +152,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+    use crate::delivery::ErrorDetail;
     use crate::sender::resolver::ResolverSettings;
     use crate::webhook::UrlPolicy;
 
@@ -163,10 +164,11 @@ mod tests {
         let url = format!("http://{address}").parse().unwrap();
         let reach = Reach::new(&EgressProxy { url, credentials: None }, Duration::from_secs(5));
         let route = Route { resolver: resolver.unwrap(), proxy: Some(reach.into()) };
-        assert_eq!(route.blame(AttemptError::Timeout, Instant::now()).await, Failure::Theirs(AttemptError::Timeout));
+        let timeout = AttemptError::from(ErrorDetail::ResponseTimeout);
+        assert_eq!(route.blame(timeout, Instant::now()).await, Failure::Theirs(timeout));
         drop(listener);
-        assert_eq!(route.blame(AttemptError::Timeout, Instant::now()).await, Failure::Ours(Lack::Proxy));
+        assert_eq!(route.blame(timeout, Instant::now()).await, Failure::Ours(Lack::Proxy));
         let direct = Route { proxy: None, ..route };
-        assert_eq!(direct.blame(AttemptError::Timeout, Instant::now()).await, Failure::Theirs(AttemptError::Timeout));
+        assert_eq!(direct.blame(timeout, Instant::now()).await, Failure::Theirs(timeout));
     }
 }

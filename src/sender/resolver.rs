@@ -303,6 +303,11 @@ impl Resolve for Resolver {
 }
 
 impl ResolveError {
+    /// Whether the name does not exist, or has no address.
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(self, Self::Failed(error) if error.is_no_records_found() || matches!(error, NetError::Message(_)))
+    }
+
     /// The resolver's error in the chain of a failed request's error.
     #[must_use]
     pub fn within<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {

@@ -12,6 +12,8 @@ pub(super) struct KnownColumns {
     pub pauses: AtomicBool,
     /// `webhooks.revision` (V11).
     pub revisions: AtomicBool,
+    /// `attempts.signed_at` and the other columns of V12.
+    pub causes: AtomicBool,
     /// The table `kept_answers` (V13).
     pub answers: AtomicBool,
 }
@@ -23,6 +25,7 @@ impl KnownColumns {
             self.pauses.store(false, Ordering::Relaxed);
             self.revisions.store(false, Ordering::Relaxed);
             self.answers.store(false, Ordering::Relaxed);
+            self.causes.store(false, Ordering::Relaxed);
         }
     }
 }

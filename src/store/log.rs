@@ -1,5 +1,6 @@
 //! Reads the webhook log.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use jiff::Timestamp;
@@ -9,8 +10,10 @@ use tokio_postgres::types::Type;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::attempt_columns::AttemptColumns;
 use super::days::{LogWindow, within_window};
 use super::{Position, Scope, Store, StoreError, column};
+use crate::delivery::ErrorDetail;
 use crate::ids::{DeliveryId, EventType, WebhookId};
 use crate::timestamps::{optional_rfc3339, rfc3339};
 
@@ -36,8 +39,16 @@ pub struct LogRow {
     /// What went wrong: `blocked_address`, `invalid_url`, `dns`, `connect`, `tls`, `timeout`, `protocol`, `http_status`
     /// or `internal`.
     pub error: Option<String>,
-    /// The cleaned beginning of the answer's body.
+    /// What went wrong within the phase that `error` names. Null after an answer, and if no more is known.
+    pub error_detail: Option<ErrorDetail>,
+    /// The cleaned beginning of the answer's body, with its line breaks and tabs.
     pub response_snippet: Option<String>,
+    /// Whether the body was longer than the snippet.
+    pub response_truncated: bool,
+    /// The cleaned headers of the answer that are kept: those that name the request in the receiver's own logs, and of a
+    /// failure also `Content-Type`, `Server`, `Date`, `Retry-After`, `Location`, `WWW-Authenticate`, `Allow`, `Via` and
+    /// `Cf-Mitigated`.
+    pub response_headers: BTreeMap<String, String>,
     #[serde(serialize_with = "rfc3339")]
     #[schema(value_type = String, format = DateTime)]
     pub created_at: Timestamp,
@@ -121,10 +132,14 @@ impl Store {
         let event_type = filter.event_type.as_ref().map(EventType::as_str);
         let succeeded = filter.status.map(|status| status == LogStatus::Success);
         let delivery = filter.delivery.map(|delivery| delivery.0);
+        let statements: &LogStatements = match self.readable_attempt_columns().await? {
+            AttemptColumns::All => &STATEMENTS,
+            AttemptColumns::BeforeV12 => &STATEMENTS_BEFORE_V12,
+        };
         let sql = match filter.status {
-            _ if delivery.is_some() => &*LOG_OF_DELIVERY,
-            Some(LogStatus::Failed) => &*LOG_OF_FAILURES,
-            _ => &*LOG,
+            _ if delivery.is_some() => &statements.of_delivery,
+            Some(LogStatus::Failed) => &statements.of_failures,
+            _ => &statements.all,
         };
         self.query_planned_anew(
             sql,
@@ -189,13 +204,13 @@ fn position(row: &Row) -> Position {
 ///
 /// - `looked_at`: the newest rows of the window, before the filter, numbered from the newest on.
 /// - `wanted`: those that the filter leaves.
-fn log_statement(only: &str) -> String {
+fn log_statement(causes: &str, only: &str) -> String {
     let within_window = within_window!("$9", "$10");
     format!(
         "WITH looked_at AS MATERIALIZED (
             SELECT newest.*, row_number() OVER (ORDER BY created_at DESC, id DESC) AS position FROM (
                 SELECT id, delivery_id, event_id, event_type, trigger, attempt, http_status, duration_ms, error,
-                       response_snippet, created_at, next_attempt_at
+                       response_snippet, created_at, next_attempt_at, {causes}
                 FROM attempts
                 WHERE webhook_id = (
                     SELECT id FROM webhooks WHERE id = $1::uuid AND account_id = $2::text UNION ALL
@@ -217,12 +232,33 @@ fn log_statement(only: &str) -> String {
     )
 }
 
-static LOG: LazyLock<String> = LazyLock::new(|| log_statement(""));
-static LOG_OF_FAILURES: LazyLock<String> = LazyLock::new(|| log_statement("AND error IS NOT NULL"));
-static LOG_OF_DELIVERY: LazyLock<String> = LazyLock::new(|| log_statement("AND delivery_id = $11"));
+struct LogStatements {
+    all: String,
+    of_failures: String,
+    of_delivery: String,
+}
+
+impl LogStatements {
+    fn reading(causes: &str) -> Self {
+        Self {
+            all: log_statement(causes, ""),
+            of_failures: log_statement(causes, "AND error IS NOT NULL"),
+            of_delivery: log_statement(causes, "AND delivery_id = $11"),
+        }
+    }
+}
+
+static STATEMENTS: LazyLock<LogStatements> =
+    LazyLock::new(|| LogStatements::reading("error_detail, response_truncated, response_headers::text"));
+static STATEMENTS_BEFORE_V12: LazyLock<LogStatements> = LazyLock::new(|| {
+    LogStatements::reading(
+        "NULL::text AS error_detail, NULL::boolean AS response_truncated, NULL::text AS response_headers",
+    )
+});
 
 fn log_row(row: &Row) -> LogRow {
     let error: Option<String> = column(row, "error");
+    let headers: Option<&str> = column(row, "response_headers");
     LogRow {
         id: column(row, "id"),
         delivery_id: column(row, "delivery_id"),
@@ -234,7 +270,10 @@ fn log_row(row: &Row) -> LogRow {
         http_status: column(row, "http_status"),
         duration_ms: column(row, "duration_ms"),
         error,
+        error_detail: column::<Option<&str>>(row, "error_detail").and_then(ErrorDetail::from_name),
         response_snippet: column(row, "response_snippet"),
+        response_truncated: column::<Option<bool>>(row, "response_truncated").unwrap_or_default(),
+        response_headers: headers.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
         created_at: column(row, "created_at"),
         next_attempt_at: column(row, "next_attempt_at"),
     }

@@ -180,9 +180,9 @@ mod tests {
     use crate::delivery::{Answer, Attempt, Outcome};
 
     fn answered(webhook: u128, activation: i32, status: u16, step: Step) -> TurnResult {
-        let outcome = Outcome::Answered(Answer { status, snippet: None, retry_after: None });
+        let outcome = Outcome::Answered(Answer { status, ..Answer::default() });
         let (id, started) = (Uuid::nil(), std::time::Instant::now());
-        let attempt = Attempt { id, outcome, duration: Duration::ZERO, started, paused_until: None };
+        let attempt = Attempt { id, outcome, duration: Duration::ZERO, started, paused_until: None, signed_at: 0 };
         TurnResult::example(webhook, activation, b"{}", Ending::Attempted(attempt, step))
     }
 

@@ -17,14 +17,16 @@ use uuid::Uuid;
 use super::health;
 use super::observations::Observations;
 use super::sql::{LOCK_FOR_TRANSACTION, execute};
-use super::turn_result::{Ending, TurnResult, collect};
+use super::turn_result::{Ending, TurnResult};
 use super::{Store, StoreError, TypedParams, WAIT_FOR_STANDBY, column};
 use crate::config::HealthThresholds;
 use crate::delivery::{Attempt, Delivery};
 use crate::retry::Step;
 
+mod attempts;
 mod deliveries;
 
+use attempts::InsertAttempts;
 use deliveries::Deliveries;
 
 impl Store {
@@ -50,7 +52,9 @@ impl Store {
         let write = async |client: &mut Object| {
             let transaction = client.transaction().await?;
             let health_statement = self.health_statement(&transaction, observations).await?;
-            write_batch(&transaction, batch, observations, health, health_statement).await?;
+            let columns = self.attempt_columns(&transaction).await?;
+            let statements = Statements { attempts: InsertAttempts::into(columns), health: health_statement };
+            write_batch(&transaction, batch, observations, health, statements).await?;
             transaction.commit().await
         };
         self.write(write).await?;
@@ -68,7 +72,8 @@ impl Store {
         let result = [TurnResult { delivery: delivery.clone(), claim: None, ending }];
         let write = async |client: &mut Object| {
             let transaction = client.transaction().await?;
-            insert_attempts(&transaction, &references(&result)).await?;
+            let insert = InsertAttempts::into(self.attempt_columns(&transaction).await?);
+            insert.write(&transaction, &references(&result)).await?;
             transaction.commit().await
         };
         self.write(write).await
@@ -116,6 +121,13 @@ const IS_RECORDED: &str = "
     SELECT EXISTS (
         SELECT FROM attempts WHERE delivery_id = ANY ($2) AND id = ANY ($1) AND created_at >= $3) AS recorded";
 
+/// The statements that depend on which columns the schema has.
+#[derive(Clone, Copy)]
+struct Statements {
+    attempts: InsertAttempts,
+    health: &'static str,
+}
+
 /// Writes a batch. No statement needs the answer of another, so all are sent before the first answer is awaited.
 ///
 /// They reach the server in the order of the `join!`, because it is `biased` and all statements are prepared before it. So
@@ -127,23 +139,23 @@ async fn write_batch(
     batch: &[&TurnResult],
     observations: &mut Observations,
     health: &HealthThresholds,
-    health_statement: &str,
+    statements: Statements,
 ) -> Result<(), tokio_postgres::Error> {
-    let own = [LOCK_FOR_TRANSACTION, INSERT_EVENTS, INSERT_ATTEMPTS].into_iter();
+    let own = [LOCK_FOR_TRANSACTION, INSERT_EVENTS, statements.attempts.sql()].into_iter();
     try_join_all(own.chain(deliveries::statements()).map(|sql| transaction.prepare_cached(sql))).await?;
     let deliveries = Deliveries::of(batch);
     let written: [_; 10] = tokio::join!(
         biased;
         lock_batch(transaction, batch),
         insert_events(transaction, batch),
-        insert_attempts(transaction, batch),
+        statements.attempts.write(transaction, batch),
         deliveries.insert_pending(transaction),
         deliveries.lock_pending(transaction),
         deliveries.update_pending(transaction),
         deliveries.close(transaction),
         deliveries.delete_pending(transaction),
         deliveries.delete_closed(transaction),
-        health::update(transaction, observations, health, health_statement),
+        health::update(transaction, observations, health, statements.health),
     )
     .into();
     let failed = written.into_iter().filter_map(Result::err);
@@ -190,47 +202,3 @@ const INSERT_EVENTS: &str = "
     SELECT unnest($1::date[]), unnest($2::uuid[]), unnest($3::text[]), unnest($4::text[]), unnest($5::text[]),
            unnest($6::bytea[])
     ON CONFLICT DO NOTHING";
-
-async fn insert_attempts(transaction: &Transaction<'_>, batch: &[&TurnResult]) -> Result<(), tokio_postgres::Error> {
-    let rows: Vec<(&TurnResult, &Attempt)> =
-        batch.iter().filter_map(|result| Some((*result, result.attempt()?))).collect();
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let results: Vec<&TurnResult> = rows.iter().map(|(result, _)| *result).collect();
-    let attempts = || rows.iter().map(|(_, attempt)| *attempt);
-    let millis = |attempt: &Attempt| i32::try_from(attempt.duration.as_millis()).unwrap_or(i32::MAX);
-    execute(
-        transaction,
-        INSERT_ATTEMPTS,
-        &[
-            &attempts().map(|a| a.id).collect::<Vec<_>>(),
-            &collect(&results, |result| result.delivery.webhook.id.0),
-            &collect(&results, |result| result.delivery.id.0),
-            &collect(&results, |result| result.delivery.row.day),
-            &collect(&results, |result| result.delivery.row.key),
-            &collect(&results, |result| result.delivery.event().id.as_str()),
-            &collect(&results, |result| result.delivery.event().event_type.as_str()),
-            &collect(&results, |result| result.delivery.trigger.as_str()),
-            &collect(&results, |result| i32::try_from(result.delivery.attempt).unwrap_or(i32::MAX)),
-            &attempts().map(|a| a.outcome.http_status().map(i32::from)).collect::<Vec<_>>(),
-            &attempts().map(millis).collect::<Vec<_>>(),
-            &attempts().map(|a| a.outcome.error()).collect::<Vec<_>>(),
-            &attempts().map(|a| a.outcome.snippet()).collect::<Vec<_>>(),
-            &attempts().map(|a| a.started.elapsed().as_secs_f64()).collect::<Vec<_>>(),
-            &collect(&results, |result| result.wait().map(|wait| wait.as_secs_f64())),
-        ],
-    )
-    .await
-}
-
-const INSERT_ATTEMPTS: &str = "
-    INSERT INTO attempts (id, webhook_id, delivery_id, event_day, event_key, event_id, event_type, trigger, attempt,
-                          http_status, duration_ms, error, response_snippet, created_at, next_attempt_at)
-    SELECT id, webhook_id, delivery_id, event_day, event_key, event_id, event_type, trigger, attempt,
-           http_status, duration_ms, error, response_snippet,
-           now() - make_interval(secs => age), now() + make_interval(secs => wait)
-    FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::date[], $5::uuid[], $6::text[], $7::text[], $8::text[],
-                $9::integer[], $10::integer[], $11::integer[], $12::text[], $13::text[], $14::float8[], $15::float8[])
-        AS a (id, webhook_id, delivery_id, event_day, event_key, event_id, event_type, trigger, attempt,
-              http_status, duration_ms, error, response_snippet, age, wait)";

@@ -217,6 +217,7 @@ fn log(delivery: &Delivery, attempt: &Attempt, step: Step) {
         attempt = delivery.attempt,
         http_status = attempt.outcome.http_status(),
         error = attempt.outcome.error(),
+        error_detail = attempt.outcome.error_detail(),
         duration_ms = millis(attempt.duration),
         next,
         retry_in_ms = retry_in_ms.map(millis),

@@ -144,9 +144,15 @@ mod tests {
     use uuid::Uuid;
 
     fn attempted(webhook: u128, step: Step) -> TurnResult {
-        let outcome = Outcome::Answered(Answer { status: 500, snippet: None, retry_after: None });
-        let attempt =
-            Attempt { id: Uuid::nil(), outcome, duration: Duration::ZERO, started: Instant::now(), paused_until: None };
+        let outcome = Outcome::Answered(Answer { status: 500, ..Answer::default() });
+        let attempt = Attempt {
+            id: Uuid::nil(),
+            outcome,
+            duration: Duration::ZERO,
+            started: Instant::now(),
+            paused_until: None,
+            signed_at: 0,
+        };
         TurnResult::example(webhook, 1, b"{}", Ending::Attempted(attempt, step))
     }
 

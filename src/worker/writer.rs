@@ -217,14 +217,14 @@ enum Reduced {
     NothingLeft,
 }
 
-/// Takes something away from a result that the database refuses: first the snippet of the answer, then the attempt.
+/// Takes something away from a result that the database refuses: first what the receiver wrote, then the attempt.
 fn reduce(turn_result: &mut TurnResult, refused: &StoreError) -> Reduced {
     let (delivery_id, error) = (turn_result.delivery.id.0, error_chain(refused));
     if let Ending::Attempted(attempt, _) = &mut turn_result.ending {
         if let Outcome::Answered(answer) = &mut attempt.outcome
-            && answer.snippet.take().is_some()
+            && (answer.snippet.take().is_some() | answer.headers.take().is_some())
         {
-            tracing::error!(%delivery_id, error, "the database refuses a result; recording it without its snippet");
+            tracing::error!(%delivery_id, error, "the database refuses a result; recording it without its answer");
             return Reduced::TryAgain;
         }
         tracing::error!(%delivery_id, error, "the database refuses a result; closing its delivery");

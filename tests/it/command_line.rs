@@ -192,8 +192,8 @@ async fn the_log_prints_rows_newest_first_up_to_its_limit() {
 }
 
 fn log_row_keys() -> BTreeSet<&'static str> {
-    let keys = "id delivery_id event_id event_type trigger attempt status http_status duration_ms error \
-                response_snippet created_at next_attempt_at";
+    let keys = "id delivery_id event_id event_type trigger attempt status http_status duration_ms error error_detail \
+                response_snippet response_truncated response_headers created_at next_attempt_at";
     keys.split_whitespace().collect()
 }
 

@@ -144,3 +144,30 @@ async fn where_there_is_no_ipv6_all_addresses_are_those_of_ipv4() {
         assert_eq!(api.replica.log().matches("there is no IPv6 here").count(), 2);
     }
 }
+
+#[tokio::test]
+async fn a_worker_and_an_api_serve_the_schema_before_the_causes_and_keep_them_as_soon_as_it_is_migrated() {
+    let site = Site::new().await;
+    let before = "ALTER TABLE attempts DROP COLUMN signed_at, DROP COLUMN error_detail, DROP COLUMN response_headers,
+            DROP COLUMN response_truncated;
+        DELETE FROM refinery_schema_history WHERE version >= 12";
+    site.sql().await.batch_execute(before).await.unwrap();
+    let api = site.api_of(site.launch(&["run"])).await;
+    let customer = api.customer("acc_1");
+    let path = customer.create_at("http://127.0.0.1:1/").await;
+    let log = format!("{path}/deliveries?status=failed");
+    let newest = async |wanted: fn(&serde_json::Value) -> bool| {
+        eventually("the attempt is in the log", async || {
+            let page = customer.get(&log).await.json();
+            page["data"].get(0).cloned().filter(wanted)
+        })
+        .await
+    };
+    site.publish("acc_1", "content.created", 1.into()).await;
+    let row = newest(|_| true).await;
+    assert_eq!((&row["error"], &row["error_detail"]), (&"connect".into(), &serde_json::Value::Null));
+    assert_eq!(site.json(&["migrate"]).await["applied"], serde_json::json!(["V12__causes"]));
+    site.publish("acc_1", "content.created", 2.into()).await;
+    let row = newest(|row| !row["error_detail"].is_null()).await;
+    assert_eq!(row["error_detail"], "refused");
+}

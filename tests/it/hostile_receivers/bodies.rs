@@ -19,7 +19,7 @@ fn table() -> Vec<(Vec<u8>, String)> {
     vec![
         said(b"received, thank you", "received, thank you"),
         said(b"", ""),
-        said(b"ok\r\n{\"level\":\"ERROR\"} fake\x1b[31m\x1b]0;x\x07\0", "ok  {\"level\":\"ERROR\"} fake [31m ]0;x  "),
+        said(b"ok\r\n{\"level\":\"ERROR\"} fake\x1b[31m\x1b]0;x\x07\0", "ok\n{\"level\":\"ERROR\"} fake [31m ]0;x  "),
         said(b"\xff\xfe not UTF-8 \xc3", "\u{fffd}\u{fffd} not UTF-8 \u{fffd}"),
         said(b"\xff\xfeo\0k\0", "\u{fffd}\u{fffd}o k "),
         said(b"lone \xed\xa0\x80", "lone \u{fffd}\u{fffd}\u{fffd}"),

@@ -71,9 +71,9 @@ async fn a_connection_that_fails_is_distinguished_from_an_answer_that_fails() {
     let early = Greeter::start(Reply::body(299, MARK)).await;
     stage
         .play(vec![
-            Row::at_url("a closed port", closed.url(), "connect"),
+            Row::at_url("a closed port", closed.url(), "connect refused"),
             Row::at_url("a reset at once", resetting.url("http"), "protocol or connect"),
-            Row::at_url("a close at once", leaving.url("http"), "protocol"),
+            Row::at_url("a close at once", leaving.url("http"), "protocol closed_early"),
             Row::at_url("a banner before the request", banner.url("http"), "protocol or connect"),
             // The client cannot tell whether the data came before or after its request.
             Row::at_url("an answer before the request", early.url("http"), "ok 299 or protocol or connect"),

@@ -111,7 +111,7 @@ async fn a_head_that_is_not_quite_http_is_refused_or_understood_but_never_logged
         ("a status in letters", raw("HTTP/1.1 2OO MARK\r\n\r\n"), "protocol"),
         ("a negative status", raw("HTTP/1.1 -200 MARK\r\n\r\n"), "protocol"),
         ("a status line alone", raw("HTTP/1.1 200 MARK\r\n"), "protocol"),
-        ("half a status line", raw("HTTP/1.1 20"), "protocol"),
+        ("half a status line", raw("HTTP/1.1 20"), "protocol closed_early"),
     ])
     .await;
 }
@@ -119,7 +119,7 @@ async fn a_head_that_is_not_quite_http_is_refused_or_understood_but_never_logged
 #[tokio::test]
 async fn another_protocol_than_http_is_recognised_as_such() {
     play(vec![
-        ("HTTP/0.9", raw("MARK\r\n"), "protocol"),
+        ("HTTP/0.9", raw("MARK\r\n"), "protocol not_http"),
         ("HTTP/1.0", raw("HTTP/1.0 200 OK\r\n\r\nMARK"), "ok 200"),
         (
             "HTTP/1.0 that stays",
@@ -135,9 +135,9 @@ async fn another_protocol_than_http_is_recognised_as_such() {
         ),
         ("http in small letters", raw("http/1.1 200 MARK\r\n\r\n"), "protocol"),
         ("ICY", raw("ICY 200 MARK\r\n\r\n"), "protocol"),
-        ("SSH", raw("SSH-2.0-MARK\r\n"), "protocol"),
+        ("SSH", raw("SSH-2.0-MARK\r\n"), "protocol not_http"),
         ("Redis", raw("-ERR unknown command MARK\r\n"), "protocol"),
-        ("SMTP", raw("220 MARK ESMTP\r\n"), "protocol"),
+        ("SMTP", raw("220 MARK ESMTP\r\n"), "protocol not_http"),
         ("a TLS alert", Reply::raw(*b"\x15\x03\x01\0\x02\x02\x46").then_close(), "protocol"),
         ("HTML alone", raw("<html>MARK</html>"), "protocol"),
         ("a terminal's escapes", raw("\x1b]0;MARK\x07\x1b[2J\r\n"), "protocol"),

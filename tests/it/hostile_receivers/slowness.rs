@@ -21,7 +21,7 @@ async fn an_answer_that_does_not_come_in_time_is_a_timeout_however_busy_the_conn
     let hint = format!("HTTP/1.1 102 Processing\r\nX: {MARK}\r\n\r\n");
     let often = Duration::from_millis(20);
     let table = vec![
-        ("silence", Reply::silence(), "timeout"),
+        ("silence", Reply::silence(), "timeout response_timeout"),
         ("half a head", Reply::raw("HTTP/1.1 200 OK\r\nX: receiver-was-here").then_hang(), "timeout"),
         ("a byte of the head at a time", Reply::drip(format!("HTTP/1.1 200 OK\r\nX: {MARK}\r\n\r\n"), STEP), "timeout"),
         ("102 for ever", Reply::endless("", hint.as_str(), often), "timeout"),
@@ -38,7 +38,7 @@ async fn an_answer_that_does_not_come_in_time_is_a_timeout_however_busy_the_conn
 }
 
 #[tokio::test]
-async fn a_connection_that_does_not_come_about_in_time_is_a_timeout() {
+async fn a_connection_that_does_not_come_about_in_time_is_no_slow_answer() {
     let stage = stage().await;
     let backlog = FullBacklog::new().await;
     let deaf = Receiver::start_without_reading().await;
@@ -47,10 +47,10 @@ async fn a_connection_that_does_not_come_about_in_time_is_a_timeout() {
     // A server's first record, announced with more bytes than will ever come.
     let slow = Greeter::start(Reply::drip([b"\x16\x03\x03\x40\0".to_vec(), vec![2; 1000]].concat(), STEP)).await;
     let table = vec![
-        Row::at_url("a full backlog", backlog.url(), "timeout"),
-        Row::at_url("a receiver that reads nothing", deaf.url(), "timeout"),
-        Row::at_url("a TLS server that never shakes hands", mute_url, "timeout"),
-        Row::at_url("a TLS server that shakes hands for ever", slow.url("https"), "timeout"),
+        Row::at_url("a full backlog", backlog.url(), "connect connect_timeout"),
+        Row::at_url("a receiver that reads nothing", deaf.url(), "timeout response_timeout"),
+        Row::at_url("a TLS server that never shakes hands", mute_url, "connect connect_timeout"),
+        Row::at_url("a TLS server that shakes hands for ever", slow.url("https"), "connect connect_timeout"),
     ];
     stage.play(table).await;
     drop((backlog, deaf, mute, slow));

@@ -69,9 +69,9 @@ impl Played {
     }
 
     fn complaint(&self) -> Option<String> {
-        let got = self.attempts[0].verdict();
-        let as_expected = self.verdict.split(" or ").any(|verdict| verdict == got);
-        (!as_expected).then(|| format!("{}: {got}, not {}", self.name, self.verdict))
+        let (got, cause) = (self.attempts[0].verdict(), self.attempts[0].cause());
+        let as_expected = self.verdict.split(" or ").any(|verdict| verdict == got || verdict == cause);
+        (!as_expected).then(|| format!("{}: {cause}, not {}", self.name, self.verdict))
     }
 }
 

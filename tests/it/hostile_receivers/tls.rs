@@ -19,16 +19,17 @@ async fn row(name: &str, config: rustls::ServerConfig, verdict: &'static str) ->
 async fn an_invalid_certificate_is_a_tls_failure_and_its_receiver_gets_no_request() {
     let authority = Authority::new();
     let stage = trusting(&authority).await;
-    let (flaw, tls) = (|flaw| authority.flawed_identity(flaw).server_config(), "tls");
+    let flaw = |flaw| authority.flawed_identity(flaw).server_config();
     let mut h2_only = authority.identity().server_config();
     h2_only.alpn_protocols = vec![b"h2".to_vec()];
     let (rows, receivers): (Vec<Row>, Vec<Receiver>) = [
-        row("expired", flaw(Flaw::Expired), tls).await,
-        row("not yet valid", flaw(Flaw::NotYetValid), tls).await,
-        row("for another host", flaw(Flaw::WrongHost), tls).await,
-        row("signed by itself", flaw(Flaw::SelfSigned), tls).await,
-        row("signed by an unknown authority", Authority::new().identity().server_config(), tls).await,
-        row("HTTP/2 alone", h2_only, tls).await,
+        row("expired", flaw(Flaw::Expired), "tls certificate_expired").await,
+        row("not yet valid", flaw(Flaw::NotYetValid), "tls certificate_other").await,
+        row("for another host", flaw(Flaw::WrongHost), "tls certificate_name").await,
+        row("signed by itself", flaw(Flaw::SelfSigned), "tls certificate_issuer").await,
+        row("signed by an unknown authority", Authority::new().identity().server_config(), "tls certificate_issuer")
+            .await,
+        row("HTTP/2 alone", h2_only, "tls http2_only").await,
     ]
     .into_iter()
     .unzip();
@@ -67,8 +68,8 @@ async fn http_and_https_taken_for_each_other_fail_without_an_answer() {
     let plain = Greeter::start(Reply::body(400, MARK)).await;
     stage
         .play(vec![
-            Row::at_url("https at an http server", plain.url("https"), "tls"),
-            Row::at_url("http at an https server", secure.url().replacen("https:", "http:", 1), "protocol"),
+            Row::at_url("https at an http server", plain.url("https"), "tls not_tls"),
+            Row::at_url("http at an https server", secure.url().replacen("https:", "http:", 1), "protocol not_http"),
             Row::at_url("a close within the handshake", leaving.url("https"), "tls or connect"),
         ])
         .await;

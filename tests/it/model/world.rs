@@ -250,7 +250,7 @@ impl RealTurn {
 
 /// An attempt with this answer, and the next step as the worker's policy decides it.
 fn attempt(number: u32, answer: Answer) -> Ending {
-    let answered = |status| Outcome::Answered(delivery::Answer { status, snippet: None, retry_after: None });
+    let answered = |status| Outcome::Answered(delivery::Answer { status, ..delivery::Answer::default() });
     let outcome = match answer {
         Answer::Ok => answered(200),
         Answer::Error => answered(500),
@@ -262,6 +262,6 @@ fn attempt(number: u32, answer: Answer) -> Ending {
     let policy = RetryPolicy { schedule, jitter: 0.0, max_retry_after: hour, internal_delay: hour };
     let step = policy.next_step(number, &outcome, 0.5);
     let (duration, started, paused_until) = (Duration::ZERO, Instant::now(), None);
-    let attempt = Attempt { id: Uuid::now_v7(), outcome, duration, started, paused_until };
+    let attempt = Attempt { id: Uuid::now_v7(), outcome, duration, started, paused_until, signed_at: 0 };
     Ending::Attempted(attempt, step)
 }

@@ -237,6 +237,7 @@ async fn one_blocked_address_looks_like_another_and_is_tried_on_the_schedule_alo
             trigger: "event".to_owned(),
             http_status: None,
             error: Some("blocked_address".to_owned()),
+            detail: None,
             snippet: None,
             wait_seconds: None,
         };

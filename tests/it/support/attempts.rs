@@ -10,6 +10,7 @@ pub struct LoggedAttempt {
     pub trigger: String,
     pub http_status: Option<i32>,
     pub error: Option<String>,
+    pub detail: Option<String>,
     pub snippet: Option<String>,
     /// From its beginning to the next attempt.
     pub wait_seconds: Option<f64>,
@@ -21,13 +22,18 @@ impl LoggedAttempt {
         let error = self.error.as_deref().unwrap_or("ok");
         self.http_status.map_or_else(|| error.to_owned(), |status| format!("{error} {status}"))
     }
+
+    /// `tls certificate_expired`, or the verdict if no more is known.
+    pub fn cause(&self) -> String {
+        self.detail.as_ref().map_or_else(|| self.verdict(), |detail| format!("{} {detail}", self.verdict()))
+    }
 }
 
 impl Site {
     /// All attempts of the webhook, the oldest first.
     pub async fn attempts(&self, webhook: &Webhook) -> Vec<LoggedAttempt> {
         let query = "SELECT attempt, trigger, http_status, error, response_snippet,
-            extract(epoch FROM next_attempt_at - created_at)::float8
+            extract(epoch FROM next_attempt_at - created_at)::float8, error_detail
             FROM attempts WHERE webhook_id::text = $1 ORDER BY created_at, id";
         let rows = self.sql().await.query(query, &[&webhook.id]).await.expect("the log is readable");
         let attempts = rows.iter().map(|row| LoggedAttempt {
@@ -37,6 +43,7 @@ impl Site {
             error: row.get(3),
             snippet: row.get(4),
             wait_seconds: row.get(5),
+            detail: row.get(6),
         });
         attempts.collect()
     }

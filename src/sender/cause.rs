@@ -1,0 +1,144 @@
+//! Tells apart why a receiver gave no answer. Decides by the types in the error's chain, never by their texts: those may contain
+//! what the receiver sent.
+
+use std::error::Error;
+use std::io::ErrorKind;
+
+use rustls::{AlertDescription, CertificateError, InvalidMessage};
+
+use super::resolver::ResolveError;
+use crate::delivery::{AttemptError, ErrorDetail};
+
+/// The cause of an error that the receiver is to blame for.
+pub(super) fn of(error: &reqwest::Error) -> AttemptError {
+    if let Some(error) = causes(error).find_map(|cause| cause.downcast_ref()) {
+        return of_tls(error).into();
+    }
+    match (error.is_connect(), error.is_timeout()) {
+        (true, true) => ErrorDetail::ConnectTimeout.into(),
+        (true, false) => of_connecting(error).map_or(AttemptError::Connect, AttemptError::from),
+        (false, true) => ErrorDetail::ResponseTimeout.into(),
+        (false, false) => of_answer(error).into(),
+    }
+}
+
+/// The cause of a name that gave no address.
+pub(super) fn of_resolving(error: &ResolveError) -> ErrorDetail {
+    match error {
+        ResolveError::Timeout => ErrorDetail::DnsTimeout,
+        ResolveError::Failed(_) if error.is_not_found() => ErrorDetail::DnsNotFound,
+        ResolveError::Unreachable => ErrorDetail::Unreachable,
+        _ => ErrorDetail::DnsFailed,
+    }
+}
+
+fn of_connecting(error: &reqwest::Error) -> Option<ErrorDetail> {
+    causes(error).find_map(|cause| match cause.downcast_ref::<std::io::Error>()?.kind() {
+        ErrorKind::ConnectionRefused => Some(ErrorDetail::Refused),
+        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Some(ErrorDetail::Unreachable),
+        _ => None,
+    })
+}
+
+fn of_answer(error: &reqwest::Error) -> ErrorDetail {
+    let is_no_http = |error: &hyper::Error| error.is_parse() && !error.is_parse_too_large();
+    if ended_early(error) {
+        ErrorDetail::ClosedEarly
+    } else if causes(error).any(|cause| cause.downcast_ref().is_some_and(is_no_http)) {
+        ErrorDetail::NotHttp
+    } else {
+        ErrorDetail::ProtocolOther
+    }
+}
+
+fn of_tls(error: &rustls::Error) -> ErrorDetail {
+    use AlertDescription as Alert;
+    match error {
+        // What other protocols begin with is read as a record of an unknown type or version, or with an absurd length.
+        rustls::Error::InvalidMessage(
+            InvalidMessage::InvalidContentType
+            | InvalidMessage::UnknownProtocolVersion
+            | InvalidMessage::MessageTooLarge,
+        ) => ErrorDetail::NotTls,
+        rustls::Error::NoApplicationProtocol | rustls::Error::AlertReceived(Alert::NoApplicationProtocol) => {
+            ErrorDetail::Http2Only
+        }
+        rustls::Error::PeerIncompatible(_)
+        | rustls::Error::AlertReceived(
+            Alert::HandshakeFailure | Alert::InsufficientSecurity | Alert::ProtocolVersion,
+        ) => ErrorDetail::NoCommonCipher,
+        rustls::Error::InvalidCertificate(refused) => of_certificate(refused),
+        rustls::Error::NoCertificatesPresented => ErrorDetail::CertificateOther,
+        _ => ErrorDetail::TlsOther,
+    }
+}
+
+fn of_certificate(refused: &CertificateError) -> ErrorDetail {
+    match refused {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => ErrorDetail::CertificateExpired,
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            ErrorDetail::CertificateName
+        }
+        CertificateError::UnknownIssuer => ErrorDetail::CertificateIssuer,
+        // A certificate that has signed itself is one of an authority.
+        CertificateError::Other(why) if matches!(why.0.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity)) => {
+            ErrorDetail::CertificateIssuer
+        }
+        _ => ErrorDetail::CertificateOther,
+    }
+}
+
+/// Whether the connection ended before the whole head of an answer.
+pub(super) fn ended_early(error: &reqwest::Error) -> bool {
+    let ended = |cause: &(dyn Error + 'static)| {
+        if let Some(error) = cause.downcast_ref::<hyper::Error>() {
+            return error.is_incomplete_message() || error.is_closed() || error.is_canceled();
+        }
+        let kind = cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        matches!(
+            kind,
+            Some(
+                ErrorKind::ConnectionReset
+                    | ErrorKind::ConnectionAborted
+                    | ErrorKind::BrokenPipe
+                    | ErrorKind::UnexpectedEof
+            )
+        )
+    };
+    !error.is_connect() && !error.is_timeout() && causes(error).any(ended)
+}
+
+/// The error and its causes.
+pub(super) fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| wrapped(error).or_else(|| error.source()))
+}
+
+/// The error inside an I/O error, which `source` skips. TLS errors are wrapped twice.
+fn wrapped<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    let inner = error.downcast_ref::<std::io::Error>()?.get_ref()?;
+    Some(inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_of_tls_are_told_apart() {
+        let alert = rustls::Error::AlertReceived;
+        for (error, detail) in [
+            (InvalidMessage::InvalidContentType.into(), ErrorDetail::NotTls),
+            (alert(AlertDescription::NoApplicationProtocol), ErrorDetail::Http2Only),
+            (alert(AlertDescription::HandshakeFailure), ErrorDetail::NoCommonCipher),
+            (alert(AlertDescription::ProtocolVersion), ErrorDetail::NoCommonCipher),
+            (alert(AlertDescription::CertificateRequired), ErrorDetail::TlsOther),
+            (CertificateError::Expired.into(), ErrorDetail::CertificateExpired),
+            (CertificateError::NotValidYet.into(), ErrorDetail::CertificateOther),
+            (CertificateError::NotValidForName.into(), ErrorDetail::CertificateName),
+            (CertificateError::UnknownIssuer.into(), ErrorDetail::CertificateIssuer),
+            (CertificateError::Revoked.into(), ErrorDetail::CertificateOther),
+        ] {
+            assert_eq!(of_tls(&error), detail, "{error}");
+        }
+    }
+}

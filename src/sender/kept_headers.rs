@@ -1,0 +1,81 @@
+//! The headers of an answer that the log keeps: those that help to find the request in the receiver's own logs and, after a
+//! failure, those that tell who answered and why. Everything else is dropped, above all cookies.
+
+use std::collections::BTreeMap;
+
+use reqwest::StatusCode;
+use reqwest::header::HeaderMap;
+
+use crate::text::printable;
+
+/// Bytes of all names and values together.
+const MAX_BYTES: usize = 1024;
+
+/// Kept of every answer. They name the request in the receiver's own logs.
+const REQUEST_IDS: [&str; 5] = ["X-Request-Id", "Request-Id", "X-Correlation-Id", "X-Amzn-Requestid", "CF-Ray"];
+
+/// Kept of an answer that is no success, too.
+const OF_FAILURES: [&str; 9] =
+    ["Content-Type", "Server", "Date", "Retry-After", "Location", "WWW-Authenticate", "Allow", "Via", "Cf-Mitigated"];
+
+/// The kept headers as a JSON object of names and cleaned values; `None` without any. If a header has several values, they are
+/// joined by a comma.
+pub(super) fn of(status: StatusCode, headers: &HeaderMap) -> Option<String> {
+    let of_failures = if status.is_success() { &[][..] } else { &OF_FAILURES };
+    let mut kept = BTreeMap::new();
+    let mut room = MAX_BYTES;
+    for name in REQUEST_IDS.iter().chain(of_failures) {
+        let mut values = headers.get_all(*name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+        let Some(first) = values.next() else { continue };
+        let value = values.fold(first.into_owned(), |all, value| all + ", " + &value);
+        let Some(left) = room.checked_sub(name.len()) else { break };
+        let value = printable(&value, left);
+        room = left - value.len();
+        kept.insert(*name, value);
+    }
+    if kept.is_empty() { None } else { serde_json::to_string(&kept).ok() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reqwest::header::{HeaderName, HeaderValue};
+
+    fn kept(status: u16, headers: &[(&str, &[u8])]) -> serde_json::Value {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_bytes(value).unwrap());
+        }
+        let kept = of(StatusCode::from_u16(status).unwrap(), &map);
+        kept.map_or(serde_json::Value::Null, |kept| serde_json::from_str(&kept).unwrap())
+    }
+
+    #[test]
+    fn a_success_keeps_request_ids_alone_and_no_answer_keeps_a_cookie() {
+        let headers: &[(&str, &[u8])] = &[
+            ("set-cookie", b"session=secret"),
+            ("server", b"nginx"),
+            ("x-request-id", b"r-1"),
+            ("cf-ray", b"8f-FRA"),
+            ("location", b"/login"),
+            ("x-other", b"other"),
+        ];
+        assert_eq!(kept(200, headers), serde_json::json!({"X-Request-Id": "r-1", "CF-Ray": "8f-FRA"}));
+        let failed =
+            serde_json::json!({"X-Request-Id": "r-1", "CF-Ray": "8f-FRA", "Server": "nginx", "Location": "/login"});
+        assert_eq!(kept(302, headers), failed);
+        assert_eq!(kept(204, &headers[..2]), serde_json::Value::Null);
+    }
+
+    #[test]
+    fn values_are_joined_cleaned_and_cut_to_a_kibibyte_in_all() {
+        let allowed = kept(405, &[("allow", b"GET"), ("allow", b"HEAD"), ("via", b"1.1 \xff\t\"a\"")]);
+        assert_eq!(allowed, serde_json::json!({"Allow": "GET, HEAD", "Via": "1.1 \u{fffd} \"a\""}));
+        let long = [b'x'; 700];
+        let cut = kept(500, &[("via", &long), ("server", &long), ("x-request-id", b"r-1"), ("date", &long)]);
+        let bytes: usize =
+            cut.as_object().unwrap().iter().map(|(name, value)| name.len() + value.as_str().unwrap().len()).sum();
+        assert_eq!((bytes, cut["X-Request-Id"].as_str()), (MAX_BYTES, Some("r-1")));
+        assert_eq!(cut["Server"].as_str().unwrap().len(), 700);
+    }
+}
