@@ -61,6 +61,7 @@
 
 // Rules.
 mod address;
+mod advice;
 mod bounds;
 pub mod config;
 pub mod delivery;

@@ -10,6 +10,7 @@ use axum::routing::get;
 use sha2::{Digest, Sha256};
 
 use super::{Api, etag};
+use crate::advice;
 
 const PATH: &str = "/settings/webhooks";
 const PAGE: &str = include_str!("page/index.html");
@@ -20,7 +21,7 @@ macro_rules! files {
     ($($name:literal)*) => { [$(($name, include_str!(concat!("page/", $name)))),*] };
 }
 
-/// The page's files beside `index.html`.
+/// The page's files beside `index.html` and `advice.js`, which is made when the program starts.
 const FILES: [(&str, &str); 14] = files![
     "page.css" "token.js" "page.js" "http.js" "dom.js" "words.js" "list.js" "form.js" "secret.js" "webhook.js" "logs.js"
     "chart.js" "test.js" "settings.js"
@@ -29,7 +30,8 @@ const FILES: [(&str, &str); 14] = files![
 pub(super) fn routes(frame_ancestors: &[String]) -> Router<Arc<Api>> {
     let page = Page::new(frame_ancestors);
     let mut routes = Router::new().route(PATH, get(async move || page.clone()));
-    for (name, text) in FILES {
+    let files = FILES.into_iter().map(|(name, text)| (name, Bytes::from_static(text.as_bytes())));
+    for (name, text) in files.chain([("advice.js", Bytes::from(advice::page_module()))]) {
         let file = File::new(name, text);
         routes = routes.route(&format!("{PATH}/{name}"), get(async move |headers: HeaderMap| file.answer(&headers)));
     }
@@ -83,7 +85,7 @@ struct File {
 }
 
 impl File {
-    fn new(name: &str, text: &'static str) -> Self {
+    fn new(name: &str, body: Bytes) -> Self {
         let kind = match name.rsplit_once('.') {
             Some((_, "css")) => "text/css; charset=utf-8",
             Some((_, "js")) => "text/javascript; charset=utf-8",
@@ -91,11 +93,11 @@ impl File {
             _ => "text/plain; charset=utf-8",
         };
         let mut headers = common(kind);
-        let version = hex::encode(&Sha256::digest(text)[..16]);
+        let version = hex::encode(&Sha256::digest(&body)[..16]);
         headers.insert(header::ETAG, HeaderValue::from_str(&etag::tag(&version)).expect("hex is ASCII"));
         // Browsers keep the file, and ask each time whether it is still current.
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        Self { body: Bytes::from_static(text.as_bytes()), version, headers }
+        Self { body, version, headers }
     }
 
     fn answer(&self, asked: &HeaderMap) -> Response {

@@ -1,4 +1,5 @@
 // Texts for times, numbers, results and errors.
+import { CAUSES, STATUSES } from './advice.js';
 import { h, icon } from './dom.js';
 
 const DATE_TIME = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'medium' });
@@ -16,33 +17,9 @@ export const time = (iso) => h('time', { datetime: iso, title: iso.replace('T', 
 export const outcome = (status, text = { success: 'Success', failed: 'Failed' }[status] ?? 'No deliveries yet') =>
 	h(`span.outcome.${status ?? 'none'}`, icon(status ?? 'none'), h('span', text));
 
-const ERRORS = {
-	blocked_address: ['The host leads to an address that may not be called.', 'Use one that is reachable from the public internet.'],
-	invalid_url: ['The URL is not accepted any more.', 'Save another one in the settings.'],
-	dns: ['The host name could not be resolved.', 'Check its spelling in the URL, and its DNS records.'],
-	connect: ['No connection could be made.', 'Check that the server runs, its port is open, and no firewall keeps us out.'],
-	tls: ['No secure connection could be made.', 'Check that the certificate is valid, covers this host, and comes with its intermediates.'],
-	timeout: ['No answer came in time.', 'Answer with a 2xx status first and do the work afterwards.'],
-	protocol: ['The answer was not valid HTTP.', 'Check that an HTTP server, and nothing else, listens at this port.'],
-	internal: ['Something failed on our side.', 'Nothing for you to do: it will be repeated.'],
-};
-
-/** What an attempt's error means and what to do, as two sentences. */
-export const failure = ({ error, http_status: code }) => error && (ERRORS[error] ?? [`The receiver answered ${code} instead of a 2xx status.`,
-	ADVICE[code] ?? ADVICE[Math.floor(code / 100)] ?? 'Answer with 200 to 299 once the event is accepted.']);
-
-const LOGIN = 'It refused us, or a firewall before it. Let us in without a login and verify the signature instead.';
-const ADVICE = {
-	3: 'Redirects are not followed: save the final address as the URL.',
-	5: 'The receiver failed: look at its own log for this time.',
-	400: 'Often the receiver verifies the parsed body instead of the raw bytes.',
-	401: LOGIN,
-	403: LOGIN,
-	404: 'There is nothing at this path: check the URL.',
-	405: 'This path takes no POST requests: check the URL.',
-	410: 'It wants nothing any more; this answer to a delivery disables the webhook.',
-	429: 'The receiver wants fewer requests: raise its limit, or answer with Retry-After.',
-};
+/** What an attempt's error means and what to do, as two texts. */
+export const failure = ({ error, error_detail: detail, http_status: code }) => error && (CAUSES[detail] ?? CAUSES[error]
+	?? [`The receiver answered ${code} instead of a 2xx status.`, STATUSES[code] ?? STATUSES[`${Math.floor(code / 100)}xx`] ?? STATUSES.other]);
 
 const KEPT = 'Events since then are kept and can be recovered.';
 /** Why a webhook is disabled or failing, as title and text; `last` is its last failed attempt. */

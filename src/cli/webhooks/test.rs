@@ -3,6 +3,7 @@
 use anyhow::anyhow;
 
 use super::{id, unknown};
+use crate::advice;
 use crate::cli::{CommandResult, Failure, output};
 use crate::config::Settings;
 use crate::ids::WebhookId;
@@ -39,7 +40,12 @@ pub(super) async fn send(
     if json {
         return output::json(&sent);
     }
-    output::log(std::slice::from_ref(&sent.row))
+    output::log(std::slice::from_ref(&sent.row))?;
+    let row = &sent.row;
+    match advice::sentences(row.error.as_deref(), row.error_detail, row.http_status) {
+        Some(advice) => output::line(advice),
+        None => Ok(()),
+    }
 }
 
 fn failure(id: WebhookId, refused: TestRefusal) -> Failure {
