@@ -7,6 +7,7 @@ mod described;
 mod http;
 mod idempotency;
 mod isolation;
+mod kept_answers;
 mod limits;
 mod log;
 mod page;

