@@ -111,7 +111,11 @@ CREATE TABLE public.attempts (
     error text,
     response_snippet text,
     created_at timestamp with time zone NOT NULL,
-    next_attempt_at timestamp with time zone
+    next_attempt_at timestamp with time zone,
+    signed_at bigint,
+    error_detail text,
+    response_headers json,
+    response_truncated boolean
 )
 PARTITION BY RANGE (created_at);
 
