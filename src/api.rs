@@ -39,6 +39,7 @@ mod body;
 mod connections;
 mod cursor;
 mod deliveries;
+mod delivery;
 mod etag;
 mod event_types;
 mod exchange;

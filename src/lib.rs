@@ -65,6 +65,7 @@ mod advice;
 mod bounds;
 pub mod config;
 pub mod delivery;
+mod delivery_state;
 mod egress;
 pub mod event;
 pub mod ids;
@@ -95,6 +96,7 @@ mod tls;
 // Services.
 mod api;
 pub mod cli;
+mod delivery_story;
 mod ops;
 mod test_send;
 mod upkeep;

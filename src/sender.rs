@@ -38,6 +38,7 @@ use proxy::Route;
 use resolver::{ResolveError, Resolver, ResolverSettings};
 
 pub use clients::max_idle_connections;
+pub(crate) use sent::PastRequest;
 pub use sent::SentRequest;
 
 const OUR_NAME: &str = concat!("penr-webhooks/", env!("CARGO_PKG_VERSION"));
@@ -277,18 +278,29 @@ fn headers(event: &Event, secrets: &Secrets, attempt: u32, timestamp: i64) -> He
     let current = &secrets.current;
     let signed_by: Vec<_> = std::iter::once(current).chain(&secrets.previous).collect();
     let standard = signature::standard_signature(&signed_by, event.id.as_str(), timestamp, &event.body);
-    let plain = |text: &str| HeaderValue::from_str(text).expect("ids, types, hex and base64 are printable ASCII");
-    HeaderMap::from_iter([
+    let signed = [
+        (SIGNATURE, plain(&signature::body_signature(current, &event.body))),
+        (STANDARD_TIMESTAMP, timestamp.into()),
+        (STANDARD_SIGNATURE, plain(&standard)),
+    ];
+    let unsigned = unsigned_headers(event.id.as_str(), event.event_type.as_str(), attempt);
+    unsigned.into_iter().chain(signed).collect()
+}
+
+/// The headers that depend on neither the time nor a secret.
+fn unsigned_headers(event_id: &str, event_type: &str, attempt: u32) -> [(HeaderName, HeaderValue); 6] {
+    [
         (CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (ACCEPT, HeaderValue::from_static("*/*")),
         (USER_AGENT, HeaderValue::from_static(OUR_NAME)),
-        (SIGNATURE, plain(&signature::body_signature(current, &event.body))),
-        (EVENT, plain(event.event_type.as_str())),
+        (EVENT, plain(event_type)),
         (ATTEMPT, attempt.into()),
-        (STANDARD_ID, plain(event.id.as_str())),
-        (STANDARD_TIMESTAMP, timestamp.into()),
-        (STANDARD_SIGNATURE, plain(&standard)),
-    ])
+        (STANDARD_ID, plain(event_id)),
+    ]
+}
+
+fn plain(text: &str) -> HeaderValue {
+    HeaderValue::from_str(text).expect("ids, types, hex and base64 are printable ASCII")
 }
 
 /// The URL's host, if it is an address.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -17,9 +16,10 @@ use super::auth::Caller;
 use super::body::{Json, Text};
 use super::cursor::Cursors;
 use super::problem::{Again, FieldError, Problem};
-use super::query::{DeliveryPath, WebhookPath, canonical};
-use crate::ids::{DeliveryId, EventType};
-use crate::store::{LogFilter, LogRow, LogStatus, RecoverError, Since, Store};
+use super::query::{DeliveryPath, NOT_A_TIME, Query, WebhookPath, canonical, time};
+use crate::delivery_state::DeliveryState;
+use crate::ids::{DeliveryId, EventId, EventType, WebhookId};
+use crate::store::{DeliveryRow, LogFilter, LogRow, LogSpan, LogStatus, Position, RecoverError, Since, Store};
 
 /// Rows of a page, unless the caller asks for another number.
 const PAGE: u32 = 10;
@@ -35,6 +35,28 @@ pub(super) struct Log {
     data: Vec<LogRow>,
     /// Where the log goes on. A filtered page may hold few rows, even none, and still go on.
     next_cursor: Option<String>,
+}
+
+/// Each delivery once, at the place of its newest attempt or, without one, where it was created; newest first.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Deliveries {
+    data: Vec<DeliveryRow>,
+    /// Where the list goes on. A page may hold few rows, even none, and still go on.
+    next_cursor: Option<String>,
+}
+
+/// The log: attempts, or deliveries with `view=deliveries`.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum Listed {
+    Attempts(Log),
+    Deliveries(Deliveries),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum View {
+    Attempts,
+    Deliveries,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -56,9 +78,11 @@ pub(super) struct Recovering {
     recovering: u64,
 }
 
-/// A webhook's attempts, newest first
+/// A webhook's attempts or deliveries, newest first
 ///
-/// Filtered by `event_type`, or by `status=success`, it counts as four requests, unless `delivery_id` is given.
+/// With `view=deliveries` each delivery is one row, and `status` and `http_status` are those of its newest attempt. This view, and
+/// attempts filtered by `event_type`, `http_status` or `status=success`, count as four requests, unless `delivery_id` or
+/// `event_id` is given.
 #[utoipa::path(get, path = "/v1/webhooks/{id}/deliveries", operation_id = "listDeliveries", tag = "log",
     params(
         ("id" = Uuid, Path),
@@ -66,34 +90,68 @@ pub(super) struct Recovering {
         ("status" = inline(Option<LogStatus>), Query),
         ("event_type" = Option<String>, Query),
         ("delivery_id" = Option<Uuid>, Query),
+        ("event_id" = Option<String>, Query, description = "Only the delivery of this event; not together with `delivery_id`"),
+        ("http_status" = Option<u16>, Query, minimum = 100, maximum = 999),
+        ("from" = Option<String>, Query, format = DateTime, description = "Only what was attempted, or created if it never was, at this time or later"),
+        ("to" = Option<String>, Query, format = DateTime, description = "Only what is older than this"),
+        ("view" = Option<String>, Query, pattern = "^(attempts|deliveries)$", description = "`attempts` if it is left out"),
+        ("state" = Option<DeliveryState>, Query, description = "Only with `view=deliveries`"),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
     ),
-    responses((status = 200, body = Log), WebhookProblems))]
+    responses((status = 200, body = Listed), WebhookProblems))]
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
     caller: Caller,
     WebhookPath(id): WebhookPath,
-) -> Result<JsonAnswer<Log>, Problem> {
+) -> Result<JsonAnswer<Listed>, Problem> {
     let query = &caller.query;
     let limit = query.limit(PAGE)?;
     let list = id.to_string();
     let cursors = Cursors { secrets: &api.tokens.secrets, account: &caller.account, list: &list };
+    let filter = filter(query, id, &cursors)?;
+    let state = query.choice("state", &DeliveryState::ALL.map(|state| (state.as_str(), state)))?;
+    let write = |next: Option<Position>| next.map(|place| cursors.write(place));
+    let listed = match query.choice("view", &[("attempts", View::Attempts), ("deliveries", View::Deliveries)])? {
+        Some(View::Deliveries) => {
+            let question = async |store: Store| store.deliveries(caller.scope(), id, &filter, state, limit).await;
+            let page = api.ask_in_turn(&caller.account, question).await?.ok_or_else(Problem::not_found)?;
+            Listed::Deliveries(Deliveries { data: page.rows, next_cursor: write(page.next) })
+        }
+        _ if state.is_some() => return Err(Problem::malformed("state", "needs view=deliveries")),
+        Some(View::Attempts) | None => {
+            let question = async |store: Store| store.log(caller.scope(), id, &filter, limit).await;
+            let page = api.ask_in_turn(&caller.account, question).await?.ok_or_else(Problem::not_found)?;
+            Listed::Attempts(Log { data: page.rows, next_cursor: write(page.next) })
+        }
+    };
+    Ok(JsonAnswer(listed))
+}
+
+fn filter(query: &Query, webhook: WebhookId, cursors: &Cursors<'_>) -> Result<LogFilter, Problem> {
     let event_type = query
         .text("event_type")
         .map(|text| EventType::parse(text).ok_or_else(|| Problem::malformed("event_type", "is no event type")));
     let delivery = query.text("delivery_id").map(|text| {
         canonical(text).map(DeliveryId).ok_or_else(|| Problem::malformed("delivery_id", "must be a UUID in lower case"))
     });
-    let filter = LogFilter {
+    let delivery_of = |text| match EventId::parse(text) {
+        _ if delivery.is_some() => Err(Problem::malformed("event_id", "cannot stand beside delivery_id")),
+        Some(event) => Ok(DeliveryId::of(webhook, &event)),
+        None => Err(Problem::malformed("event_id", "must have 1 to 128 letters, digits, _ and -")),
+    };
+    let by_event = query.text("event_id").map(delivery_of).transpose()?;
+    let span = LogSpan { from: query.time("from")?, to: query.time("to")? };
+    if span.from.zip(span.to).is_some_and(|(from, to)| from >= to) {
+        return Err(Problem::malformed("to", "must be later than from"));
+    }
+    Ok(LogFilter {
         status: query.choice("status", &[("success", LogStatus::Success), ("failed", LogStatus::Failed)])?,
         event_type: event_type.transpose()?,
-        delivery: delivery.transpose()?,
+        delivery: delivery.transpose()?.or(by_event),
+        http_status: query.http_status()?,
+        span,
         before: query.text("cursor").map(|cursor| cursors.read(cursor)).transpose()?,
-    };
-    let question = async |store: Store| store.log(caller.scope(), id, &filter, limit).await;
-    let page = api.ask_in_turn(&caller.account, question).await?;
-    let page = page.ok_or_else(Problem::not_found)?;
-    Ok(JsonAnswer(Log { data: page.rows, next_cursor: page.next.map(|place| cursors.write(place)) }))
+    })
 }
 
 /// Send one delivery again now, with its whole schedule
@@ -132,9 +190,8 @@ pub(super) async fn recover(
     WebhookPath(id): WebhookPath,
     Json(span): Json<Span>,
 ) -> Result<(StatusCode, JsonAnswer<Recovering>), Problem> {
-    let since = rfc3339(&span.since.0).ok_or_else(|| {
-        let reason = "must be a time such as 2026-11-23T10:00:00Z".to_owned();
-        Problem::invalid(vec![FieldError { field: "since".into(), reason }])
+    let since = time(&span.since.0).ok_or_else(|| {
+        Problem::invalid(vec![FieldError { field: "since".into(), reason: NOT_A_TIME.to_owned() }])
     })?;
     let question = async |store: Store| {
         let closed = store.count_closed(caller.scope(), id, Since::Time(since), COUNTED).await?;
@@ -146,11 +203,4 @@ pub(super) async fn recover(
     let recovering = api.ask_in_turn(&caller.account, question).await?;
     api.recoveries.notify();
     Ok((StatusCode::ACCEPTED, JsonAnswer(Recovering { recovering })))
-}
-
-/// Parses a time that both RFC 3339 and PostgreSQL can express.
-fn rfc3339(text: &str) -> Option<Timestamp> {
-    let time: Timestamp = text.parse().ok()?;
-    let years = crate::store::YEARS;
-    years.contains(&time.to_zoned(jiff::tz::TimeZone::UTC).year()).then_some(time)
 }

@@ -101,10 +101,14 @@ pub(super) fn weight(route: &str, query: &Query) -> NonZeroU32 {
     if is_expensive { EXPENSIVE_WEIGHT } else { NonZeroU32::MIN }
 }
 
-/// Whether the log may have to be searched for what the query wants. Failures and deliveries have indexes of their own.
+/// Whether the log may have to be searched for what the query wants. Failures and one delivery's attempts have indexes of their
+/// own.
 fn searches_log(query: &Query) -> bool {
-    let is_filtered = query.text("event_type").is_some() || query.text("status") == Some("success");
-    is_filtered && query.text("delivery_id").is_none()
+    let is_filtered = query.text("event_type").is_some()
+        || query.text("http_status").is_some()
+        || query.text("status") == Some("success")
+        || query.text("view") == Some("deliveries");
+    is_filtered && query.text("delivery_id").is_none() && query.text("event_id").is_none()
 }
 
 #[cfg(test)]
@@ -118,16 +122,22 @@ mod tests {
     }
 
     fn weight_of(route: &str, query: &str) -> u32 {
-        let known = ["limit", "status", "event_type", "delivery_id", "cursor", "window"].map(str::to_owned);
+        let known = [
+            "limit", "status", "event_type", "delivery_id", "event_id", "http_status", "view", "state", "from", "cursor",
+            "window",
+        ]
+        .map(str::to_owned);
         weight(route, &Query::read(query, &known).unwrap()).get()
     }
 
     #[test]
     fn what_reads_thousands_of_rows_counts_for_more() {
-        for query in ["", "limit=100", "limit=1&status=failed", "limit=100&delivery_id=x&status=success", "cursor=x"] {
+        let one = ["limit=100&delivery_id=x&status=success", "view=deliveries&event_id=x", "http_status=500&event_id=x"];
+        for query in ["", "limit=100", "limit=1&status=failed", "from=x", "cursor=x", one[0], one[1], one[2]] {
             assert_eq!(weight_of(LOG, query), 1, "{query}");
         }
-        for query in ["status=success", "event_type=a.b", "status=failed&event_type=a.b", "limit=1&event_type=a.b"] {
+        let deliveries = ["view=deliveries", "view=deliveries&state=pending", "http_status=500"];
+        for query in ["status=success", "event_type=a.b", "status=failed&event_type=a.b"].iter().chain(&deliveries) {
             assert_eq!(weight_of(LOG, query), 4, "{query}");
         }
         assert_eq!([STATS, RECOVER].map(|route| weight_of(route, "")), [4, 4]);

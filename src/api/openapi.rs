@@ -13,7 +13,7 @@ use utoipa_axum::router::OpenApiRouter;
 mod examples;
 mod nulls;
 
-use super::{Api, deliveries, event_types, problem, secrets, sending_addresses, stats, test_sends, webhooks};
+use super::{Api, deliveries, delivery, event_types, problem, secrets, sending_addresses, stats, test_sends, webhooks};
 
 const PATH: &str = "/v1/openapi.json";
 
@@ -52,6 +52,7 @@ pub(super) fn parts() -> (axum::Router<Arc<Api>>, utoipa::openapi::OpenApi) {
         .merge(sending_addresses::routes())
         .merge(test_sends::routes())
         .merge(deliveries::routes())
+        .merge(delivery::routes())
         .merge(stats::routes());
     let (routes, mut document) = routes.split_for_parts();
     nulls::say_where_null_can_be(&mut document);

@@ -163,6 +163,11 @@ impl Problem {
         Self::new(Kind::NotFound, "there is nothing at this address, or it is not yours")
     }
 
+    /// For a part of something that is there.
+    pub(super) fn nothing_left(detail: impl Into<String>) -> Self {
+        Self::new(Kind::NotFound, detail)
+    }
+
     pub(super) fn method_not_allowed() -> Self {
         Self::new(Kind::MethodNotAllowed, "the Allow header names the methods that are allowed here")
     }

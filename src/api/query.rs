@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::Method;
 use axum::http::request::Parts;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use url::form_urlencoded;
 use utoipa::openapi::OpenApi;
 use utoipa::openapi::path::{Operation, ParameterIn};
@@ -86,6 +88,30 @@ impl Query {
         chosen.map(Some).ok_or_else(|| Problem::malformed(name, format!("must be {}", words())))
     }
 
+    /// A parameter that is a time.
+    ///
+    /// # Errors
+    ///
+    /// 400 if it is something else.
+    pub(super) fn time(&self, name: &str) -> Result<Option<Timestamp>, Problem> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        // A query decodes `+` as a blank, so this is an offset that the caller has not encoded.
+        let read = if text.is_ascii() && text.len() > 19 { text[..19].to_owned() + &text[19..].replace(' ', "+") } else { text.to_owned() };
+        time(&read).map(Some).ok_or_else(|| Problem::malformed(name, NOT_A_TIME))
+    }
+
+    /// A parameter that is an HTTP status.
+    ///
+    /// # Errors
+    ///
+    /// 400 if it is something else.
+    pub(super) fn http_status(&self) -> Result<Option<u16>, Problem> {
+        let Some(text) = self.text("http_status") else { return Ok(None) };
+        let digits = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_digit());
+        let status = text.parse().ok().filter(|status| digits && (100..=999).contains(status));
+        status.map(Some).ok_or_else(|| Problem::malformed("http_status", "must be a number of three digits, such as 500"))
+    }
+
     /// The parameter `limit`, a number of rows from 1 to 100.
     ///
     /// # Errors
@@ -97,6 +123,14 @@ impl Query {
         let limit = text.parse().ok().filter(|limit| digits && (1..=100).contains(limit));
         limit.ok_or_else(|| Problem::malformed("limit", "must be a whole number from 1 to 100"))
     }
+}
+
+pub(super) const NOT_A_TIME: &str = "must be a time such as 2026-11-23T10:00:00Z";
+
+/// Parses a time that both RFC 3339 and PostgreSQL can express.
+pub(super) fn time(text: &str) -> Option<Timestamp> {
+    let time: Timestamp = text.parse().ok()?;
+    crate::store::YEARS.contains(&time.to_zoned(TimeZone::UTC).year()).then_some(time)
 }
 
 /// Parses an id in the only spelling that we write: lower case, with hyphens.

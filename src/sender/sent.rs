@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use reqwest::header::{HeaderMap, HeaderName};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::event::Event;
+use crate::snapshot::Secrets;
 
 /// What is sent, and what Standard Webhooks signs of it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -20,8 +21,7 @@ pub struct SentRequest {
 
 impl SentRequest {
     pub(super) fn of(headers: &HeaderMap, url: Option<&url::Url>, event: &Event) -> Self {
-        let text = |value: &reqwest::header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-        let mut shown: BTreeMap<_, _> = headers.iter().map(|(name, value)| (title_case(name), text(value))).collect();
+        let mut shown = by_name(headers);
         // The HTTP client adds Host and Content-Length.
         if let Some(url) = url {
             let port = url.port().map_or_else(String::new, |port| format!(":{port}"));
@@ -32,6 +32,45 @@ impl SentRequest {
         let timestamp = headers.get(super::STANDARD_TIMESTAMP).map(text).unwrap_or_default();
         Self { headers: shown, signed: format!("{}.{timestamp}.{body}", event.id), body }
     }
+}
+
+/// A request that was sent, as far as it is known.
+pub struct PastRequest<'a> {
+    pub event_id: &'a str,
+    pub event_type: &'a str,
+    /// The number of the attempt, from 1.
+    pub attempt: i32,
+    /// The unix second that the request was signed for.
+    pub signed_at: Option<i64>,
+    /// `None` if it is no longer kept.
+    pub event: Option<&'a Event>,
+    /// What the request was signed with, if that is known.
+    pub secrets: Option<&'a Secrets>,
+}
+
+impl PastRequest<'_> {
+    /// Makes the headers again, by their names as they are written on the wire. What is not known is left out.
+    pub fn headers(&self) -> BTreeMap<String, String> {
+        let attempt = u32::try_from(self.attempt).unwrap_or_default();
+        let mut headers = HeaderMap::from_iter(super::unsigned_headers(self.event_id, self.event_type, attempt));
+        if let Some(timestamp) = self.signed_at {
+            headers.insert(super::STANDARD_TIMESTAMP, timestamp.into());
+            if let (Some(event), Some(secrets)) = (self.event, self.secrets) {
+                headers = super::headers(event, secrets, attempt, timestamp);
+            }
+        }
+        let mut shown = by_name(&headers);
+        shown.extend(self.event.map(|event| ("Content-Length".into(), event.body.len().to_string())));
+        shown
+    }
+}
+
+fn by_name(headers: &HeaderMap) -> BTreeMap<String, String> {
+    headers.iter().map(|(name, value)| (title_case(name), text(value))).collect()
+}
+
+fn text(value: &HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes()).into_owned()
 }
 
 /// The name as the HTTP client writes it: `Webhook-Id`.

@@ -224,7 +224,7 @@ fn claimed(row: &Row, event: Arc<EventRow>, webhook: Option<&Arc<Snapshot>>) -> 
     Claimed { delivery, claim: column(row, "claim") }
 }
 
-fn event_row(row: &Row) -> EventRow {
+pub(super) fn event_row(row: &Row) -> EventRow {
     const STORED: &str = "only valid events are stored";
     let event = Event {
         id: EventId::parse(column(row, "event_id")).expect(STORED),

@@ -36,6 +36,15 @@ pub(super) struct LogWindow {
     pub until: Option<Timestamp>,
 }
 
+/// The part of the log that a caller asks for: attempts made at `from` or later, and before `to`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct LogSpan {
+    /// `None`: from the beginning.
+    pub from: Option<Timestamp>,
+    /// `None`: without an end.
+    pub to: Option<Timestamp>,
+}
+
 /// The condition that restricts a statement on `attempts` to a window. If the statement is planned for these very values
 /// (see `query_planned_anew`), its plan has only the window's partitions.
 macro_rules! within_window {
@@ -66,6 +75,18 @@ impl LogDays {
             Some(*window)
         };
         std::iter::once(first).chain(widths.scan(first, next))
+    }
+
+    /// Windows that together cover the part of a span that is not newer than `before`; newest first. None, if the span begins
+    /// after the log's end.
+    pub(super) fn windows_of(self, span: LogSpan, before: Option<Timestamp>) -> impl Iterator<Item = LogWindow> {
+        let newest = [before, span.to].into_iter().flatten().min();
+        let needed = move |window: &LogWindow| window.until.is_none() || span.from.is_none() || window.until > span.from;
+        let clip = move |window: LogWindow| LogWindow {
+            from: window.from.max(span.from),
+            until: [window.until, span.to].into_iter().flatten().min(),
+        };
+        self.windows(newest).take_while(needed).map(clip)
     }
 
     /// Windows that together cover the attempts no older than `age`; newest first.
@@ -183,6 +204,20 @@ mod tests {
         assert_eq!(windows(log(365), 6), [at(1), at(8)]);
         assert_eq!(windows(log(20), 365), [at(1), at(8), at(367)]);
         assert_eq!(windows(LogDays { ahead: true, ..log(3) }, 1), [at(1), at(3)]);
+    }
+
+    #[test]
+    fn a_span_is_covered_and_nothing_beside_it() {
+        let hour = |time: Option<Timestamp>, hours| time.map(|time| time + jiff::SignedDuration::from_hours(hours));
+        let (from, to) = (hour(at(10), 5), hour(at(3), 7));
+        let windows: Vec<LogWindow> = log(30).windows_of(LogSpan { from, to }, None).collect();
+        assert_eq!((windows[0].until, windows[windows.len() - 1].from), (to, from));
+        assert!(windows.windows(2).all(|pair| pair[0].from == pair[1].until));
+        let before = hour(at(9), 1);
+        assert_eq!(log(30).windows_of(LogSpan { from, to }, before).next().unwrap().from, at(10));
+        assert_eq!(log(30).windows_of(LogSpan { from: at(-9), to: None }, None).count(), 0);
+        let whole = |log: LogDays| log.windows_of(LogSpan::default(), None).collect::<Vec<_>>();
+        assert_eq!(whole(log(90)), log(90).windows(None).collect::<Vec<_>>());
     }
 
     #[test]

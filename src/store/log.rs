@@ -11,14 +11,14 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::attempt_columns::AttemptColumns;
-use super::days::{LogWindow, within_window};
+use super::days::{LogSpan, LogWindow, within_window};
 use super::{Position, Scope, Store, StoreError, column};
 use crate::delivery::ErrorDetail;
 use crate::ids::{DeliveryId, EventType, WebhookId};
 use crate::timestamps::{optional_rfc3339, rfc3339};
 
 /// The most rows that one filtered answer reads: rows that the filter leaves out take time too.
-const LOOKED_AT: i64 = 5000;
+pub(super) const LOOKED_AT: i64 = 5000;
 
 /// One attempt as the API shows it.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -63,6 +63,9 @@ pub(crate) struct LogFilter {
     pub status: Option<LogStatus>,
     pub event_type: Option<EventType>,
     pub delivery: Option<DeliveryId>,
+    pub http_status: Option<u16>,
+    /// When they were made.
+    pub span: LogSpan,
     /// Only what is older than this.
     pub before: Option<Position>,
 }
@@ -98,13 +101,15 @@ impl Store {
         let limit = i64::from(limit);
         // One row more tells whether there is another page.
         let wanted = limit + 1;
-        let filtered =
-            filter.event_type.is_some() || filter.delivery.is_some() || filter.status == Some(LogStatus::Success);
+        let filtered = filter.event_type.is_some()
+            || filter.delivery.is_some()
+            || filter.http_status.is_some()
+            || filter.status == Some(LogStatus::Success);
         let looked_at = if filtered { LOOKED_AT.max(wanted) } else { wanted };
         let mut walk = Walk { wanted, looked_at, rows: Vec::new(), last: None };
         // Everyone may also read the log of a webhook that has been deleted.
         let mut exists = matches!(scope, Scope::Everyone);
-        for window in self.log_days().await?.windows(filter.before.map(|position| position.time)) {
+        for window in self.log_days().await?.windows_of(filter.span, filter.before.map(|before| before.time)) {
             let rows = self.log_window(scope, webhook, filter, window, &walk).await?;
             walk.add(rows);
             // Looked up after the first window without rows: an unknown webhook must not cost a walk through all windows.
@@ -115,6 +120,10 @@ impl Store {
             if walk.wanted == 0 || walk.looked_at == 0 {
                 break;
             }
+        }
+        // No window at all: the log ends before the span begins.
+        if !exists && self.find_webhook(scope, webhook).await?.is_none() {
+            return Ok(None);
         }
         Ok(Some(walk.page(usize::try_from(limit).unwrap_or(usize::MAX))))
     }
@@ -136,10 +145,14 @@ impl Store {
             AttemptColumns::All => &STATEMENTS,
             AttemptColumns::BeforeV12 => &STATEMENTS_BEFORE_V12,
         };
-        let sql = match filter.status {
-            _ if delivery.is_some() => &statements.of_delivery,
-            Some(LogStatus::Failed) => &statements.of_failures,
-            _ => &statements.all,
+        let http_status = filter.http_status.map(i32::from);
+        // An attempt with another status than these is a failure, and failures have an index of their own.
+        let failures = filter.status == Some(LogStatus::Failed)
+            || filter.http_status.is_some_and(|status| !(200..300).contains(&status));
+        let sql = match delivery {
+            Some(_) => &statements.of_delivery,
+            None if failures => &statements.of_failures,
+            None => &statements.all,
         };
         self.query_planned_anew(
             sql,
@@ -155,6 +168,7 @@ impl Store {
                 (&window.from, Type::TIMESTAMPTZ),
                 (&window.until, Type::TIMESTAMPTZ),
                 (&delivery, Type::UUID),
+                (&http_status, Type::INT4),
             ],
         )
         .await
@@ -224,6 +238,7 @@ fn log_statement(causes: &str, only: &str) -> String {
         ), wanted AS (
             SELECT * FROM looked_at
             WHERE ($5::text IS NULL OR event_type = $5) AND ($6::boolean IS NULL OR (error IS NULL) = $6)
+                AND ($12::integer IS NULL OR http_status = $12)
             ORDER BY position LIMIT $7::bigint
         )
         SELECT *, true AS wanted FROM wanted

@@ -1,0 +1,45 @@
+//! Shows one delivery.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Api;
+use super::answer::{JsonAnswer, WebhookProblems};
+use super::auth::Caller;
+use super::problem::Problem;
+use super::query::DeliveryPath;
+use crate::delivery_story::{DeliveryRefusal, WholeDelivery};
+use crate::store::Store;
+
+pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::new().routes(routes!(show))
+}
+
+/// One delivery: its state, its body, its headers and its attempts
+///
+/// 404 if no row of it is left.
+#[utoipa::path(get, path = "/v1/webhooks/{id}/deliveries/{delivery_id}", tag = "log", operation_id = "getDelivery",
+    params(("id" = Uuid, Path), ("delivery_id" = Uuid, Path)),
+    responses((status = 200, body = WholeDelivery), WebhookProblems))]
+pub(super) async fn show(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    DeliveryPath(id, delivery): DeliveryPath,
+) -> Result<JsonAnswer<WholeDelivery>, Problem> {
+    let question =
+        async |store: Store| WholeDelivery::read(&store, &api.keyring, caller.scope(), id, delivery).await;
+    Ok(JsonAnswer(api.ask_in_turn(&caller.account, question).await?))
+}
+
+impl From<DeliveryRefusal> for Problem {
+    fn from(refusal: DeliveryRefusal) -> Self {
+        match refusal {
+            DeliveryRefusal::UnknownWebhook => Self::not_found(),
+            DeliveryRefusal::NothingLeft => Self::nothing_left(refusal.to_string()),
+            DeliveryRefusal::Store(error) => error.into(),
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! Reads what is left of deliveries, and makes of it what customers see: a state, and the newest attempt.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use jiff::civil::Date;
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::days::{LogSpan, midnight, within_window};
+use super::{Position, Scope, Store, StoreError, TypedParams, column};
+use crate::delivery_state::{DeliveryState, Remains};
+use crate::ids::WebhookId;
+use crate::snapshot::Standing;
+use crate::timestamps::{optional_rfc3339, rfc3339};
+
+/// The most days whose events one statement looks up: it locks their partitions.
+const DAYS_AT_ONCE: usize = 28;
+
+/// One delivery as a list shows it.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct DeliveryRow {
+    pub delivery_id: Uuid,
+    /// Null if no attempt was made and the event is no longer kept.
+    pub event_id: Option<String>,
+    /// Null as `event_id` is.
+    pub event_type: Option<String>,
+    pub state: DeliveryState,
+    /// The attempts that count since the delivery was made, or was last sent again.
+    pub attempts_made: i32,
+    /// How the newest attempt ended, `success` or `failed`; null before the first.
+    pub last_status: Option<&'static str>,
+    /// The HTTP status of the newest attempt, if there was an answer.
+    pub last_http_status: Option<i32>,
+    /// What went wrong at the newest attempt: see `error` of an attempt.
+    pub last_error: Option<String>,
+    /// More about `last_error`: see `error_detail` of an attempt.
+    pub last_error_detail: Option<String>,
+    /// When the event was taken from the queue.
+    #[serde(serialize_with = "rfc3339")]
+    #[schema(value_type = String, format = DateTime)]
+    pub created_at: Timestamp,
+    /// Null unless the delivery is pending.
+    #[serde(serialize_with = "optional_rfc3339")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub next_attempt_at: Option<Timestamp>,
+}
+
+/// A webhook as it is now: its activation and standing. `None`: it was deleted.
+pub(super) type WebhookNow = Option<(i32, Standing)>;
+
+/// A delivery that was found, in the log or by its pending or closed row.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    pub id: Uuid,
+    /// The day and the key of its event.
+    pub event: (Date, Uuid),
+    pub created_at: Timestamp,
+    /// `None` if it was never attempted.
+    pub last: Option<LastAttempt>,
+}
+
+/// The newest attempt of a delivery.
+#[derive(Debug, Clone)]
+pub(super) struct LastAttempt {
+    pub at: Position,
+    attempt: i32,
+    event_id: String,
+    pub event_type: String,
+    pub http_status: Option<i32>,
+    pub error: Option<String>,
+    error_detail: Option<String>,
+    next_attempt_at: Option<Timestamp>,
+}
+
+/// A delivery as a list shows it, and what else is known of it.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub row: DeliveryRow,
+    pub place: Position,
+    pub event: (Date, Uuid),
+}
+
+/// The pending and the closed row of a delivery.
+#[derive(Debug, Default)]
+struct Waiting {
+    pending: Option<Pending>,
+    closed: Option<Closed>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    activation: i32,
+    attempts_made: i32,
+    due_at: Timestamp,
+}
+
+#[derive(Debug)]
+struct Closed {
+    reason: String,
+    attempts_made: i32,
+}
+
+impl Found {
+    /// Reads a row of `attempts`, or a pending or closed row, whose time is `time`.
+    pub(super) fn of(row: &Row, id: &str, time: &str, last: Option<LastAttempt>) -> Self {
+        let event: (Date, Uuid) = (column(row, "event_day"), column(row, "event_key"));
+        Self { id: column(row, id), created_at: taken_at(event.1).unwrap_or_else(|| column(row, time)), event, last }
+    }
+
+    /// Where it stands in the list: at its newest attempt, or where it was created.
+    pub(super) fn place(&self) -> Position {
+        let created = || Position { time: self.created_at, id: self.id };
+        self.last.as_ref().map_or_else(created, |last| last.at)
+    }
+}
+
+impl LastAttempt {
+    pub(super) fn of(row: &Row) -> Self {
+        Self {
+            at: Position { time: column(row, "created_at"), id: column(row, "id") },
+            attempt: column(row, "attempt"),
+            event_id: column(row, "event_id"),
+            event_type: column(row, "event_type"),
+            http_status: column(row, "http_status"),
+            error: column(row, "error"),
+            error_detail: column(row, "error_detail"),
+            next_attempt_at: column(row, "next_attempt_at"),
+        }
+    }
+}
+
+/// The time in an event's key, which a worker made when it took the event from the queue. A test's event has another key.
+fn taken_at(key: Uuid) -> Option<Timestamp> {
+    let (seconds, nanoseconds) = key.get_timestamp().filter(|_| key.get_version_num() == 7)?.to_unix();
+    Timestamp::new(i64::try_from(seconds).ok()?, i32::try_from(nanoseconds).ok()?).ok()
+}
+
+impl Store {
+    /// The activation and standing of a webhook; `None` if the account does not have it.
+    pub(super) async fn webhook_now(
+        &self,
+        scope: Scope<'_>,
+        webhook: WebhookId,
+    ) -> Result<Option<WebhookNow>, StoreError> {
+        let rows = self.query(WEBHOOK_NOW, &[&webhook.0, &scope.account()]).await?;
+        let Some(row) = rows.first() else {
+            // Everyone may also read the deliveries of a webhook that has been deleted.
+            return Ok(matches!(scope, Scope::Everyone).then_some(None));
+        };
+        let standing = match (column(row, "active"), column::<Option<&str>>(row, "disabled_reason")) {
+            (true, _) => Standing::Active,
+            (false, Some(_)) => Standing::Disabled,
+            (false, None) => Standing::Off,
+        };
+        Ok(Some(Some((column(row, "activation"), standing))))
+    }
+
+    /// Makes rows of a list from deliveries of one webhook, in the given order.
+    pub(super) async fn resolve(
+        &self,
+        webhook: WebhookId,
+        now: WebhookNow,
+        found: Vec<Found>,
+    ) -> Result<Vec<Listed>, StoreError> {
+        let ids: Vec<Uuid> = found.iter().map(|found| found.id).collect();
+        let waiting = self.waiting(webhook, &ids).await?;
+        let without_row: Vec<&Found> = found.iter().filter(|found| !waiting.contains_key(&found.id)).collect();
+        // Without a row it has succeeded or is forgotten. A late result may have added a failure after the success.
+        let failed: Vec<&Found> = without_row
+            .into_iter()
+            .filter(|found| found.last.as_ref().is_some_and(|last| last.error.is_some()))
+            .collect();
+        let succeeded = self.attempted_since_creation(&failed, true).await?;
+        let unattempted: Vec<_> = found.iter().filter(|found| found.last.is_none()).map(|found| found.event).collect();
+        let names = self.event_names(&unattempted).await?;
+        let none = Waiting::default();
+        let listed = |found: Found| {
+            let waiting = waiting.get(&found.id).unwrap_or(&none);
+            let succeeded =
+                succeeded.contains(&found.id) || found.last.as_ref().is_some_and(|last| last.error.is_none());
+            let name = names.get(&found.event.1);
+            Listed { row: row(&found, waiting, succeeded, now, name), place: found.place(), event: found.event }
+        };
+        Ok(found.into_iter().map(listed).collect())
+    }
+
+    async fn waiting(&self, webhook: WebhookId, ids: &[Uuid]) -> Result<HashMap<Uuid, Waiting>, StoreError> {
+        let mut waiting: HashMap<Uuid, Waiting> = HashMap::new();
+        if ids.is_empty() {
+            return Ok(waiting);
+        }
+        for row in self.query(WAITING, &[&ids, &webhook.0]).await? {
+            let entry = waiting.entry(column(&row, "id")).or_default();
+            let attempts_made = column(&row, "attempts_made");
+            match column::<Option<String>>(&row, "reason") {
+                Some(reason) => entry.closed = Some(Closed { reason, attempts_made }),
+                None => {
+                    let (activation, due_at) = (column(&row, "activation"), column(&row, "due_at"));
+                    entry.pending = Some(Pending { activation, attempts_made, due_at });
+                }
+            }
+        }
+        Ok(waiting)
+    }
+
+    /// Those of the deliveries that were attempted, or only those with a success.
+    pub(super) async fn attempted_since_creation(
+        &self,
+        found: &[&Found],
+        only_successes: bool,
+    ) -> Result<HashSet<Uuid>, StoreError> {
+        let ids: Vec<Uuid> = found.iter().map(|found| found.id).collect();
+        // A day earlier: an event that came twice may have been attempted before it was stored on this day.
+        let first = found.iter().filter_map(|found| midnight(found.event.0)).min();
+        let since = first.map(|first| Position { time: first - SignedDuration::from_hours(24), id: Uuid::nil() });
+        match since {
+            Some(since) => self.attempted_since(&ids, since, only_successes).await,
+            None => Ok(HashSet::new()),
+        }
+    }
+
+    /// Those of the deliveries that have an attempt at this position of the log or a newer one.
+    pub(super) async fn attempted_since(
+        &self,
+        ids: &[Uuid],
+        since: Position,
+        only_successes: bool,
+    ) -> Result<HashSet<Uuid>, StoreError> {
+        let mut attempted = HashSet::new();
+        let span = LogSpan { from: Some(since.time), to: None };
+        for window in self.log_days().await?.windows_of(span, None) {
+            let rest: Vec<Uuid> = ids.iter().filter(|id| !attempted.contains(*id)).copied().collect();
+            if rest.is_empty() {
+                break;
+            }
+            let params: TypedParams<'_> = &[
+                (&rest, Type::UUID_ARRAY),
+                (&since.time, Type::TIMESTAMPTZ),
+                (&since.id, Type::UUID),
+                (&only_successes, Type::BOOL),
+                (&window.from, Type::TIMESTAMPTZ),
+                (&window.until, Type::TIMESTAMPTZ),
+            ];
+            let rows = self.query_planned_anew(ATTEMPTED_SINCE, params).await?;
+            attempted.extend(rows.iter().map(|row| column::<Uuid>(row, "delivery_id")));
+        }
+        Ok(attempted)
+    }
+
+    /// The ids and types of events that are kept, by their keys.
+    async fn event_names(&self, events: &[(Date, Uuid)]) -> Result<HashMap<Uuid, (String, String)>, StoreError> {
+        let mut by_day: BTreeMap<Date, Vec<Uuid>> = BTreeMap::new();
+        for (day, key) in events {
+            by_day.entry(*day).or_default().push(*key);
+        }
+        let mut names = HashMap::new();
+        for some in by_day.into_iter().collect::<Vec<_>>().chunks(DAYS_AT_ONCE) {
+            let days: Vec<Date> = some.iter().map(|(day, _)| *day).collect();
+            let keys: Vec<Uuid> = some.iter().flat_map(|(_, keys)| keys).copied().collect();
+            let params: TypedParams<'_> = &[(&days, Type::DATE_ARRAY), (&keys, Type::UUID_ARRAY)];
+            let rows = self.query_planned_anew(EVENT_NAMES, params).await?;
+            names.extend(
+                rows.iter().map(|row| (column(row, "key"), (column(row, "event_id"), column(row, "event_type")))),
+            );
+        }
+        Ok(names)
+    }
+}
+
+fn row(
+    found: &Found,
+    waiting: &Waiting,
+    succeeded: bool,
+    now: WebhookNow,
+    name: Option<&(String, String)>,
+) -> DeliveryRow {
+    let (last, pending, closed) = (found.last.as_ref(), waiting.pending.as_ref(), waiting.closed.as_ref());
+    let remains = Remains {
+        pending: pending.map(|pending| pending.activation),
+        closed: closed.map(|closed| closed.reason.as_str()),
+        succeeded,
+        to_be_continued: last.is_some_and(|last| last.next_attempt_at.is_some()),
+    };
+    let state = DeliveryState::of(remains, now);
+    let status = |last: &LastAttempt| if last.error.is_none() { "success" } else { "failed" };
+    let made = pending.map(|pending| pending.attempts_made).or(closed.map(|closed| closed.attempts_made));
+    DeliveryRow {
+        delivery_id: found.id,
+        event_id: last.map(|last| &last.event_id).or(name.map(|name| &name.0)).cloned(),
+        event_type: last.map(|last| &last.event_type).or(name.map(|name| &name.1)).cloned(),
+        state,
+        attempts_made: made.or(last.map(|last| last.attempt)).unwrap_or_default(),
+        last_status: last.map(status),
+        last_http_status: last.and_then(|last| last.http_status),
+        last_error: last.and_then(|last| last.error.clone()),
+        last_error_detail: last.and_then(|last| last.error_detail.clone()),
+        created_at: found.created_at,
+        next_attempt_at: pending.filter(|_| state == DeliveryState::Pending).map(|pending| pending.due_at),
+    }
+}
+
+const WEBHOOK_NOW: &str = "
+    SELECT activation, active, disabled_reason FROM webhooks
+    WHERE id = $1 AND account_id = coalesce($2::text, account_id)";
+
+/// One statement, so that a delivery that moves from one table to the other is seen in one of them.
+const WAITING: &str = "
+    SELECT id, activation, NULL::text AS reason, attempts_made, due_at
+    FROM pending_deliveries WHERE id = ANY ($1) AND webhook_id = $2
+    UNION ALL
+    SELECT id, NULL, reason, attempts_made, NULL FROM closed_deliveries WHERE id = ANY ($1) AND webhook_id = $2";
+
+const ATTEMPTED_SINCE: &str = concat!(
+    "SELECT DISTINCT delivery_id FROM attempts
+    WHERE delivery_id = ANY ($1) AND (created_at, id) >= ($2::timestamptz, $3::uuid)
+        AND (error IS NULL OR NOT $4::boolean) AND ",
+    within_window!("$5", "$6")
+);
+
+/// Comparing the day with an array lets the planner leave out the partitions of other days.
+const EVENT_NAMES: &str = "SELECT key, event_id, event_type FROM events WHERE day = ANY ($1) AND key = ANY ($2)";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_s_key_tells_when_the_event_was_taken_and_other_keys_do_not() {
+        let before = Timestamp::now() - SignedDuration::from_millis(1);
+        let time = taken_at(Uuid::now_v7()).unwrap();
+        assert!(before <= time && time <= Timestamp::now());
+        assert_eq!([Uuid::nil(), Uuid::new_v4(), Uuid::max()].map(taken_at), [None; 3]);
+    }
+}
