@@ -111,7 +111,7 @@ pub use lookup::Lookup;
 pub(crate) use notices::Notice;
 pub use observations::Observations;
 pub use recover::{ClosedSpan, RecoverError, Since};
-pub(crate) use recover::{Recovery, YEARS};
+pub(crate) use recover::{Recovery, Requested, YEARS};
 pub(crate) use retention::{DropError, Dropped};
 pub(crate) use rights::{GrantError, Rights};
 pub(crate) use schema::Schema;

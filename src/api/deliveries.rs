@@ -19,15 +19,17 @@ use super::problem::{Again, FieldError, Problem};
 use super::query::{DeliveryPath, NOT_A_TIME, Query, WebhookPath, canonical, time};
 use crate::delivery_state::DeliveryState;
 use crate::ids::{DeliveryId, EventId, EventType, WebhookId};
-use crate::store::{DeliveryRow, LogFilter, LogRow, LogSpan, LogStatus, Position, RecoverError, Since, Store};
+use crate::store::{DeliveryRow, LogFilter, LogRow, LogSpan, LogStatus, Position, Requested, Since, Store};
 
 /// Rows of a page, unless the caller asks for another number.
 const PAGE: u32 = 10;
+/// Why the end of a span is refused.
+const LATER: &str = "must be later than since";
 /// An answer counts closed deliveries up to this number; all of them are recovered.
 const COUNTED: i64 = 100_000;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(resend)).routes(routes!(recover))
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(resend)).routes(routes!(recover, count_recoverable))
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -70,6 +72,16 @@ pub(super) struct Span {
     /// What ended without a success at this time or later is sent again.
     #[schema(value_type = String, format = DateTime)]
     since: Text,
+    /// What ended at this time or later is left out; null as if it were not given.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    until: Option<Text>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Recoverable {
+    /// 100,000 stands for more too.
+    count: u64,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -190,17 +202,56 @@ pub(super) async fn recover(
     WebhookPath(id): WebhookPath,
     Json(span): Json<Span>,
 ) -> Result<(StatusCode, JsonAnswer<Recovering>), Problem> {
-    let since = time(&span.since.0).ok_or_else(|| {
-        Problem::invalid(vec![FieldError { field: "since".into(), reason: NOT_A_TIME.to_owned() }])
-    })?;
+    let since = since(&span)?;
     let question = async |store: Store| {
-        let closed = store.count_closed(caller.scope(), id, Since::Time(since), COUNTED).await?;
-        if closed.recoverable > 0 {
-            store.request_recovery(caller.scope(), id, &closed).await?;
+        let closed = store.count_closed(caller.scope(), id, since, COUNTED).await?;
+        if closed.recoverable > 0 && store.request_recovery(caller.scope(), id, &closed).await? == Requested::Unfinished
+        {
+            return Err(Problem::recovering());
         }
-        Ok::<_, RecoverError>(closed.recoverable)
+        Ok(closed.recoverable)
     };
     let recovering = api.ask_in_turn(&caller.account, question).await?;
     api.recoveries.notify();
     Ok((StatusCode::ACCEPTED, JsonAnswer(Recovering { recovering })))
+}
+
+/// The span of a request's body.
+fn since(span: &Span) -> Result<Since, Problem> {
+    let invalid = |field: &str, reason: &str| {
+        Problem::invalid(vec![FieldError { field: field.into(), reason: reason.to_owned() }])
+    };
+    let since = time(&span.since.0).ok_or_else(|| invalid("since", NOT_A_TIME))?;
+    let Some(until) = &span.until else { return Ok(Since::Time(since)) };
+    let until = time(&until.0).ok_or_else(|| invalid("until", NOT_A_TIME))?;
+    if until <= since {
+        return Err(invalid("until", LATER));
+    }
+    Ok(Since::Between(since, until))
+}
+
+/// Count what would be sent again
+///
+/// Changes nothing, and also answers while the webhook is not active. Counts as four requests.
+#[utoipa::path(get, path = "/v1/webhooks/{id}/recover", tag = "log", operation_id = "countRecoverable",
+    params(
+        ("id" = Uuid, Path),
+        ("since" = String, Query, format = DateTime, description = "What ended without a success at this time or later"),
+        ("until" = Option<String>, Query, format = DateTime, description = "and before this time"),
+    ),
+    responses((status = 200, body = Recoverable), WebhookProblems))]
+pub(super) async fn count_recoverable(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    WebhookPath(id): WebhookPath,
+) -> Result<JsonAnswer<Recoverable>, Problem> {
+    let since = caller.query.time("since")?.ok_or_else(|| Problem::malformed("since", NOT_A_TIME))?;
+    let since = match caller.query.time("until")? {
+        Some(until) if until <= since => return Err(Problem::malformed("until", LATER)),
+        Some(until) => Since::Between(since, until),
+        None => Since::Time(since),
+    };
+    let question = async |store: Store| store.count_recoverable(caller.scope(), id, since, COUNTED).await;
+    let closed = api.ask_in_turn(&caller.account, question).await?;
+    Ok(JsonAnswer(Recoverable { count: closed.recoverable }))
 }

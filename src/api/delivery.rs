@@ -29,8 +29,7 @@ pub(super) async fn show(
     caller: Caller,
     DeliveryPath(id, delivery): DeliveryPath,
 ) -> Result<JsonAnswer<WholeDelivery>, Problem> {
-    let question =
-        async |store: Store| WholeDelivery::read(&store, &api.keyring, caller.scope(), id, delivery).await;
+    let question = async |store: Store| WholeDelivery::read(&store, &api.keyring, caller.scope(), id, delivery).await;
     Ok(JsonAnswer(api.ask_in_turn(&caller.account, question).await?))
 }
 

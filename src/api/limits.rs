@@ -123,7 +123,16 @@ mod tests {
 
     fn weight_of(route: &str, query: &str) -> u32 {
         let known = [
-            "limit", "status", "event_type", "delivery_id", "event_id", "http_status", "view", "state", "from", "cursor",
+            "limit",
+            "status",
+            "event_type",
+            "delivery_id",
+            "event_id",
+            "http_status",
+            "view",
+            "state",
+            "from",
+            "cursor",
             "window",
         ]
         .map(str::to_owned);
@@ -132,7 +141,8 @@ mod tests {
 
     #[test]
     fn what_reads_thousands_of_rows_counts_for_more() {
-        let one = ["limit=100&delivery_id=x&status=success", "view=deliveries&event_id=x", "http_status=500&event_id=x"];
+        let one =
+            ["limit=100&delivery_id=x&status=success", "view=deliveries&event_id=x", "http_status=500&event_id=x"];
         for query in ["", "limit=100", "limit=1&status=failed", "from=x", "cursor=x", one[0], one[1], one[2]] {
             assert_eq!(weight_of(LOG, query), 1, "{query}");
         }

@@ -225,6 +225,12 @@ impl Problem {
             .with(header::RETRY_AFTER, SLOT_RETRY_AFTER)
     }
 
+    /// The webhook is being recovered over a span of time that has no part in common with this one.
+    pub(super) fn recovering() -> Self {
+        Self::new(Kind::RateLimited, "a recovery of this webhook over another span of time is not finished yet")
+            .with(header::RETRY_AFTER, RETRY_AFTER)
+    }
+
     pub(super) fn unavailable() -> Self {
         Self::new(Kind::Unavailable, "the service cannot answer just now; try again")
             .with(header::RETRY_AFTER, RETRY_AFTER)

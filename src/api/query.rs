@@ -96,7 +96,11 @@ impl Query {
     pub(super) fn time(&self, name: &str) -> Result<Option<Timestamp>, Problem> {
         let Some(text) = self.text(name) else { return Ok(None) };
         // A query decodes `+` as a blank, so this is an offset that the caller has not encoded.
-        let read = if text.is_ascii() && text.len() > 19 { text[..19].to_owned() + &text[19..].replace(' ', "+") } else { text.to_owned() };
+        let read = if text.is_ascii() && text.len() > 19 {
+            text[..19].to_owned() + &text[19..].replace(' ', "+")
+        } else {
+            text.to_owned()
+        };
         time(&read).map(Some).ok_or_else(|| Problem::malformed(name, NOT_A_TIME))
     }
 
@@ -109,7 +113,9 @@ impl Query {
         let Some(text) = self.text("http_status") else { return Ok(None) };
         let digits = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_digit());
         let status = text.parse().ok().filter(|status| digits && (100..=999).contains(status));
-        status.map(Some).ok_or_else(|| Problem::malformed("http_status", "must be a number of three digits, such as 500"))
+        status
+            .map(Some)
+            .ok_or_else(|| Problem::malformed("http_status", "must be a number of three digits, such as 500"))
     }
 
     /// The parameter `limit`, a number of rows from 1 to 100.

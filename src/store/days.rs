@@ -81,7 +81,8 @@ impl LogDays {
     /// after the log's end.
     pub(super) fn windows_of(self, span: LogSpan, before: Option<Timestamp>) -> impl Iterator<Item = LogWindow> {
         let newest = [before, span.to].into_iter().flatten().min();
-        let needed = move |window: &LogWindow| window.until.is_none() || span.from.is_none() || window.until > span.from;
+        let needed =
+            move |window: &LogWindow| window.until.is_none() || span.from.is_none() || window.until > span.from;
         let clip = move |window: LogWindow| LogWindow {
             from: window.from.max(span.from),
             until: [window.until, span.to].into_iter().flatten().min(),

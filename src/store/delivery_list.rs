@@ -171,10 +171,7 @@ impl Store {
         ];
         let sql = if delivery.is_some() { &*ATTEMPTS_OF_DELIVERY } else { &*ATTEMPTS };
         let rows = self.query_planned_anew(sql, params).await?;
-        Ok(rows
-            .iter()
-            .map(|row| Found::of(row, "delivery_id", "created_at", Some(LastAttempt::of(row))))
-            .collect())
+        Ok(rows.iter().map(|row| Found::of(row, "delivery_id", "created_at", Some(LastAttempt::of(row)))).collect())
     }
 
     /// Deliveries that were never attempted: parked ones, and those that were closed while parked.

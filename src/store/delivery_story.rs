@@ -67,11 +67,8 @@ impl Store {
     }
 
     async fn signed_at(&self, attempt: &LogRow) -> Result<Option<i64>, StoreError> {
-        let params: TypedParams<'_> = &[
-            (&attempt.id, Type::UUID),
-            (&attempt.delivery_id, Type::UUID),
-            (&attempt.created_at, Type::TIMESTAMPTZ),
-        ];
+        let params: TypedParams<'_> =
+            &[(&attempt.id, Type::UUID), (&attempt.delivery_id, Type::UUID), (&attempt.created_at, Type::TIMESTAMPTZ)];
         Ok(self.query_planned_anew(SIGNED_AT, params).await?.first().and_then(|row| column(row, "signed_at")))
     }
 

@@ -54,12 +54,22 @@ pub enum RecoverError {
     Store(#[from] StoreError),
 }
 
-/// The beginning of the span that is recovered.
+/// The span that is recovered. It ends now, by Postgres's clock, or before.
 #[derive(Debug, Clone, Copy)]
 pub enum Since {
     Time(Timestamp),
+    /// From the first time on, and before the second.
+    Between(Timestamp, Timestamp),
     /// This long ago, by Postgres's clock.
     Ago(Duration),
+}
+
+/// What became of a request to recover a span.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Requested {
+    Stored,
+    /// Nothing was stored: the webhook has an unfinished request for another span.
+    Unfinished,
 }
 
 /// A recovery that was requested.
@@ -88,11 +98,33 @@ impl Store {
     ) -> Result<ClosedSpan, RecoverError> {
         let state = self.query(WEBHOOK_STATE, &[&webhook.0, &scope.account()]).await?;
         check_active(state.first())?;
-        let (time, ago) = match since {
-            Since::Time(time) => (Some(time), None),
-            Since::Ago(ago) => (None, Some(ago.as_secs_f64())),
+        Ok(self.count_span(webhook, since, most).await?)
+    }
+
+    /// As [`Store::count_closed`], also for a webhook that is switched off.
+    ///
+    /// # Errors
+    ///
+    /// [`RecoverError::UnknownWebhook`]; else the database is not available or busy.
+    pub(crate) async fn count_recoverable(
+        &self,
+        scope: Scope<'_>,
+        webhook: WebhookId,
+        since: Since,
+        most: i64,
+    ) -> Result<ClosedSpan, RecoverError> {
+        let state = self.query(WEBHOOK_STATE, &[&webhook.0, &scope.account()]).await?;
+        state.first().ok_or(RecoverError::UnknownWebhook)?;
+        Ok(self.count_span(webhook, since, most).await?)
+    }
+
+    async fn count_span(&self, webhook: WebhookId, since: Since, most: i64) -> Result<ClosedSpan, StoreError> {
+        let (time, ago, before) = match since {
+            Since::Time(time) => (Some(time), None, None),
+            Since::Between(time, before) => (Some(time), None, Some(before)),
+            Since::Ago(ago) => (None, Some(ago.as_secs_f64()), None),
         };
-        let rows = self.query(SPAN, &[&time, &ago]).await?;
+        let rows = self.query(SPAN, &[&time, &ago, &before]).await?;
         let row = rows.first().expect("a span is one row");
         let mut span =
             ClosedSpan { since: column(row, "since"), until: column(row, "until"), recoverable: 0, dropped: 0 };
@@ -150,7 +182,8 @@ impl Store {
     }
 
     /// Stores a request to recover a span, for the process that carries it out. A second request for the same webhook widens
-    /// the span of the first.
+    /// the span of the first if the two have a common part. If they have none, it is refused until the first is finished: one
+    /// span over both would also recover what lies between them.
     ///
     /// # Errors
     ///
@@ -160,8 +193,9 @@ impl Store {
         scope: Scope<'_>,
         webhook: WebhookId,
         span: &ClosedSpan,
-    ) -> Result<(), StoreError> {
-        self.execute(REQUEST, &[&webhook.0, &scope.account(), &span.since, &span.until]).await.map(drop)
+    ) -> Result<Requested, StoreError> {
+        let stored = self.execute(REQUEST, &[&webhook.0, &scope.account(), &span.since, &span.until]).await?;
+        Ok(if stored > 0 { Requested::Stored } else { Requested::Unfinished })
     }
 
     /// The requested recoveries that are not finished, 100 at most.
@@ -293,7 +327,8 @@ const REQUEST: &str = "
     INSERT INTO recoveries (webhook_id, since, until)
     SELECT id, $3, $4 FROM webhooks WHERE id = $1 AND account_id = coalesce($2::text, account_id)
     ON CONFLICT (webhook_id) DO UPDATE
-    SET since = least(recoveries.since, excluded.since), until = greatest(recoveries.until, excluded.until)";
+    SET since = least(recoveries.since, excluded.since), until = greatest(recoveries.until, excluded.until)
+    WHERE recoveries.since <= excluded.until AND excluded.since <= recoveries.until";
 
 const WEBHOOK_STATE: &str = "
     SELECT active, disabled_reason FROM webhooks WHERE id = $1 AND account_id = coalesce($2::text, account_id)";
@@ -301,7 +336,8 @@ const WEBHOOK_STATE: &str = "
 static LOCK_WEBHOOK: LazyLock<String> = LazyLock::new(|| format!("{WEBHOOK_STATE} FOR NO KEY UPDATE"));
 
 const SPAN: &str = "
-    SELECT coalesce($1::timestamptz, now() - make_interval(secs => $2::float8)) AS since, now() AS until";
+    SELECT coalesce($1::timestamptz, now() - make_interval(secs => $2::float8)) AS since,
+        least(now(), $3::timestamptz - interval '1 microsecond') AS until";
 
 /// Deliveries that were recovered before fall due before these.
 const START: &str = "SELECT greatest(recovering_until, statement_timestamp()) AS start FROM webhooks WHERE id = $1";

@@ -3,6 +3,7 @@
 mod additions;
 mod bodies;
 mod clients;
+mod deliveries;
 mod described;
 mod http;
 mod idempotency;

@@ -1,0 +1,309 @@
+//! Customers see one delivery whole, find deliveries, and list each once with its state.
+
+use std::collections::BTreeMap;
+
+use penr_webhooks::ids::{DeliveryId, EventId, WebhookId};
+use serde_json::{Value, json};
+
+use crate::support::api::assert_problem;
+use crate::support::*;
+
+fn webhook_id(path: &str) -> &str {
+    path.rsplit('/').next().unwrap()
+}
+
+fn delivery_id(path: &str, event: &str) -> String {
+    let webhook = WebhookId::parse(webhook_id(path)).unwrap();
+    DeliveryId::of(webhook, &EventId::parse(event).unwrap()).0.to_string()
+}
+
+/// Stores what the receiver got as `Webhook-Timestamp`, for the newest attempt.
+async fn store_second(site: &Site, request: &Request) {
+    let update = "UPDATE attempts SET signed_at = coalesce(signed_at, $1::text::bigint)
+        WHERE created_at = (SELECT max(created_at) FROM attempts)";
+    site.sql().await.execute(update, &[&request.header("webhook-timestamp")]).await.unwrap();
+}
+
+/// The headers of a request but the one that depends on the URL.
+fn headers(request: &Request) -> BTreeMap<String, String> {
+    request.head.headers.iter().filter(|(name, _)| name != "Host").cloned().collect()
+}
+
+fn shown(delivery: &Value) -> BTreeMap<String, String> {
+    serde_json::from_value(delivery["request_headers"].clone()).unwrap()
+}
+
+#[tokio::test]
+async fn a_delivery_is_shown_with_what_was_sent_as_long_as_it_can_be_made_again() {
+    let site = Site::new().await.set("retry.schedule", r#"["1h"]"#);
+    let (receiver, api, _worker) = (Receiver::start().await, site.api().await, site.worker().await);
+    receiver.always(Reply::body(500, "broken"));
+    let customer = api.customer("acc_1");
+    let path = customer.create_at(&receiver.url()).await;
+    let data = "{\"title\": \"M\\u00fcller\",  \"price\": 1.0}";
+    site.json(&["publish", "--account", "acc_1", "--type", "content.created", "--data", data, "--id", "evt_1"]).await;
+    let request = receiver.wait_for(1).await.remove(0);
+    wait_until("it is recorded", async || site.count("SELECT count(*) FROM attempts").await == 1).await;
+    store_second(&site, &request).await;
+    let address = format!("{path}/deliveries/{}", delivery_id(&path, "evt_1"));
+    let show = async || customer.get(&address).await.json();
+    let pending = show().await;
+    assert_eq!((&pending["state"], &pending["attempts_made"]), (&"pending".into(), &1.into()), "{pending}");
+    assert_eq!((&pending["event_id"], &pending["event_type"]), (&"evt_1".into(), &"content.created".into()));
+    assert_eq!(pending["payload"].as_str().unwrap().as_bytes(), request.body);
+    assert!(pending["payload"].as_str().unwrap().contains(data), "{pending}");
+    assert_eq!(shown(&pending), headers(&request));
+    assert_eq!(pending["attempts"], customer.get(&format!("{path}/deliveries")).await.json()["data"]);
+    assert!(pending["created_at"].as_str() <= pending["attempts"][0]["created_at"].as_str(), "{pending}");
+    assert!(pending["next_attempt_at"].is_string());
+    // The first request was signed with another secret.
+    customer.ask("POST", &format!("{path}/secret/regenerate"), &[], b"").await;
+    let mut unsigned = headers(&request);
+    unsigned.retain(|name, _| name != "X-Webhook-Signature" && name != "Webhook-Signature");
+    assert_eq!(shown(&show().await), unsigned);
+    // As if the secret had been replaced a minute earlier: both sign the next request, which is made again with both.
+    let earlier = "UPDATE webhooks SET updated_at = updated_at - interval '1 minute'";
+    site.sql().await.execute(earlier, &[]).await.unwrap();
+    receiver.always(Reply::status(200));
+    assert_eq!(customer.ask("POST", &format!("{address}/resend"), &[], b"").await.status, 202);
+    let request = receiver.wait_for(2).await.remove(1);
+    wait_until("it is delivered", async || show().await["state"] == "delivered").await;
+    store_second(&site, &request).await;
+    let delivered = show().await;
+    assert_eq!((&delivered["attempts_made"], &delivered["next_attempt_at"]), (&1.into(), &Value::Null));
+    assert_eq!(delivered["attempts"].as_array().unwrap().len(), 2);
+    assert_eq!(shown(&delivered), headers(&request));
+    assert_eq!(headers(&request)["Webhook-Signature"].split(' ').count(), 2);
+    // The older secret is gone, then the event, then the rest.
+    site.sql().await.execute("UPDATE webhooks SET previous_secret = NULL", &[]).await.unwrap();
+    assert!(!shown(&show().await).contains_key("Webhook-Signature"));
+    site.sql().await.execute("DELETE FROM events", &[]).await.unwrap();
+    let without_event = show().await;
+    assert_eq!((&without_event["payload"], &without_event["state"]), (&Value::Null, &"delivered".into()));
+    assert!(shown(&without_event).contains_key("Webhook-Timestamp"));
+    site.sql().await.execute("DELETE FROM attempts", &[]).await.unwrap();
+    let gone = customer.get(&address).await;
+    assert_problem(&gone, 404, "not-found");
+    assert!(gone.json()["detail"].as_str().unwrap().contains("nothing is left"), "{}", gone.text());
+}
+
+#[tokio::test]
+async fn a_delivery_s_state_is_that_of_its_rows_and_of_its_webhook() {
+    let site = Site::new().await;
+    let (receiver, api) = (Receiver::start().await, site.api().await);
+    receiver.always(Reply::status(500));
+    let customer = api.customer("acc_1");
+    let path = customer.create_at(&receiver.url()).await;
+    let test = customer.post(&format!("{path}/test"), &json!({})).await.json();
+    let show = async |delivery: &str| customer.get(&format!("{path}/deliveries/{delivery}")).await.json();
+    let test = show(test["delivery_id"].as_str().unwrap()).await;
+    assert_eq!((&test["state"], &test["payload"]), (&"exhausted".into(), &Value::Null), "{test}");
+    let id = webhook_id(&path);
+    let park = "INSERT INTO pending_deliveries (id, webhook_id, activation, event_day, event_key, trigger, attempts_made, due_at)
+        VALUES ($1::text::uuid, $2::text::uuid, 1, current_date, gen_random_uuid(), 'event', 0, now())";
+    let parked = delivery_id(&path, "evt_1");
+    site.sql().await.execute(park, &[&parked, &id]).await.unwrap();
+    let waiting = show(&parked).await;
+    assert_eq!((&waiting["state"], &waiting["attempts"]), (&"pending".into(), &json!([])), "{waiting}");
+    assert_eq!((&waiting["request_headers"], &waiting["event_id"]), (&Value::Null, &Value::Null));
+    customer.patch(&path, &json!({ "active": false })).await;
+    assert_eq!(show(&parked).await["state"], "cancelled");
+    customer.patch(&path, &json!({ "active": true })).await;
+    let older = show(&parked).await;
+    assert_eq!(
+        (&older["state"], &older["next_attempt_at"]),
+        (&"cancelled".into(), &Value::Null),
+        "of an older activation"
+    );
+    site.sql().await.execute("UPDATE webhooks SET active = false, disabled_reason = 'gone'", &[]).await.unwrap();
+    assert_eq!(show(&parked).await["state"], "disabled");
+    for reason in ["exhausted", "cancelled", "disabled", "unrecordable"] {
+        let close = "WITH gone AS (DELETE FROM pending_deliveries), closed AS (DELETE FROM closed_deliveries)
+            INSERT INTO closed_deliveries (id, webhook_id, event_day, event_key, reason, attempts_made)
+            VALUES (gen_random_uuid(), $2::text::uuid, current_date, gen_random_uuid(), $1, 0) RETURNING id::text";
+        let closed: String = site.sql().await.query_one(close, &[&reason, &id]).await.unwrap().get(0);
+        assert_eq!(show(&closed).await["state"], reason);
+    }
+    let stranger = api.customer("acc_2");
+    let own = stranger.create_at(&receiver.url()).await;
+    let foreign = stranger.get(&format!("{own}/deliveries/{parked}")).await;
+    assert_problem(&foreign, 404, "not-found");
+}
+
+/// Inserts deliveries: number `n` was attempted `n % 4` times, at seconds `n`, `n + 40` and `n + 80` before now. Those with `n % 5 = 0`
+/// succeeded at last, those with `n % 5 = 1` are closed, the others wait. Their ids are those of the events `evt_n`.
+async fn deliver(site: &Site, path: &str, count: i32) {
+    let ids: Vec<String> = (0..count).map(|n| delivery_id(path, &format!("evt_{n}"))).collect();
+    let id = webhook_id(path);
+    let sql = site.sql().await;
+    let attempts = "INSERT INTO attempts (id, webhook_id, delivery_id, event_day, event_key, event_id, event_type, trigger,
+            attempt, http_status, duration_ms, error, created_at, next_attempt_at)
+        SELECT gen_random_uuid(), $1::text::uuid, ($2::text[])[n + 1]::uuid, current_date, md5(n::text)::uuid, 'evt_' || n,
+            CASE WHEN n % 2 = 0 THEN 'site.connected' ELSE 'content.created' END, 'event', n % 4 - back,
+            CASE WHEN n % 5 = 0 AND back = 0 THEN 200 ELSE 500 + n % 3 END, 1,
+            CASE WHEN n % 5 = 0 AND back = 0 THEN NULL ELSE 'http_status' END, now() - (n + 40 * back) * interval '1 second', now()
+        FROM generate_series(0, $3::integer - 1) n CROSS JOIN generate_series(0, 2) back WHERE back < n % 4";
+    sql.execute(attempts, &[&id, &ids, &count]).await.unwrap();
+    let waiting = "INSERT INTO pending_deliveries (id, webhook_id, activation, event_day, event_key, trigger, attempts_made, due_at,
+            created_at)
+        SELECT ($2::text[])[n + 1]::uuid, $1::text::uuid, 1, current_date, md5(n::text)::uuid, 'event', n % 4,
+            now() - n * interval '1 second', now() - n * interval '1 second'
+        FROM generate_series(0, $3::integer - 1) n WHERE n % 5 > 1";
+    sql.execute(waiting, &[&id, &ids, &count]).await.unwrap();
+    let closed =
+        "INSERT INTO closed_deliveries (id, webhook_id, event_day, event_key, reason, attempts_made, closed_at)
+        SELECT ($2::text[])[n + 1]::uuid, $1::text::uuid, current_date, md5(n::text)::uuid, 'exhausted', n % 4,
+            now() - n * interval '1 second'
+        FROM generate_series(0, $3::integer - 1) n WHERE n % 5 = 1";
+    sql.execute(closed, &[&id, &ids, &count]).await.unwrap();
+}
+
+/// All pages of a list.
+async fn all(customer: &Customer, path: &str) -> Vec<Value> {
+    let (mut rows, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = customer.get(&format!("{path}{cursor}")).await.json();
+        rows.extend(page["data"].as_array().unwrap_or_else(|| panic!("{page}")).iter().cloned());
+        let Some(next) = page["next_cursor"].as_str() else { return rows };
+        cursor = format!("&cursor={next}");
+    }
+}
+
+#[tokio::test]
+async fn each_delivery_is_listed_once_where_its_newest_attempt_or_its_creation_stands() {
+    const COUNT: usize = 60;
+    let site = Site::new().await;
+    let api = site.api().await;
+    let customer = api.customer("acc_1");
+    let path = customer.create_at("http://127.0.0.1:9999/").await;
+    deliver(&site, &path, 60).await;
+    let ids: Vec<String> = (0..COUNT).map(|n| delivery_id(&path, &format!("evt_{n}"))).collect();
+    let list = format!("{path}/deliveries?view=deliveries");
+    // A success without an attempt leaves nothing.
+    let known = |n: &usize| n % 4 > 0 || n % 5 > 0;
+    for (query, keep) in [
+        ("limit=7", (|_| true) as fn(usize) -> bool),
+        ("limit=100", |_| true),
+        ("limit=3&state=pending", |n| n % 5 > 1),
+        ("limit=3&state=delivered", |n| n % 5 == 0),
+        ("limit=4&state=exhausted", |n| n % 5 == 1),
+        ("limit=4&state=cancelled", |_| false),
+        ("limit=5&event_type=site.connected", |n| n % 2 == 0 && n % 4 > 0),
+        ("limit=5&http_status=501&state=pending", |n| n % 4 > 0 && n % 5 > 1 && n % 3 == 1),
+        ("limit=5&status=success", |n| n % 5 == 0),
+    ] {
+        let rows = all(&customer, &format!("{list}&{query}")).await;
+        let found: Vec<&str> = rows.iter().map(|row| row["delivery_id"].as_str().unwrap()).collect();
+        let wanted = (0..COUNT).filter(known).filter(|n| keep(*n)).map(|n| ids[n].as_str());
+        assert_eq!(found, wanted.collect::<Vec<_>>(), "{query}");
+    }
+    let one = customer.get(&format!("{list}&event_id=evt_7")).await.json();
+    let row = &one["data"][0];
+    assert_eq!((row["delivery_id"].as_str(), &one["next_cursor"]), (Some(ids[7].as_str()), &Value::Null));
+    assert_eq!((&row["state"], &row["attempts_made"]), (&"pending".into(), &3.into()));
+    assert_eq!((&row["last_status"], &row["last_http_status"]), (&"failed".into(), &501.into()));
+    assert_eq!((&row["last_error"], &row["last_error_detail"]), (&"http_status".into(), &Value::Null));
+    assert!(row["next_attempt_at"].is_string(), "{row}");
+    // Between two times, by the places of the whole list.
+    let whole = all(&customer, &format!("{path}/deliveries?limit=100&status=failed")).await;
+    let (to, from) = (&whole[4]["created_at"], &whole[14]["created_at"]);
+    let span = format!("from={}&to={}", from.as_str().unwrap(), to.as_str().unwrap());
+    let attempts = all(&customer, &format!("{path}/deliveries?limit=3&{span}")).await;
+    assert!(
+        attempts.len() >= 9 && attempts.iter().all(|row| row["created_at"].as_str() <= to.as_str()),
+        "{attempts:?}"
+    );
+    let deliveries = all(&customer, &format!("{list}&limit=3&{span}")).await;
+    assert!(!deliveries.is_empty() && deliveries.iter().all(|row| row["delivery_id"] != ids[1]), "{deliveries:?}");
+}
+
+#[tokio::test]
+async fn the_log_is_searched_by_event_time_and_http_status() {
+    let site = Site::new().await;
+    let api = site.api().await;
+    let customer = api.customer("acc_1");
+    let path = customer.create_at("http://127.0.0.1:9999/").await;
+    deliver(&site, &path, 40).await;
+    let log = format!("{path}/deliveries");
+    assert_eq!(customer.get(&log).await.json()["data"].as_array().unwrap().len(), 10);
+    let of_event = all(&customer, &format!("{log}?limit=2&event_id=evt_7")).await;
+    assert_eq!(of_event.len(), 3);
+    assert!(of_event.iter().all(|row| row["event_id"] == "evt_7" && row["delivery_id"] == of_event[0]["delivery_id"]));
+    let everything = all(&customer, &format!("{log}?limit=100")).await;
+    for status in [200, 500, 502] {
+        let found = all(&customer, &format!("{log}?limit=7&http_status={status}")).await;
+        let wanted: Vec<&Value> = everything.iter().filter(|row| row["http_status"] == status).collect();
+        assert_eq!(found.iter().collect::<Vec<_>>(), wanted, "{status}");
+        assert!(!found.is_empty(), "{status}");
+    }
+    // Times are shown in milliseconds, so an attempt is older than the millisecond after its own.
+    let shift = |row: &Value, millis| {
+        let time: jiff::Timestamp = row["created_at"].as_str().unwrap().parse().unwrap();
+        (time + jiff::SignedDuration::from_millis(millis)).to_string().replace('Z', "+00:00")
+    };
+    let span = format!("from={}&to={}", shift(&everything[20], 0), shift(&everything[5], 1));
+    assert_eq!(all(&customer, &format!("{log}?limit=4&{span}")).await, everything[5..=20]);
+    for wrong in [
+        "from=yesterday",
+        "from=2026-01-02T00:00:00Z&to=2026-01-02T00:00:00Z",
+        "http_status=5xx",
+        "http_status=99",
+        "event_id=a.b",
+        "event_id=a&delivery_id=01a20a1a-16ef-7628-85cf-6985fbc9f4bf",
+        "view=events",
+        "state=pending",
+        "view=deliveries&state=succeeded",
+    ] {
+        assert_problem(&customer.get(&format!("{log}?{wrong}")).await, 400, "malformed-request");
+    }
+}
+
+#[tokio::test]
+async fn what_ended_between_two_times_is_counted_and_recovered_and_nothing_else() {
+    let site = Site::new().await;
+    let api = site.api().await;
+    let customer = api.customer("acc_1");
+    let path = customer.create_at("http://127.0.0.1:9999/").await;
+    let id = webhook_id(&path);
+    // Closed at the full hours from 01:00 to 06:00 of a day, each with its event.
+    let close = "WITH event AS (
+            INSERT INTO events (day, key, account_id, event_id, event_type, body)
+            SELECT current_date, gen_random_uuid(), 'acc_1', 'evt_' || n, 'content.created', '{}' FROM generate_series(1, 6) n
+            RETURNING key, right(event_id, 1)::integer AS n)
+        INSERT INTO closed_deliveries (id, webhook_id, event_day, event_key, reason, attempts_made, closed_at)
+        SELECT gen_random_uuid(), $1::text::uuid, current_date, key, 'exhausted', 1, '2026-01-01T00:00Z'::timestamptz + n * interval '1 hour'
+        FROM event";
+    site.sql().await.execute(close, &[&id]).await.unwrap();
+    let count = async |query: &str| customer.get(&format!("{path}/recover?{query}")).await.json()["count"].clone();
+    assert_eq!(count("since=2026-01-01T00:00:00Z").await, 6);
+    assert_eq!(count("since=2026-01-01T02:00:00Z&until=2026-01-01T04:00:00Z").await, 2);
+    assert_eq!(count("since=2026-01-01T02:00:00Z&until=2026-01-01T04:00:00.000001Z").await, 3);
+    customer.patch(&path, &json!({ "active": false })).await;
+    assert_eq!(count("since=2026-01-01T00:00:00Z").await, 6, "also while it is switched off");
+    customer.patch(&path, &json!({ "active": true })).await;
+    let recover = async |since: &str, until: &str| {
+        customer.post(&format!("{path}/recover"), &json!({ "since": since, "until": until })).await
+    };
+    let recovering = recover("2026-01-01T02:00:00Z", "2026-01-01T04:00:00Z").await;
+    assert_eq!((recovering.status, recovering.json()), (202, json!({ "recovering": 2 })));
+    wait_until("both are pending again", async || site.count("SELECT count(*) FROM recoveries").await == 0).await;
+    let left = "SELECT count(*) FROM closed_deliveries
+        WHERE extract(hour FROM closed_at AT TIME ZONE 'UTC') NOT IN (2, 3)";
+    assert_eq!((site.count(left).await, site.count("SELECT count(*) FROM closed_deliveries").await), (4, 4));
+    // A recovery of the first hour that no process has finished: another of the last hour must not make it one of the whole day.
+    let blocker = site.another_sql().await;
+    blocker.batch_execute("BEGIN; LOCK TABLE closed_deliveries IN ROW EXCLUSIVE MODE").await.unwrap();
+    blocker.execute("SELECT FROM webhooks WHERE id::text = $1 FOR UPDATE", &[&id]).await.unwrap();
+    let ask =
+        "INSERT INTO recoveries SELECT id, '2026-01-01T00:30Z', '2026-01-01T01:30Z' FROM webhooks WHERE id::text = $1";
+    site.sql().await.execute(ask, &[&id]).await.unwrap();
+    let refused = recover("2026-01-01T05:30:00Z", "2026-01-01T06:30:00Z").await;
+    assert_problem(&refused, 429, "rate-limited");
+    assert!(refused.header("retry-after").is_some());
+    let span = "SELECT count(*) FROM recoveries WHERE until = '2026-01-01T01:30Z'";
+    assert_eq!(site.count(span).await, 1);
+    for wrong in ["until=2026-01-02T00:00:00Z", "since=x", "since=2026-01-02T00:00:00Z&until=2026-01-01T00:00:00Z"] {
+        assert_problem(&customer.get(&format!("{path}/recover?{wrong}")).await, 400, "malformed-request");
+    }
+    assert_problem(&recover("2026-01-02T00:00:00Z", "2026-01-02T00:00:00Z").await, 422, "invalid-fields");
+}
