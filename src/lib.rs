@@ -22,7 +22,7 @@
 //!
 //! Customers manage their webhooks through `api`. A request passes `exchange` (its id, its time limit and its line in the
 //! log), `auth` (its account and how often the account may ask), a route (`webhooks`, `secrets`, `test_sends`, `deliveries`,
-//! `stats`), its account's turn if its queries may take long (`turns`), and a statement of [`store`] that sees only the rows
+//! `delivery`, `stats`), its account's turn if its queries may take long (`turns`), and a statement of [`store`] that sees only the rows
 //! of that account. Every error becomes a `problem`. `token` makes and checks the tokens; `test_send` sends tests with the
 //! same sender as the worker.
 //!
