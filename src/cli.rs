@@ -22,12 +22,15 @@ mod doctor;
 mod listen;
 mod log;
 mod migrate;
+mod nearest;
 mod output;
 mod publish;
 mod ready;
 mod roles;
 mod signals;
+mod terminal;
 mod threads;
+mod times;
 mod token;
 mod webhooks;
 
@@ -214,15 +217,13 @@ fn load_settings() -> Result<Settings, ConfigError> {
     Settings::load(file, std::env::vars_os().filter_map(text), |path| std::fs::read_to_string(path))
 }
 
-/// Prints clap's error as one line, as all our errors are: only its first paragraph.
+/// Prints clap's error as one line, as all our errors are.
 fn usage(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         let _ = error.print();
         return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
     }
-    let text = error.to_string();
-    let first: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
-    output::complaint(format_args!("{} (see --help)", first.join(" ")));
+    output::complaint(nearest::wrong_arguments(error));
     ExitCode::from(2)
 }
 

@@ -43,6 +43,7 @@ use crate::ids::AccountId;
 mod abandoned;
 mod activity;
 mod address;
+mod all_webhooks;
 mod answers;
 mod attempt_columns;
 mod backends;

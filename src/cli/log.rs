@@ -1,13 +1,14 @@
 //! Logs to stderr without ever waiting for it. Other crates log from WARN on only: below that, the database driver and the
 //! HTTP and AMQP clients log what they send and receive.
 
-use std::io::{BufWriter, IsTerminal as _, stderr};
+use std::io::{BufWriter, stderr};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::{EnvFilter, LevelFilter, Targets};
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::terminal;
 use crate::config::{Log, LogFormat};
 
 /// Lines that are buffered when stderr is not read; further ones are dropped and counted.
@@ -25,7 +26,7 @@ pub(super) fn start(settings: &Log) -> Writing {
     let (writer, guard) =
         NonBlockingBuilder::default().lossy(true).buffered_lines_limit(BUFFERED_LINES).finish(BufWriter::new(stderr()));
     let dropped_lines = writer.error_counter();
-    let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(stderr().is_terminal());
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(terminal::has_colours(&stderr()));
     let layer = match settings.format {
         LogFormat::Text => layer.with_target(false).boxed(),
         LogFormat::Json => layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed(),

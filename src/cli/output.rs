@@ -6,12 +6,12 @@
 use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal as _, Write as _, stderr, stdout};
 
-use comfy_table::{Cell, Color, Table, presets};
+use comfy_table::{Cell, Color, ColumnConstraint, ContentArrangement, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::CommandResult;
+use super::{CommandResult, terminal};
 use crate::scrub::scrub;
 use crate::store::LogRow;
 use crate::text::printable;
@@ -53,17 +53,33 @@ pub(super) fn complaint(text: impl Display) {
 pub(super) fn webhooks(webhooks: &[Webhook]) -> CommandResult {
     let mut table = table(["ID", "NAME", "URL", "EVENTS", "STATUS"]);
     for webhook in webhooks {
-        let id = webhook.id.to_string();
-        let shown = |text: &str| printable(text, 200);
-        table.add_row([
-            Cell::new(id),
-            Cell::new(shown(&webhook.name)),
-            Cell::new(shown(&webhook.url)),
-            Cell::new(webhook.events.join("\n")),
-            status(webhook),
-        ]);
+        table.add_row(webhook_cells(webhook));
     }
-    line(table)
+    keep_whole(&mut table, 0);
+    show(&table)
+}
+
+/// The same for webhooks of several accounts.
+pub(super) fn webhooks_of_all(webhooks: &[Webhook]) -> CommandResult {
+    let mut table = table(["ACCOUNT", "ID", "NAME", "URL", "EVENTS", "STATUS"]);
+    for webhook in webhooks {
+        let account = Cell::new(webhook.account_id.as_str());
+        table.add_row(std::iter::once(account).chain(webhook_cells(webhook)));
+    }
+    keep_whole(&mut table, 1);
+    show(&table)
+}
+
+fn webhook_cells(webhook: &Webhook) -> [Cell; 5] {
+    // In full: what may be saved is not long.
+    let shown = |text: &str| printable(text, usize::MAX);
+    [
+        Cell::new(webhook.id.to_string()),
+        Cell::new(shown(&webhook.name)),
+        Cell::new(shown(&webhook.url)),
+        Cell::new(webhook.events.join("\n")),
+        status(webhook),
+    ]
 }
 
 pub(super) fn webhook(webhook: &Webhook) -> CommandResult {
@@ -75,7 +91,8 @@ pub(super) fn webhook(webhook: &Webhook) -> CommandResult {
 }
 
 pub(super) fn log(rows: &[LogRow]) -> CommandResult {
-    let mut table = table(["TIME", "STATUS", "EVENT TYPE", "EVENT", "ATTEMPT", "HTTP", "DURATION", "ERROR", "NEXT"]);
+    let header = ["TIME (UTC)", "STATUS", "EVENT TYPE", "EVENT", "ATTEMPT", "HTTP", "DURATION", "ERROR", "NEXT (UTC)"];
+    let mut table = table(header.into_iter().chain(["DELIVERY"]));
     for row in rows {
         let color = if row.error.is_none() { Color::Green } else { Color::Red };
         table.add_row([
@@ -88,23 +105,42 @@ pub(super) fn log(rows: &[LogRow]) -> CommandResult {
             Cell::new(format!("{} ms", row.duration_ms)),
             Cell::new(row.error.as_deref().unwrap_or_default()),
             Cell::new(row.next_attempt_at.map_or_else(String::new, short)),
+            Cell::new(row.delivery_id),
         ]);
     }
-    line(table)
+    keep_whole(&mut table, 9);
+    show(&table)
+}
+
+/// One attempt, and below it the answer that was kept.
+pub(super) fn attempt(row: &LogRow) -> CommandResult {
+    log(std::slice::from_ref(row))?;
+    match &row.response_snippet {
+        Some(snippet) => line(format_args!("answer: {}", printable(snippet, usize::MAX))),
+        None => Ok(()),
+    }
+}
+
+/// So many deliveries, in words.
+pub(super) fn deliveries(count: u64) -> String {
+    match count {
+        1 => "1 delivery".to_owned(),
+        count => format!("{count} deliveries"),
+    }
 }
 
 /// A progress bar on stderr, if that is a terminal and there are at least 1,000 steps.
 pub(super) fn progress(length: u64) -> ProgressBar {
-    if length < 1000 || !stderr().is_terminal() {
+    if length < 1000 || !terminal::can_draw() {
         return ProgressBar::hidden();
     }
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {per_sec} {eta}");
     ProgressBar::new(length).with_style(style.expect("the template is valid"))
 }
 
-/// A time in UTC, without the year.
+/// A time in UTC, to the second. The header of its column says that it is UTC.
 pub(super) fn short(time: Timestamp) -> String {
-    time.strftime("%m-%d %H:%M:%S").to_string()
+    time.strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
 fn status(webhook: &Webhook) -> Cell {
@@ -115,11 +151,49 @@ fn status(webhook: &Webhook) -> Cell {
     }
 }
 
-pub(super) fn table<const N: usize>(header: [&str; N]) -> Table {
+/// An empty table. On a terminal its cells are wrapped to fit the width; elsewhere every text stands in one line.
+pub(super) fn table(header: impl IntoIterator<Item = &'static str>) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header);
     if stdout().is_terminal() {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+        // The table library would ask for a width of 0 columns where a terminal does not say how wide it is.
+        if table.width() == Some(0) {
+            table.set_width(USUAL_WIDTH);
+        }
+    }
+    if terminal::has_colours(&stdout()) {
         table.enforce_styling();
+    } else {
+        // Also keeps the width, which the library looks up only for a terminal.
+        let width = table.width();
+        table.force_no_tty();
+        width.map(|width| table.set_width(width));
     }
     table
 }
+
+/// Keeps the ids of a column in one piece, which can be copied, on a terminal that is wide enough.
+pub(super) fn keep_whole(table: &mut Table, column: usize) {
+    if table.width().is_some_and(|width| width < WIDE) {
+        return;
+    }
+    if let Some(column) = table.column_mut(column) {
+        column.set_constraint(ColumnConstraint::ContentWidth);
+    }
+}
+
+/// Prints a table, or that it would be empty.
+pub(super) fn show(table: &Table) -> CommandResult {
+    match table.is_empty() {
+        true => line("none"),
+        // A terminal may break a line that is as wide as itself, so without blanks at the ends.
+        false => line(table.trim_fmt()),
+    }
+}
+
+/// The columns of a terminal that does not say how many it has.
+const USUAL_WIDTH: u16 = 80;
+
+/// In so many columns, a table has room for the 36 characters of an id.
+const WIDE: u16 = 120;

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use tokio::time::timeout;
 
 use super::signals::{SignalReceiver, Signals};
-use super::{CommandResult, Failure, account, broker_address, output};
+use super::{CommandResult, Failure, account, broker_address, nearest, output};
 use crate::config::Settings;
 use crate::event::Properties;
 use crate::ids::AccountId;
@@ -46,6 +46,7 @@ pub(super) async fn run(arguments: Arguments, settings: &Settings, json: bool, s
     if arguments.id.is_some() && arguments.count > 1 {
         return Err(Failure::Usage("--id names one event, so --count cannot be more than 1".to_owned()));
     }
+    nearest::event_type(&arguments.event_type, &settings.events.catalogue)?;
     let data = read_data(&arguments.data)?;
     let first = event(&arguments, &data, arguments.id.clone().unwrap_or_else(fresh_id));
     // Refused here, for a worker would make a dead letter of it.

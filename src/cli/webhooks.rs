@@ -4,74 +4,95 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::signals::Signals;
-use super::{CommandResult, Failure, account, output, store};
+use super::{CommandResult, Failure, account, nearest, output, store};
 use crate::config::Settings;
 use crate::ids::{AccountId, WebhookId};
 use crate::secret::{Owner, SigningSecret};
-use crate::store::{Changed, Deleted, LogFilter, NewSecret, NewWebhook, Replaced, Scope, Store, WebhookChange};
+use crate::store::{NewSecret, NewWebhook, Replaced, Scope, Store};
 use crate::webhook::{Subscriptions, Webhook, WebhookName, WebhookRefusal, WebhookUrl};
 
+mod change;
+mod list;
+mod log;
 mod recover;
 mod test;
+
+const CREATE_EXAMPLE: &str = "\
+Example:
+  penr-webhooks webhooks create --account acc_42 --name Blog --url https://example.com/hook \\
+      --events content.created,content.published";
+
+const SHOW_EXAMPLE: &str = "\
+Example:
+  penr-webhooks webhooks show 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f";
+
+const SECRET_EXAMPLES: &str = "\
+Examples:
+  penr-webhooks webhooks secret 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f
+  penr-webhooks webhooks secret 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f --regenerate";
+
+const REENCRYPT_EXAMPLE: &str = "\
+Example, after a key was put before the others in security.encryption_keys:
+  penr-webhooks webhooks reencrypt";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Register a webhook and print it with its secret
+    #[command(after_help = CREATE_EXAMPLE)]
     Create {
+        /// The account that it belongs to, such as acc_42
         #[arg(long, value_parser = account)]
         account: AccountId,
+        /// What its owner calls it, such as Blog
         #[arg(long)]
         name: String,
+        /// Where to send events, such as https://example.com/hook
         #[arg(long)]
         url: String,
-        /// Event types, comma-separated
+        /// Event types with a comma between them, such as content.created,content.published
         #[arg(long, value_delimiter = ',', required = true)]
         events: Vec<String>,
     },
-    /// List an account's webhooks
-    List {
-        #[arg(long, value_parser = account)]
-        account: AccountId,
-    },
+    /// List an account's webhooks, or those of all accounts
+    #[command(after_help = list::EXAMPLES)]
+    List(list::List),
     /// Show one webhook
+    #[command(after_help = SHOW_EXAMPLE)]
     Show {
+        /// The webhook's id, as `webhooks list` shows it
         #[arg(value_parser = id)]
         id: WebhookId,
     },
     /// Change a webhook; switching it off cancels its pending deliveries
-    Update {
-        #[arg(value_parser = id)]
-        id: WebhookId,
-        #[command(flatten)]
-        change: Change,
-    },
+    #[command(after_help = change::UPDATE_EXAMPLES)]
+    Update(change::Update),
     /// Delete a webhook and cancel its pending deliveries
-    Delete {
-        #[arg(value_parser = id)]
-        id: WebhookId,
-    },
+    #[command(after_help = change::DELETE_EXAMPLES)]
+    Delete(change::Delete),
     /// Print the signing secret
+    #[command(after_help = SECRET_EXAMPLES)]
     Secret {
+        /// The webhook's id, as `webhooks list` shows it
         #[arg(value_parser = id)]
         id: WebhookId,
         /// Replace it first; the old one stays valid beside it for 24 hours
         #[arg(long)]
         regenerate: bool,
     },
-    /// Send a test event now, as a real one would be sent
+    /// Send a test event now, as a real one would be sent; exit code 1 if the receiver did not take it
+    #[command(after_help = test::EXAMPLES)]
     Test(test::Test),
-    /// Show the newest attempts
-    Log {
-        #[arg(value_parser = id)]
-        id: WebhookId,
-        #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
-        limit: u32,
-    },
+    /// Show the newest attempts, or those that the flags choose
+    #[command(after_help = log::EXAMPLES)]
+    Log(log::Log),
     /// Send one delivery again, with its whole retry schedule
+    #[command(after_help = recover::RESEND_EXAMPLES)]
     Resend(recover::Resend),
     /// Send closed deliveries again, at a bounded rate; safe to interrupt and to repeat
+    #[command(after_help = recover::RECOVER_EXAMPLES)]
     Recover(recover::Recover),
     /// Encrypt all secrets with the newest key; safe to interrupt and to repeat
+    #[command(after_help = REENCRYPT_EXAMPLE)]
     Reencrypt,
 }
 
@@ -81,20 +102,6 @@ const GRACE: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
 /// Webhooks whose secrets one statement encrypts anew.
 const PAGE: i64 = 200;
 
-#[derive(Debug, clap::Args)]
-#[group(required = true, multiple = true)]
-pub(super) struct Change {
-    #[arg(long)]
-    name: Option<String>,
-    #[arg(long)]
-    url: Option<String>,
-    /// Event types, comma-separated
-    #[arg(long, value_delimiter = ',')]
-    events: Option<Vec<String>>,
-    #[arg(long)]
-    active: Option<bool>,
-}
-
 pub(super) async fn run(command: Command, settings: &Settings, json: bool, signals: &Signals) -> CommandResult {
     let store = store(settings)?;
     match command {
@@ -102,12 +109,12 @@ pub(super) async fn run(command: Command, settings: &Settings, json: bool, signa
             let new = Registration::check(&name, &url, &events, settings)?;
             create(&store, settings, &account, &new, json).await
         }
-        Command::List { account } => list(&store, &account, json).await,
+        Command::List(arguments) => list::show(&store, arguments, json).await,
         Command::Show { id } => show(&find(&store, id).await?, json),
-        Command::Update { id, change } => update(&store, settings, id, &change, json).await,
-        Command::Delete { id } => delete(&store, id, json).await,
+        Command::Update(arguments) => change::update(&store, settings, arguments, json).await,
+        Command::Delete(arguments) => change::delete(&store, arguments, json).await,
         Command::Secret { id, regenerate } => secret(&store, settings, id, regenerate, json).await,
-        Command::Log { id, limit } => log(&store, id, limit, json).await,
+        Command::Log(arguments) => log::show(&store, settings, arguments, json).await,
         Command::Test(arguments) => test::send(&store, settings, arguments, json).await,
         Command::Resend(arguments) => recover::resend(&store, arguments, json).await,
         Command::Recover(arguments) => recover::recover(&store, arguments, settings.recover.rate, json, signals).await,
@@ -123,11 +130,11 @@ struct Registration {
 }
 
 impl Registration {
-    fn check(name: &str, url: &str, events: &[String], settings: &Settings) -> Result<Self, WebhookRefusal> {
+    fn check(name: &str, url: &str, events: &[String], settings: &Settings) -> Result<Self, Failure> {
         Ok(Self {
             name: WebhookName::parse(name)?,
-            url: WebhookUrl::parse(url, &settings.sender.urls)?,
-            events: Subscriptions::parse(events, &settings.events.catalogue)?,
+            url: WebhookUrl::parse(url, &settings.sender.urls).map_err(WebhookRefusal::from)?,
+            events: nearest::subscriptions(events, &settings.events.catalogue)?,
         })
     }
 }
@@ -158,46 +165,11 @@ async fn create(
     output::line(format_args!("secret: {}", secret.expose()))
 }
 
-async fn list(store: &Store, account: &AccountId, json: bool) -> CommandResult {
-    let webhooks = store.list_webhooks(account, None, u32::MAX).await?;
-    if json {
-        return output::json(&json!({ "data": webhooks }));
-    }
-    output::webhooks(&webhooks)
-}
-
 fn show(webhook: &Webhook, json: bool) -> CommandResult {
     if json {
         return output::json(webhook);
     }
     output::webhook(webhook)
-}
-
-async fn update(store: &Store, settings: &Settings, id: WebhookId, change: &Change, json: bool) -> CommandResult {
-    let url = |url: &String| WebhookUrl::parse(url, &settings.sender.urls).map_err(WebhookRefusal::from);
-    let events = |events: &Vec<String>| Subscriptions::parse(events, &settings.events.catalogue);
-    let change = WebhookChange {
-        name: change.name.as_deref().map(WebhookName::parse).transpose()?,
-        url: change.url.as_ref().map(url).transpose()?,
-        events: change.events.as_ref().map(events).transpose()?,
-        active: change.active,
-        ..WebhookChange::default()
-    };
-    match store.update_webhook(Scope::Everyone, id, &change).await? {
-        Changed::Webhook(webhook) => show(&webhook, json),
-        Changed::Unknown | Changed::Stale => Err(unknown(id)),
-    }
-}
-
-async fn delete(store: &Store, id: WebhookId, json: bool) -> CommandResult {
-    match store.delete_webhook(Scope::Everyone, id, None).await? {
-        Deleted::Done => {}
-        Deleted::Unknown | Deleted::Stale => return Err(unknown(id)),
-    }
-    if json {
-        return output::json(&json!({ "deleted": id }));
-    }
-    output::line(format_args!("deleted {id}"))
 }
 
 async fn secret(store: &Store, settings: &Settings, id: WebhookId, regenerate: bool, json: bool) -> CommandResult {
@@ -219,19 +191,6 @@ async fn secret(store: &Store, settings: &Settings, id: WebhookId, regenerate: b
         return output::json(&json!({ "secret": secret.expose() }));
     }
     output::line(secret.expose())
-}
-
-/// Also shows the log of a deleted webhook, until retention drops it.
-async fn log(store: &Store, id: WebhookId, limit: u32, json: bool) -> CommandResult {
-    let page = store.log(Scope::Everyone, id, &LogFilter::default(), limit).await?;
-    let rows = page.map(|page| page.rows).unwrap_or_default();
-    if rows.is_empty() {
-        find(store, id).await?;
-    }
-    if json {
-        return output::json(&json!({ "data": rows }));
-    }
-    output::log(&rows)
 }
 
 async fn reencrypt(store: &Store, settings: &Settings, json: bool) -> CommandResult {

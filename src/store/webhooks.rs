@@ -251,7 +251,7 @@ fn names(types: &[EventType]) -> Vec<&str> {
     types.iter().map(EventType::as_str).collect()
 }
 
-fn webhook(row: &Row) -> Webhook {
+pub(super) fn webhook(row: &Row) -> Webhook {
     let url: String = column(row, "url");
     Webhook {
         id: WebhookId(column(row, "id")),

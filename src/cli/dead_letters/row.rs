@@ -99,7 +99,7 @@ impl Labels {
 
 /// Prints the table, then the payloads of rows that have one.
 pub(super) fn print_table(rows: &[DeadLetterRow]) -> CommandResult {
-    let mut table = output::table(["TIME", "REASON", "ID", "TYPE", "SIZE"]);
+    let mut table = output::table(["TIME (UTC)", "REASON", "ID", "TYPE", "SIZE"]);
     let shown = |text: Option<&str>| Cell::new(printable(text.unwrap_or_default(), 200));
     for row in rows {
         table.add_row([
@@ -110,7 +110,7 @@ pub(super) fn print_table(rows: &[DeadLetterRow]) -> CommandResult {
             Cell::new(row.size.map_or_else(String::new, |bytes| format!("{bytes} B"))),
         ]);
     }
-    output::line(table)?;
+    output::show(&table)?;
     for row in rows {
         let name = printable(row.id.as_deref().unwrap_or_default(), 200);
         if let Some(payload) = &row.payload {

@@ -1,37 +1,42 @@
 //! Sends deliveries again: one, or all that were closed. Safe to interrupt and to repeat.
 
-use std::time::Duration;
-
 use anyhow::anyhow;
-use jiff::Timestamp;
 use serde_json::json;
 
 use super::{id, unknown};
 use crate::cli::signals::Signals;
-use crate::cli::{CommandResult, Failure, output};
+use crate::cli::{CommandResult, Failure, output, times};
 use crate::ids::{DeliveryId, WebhookId};
 use crate::store::{ClosedSpan, RecoverError, Scope, Since, Store};
 
-/// Further back than any delivery is kept.
-const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+pub(super) const RESEND_EXAMPLES: &str = "\
+Example:
+  penr-webhooks webhooks resend 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f 5f0c3b9a-1d2e-5f3a-8b4c-6d7e8f9a0b1c";
+
+pub(super) const RECOVER_EXAMPLES: &str = "\
+Examples:
+  penr-webhooks webhooks recover 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f --since 2h --dry-run
+  penr-webhooks webhooks recover 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f --since 2026-11-23T10:00:00Z";
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Resend {
+    /// The webhook's id, as `webhooks list` shows it
     #[arg(value_parser = id)]
     id: WebhookId,
-    /// As `webhooks log --json` shows it
+    /// The delivery's id, as `webhooks log` shows it
     #[arg(value_parser = delivery_id)]
     delivery_id: DeliveryId,
 }
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Recover {
+    /// The webhook's id, as `webhooks list` shows it
     #[arg(value_parser = id)]
     id: WebhookId,
     /// Those closed at this time or later: 2026-11-23T10:00:00Z, or so long ago: 2h
-    #[arg(long, value_name = "TIME", value_parser = since)]
+    #[arg(long, value_name = "TIME", value_parser = times::since)]
     since: Since,
-    /// Only count them
+    /// Only count them, and send nothing
     #[arg(long)]
     dry_run: bool,
 }
@@ -93,19 +98,12 @@ fn report(done: &str, count: u64, closed: &ClosedSpan, json: bool) -> CommandRes
     if json {
         return output::json(&json!({ "recovering": count, "not_recoverable": closed.dropped }));
     }
-    output::line(format_args!("{done} {}", deliveries(count)))?;
+    output::line(format_args!("{done} {}", output::deliveries(count)))?;
     if closed.dropped > 0 {
-        let dropped = deliveries(closed.dropped);
+        let dropped = output::deliveries(closed.dropped);
         output::line(format_args!("not recoverable, for their events are no longer kept: {dropped}"))?;
     }
     Ok(())
-}
-
-fn deliveries(count: u64) -> String {
-    match count {
-        1 => "1 delivery".to_owned(),
-        count => format!("{count} deliveries"),
-    }
 }
 
 fn failure(id: WebhookId, refused: RecoverError) -> Failure {
@@ -123,14 +121,5 @@ fn failure(id: WebhookId, refused: RecoverError) -> Failure {
 /// Parses a delivery's id, for clap.
 fn delivery_id(text: &str) -> Result<DeliveryId, String> {
     let id = text.parse().map(DeliveryId);
-    id.map_err(|_| "a delivery's id is a UUID, as `webhooks log --json` shows it".to_owned())
-}
-
-/// Parses a time, or how long ago it was, for clap.
-fn since(text: &str) -> Result<Since, String> {
-    let time = || text.parse::<Timestamp>().ok().map(Since::Time);
-    let ago = || humantime::parse_duration(text).ok().filter(|ago| *ago <= LONGEST).map(Since::Ago);
-    time()
-        .or_else(ago)
-        .ok_or_else(|| "give a time such as 2026-11-23T10:00:00Z, or how long ago, such as 2h".to_owned())
+    id.map_err(|_| "a delivery's id is a UUID, as `webhooks log` shows it".to_owned())
 }

@@ -4,19 +4,24 @@ use anyhow::anyhow;
 
 use super::{id, unknown};
 use crate::advice;
-use crate::cli::{CommandResult, Failure, output};
+use crate::cli::{CommandResult, Failure, nearest, output};
 use crate::config::Settings;
 use crate::ids::WebhookId;
 use crate::sender::Sender;
 use crate::store::{Scope, Store};
 use crate::test_send::{Prepared, TestRefusal};
-use crate::webhook::WebhookRefusal;
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  penr-webhooks webhooks test 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f
+  penr-webhooks webhooks test 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f --event-type content.published";
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Test {
+    /// The webhook's id, as `webhooks list` shows it
     #[arg(value_parser = id)]
     id: WebhookId,
-    /// The webhook's first event type unless given
+    /// The type of the test event, such as content.published; the webhook's first unless given
     #[arg(long)]
     event_type: Option<String>,
 }
@@ -27,24 +32,19 @@ pub(super) async fn send(
     Test { id, event_type }: Test,
     json: bool,
 ) -> CommandResult {
-    let known = |name: String| {
-        let found = settings.events.catalogue.get(&name).cloned();
-        found.ok_or(WebhookRefusal::UnknownEvent(name))
-    };
-    let event_type = event_type.map(known).transpose()?;
+    let event_type = event_type.map(|name| nearest::event_type(&name, &settings.events.catalogue)).transpose()?;
     let sender = Sender::new(&settings.sender).map_err(anyhow::Error::from)?;
     let prepared = Prepared::read(store, settings.keyring()?, Scope::Everyone, id, event_type).await;
     let prepared = prepared.map_err(|refused| failure(id, refused))?;
     let sent = prepared.send(&sender).await.record(store).await?;
-    // What the receiver answered is the result, not a failure of this command.
-    if json {
-        return output::json(&sent);
+    match json {
+        true => output::json(&sent)?,
+        false => output::attempt(&sent.row)?,
     }
-    output::log(std::slice::from_ref(&sent.row))?;
     let row = &sent.row;
     match advice::sentences(row.error.as_deref(), row.error_detail, row.http_status) {
-        Some(advice) => output::line(advice),
         None => Ok(()),
+        Some(advice) => Err(Failure::Failed(anyhow!("the receiver did not take the test: {advice}"))),
     }
 }
 

@@ -58,7 +58,7 @@ async fn publish_refuses_what_a_worker_would_refuse() {
     let large = format!("@{}", large.display());
     let deep = "[".repeat(200) + &"]".repeat(200);
     let cases: [(&str, &[&str], &str); 10] = [
-        ("content.exploded", &[], "catalogue"),
+        ("content.exploded", &[], "there is no event type `content.exploded`; did you mean"),
         (TYPE, &["--id", "no spaces"], "`id`"),
         (TYPE, &["--id", ""], "`id`"),
         (TYPE, &["--data", "{"], "--data"),

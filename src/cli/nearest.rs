@@ -1,0 +1,93 @@
+//! Says what a person probably meant: the event type, the command or the flag that is nearest to what was written.
+
+use clap::error::{ContextKind, ContextValue};
+
+use super::Failure;
+use crate::event::Catalogue;
+use crate::ids::EventType;
+use crate::webhook::{Subscriptions, WebhookRefusal};
+
+/// Names that have less in common than this are not suggested. The measure is Jaro's, with 1 for the same name.
+const LIKENESS: f64 = 0.7;
+
+/// The event types with these names.
+///
+/// # Errors
+///
+/// As [`Subscriptions::parse`]; the error of an unknown type names the nearest one.
+pub(super) fn subscriptions(names: &[String], catalogue: &Catalogue) -> Result<Subscriptions, Failure> {
+    Subscriptions::parse(names, catalogue).map_err(|refusal| match refusal {
+        WebhookRefusal::UnknownEvent(name) => unknown_event_type(&name, catalogue),
+        refusal => refusal.into(),
+    })
+}
+
+/// The event type with this name.
+///
+/// # Errors
+///
+/// There is none. The error names the nearest one.
+pub(super) fn event_type(name: &str, catalogue: &Catalogue) -> Result<EventType, Failure> {
+    catalogue.get(name).cloned().ok_or_else(|| unknown_event_type(name, catalogue))
+}
+
+fn unknown_event_type(name: &str, catalogue: &Catalogue) -> Failure {
+    let unknown = WebhookRefusal::UnknownEvent(name.chars().filter(char::is_ascii_graphic).take(64).collect());
+    let known: Vec<&str> = catalogue.types().map(|known| known.as_str()).collect();
+    Failure::Usage(match nearest(name, &known) {
+        Some(nearest) => format!("{unknown}; did you mean `{nearest}`?"),
+        None => format!("{unknown}; there are {}", known.join(", ")),
+    })
+}
+
+fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    let name = name.to_lowercase();
+    let likeness = known.iter().map(|known| (strsim::jaro(known, &name), *known));
+    let near = likeness.filter(|(likeness, _)| *likeness >= LIKENESS);
+    near.max_by(|(one, _), (other, _)| one.total_cmp(other)).map(|(_, known)| known)
+}
+
+/// What clap says of wrong arguments, in one line: the first paragraph of its text, and its suggestion.
+pub(super) fn wrong_arguments(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let first: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    let said = first.join(" ");
+    match suggestion(error) {
+        Some(nearest) => format!("{said}; did you mean `{nearest}`? (see --help)"),
+        None => format!("{said} (see --help)"),
+    }
+}
+
+fn suggestion(error: &clap::Error) -> Option<String> {
+    let kinds = [ContextKind::SuggestedSubcommand, ContextKind::SuggestedArg, ContextKind::SuggestedValue];
+    kinds.into_iter().find_map(|kind| match error.get(kind)? {
+        ContextValue::String(nearest) => Some(nearest.clone()),
+        ContextValue::Strings(all) => all.first().cloned(),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::CatalogueEntry;
+
+    fn catalogue() -> Catalogue {
+        let names = ["content.created", "content.published", "site.connected"];
+        let entry = |name: &str| CatalogueEntry {
+            event_type: EventType::parse(name).unwrap(),
+            name: String::new(),
+            description: String::new(),
+        };
+        Catalogue::new(names.into_iter().map(entry).collect())
+    }
+
+    #[test]
+    fn a_wrong_event_type_gets_the_nearest_one_or_else_all() {
+        let said = |name: &str| unknown_event_type(name, &catalogue()).to_string();
+        assert_eq!(said("content.publish"), "there is no event type `content.publish`; did you mean `content.published`?");
+        assert!(said("Content.Created").ends_with("did you mean `content.created`?"));
+        assert!(said("site_connected").ends_with("did you mean `site.connected`?"));
+        assert!(said("xyz").ends_with("; there are content.created, content.published, site.connected"));
+    }
+}

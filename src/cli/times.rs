@@ -1,0 +1,42 @@
+//! Reads the times of flags such as `--since`: a time of RFC 3339, or how long ago.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::store::Since;
+
+/// Further back than any delivery is kept.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+/// Parses a time, or how long ago it was, for clap.
+pub(super) fn since(text: &str) -> Result<Since, String> {
+    let time = || text.parse::<Timestamp>().ok().map(Since::Time);
+    let ago = || humantime::parse_duration(text).ok().filter(|ago| *ago <= LONGEST).map(Since::Ago);
+    time()
+        .or_else(ago)
+        .ok_or_else(|| "give a time such as 2026-11-23T10:00:00Z, or how long ago, such as 2h".to_owned())
+}
+
+/// The same as a time of this machine's clock.
+pub(super) fn time(text: &str) -> Result<Timestamp, String> {
+    Ok(match since(text)? {
+        Since::Time(time) => time,
+        Since::Ago(ago) => Timestamp::now().checked_sub(ago).unwrap_or(Timestamp::MIN),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_written_in_full_or_as_how_long_ago() {
+        assert_eq!(time("2026-11-23T10:00:00Z"), Ok(Timestamp::from_second(1_795_428_000).unwrap()));
+        let ago = Timestamp::now().duration_since(time("2h").unwrap()).as_secs();
+        assert!((7199..=7201).contains(&ago), "{ago}");
+        for wrong in ["", "yesterday", "2026-11-23", "1000000y"] {
+            assert!(time(wrong).is_err(), "{wrong}");
+        }
+    }
+}
