@@ -4,11 +4,12 @@ ifdef SERVERS
 export PENR_SERVICES_SUITE := $(SERVERS)
 endif
 
-.PHONY: help demo run test schema soak bench check shellcheck screenshots clean toolchain browser beside check-compose
+.PHONY: help demo run install test schema soak bench check shellcheck screenshots clean toolchain browser beside check-compose
 
 help:
 	@echo "make demo    show an event's whole way, with checks"
 	@echo "make run     everything on this machine until Ctrl-C: servers, worker, a receiver"
+	@echo "make install the program with its man pages and shell completions, into PREFIX=/usr/local (and DESTDIR)"
 	@echo "make test    all tests; ARGS='--test it NAME' picks some, on servers that are kept if DATABASE_URL and AMQP_URL are set:"
 	@echo "             PENR_SERVICES_FAST=1 scripts/services start kept; eval \"\$$(scripts/services env kept)\""
 	@echo "make schema  write docs/schema.sql after a migration was added"
@@ -25,6 +26,17 @@ demo:
 
 run:
 	@scripts/run
+
+PREFIX ?= /usr/local
+# Another program than the one that is built now, such as one that was built elsewhere.
+BINARY ?=
+
+# Without root: make install PREFIX=$$HOME/.local
+install:
+ifeq ($(BINARY),)
+	cargo build --release --locked
+endif
+	PREFIX="$(PREFIX)" DESTDIR="$(DESTDIR)" scripts/install "$(or $(BINARY),target/release/penr-webhooks)"
 
 # Two tests more than there are processors: a test that waits for a server or for a time needs no processor.
 export RUST_TEST_THREADS ?= $(shell expr $$(nproc) + 2)

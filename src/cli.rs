@@ -5,7 +5,7 @@
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
 use self::signals::Signals;
 use crate::config::{ConfigError, ConfigFile, Settings};
@@ -19,6 +19,7 @@ use crate::webhook::WebhookRefusal;
 
 mod dead_letters;
 mod doctor;
+mod install;
 mod listen;
 mod log;
 mod migrate;
@@ -39,7 +40,7 @@ mod webhooks;
 #[command(name = "penr-webhooks", version, arg_required_else_help = true)]
 struct Cli {
     /// Print one JSON document instead of a table
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 900)]
     json: bool,
     #[command(subcommand)]
     command: Command,
@@ -48,30 +49,61 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Bring the database's schema up to date; safe to run from several replicas at once
+    #[command(after_help = migrate::EXAMPLES)]
     Migrate(migrate::Arguments),
     /// Consume events and deliver them until SIGTERM or SIGINT
+    #[command(after_help = WORKER_EXAMPLE)]
     Worker,
     /// Serve the HTTP API and the page at /settings/webhooks until SIGTERM or SIGINT
+    #[command(after_help = API_EXAMPLE)]
     Api,
     /// All roles in one process
+    #[command(after_help = RUN_EXAMPLE)]
     Run,
     /// Register and manage webhooks
     #[command(subcommand)]
     Webhooks(webhooks::Command),
     /// Publish events as penr.ai's services do: persistent, confirmed, mandatory
+    #[command(after_help = publish::EXAMPLES)]
     Publish(publish::Arguments),
     /// Make a bearer token for the API
+    #[command(after_help = token::EXAMPLES)]
     Token(token::Arguments),
     /// Run a receiver for development that verifies both signatures
+    #[command(after_help = listen::EXAMPLES)]
     Listen(listen::Arguments),
     /// Look at the broker messages that were no events, send them again or remove them
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
     /// Ask the process on this machine whether it is ready (ops.listen): for health checks of containers
+    #[command(after_help = ready::EXAMPLES)]
     Ready(ready::Arguments),
     /// Check settings, servers, network and machine, and say what to do; changes nothing
+    #[command(after_help = DOCTOR_EXAMPLE)]
     Doctor,
+    /// Print a script that completes commands and flags in a shell
+    #[command(after_help = install::COMPLETIONS_EXAMPLE)]
+    Completions(install::Completions),
+    /// Write a man page for every command into a folder
+    #[command(after_help = install::MAN_PAGES_EXAMPLE)]
+    ManPages(install::ManPages),
 }
+
+const WORKER_EXAMPLE: &str = "\
+Example, with a file of settings:
+  PENR_WEBHOOKS_CONFIG=/etc/penr-webhooks.toml penr-webhooks worker";
+
+const API_EXAMPLE: &str = "\
+Example, with a file of settings:
+  PENR_WEBHOOKS_CONFIG=/etc/penr-webhooks.toml penr-webhooks api";
+
+const RUN_EXAMPLE: &str = "\
+Example, for development:
+  PENR_WEBHOOKS_CONFIG=config/development.toml penr-webhooks run";
+
+const DOCTOR_EXAMPLE: &str = "\
+Example:
+  penr-webhooks doctor --json";
 
 /// Why a command did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -148,6 +180,12 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
+    // They need no settings: a package is built where there are none.
+    match &cli.command {
+        Command::Completions(arguments) => return exit_code(install::completions(arguments, Cli::command(), cli.json)),
+        Command::ManPages(arguments) => return exit_code(install::man_pages(arguments, Cli::command(), cli.json)),
+        _ => {}
+    }
     let settings = match load_settings() {
         Ok(settings) => settings,
         Err(error) => return fail(&Failure::from(error)),
@@ -193,7 +231,9 @@ async fn execute(cli: Cli, settings: Settings, process: &Process) -> CommandResu
         Command::Publish(arguments) => publish::run(arguments, &settings, json, &process.signals).await,
         Command::Listen(arguments) => listen::run(arguments, json, &process.signals).await,
         Command::DeadLetters(command) => dead_letters::run(command, &settings, json, &process.signals).await,
-        Command::Ready(_) => unreachable!("it ran before there was a runtime"),
+        Command::Ready(_) | Command::Completions(_) | Command::ManPages(_) => {
+            unreachable!("they ran before there was a runtime")
+        }
         Command::Doctor => doctor::run(&settings, json).await,
     }
 }
@@ -258,4 +298,50 @@ fn store(settings: &Settings) -> Result<Store, Failure> {
 /// Parses an account's id, for clap.
 fn account(text: &str) -> Result<AccountId, String> {
     AccountId::parse(text).ok_or_else(|| "an account id has 1 to 128 printable ASCII characters".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Calls `look` with every command that has none below it, and its names from the program's on.
+    fn each_command(command: &clap::Command, names: &str, look: &mut impl FnMut(&str, &clap::Command)) {
+        let names = format!("{names} {}", command.get_name());
+        let mut below = command.get_subcommands().filter(|command| command.get_name() != "help").peekable();
+        if below.peek().is_none() {
+            return look(names.trim(), command);
+        }
+        below.for_each(|command| each_command(command, &names, look));
+    }
+
+    #[test]
+    fn every_flag_has_help_and_stands_in_an_example() {
+        let mut seen = 0;
+        each_command(&Cli::command(), "", &mut |names, command| {
+            let examples = command.get_after_help().unwrap_or_else(|| panic!("`{names}` has no example")).to_string();
+            assert!(examples.contains(names), "the examples of `{names}` do not call it: {examples}");
+            for argument in command.get_arguments().filter(|argument| argument.get_id() != "json") {
+                assert!(argument.get_help().is_some(), "`{names}`: {} has no help", argument.get_id());
+                let flag = argument.get_long().map(|flag| format!("--{flag}"));
+                let shown = flag.is_none_or(|flag| examples.contains(&flag));
+                assert!(shown, "no example of `{names}` has {}: {examples}", argument.get_id());
+            }
+            seen += 1;
+        });
+        assert!(seen > 20, "{seen} commands");
+    }
+
+    /// An example that the program refuses would teach a mistake.
+    #[test]
+    fn every_example_is_accepted() {
+        each_command(&Cli::command(), "", &mut |names, command| {
+            let examples = command.get_after_help().map(ToString::to_string).unwrap_or_default().replace("\\\n", " ");
+            for line in examples.lines().filter(|line| line.starts_with("  ") && !line.contains("source")) {
+                let call = &line[line.find("penr-webhooks ").expect("an example calls the program")..];
+                let words = call.split_whitespace().map(|word| word.trim_matches('\''));
+                let parsed = Cli::try_parse_from(words);
+                assert!(parsed.is_ok(), "`{names}`: {line}: {}", parsed.unwrap_err());
+            }
+        });
+    }
 }

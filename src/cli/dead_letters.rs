@@ -13,10 +13,28 @@ mod look;
 mod pass;
 mod row;
 
+const LIST_EXAMPLES: &str = "\
+Examples:
+  penr-webhooks dead-letters list
+  penr-webhooks dead-letters list --limit 1000 --show";
+
+const REQUEUE_EXAMPLES: &str = "\
+Examples:
+  penr-webhooks dead-letters requeue evt_01JD2Y
+  penr-webhooks dead-letters requeue --reason unknown_type
+  penr-webhooks dead-letters requeue --all";
+
+const DISCARD_EXAMPLES: &str = "\
+Examples:
+  penr-webhooks dead-letters discard evt_01JD2Y
+  penr-webhooks dead-letters discard --unreadable";
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// List the oldest, each with the reason it would be refused for now
+    #[command(after_help = LIST_EXAMPLES)]
     List {
+        /// Show so many at most, such as 1000
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         limit: u32,
         /// Print their payload too, which may be a customer's data
@@ -24,19 +42,22 @@ pub(super) enum Command {
         show: bool,
     },
     /// Send them to the workers again; one that is still no event comes back once
+    #[command(after_help = REQUEUE_EXAMPLES)]
     Requeue(Requeued),
     /// Remove them for good
+    #[command(after_help = DISCARD_EXAMPLES)]
     Discard(Discarded),
 }
 
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct Requeued {
-    /// As `list` shows it
+    /// The id of one, as `list` shows it
     id: Option<String>,
+    /// All of them
     #[arg(long)]
     all: bool,
-    /// All of one reason, as `list` shows it
+    /// All of one reason, as `list` shows it, such as unknown_type
     #[arg(long)]
     reason: Option<String>,
 }
@@ -44,7 +65,7 @@ pub(super) struct Requeued {
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 pub(super) struct Discarded {
-    /// As `list` shows it
+    /// The id of one, as `list` shows it
     id: Option<String>,
     /// One of those whose properties cannot be read
     #[arg(long)]

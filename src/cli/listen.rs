@@ -26,21 +26,26 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Larger than any event.
 const MAX_BODY_BYTES: usize = 64 * 1024 * 1024;
 
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  penr-webhooks listen --port 9000 --secret whsec_…
+  penr-webhooks listen --port 9000 --secret whsec_… --address 0.0.0.0 --status 503,200 --delay 2s";
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
-    /// 0 takes a free one
+    /// Where to listen, such as 9000; 0 takes a free port
     #[arg(long)]
     port: u16,
-    /// Where to listen; 0.0.0.0 in a container, so that others reach it
+    /// The address to listen on; 0.0.0.0 in a container, so that others reach it
     #[arg(long, default_value = "127.0.0.1")]
     address: IpAddr,
-    /// The webhook's secret
+    /// The webhook's secret, as `webhooks create` and `webhooks secret` print it: whsec_…
     #[arg(long, env = "PENR_WEBHOOKS_LISTEN_SECRET", hide_env_values = true)]
     secret: SecretText,
-    /// What to answer; the last of several is repeated
+    /// What to answer, such as 503,200; the last of several is repeated
     #[arg(long, value_delimiter = ',', default_value = "200", value_parser = status)]
     status: Vec<StatusCode>,
-    /// How long to wait before answering
+    /// How long to wait before answering, such as 2s
     #[arg(long, default_value = "0ms", value_parser = humantime::parse_duration)]
     delay: Duration,
 }

@@ -14,9 +14,15 @@ use crate::store::{GrantError, INDEXES, Store, StoreError};
 /// How long to wait for a database that starts at the same time.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  penr-webhooks migrate
+  penr-webhooks migrate --grant-to penr_app
+  penr-webhooks migrate --retention";
+
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Then give a role what workers, APIs and the other commands need, and nothing else; may be repeated
+    /// Then give a role, such as penr_app, what workers, APIs and the other commands need, and nothing else; may be repeated
     #[arg(long, value_name = "ROLE")]
     grant_to: Vec<String>,
     /// Only drop what is past its retention: a daily job of the tables' owner, where no worker has its role

@@ -23,17 +23,24 @@ const UNCONFIRMED: usize = 256;
 /// After a signal, how long to wait for the confirms of what was sent before it.
 const LAST_CONFIRMS: Duration = Duration::from_secs(2);
 
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  penr-webhooks publish --account acc_42 --type content.published --data '{\"title\":\"Hello\"}'
+  penr-webhooks publish --account acc_42 --type content.published --data @event.json --id evt_01JD2Y
+  penr-webhooks publish --account acc_42 --type content.published --count 1000";
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
+    /// The account that the event belongs to, such as acc_42
     #[arg(long, value_parser = account)]
     account: AccountId,
-    /// The event type
+    /// The event type, such as content.published
     #[arg(long = "type")]
     event_type: String,
-    /// JSON, or @FILE with JSON in it
+    /// JSON such as '{"title":"Hello"}', or @FILE with JSON in it
     #[arg(long, default_value = "{}")]
     data: String,
-    /// The event's id; a fresh one unless given
+    /// The event's id, such as evt_01JD2Y; a fresh one unless given
     #[arg(long)]
     id: Option<String>,
     /// How many events to publish, each with an id of its own

@@ -16,6 +16,11 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Far more than an answer of ours has.
 const MAX_ANSWER_BYTES: u64 = 64 * 1024;
 
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  penr-webhooks ready
+  penr-webhooks ready --role worker";
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// Ask for one role of a process that has both
@@ -25,7 +30,9 @@ pub(super) struct Arguments {
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 enum ProbedRole {
+    /// Consumes events and delivers them
     Worker,
+    /// Serves the HTTP API and the page
     Api,
 }
 

@@ -10,11 +10,16 @@ use crate::config::Settings;
 use crate::ids::AccountId;
 use crate::token::LONGEST;
 
+pub(super) const EXAMPLES: &str = "\
+Example:
+  penr-webhooks token --account acc_42 --expires-in 8h";
+
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
+    /// The account whose webhooks the token's bearer may see and change, such as acc_42
     #[arg(long, value_parser = account)]
     account: AccountId,
-    /// At most 24h
+    /// How long it is valid, such as 8h; at most 24h
     #[arg(long, default_value = "1h", value_parser = lifetime)]
     expires_in: Duration,
     /// The token may look at everything but secrets, and change nothing: it has the scope `read`
@@ -41,5 +46,5 @@ pub(super) fn run(arguments: &Arguments, settings: &Settings, json: bool) -> Com
 fn lifetime(text: &str) -> Result<Duration, String> {
     let lifetime = humantime::parse_duration(text).ok();
     let lifetime = lifetime.filter(|lifetime| (Duration::from_secs(1)..=LONGEST).contains(lifetime));
-    lifetime.ok_or_else(|| "a token lives from 1s to 24h".to_owned())
+    lifetime.ok_or_else(|| "a token lives from 1s to 24h: give a number with its unit, such as 8h".to_owned())
 }

@@ -7,10 +7,13 @@ use serde_json::{Value, json};
 
 use crate::support::*;
 
+mod changes;
+mod installs;
 mod listen;
 mod pipes;
 mod publish;
 mod startup;
+mod tables;
 
 const ACCOUNT: &str = "acc_42";
 const TYPE: &str = "content.published";

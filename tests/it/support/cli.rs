@@ -5,6 +5,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 
 use super::receiver::Receiver;
@@ -50,6 +51,24 @@ impl Site {
         command.stdout(closed_pipe()).stderr(Stdio::piped());
         let child = command.spawn().expect("the binary starts");
         let output = within(&name(arguments), LIMIT, child.wait_with_output()).await.expect("it is our child");
+        Output::from(output)
+    }
+
+    /// The command on a terminal of so many columns, on which this is typed. `shell` is run before it, in the same shell, such as
+    /// `export NO_COLOR=1`. A terminal has one stream for stdout and stderr.
+    pub async fn cli_on_terminal(&self, arguments: &[&str], columns: u16, shell: &str, typed: &str) -> Output {
+        let quoted: Vec<String> = arguments.iter().map(|argument| format!("'{argument}'")).collect();
+        let program = env!("CARGO_BIN_EXE_penr-webhooks");
+        let line = format!("stty cols {columns}; export TERM=xterm; {shell}; exec {program} {}", quoted.join(" "));
+        let mut command = Command::new("script");
+        command.args(["--quiet", "--return", "--command", &line, "/dev/null"]).current_dir(self.folder());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        self.settings().give_to(&mut command);
+        let mut child = command.spawn().expect("`script` is on every Debian machine");
+        let mut keyboard = child.stdin.take().expect("it was piped");
+        keyboard.write_all(typed.as_bytes()).await.expect("the terminal reads");
+        let output = within(&name(arguments), LIMIT, child.wait_with_output()).await.expect("it is our child");
+        drop(keyboard);
         Output::from(output)
     }
 
