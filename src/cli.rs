@@ -17,6 +17,7 @@ use crate::scrub;
 use crate::store::{Store, StoreError};
 use crate::webhook::WebhookRefusal;
 
+mod accounts;
 mod dead_letters;
 mod doctor;
 mod install;
@@ -63,6 +64,9 @@ enum Command {
     /// Register and manage webhooks
     #[command(subcommand)]
     Webhooks(webhooks::Command),
+    /// Erase what is kept of an account
+    #[command(subcommand)]
+    Accounts(accounts::Command),
     /// Publish events as penr.ai's services do: persistent, confirmed, mandatory
     #[command(after_help = publish::EXAMPLES)]
     Publish(publish::Arguments),
@@ -228,6 +232,7 @@ async fn execute(cli: Cli, settings: Settings, process: &Process) -> CommandResu
         Command::Run => roles::run(settings, Role::Both, process).await,
         Command::Token(arguments) => token::run(&arguments, &settings, json),
         Command::Webhooks(command) => webhooks::run(command, &settings, json, &process.signals).await,
+        Command::Accounts(command) => accounts::run(command, &settings, json).await,
         Command::Publish(arguments) => publish::run(arguments, &settings, json, &process.signals).await,
         Command::Listen(arguments) => listen::run(arguments, json, &process.signals).await,
         Command::DeadLetters(command) => dead_letters::run(command, &settings, json, &process.signals).await,

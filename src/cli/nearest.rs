@@ -85,7 +85,10 @@ mod tests {
     #[test]
     fn a_wrong_event_type_gets_the_nearest_one_or_else_all() {
         let said = |name: &str| unknown_event_type(name, &catalogue()).to_string();
-        assert_eq!(said("content.publish"), "there is no event type `content.publish`; did you mean `content.published`?");
+        assert_eq!(
+            said("content.publish"),
+            "there is no event type `content.publish`; did you mean `content.published`?"
+        );
         assert!(said("Content.Created").ends_with("did you mean `content.created`?"));
         assert!(said("site_connected").ends_with("did you mean `site.connected`?"));
         assert!(said("xyz").ends_with("; there are content.created, content.published, site.connected"));

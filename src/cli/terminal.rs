@@ -49,9 +49,8 @@ mod tests {
 
     #[test]
     fn colours_are_left_out_for_whoever_does_not_want_them() {
-        let wanted = |no_color: Option<&str>, term: Option<&str>| {
-            wants_colours(no_color.map(OsStr::new), term.map(OsStr::new))
-        };
+        let wanted =
+            |no_color: Option<&str>, term: Option<&str>| wants_colours(no_color.map(OsStr::new), term.map(OsStr::new));
         assert!(wanted(None, None) && wanted(Some(""), Some("xterm-256color")));
         assert!(!wanted(Some("1"), Some("xterm")) && !wanted(Some("0"), None) && !wanted(None, Some("dumb")));
     }

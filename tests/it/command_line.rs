@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::support::*;
 
 mod changes;
+mod erases;
 mod installs;
 mod listen;
 mod pipes;

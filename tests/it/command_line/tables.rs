@@ -26,7 +26,7 @@ async fn a_table_fits_the_terminal_and_is_whole_in_a_pipe() {
 
 #[tokio::test]
 async fn a_terminal_that_wants_no_colours_gets_no_escape_sequence() {
-    let site = Site::new().await.set("log.filter", r#""debug""#);
+    let site = Site::new().await.set("log.filter", "debug");
     site.create_webhook(ACCOUNT, "https://hooks.example.com/", &[TYPE]).await;
     for (shell, coloured) in [("true", true), ("export NO_COLOR=1", false), ("export TERM=dumb", false)] {
         // The second logs a line at stderr, which is the same terminal.

@@ -1,0 +1,94 @@
+//! Erases what is kept of an account. Safe to interrupt and to repeat.
+
+use clap::Subcommand;
+use serde_json::json;
+use tokio::time::{Duration, Instant, sleep_until};
+
+use super::{CommandResult, Failure, account, output, store};
+use crate::config::Settings;
+use crate::ids::AccountId;
+use crate::store::{Erased, Erasure, Store};
+
+/// How long a worker may take to record the result of an attempt that has ended.
+const RECORDING: Duration = Duration::from_secs(2);
+
+const ERASE_EXAMPLES: &str = "\
+Examples:
+  penr-webhooks accounts erase acc_42
+  penr-webhooks accounts erase acc_42 --yes";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Count what is kept of an account; with --yes, erase it for good
+    #[command(after_help = ERASE_EXAMPLES)]
+    Erase(Erase),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Erase {
+    /// The account, such as acc_42
+    #[arg(value_parser = account)]
+    account: AccountId,
+    /// Erase its webhooks, events, log rows, pending and closed deliveries; without this flag they are only counted
+    #[arg(long)]
+    yes: bool,
+}
+
+pub(super) async fn run(Command::Erase(arguments): Command, settings: &Settings, json: bool) -> CommandResult {
+    let (store, Erase { account, yes }) = (store(settings)?, arguments);
+    if !yes {
+        let webhooks = store.webhooks_with_traces(&account).await?;
+        let found = Erased {
+            webhooks: store.erase_webhooks(&account, Erasure::Count).await?,
+            ..store.erase_traces(&account, &webhooks, Erasure::Count).await?
+        };
+        return report(&account, found, false, json);
+    }
+    if !store.may_erase().await? {
+        let owner = "run it as the owner of the tables, or grant this role DELETE on events and attempts";
+        return Err(Failure::Failed(anyhow::anyhow!("this role may not delete events and log rows: {owner}")));
+    }
+    let erased = erase(&store, &account, settings.sender.timeout + settings.sender.body_timeout).await?;
+    report(&account, erased, true, json)
+}
+
+/// Requests that are under way when the webhooks are switched off take `longest` at most. Their results are recorded
+/// afterwards, so a second pass erases these.
+async fn erase(store: &Store, account: &AccountId, longest: Duration) -> Result<Erased, Failure> {
+    let were_on = store.switch_all_off(account).await?;
+    let recorded = Instant::now() + longest + RECORDING;
+    let webhooks = store.webhooks_with_traces(account).await?;
+    let mut erased = store.erase_traces(account, &webhooks, Erasure::Delete).await?;
+    if were_on > 0 {
+        sleep_until(recorded).await;
+        let late = store.erase_traces(account, &webhooks, Erasure::Delete).await?;
+        erased = erased.with(late);
+    }
+    erased.webhooks = store.erase_webhooks(account, Erasure::Delete).await?;
+    Ok(erased)
+}
+
+fn report(account: &AccountId, found: Erased, erased: bool, json: bool) -> CommandResult {
+    if json {
+        return output::json(&json!({ "account_id": account.as_str(), "erased": erased, "rows": found }));
+    }
+    output::line(match erased {
+        true => format!("erased of {account}:"),
+        false => format!("kept of {account}:"),
+    })?;
+    let mut table = output::table(["ROWS", "OF"]);
+    for (rows, of) in [
+        (found.webhooks, "webhooks"),
+        (found.events, "events"),
+        (found.attempts, "log rows"),
+        (found.pending_deliveries, "pending deliveries"),
+        (found.closed_deliveries, "closed deliveries"),
+    ] {
+        table.add_row([rows.to_string(), of.to_owned()]);
+    }
+    output::show(&table)?;
+    match erased {
+        true => Ok(()),
+        false => output::line("nothing was erased: repeat the command with --yes"),
+    }
+}

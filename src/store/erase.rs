@@ -1,0 +1,297 @@
+//! Erases what is kept of one account: its webhooks, events, attempts, pending and closed deliveries, recoveries and notices.
+//!
+//! Each statement is a short transaction of its own, over a bounded number of rows, so others read and write meanwhile. An
+//! erasure that was interrupted is begun again: the webhooks are deleted last, because the log rows of a webhook name no
+//! account. For the same reason the events come after the log rows: they tell to whom a webhook belonged that was deleted
+//! before.
+
+use deadpool_postgres::Object;
+use jiff::Timestamp;
+use jiff::civil::Date;
+use serde::Serialize;
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use super::days::{LogWindow, within_window};
+use super::sql::query;
+use super::{Params, Store, StoreError, TypedParams, column, count};
+use crate::ids::AccountId;
+
+/// Rows that one statement counts or deletes.
+const BATCH: i64 = 2000;
+/// Webhooks of the log that one statement looks up.
+const WEBHOOKS: i64 = 500;
+
+/// What to do with the rows of an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Erasure {
+    /// Count them, and change nothing.
+    Count,
+    Delete,
+}
+
+/// How many rows were found, or erased.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub(crate) struct Erased {
+    pub webhooks: u64,
+    pub events: u64,
+    pub attempts: u64,
+    pub pending_deliveries: u64,
+    pub closed_deliveries: u64,
+}
+
+impl Store {
+    /// Whether this role may delete events and log rows. Only the owner of the tables may, unless somebody granted it.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or not migrated.
+    pub(crate) async fn may_erase(&self) -> Result<bool, StoreError> {
+        let sql = "SELECT has_table_privilege('events', 'DELETE') AND has_table_privilege('attempts', 'DELETE') AS may";
+        Ok(self.query(sql, &[]).await?.first().is_some_and(|row| column(row, "may")))
+    }
+
+    /// The account's webhooks. Those that were deleted, but still have log rows, are among them if an event of theirs is kept.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or not migrated.
+    pub(crate) async fn webhooks_with_traces(&self, account: &AccountId) -> Result<Vec<Uuid>, StoreError> {
+        let own = self.query("SELECT id FROM webhooks WHERE account_id = $1", &[&account.as_str()]).await?;
+        let mut ids: Vec<Uuid> = own.iter().map(|row| column(row, "id")).collect();
+        for window in self.log_days().await?.windows(None) {
+            let mut after = Uuid::nil();
+            loop {
+                let params: TypedParams<'_> = &[
+                    (&after, Type::UUID),
+                    (&WEBHOOKS, Type::INT8),
+                    (&window.from, Type::TIMESTAMPTZ),
+                    (&window.until, Type::TIMESTAMPTZ),
+                    (&account.as_str(), Type::TEXT),
+                ];
+                let rows = self.query_planned_anew(DELETED_WEBHOOKS, params).await?;
+                ids.extend(
+                    rows.iter().filter(|row| column(row, "is_own")).map(|row| column::<Uuid>(row, "webhook_id")),
+                );
+                match rows.last() {
+                    Some(last) => after = column(last, "webhook_id"),
+                    None => break,
+                }
+            }
+        }
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+
+    /// Switches all webhooks of an account off, so that nothing is sent to them and no event is looked up for them. Returns how
+    /// many were on.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or read-only.
+    pub(crate) async fn switch_all_off(&self, account: &AccountId) -> Result<u64, StoreError> {
+        // A disabled webhook still gets closed deliveries; one that its owner switched off does not.
+        let sql =
+            "UPDATE webhooks SET active = false, disabled_reason = NULL, activation = activation + active::integer
+                   WHERE account_id = $1 AND (active OR disabled_reason IS NOT NULL)";
+        self.execute(sql, &[&account.as_str()]).await
+    }
+
+    /// Counts or deletes everything of an account but its webhooks. `webhooks` is what [`Store::webhooks_with_traces`] found.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or read-only, or this role may not delete. What was deleted stays deleted.
+    pub(crate) async fn erase_traces(
+        &self,
+        account: &AccountId,
+        webhooks: &[Uuid],
+        erasure: Erasure,
+    ) -> Result<Erased, StoreError> {
+        let mut erased = Erased::default();
+        for window in self.log_days().await?.windows(None) {
+            for webhook in webhooks {
+                erased.attempts += self.erase_attempts(*webhook, window, erasure).await?;
+            }
+        }
+        for webhook in webhooks {
+            erased.pending_deliveries += self.erase_deliveries("pending_deliveries", *webhook, erasure).await?;
+            erased.closed_deliveries += self.erase_deliveries("closed_deliveries", *webhook, erasure).await?;
+        }
+        erased.events = self.erase_events(account, erasure).await?;
+        if erasure == Erasure::Delete {
+            self.execute("DELETE FROM recoveries WHERE webhook_id = ANY ($1)", &[&webhooks]).await?;
+            let notices = "DELETE FROM notices WHERE body::jsonb ->> 'account_id' = $1";
+            self.execute(notices, &[&account.as_str()]).await?;
+        }
+        Ok(erased)
+    }
+
+    /// Counts or deletes the account's webhooks.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::erase_traces`].
+    pub(crate) async fn erase_webhooks(&self, account: &AccountId, erasure: Erasure) -> Result<u64, StoreError> {
+        let sql = erasure.of("webhooks", "account_id = $1");
+        let rows = match erasure {
+            Erasure::Count => self.query(&sql, &[&account.as_str()]).await?,
+            Erasure::Delete => self.query_to_write(&sql, &[&account.as_str()]).await?,
+        };
+        Ok(rows.first().map_or(0, |row| count(row, "rows")))
+    }
+
+    async fn erase_attempts(&self, webhook: Uuid, window: LogWindow, erasure: Erasure) -> Result<u64, StoreError> {
+        let sql = erasure.of(
+            "attempts",
+            concat!("webhook_id = $1 AND created_at >= $4 AND created_at <= $5 AND ", within_window!("$2", "$3")),
+        );
+        let (mut erased, mut until) = (0, window.until);
+        loop {
+            let params: TypedParams<'_> = &[
+                (&webhook, Type::UUID),
+                (&window.from, Type::TIMESTAMPTZ),
+                (&until, Type::TIMESTAMPTZ),
+                (&BATCH, Type::INT8),
+            ];
+            let newest = self.query_planned_anew(NEWEST_ATTEMPTS, params).await?;
+            let span: Option<(Option<Timestamp>, Option<Timestamp>)> =
+                newest.first().map(|row| (column(row, "oldest"), column(row, "newest")));
+            let Some((Some(oldest), Some(newest))) = span else { return Ok(erased) };
+            let params: TypedParams<'_> = &[
+                (&webhook, Type::UUID),
+                (&window.from, Type::TIMESTAMPTZ),
+                (&until, Type::TIMESTAMPTZ),
+                (&oldest, Type::TIMESTAMPTZ),
+                (&newest, Type::TIMESTAMPTZ),
+            ];
+            erased += self.count_or_delete(&sql, params, erasure).await?;
+            until = Some(oldest);
+        }
+    }
+
+    /// Of pending or closed deliveries. A transaction that has locked some of them is waited for.
+    async fn erase_deliveries(&self, table: &'static str, webhook: Uuid, erasure: Erasure) -> Result<u64, StoreError> {
+        if erasure == Erasure::Count {
+            let rows = self.query(&erasure.of(table, "webhook_id = $1"), &[&webhook]).await?;
+            return Ok(rows.first().map_or(0, |row| count(row, "rows")));
+        }
+        let found = format!("SELECT id FROM {table} WHERE webhook_id = $1 LIMIT $2");
+        let lock = format!("SELECT FROM {table} WHERE id = ANY ($1) ORDER BY id FOR UPDATE");
+        // A delivery that was closed or recovered meanwhile may be in the other table: the next pass finds it there.
+        let delete = format!("DELETE FROM {table} WHERE id = ANY ($1)");
+        let mut erased = 0;
+        loop {
+            let work = async |client: &mut Object| {
+                let transaction = client.transaction().await?;
+                let params: Params<'_> = &[&webhook, &BATCH];
+                let rows = query(&transaction, &found, params).await?;
+                let ids: Vec<Uuid> = rows.iter().map(|row| column(row, "id")).collect();
+                query(&transaction, &lock, &[&ids]).await?;
+                query(&transaction, &delete, &[&ids]).await?;
+                transaction.commit().await?;
+                Ok(ids.len() as u64)
+            };
+            match self.write(work).await? {
+                0 => return Ok(erased),
+                more => erased += more,
+            }
+        }
+    }
+
+    /// Events have no index by account, so all are read, in the order of their key.
+    async fn erase_events(&self, account: &AccountId, erasure: Erasure) -> Result<u64, StoreError> {
+        let sql = erasure.of("events", EVENTS_OF_PAGE);
+        let (mut erased, mut after) = (0, (jiff::civil::date(1, 1, 1), Uuid::nil()));
+        loop {
+            let params: TypedParams<'_> = &[(&after.0, Type::DATE), (&after.1, Type::UUID), (&BATCH, Type::INT8)];
+            let end = self.query_planned_anew(END_OF_PAGE, params).await?;
+            let end: Option<(Date, Uuid)> = end.first().map(|row| (column(row, "day"), column(row, "key")));
+            // Beyond the last whole page: to the end of the table.
+            let last = end.unwrap_or((jiff::civil::date(9999, 12, 31), Uuid::max()));
+            let params: TypedParams<'_> = &[
+                (&after.0, Type::DATE),
+                (&after.1, Type::UUID),
+                (&last.0, Type::DATE),
+                (&last.1, Type::UUID),
+                (&account.as_str(), Type::TEXT),
+            ];
+            erased += self.count_or_delete(&sql, params, erasure).await?;
+            match end {
+                Some(end) => after = end,
+                None => return Ok(erased),
+            }
+        }
+    }
+
+    async fn count_or_delete(&self, sql: &str, params: TypedParams<'_>, erasure: Erasure) -> Result<u64, StoreError> {
+        let rows = match erasure {
+            Erasure::Count => self.query_planned_anew(sql, params).await?,
+            Erasure::Delete => self.write(async |client: &mut Object| client.query_typed(sql, params).await).await?,
+        };
+        Ok(rows.first().map_or(0, |row| count(row, "rows")))
+    }
+}
+
+impl Erased {
+    /// The sum of two passes.
+    pub(crate) fn with(self, other: Self) -> Self {
+        Self {
+            webhooks: self.webhooks + other.webhooks,
+            events: self.events + other.events,
+            attempts: self.attempts + other.attempts,
+            pending_deliveries: self.pending_deliveries + other.pending_deliveries,
+            closed_deliveries: self.closed_deliveries + other.closed_deliveries,
+        }
+    }
+}
+
+impl Erasure {
+    /// A statement that counts or deletes the rows of a table, and returns how many.
+    fn of(self, table: &str, condition: &str) -> String {
+        match self {
+            Self::Count => format!("SELECT count(*) AS rows FROM {table} WHERE {condition}"),
+            Self::Delete => format!(
+                "WITH gone AS (DELETE FROM {table} WHERE {condition} RETURNING true) SELECT count(*) AS rows FROM gone"
+            ),
+        }
+    }
+}
+
+/// The next webhooks of the log that are not in `webhooks`, found by jumping through the index from one id to the next; and
+/// whether an event of theirs is kept and is the account's. A webhook's events are all of one account, so one event tells it.
+const DELETED_WEBHOOKS: &str = concat!(
+    "WITH RECURSIVE step (webhook_id, place) AS (
+        SELECT $1::uuid, 0::bigint
+        UNION ALL
+        SELECT (
+            SELECT webhook_id FROM attempts WHERE webhook_id > step.webhook_id AND ",
+    within_window!("$3", "$4"),
+    "       ORDER BY webhook_id LIMIT 1), place + 1
+        FROM step WHERE step.webhook_id IS NOT NULL AND place < $2::bigint
+    )
+    SELECT step.webhook_id, NOT EXISTS (SELECT FROM webhooks WHERE id = step.webhook_id) AND coalesce((
+        SELECT events.account_id = $5::text FROM attempts
+        JOIN events ON events.day = attempts.event_day AND events.key = attempts.event_key
+        WHERE attempts.webhook_id = step.webhook_id AND ",
+    within_window!("$3", "$4"),
+    "   LIMIT 1), false) AS is_own
+    FROM step WHERE step.webhook_id IS NOT NULL AND place > 0 ORDER BY place"
+);
+
+/// The times of the newest attempts of a webhook that are left in a window.
+const NEWEST_ATTEMPTS: &str = concat!(
+    "SELECT min(created_at) AS oldest, max(created_at) AS newest FROM (
+        SELECT created_at FROM attempts WHERE webhook_id = $1 AND ",
+    within_window!("$2", "$3"),
+    "   ORDER BY created_at DESC LIMIT (SELECT $4::bigint)) AS newest"
+);
+
+/// The last event of the page after `($1, $2)`, if the page is full.
+const END_OF_PAGE: &str = "
+    SELECT day, key FROM events WHERE day >= $1 AND (day, key) > ($1, $2)
+    ORDER BY day, key OFFSET (SELECT $3::bigint - 1) LIMIT 1";
+
+const EVENTS_OF_PAGE: &str = "
+    day >= $1 AND (day, key) > ($1, $2) AND day <= $3 AND (day, key) <= ($3, $4) AND account_id = $5::text";
