@@ -184,6 +184,9 @@ async fn a_command_says_that_the_database_is_not_there() {
     proxy.pause();
     let mute = site.cli(&list).await;
     assert_fails(&mute, 1, &["the database is not available"]);
+    // The host and the port, once.
+    assert_eq!(refused.stderr.matches(&proxy.addr()).count(), 1, "{}", refused.stderr);
+    assert_eq!(mute.stderr.matches(&proxy.addr()).count(), 1, "{}", mute.stderr);
     assert!(![refused.stderr, mute.stderr].concat().contains(&password));
 }
 
