@@ -42,10 +42,11 @@ pub(super) async fn send(
         false => output::attempt(&sent.row)?,
     }
     let row = &sent.row;
-    match advice::sentences(row.error.as_deref(), row.error_detail, row.http_status) {
-        None => Ok(()),
-        Some(advice) => Err(Failure::Failed(anyhow!("the receiver did not take the test: {advice}"))),
+    if row.error.is_none() {
+        return Ok(());
     }
+    let advice = advice::sentences(row.error.as_deref(), row.error_detail, row.http_status).unwrap_or_default();
+    Err(Failure::Failed(anyhow!("the receiver did not take the test. {advice}")))
 }
 
 fn failure(id: WebhookId, refused: TestRefusal) -> Failure {
