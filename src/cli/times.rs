@@ -21,7 +21,7 @@ pub(super) fn since(text: &str) -> Result<Since, String> {
 /// The same as a time of this machine's clock.
 pub(super) fn time(text: &str) -> Result<Timestamp, String> {
     Ok(match since(text)? {
-        Since::Time(time) => time,
+        Since::Time(time) | Since::Between(time, _) => time,
         Since::Ago(ago) => Timestamp::now().checked_sub(ago).unwrap_or(Timestamp::MIN),
     })
 }

@@ -71,7 +71,7 @@ pub(super) async fn update(
         url: change.url.as_ref().map(url).transpose()?,
         events: change.events.as_ref().map(events).transpose()?,
         active: change.active,
-        only_if: None,
+        ..WebhookChange::default()
     };
     if change.active == Some(false) && find(store, id).await?.active {
         cancel(store, id, "switches it off", yes).await?;
