@@ -46,6 +46,33 @@ fn data_arrives_byte_for_byte() {
 }
 
 #[test]
+fn the_depth_of_a_text_counts_no_brackets_in_strings() {
+    let texts = [
+        ("1", 0),
+        ("{}", 1),
+        (r#"{"a":[{}],"b":[]}"#, 3),
+        ("[[],[[]],[]]", 3),
+        (r#"["[[[[","{{{{"]"#, 1),
+        (r#"["]]]",["}}}",[]]]"#, 3),
+        (r#"["\"[[["]"#, 1),
+        (r#"["\\",[[]]]"#, 3),
+        (r#"["\\\"[[",[]]"#, 2),
+    ];
+    for (json, depth) in texts {
+        assert_eq!(envelope::depth(json), depth, "{json}");
+    }
+}
+
+#[test]
+fn an_event_may_be_as_large_as_the_limit_and_no_larger() {
+    let body = message(r#""data":1"#);
+    let with_limit = |max_event_bytes| EventParser { max_event_bytes, ..parser() };
+    let parse = |limit| with_limit(limit).parse(body.as_bytes(), &Properties::default(), now());
+    assert!(parse(body.len()).is_ok());
+    assert_eq!(parse(body.len() - 1).unwrap_err(), Malformed::TooLarge(body.len() - 1));
+}
+
+#[test]
 fn whatever_is_no_event_says_why() {
     let nested = |levels: usize| message(&format!(r#""data":{}{}"#, "[".repeat(levels), "]".repeat(levels)));
     let cases: Vec<(Vec<u8>, &str)> = vec![
