@@ -85,7 +85,7 @@ pub(super) async fn show(
 #[utoipa::path(post, path = "/v1/webhooks/{id}/secret/regenerate", operation_id = "regenerateSecret", tag = "secrets", request_body(content = Option<Rotation>),
     params(
         ("id" = Uuid, Path),
-        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = "The same request with the same key is carried out once within 24 hours, and answered alike each time"),
+        ("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]([ -~]*[!-~])?$", max_length = 255, description = "The same request with the same key is carried out once within 24 hours, and answered alike each time"),
     ),
     responses((status = 200, body = Regenerated), WebhookProblems, BodyProblems, ReadOnlyProblem))]
 pub(super) async fn regenerate(

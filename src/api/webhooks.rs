@@ -157,7 +157,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Result<
 
 /// Register a webhook, active at once
 #[utoipa::path(post, path = "/v1/webhooks", operation_id = "createWebhook", tag = "webhooks", request_body = Registration,
-    params(("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255, description = "The same request with the same key is carried out once within 24 hours, and answered alike each time")),
+    params(("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]([ -~]*[!-~])?$", max_length = 255, description = "The same request with the same key is carried out once within 24 hours, and answered alike each time")),
     responses(
         (status = 201, body = CreatedWebhook, headers(("ETag" = String), ("Location" = String, description = "The path of the new webhook"))),
         (status = 409, description = "The account has too many webhooks", body = super::problem::Document, content_type = "application/problem+json"),

@@ -431,5 +431,5 @@ async fn customers_see_the_addresses_that_they_are_called_from() {
     let shown = api.customer("acc_1").get("/v1/sending-addresses").await.json();
     assert_eq!(shown, json!({ "data": ["203.0.113.7/32", "2001:db8::/64"] }));
     let output = site.set("api.sending_addresses", r#"["example.com"]"#).cli(&["doctor"]).await;
-    assert!(output.code == 2 && output.stderr.contains("api.sending_addresses"), "{output:?}");
+    assert!(output.code == 2 && output.stderr.contains("SENDING_ADDRESSES"), "{output:?}");
 }
