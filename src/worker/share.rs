@@ -14,6 +14,10 @@ use crate::store::TurnResult;
 
 /// What the rest of the worker tells the recorder.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly all are the largest, and a box would be an allocation for each delivery"
+)]
 pub(super) enum Report {
     TurnOver(Reported),
     /// A broker message that needs nothing recorded.
