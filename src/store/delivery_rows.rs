@@ -108,7 +108,10 @@ impl Found {
     /// Reads a row of `attempts`, or a pending or closed row, whose time is `time`.
     pub(super) fn of(row: &Row, id: &str, time: &str, last: Option<LastAttempt>) -> Self {
         let event: (Date, Uuid) = (column(row, "event_day"), column(row, "event_key"));
-        Self { id: column(row, id), created_at: taken_at(event.1).unwrap_or_else(|| column(row, time)), event, last }
+        let time: Timestamp = column(row, time);
+        // The time of an attempt may be some milliseconds too early. No delivery is shown as younger than its attempt.
+        let created_at = taken_at(event.1).map_or(time, |taken| taken.min(time));
+        Self { id: column(row, id), created_at, event, last }
     }
 
     /// Where it stands in the list: at its newest attempt, or where it was created.
