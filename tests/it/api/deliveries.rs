@@ -131,8 +131,9 @@ async fn a_delivery_s_state_is_that_of_its_rows_and_of_its_webhook() {
     assert_problem(&foreign, 404, "not-found");
 }
 
-/// Inserts deliveries: number `n` was attempted `n % 4` times, at seconds `n`, `n + 40` and `n + 80` before the returned time. Those with `n % 5 = 0`
-/// succeeded at last, those with `n % 5 = 1` are closed, the others wait. Their ids are those of the events `evt_n`.
+/// Inserts deliveries: number `n` was attempted `n % 4` times, at seconds `n`, `n + 40` and `n + 80` before the returned time.
+/// Those with `n % 5 = 0` succeeded at last, those with `n % 5 = 1` are closed, the others wait. Their ids are those of the
+/// events `evt_n`.
 async fn deliver(site: &Site, path: &str, count: i32) -> Timestamp {
     let ids: Vec<String> = (0..count).map(|n| delivery_id(path, &format!("evt_{n}"))).collect();
     let id = webhook_id(path);
