@@ -53,13 +53,14 @@ pub(super) async fn run(Command::Erase(arguments): Command, settings: &Settings,
 }
 
 /// Requests that are under way when the webhooks are switched off take `longest` at most. Their results are recorded
-/// afterwards, so a second pass erases these.
+/// afterwards, so a second pass erases these. It waits also if the webhooks were off: an erasure that was interrupted may have
+/// switched them off a moment ago.
 async fn erase(store: &Store, account: &AccountId, longest: Duration) -> Result<Erased, Failure> {
-    let were_on = store.switch_all_off(account).await?;
+    store.switch_all_off(account).await?;
     let recorded = Instant::now() + longest + RECORDING;
     let webhooks = store.webhooks_with_traces(account).await?;
     let mut erased = store.erase_traces(account, &webhooks, Erasure::Delete).await?;
-    if were_on > 0 {
+    if !webhooks.is_empty() {
         sleep_until(recorded).await;
         let late = store.erase_traces(account, &webhooks, Erasure::Delete).await?;
         erased = erased.with(late);

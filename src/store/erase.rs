@@ -84,18 +84,17 @@ impl Store {
         Ok(ids)
     }
 
-    /// Switches all webhooks of an account off, so that nothing is sent to them and no event is looked up for them. Returns how
-    /// many were on.
+    /// Switches all webhooks of an account off, so that nothing is sent to them and no event is looked up for them.
     ///
     /// # Errors
     ///
     /// The database is not available, busy or read-only.
-    pub(crate) async fn switch_all_off(&self, account: &AccountId) -> Result<u64, StoreError> {
+    pub(crate) async fn switch_all_off(&self, account: &AccountId) -> Result<(), StoreError> {
         // A disabled webhook still gets closed deliveries; one that its owner switched off does not.
         let sql =
             "UPDATE webhooks SET active = false, disabled_reason = NULL, activation = activation + active::integer
                    WHERE account_id = $1 AND (active OR disabled_reason IS NOT NULL)";
-        self.execute(sql, &[&account.as_str()]).await
+        self.execute(sql, &[&account.as_str()]).await.map(drop)
     }
 
     /// Counts or deletes everything of an account but its webhooks. `webhooks` is what [`Store::webhooks_with_traces`] found.
