@@ -8,8 +8,8 @@ use crate::ids::WebhookId;
 use crate::webhook::Webhook;
 
 impl Store {
-    /// The webhooks of all accounts after a position, oldest first. With `only_failing`, only those that are on and whose owner
-    /// was told that they fail.
+    /// The webhooks of all accounts after a position, oldest first. With `only_failing`, only those whose owner was told that
+    /// they fail.
     ///
     /// # Errors
     ///
@@ -23,7 +23,7 @@ impl Store {
         let columns = self.webhook_version().await?.columns();
         let sql = format!(
             "SELECT {columns} FROM webhooks
-             WHERE (NOT $1 OR active AND failing_noticed_at IS NOT NULL)
+             WHERE (NOT $1 OR failing_noticed_at IS NOT NULL)
                  AND (created_at, id) > (coalesce($2::timestamptz, '-infinity'), coalesce($3::uuid, $4))
              ORDER BY created_at, id LIMIT $5"
         );

@@ -24,7 +24,7 @@ pub(in crate::cli) struct List {
     /// The webhooks of all accounts
     #[arg(long, conflicts_with = "account")]
     all_accounts: bool,
-    /// Only webhooks that are on and whose deliveries have failed for so long that the owner was told
+    /// Only webhooks that have failed for so long that the owner was told
     #[arg(long, requires = "all_accounts")]
     failing: bool,
 }
