@@ -20,6 +20,7 @@ use crate::webhook::WebhookRefusal;
 mod accounts;
 mod dead_letters;
 mod doctor;
+mod events;
 mod install;
 mod listen;
 mod log;
@@ -64,6 +65,9 @@ enum Command {
     /// Register and manage webhooks
     #[command(subcommand)]
     Webhooks(webhooks::Command),
+    /// Show what became of an event
+    #[command(subcommand)]
+    Events(events::Command),
     /// Erase what is kept of an account
     #[command(subcommand)]
     Accounts(accounts::Command),
@@ -232,6 +236,7 @@ async fn execute(cli: Cli, settings: Settings, process: &Process) -> CommandResu
         Command::Run => roles::run(settings, Role::Both, process).await,
         Command::Token(arguments) => token::run(&arguments, &settings, json),
         Command::Webhooks(command) => webhooks::run(command, &settings, json, &process.signals).await,
+        Command::Events(command) => events::run(command, &settings, json).await,
         Command::Accounts(command) => accounts::run(command, &settings, json).await,
         Command::Publish(arguments) => publish::run(arguments, &settings, json, &process.signals).await,
         Command::Listen(arguments) => listen::run(arguments, json, &process.signals).await,

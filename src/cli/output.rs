@@ -103,7 +103,7 @@ pub(super) fn log(rows: &[LogRow]) -> CommandResult {
             Cell::new(row.attempt),
             Cell::new(row.http_status.map_or_else(String::new, |status| status.to_string())),
             Cell::new(format!("{} ms", row.duration_ms)),
-            Cell::new(row.error.as_deref().unwrap_or_default()),
+            Cell::new(cause(row.error.as_deref(), None)),
             Cell::new(row.next_attempt_at.map_or_else(String::new, short)),
             Cell::new(row.delivery_id),
         ]);
@@ -115,6 +115,20 @@ pub(super) fn log(rows: &[LogRow]) -> CommandResult {
 /// One attempt, and below it the answer that was kept.
 pub(super) fn attempt(row: &LogRow) -> CommandResult {
     log(std::slice::from_ref(row))?;
+    answer(row)
+}
+
+/// What went wrong, with the detail if it is known: `tls (certificate_expired)`.
+pub(super) fn cause(error: Option<&str>, detail: Option<&str>) -> String {
+    match (error, detail) {
+        (None, _) => String::new(),
+        (Some(error), None) => error.to_owned(),
+        (Some(error), Some(detail)) => format!("{error} ({detail})"),
+    }
+}
+
+/// The answer of an attempt, as far as it was kept.
+pub(super) fn answer(row: &LogRow) -> CommandResult {
     match &row.response_snippet {
         Some(snippet) => line(format_args!("answer: {}", printable(snippet, usize::MAX))),
         None => Ok(()),

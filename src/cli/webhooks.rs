@@ -6,12 +6,13 @@ use serde_json::{Value, json};
 use super::signals::Signals;
 use super::{CommandResult, Failure, account, nearest, output, store};
 use crate::config::Settings;
-use crate::ids::{AccountId, WebhookId};
+use crate::ids::{AccountId, EventId, WebhookId};
 use crate::secret::{Owner, SigningSecret};
 use crate::store::{NewSecret, NewWebhook, Replaced, Scope, Store};
 use crate::webhook::{Subscriptions, Webhook, WebhookName, WebhookRefusal, WebhookUrl};
 
 mod change;
+mod delivery;
 mod list;
 mod log;
 mod recover;
@@ -85,6 +86,9 @@ pub(super) enum Command {
     /// Show the newest attempts, or those that the flags choose
     #[command(after_help = log::EXAMPLES)]
     Log(log::Log),
+    /// Show one delivery whole: its state, its attempts, and what was sent
+    #[command(after_help = delivery::EXAMPLE)]
+    Delivery(delivery::Delivery),
     /// Send one delivery again, with its whole retry schedule
     #[command(after_help = recover::RESEND_EXAMPLES)]
     Resend(recover::Resend),
@@ -115,6 +119,7 @@ pub(super) async fn run(command: Command, settings: &Settings, json: bool, signa
         Command::Delete(arguments) => change::delete(&store, arguments, json).await,
         Command::Secret { id, regenerate } => secret(&store, settings, id, regenerate, json).await,
         Command::Log(arguments) => log::show(&store, settings, arguments, json).await,
+        Command::Delivery(arguments) => delivery::show(&store, settings, arguments, json).await,
         Command::Test(arguments) => test::send(&store, settings, arguments, json).await,
         Command::Resend(arguments) => recover::resend(&store, arguments, json).await,
         Command::Recover(arguments) => recover::recover(&store, arguments, settings.recover.rate, json, signals).await,
@@ -246,4 +251,9 @@ fn unknown(id: WebhookId) -> Failure {
 /// Parses a webhook's id, for clap.
 fn id(text: &str) -> Result<WebhookId, String> {
     WebhookId::parse(text).ok_or_else(|| "a webhook's id is a UUID, as `webhooks list` shows it".to_owned())
+}
+
+/// Parses an event's id, for clap.
+pub(super) fn event_id(text: &str) -> Result<EventId, String> {
+    EventId::parse(text).ok_or_else(|| "an event's id has 1 to 128 letters, digits, `_` and `-`".to_owned())
 }

@@ -14,6 +14,7 @@ mod listen;
 mod pipes;
 mod publish;
 mod startup;
+mod stories;
 mod tables;
 
 const ACCOUNT: &str = "acc_42";

@@ -2,13 +2,12 @@
 
 use jiff::Timestamp;
 use serde_json::json;
-use uuid::Uuid;
 
-use super::{find, id};
+use super::{event_id, find, id};
 use crate::cli::{CommandResult, Failure, nearest, output, times};
 use crate::config::Settings;
 use crate::ids::{DeliveryId, EventId, WebhookId};
-use crate::store::{LogFilter, LogRow, LogStatus, Position, Scope, Store};
+use crate::store::{LogFilter, LogRow, LogSpan, LogStatus, Scope, Store};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -51,10 +50,10 @@ pub(super) async fn show(store: &Store, settings: &Settings, arguments: Log, jso
         status: arguments.failed.then_some(LogStatus::Failed),
         event_type,
         delivery: arguments.event.as_ref().map(|event| DeliveryId::of(arguments.id, event)),
+        span: LogSpan { from: arguments.since, to: arguments.until },
         ..LogFilter::default()
     };
-    let span = Span { since: arguments.since, until: arguments.until };
-    let rows = read(store, arguments.id, filter, span, arguments.limit).await?;
+    let rows = read(store, arguments.id, filter, arguments.limit).await?;
     if rows.is_empty() {
         let newest = store.log(Scope::Everyone, arguments.id, &LogFilter::default(), 1).await?;
         if newest.is_none_or(|page| page.rows.is_empty()) {
@@ -67,38 +66,18 @@ pub(super) async fn show(store: &Store, settings: &Settings, arguments: Log, jso
     output::log(&rows)
 }
 
-/// Attempts made at `since` or later, and before `until`.
-struct Span {
-    since: Option<Timestamp>,
-    until: Option<Timestamp>,
-}
-
 /// The newest attempts that the filter leaves. The store reads a bounded number of rows for each page, so a page may have fewer
 /// than were wanted although there are more.
-async fn read(
-    store: &Store,
-    id: WebhookId,
-    mut filter: LogFilter,
-    span: Span,
-    limit: u32,
-) -> Result<Vec<LogRow>, Failure> {
-    let begun = |time: Timestamp| span.since.is_none_or(|since| time >= since);
-    // The smallest id: no attempt made at this very time comes before it.
-    filter.before = span.until.map(|time| Position { time, id: Uuid::nil() });
+async fn read(store: &Store, id: WebhookId, mut filter: LogFilter, limit: u32) -> Result<Vec<LogRow>, Failure> {
     let (mut rows, limit) = (Vec::new(), limit as usize);
     while rows.len() < limit {
         let wanted = u32::try_from(limit - rows.len()).unwrap_or(u32::MAX);
         let Some(page) = store.log(Scope::Everyone, id, &filter, wanted).await? else { break };
-        rows.extend(page.rows.into_iter().filter(|row| begun(row.created_at)));
-        filter.before = page.next.filter(|next| begun(next.time));
+        rows.extend(page.rows);
+        filter.before = page.next;
         if filter.before.is_none() {
             break;
         }
     }
     Ok(rows)
-}
-
-/// Parses an event's id, for clap.
-fn event_id(text: &str) -> Result<EventId, String> {
-    EventId::parse(text).ok_or_else(|| "an event's id has 1 to 128 letters, digits, `_` and `-`".to_owned())
 }

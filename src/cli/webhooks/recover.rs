@@ -119,7 +119,7 @@ fn failure(id: WebhookId, refused: RecoverError) -> Failure {
 }
 
 /// Parses a delivery's id, for clap.
-fn delivery_id(text: &str) -> Result<DeliveryId, String> {
+pub(super) fn delivery_id(text: &str) -> Result<DeliveryId, String> {
     let id = text.parse().map(DeliveryId);
     id.map_err(|_| "a delivery's id is a UUID, as `webhooks log` shows it".to_owned())
 }

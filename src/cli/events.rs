@@ -1,0 +1,96 @@
+//! Shows which webhooks of an account got an event, and how it stands with each.
+
+use clap::Subcommand;
+use comfy_table::Cell;
+use serde::Serialize;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::{CommandResult, Failure, account, output, store, webhooks};
+use crate::config::Settings;
+use crate::ids::{AccountId, DeliveryId, EventId, WebhookId};
+use crate::store::{DeliveryRow, LogFilter, Scope, Store};
+use crate::text::printable;
+
+const SHOW_EXAMPLE: &str = "\
+Example:
+  penr-webhooks events show evt_01JD2Y --account acc_42";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Show which webhooks got an event, and how it stands with each
+    #[command(after_help = SHOW_EXAMPLE)]
+    Show(Show),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Show {
+    /// The event's id, as its publisher gave it, such as evt_01JD2Y
+    #[arg(value_parser = webhooks::event_id)]
+    event_id: EventId,
+    /// The account that the event belongs to, such as acc_42
+    #[arg(long, value_parser = account)]
+    account: AccountId,
+}
+
+/// The delivery of an event to one webhook.
+#[derive(Debug, Serialize)]
+struct Reached {
+    webhook_id: Uuid,
+    /// Null if the webhook was deleted.
+    webhook_name: Option<String>,
+    #[serde(flatten)]
+    delivery: DeliveryRow,
+}
+
+pub(super) async fn run(Command::Show(arguments): Command, settings: &Settings, json: bool) -> CommandResult {
+    let Show { event_id, account } = arguments;
+    let store = store(settings)?;
+    let reached = reached(&store, &account, &event_id).await?;
+    if reached.is_empty() {
+        let none =
+            format!("no webhook of account {account} has a delivery of event {event_id}, as far as the log goes back");
+        return Err(Failure::Failed(anyhow::anyhow!(none)));
+    }
+    if json {
+        let (event_id, account) = (event_id.as_str(), account.as_str());
+        return output::json(&json!({ "event_id": event_id, "account_id": account, "data": reached }));
+    }
+    print(&reached)
+}
+
+/// Also the webhooks that were deleted since, as long as their log and one of their events are kept.
+async fn reached(store: &Store, account: &AccountId, event: &EventId) -> Result<Vec<Reached>, Failure> {
+    let webhooks = store.list_webhooks(account, None, u32::MAX).await?;
+    let mut reached = Vec::new();
+    for id in store.webhooks_with_traces(account).await? {
+        let delivery = Some(DeliveryId::of(WebhookId(id), event));
+        let filter = LogFilter { delivery, ..LogFilter::default() };
+        let found = store.deliveries(Scope::Everyone, WebhookId(id), &filter, None, 1).await?;
+        let Some(delivery) = found.and_then(|page| page.rows.into_iter().next()) else { continue };
+        let webhook = webhooks.iter().find(|webhook| webhook.id.0 == id);
+        reached.push(Reached { webhook_id: id, webhook_name: webhook.map(|webhook| webhook.name.clone()), delivery });
+    }
+    Ok(reached)
+}
+
+fn print(reached: &[Reached]) -> CommandResult {
+    let header = ["WEBHOOK", "NAME", "STATE", "ATTEMPTS", "HTTP", "ERROR", "CREATED (UTC)", "NEXT (UTC)", "DELIVERY"];
+    let mut table = output::table(header);
+    for Reached { webhook_id, webhook_name, delivery } in reached {
+        let name = webhook_name.as_deref().map_or_else(|| "(deleted)".to_owned(), |name| printable(name, usize::MAX));
+        table.add_row([
+            Cell::new(webhook_id),
+            Cell::new(name),
+            Cell::new(delivery.state.as_str()),
+            Cell::new(delivery.attempts_made),
+            Cell::new(delivery.last_http_status.map_or_else(String::new, |status| status.to_string())),
+            Cell::new(output::cause(delivery.last_error.as_deref(), delivery.last_error_detail.as_deref())),
+            Cell::new(output::short(delivery.created_at)),
+            Cell::new(delivery.next_attempt_at.map_or_else(String::new, output::short)),
+            Cell::new(delivery.delivery_id),
+        ]);
+    }
+    output::keep_whole(&mut table, 0);
+    output::show(&table)
+}
