@@ -10,11 +10,13 @@ use jiff::Timestamp;
 use crate::ids::{AccountId, EventId, EventType};
 
 mod catalogue;
+mod data;
 mod envelope;
 mod malformed;
 mod parser;
 
 pub use catalogue::{Catalogue, CatalogueEntry};
+pub use data::{DataRefusal, EventData};
 pub use malformed::Malformed;
 pub use parser::{EventParser, Properties};
 
@@ -38,11 +40,21 @@ impl fmt::Debug for Event {
 }
 
 impl Event {
-    /// A made-up event, for the owner of a webhook to see what events look like. `unique` must be new for each.
-    pub fn test(event_type: &EventType, account_id: &AccountId, unique: u128, now: Timestamp) -> Self {
+    /// A made-up event, for the owner of a webhook to see what events look like: the body of a real one with `"test":true`
+    /// behind it. `unique` must be new for each. Without `data` it says that nothing happened.
+    pub fn test(
+        event_type: &EventType,
+        account_id: &AccountId,
+        data: Option<&EventData>,
+        unique: u128,
+        now: Timestamp,
+    ) -> Self {
+        const NOTHING: &str = r#"{"test":true,"message":"This event was sent to test the webhook; nothing happened."}"#;
         let id = EventId::parse(&format!("evt_test_{unique:032x}")).expect("letters, digits and _");
-        let data = r#"{"test":true,"message":"This event was sent to test the webhook; nothing happened."}"#;
-        let body = body_to_send(&id, event_type, &format!("{now:.3}"), data);
+        let data = data.map_or(NOTHING, EventData::as_str);
+        let real = body_to_send(&id, event_type, &format!("{now:.3}"), data);
+        let open = real.strip_suffix(b"}").expect("a body is an object");
+        let body = [open, br#","test":true}"#].concat().into();
         Self { id, event_type: event_type.clone(), account_id: account_id.clone(), body }
     }
 }

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::delivery::{Attempt, Delivery, EventRow, Trigger};
-use crate::event::Event;
+use crate::event::{Catalogue, Event, EventData};
 use crate::ids::{DeliveryId, EventType, WebhookId};
 use crate::secret::Keyring;
 use crate::sender::{Sender, SentRequest};
@@ -27,6 +27,16 @@ pub enum TestRefusal {
     Inactive(Option<String>),
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// What a test shall be.
+pub struct TestWish<'a> {
+    /// Has the examples.
+    pub catalogue: &'a Catalogue,
+    /// The webhook's first type unless given.
+    pub event_type: Option<EventType>,
+    /// The type's example unless given.
+    pub data: Option<EventData>,
 }
 
 /// A test that can be sent.
@@ -49,7 +59,7 @@ pub struct TestSent {
 }
 
 impl Prepared {
-    /// Reads the webhook, and makes a test event of the given type, else of the webhook's first.
+    /// Reads the webhook, and makes the test event.
     ///
     /// # Errors
     ///
@@ -60,7 +70,7 @@ impl Prepared {
         keyring: &Keyring,
         scope: Scope<'_>,
         id: WebhookId,
-        event_type: Option<EventType>,
+        wish: TestWish<'_>,
     ) -> Result<Self, TestRefusal> {
         let webhook = store.find_webhook(scope, id).await?.ok_or(TestRefusal::Unknown)?;
         let snapshot = store.snapshot(keyring, scope, id).await?.ok_or(TestRefusal::Unknown)?;
@@ -68,9 +78,10 @@ impl Prepared {
             return Err(TestRefusal::Inactive(webhook.disabled_reason));
         }
         let first = || EventType::parse(webhook.events.first()?);
-        let event_type = event_type.or_else(first).expect("a webhook subscribes to something");
+        let event_type = wish.event_type.or_else(first).expect("a webhook subscribes to something");
         let now = Timestamp::now();
-        let event = Event::test(&event_type, &webhook.account_id, Uuid::new_v4().as_u128(), now);
+        let data = wish.data.as_ref().or_else(|| wish.catalogue.example(&event_type));
+        let event = Event::test(&event_type, &webhook.account_id, data, Uuid::new_v4().as_u128(), now);
         Ok(Self(Delivery {
             id: DeliveryId::of(id, &event.id),
             // The key of no row: a test's event is not stored.

@@ -7,7 +7,7 @@ use penr_webhooks::ids::EventType;
 /// Whether the body is an event. Panics if the parser breaks its promise.
 pub fn check(body: &[u8]) -> bool {
     let event_type = EventType::parse("content.created").expect("a valid type");
-    let entry = CatalogueEntry { event_type, name: String::new(), description: String::new() };
+    let entry = CatalogueEntry { event_type, name: String::new(), description: String::new(), example: None };
     let parser = EventParser { catalogue: Catalogue::new(vec![entry]), max_event_bytes: 64 * 1024 };
     let properties = Properties { message_id: Some("message".to_owned()), ..Properties::default() };
     let Ok(event) = parser.parse(body, &properties, jiff::Timestamp::UNIX_EPOCH) else { return false };

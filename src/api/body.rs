@@ -95,7 +95,7 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     if text.trim_start().starts_with('[') {
         return Err(Problem::malformed("", "the body must be an object"));
     }
-    // serde_json refuses more than 128 levels, so no body can exhaust the stack.
+    // serde_json refuses more than 128 levels, so no body can exhaust the stack. It skips raw values without recursion.
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let read = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();

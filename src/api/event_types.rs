@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use serde::Serialize;
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -21,6 +22,9 @@ pub(super) struct EventTypeRow {
     r#type: String,
     name: String,
     description: String,
+    /// The `data` of such an event, spelled as Test sends it. Null if there is none.
+    #[schema(value_type = Value, required = true)]
+    example: Option<Box<RawValue>>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -35,6 +39,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>, _: Caller) -> JsonAnswer<E
         r#type: entry.event_type.to_string(),
         name: entry.name.clone(),
         description: entry.description.clone(),
+        example: entry.example.as_ref().map(crate::event::EventData::raw),
     };
     JsonAnswer(EventTypes { data: api.catalogue.entries().iter().map(row).collect() })
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -14,8 +15,9 @@ use super::auth::Caller;
 use super::body::{OptionalJson, Text, given};
 use super::problem::{FieldError, Problem};
 use super::query::WebhookPath;
+use crate::event::{Catalogue, EventData};
 use crate::store::StoreError;
-use crate::test_send::{Prepared, TestRefusal, TestSent};
+use crate::test_send::{Prepared, TestRefusal, TestSent, TestWish};
 
 pub(super) const PATH: &str = "/v1/webhooks/{id}/test";
 
@@ -30,9 +32,40 @@ pub(super) struct Wish {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = String, required = false)]
     event_type: Option<Text>,
+    /// The event's `data`, sent as it is written here: any JSON of at most 61,440 bytes, nested at most 127 levels deep. The
+    /// event type's example if it is left out.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Value, required = false)]
+    data: Option<Box<RawValue>>,
+}
+
+impl Wish {
+    /// # Errors
+    ///
+    /// 422 that names every field that cannot be accepted.
+    fn read(self, catalogue: &Catalogue) -> Result<TestWish<'_>, Problem> {
+        let mut errors = Vec::new();
+        let mut refuse = |field: &str, reason: String| errors.push(FieldError { field: field.to_owned(), reason });
+        let event_type = self.event_type.and_then(|name| {
+            let known = catalogue.get(&name.0).cloned();
+            known.or_else(|| {
+                refuse("event_type", "there is no such event type".to_owned());
+                None
+            })
+        });
+        let data = self
+            .data
+            .and_then(|raw| EventData::parse(raw.get()).map_err(|refusal| refuse("data", refusal.to_string())).ok());
+        match errors.is_empty() {
+            true => Ok(TestWish { catalogue, event_type, data }),
+            false => Err(Problem::invalid(errors)),
+        }
+    }
 }
 
 /// Send a test event now, as a real one would be sent; changes nothing but the log
+///
+/// Its body is that of an event, with `"test":true` as a further top-level field.
 #[utoipa::path(post, path = "/v1/webhooks/{id}/test", operation_id = "sendTest", tag = "webhooks", request_body(content = Option<Wish>),
     params(("id" = Uuid, Path)),
     responses(
@@ -46,15 +79,8 @@ pub(super) async fn send(
     WebhookPath(id): WebhookPath,
     OptionalJson(wish): OptionalJson<Wish>,
 ) -> Result<JsonAnswer<TestSent>, Problem> {
-    let event_type = wish.event_type.map(|name| {
-        let known = api.catalogue.get(&name.0).cloned();
-        known.ok_or_else(|| {
-            let reason = "there is no such event type".to_owned();
-            Problem::invalid(vec![FieldError { field: "event_type".into(), reason }])
-        })
-    });
-    let event_type = event_type.transpose()?;
-    let preparing = Prepared::read(&api.store, &api.keyring, caller.scope(), id, event_type);
+    let wish = wish.read(&api.catalogue)?;
+    let preparing = Prepared::read(&api.store, &api.keyring, caller.scope(), id, wish);
     let prepared = api.ask(preparing).await?;
     // A test that is refused does not count in the limit.
     api.limits.test(&caller.account)?;

@@ -6,7 +6,7 @@ use toml::Value;
 use super::ConfigError;
 use super::layers::Layers;
 use crate::bounds::{self, MIB};
-use crate::event::{Catalogue, CatalogueEntry, EventParser};
+use crate::event::{Catalogue, CatalogueEntry, EventData, EventParser};
 use crate::ids::EventType;
 
 /// `[event]`
@@ -22,13 +22,17 @@ struct EventLimits {
 struct EventTypeEntry {
     name: String,
     description: String,
+    /// JSON text. Empty: none.
+    #[serde(default)]
+    example: String,
 }
 
 /// Reads both sections.
 ///
 /// # Errors
 ///
-/// A value is none that its setting allows, a name is no event type, or an entry is not a name with a description.
+/// A value is none that its setting allows, a name is no event type, an entry is not a name with a description, or its example
+/// is not JSON.
 pub(super) fn read(layers: &Layers) -> Result<EventParser, ConfigError> {
     let EventLimits { max_event_bytes } = layers.section("event")?;
     let types: toml::Table = layers.section("event_types")?;
@@ -41,8 +45,13 @@ fn entry(layers: &Layers, name: &str, value: Value) -> Result<CatalogueEntry, Co
     let Some(event_type) = EventType::parse(name) else {
         return layers.refuse(&setting, "must be lower-case words separated by dots, such as content.created");
     };
-    match value.try_into() {
-        Ok(EventTypeEntry { name, description }) => Ok(CatalogueEntry { event_type, name, description }),
-        Err(_) => layers.refuse(&setting, "needs a name and a description, both text, and nothing else"),
+    let Ok(EventTypeEntry { name, description, example }) = value.try_into() else {
+        let problem = "needs a name and a description, and may have an example, all of them text, and nothing else";
+        return layers.refuse(&setting, problem);
+    };
+    let example = Some(example).filter(|text| !text.is_empty()).map(|text| EventData::parse(&text)).transpose();
+    match example {
+        Ok(example) => Ok(CatalogueEntry { event_type, name, description, example }),
+        Err(refusal) => layers.refuse(&format!("{setting}.example"), refusal.to_string()),
     }
 }

@@ -44,6 +44,22 @@ fn an_operator_adds_an_event_type_after_the_seven() {
     assert_eq!(settings.events.catalogue.entries().len(), 8);
 }
 
+/// A receiver that verifies the signature of JSON which it has parsed and written again must fail at a test.
+#[test]
+fn every_example_changes_when_it_is_parsed_and_written_again() {
+    let settings = load(None, &[]).unwrap();
+    for entry in settings.events.catalogue.entries() {
+        let text = entry.example.as_ref().expect("an example").as_str();
+        for part in [": ", ", ", "1.0", r"\u00fc"] {
+            assert!(text.contains(part), "{}: {part}", entry.event_type);
+        }
+        let parsed: serde_json::Value = serde_json::from_str(text).unwrap();
+        assert!(parsed.is_object() && parsed.to_string() != text, "{}", entry.event_type);
+    }
+    let none = "[event_types.\"content.created\"]\nexample = \"\"\n";
+    assert_eq!(load(Some(none), &[]).unwrap().events.catalogue.entries()[0].example, None);
+}
+
 #[test]
 fn a_secret_may_come_from_a_file() {
     let settings = load(None, &[("PENR_WEBHOOKS__SECURITY__ENCRYPTION_KEYS_FILE", "/keys")]).unwrap();
@@ -317,6 +333,11 @@ fn a_bad_setting_is_named_where_it_was_written_and_its_value_is_not_shown() {
         (Some("[api]\njwt_secret = \"s3cret"), &[], "penr.toml is not valid TOML near line 2"),
         (Some("[event_types.\"a b\"]\nname=\"a\"\ndescription=\"b\""), &[], "event_types.a b (in penr.toml) must be"),
         (Some("[event_types.\"a.b\"]\nname=\"a\""), &[], "event_types.a.b (in penr.toml) needs a name"),
+        (
+            Some("[event_types.\"content.created\"]\nexample=\"{'a': 1}\""),
+            &[],
+            "event_types.content.created.example (in penr.toml) must be JSON; the mistake is at line 1, column 2",
+        ),
         (
             Some("[sender]\nproxy = \"http://u:s3cret@proxy:3128\""),
             &[],

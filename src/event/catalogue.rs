@@ -1,5 +1,6 @@
 //! The event types that customers can subscribe to.
 
+use super::EventData;
 use crate::ids::EventType;
 
 /// One type that customers can subscribe to.
@@ -11,6 +12,8 @@ pub struct CatalogueEntry {
     pub name: String,
     /// Shown to customers.
     pub description: String,
+    /// The `data` of such an event, as customers may expect it.
+    pub example: Option<EventData>,
 }
 
 /// All event types, in the order in which customers see them.
@@ -31,6 +34,11 @@ impl Catalogue {
     /// The types alone.
     pub fn types(&self) -> impl Iterator<Item = &EventType> {
         self.0.iter().map(|entry| &entry.event_type)
+    }
+
+    /// The example of a type, if there is one.
+    pub fn example(&self, event_type: &EventType) -> Option<&EventData> {
+        self.0.iter().find(|entry| entry.event_type == *event_type)?.example.as_ref()
     }
 
     /// The types with what customers see of them.

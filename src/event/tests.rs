@@ -7,6 +7,7 @@ fn parser() -> EventParser {
         event_type: EventType::parse(name).unwrap(),
         name: name.into(),
         description: String::new(),
+        example: None,
     };
     EventParser { catalogue: Catalogue::new(vec![entry("content.published")]), max_event_bytes: 256 * 1024 }
 }

@@ -9,7 +9,7 @@ use crate::config::Settings;
 use crate::ids::WebhookId;
 use crate::sender::Sender;
 use crate::store::{Scope, Store};
-use crate::test_send::{Prepared, TestRefusal};
+use crate::test_send::{Prepared, TestRefusal, TestWish};
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
@@ -34,7 +34,8 @@ pub(super) async fn send(
 ) -> CommandResult {
     let event_type = event_type.map(|name| nearest::event_type(&name, &settings.events.catalogue)).transpose()?;
     let sender = Sender::new(&settings.sender).map_err(anyhow::Error::from)?;
-    let prepared = Prepared::read(store, settings.keyring()?, Scope::Everyone, id, event_type).await;
+    let wish = TestWish { catalogue: &settings.events.catalogue, event_type, data: None };
+    let prepared = Prepared::read(store, settings.keyring()?, Scope::Everyone, id, wish).await;
     let prepared = prepared.map_err(|refused| failure(id, refused))?;
     let sent = prepared.send(&sender).await.record(store).await?;
     match json {

@@ -32,7 +32,7 @@ async fn what_is_shown_is_what_was_sent() {
     assert_eq!(sent["request"]["signed"], format!("{id}.{timestamp}.{body}"));
     assert!(request.verify(webhook["secret"].as_str().unwrap()).is_genuine());
     let event: Value = serde_json::from_str(&body).unwrap();
-    assert!(id.starts_with("evt_test_") && event["id"] == id && event["data"]["test"] == true, "{event}");
+    assert!(id.starts_with("evt_test_") && event["id"] == id && event["test"] == true, "{event}");
     assert_eq!(event["type"], "content.created", "the first type, in the catalogue's order");
     assert_eq!(
         (&sent["status"], &sent["http_status"], &sent["trigger"]),
@@ -47,6 +47,52 @@ async fn what_is_shown_is_what_was_sent() {
     assert_eq!(other["event_type"], "keyword.created");
     let unknown = customer.post(&format!("{path}/test"), &json!({ "event_type": "nope" })).await;
     assert_problem(&unknown, 422, "invalid-fields");
+}
+
+#[tokio::test]
+async fn a_test_sends_the_example_of_its_type_or_the_callers_data_as_they_are_written() {
+    let site = Site::new().await;
+    let file = site.folder().join("extended.toml");
+    let removed = "[event_types.\"site.removed\"]\nname = \"Site Removed\"\ndescription = \"When it is removed\"\n";
+    std::fs::write(&file, removed).unwrap();
+    let launch = site.launch(&["api"]).env("PENR_WEBHOOKS_CONFIG", file.to_str().unwrap());
+    let api = site.api_of(launch.set("api.database_timeout", "15s").set("api.request_timeout", "20s")).await;
+    let receiver = Receiver::start().await;
+    let customer = api.customer("acc_1");
+    let path = customer.create_at(&receiver.url()).await + "/test";
+    let types = customer.get("/v1/event-types").await;
+    assert!(
+        types.text().contains(r#""example":{"site_id": "site_42", "name": "Teehaus Gr\u00fcn""#),
+        "{}",
+        types.text()
+    );
+    let example = |name: &str| {
+        let all = types.json()["data"].as_array().unwrap().clone();
+        all.into_iter().find(|one| one["type"] == name).unwrap()["example"].clone()
+    };
+    assert_eq!(example("site.removed"), Value::Null);
+    let data = r#"{"spaced":  1.0, "u": "\u00fc", "a":1, "a":2}"#;
+    let own = format!(r#"{{"event_type":"content.created","data": {data} }}"#);
+    let json = [("Content-Type", "application/json")];
+    for body in [r#"{"event_type":"site.connected"}"#, r#"{"event_type":"site.removed"}"#, &own] {
+        assert_eq!(customer.ask("POST", &path, &json, body.as_bytes()).await.json()["status"], "success");
+    }
+    let bodies: Vec<String> =
+        receiver.wait_for(3).await.into_iter().map(|one| String::from_utf8(one.body).unwrap()).collect();
+    let sent = |body: &str| serde_json::from_str::<Value>(body).unwrap();
+    assert_eq!((&sent(&bodies[0])["data"], &sent(&bodies[0])["test"]), (&example("site.connected"), &true.into()));
+    assert!(bodies[0].contains(r#""name": "Teehaus Gr\u00fcn""#), "{}", bodies[0]);
+    assert_eq!(sent(&bodies[1])["data"]["test"], true, "a type without an example");
+    assert!(bodies[2].ends_with(&format!(r#""data":{data},"test":true}}"#)), "{}", bodies[2]);
+    for (refused, what) in [
+        (format!(r#"{{"data":"{}"}}"#, "a".repeat(60 * 1024)), "61440 bytes"),
+        (format!(r#"{{"data":{}{}}}"#, "[".repeat(128), "]".repeat(128)), "127 levels"),
+    ] {
+        let answer = customer.ask("POST", &path, &json, refused.as_bytes()).await;
+        assert_problem(&answer, 422, "invalid-fields");
+        assert!(answer.text().contains(r#""field":"data""#) && answer.text().contains(what), "{}", answer.text());
+    }
+    assert_eq!(receiver.count(), 3);
 }
 
 #[tokio::test]
