@@ -78,6 +78,7 @@ mod tests {
             event_type: EventType::parse(name).unwrap(),
             name: String::new(),
             description: String::new(),
+            example: None,
         };
         Catalogue::new(names.into_iter().map(entry).collect())
     }

@@ -12,9 +12,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{CommandResult, terminal};
+use crate::delivery::ErrorDetail;
 use crate::scrub::scrub;
 use crate::store::LogRow;
-use crate::text::printable;
+use crate::text::{printable, printable_lines};
 use crate::webhook::Webhook;
 
 /// One JSON document on stdout.
@@ -103,7 +104,7 @@ pub(super) fn log(rows: &[LogRow]) -> CommandResult {
             Cell::new(row.attempt),
             Cell::new(row.http_status.map_or_else(String::new, |status| status.to_string())),
             Cell::new(format!("{} ms", row.duration_ms)),
-            Cell::new(cause(row.error.as_deref(), None)),
+            Cell::new(cause(row.error.as_deref(), row.error_detail.map(ErrorDetail::as_str))),
             Cell::new(row.next_attempt_at.map_or_else(String::new, short)),
             Cell::new(row.delivery_id),
         ]);
@@ -130,7 +131,7 @@ pub(super) fn cause(error: Option<&str>, detail: Option<&str>) -> String {
 /// The answer of an attempt, as far as it was kept.
 pub(super) fn answer(row: &LogRow) -> CommandResult {
     match &row.response_snippet {
-        Some(snippet) => line(format_args!("answer: {}", printable(snippet, usize::MAX))),
+        Some(snippet) => line(format_args!("answer: {}", printable_lines(snippet, usize::MAX).text)),
         None => Ok(()),
     }
 }

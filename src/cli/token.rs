@@ -11,8 +11,9 @@ use crate::ids::AccountId;
 use crate::token::LONGEST;
 
 pub(super) const EXAMPLES: &str = "\
-Example:
-  penr-webhooks token --account acc_42 --expires-in 8h";
+Examples:
+  penr-webhooks token --account acc_42 --expires-in 8h
+  penr-webhooks token --account acc_42 --read-only";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {

@@ -123,6 +123,7 @@ impl Store {
             self.execute("DELETE FROM recoveries WHERE webhook_id = ANY ($1)", &[&webhooks]).await?;
             let notices = "DELETE FROM notices WHERE body::jsonb ->> 'account_id' = $1";
             self.execute(notices, &[&account.as_str()]).await?;
+            self.execute("DELETE FROM kept_answers WHERE account_id = $1", &[&account.as_str()]).await?;
         }
         Ok(erased)
     }

@@ -153,7 +153,7 @@ async fn a_worker_and_an_api_serve_the_schema_before_the_causes_and_keep_them_as
             DROP COLUMN response_truncated;
         DELETE FROM refinery_schema_history WHERE version >= 12";
     site.sql().await.batch_execute(before).await.unwrap();
-    let api = site.api_of(site.launch(&["run"])).await;
+    let mut api = site.api_of(site.launch(&["run"])).await;
     api.replica.wait_for_log(replica::ATTACHED).await;
     let customer = api.customer("acc_1");
     let path = customer.create_at(&nobody.url()).await;

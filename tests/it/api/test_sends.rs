@@ -78,7 +78,7 @@ async fn a_test_sends_the_example_of_its_type_or_the_callers_data_as_they_are_wr
         assert_eq!(customer.ask("POST", &path, &json, body.as_bytes()).await.json()["status"], "success");
     }
     let bodies: Vec<String> =
-        receiver.wait_for(3).await.into_iter().map(|one| String::from_utf8(one.body).unwrap()).collect();
+        receiver.wait_for(3).await.into_iter().map(|one| String::from_utf8(one.body.clone()).unwrap()).collect();
     let sent = |body: &str| serde_json::from_str::<Value>(body).unwrap();
     assert_eq!((&sent(&bodies[0])["data"], &sent(&bodies[0])["test"]), (&example("site.connected"), &true.into()));
     assert!(bodies[0].contains(r#""name": "Teehaus Gr\u00fcn""#), "{}", bodies[0]);

@@ -8,7 +8,7 @@ use crate::support::*;
 const OTHER: &str = "acc_43";
 
 /// Rows of each kind that are not the other account's.
-const OURS: [&str; 6] = [
+const OURS: [&str; 7] = [
     "SELECT count(*) FROM webhooks WHERE account_id <> 'acc_43'",
     "SELECT count(*) FROM events WHERE account_id <> 'acc_43'",
     "SELECT count(*) FROM attempts WHERE webhook_id NOT IN (SELECT id FROM webhooks WHERE account_id = 'acc_43')",
@@ -17,6 +17,7 @@ const OURS: [&str; 6] = [
     "SELECT count(*) FROM closed_deliveries
      WHERE webhook_id NOT IN (SELECT id FROM webhooks WHERE account_id = 'acc_43')",
     "SELECT count(*) FROM notices WHERE body LIKE '%acc_42%'",
+    "SELECT count(*) FROM kept_answers WHERE account_id = 'acc_42'",
 ];
 
 #[tokio::test]
@@ -45,6 +46,9 @@ async fn an_erased_account_leaves_nothing_and_gets_nothing() {
     let notice =
         format!("INSERT INTO notices (id, kind, body) VALUES ('{NOBODY}', 'x', '{{\"account_id\":\"{ACCOUNT}\"}}')");
     site.sql().await.execute(&notice, &[]).await.unwrap();
+    let answer = "INSERT INTO kept_answers (account_id, key, request, answer, webhook_id, secret)
+                  VALUES ('acc_42', 'k', '', '', gen_random_uuid(), '')";
+    site.sql().await.execute(answer, &[]).await.unwrap();
     // It waits at the broker.
     site.publish(ACCOUNT, TYPE, json!({})).await;
 
@@ -54,10 +58,10 @@ async fn an_erased_account_leaves_nothing_and_gets_nothing() {
     let dry = site.cli(&erase).await;
     assert!(dry.stdout.contains("nothing was erased") && dry.stdout.contains("4"), "{}", dry.stdout);
     let counts = async || futures_util::future::join_all(OURS.map(|sql| site.count(sql))).await;
-    assert_eq!(counts().await, [1, 2, 4, 1, 1, 1]);
+    assert_eq!(counts().await, [1, 2, 4, 1, 1, 1, 1]);
     let erased = site.json(&[&erase[..], &["--yes"]].concat()).await;
     assert_eq!(erased, json!({"account_id": ACCOUNT, "erased": true, "rows": rows}));
-    assert_eq!(counts().await, [0; 6]);
+    assert_eq!(counts().await, [0; 7]);
 
     let (before, other_before) = (receiver.requests().len(), other_receiver.requests().len());
     let _worker = site.worker().await;
