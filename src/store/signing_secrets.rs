@@ -99,16 +99,17 @@ impl Store {
     }
 }
 
-/// Without a grace nothing of the previous secret is kept.
+/// Without a grace the previous secret is not kept. `previous_secret_until` is set all the same: while it is NULL, the secret was
+/// never replaced, and `delivery_story` makes the signatures of old requests again.
 const REPLACE_SECRET: &str = "
     UPDATE webhooks
     SET previous_secret = CASE WHEN $4::float8 > 0 THEN secret END,
-        previous_secret_until = CASE WHEN $4 > 0 THEN now() + make_interval(secs => $4) END,
+        previous_secret_until = now() + make_interval(secs => $4),
         secret = $2, updated_at = now()
     WHERE id = $1 AND account_id = $3 RETURNING now() + make_interval(secs => $4) AS previous_valid_until";
 
 const END_PREVIOUS_SECRET: &str = "
     UPDATE webhooks
-    SET previous_secret = NULL, previous_secret_until = NULL,
+    SET previous_secret = NULL, previous_secret_until = least(previous_secret_until, now()),
         updated_at = CASE WHEN previous_secret_until > now() THEN now() ELSE updated_at END
     WHERE id = $1 AND account_id = coalesce($2::text, account_id)";
