@@ -113,7 +113,7 @@ pub(super) async fn regenerate(
 }
 
 /// Sign with the newest secret alone from now on
-#[utoipa::path(delete, path = "/v1/webhooks/{id}/secret/previous", tag = "secrets", params(("id" = Uuid, Path)),
+#[utoipa::path(delete, path = "/v1/webhooks/{id}/secret/previous", operation_id = "endPreviousSecret", tag = "secrets", params(("id" = Uuid, Path)),
     responses(
         (status = 204, description = "Only the newest secret signs, whether there was another or not"),
         WebhookProblems, ReadOnlyProblem,

@@ -23,7 +23,7 @@ pub(super) struct SendingAddresses {
 }
 
 /// The addresses that webhooks are called from
-#[utoipa::path(get, path = "/v1/sending-addresses", tag = "webhooks", responses((status = 200, body = SendingAddresses), Problems))]
+#[utoipa::path(get, path = "/v1/sending-addresses", operation_id = "listSendingAddresses", tag = "webhooks", responses((status = 200, body = SendingAddresses), Problems))]
 pub(super) async fn list(State(api): State<Arc<Api>>, _: Caller) -> JsonAnswer<SendingAddresses> {
     let data = api.settings.sending_addresses.iter().map(ToString::to_string).collect();
     JsonAnswer(SendingAddresses { data })

@@ -214,8 +214,8 @@ mod tests {
         let windows: Vec<LogWindow> = log(30).windows_of(LogSpan { from, to }, None).collect();
         assert_eq!((windows[0].until, windows[windows.len() - 1].from), (to, from));
         assert!(windows.windows(2).all(|pair| pair[0].from == pair[1].until));
-        let before = hour(at(9), 1);
-        assert_eq!(log(30).windows_of(LogSpan { from, to }, before).next().unwrap().from, at(10));
+        let before = hour(at(8), 1);
+        assert_eq!(log(30).windows_of(LogSpan { from, to }, before).next().unwrap().from, at(9));
         assert_eq!(log(30).windows_of(LogSpan { from: at(-9), to: None }, None).count(), 0);
         let whole = |log: LogDays| log.windows_of(LogSpan::default(), None).collect::<Vec<_>>();
         assert_eq!(whole(log(90)), log(90).windows(None).collect::<Vec<_>>());

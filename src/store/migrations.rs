@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     /// The version and the checksum of each released migration. Add a migration here when it is released.
-    const RELEASED: [(i32, u64); 11] = [
+    const RELEASED: [(i32, u64); 12] = [
         (1, 7325152237251624401),
         (2, 8385304903333994969),
         (3, 17836971776923424035),
@@ -36,6 +36,7 @@ mod tests {
         (9, 10892637067749785815),
         (10, 8402021764994549487),
         (11, 9872342976341893969),
+        (12, 5227642167699268289),
     ];
 
     #[test]
