@@ -13,6 +13,7 @@ use super::window::{DOUBLES_EVERY, MIN_WIDTH};
 use super::*;
 use crate::ids::WebhookId;
 
+mod activity;
 mod held_back;
 mod parking;
 mod pauses;
