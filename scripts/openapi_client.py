@@ -9,6 +9,7 @@ import enum
 import importlib
 import inspect
 import json
+import keyword
 import os
 import re
 import sys
@@ -30,7 +31,9 @@ webhook = os.environ["PENR_WEBHOOK"]
 
 
 def snake(name):
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).replace("-", "_").replace(" ", "_").lower()
+    """The name as the generator writes it in Python."""
+    name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).replace("-", "_").replace(" ", "_").lower()
+    return f"{name}_" if keyword.iskeyword(name) else name
 
 
 def ask(path):

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::openapi::schema::{AnyOfBuilder, Schema};
+use utoipa::openapi::{Ref, RefOr};
+use utoipa::{PartialSchema, ToSchema};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
@@ -13,7 +15,7 @@ use uuid::Uuid;
 use super::Api;
 use super::answer::{BodyProblems, JsonAnswer, ReadOnlyProblem, WebhookProblems};
 use super::auth::Caller;
-use super::body::{Json, Text};
+use super::body::{Json, Text, given};
 use super::cursor::Cursors;
 use super::problem::{Again, FieldError, Problem};
 use super::query::{DeliveryPath, NOT_A_TIME, Query, WebhookPath, canonical, time};
@@ -48,11 +50,29 @@ pub(super) struct Deliveries {
 }
 
 /// The log: attempts, or deliveries with `view=deliveries`.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub(super) enum Listed {
     Attempts(Log),
     Deliveries(Deliveries),
+}
+
+/// Not derived: a page without rows is both, and the derived `oneOf` permits only one.
+impl PartialSchema for Listed {
+    fn schema() -> RefOr<Schema> {
+        let parts = [Log::name(), Deliveries::name()].map(Ref::from_schema_name);
+        let either = parts.into_iter().fold(AnyOfBuilder::new(), AnyOfBuilder::item);
+        let either = either.description(Some("The log: attempts, or deliveries with `view=deliveries`."));
+        RefOr::T(Schema::AnyOf(either.build()))
+    }
+}
+
+impl ToSchema for Listed {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.extend([(Log::name().into(), Log::schema()), (Deliveries::name().into(), Deliveries::schema())]);
+        Log::schemas(schemas);
+        Deliveries::schemas(schemas);
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,9 +92,9 @@ pub(super) struct Span {
     /// What ended without a success at this time or later is sent again.
     #[schema(value_type = String, format = DateTime)]
     since: Text,
-    /// What ended at this time or later is left out; null as if it were not given.
-    #[serde(default)]
-    #[schema(value_type = Option<String>, format = DateTime)]
+    /// What ended at this time or later is left out.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = String, format = DateTime, required = false)]
     until: Option<Text>,
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::support::older_schema::back_to;
 use crate::support::*;
 
 const TYPE: &str = "content.published";
@@ -79,9 +80,7 @@ async fn a_pause_lasts_an_hour_at_most_and_another_url_ends_it_but_a_test_begins
 #[tokio::test]
 async fn on_the_schema_of_the_release_before_a_worker_keeps_pauses_in_its_memory() {
     let (site, receiver) = (impatient_site().await, Receiver::start().await);
-    let older = "DROP TABLE kept_answers; DROP FUNCTION raise_webhook_revision CASCADE;
-        ALTER TABLE webhooks DROP COLUMN revision, DROP COLUMN paused_until; DELETE FROM refinery_schema_history WHERE version >= 10";
-    site.sql().await.batch_execute(older).await.unwrap();
+    site.sql().await.batch_execute(&back_to(9)).await.unwrap();
     receiver.script([asks_for(429, 1)]);
     let webhook = site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
     let _worker = site.worker().await;
@@ -94,7 +93,7 @@ async fn on_the_schema_of_the_release_before_a_worker_keeps_pauses_in_its_memory
     assert!(pause >= Duration::from_millis(900), "asked again after {pause:?}");
 
     let applied: Value = site.json(&["migrate"]).await;
-    assert_eq!(applied["applied"].as_array().map(Vec::len), Some(3), "{applied}");
+    assert_eq!(applied["applied"].as_array().map(Vec::len), Some(4), "{applied}");
     receiver.script([asks_for(429, 3600)]);
     site.publish(ACCOUNT, TYPE, json!({})).await;
     wait_until("the same worker stores a pause", async || site.count(PAUSED).await == 1).await;

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::support::http::{Kept, get};
+use crate::support::older_schema::back_to;
 use crate::support::*;
 
 const PATH: &str = "/v1/openapi.json";
@@ -149,10 +150,7 @@ async fn where_there_is_no_ipv6_all_addresses_are_those_of_ipv4() {
 async fn a_worker_and_an_api_serve_the_schema_before_the_causes_and_keep_them_as_soon_as_it_is_migrated() {
     let site = Site::new().await;
     let nobody = ClosedPort::new();
-    let before = "ALTER TABLE attempts DROP COLUMN signed_at, DROP COLUMN error_detail, DROP COLUMN response_headers,
-            DROP COLUMN response_truncated;
-        DELETE FROM refinery_schema_history WHERE version >= 12";
-    site.sql().await.batch_execute(before).await.unwrap();
+    site.sql().await.batch_execute(&back_to(11)).await.unwrap();
     let mut api = site.api_of(site.launch(&["run"])).await;
     api.replica.wait_for_log(replica::ATTACHED).await;
     let customer = api.customer("acc_1");
@@ -168,7 +166,7 @@ async fn a_worker_and_an_api_serve_the_schema_before_the_causes_and_keep_them_as
     site.publish("acc_1", "content.created", 1.into()).await;
     let row = newest(|_| true).await;
     assert_eq!((&row["error"], &row["error_detail"]), (&"connect".into(), &serde_json::Value::Null));
-    assert_eq!(site.json(&["migrate"]).await["applied"], serde_json::json!(["V12__causes"]));
+    assert_eq!(site.json(&["migrate"]).await["applied"], serde_json::json!(["V12__causes", "V13__idempotency"]));
     site.publish("acc_1", "content.created", 2.into()).await;
     let row = newest(|row| !row["error_detail"].is_null()).await;
     assert_eq!(row["error_detail"], "refused");

@@ -20,6 +20,7 @@ pub mod name_server;
 pub mod network;
 pub mod nginx;
 pub mod nowhere;
+pub mod older_schema;
 pub mod pooler;
 pub mod private;
 pub mod proxy;

@@ -93,7 +93,8 @@ async fn every_route_with_a_body_refuses_unknown_fields_and_nulls() {
         ("POST", format!("{path}/test"), json!({ "event_type": null })),
         ("POST", format!("{path}/recover"), json!({})),
         ("POST", format!("{path}/recover"), json!({ "since": 5 })),
-        ("POST", format!("{path}/recover"), json!({ "since": "2026-11-23T10:00:00Z", "until": "x" })),
+        ("POST", format!("{path}/recover"), json!({ "since": "2026-11-23T10:00:00Z", "till": "x" })),
+        ("POST", format!("{path}/recover"), json!({ "since": "2026-11-23T10:00:00Z", "until": null })),
     ] {
         assert_problem(&customer.send(method, &path, &body).await, 400, "malformed-request");
     }

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::support::api::assert_problem;
+use crate::support::older_schema::back_to;
 use crate::support::*;
 
 const URL: &str = "http://127.0.0.1:9999/hook";
@@ -215,11 +216,7 @@ async fn a_tag_that_the_release_before_gave_out_is_accepted_as_long_as_it_is_fre
 #[tokio::test]
 async fn an_api_serves_the_schema_of_the_release_before_and_goes_on_when_it_is_migrated() {
     let site = Site::new().await;
-    let before = "DROP TABLE kept_answers; DROP FUNCTION raise_webhook_revision CASCADE; ALTER TABLE webhooks DROP COLUMN revision;
-        ALTER TABLE attempts DROP COLUMN signed_at, DROP COLUMN error_detail, DROP COLUMN response_headers,
-            DROP COLUMN response_truncated;
-        DELETE FROM refinery_schema_history WHERE version >= 11";
-    site.sql().await.batch_execute(before).await.unwrap();
+    site.sql().await.batch_execute(&back_to(10)).await.unwrap();
     let api = site.api().await;
     let customer = api.customer("acc_1");
     let path = customer.create_at(URL).await;

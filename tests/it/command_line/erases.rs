@@ -68,6 +68,6 @@ async fn an_erased_account_leaves_nothing_and_gets_nothing() {
     site.publish(OTHER, TYPE, json!({})).await;
     wait_until("the other account is served", async || other_receiver.requests().len() > other_before).await;
     wait_until("nothing waits at the broker", async || site.queue_depth(site.worker_queue()).await == 0).await;
-    assert_eq!((receiver.requests().len(), counts().await), (before, vec![0; 6]));
+    assert_eq!((receiver.requests().len(), counts().await), (before, vec![0; 7]));
     wait_until("the other account's log is whole", async || site.log(&other.id).await.len() == 2).await;
 }

@@ -1,5 +1,6 @@
 //! Several processes that migrate at once make one schema. A process that finds no schema, or an old one, says so or goes on.
 
+use crate::support::older_schema::back_to;
 use crate::support::replica::ATTACHED;
 use crate::support::{Replica, Site, eventually, wait_until};
 
@@ -84,11 +85,7 @@ async fn an_api_goes_on_when_a_database_without_the_newest_migration_takes_over(
     // As on a standby that has not received the migration.
     let log = format!("{path}/deliveries");
     assert_eq!(customer.get(&log).await.status, 200);
-    let before = "DROP TABLE kept_answers; DROP FUNCTION raise_webhook_revision CASCADE; ALTER TABLE webhooks DROP COLUMN revision;
-        ALTER TABLE attempts DROP COLUMN signed_at, DROP COLUMN error_detail, DROP COLUMN response_headers,
-            DROP COLUMN response_truncated;
-        DELETE FROM refinery_schema_history WHERE version >= 11";
-    site.sql().await.batch_execute(before).await.unwrap();
+    site.sql().await.batch_execute(&back_to(10)).await.unwrap();
     for read in [&path, &log] {
         wait_until("the API reads it again", async || customer.get(read).await.status == 200).await;
     }

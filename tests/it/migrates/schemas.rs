@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::support::older_schema::back_to;
 use crate::support::*;
 
 const ACCOUNT: &str = "acc_1";
@@ -103,11 +104,7 @@ async fn partitions_are_made_for_the_first_installation_on_the_path_also_if_it_i
     for schema in ["one", "two"] {
         json_in(&site, schema, &["migrate"]).await;
     }
-    let back = "DROP TABLE two.kept_answers; DROP FUNCTION two.make_events_partition(integer), two.make_attempts_partition(integer);
-        DROP FUNCTION two.raise_webhook_revision CASCADE;
-        ALTER TABLE two.webhooks DROP COLUMN revision, DROP COLUMN paused_until;
-        DELETE FROM two.refinery_schema_history WHERE version >= 9";
-    sql.batch_execute(back).await.unwrap();
+    sql.batch_execute(&format!("SET search_path = two; {}; RESET search_path", back_to(8))).await.unwrap();
     let tomorrow = "SELECT to_char((now() AT TIME ZONE 'UTC')::date + 1, '\"events_\"YYYYMMDD')";
     let tomorrow: String = sql.query_one(tomorrow, &[]).await.unwrap().get(0);
     sql.batch_execute(&format!("DROP TABLE one.{tomorrow}, two.{tomorrow}")).await.unwrap();

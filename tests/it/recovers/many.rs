@@ -1,6 +1,7 @@
 //! A recovery recovers exactly the deliveries that were closed in its span, at a bounded rate.
 
 use super::*;
+use crate::support::older_schema::back_to;
 
 /// A webhook without a receiver, and no worker.
 pub(super) struct Quiet {
@@ -209,13 +210,12 @@ async fn a_worker_serves_the_first_schema_and_recovering_asks_for_the_newest() {
     let receiver = Receiver::start().await;
     let quiet = Quiet::on(Site::new().await, &receiver.url()).await;
     quiet.close(1, "exhausted", "1 minute").await;
-    let first = "DROP TABLE kept_answers; DROP FUNCTION raise_webhook_revision CASCADE;
-        ALTER TABLE webhooks DROP COLUMN recovering_until, DROP COLUMN paused_until, DROP COLUMN revision;
+    quiet.execute(&back_to(8)).await;
+    let first = "ALTER TABLE webhooks DROP COLUMN recovering_until;
         DROP INDEX pending_deliveries_by_webhook; CREATE INDEX pending_deliveries_due ON pending_deliveries (due_at);
         DROP INDEX pending_deliveries_by_time; CREATE INDEX pending_deliveries_by_event_day ON pending_deliveries (event_day);
         DROP INDEX attempts_failed_by_webhook; DROP TABLE recoveries; DROP TABLE dropped_partitions;
-        DROP FUNCTION make_partition, make_events_partition, make_attempts_partition;
-        DELETE FROM refinery_schema_history WHERE version > 1";
+        DROP FUNCTION make_partition; DELETE FROM refinery_schema_history WHERE version > 1";
     quiet.execute(first).await;
     let _worker = quiet.site.worker().await;
     quiet.site.publish(ACCOUNT, TYPE, json!({})).await;

@@ -2,6 +2,7 @@
 //! `migrate --grant-to` named.
 
 use super::*;
+use crate::support::older_schema::back_to;
 
 /// PostgreSQL's message for a refused statement.
 async fn refused(sql: &tokio_postgres::Client, statement: &str) -> String {
@@ -216,8 +217,5 @@ async fn a_worker_makes_partitions_with_the_schema_of_the_release_before() {
 
 /// Turns the schema back to that of the last release without these functions.
 async fn without_these_functions(site: &Site) {
-    let back = "DROP FUNCTION make_events_partition(integer), make_attempts_partition(integer);
-        DROP TABLE kept_answers; DROP FUNCTION raise_webhook_revision CASCADE;
-        ALTER TABLE webhooks DROP COLUMN revision, DROP COLUMN paused_until; DELETE FROM refinery_schema_history WHERE version >= 9";
-    site.sql().await.batch_execute(back).await.unwrap();
+    site.sql().await.batch_execute(&back_to(8)).await.unwrap();
 }

@@ -75,11 +75,13 @@ impl First {
 }
 
 /// The names of all commands, as `--help` lists them.
+/// All commands but those that read no settings and end at once.
 fn commands() -> Vec<String> {
+    const AT_ONCE: [&str; 3] = ["help", "completions", "man-pages"];
     let help = Command::new(env!("CARGO_BIN_EXE_penr-webhooks")).arg("--help").output().unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
     let listed = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
-    let names = listed.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help");
+    let names = listed.filter_map(|line| line.split_whitespace().next()).filter(|name| !AT_ONCE.contains(name));
     names.map(str::to_owned).collect()
 }
 
@@ -90,6 +92,8 @@ fn with_arguments(command: &str) -> Vec<&str> {
         "token" => &["--account", ACCOUNT],
         "listen" => &["--port", "0", "--secret", SECRET],
         "dead-letters" => &["list"],
+        "accounts" => &["erase", ACCOUNT],
+        "events" => &["show", "evt_1", "--account", ACCOUNT],
         _ => &[],
     };
     [&[command], arguments].concat()

@@ -1,0 +1,21 @@
+//! Takes a schema back to an older version, as the database of an older release has it.
+
+/// What each migration added that older releases do not know, newest first.
+const ADDED: [(i32, &str); 5] = [
+    (13, "DROP TABLE kept_answers;"),
+    (
+        12,
+        "ALTER TABLE attempts DROP COLUMN signed_at, DROP COLUMN error_detail, DROP COLUMN response_headers,
+             DROP COLUMN response_truncated;",
+    ),
+    (11, "DROP FUNCTION raise_webhook_revision CASCADE; ALTER TABLE webhooks DROP COLUMN revision;"),
+    (10, "ALTER TABLE webhooks DROP COLUMN paused_until;"),
+    (9, "DROP FUNCTION make_events_partition(integer), make_attempts_partition(integer);"),
+];
+
+/// SQL that undoes all migrations after `version`, which must be 8 at least.
+pub fn back_to(version: i32) -> String {
+    let undo = ADDED.iter().filter(|(added, _)| *added > version).map(|(_, sql)| *sql);
+    let history = format!("DELETE FROM refinery_schema_history WHERE version > {version}");
+    undo.chain([&history[..]]).collect::<Vec<_>>().join("\n")
+}
