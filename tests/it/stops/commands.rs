@@ -74,8 +74,7 @@ impl First {
     }
 }
 
-/// The names of all commands, as `--help` lists them.
-/// All commands but those that read no settings and end at once.
+/// The names of all commands, as `--help` lists them, but those that read no settings and end at once.
 fn commands() -> Vec<String> {
     const AT_ONCE: [&str; 3] = ["help", "completions", "man-pages"];
     let help = Command::new(env!("CARGO_BIN_EXE_penr-webhooks")).arg("--help").output().unwrap();
