@@ -49,6 +49,8 @@ def known(name, example):
     if name == "If-Match":
         version = ask(f"/v1/webhooks/{webhook}")["version"]
         return f'"{version}"'
+    if name == "Idempotency-Key":
+        return str(uuid.uuid4())  # another request under a key that was used is refused
     return own.get(name, example)
 
 
