@@ -150,3 +150,57 @@ fn many_slow_receivers_leave_the_others_their_share() {
         }
     }
 }
+
+#[test]
+fn how_long_all_lanes_together_are_nearly_full_is_counted_anew_once_they_are_half_empty() {
+    let (mut lanes, start) = (Lanes::<u32>::new(LaneLimits { in_hand: 1000, ..limits() }), Instant::now());
+    let nearly_full = lanes.nearly_full();
+    let mut since = |in_hand, millis| {
+        lanes.in_hand = in_hand;
+        lanes.tick(NO_DELAY, ALL, start + Duration::from_millis(millis));
+        lanes.nearly_full_since
+    };
+    let first = start + Duration::from_millis(1);
+    assert_eq!(since(nearly_full - 1, 0), None);
+    assert_eq!(since(nearly_full, 1), Some(first));
+    assert_eq!([since(1000, 2), since(500, 3)], [Some(first); 2]);
+    assert_eq!(since(499, 4), None);
+}
+
+#[test]
+fn no_more_is_parked_than_the_caller_takes_and_nothing_while_half_the_room_is_free() {
+    let (mut lanes, mut now) = (Lanes::new(LaneLimits { in_hand: 10, per_webhook: 1, ..limits() }), Instant::now());
+    for turn in 0..8 {
+        assert!(matches!(lanes.offer(webhook(1), turn, now), Offer::Start(_) | Offer::Waits));
+    }
+    now += limits().park_after;
+    assert!(lanes.tick(NO_DELAY, 0, now).is_empty());
+    assert_eq!(lanes.tick(NO_DELAY, 1, now), [1]);
+    assert_eq!([lanes.tick(NO_DELAY, 1, now), lanes.tick(NO_DELAY, 1, now)], [[2], [3]]);
+    assert!(lanes.tick(NO_DELAY, ALL, now).is_empty(), "five of ten are in hand");
+}
+
+#[test]
+fn a_lane_is_slow_while_a_request_takes_long_and_not_because_it_was_idle() {
+    let (mut lanes, mut now, long) = (Lanes::new(limits()), Instant::now(), limits().park_after);
+    let is_slow = |lanes: &Lanes<u32>, now| lanes.lanes[&webhook(1)].is_slow(long, now);
+    for _ in 0..2 {
+        assert!(matches!(lanes.offer(webhook(1), 0, now), Offer::Start(_)));
+        assert!(!is_slow(&lanes, now + long - Duration::from_nanos(1)));
+        assert!(is_slow(&lanes, now + long));
+        succeed(&mut lanes, 1, now);
+        now += 10 * long;
+        assert!(!is_slow(&lanes, now));
+    }
+}
+
+#[test]
+fn the_average_time_of_attempts_follows_each_new_one_by_an_eighth() {
+    let mut pace = crate::lanes::pace::Pace::new(Instant::now());
+    for (took, average) in [(800, 800), (1600, 900), (100, 800)] {
+        pace.note(Some(Duration::from_micros(took)), Duration::ZERO, limits().park_after, Instant::now());
+        assert_eq!(pace.attempt_time, Duration::from_micros(average));
+    }
+    pace.note(None, Duration::ZERO, limits().park_after, Instant::now());
+    assert_eq!(pace.attempt_time, Duration::from_micros(800), "no attempt was made");
+}
