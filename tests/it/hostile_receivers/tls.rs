@@ -84,7 +84,6 @@ async fn an_invalid_certificate_causes_no_line_of_a_library_in_the_log() {
     let webhook = site.create_webhook("acc_1", &receiver.url(), &["content.created"]).await;
     let sent = site.cli(&["webhooks", "test", &webhook.id]).await;
     assert!([&sent.stdout[..], &sent.stderr].concat().contains("tls"), "{}{}", sent.stdout, sent.stderr);
-    // The command's own error says that nobody has signed the certificate. A library would add a line.
-    assert_eq!(sent.stderr.trim_end().lines().count(), 1, "{}", sent.stderr);
-    assert!(sent.stderr.starts_with("error: the receiver did not take the test"), "{}", sent.stderr);
+    let ours = |line: &str| line.starts_with("error: ") || line.contains(r#""target":"penr_webhooks"#);
+    assert!(sent.stderr.lines().all(ours), "{}", sent.stderr);
 }

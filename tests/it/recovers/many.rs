@@ -223,6 +223,7 @@ async fn a_worker_serves_the_first_schema_and_recovering_asks_for_the_newest() {
     quiet.site.wait_for_attempts(&quiet.webhook, 1).await;
     assert_refused(&quiet.site.cli(&quiet.recover(&["--since", "2h"])).await, &["penr-webhooks migrate"]);
     quiet.assert_counts(0, 1).await;
-    assert_eq!(quiet.site.cli(&["migrate"]).await.code, 0);
+    let migrated = quiet.site.cli(&["migrate"]).await;
+    assert_eq!(migrated.code, 0, "{}", migrated.stderr);
     assert_eq!(quiet.recovered("2h").await, 1);
 }

@@ -30,10 +30,10 @@ impl LoggedAttempt {
 }
 
 impl Site {
-    /// All attempts of the webhook, the oldest first.
+    /// All attempts of the webhook, the oldest first. Older schemas have no column `error_detail`.
     pub async fn attempts(&self, webhook: &Webhook) -> Vec<LoggedAttempt> {
         let query = "SELECT attempt, trigger, http_status, error, response_snippet,
-            extract(epoch FROM next_attempt_at - created_at)::float8, error_detail
+            extract(epoch FROM next_attempt_at - created_at)::float8, to_jsonb(attempts) ->> 'error_detail'
             FROM attempts WHERE webhook_id::text = $1 ORDER BY created_at, id";
         let rows = self.sql().await.query(query, &[&webhook.id]).await.expect("the log is readable");
         let attempts = rows.iter().map(|row| LoggedAttempt {
