@@ -204,3 +204,33 @@ fn the_average_time_of_attempts_follows_each_new_one_by_an_eighth() {
     pace.note(None, Duration::ZERO, limits().park_after, Instant::now());
     assert_eq!(pace.attempt_time, Duration::from_micros(800), "no attempt was made");
 }
+
+#[test]
+fn of_a_quick_receiver_only_what_waits_for_it_and_is_beyond_its_share_is_parked() {
+    let share = 25;
+    for (millis, delay, parked) in [(2, NO_DELAY, 79 - share), (2, DELAY, 0), (100, DELAY, 79 - share)] {
+        let (mut lanes, mut now) =
+            (Lanes::new(LaneLimits { in_hand: 100, per_webhook: 1, ..limits() }), Instant::now());
+        assert!(matches!(lanes.offer(webhook(2), 0, now), Offer::Start(_)));
+        let Offer::Start(first) = lanes.offer(webhook(1), 0, now) else { panic!("it has room") };
+        for turn in 1..80 {
+            assert_eq!(lanes.offer(webhook(1), turn, now), Offer::Waits);
+        }
+        now += limits().park_after;
+        lanes.ended(first.slot, Feedback::Succeeded, Some(Duration::from_millis(millis)), now);
+        assert!(lanes.next(now).is_some());
+        assert_eq!(lanes.share_in_hand(), share);
+        assert_eq!(lanes.tick(delay, ALL, now).len(), parked, "{millis} ms, {delay:?}");
+    }
+}
+
+#[test]
+fn of_a_surplus_no_more_is_parked_than_the_caller_takes_and_the_newest_first() {
+    let (mut lanes, now) = (Lanes::new(LaneLimits { in_hand: 100, per_webhook: 1, ..limits() }), Instant::now());
+    for turn in 0..100 {
+        assert!(!matches!(lanes.offer(webhook(1), turn, now), Offer::Park(_)));
+    }
+    assert!(lanes.tick(NO_DELAY, 3, now).is_empty(), "it has just become full");
+    assert_eq!(lanes.tick(NO_DELAY, 3, now + Duration::from_millis(100)), [97, 98, 99]);
+    assert_eq!((lanes.in_hand, lanes.lanes[&webhook(1)].in_hand), (97, 97));
+}

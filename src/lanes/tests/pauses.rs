@@ -133,3 +133,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_pause_is_kept_when_idle_lanes_are_forgotten() {
+    let (mut lanes, now) = (lanes(), Instant::now());
+    let slot = started(lanes.offer(WEBHOOK, 0, now));
+    lanes.ended(slot, Feedback::Paused(asked(now + 2 * FORGOTTEN_AFTER)), None, now);
+    let mut is_known = |time| {
+        lanes.tick(NO_DELAY, ALL, time);
+        lanes.lanes.contains_key(&WEBHOOK)
+    };
+    assert!(is_known(now + FORGOTTEN_AFTER));
+    assert!(!is_known(now + 2 * FORGOTTEN_AFTER));
+}
