@@ -11,19 +11,20 @@ const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// Parses a time, or how long ago it was, for clap.
 pub(super) fn since(text: &str) -> Result<Since, String> {
-    let time = || text.parse::<Timestamp>().ok().map(Since::Time);
-    let ago = || humantime::parse_duration(text).ok().filter(|ago| *ago <= LONGEST).map(Since::Ago);
-    time()
-        .or_else(ago)
-        .ok_or_else(|| "give a time such as 2026-11-23T10:00:00Z, or how long ago, such as 2h".to_owned())
+    parse(text, Since::Time, Since::Ago)
 }
 
 /// The same as a time of this machine's clock.
 pub(super) fn time(text: &str) -> Result<Timestamp, String> {
-    Ok(match since(text)? {
-        Since::Time(time) | Since::Between(time, _) => time,
-        Since::Ago(ago) => Timestamp::now().checked_sub(ago).unwrap_or(Timestamp::MIN),
-    })
+    parse(text, |time| time, |ago| Timestamp::now().checked_sub(ago).unwrap_or(Timestamp::MIN))
+}
+
+fn parse<T>(text: &str, time: fn(Timestamp) -> T, ago: fn(Duration) -> T) -> Result<T, String> {
+    if let Ok(parsed) = text.parse() {
+        return Ok(time(parsed));
+    }
+    let parsed = humantime::parse_duration(text).ok().filter(|ago| *ago <= LONGEST);
+    parsed.map(ago).ok_or_else(|| "give a time such as 2026-11-23T10:00:00Z, or how long ago, such as 2h".to_owned())
 }
 
 #[cfg(test)]
