@@ -1,8 +1,5 @@
 //! What operators ask about webhooks of any account: all of them, and how much waits for one.
 
-use uuid::Uuid;
-
-use super::webhooks::webhook;
 use super::{Position, Store, StoreError, count};
 use crate::ids::WebhookId;
 use crate::webhook::Webhook;
@@ -20,16 +17,7 @@ impl Store {
         after: Option<Position>,
         limit: u32,
     ) -> Result<Vec<Webhook>, StoreError> {
-        let columns = self.webhook_version().await?.columns();
-        let sql = format!(
-            "SELECT {columns} FROM webhooks
-             WHERE (NOT $1 OR failing_noticed_at IS NOT NULL)
-                 AND (created_at, id) > (coalesce($2::timestamptz, '-infinity'), coalesce($3::uuid, $4))
-             ORDER BY created_at, id LIMIT $5"
-        );
-        let (time, id) = after.map(|after| (after.time, after.id)).unzip();
-        let rows = self.query(&sql, &[&only_failing, &time, &id, &Uuid::nil(), &i64::from(limit)]).await?;
-        Ok(rows.iter().map(webhook).collect())
+        self.webhooks_where("(NOT $1 OR failing_noticed_at IS NOT NULL)", &only_failing, after, limit).await
     }
 
     /// How many deliveries wait for a webhook: switching it off or deleting it cancels them.

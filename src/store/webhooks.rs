@@ -1,9 +1,9 @@
 //! Stores the webhooks that customers register.
 
-use tokio_postgres::Row;
-
 use deadpool_postgres::Object;
 use jiff::Timestamp;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::kept_answers::{self, AnswerOnce, Kept, NewAnswer};
@@ -150,14 +150,29 @@ impl Store {
         after: Option<Position>,
         limit: u32,
     ) -> Result<Vec<Webhook>, StoreError> {
+        self.webhooks_where("account_id = $1", &account_id.as_str(), after, limit).await
+    }
+
+    /// The webhooks for which `condition` holds, after a position, oldest first. `value` is `$1` in the condition.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or not migrated.
+    pub(super) async fn webhooks_where(
+        &self,
+        condition: &str,
+        value: &(dyn ToSql + Sync),
+        after: Option<Position>,
+        limit: u32,
+    ) -> Result<Vec<Webhook>, StoreError> {
         let columns = self.webhook_version().await?.columns();
         let sql = format!(
             "SELECT {columns} FROM webhooks
-             WHERE account_id = $1 AND (created_at, id) > (coalesce($2::timestamptz, '-infinity'), coalesce($3::uuid, {NIL}))
+             WHERE {condition} AND (created_at, id) > (coalesce($2::timestamptz, '-infinity'), coalesce($3::uuid, {NIL}))
              ORDER BY created_at, id LIMIT $4"
         );
         let (time, id) = after.map(|after| (after.time, after.id)).unzip();
-        let rows = self.query(&sql, &[&account_id.as_str(), &time, &id, &i64::from(limit)]).await?;
+        let rows = self.query(&sql, &[value, &time, &id, &i64::from(limit)]).await?;
         Ok(rows.iter().map(webhook).collect())
     }
 
@@ -251,7 +266,7 @@ fn names(types: &[EventType]) -> Vec<&str> {
     types.iter().map(EventType::as_str).collect()
 }
 
-pub(super) fn webhook(row: &Row) -> Webhook {
+fn webhook(row: &Row) -> Webhook {
     let url: String = column(row, "url");
     Webhook {
         id: WebhookId(column(row, "id")),
