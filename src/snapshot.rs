@@ -68,6 +68,15 @@ pub enum Standing {
 }
 
 impl Standing {
+    /// The standing of a webhook with these fields.
+    pub(crate) fn of(active: bool, disabled_reason: Option<&str>) -> Self {
+        match (active, disabled_reason) {
+            (true, _) => Self::Active,
+            (false, Some(_)) => Self::Disabled,
+            (false, None) => Self::Off,
+        }
+    }
+
     /// The standing for a delivery that a lookup in the activation `activation_at_lookup` made, when a lookup now finds this
     /// activation and standing (`None`: the webhook was deleted).
     pub(crate) fn for_delivery(activation_at_lookup: i32, now: Option<(i32, Self)>) -> Self {

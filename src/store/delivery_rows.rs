@@ -154,11 +154,7 @@ impl Store {
             // Everyone may also read the deliveries of a webhook that has been deleted.
             return Ok(matches!(scope, Scope::Everyone).then_some(None));
         };
-        let standing = match (column(row, "active"), column::<Option<&str>>(row, "disabled_reason")) {
-            (true, _) => Standing::Active,
-            (false, Some(_)) => Standing::Disabled,
-            (false, None) => Standing::Off,
-        };
+        let standing = Standing::of(column(row, "active"), column(row, "disabled_reason"));
         Ok(Some(Some((column(row, "activation"), standing))))
     }
 

@@ -157,12 +157,8 @@ fn due_webhook(row: &Row) -> Option<DueWebhook> {
 
 fn standing(row: &Row, pending_activation: i32) -> Standing {
     let activation: Option<i32> = column(row, "activation");
-    let now = match (column(row, "active"), column::<Option<&str>>(row, "disabled_reason")) {
-        (Some(true), _) => Standing::Active,
-        (_, Some(_)) => Standing::Disabled,
-        (_, None) => Standing::Off,
-    };
-    Standing::for_delivery(pending_activation, activation.map(|activation| (activation, now)))
+    let now = |activation| (activation, Standing::of(column(row, "active"), column(row, "disabled_reason")));
+    Standing::for_delivery(pending_activation, activation.map(now))
 }
 
 impl Pages {
