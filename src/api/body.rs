@@ -43,7 +43,7 @@ impl<T: DeserializeOwned + Default> JsonBody for OptionalJson<T> {
             return Ok(Self(T::default()));
         }
         check_type(headers)?;
-        parse::<Option<T>>(body).map(|wish| Self(wish.unwrap_or_default()))
+        parse(body).map(Self)
     }
 }
 

@@ -77,9 +77,10 @@ pub(super) async fn send(
     State(api): State<Arc<Api>>,
     caller: Caller,
     WebhookPath(id): WebhookPath,
-    OptionalJson(wish): OptionalJson<Wish>,
+    // Clients built from older descriptions may send null.
+    OptionalJson(wish): OptionalJson<Option<Wish>>,
 ) -> Result<JsonAnswer<TestSent>, Problem> {
-    let wish = wish.read(&api.catalogue)?;
+    let wish = wish.unwrap_or_default().read(&api.catalogue)?;
     let preparing = Prepared::read(&api.store, &api.keyring, caller.scope(), id, wish);
     let prepared = api.ask(preparing).await?;
     // A test that is refused does not count in the limit.

@@ -147,5 +147,5 @@ async fn behind_a_proxy_with_the_usual_idle_time_no_request_fails_for_a_connecti
 #[tokio::test]
 #[ignore = "takes minutes"]
 async fn very_many_generated_requests_get_no_answer_that_is_not_described() {
-    crate::api::schemathesis::run(500).await;
+    crate::api::schemathesis::run(500, None).await;
 }

@@ -91,6 +91,8 @@ async fn every_route_with_a_body_refuses_unknown_fields_and_nulls() {
         ("POST", format!("{path}/test"), json!([])),
         ("POST", format!("{path}/test"), json!({ "url": "http://127.0.0.1/" })),
         ("POST", format!("{path}/test"), json!({ "event_type": null })),
+        ("POST", format!("{path}/secret/regenerate"), json!(null)),
+        ("POST", format!("{path}/secret/regenerate"), json!({ "grace": null })),
         ("POST", format!("{path}/recover"), json!({})),
         ("POST", format!("{path}/recover"), json!({ "since": 5 })),
         ("POST", format!("{path}/recover"), json!({ "since": "2026-11-23T10:00:00Z", "till": "x" })),
