@@ -101,9 +101,10 @@ async fn a_secret_is_replaced_once_and_kept_only_in_an_envelope_that_is_reencryp
     assert_eq!(later.text(), first.text());
 }
 
-/// Each commit that makes a webhook takes 1 s after this.
+/// Each commit that makes a webhook waits after this as long as somebody holds the advisory lock 1.
 const SLOW_COMMIT: &str = "
-    CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1); RETURN NULL; END';
+    CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql
+        AS 'BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END';
     CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON webhooks DEFERRABLE INITIALLY DEFERRED
         FOR EACH ROW EXECUTE FUNCTION slow()";
 
@@ -112,19 +113,23 @@ async fn a_change_that_the_database_does_not_confirm_is_not_called_undone() {
     let site = Site::new().await;
     let postgres = Proxy::to(site.postgres_address()).await;
     let site = site.postgres_through(&postgres.addr());
-    let api = site.api_of(site.launch(&["api"]).set("api.database_timeout", "2500ms")).await;
+    let api =
+        site.api_of(site.launch(&["api"]).set("api.database_timeout", "8s").set("api.request_timeout", "20s")).await;
     let (careful, careless) = (api.customer("acc_1"), api.customer("acc_2"));
     assert_eq!(careful.get(PATH).await.status, 200);
     site.sql().await.batch_execute(SLOW_COMMIT).await.unwrap();
+    let holder = site.another_sql().await;
+    holder.batch_execute("SELECT pg_advisory_lock(1)").await.unwrap();
     let body = registration("Blog");
     let asked = tokio::spawn({
         let (careful, careless, body) = (careful.clone(), careless.clone(), body.clone());
         async move { tokio::join!(post(&careful, PATH, "k", &body), careless.post(PATH, &body)) }
     });
     let committing =
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'";
     wait_until("both commit", async || site.count(committing).await == 2).await;
     postgres.pause_to_client();
+    holder.batch_execute("SELECT pg_advisory_unlock(1)").await.unwrap();
     let (with_key, without) = asked.await.unwrap();
     assert_problem(&with_key, 503, "outcome-unknown");
     assert!(with_key.text().contains("the same Idempotency-Key again") && with_key.header("retry-after").is_some());

@@ -196,7 +196,7 @@ async fn a_webhook_with_a_long_queue_is_deleted_at_once() {
     let park = "INSERT INTO pending_deliveries (id, webhook_id, activation, event_day, event_key, trigger, attempts_made, due_at)
         SELECT gen_random_uuid(), $1::text::uuid, 1, current_date, gen_random_uuid(), 'retry', 1, now() FROM generate_series(1, 10000)";
     site.sql().await.execute(park, &[&id]).await.unwrap();
-    let asked = std::time::Instant::now();
     assert_eq!(customer.delete(&path).await.status, 204);
-    assert!(asked.elapsed() < std::time::Duration::from_secs(5));
+    // Closing them all would take long: that is left to the workers.
+    assert_eq!(site.count("SELECT count(*) FROM pending_deliveries").await, 10_000);
 }

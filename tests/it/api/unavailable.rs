@@ -42,29 +42,32 @@ async fn assert_all_unavailable(customer: &Customer, webhook: &str) {
         let is_unknown = method != "GET" && answer.text().contains("outcome-unknown");
         assert_problem(&answer, 503, if is_unknown { "outcome-unknown" } else { "unavailable" });
         assert!(is_unknown || answer.header("retry-after").is_some());
-        // A second more than promised, for other tests run at the same time.
-        assert!(asked.elapsed() < Duration::from_secs(3), "{method} {path} took {:?}", asked.elapsed());
+        // Much more than promised, for a busy machine: every other limit is a minute.
+        assert!(asked.elapsed() < Duration::from_secs(20), "{method} {path} took {:?}", asked.elapsed());
     };
     join_all(routes(webhook).into_iter().map(ask)).await;
     assert_eq!(customer.get("/v1/event-types").await.status, 200);
 }
 
 #[tokio::test]
-async fn routes_answer_503_within_two_seconds_while_the_database_is_gone_or_silent() {
+async fn routes_answer_503_soon_while_the_database_is_gone_or_silent() {
     let site = Site::new().await;
     let postgres = Proxy::to(site.postgres_address()).await;
     let site = site.postgres_through(&postgres.addr());
-    // With the default limits.
-    let mut api = site.api_of(site.launch(&["api"])).await;
+    let path = site.api().await.customer("acc_1").create_at("http://127.0.0.1:9999/").await;
+    // With the default of `api.database_timeout`, which alone makes the answers come soon.
+    let launch = site.launch(&["api"]).set("api.request_timeout", "60s").set("database.connect_timeout", "60s");
+    let mut api = site.api_of(launch.set("database.statement_timeout", "60s")).await;
     let customer = api.customer("acc_1");
-    let path = customer.create_at("http://127.0.0.1:9999/").await;
+    wait_until("it works", async || customer.get(&path).await.status == 200).await;
     postgres.refuse(true).await;
     postgres.cut().await;
     assert_all_unavailable(&customer, &path).await;
     wait_until("it is not ready", async || !api.replica.is_ready().await).await;
     postgres.refuse(false).await;
     wait_until("it works again", async || customer.get(&path).await.status == 200).await;
-    assert!(api.replica.is_ready().await);
+    // Readiness asks over a connection of its own.
+    wait_until("it is ready again", async || api.replica.is_ready().await).await;
     postgres.pause();
     assert_all_unavailable(&customer, &path).await;
     postgres.resume();
@@ -79,7 +82,9 @@ async fn a_request_that_is_being_answered_at_a_stop_gets_its_answer() {
     receiver.always(Reply::status(204).held_by(&gate));
     for role in ["api", "run"] {
         gate.close();
-        let mut api = site.api_of(site.launch(&[role])).await;
+        let launch = site.launch(&[role]).set("api.database_timeout", "15s").set("api.request_timeout", "60s");
+        let launch = launch.set("sender.timeout", "60s").set("worker.lease", "10m");
+        let mut api = site.api_of(launch).await;
         let customer = api.customer("acc_1");
         let path = customer.create_at(&receiver.url()).await;
         let count = receiver.count();
@@ -101,10 +106,11 @@ async fn a_request_that_is_being_answered_at_a_stop_gets_its_answer() {
 async fn a_login_slower_than_a_request_delays_only_the_first_answer() {
     let site = Site::new().await;
     let postgres = Proxy::to(site.postgres_address()).await;
-    postgres.delay_greetings(Duration::from_millis(1500));
+    postgres.delay_greetings(Duration::from_secs(5));
     let site = site.postgres_through(&postgres.addr());
-    // With the default limits.
-    let api = site.api_of(site.launch(&["api"])).await;
+    // No limit but this one is shorter than a login.
+    let launch = site.launch(&["api"]).set("api.database_timeout", "4s").set("api.request_timeout", "20s");
+    let api = site.api_of(launch.set("database.connect_timeout", "30s")).await;
     let customer = api.customer("acc_1");
     wait_until("the login is through", async || customer.get("/v1/webhooks").await.status == 200).await;
     for _ in 0..10 {
@@ -115,10 +121,10 @@ async fn a_login_slower_than_a_request_delays_only_the_first_answer() {
     assert!(postgres.opened() <= 6, "{} connections", postgres.opened());
 }
 
-/// Every query of the table `webhooks` takes 14 s after this.
+/// Every query of the table `webhooks` takes 40 s after this.
 pub(super) const SLOW: &str = "
     ALTER TABLE webhooks RENAME TO kept;
-    CREATE VIEW webhooks AS SELECT kept.* FROM kept, pg_sleep(14)";
+    CREATE VIEW webhooks AS SELECT kept.* FROM kept, pg_sleep(40)";
 
 /// Counts these queries.
 pub(super) const RUNNING: &str =
@@ -127,7 +133,8 @@ pub(super) const RUNNING: &str =
 #[tokio::test]
 async fn a_statement_whose_caller_has_gone_is_ended() {
     let site = Site::new().await;
-    let api = site.api().await;
+    let launch = site.launch(&["api"]).set("api.database_timeout", "60s").set("api.request_timeout", "60s");
+    let api = site.api_of(launch).await;
     let customer = api.customer("acc_1");
     customer.create_at("http://127.0.0.1:9999/").await;
     site.sql().await.batch_execute(SLOW).await.unwrap();
@@ -139,7 +146,8 @@ async fn a_statement_whose_caller_has_gone_is_ended() {
     asking.abort();
     let gone = Instant::now();
     wait_until("the statement is ended", async || site.count(RUNNING).await == 0).await;
-    assert!(gone.elapsed() < Duration::from_secs(5), "{:?}", gone.elapsed());
+    // Left alone, it would run for 40 s.
+    assert!(gone.elapsed() < Duration::from_secs(20), "{:?}", gone.elapsed());
     site.sql().await.batch_execute("DROP VIEW webhooks; ALTER TABLE kept RENAME TO webhooks").await.unwrap();
     assert_eq!(customer.get("/v1/webhooks").await.status, 200);
 }
