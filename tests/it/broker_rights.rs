@@ -67,7 +67,10 @@ async fn each_row_of_the_table_is_enough_and_what_lacks_a_right_waits_for_it() {
     wait_until("all is declared again", async || !readyz(&mut narrow).await.1.contains("rights")).await;
     let log = narrow.log_lines();
     assert_eq!(narrow.log().matches(DELETED).count(), 1, "{}", narrow.log());
-    assert!(lines(&log, "WARN").iter().all(|line| !line.to_string().contains("lost the broker")), "{}", narrow.log());
+    // Before it attached, it may have found a queue that was just being made.
+    let attached = log.iter().position(|line| line.to_string().contains(ATTACHED)).expect("it has attached");
+    let warns = lines(&log[attached..], "WARN");
+    assert!(warns.iter().all(|line| !line.to_string().contains("lost the broker")), "{}", narrow.log());
     narrow.terminate();
     assert!(narrow.wait().await.success(), "{}", narrow.log());
     // The site's folder has the log.
@@ -140,6 +143,7 @@ async fn dead_letters_are_listed_requeued_and_discarded(site: Site) -> Site {
     wait_until("it is dead", async || dead(&site).await).await;
     let listed = site.json(&["dead-letters", "list"]).await["data"].clone();
     let id = listed[0]["id"].as_str().unwrap().to_owned();
+    wait_until("it was put back", async || dead(&site).await).await;
     let refused = site.cli(&["dead-letters", "requeue", "--all"]).await;
     let said = r"the user looking may not write to the default exchange: give it write on ^amq\.default$";
     assert!(refused.code == 1 && refused.stderr.contains(said), "{refused:?}");
@@ -160,8 +164,13 @@ async fn dead_letters_are_listed_requeued_and_discarded(site: Site) -> Site {
 async fn what_is_deleted_and_may_not_be_declared_is_told_once(site: &Site, narrow: &mut Replica) {
     site.delete_dead_queue().await;
     narrow.wait_for_log(DELETED).await;
-    let (status, said) = readyz(narrow).await;
-    assert!(status == 200 && said.contains("rights: missing\n"), "{said}");
+    // It stays ready. On a busy machine the database may be late with the answer that readiness needs.
+    wait_until("it is ready and says what it lacks", async || {
+        let (status, said) = readyz(narrow).await;
+        assert!(said.contains("consumer: ready\n") && said.contains("rights: missing\n"), "{said}");
+        status == 200
+    })
+    .await;
     assert!(narrow.log().contains(r"configure on ^penr\\.webhooks\\.dead$, or declare it"), "{}", narrow.log());
     a_worker_declares_all(site).await;
 }
