@@ -187,7 +187,8 @@ fn the_image_says_what_it_is_and_where_it_listens() {
 async fn the_demo_registers_its_receiver_once_and_shows_it_events() {
     let site = Site::new().await;
     let compose = Compose::read(DEVELOPMENT, &[]).unwrap();
-    let port = free_port().await;
+    let reserved = ReservedPort::new();
+    let port = reserved.address().port();
     let _worker = site.worker().await;
     let run = |name: &str| {
         let service = compose.service(name);
@@ -214,9 +215,4 @@ async fn the_demo_registers_its_receiver_once_and_shows_it_events() {
     }
     let webhooks = site.json(&["webhooks", "list", "--account", "acc_demo"]).await;
     assert_eq!(webhooks["data"].as_array().map(Vec::len), Some(1), "{webhooks}");
-}
-
-async fn free_port() -> u16 {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    listener.local_addr().unwrap().port()
 }

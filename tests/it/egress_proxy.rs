@@ -110,7 +110,8 @@ async fn a_proxy_may_speak_tls_itself() {
 
 #[tokio::test]
 async fn a_proxy_that_refuses_us_or_is_gone_costs_no_attempt() {
-    let (proxy, names) = (ForwardProxy::start().await, names().await);
+    let port = ReservedPort::new();
+    let (proxy, names) = (ForwardProxy::start_at(&port).await, names().await);
     proxy.refuse(Some(407));
     let authority = Authority::new();
     let secure = Receiver::start_tls(authority.identity().server_config()).await;
@@ -127,10 +128,9 @@ async fn a_proxy_that_refuses_us_or_is_gone_costs_no_attempt() {
     assert_eq!(verdicts(&site, &tunnelled, 2).await, own);
     worker.wait_for_log("sender.proxy_credentials").await;
 
-    let address = proxy.address();
     drop(proxy);
     worker.wait_for_log("sender.proxy does not answer").await;
-    let _proxy = ForwardProxy::start_at(address).await;
+    let _proxy = ForwardProxy::start_at(&port).await;
     plain.wait_for(1).await;
     secure.wait_for(1).await;
     assert!(plain.requests()[0].attempt() == 1 && secure.requests()[0].attempt() == 1, "it cost an attempt");
@@ -142,7 +142,7 @@ async fn a_proxy_that_takes_no_connection_is_our_failure_and_a_slow_receiver_beh
     let (proxy, names) = (ForwardProxy::start().await, names().await);
     let slow = Receiver::start().await;
     slow.always(Reply::silence());
-    let site = behind(&proxy, &names).await.set("sender.timeout", "1s");
+    let site = behind(&proxy, &names).await.set("sender.timeout", "4s");
     let webhook = named(&site, "hooks.example.com", slow.address().port()).await;
     let worker = site.worker().await;
     site.publish(ACCOUNT, TYPE, 1.into()).await;

@@ -9,6 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::http::Head;
+use super::reserved_port::ReservedPort;
 
 pub struct ForwardProxy {
     address: SocketAddr,
@@ -24,12 +25,12 @@ struct Shared {
 
 impl ForwardProxy {
     pub async fn start() -> Self {
-        Self::listening(TcpListener::bind("127.0.0.1:0").await.expect("a free port"))
+        Self::start_at(&ReservedPort::new()).await
     }
 
-    /// At the address of a proxy that was stopped before.
-    pub async fn start_at(address: SocketAddr) -> Self {
-        Self::listening(TcpListener::bind(address).await.expect("the port is free again"))
+    /// A proxy that a test stops, and another one that it starts later, may have the same port.
+    pub async fn start_at(port: &ReservedPort) -> Self {
+        Self::listening(port.listen().await)
     }
 
     fn listening(listener: TcpListener) -> Self {
