@@ -8,8 +8,8 @@ use super::connections::Greeter;
 use super::stage::{MARK, Row, Stage, rows};
 use crate::support::{Configure, FullBacklog, Receiver, Reply, Site, wait_until};
 
-const TIMEOUT: &str = "1s";
-const STEP: Duration = Duration::from_millis(100);
+const TIMEOUT: &str = "4s";
+const STEP: Duration = Duration::from_millis(250);
 
 async fn stage() -> Stage {
     Stage::open(Site::new().await.set("sender.timeout", TIMEOUT)).await
@@ -31,7 +31,7 @@ async fn an_answer_that_does_not_come_in_time_is_a_timeout_however_busy_the_conn
             "timeout",
         ),
         ("100 and then silence", Reply::raw("HTTP/1.1 100 Continue\r\n\r\n").then_hang(), "timeout"),
-        ("the answer a second late", Reply::status(200).after(Duration::from_secs(2)), "timeout"),
+        ("the answer late", Reply::status(200).after(Duration::from_secs(10)), "timeout"),
     ];
     stage.play(rows(table).await).await;
     stage.close().await;
@@ -59,10 +59,10 @@ async fn a_connection_that_does_not_come_about_in_time_is_no_slow_answer() {
 
 #[tokio::test]
 async fn an_answer_that_is_always_too_late_ends_in_exhaustion_under_one_id_and_fresh_signatures() {
-    let site = Site::new().await.set("sender.timeout", "500ms").set("retry.schedule", r#"["1100ms", "1100ms"]"#);
+    let site = Site::new().await.set("sender.timeout", "2s").set("retry.schedule", r#"["1100ms", "1100ms"]"#);
     let site = site.set("retry.jitter", "0.0");
     let receiver = Receiver::start().await;
-    receiver.always(Reply::status(200).after(Duration::from_millis(1500)));
+    receiver.always(Reply::status(200).after(Duration::from_secs(8)));
     let webhook = site.create_webhook("acc_1", &receiver.url(), &["content.created"]).await;
     let _worker = site.worker().await;
     let event = site.publish("acc_1", "content.created", 1.into()).await;
@@ -72,7 +72,7 @@ async fn an_answer_that_is_always_too_late_ends_in_exhaustion_under_one_id_and_f
     .await;
     let attempts = site.attempts(&webhook).await;
     assert!(attempts.iter().all(|attempt| attempt.verdict() == "timeout"));
-    let requests = receiver.requests();
+    let requests = receiver.wait_for(3).await;
     assert_eq!(requests.iter().map(|request| request.attempt()).collect::<Vec<_>>(), [1, 2, 3]);
     for (before, request) in requests.iter().zip(&requests[1..]) {
         assert!(before.timestamp() < request.timestamp());
