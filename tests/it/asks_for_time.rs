@@ -21,10 +21,11 @@ async fn impatient_site() -> Site {
     Site::new().await.set("retry.schedule", &schedule).set("worker.lookup_lifetime", "100ms")
 }
 
-/// Publishes an event, and returns when its first attempt, whose answer has `Retry-After`, is recorded.
+/// Publishes an event, and returns when its first attempt, whose answer has `Retry-After`, is recorded. On a busy machine the
+/// second may be recorded, too, before this is seen.
 async fn first_attempt(site: &Site) {
     site.publish(ACCOUNT, TYPE, json!({})).await;
-    wait_until("it is recorded", async || site.count("SELECT count(*) FROM attempts").await == 1).await;
+    wait_until("it is recorded", async || site.count("SELECT count(*) FROM attempts").await >= 1).await;
 }
 
 #[tokio::test]

@@ -99,18 +99,21 @@ async fn two_failures_between_successes_are_no_reason_for_a_notice() {
 
 #[tokio::test]
 async fn many_failed_attempts_in_a_short_time_neither_cause_a_notice_nor_disable_a_webhook() {
-    let (site, receiver) = (impatient_site().await, failing_receiver().await);
+    let (site, receiver, gate) = (impatient_site().await, Receiver::start().await, Gate::default());
+    receiver.script(vec![Reply::status(500); 6]);
+    receiver.always(Reply::status(500).held_by(&gate));
     let site = site.set("health.notice_after", "15m").set("health.disable_after", "5d");
     let _worker = site.worker().await;
     let webhook = site.create_webhook("acc_1", &receiver.url(), &[TYPE]).await;
     site.publish("acc_1", TYPE, json!({})).await;
-    receiver.wait_for(6).await;
+    receiver.wait_for(7).await;
     let shown = site.webhook(&webhook.id).await;
     assert_eq!(shown["active"], true);
     assert!(shown["failing_since"].is_string());
     assert_eq!(site.count("SELECT count(*) FROM webhooks WHERE failing_noticed_at IS NOT NULL").await, 0);
 
     site.sql().await.execute("UPDATE webhooks SET failing_since = now() - interval '5 days'", &[]).await.unwrap();
+    gate.open();
     wait_until("five days of failures disable it", async || {
         !site.webhook(&webhook.id).await["active"].as_bool().unwrap()
     })

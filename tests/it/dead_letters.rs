@@ -4,6 +4,7 @@ mod looks;
 mod unreadable;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -142,19 +143,22 @@ async fn the_list_has_each_ones_reason_time_id_type_and_size_the_oldest_first() 
 #[tokio::test]
 async fn an_event_that_the_broker_gave_up_has_the_brokers_reason() {
     let site = Site::new().await.set("queue.delivery_limit", "2");
+    let site = site.set("sender.timeout", "60s").set("worker.lease", "10m");
     let receiver = Receiver::start().await;
     receiver.always(Reply::silence());
     site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
     let mut worker = site.worker().await;
     let id = site.publish(ACCOUNT, TYPE, json!(MARKER)).await;
-    for _ in 0..5 {
-        receiver.next().await;
+    let is_given_up = async || site.queue_depth(site.dead_queue()).await == 1;
+    for deliveries in 1..=5 {
+        wait_until("it is delivered again or given up", async || receiver.count() >= deliveries || is_given_up().await)
+            .await;
+        if is_given_up().await {
+            break;
+        }
         worker.kill9();
         worker.wait().await;
         worker = site.worker().await;
-        if site.queue_depth(site.dead_queue()).await == 1 {
-            break;
-        }
     }
     end(worker).await;
     let rows = site.listed().await;
@@ -243,15 +247,25 @@ async fn a_message_that_is_still_no_event_comes_back_exactly_once() {
     end(worker).await;
 }
 
+/// Has the process reach the broker by a link that is slow enough for the test to interrupt it before it has done everything.
+async fn slow_link(site: &Site, launch: Launch) -> (Proxy, Launch) {
+    let proxy = Proxy::to(site.amqp_address()).await;
+    proxy.delay(Duration::from_millis(3));
+    let launch = launch.env("AMQP_URL", &site.amqp_url_through(&proxy.addr()));
+    (proxy, launch)
+}
+
 #[tokio::test]
 async fn a_requeue_that_a_signal_ends_says_how_many_were_requeued_and_leaves_the_others() {
     for (signal, code) in [("INT", 130), ("TERM", 143)] {
         let site = site().await;
         site.bury_events(1500).await;
-        let mut requeue = site.launch(&["dead-letters", "requeue", "--all", "--json"]).start();
+        let (proxy, requeue) = slow_link(&site, site.launch(&["dead-letters", "requeue", "--all", "--json"])).await;
+        let mut requeue = requeue.start();
         wait_until("some were requeued", async || site.queue_depth(site.worker_queue()).await > 0).await;
         requeue.signal(signal);
         assert_eq!(requeue.wait().await.code(), Some(code));
+        drop(proxy);
         let said: Value = serde_json::from_str(&requeue.stdout()).unwrap();
         let requeued = said["requeued"].as_u64().unwrap_or_else(|| panic!("{said}"));
         let log = requeue.log();
@@ -271,7 +285,8 @@ async fn an_interrupted_requeue_loses_nothing() {
     let mut amqp = site.own_amqp().await;
     let mut interrupted = 0;
     for moved in [150, 500, 850] {
-        let mut requeue = site.launch(&["dead-letters", "requeue", "--all"]).start();
+        let (_proxy, requeue) = slow_link(&site, site.launch(&["dead-letters", "requeue", "--all"])).await;
+        let mut requeue = requeue.start();
         wait_until("some were requeued", async || site.queue_depth(site.worker_queue()).await >= moved).await;
         interrupted += u32::from(requeue.is_running());
         requeue.kill9();

@@ -101,7 +101,8 @@ async fn a_routing_key_that_is_not_utf_8_kills_its_message_only() {
 #[tokio::test]
 async fn headers_that_outgrow_a_frame_when_redelivered_kill_their_message_only() {
     const FRAME: usize = 131_072;
-    let mut scene = scene(30).await;
+    let site = Site::new().await.set("queue.delivery_limit", "30");
+    let mut scene = Scene::at(site.set("sender.timeout", "60s").set("worker.lease", "10m")).await;
     // With this value, the key and the rest of the content header, a few bytes of the frame are free.
     let headers = Some(Table::default().long_string("large", vec![b'x'; FRAME - 60]));
     let large = RawMessage { headers, ..event(&scene).into() };
@@ -167,7 +168,8 @@ async fn while_messages_are_taken_one_at_a_time_a_silent_receiver_delays_no_othe
     let address = scene.worker.logged("operations address", "address").await;
     let isolated = async || {
         let answer = http::get(&address, "/readyz").await;
-        assert_eq!(answer.status, 200, "{}", answer.text());
+        // Whether the database answers soon enough is another question.
+        assert!(answer.text().contains("consumer: ready\n"), "{}", answer.text());
         let told = answer.text().contains("isolated: yes");
         (told, http::metric(&address, "isolated").await == 1.0)
     };
@@ -180,8 +182,9 @@ async fn while_messages_are_taken_one_at_a_time_a_silent_receiver_delays_no_othe
 
 #[tokio::test]
 async fn after_a_flapping_broker_messages_are_not_taken_one_at_a_time() {
+    const TAKES: Duration = Duration::from_millis(250);
     let mut scene = Scene::at(Site::new().await.set("worker.prefetch", "30")).await;
-    scene.receiver.always(Reply::status(200).after(Duration::from_millis(100)));
+    scene.receiver.always(Reply::status(200).after(TAKES));
     scene.worker.pause();
     let ids: Vec<String> = (0..300).map(|number| format!("evt_{number}")).collect();
     let messages = ids.iter().map(|id| redelivered(scene.site.message(valid(id).to_string()), 21));
@@ -190,10 +193,6 @@ async fn after_a_flapping_broker_messages_are_not_taken_one_at_a_time() {
     scene.worker.resume();
     let resumed = Instant::now();
     scene.all_good_arrive().await;
-    assert!(
-        resumed.elapsed() < 300 * Duration::from_millis(100) * 2 / 3,
-        "one after the other: {:?}",
-        resumed.elapsed()
-    );
+    assert!(resumed.elapsed() < 300 * TAKES * 2 / 3, "one after the other: {:?}", resumed.elapsed());
     assert!(!scene.worker.log().contains(r#""isolated":true"#), "it was isolated");
 }

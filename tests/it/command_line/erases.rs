@@ -22,13 +22,15 @@ const OURS: [&str; 7] = [
 
 #[tokio::test]
 async fn an_erased_account_leaves_nothing_and_gets_nothing() {
+    // The command waits as long as an attempt may take.
     let site = Site::new().await.set("retry.schedule", r#"["1h"]"#).set("sender.timeout", "200ms");
     let site = site.set("sender.body_timeout", "200ms");
+    let patient = || site.launch(&["worker"]).set("sender.timeout", "20s").start_worker();
     let (receiver, kept) = site.subscriber(ACCOUNT, &[TYPE]).await;
     let (_gone, deleted) = site.subscriber(ACCOUNT, &[TYPE]).await;
     let (other_receiver, other) = site.subscriber(OTHER, &[TYPE]).await;
     receiver.script([Reply::status(503), Reply::status(200)]);
-    let worker = site.worker().await;
+    let worker = patient().await;
     for account in [ACCOUNT, ACCOUNT, OTHER] {
         site.publish(account, TYPE, json!({})).await;
     }
@@ -64,7 +66,7 @@ async fn an_erased_account_leaves_nothing_and_gets_nothing() {
     assert_eq!(counts().await, [0; 7]);
 
     let (before, other_before) = (receiver.requests().len(), other_receiver.requests().len());
-    let _worker = site.worker().await;
+    let _worker = patient().await;
     site.publish(OTHER, TYPE, json!({})).await;
     wait_until("the other account is served", async || other_receiver.requests().len() > other_before).await;
     wait_until("nothing waits at the broker", async || site.queue_depth(site.worker_queue()).await == 0).await;

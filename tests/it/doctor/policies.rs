@@ -64,7 +64,7 @@ impl Plugin {
 async fn the_doctor_names_policies_that_break_a_promise_and_what_it_may_not_read() {
     let servers = PrivateServers::broker_and_management().await;
     let plugin = Plugin::at(&servers.management_url().await);
-    let site = Site::on(&servers).await.with_usual_names().set("amqp.connect_timeout", "2s");
+    let site = Site::on(&servers).await.with_usual_names().set("amqp.connect_timeout", "5s");
     // The administrator's credentials, from AMQP_URL.
     let site = site.set("amqp.management_url", &plugin.url(""));
     let report = site.doctor().await;
