@@ -6,12 +6,11 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::process::Stdio;
 
 use tempfile::TempDir;
-use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use url::Url;
 
 use super::site::Site;
-use super::wait::wait_until;
+use super::wait::eventually;
 
 /// Debian's package installs it outside the path of ordinary users.
 const PROGRAM: &str = "/usr/sbin/pgbouncer";
@@ -26,6 +25,12 @@ pub struct Pooler {
 impl Pooler {
     /// Started with these settings: `("pool_mode", "session")`.
     pub async fn before(site: &Site, settings: &[(&str, &str)]) -> Self {
+        // Another process may take the port before PgBouncer does, which then ends.
+        eventually("pgbouncer listens", async || Self::start(site, settings).await).await
+    }
+
+    /// `None` if PgBouncer ends instead of listening.
+    async fn start(site: &Site, settings: &[(&str, &str)]) -> Option<Self> {
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
         let port = free.expect("a free port").port();
         let folder = tempfile::tempdir().expect("a temporary folder");
@@ -44,9 +49,15 @@ impl Pooler {
         let log = File::create(folder.path().join("log")).expect("the folder is writable");
         command.arg(folder.path().join("settings")).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         let process = command.kill_on_drop(true).spawn().expect("pgbouncer starts: `scripts/services need pgbouncer`");
-        let pooler = Self { process, folder, server, port };
-        wait_until("pgbouncer listens", async || TcpStream::connect(pooler.address()).await.is_ok()).await;
-        pooler
+        let mut pooler = Self { process, folder, server, port };
+        eventually("pgbouncer listens or ends", async || {
+            // It logs this address once the port is its own.
+            let listens = pooler.log().contains(&format!("listening on {}", pooler.address()));
+            let ended = pooler.process.try_wait().expect("it is our child").is_some();
+            (listens || ended).then_some(listens)
+        })
+        .await
+        .then_some(pooler)
     }
 
     pub fn address(&self) -> String {

@@ -23,7 +23,7 @@ pub(super) async fn accept(address: SocketAddr, listener: TcpListener, shared: A
         if refusing {
             listener = None;
         } else if listener.is_none() {
-            listener = Some(TcpListener::bind(address).await.expect("nobody took the port meanwhile"));
+            listener = Some(super::listen(address));
         }
         shared.listening.send_replace(!refusing);
         tokio::select! {
