@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{env, process};
 
 use tokio::sync::Mutex;
@@ -24,8 +24,21 @@ pub struct Servers {
     template: Arc<Mutex<Option<(String, u64)>>>,
 }
 
+const DAY: Duration = Duration::from_secs(86_400);
+
 fn today() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_secs() / 86_400
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_secs() / DAY.as_secs()
+}
+
+/// Returns at once, except in the last minute of a day in UTC: then at midnight. A test that began before midnight and ended
+/// after it would find partitions of other days than it expects.
+async fn wait_for_midnight() {
+    const BEGINS_BEFORE: Duration = Duration::from_secs(60);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
+    let left = DAY - Duration::from_secs(now.as_secs() % DAY.as_secs());
+    if left <= BEGINS_BEFORE {
+        tokio::time::sleep(left).await;
+    }
 }
 
 impl Servers {
@@ -71,6 +84,7 @@ impl Servers {
 
     /// Makes a migrated database and returns its URL.
     pub async fn create_database(&self, name: &str) -> String {
+        wait_for_midnight().await;
         let template = self.template_of(today()).await;
         let create = format!("CREATE DATABASE {name} TEMPLATE {template}");
         self.admin().await.batch_execute(&create).await.expect("the template can be copied");
@@ -79,6 +93,7 @@ impl Servers {
 
     /// Makes an empty database and returns its URL.
     pub async fn create_bare_database(&self, name: &str) -> String {
+        wait_for_midnight().await;
         let create = format!("CREATE DATABASE {name}");
         self.admin().await.batch_execute(&create).await.expect("the role may create databases");
         self.url_of(name)
