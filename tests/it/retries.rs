@@ -192,8 +192,9 @@ async fn what_waited_when_its_webhook_was_gone_is_closed_as_disabled() {
 
 #[tokio::test]
 async fn a_retry_whose_worker_is_killed_is_made_by_another_when_the_lease_ends() {
-    // The shortest lease that these timeouts allow.
-    let site = Site::new().await.set("sender.timeout", "2s").set("sender.body_timeout", "0s").set("worker.lease", "4s");
+    // The attempt must last until its worker is killed. This is the shortest lease that such a timeout allows.
+    let site =
+        Site::new().await.set("sender.timeout", "6s").set("sender.body_timeout", "0s").set("worker.lease", "12s");
     let site = site.set("retry.schedule", r#"["10ms"]"#);
     let receiver = Receiver::start().await;
     receiver.script([Reply::status(500), Reply::silence()]);
@@ -310,10 +311,11 @@ async fn wait_for_retry(site: &Site, attempts_made: i32) {
     wait_until("a retry waits", async || site.count(&query).await == 1).await;
 }
 
-/// Makes the one pending delivery due now.
+/// Makes the one pending delivery due now. If its webhook is off, the worker's sweep may have closed it a moment before.
 async fn make_due(site: &Site) {
-    let due = site.sql().await.execute("UPDATE pending_deliveries SET due_at = now()", &[]).await;
-    assert_eq!(due.unwrap(), 1, "one delivery waits");
+    let due = site.sql().await.execute("UPDATE pending_deliveries SET due_at = now()", &[]).await.unwrap();
+    let closed = site.count("SELECT count(*) FROM closed_deliveries").await;
+    assert!(due == 1 || due == 0 && closed > 0, "{due} deliveries wait, {closed} are closed");
 }
 
 /// The reason and the number of attempts of each closed delivery, once this many are closed.
