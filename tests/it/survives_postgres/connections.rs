@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{ATTEMPTS, CANNOT_RECORD};
-use super::{held_in_flight, impatient, ledger_behind_a_proxy, stayed_attached, wait_for_blocked_sessions};
+use super::{held_in_flight, impatient, ledger_behind_a_proxy, patient, stayed_attached, wait_for_blocked_sessions};
 use crate::support::*;
 
 /// Connection limits do not apply to superusers, so the worker needs a role of its own.
@@ -42,8 +42,8 @@ async fn a_postgres_with_too_many_clients_is_waited_for() {
 
 #[tokio::test]
 async fn results_wait_while_other_questions_have_all_connections() {
-    let site = Site::new().await.set("database.pool_size", "2").set("database.connect_timeout", "1s");
-    let ledger = Ledger::open(site).await;
+    let site = Site::new().await.set("database.pool_size", "2").set("database.connect_timeout", "2s");
+    let ledger = Ledger::open(patient(site)).await;
     let mut worker = ledger.site.worker().await;
     let gate = held_in_flight(&ledger, 20).await;
     let locker = ledger.site.another_sql().await;
@@ -76,12 +76,13 @@ async fn connections_that_all_fall_silent_do_not_each_cost_a_wait() {
     let locker = site.another_sql().await;
     locker.batch_execute("BEGIN; LOCK TABLE webhooks").await.unwrap();
     let get = || customer.get(&webhook);
-    let crowd = async { tokio::join!(get(), get(), get(), get(), get()) };
-    let unlock = async {
-        wait_until("all wait", async || proxy.live() >= CONNECTIONS).await;
-        locker.batch_execute("ROLLBACK").await.unwrap();
-    };
-    tokio::join!(crowd, unlock);
+    // Several crowds, since a slow machine may give up the first requests before it has opened connections for the last.
+    wait_until("each of a crowd has a connection", async || {
+        tokio::join!(get(), get(), get(), get(), get());
+        proxy.live() >= CONNECTIONS
+    })
+    .await;
+    locker.batch_execute("ROLLBACK").await.unwrap();
     proxy.mute_open();
     let mut refused = 0;
     while get().await.status != 200 {
@@ -94,7 +95,7 @@ async fn connections_that_all_fall_silent_do_not_each_cost_a_wait() {
 
 #[tokio::test]
 async fn statements_whose_server_was_replaced_are_given_up_long_before_their_time_is_over() {
-    let site = Site::new().await.set("database.statement_timeout", "30s");
+    let site = Site::new().await.set("database.statement_timeout", "100s");
     let (ledger, proxy, worker) = ledger_behind_a_proxy(site).await;
     ledger.publish(20).await;
     ledger.wait_until_done().await;
@@ -106,6 +107,6 @@ async fn statements_whose_server_was_replaced_are_given_up_long_before_their_tim
     let silent = Instant::now();
     ledger.publish(20).await;
     ledger.wait_until_done().await;
-    assert!(silent.elapsed() < Duration::from_secs(25), "{:?}", silent.elapsed());
+    assert!(silent.elapsed() < Duration::from_secs(80), "{:?}", silent.elapsed());
     ledger.close(vec![worker]).await.assert_sound(0);
 }
