@@ -19,6 +19,8 @@ const IN_FLIGHT: usize = 4;
 /// A ledger and a worker that reaches the broker through a proxy, with a heartbeat of a second.
 async fn behind_a_proxy() -> (Ledger, Proxy, Replica) {
     let site = Site::new().await.set("amqp.heartbeat", "1s").set("worker.max_in_flight", &(2 * IN_FLIGHT).to_string());
+    // The receiver may answer only after the worker has attached again.
+    let site = site.set("sender.timeout", "60s").set("worker.lease", "10m");
     let proxy = Proxy::to(site.amqp_address()).await;
     let ledger = Ledger::open(site).await;
     let through = ledger.site.amqp_url_through(&proxy.addr());

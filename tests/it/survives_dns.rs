@@ -20,7 +20,11 @@ async fn name_servers_that_are_down_for_a_while_delay_only_those_behind_names() 
     })
     .await;
     let site = Site::new().await.set("sender.dns_servers", &format!("[\"{}\"]", names.address()));
-    let site = site.set("sender.dns_timeout", "300ms").set("worker.max_in_flight", "5");
+    let site = site
+        .set("sender.dns_timeout", "1s")
+        .set("sender.timeout", "10s")
+        .set("worker.lease", "30s")
+        .set("worker.max_in_flight", "5");
     let site = site.set("retry.schedule", r#"["1h"]"#).set("retry.internal_delay", "300ms");
     let ledger = Ledger::open(site).await;
     let receiver = Receiver::start().await;

@@ -21,17 +21,17 @@ async fn a_worker_goes_to_another_node_at_once_and_says_when_its_queue_has_no_qu
     ledger.publish_until_confirmed().await;
     ledger.wait_until_done().await;
     worker.wait_for_log_times(replica::ATTACHED, 2).await;
-    assert_eq!(worker.readyz().await, (200, false));
+    wait_until("it is ready", async || worker.readyz().await == (200, false)).await;
     // Now one of three nodes works.
     cluster.pause(another).await;
     let told = wait_until("it says so", async || worker.readyz().await == (503, true));
     let (report, ()) = tokio::join!(ledger.site.doctor(), told);
     report.assert("worker_queue", "fails", &["no quorum", "quorum_status"]);
     report.assert("broker", "warns", &["Connection refused", "no answer"]);
-    assert_eq!(worker.metric("queue_without_quorum").await, 1.0);
+    wait_until("the metric says so", async || worker.metric("queue_without_quorum").await == 1.0).await;
     cluster.resume(another).await;
     wait_until("it is ready again", async || worker.readyz().await == (200, false)).await;
     ledger.publish_until_confirmed().await;
     ledger.wait_until_done().await;
-    assert_eq!(worker.metric("queue_without_quorum").await, 0.0);
+    wait_until("the metric says so", async || worker.metric("queue_without_quorum").await == 0.0).await;
 }
