@@ -5,11 +5,17 @@ use std::time::Duration;
 use super::{ends_well, ids, publish, sorted, webhook_at};
 use crate::support::{Configure, Gate, Receiver, Reply, Site, wait_until};
 
-const GRACE: Duration = Duration::from_secs(10);
+/// What stands for "soon after a grace of 2 s" on a busy machine. A worker that waited for the receiver would take a minute.
+const SOON: Duration = Duration::from_secs(30);
+
+/// Attempts last until the test lets the receiver answer, however busy the machine is.
+async fn patient_site() -> Site {
+    Site::new().await.set("sender.timeout", "60s").set("worker.lease", "10m")
+}
 
 #[tokio::test]
 async fn attempts_in_flight_are_finished_recorded_and_acked() {
-    let site = Site::new().await;
+    let site = patient_site().await;
     let (receiver, gate) = (Receiver::start().await, Gate::default());
     receiver.always(Reply::status(200).held_by(&gate));
     webhook_at(&site, &receiver).await;
@@ -30,7 +36,7 @@ async fn attempts_in_flight_are_finished_recorded_and_acked() {
 
 #[tokio::test]
 async fn failures_in_flight_are_recorded_with_their_retries() {
-    let site = Site::new().await.set("retry.schedule", r#"["100ms"]"#);
+    let site = patient_site().await.set("retry.schedule", r#"["100ms"]"#);
     let (receiver, gate) = (Receiver::start().await, Gate::default());
     receiver.script(vec![Reply::status(503).held_by(&gate); 20]);
     webhook_at(&site, &receiver).await;
@@ -51,7 +57,7 @@ async fn failures_in_flight_are_recorded_with_their_retries() {
 
 #[tokio::test]
 async fn events_taken_but_not_started_go_back_and_are_delivered_by_the_next_worker() {
-    let site = Site::new().await.set("worker.max_in_flight", "8").set("worker.park_after", "60s");
+    let site = patient_site().await.set("worker.max_in_flight", "8").set("worker.park_after", "60s");
     let (receiver, gate) = (Receiver::start().await, Gate::default());
     receiver.always(Reply::status(200).held_by(&gate));
     webhook_at(&site, &receiver).await;
@@ -73,7 +79,7 @@ async fn events_taken_but_not_started_go_back_and_are_delivered_by_the_next_work
 
 #[tokio::test]
 async fn an_event_started_for_one_webhook_only_goes_back_for_the_others() {
-    let site = Site::new().await.set("worker.max_in_flight", "1");
+    let site = patient_site().await.set("worker.max_in_flight", "1");
     let (receiver, gate) = (Receiver::start().await, Gate::default());
     receiver.always(Reply::status(200).held_by(&gate));
     for path in ["/1", "/2", "/3"] {
@@ -96,7 +102,7 @@ async fn an_event_started_for_one_webhook_only_goes_back_for_the_others() {
 
 #[tokio::test]
 async fn a_receiver_slower_than_the_grace_gets_the_event_again_under_the_same_id() {
-    let site = Site::new().await.set("shutdown.grace", "2s").set("sender.timeout", "60s").set("worker.lease", "10m");
+    let site = patient_site().await.set("shutdown.grace", "2s");
     let receiver = Receiver::start().await;
     receiver.script([Reply::silence()]);
     webhook_at(&site, &receiver).await;
@@ -105,7 +111,7 @@ async fn a_receiver_slower_than_the_grace_gets_the_event_again_under_the_same_id
     receiver.wait_for(1).await;
     worker.terminate();
     let took = ends_well(&mut worker).await;
-    assert!(took < GRACE, "{took:?} instead of 2 s");
+    assert!(took < SOON, "{took:?} instead of 2 s");
     let _next = site.worker().await;
     let requests = receiver.wait_for(2).await;
     assert!(requests.iter().all(|request| request.event_id() == event && request.attempt() == 1));
@@ -114,8 +120,7 @@ async fn a_receiver_slower_than_the_grace_gets_the_event_again_under_the_same_id
 
 #[tokio::test]
 async fn a_retry_that_cannot_be_finished_is_due_again_before_its_lease_ends() {
-    let site = Site::new().await.set("retry.schedule", r#"["100ms"]"#).set("worker.lease", "10m");
-    let site = site.set("shutdown.grace", "2s").set("sender.timeout", "60s");
+    let site = patient_site().await.set("retry.schedule", r#"["100ms"]"#).set("shutdown.grace", "2s");
     let receiver = Receiver::start().await;
     receiver.script([Reply::status(503), Reply::silence()]);
     webhook_at(&site, &receiver).await;
@@ -132,7 +137,7 @@ async fn a_retry_that_cannot_be_finished_is_due_again_before_its_lease_ends() {
 
 #[tokio::test]
 async fn no_grace_at_all_abandons_everything_and_loses_nothing() {
-    let site = Site::new().await.set("shutdown.grace", "0s");
+    let site = patient_site().await.set("shutdown.grace", "0s");
     let receiver = Receiver::start().await;
     receiver.script(vec![Reply::silence(); 10]);
     webhook_at(&site, &receiver).await;
