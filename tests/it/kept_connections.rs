@@ -164,7 +164,8 @@ async fn open_connections_are_bounded_however_many_hosts_there_are() {
         wait_until("no more connections are open than may be kept", async || worker.connections_to(&ports) <= KEPT)
             .await;
     }
-    assert_eq!(worker.connections_to(&ports), KEPT, "fewer connections are kept than may be");
+    // One look may miss a socket: the kernel shows its table in pieces, and other sockets come and go meanwhile.
+    wait_until("as many connections are kept as may be", async || worker.connections_to(&ports) == KEPT).await;
     let opened: usize = receivers.iter().map(Receiver::connections).sum();
     assert!(opened <= 3 * HOSTS - KEPT, "{opened} connections were opened: too few requests used a kept one");
     assert_eq!(site.count("SELECT count(*) FROM attempts WHERE error IS NOT NULL").await, 0);

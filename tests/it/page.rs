@@ -44,7 +44,7 @@ impl Stage {
     }
 
     async fn on(site: Site) -> Self {
-        let mut process = site.launch(&["run"]).start();
+        let mut process = site.launch(&["run"]).set("api.database_timeout", "5s").start();
         process.wait_for_log(ATTACHED).await;
         let address = process.logged("API address", "address").await;
         Self { site, process, address, browser: Browser::start().await }

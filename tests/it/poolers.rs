@@ -23,7 +23,8 @@ async fn all_works_behind_a_pooler_in_session_mode() {
     assert!(run(&["migrate"]).await.contains("up to date"));
     assert!(run(&["doctor"]).await.lines().any(|line| line.starts_with("ok     database")));
     let mut worker = site.launch(&["worker"]).env("DATABASE_URL", &through).start_worker().await;
-    let mut api = site.api_of(site.launch(&["api"]).env("DATABASE_URL", &through)).await;
+    let launch = site.launch(&["api"]).set("api.database_timeout", "5s");
+    let mut api = site.api_of(launch.env("DATABASE_URL", &through)).await;
     ledger.receiver.script([Reply::status(500), Reply::status(200)]);
     ledger.publish(20).await;
     ledger.wait_until_done().await;
@@ -42,7 +43,7 @@ async fn all_works_behind_a_pooler_in_session_mode() {
 
 #[tokio::test]
 async fn a_small_pool_is_shared_without_an_outage() {
-    let site = Site::new().await.set("database.connect_timeout", "3s");
+    let site = Site::new().await.set("database.connect_timeout", "10s");
     let ledger = Ledger::open(site).await;
     let pooler = Pooler::before(&ledger.site, &[SESSION, ("default_pool_size", "2")]).await;
     let through = ledger.site.database_url_through(&pooler.address());

@@ -19,7 +19,7 @@ async fn saves_what_is_fresh_and_asks_about_what_is_stale(stage: &Stage) {
     page.click("Save mine anyway").await;
     page.no_longer_sees("Name is now: Theirs").await;
     page.sees("Saved.").await;
-    assert_eq!(name().await, "Mine");
+    wait_until("mine is saved", async || name().await == "Mine").await;
 }
 
 #[tokio::test]
