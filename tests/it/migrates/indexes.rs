@@ -54,7 +54,8 @@ const WITHOUT: &str = "
         SELECT FROM pg_index i JOIN pg_inherits part ON part.inhrelid = i.indexrelid
         WHERE i.indrelid = p.inhrelid AND part.inhparent = 'attempts_by_event'::regclass)";
 
-/// Writes to every partition. Fails if the writer waits longer than its `lock_timeout` for a lock.
+/// Writes to every partition. Fails if the writer waits longer than its `lock_timeout` for a lock: a build that waited for its
+/// lock without a time limit would keep the writer waiting for ever.
 async fn write(writer: &Client) {
     writer.batch_execute(ATTEMPTS_OF_ALL_DAYS).await.expect("no lock keeps the writer waiting");
 }
@@ -63,7 +64,7 @@ async fn write(writer: &Client) {
 async fn nobody_waits_for_a_new_index_and_a_killed_build_is_continued() {
     let site = Site::new().await;
     let (open, writer, reader) = (site.another_sql().await, site.another_sql().await, site.another_sql().await);
-    writer.batch_execute("SET lock_timeout = '2s'").await.unwrap();
+    writer.batch_execute("SET lock_timeout = '30s'").await.unwrap();
     // While this transaction is open, the build cannot lock the whole table. It asks for that lock again and again.
     open.batch_execute(&format!("BEGIN; {ATTEMPTS_OF_ALL_DAYS}")).await.unwrap();
     let first = migrate(&site);

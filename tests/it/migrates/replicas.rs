@@ -44,8 +44,9 @@ async fn a_replica_killed_in_the_middle_leaves_the_work_to_the_others() {
     // The migration can make the tables, but must wait before it makes the function after them.
     locker.batch_execute("BEGIN; LOCK TABLE pg_proc IN SHARE MODE").await.unwrap();
     let mut first = migrate(&site);
+    // Autovacuum, which may wait for the table too, asks for another lock.
     let stuck = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'pg_proc'::regclass
-                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+                 AND mode = 'RowExclusiveLock' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
     wait_until("the first is in the middle", async || site.count(stuck).await == 1).await;
     let mut others: Vec<_> = (0..7).map(|_| migrate(&site)).collect();
     let queued = "SELECT count(*) FROM pg_stat_activity

@@ -1,9 +1,13 @@
 //! A log of many days is read window by window, newest first.
 
+use std::time::Duration;
+
 use super::*;
 
-/// A year of closed deliveries took longer when each day was read by a statement of its own.
-const IN_TIME: Duration = Duration::from_millis(2500);
+/// How long data takes between the API and PostgreSQL, each way.
+const WAY: Duration = Duration::from_millis(30);
+/// If each day of a year were read by a statement of its own, the ways of 365 statements alone would take 22 s.
+const IN_TIME: Duration = Duration::from_secs(12);
 
 /// Locks a table against everybody until the value is dropped.
 async fn locked(site: &Site, table: &str) -> tokio_postgres::Client {
@@ -23,21 +27,22 @@ async fn questions_about_what_is_recent_do_not_touch_old_partitions() {
     let delivery = closed_delivery(&site, webhook, 0).await;
     closed_delivery(&site, webhook, 0).await;
     let _locked = locked(&site, &partition(&site, "attempts", -40).await).await;
-    let soon = async |path: &str| within(path, SOON, customer.get(path)).await.json();
+    // A statement that needed the locked partition would fail: the test holds the lock to its end.
+    let read = async |path: &str| customer.get(path).await.json();
     for filter in ["", "&status=failed", "&event_type=content.created"] {
-        let page = soon(&format!("{path}/deliveries?limit=1{filter}")).await;
+        let page = read(&format!("{path}/deliveries?limit=1{filter}")).await;
         assert_eq!(page["data"].as_array().unwrap().len(), 1, "{filter}");
         assert!(page["next_cursor"].is_string(), "{filter}");
     }
     for window in ["1h", "24h", "7d"] {
-        let stats = soon(&format!("{path}/stats?window={window}")).await;
+        let stats = read(&format!("{path}/stats?window={window}")).await;
         let failed = stats["data"].as_array().unwrap().iter().map(|bucket| bucket["failed"].as_i64().unwrap());
         assert_eq!(failed.sum::<i64>(), 2, "{window}");
     }
-    let list = soon("/v1/webhooks?include=activity").await;
+    let list = read("/v1/webhooks?include=activity").await;
     assert_eq!(list["data"][0]["activity"]["last_status"], "failed", "{list}");
     let resend = format!("{path}/deliveries/{delivery}/resend");
-    assert_eq!(within("resend", SOON, customer.ask("POST", &resend, &[], b"")).await.status, 202);
+    assert_eq!(customer.ask("POST", &resend, &[], b"").await.status, 202);
 }
 
 #[tokio::test]
@@ -60,19 +65,14 @@ async fn a_redelivered_message_is_checked_against_the_retention_newest_first() {
     let locker = locked(&site, &within_retention).await;
     redelivered("evt_done").await;
     site.publish_message(&site.event("evt_2", "acc_1", "content.created", &serde_json::json!({}))).await;
-    within("the check", SOON, receiver.wait_for(2)).await;
-    within(
-        "its acknowledgement",
-        SOON,
-        wait_until("the queue is empty", async || site.queue_depth(site.worker_queue()).await == 0),
-    )
-    .await;
+    receiver.wait_for(2).await;
+    wait_until("the queue is empty", async || site.queue_depth(site.worker_queue()).await == 0).await;
     assert_eq!(site.count(&format!("{checked}'{within_retention}'::regclass")).await, 0);
     locker.batch_execute("ROLLBACK").await.unwrap();
     // A delivery that was never attempted is looked for in all days of the retention.
     let _locked = locked(&site, &partition(&site, "attempts", -25).await).await;
     redelivered("evt_3").await;
-    within("the check", SOON, receiver.wait_for(3)).await;
+    receiver.wait_for(3).await;
 }
 
 #[tokio::test]
@@ -134,7 +134,10 @@ async fn closed_deliveries_of_a_whole_year_are_counted_and_recovered_in_time() {
          SELECT key, '{webhook}', day, key, 'exhausted', 10 FROM stored"
     );
     site.sql().await.batch_execute(&a_year).await.unwrap();
+    let postgres = Proxy::to(site.postgres_address()).await;
+    let site = site.postgres_through(&postgres.addr());
     let api = site.api().await;
+    postgres.delay(WAY);
     let recover = format!("/v1/webhooks/{webhook}/recover");
     let since = serde_json::json!({ "since": "2026-01-01T00:00:00Z" });
     let customer = api.customer("acc_1");
