@@ -34,13 +34,13 @@ fn assert_says((read, said): (bool, String), all: &[&str]) {
 
 #[tokio::test]
 async fn hosts_that_refuse_or_stay_silent_leave_time_for_the_next() {
-    let site = Site::new().await.set("database.connect_timeout", "4s");
+    let site = Site::new().await.set("database.connect_timeout", "20s");
     let (closed, silent) = (Proxy::to(site.postgres_address()).await, Proxy::to(site.postgres_address()).await);
     closed.refuse(true).await;
     silent.pause();
     let hosts = format!("{},{},{}", closed.addr(), silent.addr(), site.postgres_address());
     assert_eq!(read_through(&site, &with_hosts(&site, &hosts)).await, (true, String::new()));
-    let site = site.set("database.connect_timeout", "1s");
+    let site = site.set("database.connect_timeout", "4s");
     let hosts = format!("{},{}", closed.addr(), silent.addr());
     let said = read_through(&site, &with_hosts(&site, &hosts)).await;
     assert_says(said, &[&format!("{}: Connection refused", closed.addr()), &format!("{}: no answer", silent.addr())]);
@@ -69,10 +69,10 @@ async fn a_worker_goes_over_to_the_host_that_serves_and_back() {
     ledger.publish(5).await;
     ledger.wait_until_done().await;
     for (gone, there) in [(&one, &other), (&other, &one)] {
+        let before = there.opened();
         there.refuse(false).await;
         gone.refuse(true).await;
         gone.cut().await;
-        let before = there.opened();
         ledger.publish(5).await;
         ledger.wait_until_done().await;
         assert!(there.opened() > before);

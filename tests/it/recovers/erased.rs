@@ -35,7 +35,7 @@ async fn a_delivery_that_succeeds_while_it_is_recovered_is_not_pending_afterward
     let quiet = Quiet::new().await;
     quiet.close(2, "exhausted", "1 minute").await;
     // Stops a recovery after it has made its deliveries pending; meanwhile one of them is delivered.
-    let stand = "CREATE FUNCTION stand() RETURNS trigger LANGUAGE plpgsql AS
+    let stand = "CREATE FUNCTION stand() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS
                      'BEGIN PERFORM pg_advisory_xact_lock(4711); RETURN NULL; END';
                  CREATE TRIGGER stand AFTER INSERT ON pending_deliveries FOR EACH STATEMENT EXECUTE FUNCTION stand()";
     quiet.execute(stand).await;

@@ -2,7 +2,7 @@
 
 use tokio_postgres::Client;
 
-use super::many::Quiet;
+use super::many::{NOBODY, Quiet};
 use super::*;
 
 /// The number of closed deliveries.
@@ -23,10 +23,11 @@ const SESSIONS: &str = "SELECT count(*) FROM pg_stat_activity
 /// A site with many closed deliveries. A recovery stops in the transaction after the first `SOME` deliveries, until the client
 /// unlocks.
 async fn stopped_halfway() -> (Quiet, Client) {
-    let quiet = Quiet::new().await;
+    // A statement may wait for as long as the test takes.
+    let quiet = Quiet::on(Site::new().await.set("database.statement_timeout", "200s"), NOBODY).await;
     quiet.close(MANY as i32, "exhausted", "1 minute").await;
     let stand = format!(
-        "CREATE FUNCTION stand() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        "CREATE FUNCTION stand() RETURNS trigger LANGUAGE plpgsql SET lock_timeout = 0 AS $$ BEGIN
              IF (SELECT count(*) FROM pending_deliveries) = {SOME} THEN PERFORM pg_advisory_xact_lock(4711); END IF;
              RETURN NULL;
          END $$;
@@ -48,6 +49,24 @@ async fn wait_for_blocked_sessions(quiet: &Quiet, count: i64) {
 
 fn started(quiet: &Quiet) -> Replica {
     quiet.site.launch(&quiet.recover(&["--since", "2h", "--json"])).start()
+}
+
+/// Two recoveries that both wait for a lock. A recovery gives up after a wait of 2 s, which may be over before the other one has
+/// started; then both are started again.
+async fn two_that_wait(quiet: &Quiet) -> [Replica; 2] {
+    eventually("two recoveries wait", async || {
+        let mut both = [started(quiet), started(quiet)];
+        while both.iter_mut().all(Replica::is_running) {
+            if quiet.site.count(WAITING).await == 2 {
+                return Some(both);
+            }
+        }
+        for replica in &mut both {
+            let _ = replica.wait().await;
+        }
+        None
+    })
+    .await
 }
 
 fn recovering(replica: &Replica) -> i64 {
@@ -107,8 +126,7 @@ async fn two_recoveries_at_once_recover_all_once_at_one_rate() {
     quiet.close(MANY as i32, "exhausted", "1 minute").await;
     let holder = quiet.site.another_sql().await;
     holder.batch_execute("BEGIN; SELECT FROM webhooks FOR UPDATE").await.unwrap();
-    let mut both = [started(&quiet), started(&quiet)];
-    wait_for_blocked_sessions(&quiet, 2).await;
+    let mut both = two_that_wait(&quiet).await;
     holder.batch_execute("ROLLBACK").await.unwrap();
     for replica in &mut both {
         assert!(replica.wait().await.success(), "{}", replica.log());
@@ -135,8 +153,10 @@ async fn a_webhook_switched_off_during_its_recovery_is_not_called() {
         unlock(&holder).await;
     });
     locked.unwrap();
-    assert!(switch_off.wait().await.success());
+    let off = "SELECT count(*) FROM webhooks WHERE NOT active";
+    wait_until("it is switched off", async || quiet.site.count(off).await == 1).await;
     unlock(&retention).await;
+    assert!(switch_off.wait().await.success());
     assert_eq!(recovery.wait().await.code(), Some(1));
     let said = format!("error: only {SOME} of {MANY} are recovering: webhook {} is switched off", quiet.webhook.id);
     assert!(recovery.log().contains(&said), "{}", recovery.log());

@@ -9,9 +9,12 @@ pub(super) struct Quiet {
     pub(super) webhook: Webhook,
 }
 
+/// A URL at which nothing listens.
+pub(super) const NOBODY: &str = "http://127.0.0.1:9999/";
+
 impl Quiet {
     pub(super) async fn new() -> Self {
-        Self::on(Site::new().await, "http://127.0.0.1:9999/").await
+        Self::on(Site::new().await, NOBODY).await
     }
 
     pub(super) async fn on(site: Site, url: &str) -> Self {
