@@ -173,13 +173,15 @@ async fn name_servers_that_answer_nothing_are_our_failure() {
     let resolver = resolver_with(&server, within(Duration::from_millis(300)), UrlPolicy::default());
     let started = Instant::now();
     assert!(matches!(resolver.addresses(HOST).await, Err(ResolveError::NoNameServer)));
-    assert!(started.elapsed() < Duration::from_secs(2));
+    // Without our limit the resolver library would wait 5 s for an answer.
+    assert!(started.elapsed() < Duration::from_millis(4500));
 }
 
 #[tokio::test]
 async fn a_zone_whose_servers_never_answer_is_its_customers_failure_and_a_crowd_of_them_costs_few_questions() {
     let server = NameServer::start(|name, _| if name == "." { Says::addresses(&[]) } else { Says::silence() }).await;
-    let resolver = resolver_with(&server, within(Duration::from_millis(500)), UrlPolicy::default());
+    // A fifth of the time is for the question that the name server answers.
+    let resolver = resolver_with(&server, within(Duration::from_secs(3)), UrlPolicy::default());
     let crowd = (0..50).map(|number| {
         let resolver = resolver.clone();
         async move { resolver.addresses(&format!("hooks{number}.example.com")).await }
