@@ -17,4 +17,5 @@ pub mod schemathesis;
 mod test_sends;
 mod tokens;
 mod unavailable;
+mod webhook_changes;
 mod webhooks;
