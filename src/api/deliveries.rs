@@ -254,7 +254,7 @@ fn since(span: &Span) -> Result<Since, Problem> {
     params(
         ("id" = Uuid, Path),
         ("since" = String, Query, format = DateTime, description = "What ended without a success at this time or later"),
-        ("until" = Option<String>, Query, format = DateTime, description = "and before this time"),
+        ("until" = Option<String>, Query, format = DateTime, description = "and before this time, which must be later than `since`"),
     ),
     responses((status = 200, body = Recoverable), WebhookProblems))]
 pub(super) async fn count_recoverable(
@@ -264,6 +264,7 @@ pub(super) async fn count_recoverable(
 ) -> Result<JsonAnswer<Recoverable>, Problem> {
     let since = caller.query.time("since")?.ok_or_else(|| Problem::malformed("since", NOT_A_TIME))?;
     let since = match caller.query.time("until")? {
+        Some(until) if until <= since => return Err(Problem::malformed("until", LATER)),
         Some(until) => Since::Between(since, until),
         None => Since::Time(since),
     };

@@ -273,7 +273,6 @@ async fn what_ended_between_two_times_is_counted_and_recovered_and_nothing_else(
     assert_eq!(count("since=2026-01-01T00:00:00Z").await, 6);
     assert_eq!(count("since=2026-01-01T02:00:00Z&until=2026-01-01T04:00:00Z").await, 2);
     assert_eq!(count("since=2026-01-01T02:00:00Z&until=2026-01-01T04:00:00.000001Z").await, 3);
-    assert_eq!(count("since=2026-01-01T04:00:00Z&until=2026-01-01T02:00:00Z").await, 0);
     customer.patch(&path, &json!({ "active": false })).await;
     assert_eq!(count("since=2026-01-01T00:00:00Z").await, 6, "also while it is switched off");
     customer.patch(&path, &json!({ "active": true })).await;
@@ -298,7 +297,13 @@ async fn what_ended_between_two_times_is_counted_and_recovered_and_nothing_else(
     assert!(refused.header("retry-after").is_some());
     let span = "SELECT count(*) FROM recoveries WHERE until = '2026-01-01T01:30Z'";
     assert_eq!(site.count(span).await, 1);
-    for wrong in ["until=2026-01-02T00:00:00Z", "since=x"] {
+    for wrong in [
+        "until=2026-01-02T00:00:00Z",
+        "since=x",
+        // Zero would read as "nothing to recover".
+        "since=2026-01-01T04:00:00Z&until=2026-01-01T02:00:00Z",
+        "since=2026-01-01T04:00:00Z&until=2026-01-01T04:00:00Z",
+    ] {
         assert_problem(&customer.get(&format!("{path}/recover?{wrong}")).await, 400, "malformed-request");
     }
     assert_problem(&recover("2026-01-02T00:00:00Z", "2026-01-02T00:00:00Z").await, 422, "invalid-fields");
