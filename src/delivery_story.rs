@@ -47,14 +47,15 @@ pub(crate) struct WholeDelivery {
     /// The body as it is sent, byte for byte. Null if the event is no longer kept, and for a test.
     pub payload: Option<String>,
     /// The headers of the last attempt, made again; null before the first. Those that cannot be made are left out: both
-    /// signatures without the payload, or if the secret was replaced since; and `Host`, which depends on the URL at that time.
+    /// signatures without the payload, if the secret was replaced since, or for a token that may only read; and `Host`, which
+    /// depends on the URL at that time.
     pub request_headers: Option<BTreeMap<String, String>>,
     /// Newest first, 100 at most. The log, filtered by `delivery_id`, has all.
     pub attempts: Vec<LogRow>,
 }
 
 impl WholeDelivery {
-    /// Reads a delivery.
+    /// Reads a delivery. Without the keyring, no signatures are made.
     ///
     /// # Errors
     ///
@@ -62,7 +63,7 @@ impl WholeDelivery {
     /// row of the delivery, [`DeliveryRefusal::Store`] if the database did not answer.
     pub(crate) async fn read(
         store: &Store,
-        keyring: &Keyring,
+        keyring: Option<&Keyring>,
         scope: Scope<'_>,
         webhook: WebhookId,
         delivery: DeliveryId,

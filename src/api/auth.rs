@@ -30,6 +30,11 @@ impl Caller {
         Scope::Account(&self.account)
     }
 
+    /// What this caller may do.
+    pub(super) fn access(&self) -> Access {
+        self.access
+    }
+
     /// For routes that show a secret, which a token that may only read must not see.
     ///
     /// # Errors

@@ -31,19 +31,20 @@ pub(crate) struct DeliveryStory {
     pub event: Option<Event>,
     /// The unix second in the last request, if it was stored.
     pub signed_at: Option<i64>,
-    /// What the last request was signed with; `None` if that is not certain.
+    /// What the last request was signed with; `None` if that is not certain, or was not asked for.
     pub signed_by: Option<Secrets>,
 }
 
 impl Store {
-    /// Reads one delivery. The outer `None`: the account does not have the webhook. The inner: nothing is left of the delivery.
+    /// Reads one delivery, and with the keyring the keys that signed its last request. The outer `None`: the account does not
+    /// have the webhook. The inner: nothing is left of the delivery.
     ///
     /// # Errors
     ///
     /// The database is not available, busy or not migrated.
     pub(crate) async fn delivery_story(
         &self,
-        keyring: &Keyring,
+        keyring: Option<&Keyring>,
         scope: Scope<'_>,
         webhook: WebhookId,
         delivery: DeliveryId,
@@ -56,7 +57,9 @@ impl Store {
         let (mut signed_at, mut signed_by) = (None, None);
         if let Some(last) = attempts.first() {
             signed_at = self.signed_at(last).await?;
-            signed_by = self.signed_by(keyring, scope, webhook, last.created_at).await?;
+            if let Some(keyring) = keyring {
+                signed_by = self.signed_by(keyring, scope, webhook, last.created_at).await?;
+            }
         }
         Ok(Some(Some(DeliveryStory { row: listed.row, attempts, event, signed_at, signed_by })))
     }

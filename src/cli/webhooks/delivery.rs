@@ -24,7 +24,7 @@ pub(in crate::cli) struct Delivery {
 
 pub(super) async fn show(store: &Store, settings: &Settings, arguments: Delivery, json: bool) -> CommandResult {
     let Delivery { id, delivery_id } = arguments;
-    let read = WholeDelivery::read(store, settings.keyring()?, Scope::Everyone, id, delivery_id).await;
+    let read = WholeDelivery::read(store, Some(settings.keyring()?), Scope::Everyone, id, delivery_id).await;
     let delivery = read.map_err(|refused| match refused {
         DeliveryRefusal::UnknownWebhook => unknown(id),
         DeliveryRefusal::NothingLeft => Failure::Failed(anyhow::Error::from(refused)),

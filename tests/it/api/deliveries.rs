@@ -6,7 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use penr_webhooks::ids::{DeliveryId, EventId, WebhookId};
 use serde_json::{Value, json};
 
-use crate::support::api::assert_problem;
+use crate::support::api::{Customer, assert_problem};
 use crate::support::*;
 
 fn webhook_id(path: &str) -> &str {
@@ -47,12 +47,20 @@ async fn a_delivery_is_shown_with_what_was_sent_as_long_as_it_can_be_made_again(
     assert!(pending["payload"].as_str().unwrap().contains(data), "{pending}");
     assert_eq!(shown(&pending), headers(&request));
     assert_eq!(pending["attempts"], customer.get(&format!("{path}/deliveries")).await.json()["data"]);
+    let made = site.json(&["token", "--account", "acc_1", "--read-only"]).await;
+    let reader = Customer { token: made["token"].as_str().unwrap().to_owned(), ..customer.clone() };
+    let mut unsigned = headers(&request);
+    unsigned.retain(|name, _| name != "X-Webhook-Signature" && name != "Webhook-Signature");
+    let read = reader.get(&address).await.json();
+    assert_eq!(
+        (shown(&read), &read["payload"]),
+        (unsigned.clone(), &pending["payload"]),
+        "no signature to be sent again"
+    );
     assert!(pending["created_at"].as_str() <= pending["attempts"][0]["created_at"].as_str(), "{pending}");
     assert!(pending["next_attempt_at"].is_string());
     // The first request was signed with another secret.
     customer.ask("POST", &format!("{path}/secret/regenerate"), &[], b"").await;
-    let mut unsigned = headers(&request);
-    unsigned.retain(|name, _| name != "X-Webhook-Signature" && name != "Webhook-Signature");
     assert_eq!(shown(&show().await), unsigned);
     // As if the secret had been replaced a minute earlier: both sign the next request, which is made again with both.
     let earlier = "UPDATE webhooks SET updated_at = updated_at - interval '1 minute'";
