@@ -319,29 +319,45 @@ async fn what_ended_between_two_times_is_counted_and_recovered_and_nothing_else(
 
 #[tokio::test]
 async fn a_customer_whose_receiver_broke_finds_what_failed_and_gets_it_all() {
-    let site = Site::new().await.set("retry.schedule", "[]").set("recover.rate", "1000");
+    // With the schedule that everybody has: the second wait is five minutes, and the last attempt comes after three days.
+    let site = Site::new().await.set("recover.rate", "1000");
     let (receiver, api, _worker) = (Receiver::start().await, site.api().await, site.worker().await);
     receiver.always(Reply::status(500));
     let customer = api.customer("acc_1");
     let path = customer.create_at(&receiver.url()).await;
-    site.json(&["publish", "--account", "acc_1", "--type", "content.created", "--count", "5"]).await;
-    wait_until("all are closed", async || site.count("SELECT count(*) FROM closed_deliveries").await == 5).await;
+    site.json(&["publish", "--account", "acc_1", "--type", "content.created", "--count", "3"]).await;
+    let waiting = "SELECT count(*) FROM pending_deliveries WHERE attempts_made = 2";
+    wait_until("all were attempted twice", async || site.count(waiting).await == 3).await;
     receiver.always(Reply::status(200));
     let half = SignedDuration::from_mins(30);
     let (since, until) = (Timestamp::now() - half, Timestamp::now() + half);
-    let list = format!("{path}/deliveries?view=deliveries&from={since}&to={until}");
-    let failed = all(&customer, &format!("{list}&state=exhausted")).await;
-    assert_eq!(failed.len(), 5);
+    let failed = all(&customer, &format!("{path}/deliveries?status=failed&from={since}&to={until}")).await;
+    assert_eq!(failed.len(), 6);
+    let in_state = async |state| all(&customer, &format!("{path}/deliveries?view=deliveries&state={state}")).await;
+    let pending = in_state("pending").await;
+    assert_eq!(pending.len(), 3);
+    assert!(pending.iter().all(|delivery| delivery["next_attempt_at"].is_string()), "{pending:?}");
     let address = format!("{path}/deliveries/{}", failed[0]["delivery_id"].as_str().unwrap());
     let payload = customer.get(&address).await.json()["payload"].clone();
     let event: Value = serde_json::from_str(payload.as_str().unwrap()).unwrap();
     assert_eq!(event["id"], failed[0]["event_id"]);
     assert_eq!(customer.ask("POST", &format!("{address}/resend"), &[], b"").await.status, 202);
     wait_until("the one is delivered", async || customer.get(&address).await.json()["state"] == "delivered").await;
-    let count = customer.get(&format!("{path}/recover?since={since}&until={until}")).await.json();
-    assert_eq!(count, json!({ "count": 4 }));
+    assert_eq!(in_state("pending").await.len(), 2);
+    let count = async || customer.get(&format!("{path}/recover?since={since}&until={until}")).await.json();
+    assert_eq!(count().await, json!({ "count": 0 }), "none has ended");
+
+    // As if the receiver had been broken for three days: the next attempt is the last.
+    receiver.always(Reply::status(500));
+    let hurry = "UPDATE pending_deliveries SET attempts_made = 9, due_at = now()";
+    site.sql().await.batch_execute(hurry).await.unwrap();
+    wait_until("the others have ended", async || site.count("SELECT count(*) FROM closed_deliveries").await == 2).await;
+    receiver.always(Reply::status(200));
+    assert_eq!(in_state("exhausted").await.len(), 2);
+    assert_eq!(count().await, json!({ "count": 2 }));
     let span = json!({ "since": since.to_string(), "until": until.to_string() });
     let recovering = customer.post(&format!("{path}/recover"), &span).await;
-    assert_eq!(recovering.json(), json!({ "recovering": 4 }));
-    wait_until("all are delivered", async || all(&customer, &format!("{list}&state=delivered")).await.len() == 5).await;
+    assert_eq!(recovering.json(), json!({ "recovering": 2 }));
+    wait_until("all are delivered", async || in_state("delivered").await.len() == 3).await;
 }
+    // One that still waits need not wait any longer.
