@@ -247,6 +247,8 @@ CREATE INDEX closed_deliveries_by_event_day ON public.closed_deliveries USING bt
 
 CREATE INDEX closed_deliveries_by_webhook ON public.closed_deliveries USING btree (webhook_id, closed_at);
 
+CREATE INDEX closed_deliveries_unattempted ON public.closed_deliveries USING btree (webhook_id, event_key) WHERE (attempts_made = 0);
+
 CREATE INDEX kept_answers_by_time ON public.kept_answers USING btree (created_at);
 
 CREATE INDEX notices_due ON public.notices USING btree (due_at);
@@ -254,6 +256,8 @@ CREATE INDEX notices_due ON public.notices USING btree (due_at);
 CREATE INDEX pending_deliveries_by_time ON public.pending_deliveries USING btree (due_at, webhook_id);
 
 CREATE INDEX pending_deliveries_by_webhook ON public.pending_deliveries USING btree (webhook_id, due_at);
+
+CREATE INDEX pending_deliveries_unattempted ON public.pending_deliveries USING btree (webhook_id, event_key) WHERE (attempts_made = 0);
 
 CREATE INDEX webhooks_by_account ON public.webhooks USING btree (account_id, created_at, id);
 

@@ -1,8 +1,9 @@
 //! Lists the deliveries of a webhook: each once, at the place of its newest attempt or, if it was never attempted, where it was
 //! created; newest first.
 //!
-//! No index has this order. So the log is walked, and of each delivery only the newest attempt counts; deliveries that were
-//! never attempted are sorted in. One answer reads a bounded number of rows of either kind.
+//! No index has this order. So the log is walked, and of each delivery only the newest attempt counts. Deliveries that were
+//! never attempted are read beside it, by the key of their event, which begins with the time of their creation. One answer
+//! reads a bounded number of rows of either kind, and tells where it stopped, so that the next one leaves nothing out.
 
 use std::collections::HashSet;
 use std::sync::LazyLock;
@@ -20,7 +21,8 @@ use crate::ids::WebhookId;
 
 /// The attempts that one statement reads.
 const CHUNK: i64 = 500;
-/// The most deliveries that are looked for in the log to know that they were never attempted.
+/// The deliveries without an attempt that counts that one answer reads. They are looked for in the log: one that was sent again
+/// may have attempts from before.
 const MOST_PROBED: usize = 1000;
 
 /// A part of the list, newest first.
@@ -184,20 +186,21 @@ impl Store {
         let rows = match wanted.filter.delivery {
             Some(delivery) => self.query(&UNATTEMPTED_DELIVERY, &[&wanted.webhook.0, &account, &delivery.0]).await?,
             None => {
-                let before = wanted.before.map(|before| before.time);
-                self.query(&UNATTEMPTED, &[&wanted.webhook.0, &account, &before, &LOOKED_AT]).await?
+                let from = wanted.filter.span.from.map_or(Uuid::nil(), |from| first_key(from.as_millisecond()));
+                let before = wanted.before.map_or(Uuid::max(), first_key_not_before);
+                let most = i64::try_from(MOST_PROBED + 1).unwrap_or(i64::MAX);
+                self.query(&UNATTEMPTED, &[&wanted.webhook.0, &account, &from, &before, &most]).await?
             }
         };
         let mut found: Vec<Found> = rows.iter().map(|row| Found::of(row, "id", "time", None)).collect();
-        found.retain(|found| wanted.takes_place(found.place()));
-        found.sort_by_key(|found| std::cmp::Reverse(order(&found.place())));
-        // A delivery may be pending and closed.
-        let mut seen = HashSet::new();
-        found.retain(|found| seen.insert(found.id));
         if found.len() > MOST_PROBED {
             found.truncate(MOST_PROBED);
             part.complete_to = found.last().map(Found::place);
         }
+        found.retain(|found| wanted.takes_place(found.place()));
+        // A delivery may be pending and closed.
+        let mut seen = HashSet::new();
+        found.retain(|found| seen.insert(found.id));
         let attempted = self.attempted_since_creation(&found.iter().collect::<Vec<_>>(), false).await?;
         found.retain(|found| !attempted.contains(&found.id));
         part.listed = self.listed(wanted, found).await?;
@@ -237,6 +240,19 @@ fn order(position: &Position) -> (Timestamp, Uuid) {
     (position.time, position.id)
 }
 
+/// The least key of an event that was taken from the queue in this millisecond of 1970 or later.
+fn first_key(millisecond: i64) -> Uuid {
+    Uuid::from_u128(u128::from(u64::try_from(millisecond).unwrap_or_default()) << 80)
+}
+
+/// The least key whose event's place in the list is not before this position.
+fn first_key_not_before(before: Position) -> Uuid {
+    let millisecond = before.time.as_millisecond();
+    let (first, next) = (first_key(millisecond), first_key(millisecond + 1));
+    // The place has the time of the key's millisecond.
+    if before.time.subsec_nanosecond() % 1_000_000 == 0 { before.id.clamp(first, next) } else { next }
+}
+
 /// The webhook `$1` if the account `$2` has it. Everyone (null) may name a webhook that was deleted.
 const OWN_WEBHOOK: &str = "(SELECT id FROM webhooks WHERE id = $1::uuid AND account_id = $2::text
     UNION ALL SELECT $1::uuid WHERE $2::text IS NULL LIMIT 1)";
@@ -259,22 +275,22 @@ fn attempts_statement(only: &str) -> String {
 static ATTEMPTS: LazyLock<String> = LazyLock::new(|| attempts_statement(""));
 static ATTEMPTS_OF_DELIVERY: LazyLock<String> = LazyLock::new(|| attempts_statement("AND a.delivery_id = $8"));
 
-/// Pending and closed deliveries without an attempt that counts, whose time is next to `$3`. A parked delivery is due from the
-/// time on at which it was parked, which is soon after its creation.
+/// Pending and closed deliveries without an attempt that counts, newest first, whose events have keys from `$3` on and before
+/// `$4`: each kind has an index in this order. A delivery that is both stands where its pending row says. `LIMIT (SELECT …)` as in
+/// the log.
 static UNATTEMPTED: LazyLock<String> = LazyLock::new(|| {
-    let near = |table: &str, time: &str, shown: &str| {
-        let rows = format!(
-            "SELECT id, event_day, event_key, attempts_made, {shown} AS time FROM {table}
-            WHERE webhook_id = {OWN_WEBHOOK} AND {time}"
-        );
+    let newest = |table: &str, time: &str, only: &str| {
         format!(
-            "({rows} <= coalesce($3::timestamptz, 'infinity') ORDER BY {time} DESC LIMIT (SELECT $4::bigint))
-            UNION ALL ({rows} > coalesce($3::timestamptz, 'infinity') ORDER BY {time} LIMIT (SELECT $4::bigint))"
+            "(SELECT id, event_day, event_key, {time} AS time FROM {table} AS waiting
+            WHERE webhook_id = {OWN_WEBHOOK} AND attempts_made = 0 AND event_key >= $3 AND event_key < $4 {only}
+            ORDER BY event_key DESC LIMIT (SELECT $5::bigint))"
         )
     };
-    let pending = near("pending_deliveries", "due_at", "created_at");
-    let closed = near("closed_deliveries", "closed_at", "closed_at");
-    format!("SELECT * FROM ({pending} UNION ALL {closed}) AS near WHERE attempts_made = 0")
+    let pending = newest("pending_deliveries", "created_at", "");
+    let only_closed = "AND NOT EXISTS (
+        SELECT FROM pending_deliveries pending WHERE pending.id = waiting.id AND pending.attempts_made = 0)";
+    let closed = newest("closed_deliveries", "closed_at", only_closed);
+    format!("{pending} UNION ALL {closed} ORDER BY event_key DESC LIMIT (SELECT $5::bigint)")
 });
 
 static UNATTEMPTED_DELIVERY: LazyLock<String> = LazyLock::new(|| {

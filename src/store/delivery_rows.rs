@@ -114,9 +114,11 @@ impl Found {
         Self { id: column(row, id), created_at, event, last }
     }
 
-    /// Where it stands in the list: at its newest attempt, or where it was created.
+    /// Where it stands in the list: at its newest attempt, or where it was created. The places of two deliveries without an
+    /// attempt are in the order of their events' keys, by which they are read.
     pub(super) fn place(&self) -> Position {
-        let created = || Position { time: self.created_at, id: self.id };
+        let key = self.event.1;
+        let created = || Position { time: taken_at(key).unwrap_or(self.created_at), id: key };
         self.last.as_ref().map_or_else(created, |last| last.at)
     }
 }

@@ -23,7 +23,19 @@ use super::column;
 use super::schema::Home;
 
 /// Indexes that `migrate` builds on tables in use, in this order.
-pub(crate) const INDEXES: &[Index] = &[];
+pub(crate) const INDEXES: &[Index] = &[
+    // The list of deliveries reads those that were never attempted from here. Retries have no entry: they cost no more.
+    Index {
+        name: "pending_deliveries_unattempted",
+        table: "pending_deliveries",
+        definition: "(webhook_id, event_key) WHERE attempts_made = 0",
+    },
+    Index {
+        name: "closed_deliveries_unattempted",
+        table: "closed_deliveries",
+        definition: "(webhook_id, event_key) WHERE attempts_made = 0",
+    },
+];
 
 /// An index that a table is to have.
 #[derive(Debug, Clone, Copy)]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::{SignedDuration, Timestamp};
 use penr_webhooks::ids::{DeliveryId, EventId, WebhookId};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::support::api::{Customer, assert_problem};
 use crate::support::*;
@@ -46,7 +47,6 @@ async fn a_delivery_is_shown_with_what_was_sent_as_long_as_it_can_be_made_again(
     assert_eq!(pending["payload"].as_str().unwrap().as_bytes(), request.body);
     assert!(pending["payload"].as_str().unwrap().contains(data), "{pending}");
     assert_eq!(shown(&pending), headers(&request));
-    assert_eq!(pending["attempts"], customer.get(&format!("{path}/deliveries")).await.json()["data"]);
     let made = site.json(&["token", "--account", "acc_1", "--read-only"]).await;
     let reader = Customer { token: made["token"].as_str().unwrap().to_owned(), ..customer.clone() };
     let mut unsigned = headers(&request);
@@ -57,6 +57,7 @@ async fn a_delivery_is_shown_with_what_was_sent_as_long_as_it_can_be_made_again(
         (unsigned.clone(), &pending["payload"]),
         "no signature to be sent again"
     );
+    assert_eq!(pending["attempts"], customer.get(&format!("{path}/deliveries")).await.json()["data"]);
     assert!(pending["created_at"].as_str() <= pending["attempts"][0]["created_at"].as_str(), "{pending}");
     assert!(pending["next_attempt_at"].is_string());
     // The first request was signed with another secret.
@@ -130,6 +131,13 @@ async fn a_delivery_s_state_is_that_of_its_rows_and_of_its_webhook() {
     assert_problem(&foreign, 404, "not-found");
 }
 
+/// The key of an event that a worker took from the queue then.
+fn key_at(time: Timestamp) -> String {
+    let seconds = u64::try_from(time.as_second()).unwrap();
+    let nanoseconds = u32::try_from(time.subsec_nanosecond()).unwrap();
+    Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, nanoseconds)).to_string()
+}
+
 /// Inserts deliveries: number `n` was attempted `n % 4` times, at seconds `n`, `n + 40` and `n + 80` before the returned time.
 /// Those with `n % 5 = 0` succeeded at last, those with `n % 5 = 1` are closed, the others wait. Their ids are those of the
 /// events `evt_n`.
@@ -139,6 +147,7 @@ async fn deliver(site: &Site, path: &str, count: i32) -> Timestamp {
     let sql = site.sql().await;
     let base: Timestamp = sql.query_one("SELECT date_trunc('milliseconds', now())", &[]).await.unwrap().get(0);
     let time = base;
+    let keys: Vec<String> = (0..count).map(|n| key_at(base - SignedDuration::from_secs(n.into()))).collect();
     let base = base.to_string();
     let attempts = "INSERT INTO attempts (id, webhook_id, delivery_id, event_day, event_key, event_id, event_type, trigger,
             attempt, http_status, duration_ms, error, created_at, next_attempt_at)
@@ -150,16 +159,16 @@ async fn deliver(site: &Site, path: &str, count: i32) -> Timestamp {
     sql.execute(attempts, &[&id, &ids, &count, &base]).await.unwrap();
     let waiting = "INSERT INTO pending_deliveries (id, webhook_id, activation, event_day, event_key, trigger, attempts_made, due_at,
             created_at)
-        SELECT ($2::text[])[n + 1]::uuid, $1::text::uuid, 1, current_date, gen_random_uuid(), 'event', n % 4,
+        SELECT ($2::text[])[n + 1]::uuid, $1::text::uuid, 1, current_date, ($5::text[])[n + 1]::uuid, 'event', n % 4,
             $4::text::timestamptz - n * interval '1 second', $4::text::timestamptz - n * interval '1 second'
         FROM generate_series(0, $3::integer - 1) n WHERE n % 5 > 1";
-    sql.execute(waiting, &[&id, &ids, &count, &base]).await.unwrap();
+    sql.execute(waiting, &[&id, &ids, &count, &base, &keys]).await.unwrap();
     let closed =
         "INSERT INTO closed_deliveries (id, webhook_id, event_day, event_key, reason, attempts_made, closed_at)
-        SELECT ($2::text[])[n + 1]::uuid, $1::text::uuid, current_date, gen_random_uuid(), 'exhausted', n % 4,
+        SELECT ($2::text[])[n + 1]::uuid, $1::text::uuid, current_date, ($5::text[])[n + 1]::uuid, 'exhausted', n % 4,
             $4::text::timestamptz - n * interval '1 second'
         FROM generate_series(0, $3::integer - 1) n WHERE n % 5 = 1";
-    sql.execute(closed, &[&id, &ids, &count, &base]).await.unwrap();
+    sql.execute(closed, &[&id, &ids, &count, &base, &keys]).await.unwrap();
     time
 }
 
@@ -216,6 +225,54 @@ async fn each_delivery_is_listed_once_where_its_newest_attempt_or_its_creation_s
     let found: Vec<&str> = rows.iter().map(|row| row["delivery_id"].as_str().unwrap()).collect();
     let wanted = (42..=55).filter(known).map(|n| ids[n].as_str());
     assert_eq!(found, wanted.collect::<Vec<_>>(), "{span}");
+}
+
+/// Random ids of deliveries, each with the key of its event, in the order of the list.
+fn newest_first(times: impl Iterator<Item = Timestamp>) -> (Vec<String>, Vec<String>) {
+    let mut keys: Vec<String> = times.map(key_at).collect();
+    keys.sort_by(|one, other| other.cmp(one));
+    (keys.iter().map(|_| Uuid::new_v4().to_string()).collect(), keys)
+}
+
+#[tokio::test]
+async fn a_list_of_many_deliveries_that_were_never_attempted_leaves_none_out() {
+    const EACH: i64 = 5_100;
+    let site = Site::new().await.set("api.requests_per_second", "10000");
+    let api = site.api().await;
+    let customer = api.customer("acc_1");
+    let path = customer.create_at("http://127.0.0.1:9999/").await;
+    let id = webhook_id(&path);
+    let now = Timestamp::from_millisecond(Timestamp::now().as_millisecond()).unwrap();
+    let ago = |milliseconds| now - SignedDuration::from_millis(milliseconds);
+    // Retries that are due long after everything else.
+    let retries = "WITH retry AS (
+            INSERT INTO pending_deliveries (id, webhook_id, activation, event_day, event_key, trigger, attempts_made, due_at)
+            SELECT gen_random_uuid(), $1::text::uuid, 1, current_date, gen_random_uuid(), 'event', 1, now() + interval '1 day'
+            FROM generate_series(1, $2::bigint) RETURNING *)
+        INSERT INTO attempts (id, webhook_id, delivery_id, event_day, event_key, event_id, event_type, trigger, attempt,
+            http_status, duration_ms, error, created_at, next_attempt_at)
+        SELECT gen_random_uuid(), webhook_id, id, event_day, event_key, 'evt', 'content.created', 'event', 1, 500, 1,
+            'http_status', now(), due_at FROM retry";
+    site.sql().await.execute(retries, &[&id, &EACH]).await.unwrap();
+    let (parked, keys) = newest_first((0..EACH).map(|n| ago(60_000 + n)));
+    let park = "INSERT INTO pending_deliveries
+            (id, webhook_id, activation, event_day, event_key, trigger, attempts_made, due_at)
+        SELECT row.id::uuid, $1::text::uuid, 1, current_date, row.key::uuid, 'event', 0, now()
+        FROM unnest($2::text[], $3::text[]) AS row (id, key)";
+    site.sql().await.execute(park, &[&id, &parked, &keys]).await.unwrap();
+    // They were created over an hour, many in the same millisecond, and cancelled all at once. One was parked again.
+    let (closed, keys) = newest_first((0..EACH).map(|n| ago(3_600_000 + n / 2_000 * 1_000_000)));
+    let close = "INSERT INTO closed_deliveries (id, webhook_id, event_day, event_key, reason, attempts_made)
+        SELECT row.id::uuid, $1::text::uuid, current_date, row.key::uuid, 'cancelled', 0
+        FROM unnest($2::text[], $3::text[]) AS row (id, key)";
+    let (of_closed, of_keys) = ([&closed[..], &parked[..1]].concat(), [&keys[..], &[key_at(ago(7_200_000))]].concat());
+    site.sql().await.execute(close, &[&id, &of_closed, &of_keys]).await.unwrap();
+
+    let rows = all(&customer, &format!("{path}/deliveries?view=deliveries&limit=100")).await;
+    let listed: Vec<&str> = rows.iter().map(|row| row["delivery_id"].as_str().unwrap()).collect();
+    let retries = usize::try_from(EACH).unwrap();
+    assert!(rows[..retries].iter().all(|row| row["last_http_status"] == 500));
+    assert!(listed[retries..].iter().eq(parked.iter().chain(&closed)), "{} rows", listed.len());
 }
 
 #[tokio::test]
@@ -341,6 +398,7 @@ async fn a_customer_whose_receiver_broke_finds_what_failed_and_gets_it_all() {
     let payload = customer.get(&address).await.json()["payload"].clone();
     let event: Value = serde_json::from_str(payload.as_str().unwrap()).unwrap();
     assert_eq!(event["id"], failed[0]["event_id"]);
+    // One that still waits need not wait any longer.
     assert_eq!(customer.ask("POST", &format!("{address}/resend"), &[], b"").await.status, 202);
     wait_until("the one is delivered", async || customer.get(&address).await.json()["state"] == "delivered").await;
     assert_eq!(in_state("pending").await.len(), 2);
@@ -360,4 +418,3 @@ async fn a_customer_whose_receiver_broke_finds_what_failed_and_gets_it_all() {
     assert_eq!(recovering.json(), json!({ "recovering": 2 }));
     wait_until("all are delivered", async || in_state("delivered").await.len() == 3).await;
 }
-    // One that still waits need not wait any longer.
