@@ -1,12 +1,14 @@
 //! Reads what the list of webhooks shows of their deliveries.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use jiff::Timestamp;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
+use super::attempt_columns::{AttemptColumns, ByColumns};
 use super::days::within_window;
 use super::{Store, StoreError, TypedParams, column, count};
 use crate::ids::{AccountId, WebhookId};
@@ -45,6 +47,7 @@ impl Store {
         let waiting =
             |row| (WebhookId(column(row, "id")), Activity { last_attempt: None, waiting: count(row, "waiting") });
         let mut activity: HashMap<WebhookId, Activity> = rows.iter().map(waiting).collect();
+        let newest = NEWEST.of(self.readable_attempt_columns().await?);
         for window in self.log_days().await?.windows(None) {
             let silent = activity.iter().filter(|(_, activity)| activity.last_attempt.is_none());
             let silent: Vec<Uuid> = silent.map(|(id, _)| id.0).collect();
@@ -57,7 +60,7 @@ impl Store {
                 (&window.from, Type::TIMESTAMPTZ),
                 (&window.until, Type::TIMESTAMPTZ),
             ];
-            for row in self.query_planned_anew(NEWEST, params).await? {
+            for row in self.query_planned_anew(newest, params).await? {
                 if let Some(activity) = activity.get_mut(&WebhookId(column(&row, "id"))) {
                     activity.last_attempt = Some(last_attempt(&row));
                 }
@@ -71,7 +74,7 @@ fn last_attempt(row: &Row) -> LastAttempt {
     LastAttempt {
         created_at: column(row, "created_at"),
         error: column(row, "error"),
-        error_detail: column(row, "detail"),
+        error_detail: column(row, "error_detail"),
         http_status: column(row, "http_status"),
     }
 }
@@ -87,18 +90,17 @@ const WAITING: &str = "
     WHERE w.id = ANY ($2) AND w.account_id = $1";
 
 /// The newest attempt of each webhook within a window. It is the first entry of the index.
-///
-/// The column `error_detail` comes with V12, and this program also works with older schemas. So the name stands there without a
-/// table: PostgreSQL takes the attempt's column if there is one, else that of `before_v12`, which is always null.
-const NEWEST: &str = concat!(
-    "SELECT w.id, newest.created_at, newest.error, newest.http_status, newest.detail
-    FROM webhooks w
-    CROSS JOIN (SELECT NULL::text AS error_detail) AS before_v12
-    CROSS JOIN LATERAL (
-        SELECT a.created_at, a.error, a.http_status, (SELECT error_detail FROM (SELECT a.*) AS attempt) AS detail
-        FROM attempts a WHERE a.webhook_id = w.id AND ",
-    within_window!("$3", "$4"),
-    " ORDER BY a.created_at DESC, a.id DESC LIMIT 1
-    ) AS newest
-    WHERE w.id = ANY ($2) AND w.account_id = $1"
-);
+static NEWEST: LazyLock<ByColumns<String>> = LazyLock::new(|| ByColumns::new(newest_statement));
+
+fn newest_statement(columns: AttemptColumns) -> String {
+    let within_window = within_window!("$3", "$4");
+    let detail = columns.read("error_detail", "text");
+    format!(
+        "SELECT w.id, newest.created_at, newest.error, newest.http_status, newest.error_detail
+        FROM (SELECT id FROM webhooks WHERE id = ANY ($2) AND account_id = $1) AS w
+        CROSS JOIN LATERAL (
+            SELECT created_at, error, http_status, {detail} FROM attempts WHERE webhook_id = w.id AND {within_window}
+            ORDER BY created_at DESC, id DESC LIMIT 1
+        ) AS newest"
+    )
+}

@@ -15,6 +15,35 @@ pub(super) enum AttemptColumns {
     BeforeV12,
 }
 
+impl AttemptColumns {
+    /// A column that V12 added, for the list of a SELECT. It is null where the schema does not have it.
+    pub(super) fn read(self, column: &str, type_name: &str) -> String {
+        match self {
+            Self::All => format!("{column}::{type_name} AS {column}"),
+            Self::BeforeV12 => format!("NULL::{type_name} AS {column}"),
+        }
+    }
+}
+
+/// Statements that depend on the columns, made once for either case.
+pub(super) struct ByColumns<T> {
+    all: T,
+    before_v12: T,
+}
+
+impl<T> ByColumns<T> {
+    pub(super) fn new(make: impl Fn(AttemptColumns) -> T) -> Self {
+        Self { all: make(AttemptColumns::All), before_v12: make(AttemptColumns::BeforeV12) }
+    }
+
+    pub(super) fn of(&self, columns: AttemptColumns) -> &T {
+        match columns {
+            AttemptColumns::All => &self.all,
+            AttemptColumns::BeforeV12 => &self.before_v12,
+        }
+    }
+}
+
 impl Store {
     /// The columns that a transaction finds. Costs a query only until they are known to be there.
     pub(super) async fn attempt_columns(&self, transaction: &Transaction<'_>) -> Result<AttemptColumns, Error> {

@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
+use super::attempt_columns::{AttemptColumns, ByColumns};
 use super::days::{LogWindow, within_window};
 use super::delivery_rows::{DeliveryRow, Found, LastAttempt, Listed, WebhookNow};
 use super::log::{LOOKED_AT, LogFilter, LogStatus};
@@ -171,8 +172,8 @@ impl Store {
             (&window.until, Type::TIMESTAMPTZ),
             (&delivery, Type::UUID),
         ];
-        let sql = if delivery.is_some() { &*ATTEMPTS_OF_DELIVERY } else { &*ATTEMPTS };
-        let rows = self.query_planned_anew(sql, params).await?;
+        let sql = if delivery.is_some() { &ATTEMPTS_OF_DELIVERY } else { &ATTEMPTS };
+        let rows = self.query_planned_anew(sql.of(self.readable_attempt_columns().await?), params).await?;
         Ok(rows.iter().map(|row| Found::of(row, "delivery_id", "created_at", Some(LastAttempt::of(row)))).collect())
     }
 
@@ -257,23 +258,24 @@ fn first_key_not_before(before: Position) -> Uuid {
 const OWN_WEBHOOK: &str = "(SELECT id FROM webhooks WHERE id = $1::uuid AND account_id = $2::text
     UNION ALL SELECT $1::uuid WHERE $2::text IS NULL LIMIT 1)";
 
-/// The column `error_detail` comes with V12, and this program also works with older schemas. So the name stands there without a
-/// table: PostgreSQL takes the attempt's column if there is one, else that of `before_v12`, which is always null.
-fn attempts_statement(only: &str) -> String {
+fn attempts_statement(columns: AttemptColumns, only: &str) -> String {
     let within_window = within_window!("$6", "$7");
+    let detail = columns.read("error_detail", "text");
     format!(
-        "SELECT a.id, a.delivery_id, a.event_day, a.event_key, a.event_id, a.event_type, a.attempt, a.http_status, a.error,
-            (SELECT error_detail FROM (SELECT a.*) AS attempt) AS error_detail, a.created_at, a.next_attempt_at
-        FROM attempts a CROSS JOIN (SELECT NULL::text AS error_detail) AS before_v12
-        WHERE a.webhook_id = {OWN_WEBHOOK} AND {within_window}
-            AND a.created_at <= coalesce($3::timestamptz, 'infinity')
-            AND (a.created_at, a.id) < (coalesce($3::timestamptz, 'infinity'), coalesce($4::uuid, $1)) {only}
-        ORDER BY a.created_at DESC, a.id DESC LIMIT (SELECT $5::bigint)"
+        "SELECT id, delivery_id, event_day, event_key, event_id, event_type, attempt, http_status, error, {detail}, created_at,
+            next_attempt_at
+        FROM attempts
+        WHERE webhook_id = {OWN_WEBHOOK} AND {within_window}
+            AND created_at <= coalesce($3::timestamptz, 'infinity')
+            AND (created_at, id) < (coalesce($3::timestamptz, 'infinity'), coalesce($4::uuid, $1)) {only}
+        ORDER BY created_at DESC, id DESC LIMIT (SELECT $5::bigint)"
     )
 }
 
-static ATTEMPTS: LazyLock<String> = LazyLock::new(|| attempts_statement(""));
-static ATTEMPTS_OF_DELIVERY: LazyLock<String> = LazyLock::new(|| attempts_statement("AND a.delivery_id = $8"));
+static ATTEMPTS: LazyLock<ByColumns<String>> =
+    LazyLock::new(|| ByColumns::new(|columns| attempts_statement(columns, "")));
+static ATTEMPTS_OF_DELIVERY: LazyLock<ByColumns<String>> =
+    LazyLock::new(|| ByColumns::new(|columns| attempts_statement(columns, "AND delivery_id = $8")));
 
 /// Pending and closed deliveries without an attempt that counts, newest first, whose events have keys from `$3` on and before
 /// `$4`: each kind has an index in this order. A delivery that is both stands where its pending row says. `LIMIT (SELECT …)` as in

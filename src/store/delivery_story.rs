@@ -1,11 +1,14 @@
 //! Reads one delivery with all that is kept of it: its attempts, its event, and what its last request was signed with.
 
+use std::sync::LazyLock;
+
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
+use super::attempt_columns::ByColumns;
 use super::claim::event_row;
 use super::delivery_rows::DeliveryRow;
 use super::log::{LogFilter, LogRow};
@@ -72,7 +75,8 @@ impl Store {
     async fn signed_at(&self, attempt: &LogRow) -> Result<Option<i64>, StoreError> {
         let params: TypedParams<'_> =
             &[(&attempt.id, Type::UUID), (&attempt.delivery_id, Type::UUID), (&attempt.created_at, Type::TIMESTAMPTZ)];
-        Ok(self.query_planned_anew(SIGNED_AT, params).await?.first().and_then(|row| column(row, "signed_at")))
+        let sql = SIGNED_AT.of(self.readable_attempt_columns().await?);
+        Ok(self.query_planned_anew(sql, params).await?.first().and_then(|row| column(row, "signed_at")))
     }
 
     /// The keys that signed an attempt that began at `began`; `None` if that is not certain, or one cannot be decrypted.
@@ -135,11 +139,12 @@ impl Replacement {
 
 const EVENT: &str = "SELECT day, key, account_id, event_id, event_type, body FROM events WHERE day = $1 AND key = $2";
 
-/// The column comes with V12: see `delivery_list`.
-const SIGNED_AT: &str = "
-    SELECT (SELECT signed_at FROM (SELECT a.*) AS attempt) AS signed_at
-    FROM attempts a CROSS JOIN (SELECT NULL::bigint AS signed_at) AS before_v12
-    WHERE a.id = $1 AND a.delivery_id = $2 AND a.created_at = $3";
+static SIGNED_AT: LazyLock<ByColumns<String>> = LazyLock::new(|| {
+    ByColumns::new(|columns| {
+        let signed_at = columns.read("signed_at", "bigint");
+        format!("SELECT {signed_at} FROM attempts WHERE id = $1 AND delivery_id = $2 AND created_at = $3")
+    })
+});
 
 const SECRETS: &str = "
     SELECT account_id, secret, previous_secret, previous_secret_until, updated_at

@@ -10,7 +10,7 @@ use tokio_postgres::types::Type;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::attempt_columns::AttemptColumns;
+use super::attempt_columns::{AttemptColumns, ByColumns};
 use super::days::{LogSpan, LogWindow, within_window};
 use super::{Position, Scope, Store, StoreError, column};
 use crate::delivery::ErrorDetail;
@@ -141,10 +141,7 @@ impl Store {
         let event_type = filter.event_type.as_ref().map(EventType::as_str);
         let succeeded = filter.status.map(|status| status == LogStatus::Success);
         let delivery = filter.delivery.map(|delivery| delivery.0);
-        let statements: &LogStatements = match self.readable_attempt_columns().await? {
-            AttemptColumns::All => &STATEMENTS,
-            AttemptColumns::BeforeV12 => &STATEMENTS_BEFORE_V12,
-        };
+        let statements = STATEMENTS.of(self.readable_attempt_columns().await?);
         let http_status = filter.http_status.map(i32::from);
         // An attempt with another status than these is a failure, and failures have an index of their own.
         let failures = filter.status == Some(LogStatus::Failed)
@@ -218,13 +215,16 @@ fn position(row: &Row) -> Position {
 ///
 /// - `looked_at`: the newest rows of the window, before the filter, numbered from the newest on.
 /// - `wanted`: those that the filter leaves.
-fn log_statement(causes: &str, only: &str) -> String {
+fn log_statement(columns: AttemptColumns, only: &str) -> String {
     let within_window = within_window!("$9", "$10");
+    let detail = columns.read("error_detail", "text");
+    let truncated = columns.read("response_truncated", "boolean");
+    let headers = columns.read("response_headers", "text");
     format!(
         "WITH looked_at AS MATERIALIZED (
             SELECT newest.*, row_number() OVER (ORDER BY created_at DESC, id DESC) AS position FROM (
                 SELECT id, delivery_id, event_id, event_type, trigger, attempt, http_status, duration_ms, error,
-                       response_snippet, created_at, next_attempt_at, {causes}
+                       response_snippet, created_at, next_attempt_at, {detail}, {truncated}, {headers}
                 FROM attempts
                 WHERE webhook_id = (
                     SELECT id FROM webhooks WHERE id = $1::uuid AND account_id = $2::text UNION ALL
@@ -254,22 +254,16 @@ struct LogStatements {
 }
 
 impl LogStatements {
-    fn reading(causes: &str) -> Self {
+    fn reading(columns: AttemptColumns) -> Self {
         Self {
-            all: log_statement(causes, ""),
-            of_failures: log_statement(causes, "AND error IS NOT NULL"),
-            of_delivery: log_statement(causes, "AND delivery_id = $11"),
+            all: log_statement(columns, ""),
+            of_failures: log_statement(columns, "AND error IS NOT NULL"),
+            of_delivery: log_statement(columns, "AND delivery_id = $11"),
         }
     }
 }
 
-static STATEMENTS: LazyLock<LogStatements> =
-    LazyLock::new(|| LogStatements::reading("error_detail, response_truncated, response_headers::text"));
-static STATEMENTS_BEFORE_V12: LazyLock<LogStatements> = LazyLock::new(|| {
-    LogStatements::reading(
-        "NULL::text AS error_detail, NULL::boolean AS response_truncated, NULL::text AS response_headers",
-    )
-});
+static STATEMENTS: LazyLock<ByColumns<LogStatements>> = LazyLock::new(|| ByColumns::new(LogStatements::reading));
 
 fn log_row(row: &Row) -> LogRow {
     let error: Option<String> = column(row, "error");
