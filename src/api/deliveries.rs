@@ -174,7 +174,8 @@ fn filter(query: &Query, webhook: WebhookId, cursors: &Cursors<'_>) -> Result<Lo
     let by_event = query.text("event_id").map(delivery_of).transpose()?;
     let span = LogSpan { from: query.time("from")?, to: query.time("to")? };
     Ok(LogFilter {
-        status: query.choice("status", &[("success", LogStatus::Success), ("failed", LogStatus::Failed)])?,
+        status: query
+            .choice("status", &[LogStatus::Success, LogStatus::Failed].map(|status| (status.as_str(), status)))?,
         event_type: event_type.transpose()?,
         delivery: delivery.transpose()?.or(by_event),
         http_status: query.http_status()?,

@@ -26,7 +26,7 @@ use super::refused_fields::RefusedFields;
 use super::webhook_changes;
 use crate::ids::{AccountId, WebhookId};
 use crate::secret::SigningSecret;
-use crate::store::{self, Created, Deleted, Kept, NewWebhook, Position, Store};
+use crate::store::{self, Created, Deleted, Kept, LogStatus, NewWebhook, Position, Store};
 use crate::webhook::{Subscriptions, Webhook, WebhookName, WebhookUrl};
 
 /// Webhooks of a page, unless the caller asks for another number.
@@ -109,7 +109,7 @@ impl From<store::Activity> for Activity {
         };
         let Some(last) = activity.last_attempt else { return shown };
         Self {
-            last_status: Some(if last.error.is_none() { "success" } else { "failed" }),
+            last_status: Some(LogStatus::of(last.error.as_deref()).as_str()),
             last_attempt_at: Some(last.created_at),
             last_error: last.error,
             last_error_detail: last.error_detail,

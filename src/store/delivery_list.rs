@@ -16,6 +16,7 @@ use super::attempt_columns::{AttemptColumns, ByColumns};
 use super::days::{LogWindow, within_window};
 use super::delivery_rows::{DeliveryRow, Found, LastAttempt, Listed, WebhookNow};
 use super::log::{LOOKED_AT, LogFilter, LogStatus};
+use super::sql::OWN_WEBHOOK;
 use super::{Position, Scope, Store, StoreError, TypedParams};
 use crate::delivery_state::DeliveryState;
 use crate::ids::WebhookId;
@@ -212,8 +213,7 @@ impl Store {
 impl Wanted<'_> {
     fn takes_attempt(&self, found: &Found) -> bool {
         let Some(last) = &found.last else { return false };
-        let status = if last.error.is_none() { LogStatus::Success } else { LogStatus::Failed };
-        self.filter.status.is_none_or(|wanted| wanted == status)
+        self.filter.status.is_none_or(|wanted| wanted == LogStatus::of(last.error.as_deref()))
             && self.filter.http_status.is_none_or(|wanted| last.http_status == Some(wanted.into()))
             && self.filter.event_type.as_ref().is_none_or(|wanted| wanted.as_str() == last.event_type)
     }
@@ -253,10 +253,6 @@ fn first_key_not_before(before: Position) -> Uuid {
     // The place has the time of the key's millisecond.
     if before.time.subsec_nanosecond() % 1_000_000 == 0 { before.id.clamp(first, next) } else { next }
 }
-
-/// The webhook `$1` if the account `$2` has it. Everyone (null) may name a webhook that was deleted.
-const OWN_WEBHOOK: &str = "(SELECT id FROM webhooks WHERE id = $1::uuid AND account_id = $2::text
-    UNION ALL SELECT $1::uuid WHERE $2::text IS NULL LIMIT 1)";
 
 fn attempts_statement(columns: AttemptColumns, only: &str) -> String {
     let within_window = within_window!("$6", "$7");

@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::days::{LogSpan, midnight, within_window};
+use super::log::LogStatus;
 use super::{Position, Scope, Store, StoreError, TypedParams, column};
 use crate::delivery_state::{DeliveryState, Remains};
 use crate::ids::WebhookId;
@@ -287,7 +288,6 @@ fn row(
         to_be_continued: last.is_some_and(|last| last.next_attempt_at.is_some()),
     };
     let state = DeliveryState::of(remains, now);
-    let status = |last: &LastAttempt| if last.error.is_none() { "success" } else { "failed" };
     let made = pending.map(|pending| pending.attempts_made).or(closed.map(|closed| closed.attempts_made));
     DeliveryRow {
         delivery_id: found.id,
@@ -295,7 +295,7 @@ fn row(
         event_type: last.map(|last| &last.event_type).or(name.map(|name| &name.1)).cloned(),
         state,
         attempts_made: made.or(last.map(|last| last.attempt)).unwrap_or_default(),
-        last_status: last.map(status),
+        last_status: last.map(|last| LogStatus::of(last.error.as_deref()).as_str()),
         last_http_status: last.and_then(|last| last.http_status),
         last_error: last.and_then(|last| last.error.clone()),
         last_error_detail: last.and_then(|last| last.error_detail.clone()),

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::attempt_columns::{AttemptColumns, ByColumns};
 use super::days::{LogSpan, LogWindow, within_window};
+use super::sql::OWN_WEBHOOK;
 use super::{Position, Scope, Store, StoreError, column};
 use crate::delivery::ErrorDetail;
 use crate::ids::{DeliveryId, EventType, WebhookId};
@@ -75,6 +76,21 @@ pub(crate) struct LogFilter {
 pub(crate) enum LogStatus {
     Success,
     Failed,
+}
+
+impl LogStatus {
+    /// How an attempt with this error ended.
+    pub(crate) fn of(error: Option<&str>) -> Self {
+        if error.is_none() { Self::Success } else { Self::Failed }
+    }
+
+    /// The name in the API.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 /// A part of the log, newest first.
@@ -226,9 +242,7 @@ fn log_statement(columns: AttemptColumns, only: &str) -> String {
                 SELECT id, delivery_id, event_id, event_type, trigger, attempt, http_status, duration_ms, error,
                        response_snippet, created_at, next_attempt_at, {detail}, {truncated}, {headers}
                 FROM attempts
-                WHERE webhook_id = (
-                    SELECT id FROM webhooks WHERE id = $1::uuid AND account_id = $2::text UNION ALL
-                    SELECT $1::uuid WHERE $2::text IS NULL LIMIT 1)
+                WHERE webhook_id = {OWN_WEBHOOK}
                   AND {within_window}
                   AND created_at <= coalesce($3::timestamptz, 'infinity')
                   AND (created_at, id) < (coalesce($3::timestamptz, 'infinity'), coalesce($4::uuid, $1))
@@ -275,7 +289,7 @@ fn log_row(row: &Row) -> LogRow {
         event_type: column(row, "event_type"),
         trigger: column(row, "trigger"),
         attempt: column(row, "attempt"),
-        status: if error.is_none() { "success" } else { "failed" },
+        status: LogStatus::of(error.as_deref()).as_str(),
         http_status: column(row, "http_status"),
         duration_ms: column(row, "duration_ms"),
         error,

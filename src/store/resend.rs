@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::days::within_window;
 use super::partitions::attached_partitions;
 use super::recover::{RecoverError, lock_active, stored_events};
-use super::sql::{NEW_CLAIM, query};
+use super::sql::{NEW_CLAIM, OWN_WEBHOOK, query};
 use super::{Scope, Store, StoreError, TypedParams, column};
 use crate::ids::{DeliveryId, WebhookId};
 
@@ -54,7 +54,7 @@ impl Store {
     ) -> Result<Option<(Date, Uuid)>, StoreError> {
         let event = |row: &Row| (column(row, "event_day"), column(row, "event_key"));
         let account = scope.account();
-        let waiting = self.query(&FIND_WAITING, &[&webhook.0, &delivery.0, &account]).await?;
+        let waiting = self.query(&FIND_WAITING, &[&webhook.0, &account, &delivery.0]).await?;
         let mut found = waiting.first().map(event);
         if waiting.first().is_some_and(|row| column(row, "kept")) {
             return Ok(found);
@@ -62,8 +62,8 @@ impl Store {
         for window in self.log_days().await?.windows(None) {
             let params: TypedParams<'_> = &[
                 (&webhook.0, Type::UUID),
-                (&delivery.0, Type::UUID),
                 (&account, Type::TEXT),
+                (&delivery.0, Type::UUID),
                 (&window.from, Type::TIMESTAMPTZ),
                 (&window.until, Type::TIMESTAMPTZ),
             ];
@@ -91,18 +91,14 @@ static EVENT_IS_KEPT: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// A condition: the row belongs to the webhook `$1`, and the account `$3`, if there is one, has this webhook.
-const OWN_WEBHOOK: &str =
-    "webhook_id = (SELECT id FROM webhooks WHERE id = $1 AND account_id = coalesce($3::text, account_id))";
-
 /// The delivery's pending or closed row; if it has both, the one whose event is kept.
 static FIND_WAITING: LazyLock<String> = LazyLock::new(|| {
     let is_kept = &*EVENT_IS_KEPT;
     format!(
         "SELECT event_day, event_key, {is_kept} AS kept
         FROM (
-            SELECT event_day, event_key FROM pending_deliveries WHERE id = $2 AND {OWN_WEBHOOK}
-            UNION ALL SELECT event_day, event_key FROM closed_deliveries WHERE id = $2 AND {OWN_WEBHOOK}
+            SELECT event_day, event_key FROM pending_deliveries WHERE id = $3 AND webhook_id = {OWN_WEBHOOK}
+            UNION ALL SELECT event_day, event_key FROM closed_deliveries WHERE id = $3 AND webhook_id = {OWN_WEBHOOK}
         ) AS waiting
         ORDER BY kept DESC, event_day DESC LIMIT 1"
     )
@@ -114,7 +110,7 @@ static FIND_ATTEMPTED: LazyLock<String> = LazyLock::new(|| {
     format!(
         "SELECT event_day, event_key, {is_kept} AS kept
         FROM attempts
-        WHERE delivery_id = $2 AND trigger <> 'test' AND {OWN_WEBHOOK} AND {within_window}
+        WHERE delivery_id = $3 AND trigger <> 'test' AND webhook_id = {OWN_WEBHOOK} AND {within_window}
         ORDER BY kept DESC, event_day DESC LIMIT 1"
     )
 });

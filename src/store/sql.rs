@@ -5,6 +5,10 @@ use tokio_postgres::{Error, Row};
 
 use super::Params;
 
+/// The webhook `$1` if the account `$2` has it. Everyone (null) may name a webhook that was deleted.
+pub(super) const OWN_WEBHOOK: &str = "(SELECT id FROM webhooks WHERE id = $1::uuid AND account_id = $2::text
+    UNION ALL SELECT $1::uuid WHERE $2::text IS NULL LIMIT 1)";
+
 /// A claim number above all that a delivery ever had, those of deleted rows included: microseconds since 1970. So a result of
 /// an old claim is never taken for one of the new row.
 pub(super) const NEW_CLAIM: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
