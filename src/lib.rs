@@ -96,10 +96,10 @@ mod tls;
 // Services.
 mod api;
 pub mod cli;
-mod delivery_story;
 mod ops;
 mod test_send;
 mod upkeep;
+mod whole_delivery;
 mod worker;
 
 /// A duration in whole milliseconds, as the log shows it.

@@ -21,7 +21,7 @@ use super::problem::{Again, FieldError, Problem};
 use super::query::{DeliveryPath, NOT_A_TIME, Query, WebhookPath, canonical, time};
 use crate::delivery_state::DeliveryState;
 use crate::ids::{DeliveryId, EventId, EventType, WebhookId};
-use crate::store::{DeliveryRow, LogFilter, LogRow, LogSpan, LogStatus, Position, Requested, Since, Store};
+use crate::store::{DeliveryRow, LogFilter, LogRow, LogSpan, LogStatus, Position, RecoverySpan, Requested, Store};
 
 /// Rows of a page, unless the caller asks for another number.
 const PAGE: u32 = 10;
@@ -220,9 +220,9 @@ pub(super) async fn recover(
     WebhookPath(id): WebhookPath,
     Json(span): Json<Span>,
 ) -> Result<(StatusCode, JsonAnswer<Recovering>), Problem> {
-    let since = since(&span)?;
+    let span = recovery_span(&span)?;
     let question = async |store: Store| {
-        let closed = store.count_closed(caller.scope(), id, since, COUNTED).await?;
+        let closed = store.count_closed(caller.scope(), id, span, COUNTED).await?;
         if closed.recoverable > 0 && store.request_recovery(caller.scope(), id, &closed).await? == Requested::Unfinished
         {
             return Err(Problem::recovering());
@@ -235,17 +235,17 @@ pub(super) async fn recover(
 }
 
 /// The span of a request's body.
-fn since(span: &Span) -> Result<Since, Problem> {
+fn recovery_span(span: &Span) -> Result<RecoverySpan, Problem> {
     let invalid = |field: &str, reason: &str| {
         Problem::invalid(vec![FieldError { field: field.into(), reason: reason.to_owned() }])
     };
     let since = time(&span.since.0).ok_or_else(|| invalid("since", NOT_A_TIME))?;
-    let Some(until) = &span.until else { return Ok(Since::Time(since)) };
+    let Some(until) = &span.until else { return Ok(RecoverySpan::Since(since)) };
     let until = time(&until.0).ok_or_else(|| invalid("until", NOT_A_TIME))?;
     if until <= since {
         return Err(invalid("until", LATER));
     }
-    Ok(Since::Between(since, until))
+    Ok(RecoverySpan::Between(since, until))
 }
 
 /// Count what would be sent again
@@ -264,12 +264,12 @@ pub(super) async fn count_recoverable(
     WebhookPath(id): WebhookPath,
 ) -> Result<JsonAnswer<Recoverable>, Problem> {
     let since = caller.query.time("since")?.ok_or_else(|| Problem::malformed("since", NOT_A_TIME))?;
-    let since = match caller.query.time("until")? {
+    let span = match caller.query.time("until")? {
         Some(until) if until <= since => return Err(Problem::malformed("until", LATER)),
-        Some(until) => Since::Between(since, until),
-        None => Since::Time(since),
+        Some(until) => RecoverySpan::Between(since, until),
+        None => RecoverySpan::Since(since),
     };
-    let question = async |store: Store| store.count_recoverable(caller.scope(), id, since, COUNTED).await;
+    let question = async |store: Store| store.count_recoverable(caller.scope(), id, span, COUNTED).await;
     let closed = api.ask_in_turn(&caller.account, question).await?;
     Ok(JsonAnswer(Recoverable { count: closed.recoverable }))
 }

@@ -11,9 +11,9 @@ use super::answer::{JsonAnswer, WebhookProblems};
 use super::auth::Caller;
 use super::problem::Problem;
 use super::query::DeliveryPath;
-use crate::delivery_story::{DeliveryRefusal, WholeDelivery};
 use crate::store::Store;
 use crate::token::Access;
+use crate::whole_delivery::{DeliveryRefusal, WholeDelivery};
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
     OpenApiRouter::new().routes(routes!(show))

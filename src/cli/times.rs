@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::store::Since;
+use crate::store::RecoverySpan;
 
 /// Further back than any delivery is kept.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// Parses a time, or how long ago it was, for clap.
-pub(super) fn since(text: &str) -> Result<Since, String> {
-    parse(text, Since::Time, Since::Ago)
+pub(super) fn since(text: &str) -> Result<RecoverySpan, String> {
+    parse(text, RecoverySpan::Since, RecoverySpan::Ago)
 }
 
 /// The same as a time of this machine's clock.

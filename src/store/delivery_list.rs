@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::attempt_columns::{AttemptColumns, ByColumns};
 use super::days::{LogWindow, within_window};
-use super::delivery_rows::{DeliveryRow, Found, LastAttempt, Listed, WebhookNow};
+use super::delivery_rows::{DeliveryRow, Found, LoggedAttempt, PlacedRow, WebhookNow};
 use super::log::{LOOKED_AT, LogFilter, LogStatus};
 use super::sql::OWN_WEBHOOK;
 use super::{Position, Scope, Store, StoreError, TypedParams};
@@ -48,7 +48,7 @@ struct Wanted<'a> {
 
 /// A part of the list that is not merged with the other kind of deliveries yet.
 struct Part {
-    listed: Vec<Listed>,
+    listed: Vec<PlacedRow>,
     /// If not all could be read: the place down to which the part is complete.
     complete_to: Option<Position>,
 }
@@ -87,13 +87,13 @@ impl Store {
         webhook: WebhookId,
         now: WebhookNow,
         filter: &LogFilter,
-    ) -> Result<Option<Listed>, StoreError> {
+    ) -> Result<Option<PlacedRow>, StoreError> {
         let wanted = Wanted { scope, webhook, now, filter, state: None, before: None };
         Ok(self.parts(&wanted, 1).await?.0.into_iter().next())
     }
 
     /// Both parts together, and the place down to which they are complete, if that is not their end.
-    async fn parts(&self, wanted: &Wanted<'_>, limit: usize) -> Result<(Vec<Listed>, Option<Position>), StoreError> {
+    async fn parts(&self, wanted: &Wanted<'_>, limit: usize) -> Result<(Vec<PlacedRow>, Option<Position>), StoreError> {
         let attempted = self.attempted_part(wanted, limit).await?;
         let is_found = wanted.filter.delivery.is_some() && !attempted.listed.is_empty();
         let unattempted = match is_found {
@@ -101,7 +101,7 @@ impl Store {
             false => self.unattempted_part(wanted).await?,
         };
         let complete_to = [attempted.complete_to, unattempted.complete_to].into_iter().flatten().max_by_key(order);
-        let is_complete = |listed: &Listed| complete_to.is_none_or(|to| order(&listed.place) >= order(&to));
+        let is_complete = |listed: &PlacedRow| complete_to.is_none_or(|to| order(&listed.place) >= order(&to));
         let both = attempted.listed.into_iter().chain(unattempted.listed);
         Ok((both.filter(is_complete).collect(), complete_to))
     }
@@ -134,7 +134,7 @@ impl Store {
     }
 
     /// Leaves out deliveries that have a newer attempt, outside this list, and those that the filter does not want.
-    async fn matching(&self, wanted: &Wanted<'_>, mut found: Vec<Found>) -> Result<Vec<Listed>, StoreError> {
+    async fn matching(&self, wanted: &Wanted<'_>, mut found: Vec<Found>) -> Result<Vec<PlacedRow>, StoreError> {
         found.retain(|found| wanted.takes_attempt(found));
         if let Some(since) = wanted.before.filter(|_| !found.is_empty()) {
             let ids: Vec<Uuid> = found.iter().map(|found| found.id).collect();
@@ -144,7 +144,7 @@ impl Store {
         self.listed(wanted, found).await
     }
 
-    async fn listed(&self, wanted: &Wanted<'_>, found: Vec<Found>) -> Result<Vec<Listed>, StoreError> {
+    async fn listed(&self, wanted: &Wanted<'_>, found: Vec<Found>) -> Result<Vec<PlacedRow>, StoreError> {
         if found.is_empty() {
             return Ok(Vec::new());
         }
@@ -175,7 +175,7 @@ impl Store {
         ];
         let sql = if delivery.is_some() { &ATTEMPTS_OF_DELIVERY } else { &ATTEMPTS };
         let rows = self.query_planned_anew(sql.of(self.readable_attempt_columns().await?), params).await?;
-        Ok(rows.iter().map(|row| Found::of(row, "delivery_id", "created_at", Some(LastAttempt::of(row)))).collect())
+        Ok(rows.iter().map(|row| Found::of(row, "delivery_id", "created_at", Some(LoggedAttempt::of(row)))).collect())
     }
 
     /// Deliveries that were never attempted: parked ones, and those that were closed while parked.

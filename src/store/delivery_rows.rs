@@ -61,12 +61,12 @@ pub(super) struct Found {
     pub event: (Date, Uuid),
     pub created_at: Timestamp,
     /// `None` if it was never attempted.
-    pub last: Option<LastAttempt>,
+    pub last: Option<LoggedAttempt>,
 }
 
-/// The newest attempt of a delivery.
+/// The newest attempt of a delivery, as the log has it.
 #[derive(Debug, Clone)]
-pub(super) struct LastAttempt {
+pub(super) struct LoggedAttempt {
     pub at: Position,
     attempt: i32,
     event_id: String,
@@ -79,7 +79,7 @@ pub(super) struct LastAttempt {
 
 /// A delivery as a list shows it, and what else is known of it.
 #[derive(Debug)]
-pub(super) struct Listed {
+pub(super) struct PlacedRow {
     pub row: DeliveryRow,
     pub place: Position,
     pub event: (Date, Uuid),
@@ -87,7 +87,7 @@ pub(super) struct Listed {
 
 /// The pending and the closed row of a delivery.
 #[derive(Debug, Default)]
-struct Waiting {
+struct OwnRows {
     pending: Option<Pending>,
     closed: Option<Closed>,
 }
@@ -107,7 +107,7 @@ struct Closed {
 
 impl Found {
     /// Reads a row of `attempts`, or a pending or closed row, whose time is `time`.
-    pub(super) fn of(row: &Row, id: &str, time: &str, last: Option<LastAttempt>) -> Self {
+    pub(super) fn of(row: &Row, id: &str, time: &str, last: Option<LoggedAttempt>) -> Self {
         let event: (Date, Uuid) = (column(row, "event_day"), column(row, "event_key"));
         let time: Timestamp = column(row, time);
         // The time of an attempt may be some milliseconds too early. No delivery is shown as younger than its attempt.
@@ -124,7 +124,7 @@ impl Found {
     }
 }
 
-impl LastAttempt {
+impl LoggedAttempt {
     pub(super) fn of(row: &Row) -> Self {
         Self {
             at: Position { time: column(row, "created_at"), id: column(row, "id") },
@@ -167,10 +167,10 @@ impl Store {
         webhook: WebhookId,
         now: WebhookNow,
         found: Vec<Found>,
-    ) -> Result<Vec<Listed>, StoreError> {
+    ) -> Result<Vec<PlacedRow>, StoreError> {
         let ids: Vec<Uuid> = found.iter().map(|found| found.id).collect();
-        let waiting = self.waiting(webhook, &ids).await?;
-        let without_row: Vec<&Found> = found.iter().filter(|found| !waiting.contains_key(&found.id)).collect();
+        let own_rows = self.own_rows(webhook, &ids).await?;
+        let without_row: Vec<&Found> = found.iter().filter(|found| !own_rows.contains_key(&found.id)).collect();
         // Without a row it has succeeded or is forgotten. A late result may have added a failure after the success.
         let failed: Vec<&Found> = without_row
             .into_iter()
@@ -179,24 +179,24 @@ impl Store {
         let succeeded = self.attempted_since_creation(&failed, true).await?;
         let unattempted: Vec<_> = found.iter().filter(|found| found.last.is_none()).map(|found| found.event).collect();
         let names = self.event_names(&unattempted).await?;
-        let none = Waiting::default();
+        let none = OwnRows::default();
         let listed = |found: Found| {
-            let waiting = waiting.get(&found.id).unwrap_or(&none);
+            let rows = own_rows.get(&found.id).unwrap_or(&none);
             let succeeded =
                 succeeded.contains(&found.id) || found.last.as_ref().is_some_and(|last| last.error.is_none());
             let name = names.get(&found.event.1);
-            Listed { row: row(&found, waiting, succeeded, now, name), place: found.place(), event: found.event }
+            PlacedRow { row: row(&found, rows, succeeded, now, name), place: found.place(), event: found.event }
         };
         Ok(found.into_iter().map(listed).collect())
     }
 
-    async fn waiting(&self, webhook: WebhookId, ids: &[Uuid]) -> Result<HashMap<Uuid, Waiting>, StoreError> {
-        let mut waiting: HashMap<Uuid, Waiting> = HashMap::new();
+    async fn own_rows(&self, webhook: WebhookId, ids: &[Uuid]) -> Result<HashMap<Uuid, OwnRows>, StoreError> {
+        let mut own_rows: HashMap<Uuid, OwnRows> = HashMap::new();
         if ids.is_empty() {
-            return Ok(waiting);
+            return Ok(own_rows);
         }
-        for row in self.query(WAITING, &[&ids, &webhook.0]).await? {
-            let entry = waiting.entry(column(&row, "id")).or_default();
+        for row in self.query(OWN_ROWS, &[&ids, &webhook.0]).await? {
+            let entry = own_rows.entry(column(&row, "id")).or_default();
             let attempts_made = column(&row, "attempts_made");
             match column::<Option<String>>(&row, "reason") {
                 Some(reason) => entry.closed = Some(Closed { reason, attempts_made }),
@@ -206,7 +206,7 @@ impl Store {
                 }
             }
         }
-        Ok(waiting)
+        Ok(own_rows)
     }
 
     /// Those of the deliveries that were attempted, or only those with a success.
@@ -275,12 +275,12 @@ impl Store {
 
 fn row(
     found: &Found,
-    waiting: &Waiting,
+    rows: &OwnRows,
     succeeded: bool,
     now: WebhookNow,
     name: Option<&(String, String)>,
 ) -> DeliveryRow {
-    let (last, pending, closed) = (found.last.as_ref(), waiting.pending.as_ref(), waiting.closed.as_ref());
+    let (last, pending, closed) = (found.last.as_ref(), rows.pending.as_ref(), rows.closed.as_ref());
     let remains = Remains {
         pending: pending.map(|pending| pending.activation),
         closed: closed.map(|closed| closed.reason.as_str()),
@@ -309,7 +309,7 @@ const WEBHOOK_NOW: &str = "
     WHERE id = $1 AND account_id = coalesce($2::text, account_id)";
 
 /// One statement, so that a delivery that moves from one table to the other is seen in one of them.
-const WAITING: &str = "
+const OWN_ROWS: &str = "
     SELECT id, activation, NULL::text AS reason, attempts_made, due_at
     FROM pending_deliveries WHERE id = ANY ($1) AND webhook_id = $2
     UNION ALL

@@ -56,8 +56,8 @@ pub enum RecoverError {
 
 /// The span that is recovered. It ends now, by Postgres's clock, or before.
 #[derive(Debug, Clone, Copy)]
-pub enum Since {
-    Time(Timestamp),
+pub enum RecoverySpan {
+    Since(Timestamp),
     /// From the first time on, and before the second.
     Between(Timestamp, Timestamp),
     /// This long ago, by Postgres's clock.
@@ -93,12 +93,12 @@ impl Store {
         &self,
         scope: Scope<'_>,
         webhook: WebhookId,
-        since: Since,
+        span: RecoverySpan,
         most: i64,
     ) -> Result<ClosedSpan, RecoverError> {
         let state = self.query(WEBHOOK_STATE, &[&webhook.0, &scope.account()]).await?;
         check_active(state.first())?;
-        Ok(self.count_span(webhook, since, most).await?)
+        Ok(self.count_span(webhook, span, most).await?)
     }
 
     /// As [`Store::count_closed`], also for a webhook that is switched off.
@@ -110,19 +110,19 @@ impl Store {
         &self,
         scope: Scope<'_>,
         webhook: WebhookId,
-        since: Since,
+        span: RecoverySpan,
         most: i64,
     ) -> Result<ClosedSpan, RecoverError> {
         let state = self.query(WEBHOOK_STATE, &[&webhook.0, &scope.account()]).await?;
         state.first().ok_or(RecoverError::UnknownWebhook)?;
-        Ok(self.count_span(webhook, since, most).await?)
+        Ok(self.count_span(webhook, span, most).await?)
     }
 
-    async fn count_span(&self, webhook: WebhookId, since: Since, most: i64) -> Result<ClosedSpan, StoreError> {
-        let (time, ago, before) = match since {
-            Since::Time(time) => (Some(time), None, None),
-            Since::Between(time, before) => (Some(time), None, Some(before)),
-            Since::Ago(ago) => (None, Some(ago.as_secs_f64()), None),
+    async fn count_span(&self, webhook: WebhookId, asked: RecoverySpan, most: i64) -> Result<ClosedSpan, StoreError> {
+        let (time, ago, before) = match asked {
+            RecoverySpan::Since(time) => (Some(time), None, None),
+            RecoverySpan::Between(time, before) => (Some(time), None, Some(before)),
+            RecoverySpan::Ago(ago) => (None, Some(ago.as_secs_f64()), None),
         };
         let rows = self.query(SPAN, &[&time, &ago, &before]).await?;
         let row = rows.first().expect("a span is one row");

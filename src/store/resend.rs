@@ -54,9 +54,9 @@ impl Store {
     ) -> Result<Option<(Date, Uuid)>, StoreError> {
         let event = |row: &Row| (column(row, "event_day"), column(row, "event_key"));
         let account = scope.account();
-        let waiting = self.query(&FIND_WAITING, &[&webhook.0, &account, &delivery.0]).await?;
-        let mut found = waiting.first().map(event);
-        if waiting.first().is_some_and(|row| column(row, "kept")) {
+        let rows = self.query(&FIND_ROW, &[&webhook.0, &account, &delivery.0]).await?;
+        let mut found = rows.first().map(event);
+        if rows.first().is_some_and(|row| column(row, "kept")) {
             return Ok(found);
         }
         for window in self.log_days().await?.windows(None) {
@@ -92,7 +92,7 @@ static EVENT_IS_KEPT: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// The delivery's pending or closed row; if it has both, the one whose event is kept.
-static FIND_WAITING: LazyLock<String> = LazyLock::new(|| {
+static FIND_ROW: LazyLock<String> = LazyLock::new(|| {
     let is_kept = &*EVENT_IS_KEPT;
     format!(
         "SELECT event_day, event_key, {is_kept} AS kept

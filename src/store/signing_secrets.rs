@@ -100,7 +100,7 @@ impl Store {
 }
 
 /// Without a grace the previous secret is not kept. `previous_secret_until` is set all the same: while it is NULL, the secret was
-/// never replaced, and `delivery_story` makes the signatures of old requests again.
+/// never replaced, and `kept_delivery` makes the signatures of old requests again.
 const REPLACE_SECRET: &str = "
     UPDATE webhooks
     SET previous_secret = CASE WHEN $4::float8 > 0 THEN secret END,

@@ -3,10 +3,10 @@
 use super::{id, recover, unknown};
 use crate::cli::{CommandResult, Failure, output};
 use crate::config::Settings;
-use crate::delivery_story::{DeliveryRefusal, WholeDelivery};
 use crate::ids::{DeliveryId, WebhookId};
 use crate::store::{Scope, Store};
 use crate::text::printable;
+use crate::whole_delivery::{DeliveryRefusal, WholeDelivery};
 
 pub(super) const EXAMPLE: &str = "\
 Example:

@@ -7,7 +7,7 @@ use super::{id, unknown};
 use crate::cli::signals::Signals;
 use crate::cli::{CommandResult, Failure, output, times};
 use crate::ids::{DeliveryId, WebhookId};
-use crate::store::{ClosedSpan, RecoverError, Scope, Since, Store};
+use crate::store::{ClosedSpan, RecoverError, RecoverySpan, Scope, Store};
 
 pub(super) const RESEND_EXAMPLES: &str = "\
 Example:
@@ -35,7 +35,7 @@ pub(in crate::cli) struct Recover {
     id: WebhookId,
     /// Those closed at this time or later: 2026-11-23T10:00:00Z, or so long ago: 2h
     #[arg(long, value_name = "TIME", value_parser = times::since)]
-    since: Since,
+    since: RecoverySpan,
     /// Only count them, and send nothing
     #[arg(long)]
     dry_run: bool,

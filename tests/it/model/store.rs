@@ -10,7 +10,7 @@ use penr_webhooks::delivery::Delivery;
 use penr_webhooks::ids::{AccountId, DeliveryId, EventType, WebhookId};
 use penr_webhooks::snapshot::Snapshot;
 use penr_webhooks::store::{
-    Changed, DueWebhook, Observations, Pages, ReadUntil, RecoverError, Room, Scope, Since, Store, StoreError,
+    Changed, DueWebhook, Observations, Pages, ReadUntil, RecoverError, RecoverySpan, Room, Scope, Store, StoreError,
     TurnResult, WebhookChange,
 };
 
@@ -146,7 +146,7 @@ impl Rig {
 
     /// How many deliveries were counted as recoverable, and how many were recovered; `None` if the recovery was refused.
     pub async fn recover(&self, webhook: WebhookId) -> Result<Option<(u64, u64)>, StoreError> {
-        let since = Since::Ago(std::time::Duration::from_secs(3600));
+        let since = RecoverySpan::Ago(std::time::Duration::from_secs(3600));
         let recovered = async {
             let span = self.store.count_closed(Scope::Everyone, webhook, since, 1000).await?;
             let mut count = 0;

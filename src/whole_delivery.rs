@@ -11,7 +11,7 @@ use crate::delivery_state::DeliveryState;
 use crate::ids::{DeliveryId, WebhookId};
 use crate::secret::Keyring;
 use crate::sender::PastRequest;
-use crate::store::{DeliveryStory, LogRow, Scope, Store, StoreError};
+use crate::store::{KeptDelivery, LogRow, Scope, Store, StoreError};
 use crate::timestamps::{optional_rfc3339, rfc3339};
 
 /// Why a delivery is not shown.
@@ -68,23 +68,23 @@ impl WholeDelivery {
         webhook: WebhookId,
         delivery: DeliveryId,
     ) -> Result<Self, DeliveryRefusal> {
-        let story = store.delivery_story(keyring, scope, webhook, delivery).await?;
-        Ok(Self::of(story.ok_or(DeliveryRefusal::UnknownWebhook)?.ok_or(DeliveryRefusal::NothingLeft)?))
+        let kept = store.kept_delivery(keyring, scope, webhook, delivery).await?;
+        Ok(Self::of(kept.ok_or(DeliveryRefusal::UnknownWebhook)?.ok_or(DeliveryRefusal::NothingLeft)?))
     }
 
-    fn of(story: DeliveryStory) -> Self {
-        let request_headers = story.attempts.first().map(|last| {
+    fn of(kept: KeptDelivery) -> Self {
+        let request_headers = kept.attempts.first().map(|last| {
             let request = PastRequest {
                 event_id: &last.event_id,
                 event_type: &last.event_type,
                 attempt: last.attempt,
-                signed_at: story.signed_at,
-                event: story.event.as_ref(),
-                secrets: story.signed_by.as_ref(),
+                signed_at: kept.signed_at,
+                event: kept.event.as_ref(),
+                secrets: kept.signed_by.as_ref(),
             };
             request.headers()
         });
-        let row = story.row;
+        let row = kept.row;
         Self {
             id: row.delivery_id,
             event_id: row.event_id,
@@ -93,9 +93,9 @@ impl WholeDelivery {
             attempts_made: row.attempts_made,
             created_at: row.created_at,
             next_attempt_at: row.next_attempt_at,
-            payload: story.event.map(|event| String::from_utf8_lossy(&event.body).into_owned()),
+            payload: kept.event.map(|event| String::from_utf8_lossy(&event.body).into_owned()),
             request_headers,
-            attempts: story.attempts,
+            attempts: kept.attempts,
         }
     }
 }

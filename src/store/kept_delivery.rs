@@ -26,7 +26,7 @@ const STALE: SignedDuration = SignedDuration::from_secs(2);
 
 /// One delivery with all that is kept of it.
 #[derive(Debug)]
-pub(crate) struct DeliveryStory {
+pub(crate) struct KeptDelivery {
     pub row: DeliveryRow,
     /// Newest first, 100 at most.
     pub attempts: Vec<LogRow>,
@@ -45,13 +45,13 @@ impl Store {
     /// # Errors
     ///
     /// The database is not available, busy or not migrated.
-    pub(crate) async fn delivery_story(
+    pub(crate) async fn kept_delivery(
         &self,
         keyring: Option<&Keyring>,
         scope: Scope<'_>,
         webhook: WebhookId,
         delivery: DeliveryId,
-    ) -> Result<Option<Option<DeliveryStory>>, StoreError> {
+    ) -> Result<Option<Option<KeptDelivery>>, StoreError> {
         let Some(now) = self.webhook_now(scope, webhook).await? else { return Ok(None) };
         let filter = LogFilter { delivery: Some(delivery), ..LogFilter::default() };
         let Some(listed) = self.delivery(scope, webhook, now, &filter).await? else { return Ok(Some(None)) };
@@ -64,7 +64,7 @@ impl Store {
                 signed_by = self.signed_by(keyring, scope, webhook, last.created_at).await?;
             }
         }
-        Ok(Some(Some(DeliveryStory { row: listed.row, attempts, event, signed_at, signed_by })))
+        Ok(Some(Some(KeptDelivery { row: listed.row, attempts, event, signed_at, signed_by })))
     }
 
     async fn kept_event(&self, (day, key): (Date, Uuid)) -> Result<Option<Event>, StoreError> {
