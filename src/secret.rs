@@ -14,8 +14,10 @@ use zeroize::Zeroizing;
 
 use crate::ids::{AccountId, WebhookId};
 
+mod grace;
 mod published;
 
+pub(crate) use grace::{LONGEST_GRACE, parse_grace};
 use published::is_published;
 pub(crate) use published::is_published_text;
 

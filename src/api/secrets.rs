@@ -18,7 +18,7 @@ use super::idempotency::{self, Keyed};
 use super::problem::{Again, Problem};
 use super::query::WebhookPath;
 use super::refused_fields::RefusedFields;
-use crate::secret::{Owner, SigningSecret};
+use crate::secret::{LONGEST_GRACE, Owner, SigningSecret, parse_grace};
 use crate::store::{Kept, NewSecret, Replaced, Store};
 use crate::timestamps::rfc3339;
 
@@ -40,18 +40,14 @@ pub(super) struct Rotation {
     grace: Option<Text>,
 }
 
-/// How long a secret also signs after it was replaced, at most.
-const LONGEST_GRACE: Duration = Duration::from_secs(24 * 60 * 60);
-
 impl Rotation {
     /// # Errors
     ///
     /// 422 if `grace` is no duration up to 24 hours.
     fn grace(&self) -> Result<Duration, Problem> {
         let Some(text) = &self.grace else { return Ok(LONGEST_GRACE) };
-        let grace = humantime::parse_duration(&text.0).ok().filter(|grace| *grace <= LONGEST_GRACE);
         let mut refused = RefusedFields::default();
-        match refused.unless("grace", grace.ok_or("must be a duration from 0s to 24h, such as 30m")) {
+        match refused.unless("grace", parse_grace(&text.0)) {
             Some(grace) => Ok(grace),
             None => Err(refused.into()),
         }

@@ -88,7 +88,15 @@ pub(super) fn webhook(webhook: &Webhook) -> CommandResult {
     for warning in &webhook.warnings {
         line(format_args!("warning: {warning}"))?;
     }
-    Ok(())
+    webhook.previous_valid_until.map_or(Ok(()), |until| line(previous_secret(until)))
+}
+
+/// That the secret before the newest one also signs.
+pub(super) fn previous_secret(until: Timestamp) -> String {
+    format!(
+        "the old secret also signs until {} UTC, unless you end it: webhooks secret ID --end-previous",
+        short(until)
+    )
 }
 
 pub(super) fn log(rows: &[LogRow]) -> CommandResult {

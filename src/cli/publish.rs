@@ -164,13 +164,17 @@ impl Publishing<'_> {
     }
 }
 
-fn read_data(argument: &str) -> Result<Box<RawValue>, Failure> {
-    let text = match argument.strip_prefix('@') {
+/// The text of `--data`: the argument itself, or what the file holds that it names with an `@`.
+pub(super) fn data_text(argument: &str) -> Result<String, Failure> {
+    match argument.strip_prefix('@') {
         Some(path) => std::fs::read_to_string(path)
-            .map_err(|error| Failure::Usage(format!("--data: {path} cannot be read: {error}")))?,
-        None => argument.to_owned(),
-    };
-    serde_json::from_str(&text).map_err(|error| Failure::Usage(format!("--data is not JSON: {error}")))
+            .map_err(|error| Failure::Usage(format!("--data: {path} cannot be read: {error}"))),
+        None => Ok(argument.to_owned()),
+    }
+}
+
+fn read_data(argument: &str) -> Result<Box<RawValue>, Failure> {
+    serde_json::from_str(&data_text(argument)?).map_err(|error| Failure::Usage(format!("--data is not JSON: {error}")))
 }
 
 fn fresh_id() -> String {

@@ -16,7 +16,12 @@ pub(super) fn since(text: &str) -> Result<RecoverySpan, String> {
 
 /// The same as a time of this machine's clock.
 pub(super) fn time(text: &str) -> Result<Timestamp, String> {
-    parse(text, |time| time, |ago| Timestamp::now().checked_sub(ago).unwrap_or(Timestamp::MIN))
+    parse(text, |time| time, ago)
+}
+
+/// So long ago, by this machine's clock.
+pub(super) fn ago(ago: Duration) -> Timestamp {
+    Timestamp::now().checked_sub(ago).unwrap_or(Timestamp::MIN)
 }
 
 fn parse<T>(text: &str, time: fn(Timestamp) -> T, ago: fn(Duration) -> T) -> Result<T, String> {

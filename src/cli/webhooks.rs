@@ -7,8 +7,8 @@ use super::signals::Signals;
 use super::{CommandResult, Failure, account, nearest, output, store};
 use crate::config::Settings;
 use crate::ids::{AccountId, EventId, WebhookId};
-use crate::secret::{Owner, SigningSecret};
-use crate::store::{NewSecret, NewWebhook, Replaced, Scope, Store};
+use crate::secret::SigningSecret;
+use crate::store::{NewWebhook, Scope, Store};
 use crate::webhook::{Subscriptions, Webhook, WebhookName, WebhookRefusal, WebhookUrl};
 
 mod change;
@@ -16,6 +16,7 @@ mod delivery;
 mod list;
 mod log;
 mod recover;
+mod secret;
 mod test;
 
 const CREATE_EXAMPLE: &str = "\
@@ -26,11 +27,6 @@ Example:
 const SHOW_EXAMPLE: &str = "\
 Example:
   penr-webhooks webhooks show 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f";
-
-const SECRET_EXAMPLES: &str = "\
-Examples:
-  penr-webhooks webhooks secret 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f
-  penr-webhooks webhooks secret 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f --regenerate";
 
 const REENCRYPT_EXAMPLE: &str = "\
 Example, after a key was put before the others in security.encryption_keys:
@@ -70,16 +66,9 @@ pub(super) enum Command {
     /// Delete a webhook and cancel its pending deliveries
     #[command(after_help = change::DELETE_EXAMPLES)]
     Delete(change::Delete),
-    /// Print the signing secret
-    #[command(after_help = SECRET_EXAMPLES)]
-    Secret {
-        /// The webhook's id, as `webhooks list` shows it
-        #[arg(value_parser = id)]
-        id: WebhookId,
-        /// Replace it first; the old one stays valid beside it for 24 hours
-        #[arg(long)]
-        regenerate: bool,
-    },
+    /// Print the signing secret, replace it, or end the one before it
+    #[command(after_help = secret::EXAMPLES)]
+    Secret(secret::Secret),
     /// Send a test event now, as a real one would be sent; exit code 1 if the receiver did not take it
     #[command(after_help = test::EXAMPLES)]
     Test(test::Test),
@@ -100,9 +89,6 @@ pub(super) enum Command {
     Reencrypt,
 }
 
-/// How long a replaced secret also signs.
-const GRACE: std::time::Duration = std::time::Duration::from_secs(24 * 60 * 60);
-
 /// Webhooks whose secrets one statement encrypts anew.
 const PAGE: i64 = 200;
 
@@ -117,7 +103,7 @@ pub(super) async fn run(command: Command, settings: &Settings, json: bool, signa
         Command::Show { id } => show(&find(&store, id).await?, json),
         Command::Update(arguments) => change::update(&store, settings, arguments, json).await,
         Command::Delete(arguments) => change::delete(&store, arguments, json).await,
-        Command::Secret { id, regenerate } => secret(&store, settings, id, regenerate, json).await,
+        Command::Secret(arguments) => secret::run(&store, settings, arguments, json).await,
         Command::Log(arguments) => log::show(&store, settings, arguments, json).await,
         Command::Delivery(arguments) => delivery::show(&store, settings, arguments, json).await,
         Command::Test(arguments) => test::send(&store, settings, arguments, json).await,
@@ -177,27 +163,6 @@ fn show(webhook: &Webhook, json: bool) -> CommandResult {
     output::webhook(webhook)
 }
 
-async fn secret(store: &Store, settings: &Settings, id: WebhookId, regenerate: bool, json: bool) -> CommandResult {
-    let keyring = settings.keyring()?;
-    let secret = if regenerate {
-        let account_id = find(store, id).await?.account_id;
-        let owner = Owner { account_id: &account_id, webhook_id: id };
-        let secret = SigningSecret::from_random(rand::random());
-        let new = NewSecret { owner, secret: &secret, grace: GRACE };
-        if !matches!(store.replace_secret(keyring, &new, None).await?, Replaced::Until(_)) {
-            return Err(unknown(id));
-        }
-        secret
-    } else {
-        let secret = store.secret(keyring, Scope::Everyone, id).await?.ok_or_else(|| unknown(id))?;
-        secret.map_err(anyhow::Error::from)?
-    };
-    if json {
-        return output::json(&json!({ "secret": secret.expose() }));
-    }
-    output::line(secret.expose())
-}
-
 async fn reencrypt(store: &Store, settings: &Settings, json: bool) -> CommandResult {
     let keyring = settings.keyring()?;
     let progress = output::progress(store.count_webhooks().await?);
@@ -246,6 +211,13 @@ async fn find(store: &Store, id: WebhookId) -> Result<Webhook, Failure> {
 
 fn unknown(id: WebhookId) -> Failure {
     Failure::Failed(anyhow::anyhow!("there is no webhook {id}"))
+}
+
+/// The webhook takes no deliveries; with the reason if we disabled it.
+fn inactive(id: WebhookId, reason: Option<&str>) -> Failure {
+    let state = reason.map_or_else(|| "is switched off".to_owned(), |reason| format!("was disabled ({reason})"));
+    let cure = format!("switch it on first: webhooks update {id} --active true");
+    Failure::Failed(anyhow::anyhow!("webhook {id} {state}; {cure}"))
 }
 
 /// Parses a webhook's id, for clap.

@@ -13,6 +13,7 @@ mod installs;
 mod listen;
 mod pipes;
 mod publish;
+mod rotates;
 mod startup;
 mod stories;
 mod tables;
@@ -210,8 +211,7 @@ async fn after_a_regeneration_both_secrets_verify_until_the_old_one_expires() {
     let secret = ["webhooks", "secret", &webhook.id];
     assert_eq!(site.json(&secret).await, json!({"secret": webhook.secret}));
     let fresh = site.json(&[&secret[..], &["--regenerate"]].concat()).await;
-    assert_eq!(keys(&fresh), BTreeSet::from(["secret"]));
-    assert_eq!(site.json(&secret).await, fresh);
+    assert_eq!(site.json(&secret).await, json!({"secret": fresh["secret"]}));
     let fresh = fresh["secret"].as_str().unwrap();
     assert_ne!(fresh, webhook.secret);
     let _worker = site.worker().await;

@@ -12,7 +12,7 @@ const PAGE: u32 = 1000;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
-  penr-webhooks webhooks list --account acc_42
+  penr-webhooks webhooks list --account acc_42 --failing
   penr-webhooks webhooks list --all-accounts --failing";
 
 #[derive(Debug, clap::Args)]
@@ -25,13 +25,14 @@ pub(in crate::cli) struct List {
     #[arg(long, conflicts_with = "account")]
     all_accounts: bool,
     /// Only webhooks that have failed for so long that the owner was told
-    #[arg(long, requires = "all_accounts")]
+    #[arg(long)]
     failing: bool,
 }
 
 pub(super) async fn show(store: &Store, List { account, failing, .. }: List, json: bool) -> CommandResult {
     let Some(account) = account else { return all(store, failing, json).await };
-    let webhooks = store.list_webhooks(&account, None, u32::MAX).await?;
+    let mut webhooks = store.list_webhooks(&account, None, u32::MAX).await?;
+    webhooks.retain(|webhook| webhook.failing || !failing);
     if json {
         return output::json(&json!({ "data": webhooks }));
     }

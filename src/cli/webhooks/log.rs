@@ -13,6 +13,7 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   penr-webhooks webhooks log 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f --limit 50
   penr-webhooks webhooks log 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f --failed --since 2h
+  penr-webhooks webhooks log 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f --http-status 503
   penr-webhooks webhooks log 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f --event evt_01JD2Y
   penr-webhooks webhooks log 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f --type content.published \\
       --since 2026-11-23T10:00:00Z --until 2026-11-23T11:00:00Z";
@@ -28,6 +29,9 @@ pub(in crate::cli) struct Log {
     /// Only failed attempts
     #[arg(long)]
     failed: bool,
+    /// Only attempts that were answered with this status, such as 503
+    #[arg(long, value_name = "STATUS", value_parser = clap::value_parser!(u16).range(100..=999))]
+    http_status: Option<u16>,
     /// Only attempts for this event, such as evt_01JD2Y
     #[arg(long, value_name = "EVENT_ID", value_parser = event_id)]
     event: Option<EventId>,
@@ -49,6 +53,7 @@ pub(super) async fn show(store: &Store, settings: &Settings, arguments: Log, jso
     let filter = LogFilter {
         status: arguments.failed.then_some(LogStatus::Failed),
         event_type,
+        http_status: arguments.http_status,
         delivery: arguments.event.as_ref().map(|event| DeliveryId::of(arguments.id, event)),
         span: LogSpan { from: arguments.since, to: arguments.until },
         ..LogFilter::default()

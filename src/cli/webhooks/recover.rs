@@ -1,9 +1,10 @@
 //! Sends deliveries again: one, or all that were closed. Safe to interrupt and to repeat.
 
 use anyhow::anyhow;
+use jiff::Timestamp;
 use serde_json::json;
 
-use super::{id, unknown};
+use super::{id, inactive, unknown};
 use crate::cli::signals::Signals;
 use crate::cli::{CommandResult, Failure, output, times};
 use crate::ids::{DeliveryId, WebhookId};
@@ -16,7 +17,8 @@ Example:
 pub(super) const RECOVER_EXAMPLES: &str = "\
 Examples:
   penr-webhooks webhooks recover 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f --since 2h --dry-run
-  penr-webhooks webhooks recover 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f --since 2026-11-23T10:00:00Z";
+  penr-webhooks webhooks recover 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f --since 2026-11-23T10:00:00Z \\
+      --until 2026-11-23T11:00:00Z";
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Resend {
@@ -36,6 +38,9 @@ pub(in crate::cli) struct Recover {
     /// Those closed at this time or later: 2026-11-23T10:00:00Z, or so long ago: 2h
     #[arg(long, value_name = "TIME", value_parser = times::since)]
     since: RecoverySpan,
+    /// Only those closed before this time: 2026-11-23T11:00:00Z, or so long ago: 1h
+    #[arg(long, value_name = "TIME", value_parser = times::time)]
+    until: Option<Timestamp>,
     /// Only count them, and send nothing
     #[arg(long)]
     dry_run: bool,
@@ -51,11 +56,12 @@ pub(super) async fn resend(store: &Store, Resend { id, delivery_id }: Resend, js
 
 pub(super) async fn recover(
     store: &Store,
-    Recover { id, since, dry_run }: Recover,
+    Recover { id, since, until, dry_run }: Recover,
     rate: u32,
     json: bool,
     signals: &Signals,
 ) -> CommandResult {
+    let since = span(since, until)?;
     let closed =
         store.count_closed(Scope::Everyone, id, since, i64::MAX).await.map_err(|refused| failure(id, refused))?;
     if dry_run {
@@ -94,6 +100,19 @@ pub(super) async fn recover(
     }
 }
 
+/// With an end, how long ago the beginning was is counted by this machine's clock, as for the end.
+fn span(since: RecoverySpan, until: Option<Timestamp>) -> Result<RecoverySpan, Failure> {
+    let Some(until) = until else { return Ok(since) };
+    let since = match since {
+        RecoverySpan::Time(time) | RecoverySpan::Between(time, _) => time,
+        RecoverySpan::Ago(ago) => times::ago(ago),
+    };
+    match since < until {
+        true => Ok(RecoverySpan::Between(since, until)),
+        false => Err(Failure::Usage("--until must be later than --since".to_owned())),
+    }
+}
+
 fn report(done: &str, count: u64, closed: &ClosedSpan, json: bool) -> CommandResult {
     if json {
         return output::json(&json!({ "recovering": count, "not_recoverable": closed.dropped }));
@@ -107,12 +126,11 @@ fn report(done: &str, count: u64, closed: &ClosedSpan, json: bool) -> CommandRes
 }
 
 fn failure(id: WebhookId, refused: RecoverError) -> Failure {
-    let switch_on = format!("switch it on first: webhooks update {id} --active true");
     Failure::Failed(match refused {
         RecoverError::Store(error) => return error.into(),
         RecoverError::UnknownWebhook => return unknown(id),
-        RecoverError::Off => anyhow!("webhook {id} is switched off; {switch_on}"),
-        RecoverError::Disabled(reason) => anyhow!("webhook {id} was disabled ({reason}); {switch_on}"),
+        RecoverError::Off => return inactive(id, None),
+        RecoverError::Disabled(reason) => return inactive(id, Some(&reason)),
         RecoverError::UnknownDelivery => anyhow!("webhook {id} has no such delivery"),
         RecoverError::EventDropped => anyhow!("the delivery's event is no longer kept"),
     })

@@ -2,10 +2,11 @@
 
 use anyhow::anyhow;
 
-use super::{id, unknown};
+use super::{id, inactive, unknown};
 use crate::advice;
-use crate::cli::{CommandResult, Failure, nearest, output};
+use crate::cli::{CommandResult, Failure, nearest, output, publish};
 use crate::config::Settings;
+use crate::event::EventData;
 use crate::ids::WebhookId;
 use crate::sender::Sender;
 use crate::store::{Scope, Store};
@@ -14,7 +15,8 @@ use crate::test_send::{Prepared, TestRefusal, TestWish};
 pub(super) const EXAMPLES: &str = "\
 Examples:
   penr-webhooks webhooks test 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f
-  penr-webhooks webhooks test 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f --event-type content.published";
+  penr-webhooks webhooks test 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f --event-type content.published
+  penr-webhooks webhooks test 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f --data '{\"title\":\"Hello\"}'";
 
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Test {
@@ -24,17 +26,21 @@ pub(in crate::cli) struct Test {
     /// The type of the test event, such as content.published; the webhook's first unless given
     #[arg(long)]
     event_type: Option<String>,
+    /// Its data, sent as it is written: JSON such as '{"title":"Hello"}', or @FILE with JSON in it; the type's example unless given
+    #[arg(long, value_name = "JSON")]
+    data: Option<String>,
 }
 
 pub(super) async fn send(
     store: &Store,
     settings: &Settings,
-    Test { id, event_type }: Test,
+    Test { id, event_type, data }: Test,
     json: bool,
 ) -> CommandResult {
     let event_type = event_type.map(|name| nearest::event_type(&name, &settings.events.catalogue)).transpose()?;
+    let data = data.map(|argument| read(&argument)).transpose()?;
     let sender = Sender::new(&settings.sender).map_err(anyhow::Error::from)?;
-    let wish = TestWish { catalogue: &settings.events.catalogue, event_type, data: None };
+    let wish = TestWish { catalogue: &settings.events.catalogue, event_type, data };
     let prepared = Prepared::read(store, settings.keyring()?, Scope::Everyone, id, wish).await;
     let prepared = prepared.map_err(|refused| failure(id, refused))?;
     let sent = prepared.send(&sender).await.record(store).await?;
@@ -50,14 +56,15 @@ pub(super) async fn send(
     Err(Failure::Failed(anyhow!("the receiver did not take the test. {advice}")))
 }
 
+fn read(argument: &str) -> Result<EventData, Failure> {
+    let refused = |refusal| Failure::Usage(format!("--data {refusal}"));
+    EventData::parse(&publish::data_text(argument)?).map_err(refused)
+}
+
 fn failure(id: WebhookId, refused: TestRefusal) -> Failure {
-    let switch_on = format!("switch it on first: webhooks update {id} --active true");
     match refused {
         TestRefusal::Unknown => unknown(id),
-        TestRefusal::Inactive(None) => Failure::Failed(anyhow!("webhook {id} is switched off; {switch_on}")),
-        TestRefusal::Inactive(Some(reason)) => {
-            Failure::Failed(anyhow!("webhook {id} was disabled ({reason}); {switch_on}"))
-        }
+        TestRefusal::Inactive(reason) => inactive(id, reason.as_deref()),
         TestRefusal::Store(error) => error.into(),
     }
 }

@@ -65,9 +65,34 @@ async fn a_test_that_the_receiver_did_not_take_ends_with_1() {
     for shown in ["404", "no such page"] {
         assert!(failed.stdout.contains(shown), "no {shown} in:\n{}", failed.stdout);
     }
+    // The page's test of tests asks for the same two sentences.
+    for advice in
+        ["The receiver answered 404 instead of a 2xx status.", "There is nothing at this path: check the URL."]
+    {
+        assert!(failed.stderr.contains(advice), "{}", failed.stderr);
+    }
     let failed = site.cli(&[&test[..], &["--json"]].concat()).await;
     let document: serde_json::Value = serde_json::from_str(&failed.stdout).unwrap();
     assert_eq!((failed.code, &document["http_status"]), (1, &json!(404)));
+}
+
+#[tokio::test]
+async fn a_test_carries_the_data_that_the_operator_gives_as_it_is_written() {
+    let site = Site::new().await;
+    let (receiver, webhook) = site.subscriber(ACCOUNT, &[TYPE]).await;
+    let test = ["webhooks", "test", &webhook.id, "--data"];
+    let data = r#"{"price": 1.0, "name":"\u00fc"}"#;
+    std::fs::write(site.folder().join("data.json"), data).unwrap();
+    for argument in [data, "@data.json"] {
+        assert_eq!(site.cli(&[&test[..], &[argument]].concat()).await.code, 0);
+        let body = String::from_utf8(receiver.next().await.body.clone()).unwrap();
+        assert!(body.contains(&format!(r#""data":{data}"#)), "{body}");
+    }
+    let large = format!("\"{}\"", "a".repeat(61_440));
+    for (wrong, said) in [("{", "must be JSON"), ("@nowhere.json", "cannot be read"), (&large, "at most 61440 bytes")] {
+        assert_fails(&site.cli(&[&test[..], &[wrong]].concat()).await, 2, &["--data", said]);
+    }
+    assert_eq!(receiver.count(), 2);
 }
 
 #[tokio::test]

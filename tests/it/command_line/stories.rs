@@ -50,6 +50,30 @@ async fn who_was_broken_last_night_finds_reads_and_resends_what_failed() {
 }
 
 #[tokio::test]
+async fn what_was_closed_in_a_night_is_recovered_and_nothing_after_it() {
+    let site = Site::new().await.set("retry.schedule", r#"["10ms"]"#);
+    let (receiver, webhook) = site.subscriber(ACCOUNT, &[TYPE]).await;
+    receiver.always(Reply::status(503));
+    let _worker = site.worker().await;
+    let (night, today) = (site.publish(ACCOUNT, TYPE, json!({})).await, site.publish(ACCOUNT, TYPE, json!({})).await);
+    let closed = "SELECT count(*) FROM closed_deliveries";
+    wait_until("both are exhausted", async || site.count(closed).await == 2).await;
+    let of_night = "UPDATE closed_deliveries SET closed_at = now() - interval '5 hours'
+                    WHERE event_key = (SELECT key FROM events WHERE event_id = $1)";
+    assert_eq!(site.sql().await.execute(of_night, &[&night]).await.unwrap(), 1);
+    receiver.always(Reply::status(200));
+    let recover = ["webhooks", "recover", &webhook.id, "--since", "8h", "--until", "1h"];
+    let count = site.json(&[&recover[..], &["--dry-run"]].concat()).await;
+    assert_eq!(count, json!({ "recovering": 1, "not_recoverable": 0 }));
+    assert_eq!(site.json(&recover).await, count);
+    let event = async |id: &str| site.json(&["events", "show", id, "--account", ACCOUNT]).await;
+    wait_until("it is delivered", async || states(&event(&night).await) == ["delivered"]).await;
+    assert_eq!(states(&event(&today).await), ["exhausted"]);
+    let reversed = ["webhooks", "recover", &webhook.id, "--since", "1h", "--until", "2h"];
+    assert_fails(&site.cli(&reversed).await, 2, &["--until must be later than --since"]);
+}
+
+#[tokio::test]
 async fn an_event_is_shown_with_every_webhook_of_its_account_that_got_it() {
     let site = Site::new().await.set("retry.schedule", r#"["1h"]"#);
     let (good, one) = site.subscriber(ACCOUNT, &[TYPE]).await;

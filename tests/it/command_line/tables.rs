@@ -25,6 +25,41 @@ async fn a_table_fits_the_terminal_and_is_whole_in_a_pipe() {
 }
 
 #[tokio::test]
+async fn attempts_fit_the_terminal_too() {
+    let site = Site::new().await;
+    let (_receiver, webhook) = site.subscriber(ACCOUNT, &[TYPE]).await;
+    let _worker = site.worker().await;
+    site.publish(ACCOUNT, TYPE, json!({})).await;
+    wait_until("the attempt is in the log", async || site.log(&webhook.id).await.len() == 1).await;
+    let log = site.log(&webhook.id).await;
+    let delivery = log[0]["delivery_id"].as_str().unwrap();
+    let (log, whole) = (["webhooks", "log", &webhook.id], ["webhooks", "delivery", &webhook.id, delivery]);
+    for (columns, command) in [(70, &log[..]), (70, &whole), (130, &log), (130, &whole)] {
+        let shown = site.cli_on_terminal(command, columns, "export NO_COLOR=1", "").await;
+        assert_eq!(shown.code, 0, "{}", shown.stdout);
+        // What was sent, below the table of attempts, is in lines of its own length.
+        let lines = shown.stdout.lines().take_while(|line| !line.starts_with("request headers"));
+        let widest = lines.map(|line| line.trim_end().chars().count()).max().unwrap();
+        assert!(widest <= columns.into() && widest > 40, "{widest} of {columns} columns:\n{}", shown.stdout);
+        assert!(columns < 120 || shown.stdout.contains(delivery), "{}", shown.stdout);
+    }
+}
+
+#[tokio::test]
+async fn a_line_break_in_foreign_text_breaks_no_row_of_a_table() {
+    let site = Site::new().await;
+    let webhook = site.create_webhook(ACCOUNT, "https://hooks.example.com/", &[TYPE]).await;
+    // The commands refuse such a name; another program may have written it.
+    let name = "UPDATE webhooks SET name = E'two\\nlines\\u202e\\u001b[31m'";
+    site.sql().await.execute(name, &[]).await.unwrap();
+    for command in [&["list", "--account", ACCOUNT][..], &["list", "--all-accounts"], &["show", &webhook.id]] {
+        let table = site.cli(&[&["webhooks"], command].concat()).await.stdout;
+        assert_eq!(table.lines().count(), 2, "{table}");
+        assert!(table.contains("two lines\\u{202e} [31m"), "{table}");
+    }
+}
+
+#[tokio::test]
 async fn a_terminal_that_wants_no_colours_gets_no_escape_sequence() {
     let site = Site::new().await.set("log.filter", "debug");
     site.create_webhook(ACCOUNT, "https://hooks.example.com/", &[TYPE]).await;
@@ -62,9 +97,12 @@ async fn the_log_is_chosen_by_result_event_type_and_time() {
     let log = site.log(&webhook.id).await;
     let time = |place: usize| log[place]["created_at"].as_str().unwrap().to_owned();
     let (newest, middle) = (time(0), time(1));
-    let cases: [(&[&str], &[&str]); 9] = [
+    let cases: [(&[&str], &[&str]); 12] = [
         (&["--failed"], &[&other, &bad]),
         (&["--failed", "--limit", "1"], &[&other]),
+        (&["--http-status", "503"], &[&other, &bad]),
+        (&["--http-status", "200"], &[&good]),
+        (&["--http-status", "404"], &[]),
         (&["--event", &good], &[&good]),
         (&["--event", "evt_never"], &[]),
         (&["--type", TYPE], &[&bad, &good]),
@@ -103,4 +141,7 @@ async fn the_webhooks_of_all_accounts_are_listed_with_their_account() {
     let failing = site.json(&failing).await;
     assert_eq!(failing["data"].as_array().unwrap().len(), 1);
     assert_eq!(failing["data"][0]["id"], json!(other.id));
+    let of_account = async |account: &str| site.json(&["webhooks", "list", "--account", account, "--failing"]).await;
+    assert_eq!(of_account("acc_43").await["data"][0]["id"], json!(other.id));
+    assert_eq!(of_account(ACCOUNT).await, json!({ "data": [] }));
 }
