@@ -90,6 +90,7 @@ mod sql;
 mod stats;
 mod tasks;
 mod tls;
+mod traces;
 mod traps;
 mod turn_result;
 mod webhook_version;

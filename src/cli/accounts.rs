@@ -29,7 +29,7 @@ pub(super) struct Erase {
     /// The account, such as acc_42
     #[arg(value_parser = account)]
     account: AccountId,
-    /// Erase its webhooks, events, log rows, pending and closed deliveries; without this flag they are only counted
+    /// Erase its webhooks, events, log rows, pending and closed deliveries, kept answers; without this flag they are only counted
     #[arg(long)]
     yes: bool,
 }
@@ -84,6 +84,7 @@ fn report(account: &AccountId, found: Erased, erased: bool, json: bool) -> Comma
         (found.attempts, "log rows"),
         (found.pending_deliveries, "pending deliveries"),
         (found.closed_deliveries, "closed deliveries"),
+        (found.kept_answers, "kept answers of the API"),
     ] {
         table.add_row([rows.to_string(), of.to_owned()]);
     }

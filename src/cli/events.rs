@@ -59,7 +59,7 @@ pub(super) async fn run(Command::Show(arguments): Command, settings: &Settings, 
     print(&reached)
 }
 
-/// Also the webhooks that were deleted since, as long as their log and one of their events are kept.
+/// Also the webhooks that were deleted since, as long as a log row or a delivery of theirs is kept together with its event.
 async fn reached(store: &Store, account: &AccountId, event: &EventId) -> Result<Vec<Reached>, Failure> {
     let webhooks = store.list_webhooks(account, None, u32::MAX).await?;
     let mut reached = Vec::new();

@@ -1,9 +1,10 @@
-//! Erases what is kept of one account: its webhooks, events, attempts, pending and closed deliveries, recoveries and notices.
+//! Erases what is kept of one account: its webhooks, events, attempts, pending and closed deliveries, recoveries, notices, and
+//! the answers that are kept for requests with an `Idempotency-Key`.
 //!
 //! Each statement is a short transaction of its own, over a bounded number of rows, so others read and write meanwhile. An
-//! erasure that was interrupted is begun again: the webhooks are deleted last, because the log rows of a webhook name no
-//! account. For the same reason the events come after the log rows: they tell to whom a webhook belonged that was deleted
-//! before.
+//! erasure that was interrupted is begun again: the webhooks are deleted last, because log rows and deliveries name no account.
+//! For the same reason the events come after these: they tell to whom a webhook belonged that was deleted before (see
+//! `traces`).
 
 use deadpool_postgres::Object;
 use jiff::Timestamp;
@@ -14,12 +15,12 @@ use uuid::Uuid;
 
 use super::days::{LogWindow, within_window};
 use super::sql::query;
-use super::{Params, Store, StoreError, TypedParams, column, count};
+use super::{Params, Position, Store, StoreError, TypedParams, column, count};
 use crate::ids::AccountId;
 
 /// Rows that one statement counts or deletes.
 const BATCH: i64 = 2000;
-/// Webhooks of the log that one statement looks up.
+/// Webhooks that one statement changes.
 const WEBHOOKS: i64 = 500;
 
 /// What to do with the rows of an account.
@@ -38,7 +39,18 @@ pub(crate) struct Erased {
     pub attempts: u64,
     pub pending_deliveries: u64,
     pub closed_deliveries: u64,
+    pub kept_answers: u64,
 }
+
+/// A table of deliveries, and its column that orders those of a webhook in an index.
+#[derive(Clone, Copy)]
+struct Deliveries {
+    table: &'static str,
+    time: &'static str,
+}
+
+const PENDING: Deliveries = Deliveries { table: "pending_deliveries", time: "due_at" };
+const CLOSED: Deliveries = Deliveries { table: "closed_deliveries", time: "closed_at" };
 
 impl Store {
     /// Whether this role may delete events and log rows. Only the owner of the tables may, unless somebody granted it.
@@ -51,39 +63,6 @@ impl Store {
         Ok(self.query(sql, &[]).await?.first().is_some_and(|row| column(row, "may")))
     }
 
-    /// The account's webhooks. Those that were deleted, but still have log rows, are among them if an event of theirs is kept.
-    ///
-    /// # Errors
-    ///
-    /// The database is not available, busy or not migrated.
-    pub(crate) async fn webhooks_with_traces(&self, account: &AccountId) -> Result<Vec<Uuid>, StoreError> {
-        let own = self.query("SELECT id FROM webhooks WHERE account_id = $1", &[&account.as_str()]).await?;
-        let mut ids: Vec<Uuid> = own.iter().map(|row| column(row, "id")).collect();
-        for window in self.log_days().await?.windows(None) {
-            let mut after = Uuid::nil();
-            loop {
-                let params: TypedParams<'_> = &[
-                    (&after, Type::UUID),
-                    (&WEBHOOKS, Type::INT8),
-                    (&window.from, Type::TIMESTAMPTZ),
-                    (&window.until, Type::TIMESTAMPTZ),
-                    (&account.as_str(), Type::TEXT),
-                ];
-                let rows = self.query_planned_anew(DELETED_WEBHOOKS, params).await?;
-                ids.extend(
-                    rows.iter().filter(|row| column(row, "is_own")).map(|row| column::<Uuid>(row, "webhook_id")),
-                );
-                match rows.last() {
-                    Some(last) => after = column(last, "webhook_id"),
-                    None => break,
-                }
-            }
-        }
-        ids.sort_unstable();
-        ids.dedup();
-        Ok(ids)
-    }
-
     /// Switches all webhooks of an account off, so that nothing is sent to them and no event is looked up for them.
     ///
     /// # Errors
@@ -91,10 +70,7 @@ impl Store {
     /// The database is not available, busy or read-only.
     pub(crate) async fn switch_all_off(&self, account: &AccountId) -> Result<(), StoreError> {
         // A disabled webhook still gets closed deliveries; one that its owner switched off does not.
-        let sql =
-            "UPDATE webhooks SET active = false, disabled_reason = NULL, activation = activation + active::integer
-                   WHERE account_id = $1 AND (active OR disabled_reason IS NOT NULL)";
-        self.execute(sql, &[&account.as_str()]).await.map(drop)
+        self.repeat(SWITCH_OFF, &[&account.as_str(), &WEBHOOKS]).await.map(drop)
     }
 
     /// Counts or deletes everything of an account but its webhooks. `webhooks` is what [`Store::webhooks_with_traces`] found.
@@ -115,15 +91,16 @@ impl Store {
             }
         }
         for webhook in webhooks {
-            erased.pending_deliveries += self.erase_deliveries("pending_deliveries", *webhook, erasure).await?;
-            erased.closed_deliveries += self.erase_deliveries("closed_deliveries", *webhook, erasure).await?;
+            erased.pending_deliveries += self.erase_deliveries(PENDING, *webhook, erasure).await?;
+            erased.closed_deliveries += self.erase_deliveries(CLOSED, *webhook, erasure).await?;
         }
         erased.events = self.erase_events(account, erasure).await?;
+        erased.kept_answers = self.erase_answers(account, erasure).await?;
         if erasure == Erasure::Delete {
-            self.execute("DELETE FROM recoveries WHERE webhook_id = ANY ($1)", &[&webhooks]).await?;
-            let notices = "DELETE FROM notices WHERE body::jsonb ->> 'account_id' = $1";
-            self.execute(notices, &[&account.as_str()]).await?;
-            self.execute("DELETE FROM kept_answers WHERE account_id = $1", &[&account.as_str()]).await?;
+            for webhooks in webhooks.chunks(usize::try_from(WEBHOOKS).unwrap_or(usize::MAX)) {
+                self.execute("DELETE FROM recoveries WHERE webhook_id = ANY ($1)", &[&webhooks]).await?;
+            }
+            self.erase_notices(account).await?;
         }
         Ok(erased)
     }
@@ -134,12 +111,21 @@ impl Store {
     ///
     /// As [`Store::erase_traces`].
     pub(crate) async fn erase_webhooks(&self, account: &AccountId, erasure: Erasure) -> Result<u64, StoreError> {
-        let sql = erasure.of("webhooks", "account_id = $1");
-        let rows = match erasure {
-            Erasure::Count => self.query(&sql, &[&account.as_str()]).await?,
-            Erasure::Delete => self.query_to_write(&sql, &[&account.as_str()]).await?,
-        };
-        Ok(rows.first().map_or(0, |row| count(row, "rows")))
+        match erasure {
+            Erasure::Count => Ok(self.webhooks_of(account).await?.len() as u64),
+            Erasure::Delete => self.repeat(DELETE_WEBHOOKS, &[&account.as_str(), &WEBHOOKS]).await,
+        }
+    }
+
+    /// Repeats a statement that changes a bounded number of rows until it finds none. Returns how many it has changed.
+    async fn repeat(&self, sql: &str, params: Params<'_>) -> Result<u64, StoreError> {
+        let mut changed = 0;
+        loop {
+            match self.execute(sql, params).await? {
+                0 => return Ok(changed),
+                more => changed += more,
+            }
+        }
     }
 
     async fn erase_attempts(&self, webhook: Uuid, window: LogWindow, erasure: Erasure) -> Result<u64, StoreError> {
@@ -171,12 +157,27 @@ impl Store {
         }
     }
 
-    /// Of pending or closed deliveries. A transaction that has locked some of them is waited for.
-    async fn erase_deliveries(&self, table: &'static str, webhook: Uuid, erasure: Erasure) -> Result<u64, StoreError> {
-        if erasure == Erasure::Count {
-            let rows = self.query(&erasure.of(table, "webhook_id = $1"), &[&webhook]).await?;
-            return Ok(rows.first().map_or(0, |row| count(row, "rows")));
+    async fn count_deliveries(&self, of: Deliveries, webhook: Uuid) -> Result<u64, StoreError> {
+        let Deliveries { table, time } = of;
+        let page = format!(
+            "SELECT {time} AS time, id FROM {table}
+             WHERE webhook_id = $1 AND {time} >= $2 AND ({time}, id) > ($2, $3) ORDER BY {time}, id LIMIT $4"
+        );
+        let (mut found, mut after) = (0, Position { time: Timestamp::UNIX_EPOCH, id: Uuid::nil() });
+        loop {
+            let rows = self.query(&page, &[&webhook, &after.time, &after.id, &BATCH]).await?;
+            let Some(last) = rows.last() else { return Ok(found) };
+            after = Position { time: column(last, "time"), id: column(last, "id") };
+            found += rows.len() as u64;
         }
+    }
+
+    /// Of pending or closed deliveries. A transaction that has locked some of them is waited for.
+    async fn erase_deliveries(&self, of: Deliveries, webhook: Uuid, erasure: Erasure) -> Result<u64, StoreError> {
+        if erasure == Erasure::Count {
+            return self.count_deliveries(of, webhook).await;
+        }
+        let table = of.table;
         let found = format!("SELECT id FROM {table} WHERE webhook_id = $1 LIMIT $2");
         let lock = format!("SELECT FROM {table} WHERE id = ANY ($1) ORDER BY id FOR UPDATE");
         // A delivery that was closed or recovered meanwhile may be in the other table: the next pass finds it there.
@@ -225,6 +226,36 @@ impl Store {
         }
     }
 
+    async fn erase_answers(&self, account: &AccountId, erasure: Erasure) -> Result<u64, StoreError> {
+        if !self.keeps_answers().await? {
+            return Ok(0);
+        }
+        if erasure == Erasure::Delete {
+            return self.repeat(DELETE_ANSWERS, &[&account.as_str(), &BATCH]).await;
+        }
+        let (mut found, mut after) = (0, String::new());
+        loop {
+            let rows = self.query(ANSWERS, &[&account.as_str(), &after, &BATCH]).await?;
+            let Some(last) = rows.last() else { return Ok(found) };
+            after = column(last, "key");
+            found += rows.len() as u64;
+        }
+    }
+
+    /// Notices have no index by account either.
+    async fn erase_notices(&self, account: &AccountId) -> Result<(), StoreError> {
+        let mut after = Uuid::nil();
+        loop {
+            let end = self.query(END_OF_NOTICES, &[&after, &BATCH]).await?;
+            let end = end.first().map(|row| column::<Uuid>(row, "id"));
+            self.execute(DELETE_NOTICES, &[&after, &end.unwrap_or(Uuid::max()), &account.as_str()]).await?;
+            match end {
+                Some(end) => after = end,
+                None => return Ok(()),
+            }
+        }
+    }
+
     async fn count_or_delete(&self, sql: &str, params: TypedParams<'_>, erasure: Erasure) -> Result<u64, StoreError> {
         let rows = match erasure {
             Erasure::Count => self.query_planned_anew(sql, params).await?,
@@ -243,6 +274,7 @@ impl Erased {
             attempts: self.attempts + other.attempts,
             pending_deliveries: self.pending_deliveries + other.pending_deliveries,
             closed_deliveries: self.closed_deliveries + other.closed_deliveries,
+            kept_answers: self.kept_answers + other.kept_answers,
         }
     }
 }
@@ -259,26 +291,27 @@ impl Erasure {
     }
 }
 
-/// The next webhooks of the log that are not in `webhooks`, found by jumping through the index from one id to the next; and
-/// whether an event of theirs is kept and is the account's. A webhook's events are all of one account, so one event tells it.
-const DELETED_WEBHOOKS: &str = concat!(
-    "WITH RECURSIVE step (webhook_id, place) AS (
-        SELECT $1::uuid, 0::bigint
-        UNION ALL
-        SELECT (
-            SELECT webhook_id FROM attempts WHERE webhook_id > step.webhook_id AND ",
-    within_window!("$3", "$4"),
-    "       ORDER BY webhook_id LIMIT 1), place + 1
-        FROM step WHERE step.webhook_id IS NOT NULL AND place < $2::bigint
-    )
-    SELECT step.webhook_id, NOT EXISTS (SELECT FROM webhooks WHERE id = step.webhook_id) AND coalesce((
-        SELECT events.account_id = $5::text FROM attempts
-        JOIN events ON events.day = attempts.event_day AND events.key = attempts.event_key
-        WHERE attempts.webhook_id = step.webhook_id AND ",
-    within_window!("$3", "$4"),
-    "   LIMIT 1), false) AS is_own
-    FROM step WHERE step.webhook_id IS NOT NULL AND place > 0 ORDER BY place"
-);
+const SWITCH_OFF: &str = "
+    UPDATE webhooks SET active = false, disabled_reason = NULL, activation = activation + active::integer
+    WHERE id = ANY (ARRAY(
+        SELECT id FROM webhooks WHERE account_id = $1 AND (active OR disabled_reason IS NOT NULL)
+        ORDER BY created_at, id LIMIT $2))
+    AND (active OR disabled_reason IS NOT NULL)";
+
+const DELETE_WEBHOOKS: &str = "
+    DELETE FROM webhooks WHERE id = ANY (ARRAY(SELECT id FROM webhooks WHERE account_id = $1 ORDER BY created_at, id LIMIT $2))";
+
+const ANSWERS: &str = "SELECT key FROM kept_answers WHERE account_id = $1 AND key > $2 ORDER BY key LIMIT $3";
+
+const DELETE_ANSWERS: &str = "
+    DELETE FROM kept_answers WHERE account_id = $1
+        AND key = ANY (ARRAY(SELECT key FROM kept_answers WHERE account_id = $1 ORDER BY key LIMIT $2))";
+
+/// The last notice of the page after `$1`, if the page is full.
+const END_OF_NOTICES: &str = "SELECT id FROM notices WHERE id > $1 ORDER BY id OFFSET $2::bigint - 1 LIMIT 1";
+
+const DELETE_NOTICES: &str = "
+    DELETE FROM notices WHERE id > $1 AND id <= $2 AND body::jsonb ->> 'account_id' = $3";
 
 /// The times of the newest attempts of a webhook that are left in a window.
 const NEWEST_ATTEMPTS: &str = concat!(

@@ -54,7 +54,8 @@ async fn an_erased_account_leaves_nothing_and_gets_nothing() {
     // It waits at the broker.
     site.publish(ACCOUNT, TYPE, json!({})).await;
 
-    let rows = json!({"webhooks": 1, "events": 2, "attempts": 4, "pending_deliveries": 1, "closed_deliveries": 1});
+    let rows = json!({"webhooks": 1, "events": 2, "attempts": 4, "pending_deliveries": 1, "closed_deliveries": 1,
+        "kept_answers": 1});
     let erase = ["accounts", "erase", ACCOUNT];
     assert_eq!(site.json(&erase).await, json!({"account_id": ACCOUNT, "erased": false, "rows": rows}));
     let dry = site.cli(&erase).await;
@@ -72,4 +73,68 @@ async fn an_erased_account_leaves_nothing_and_gets_nothing() {
     wait_until("nothing waits at the broker", async || site.queue_depth(site.worker_queue()).await == 0).await;
     assert_eq!((receiver.requests().len(), counts().await), (before, vec![0; 7]));
     wait_until("the other account's log is whole", async || site.log(&other.id).await.len() == 2).await;
+}
+
+/// Writes deliveries of a webhook that is not there, as one leaves that was deleted while they were parked. Their event is one
+/// of the account, or none that is kept.
+async fn leave(site: &Site, table: &str, account: Option<&str>, rows: i64) -> uuid::Uuid {
+    let webhook = uuid::Uuid::now_v7();
+    add(site, table, webhook, account, rows, "0 seconds").await;
+    webhook
+}
+
+async fn add(site: &Site, table: &str, webhook: uuid::Uuid, account: Option<&str>, rows: i64, age: &str) {
+    let event = match account {
+        Some(account) => format!("(SELECT day, key FROM events WHERE account_id = '{account}' LIMIT 1)"),
+        None => "(SELECT current_date AS day, gen_random_uuid() AS key)".to_owned(),
+    };
+    let (columns, values) = match table {
+        "pending_deliveries" => ("activation, trigger, due_at", "1, 'event', now()"),
+        _ => ("reason, closed_at", "'cancelled', now()"),
+    };
+    let sql = format!(
+        "INSERT INTO {table} (id, webhook_id, event_day, event_key, attempts_made, {columns})
+         SELECT gen_random_uuid(), '{webhook}', day, key, 0, {values} - interval '{age}'
+         FROM {event} AS event CROSS JOIN generate_series(1, {rows})"
+    );
+    site.sql().await.execute(&sql, &[]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_webhook_that_was_deleted_before_is_found_by_deliveries_that_were_never_attempted() {
+    let site = Site::new().await.set("sender.timeout", "200ms").set("sender.body_timeout", "200ms");
+    let (_receiver, webhook) = site.subscriber(ACCOUNT, &[TYPE]).await;
+    let (_other_receiver, _other) = site.subscriber(OTHER, &[TYPE]).await;
+    let worker = site.worker().await;
+    for account in [ACCOUNT, OTHER] {
+        site.publish(account, TYPE, json!({})).await;
+    }
+    let attempts = "SELECT count(*) FROM attempts";
+    wait_until("all attempts are in the log", async || site.count(attempts).await == 2).await;
+    drop(worker);
+    leave(&site, "pending_deliveries", Some(ACCOUNT), 1).await;
+    leave(&site, "closed_deliveries", Some(ACCOUNT), 1).await;
+    // The events of its newer deliveries are gone: the oldest one tells whose it was.
+    let old = leave(&site, "closed_deliveries", None, 1200).await;
+    add(&site, "closed_deliveries", old, Some(ACCOUNT), 1, "1 day").await;
+    // More than one statement counts or deletes, all closed at one moment.
+    add(&site, "closed_deliveries", webhook.id.parse().unwrap(), Some(ACCOUNT), 4500, "0 seconds").await;
+    // Not ours, or nobody knows whose.
+    let others = [
+        leave(&site, "pending_deliveries", Some(OTHER), 1).await,
+        leave(&site, "closed_deliveries", Some(OTHER), 1).await,
+        leave(&site, "closed_deliveries", None, 1).await,
+    ];
+
+    let rows = json!({"webhooks": 1, "events": 1, "attempts": 1, "pending_deliveries": 1, "closed_deliveries": 5702,
+        "kept_answers": 0});
+    let erase = ["accounts", "erase", ACCOUNT];
+    assert_eq!(site.json(&erase).await["rows"], rows);
+    assert_eq!(site.json(&[&erase[..], &["--yes"]].concat()).await["rows"], rows);
+    let left = "SELECT webhook_id FROM pending_deliveries UNION ALL SELECT webhook_id FROM closed_deliveries";
+    let left = site.sql().await.query(left, &[]).await.unwrap();
+    let mut left: Vec<uuid::Uuid> = left.iter().map(|row| row.get(0)).collect();
+    left.sort_unstable();
+    // Made in this order, and so sorted.
+    assert_eq!(left, others);
 }
