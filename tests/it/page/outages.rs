@@ -37,3 +37,32 @@ async fn a_page_opened_while_the_database_is_away_appears_when_it_is_back() {
     stage.browser.sees("No webhooks yet").await;
     stage.browser.no_longer_sees("The service is not available right now.").await;
 }
+
+#[tokio::test]
+async fn a_webhook_whose_creation_was_not_answered_is_created_once_when_it_is_saved_again() {
+    let mut stage = Stage::set().await;
+    let proxy = Proxy::to(&stage.address).await;
+    stage.address = proxy.addr();
+    let page = &stage.browser;
+    stage.open_at("/new").await;
+    page.fill("#name", "Blog").await;
+    page.fill("#url", "https://hooks.example.com/a").await;
+    page.click("Select all").await;
+    let webhooks = async || stage.site.count("SELECT count(*) FROM webhooks").await;
+    proxy.pause_to_client();
+    page.click("Save").await;
+    wait_until("the webhook is created", async || webhooks().await == 1).await;
+    // A browser may repeat a request on a fresh connection if the answer did not begin.
+    proxy.refuse(true).await;
+    proxy.reset().await;
+    page.sees("Try again: it is done only once.").await;
+    proxy.resume();
+    proxy.refuse(false).await;
+    page.click("Save").await;
+    page.sees("Webhook created").await;
+    assert_eq!(webhooks().await, 1);
+    let id: String = stage.site.sql().await.query_one("SELECT id::text FROM webhooks", &[]).await.unwrap().get(0);
+    let secret = stage.site.json(&["webhooks", "secret", &id]).await["secret"].as_str().unwrap().to_owned();
+    page.click("Reveal").await;
+    page.sees(&secret).await;
+}
