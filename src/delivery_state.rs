@@ -55,7 +55,7 @@ impl DeliveryState {
 
     /// The state of a delivery, when its webhook has this activation and standing (`None`: it was deleted).
     ///
-    /// A pending row decides, if the delivery will be attempted. Then a closed row, then the newest attempt: a success deletes
+    /// First the pending row, but only if it will be attempted; then the closed row; then the newest attempt. A success deletes
     /// both rows, and retention forgets closed deliveries whose events are gone.
     pub(crate) fn of(remains: Remains<'_>, webhook: Option<(i32, Standing)>) -> Self {
         let waits = remains.pending.map(|activation| ClosedReason::of(Standing::for_delivery(activation, webhook)));

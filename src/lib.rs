@@ -21,9 +21,10 @@
 //! be resent or recovered.
 //!
 //! Customers manage their webhooks through `api`. A request passes `exchange` (its id, its time limit and its line in the
-//! log), `auth` (its account and how often the account may ask), a route (`webhooks`, `secrets`, `test_sends`, `deliveries`,
-//! `delivery`, `stats`), its account's turn if its queries may take long (`turns`), and a statement of [`store`] that sees only the rows
-//! of that account. Every error becomes a `problem`. `token` makes and checks the tokens; `test_send` sends tests with the
+//! log), `auth` (its account and how often the account may ask), `idempotency` if it came with a key (whether it was carried
+//! out before), a route (`webhooks`, `webhook_changes`, `secrets`, `test_sends`, `deliveries`, `delivery`, `stats`,
+//! `event_types`, `sending_addresses`), one of its account's `query_slots` if its queries may take long, and a statement of
+//! [`store`] that sees only the rows of that account. Every error becomes a `problem`. `token` makes and checks the tokens; `test_send` sends tests with the
 //! same sender as the worker.
 //!
 //! `events` and the log, `attempts`, have a partition per day. `upkeep` makes partitions ahead in every process, by functions
