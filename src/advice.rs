@@ -48,7 +48,7 @@ pub(crate) const CAUSES: [Advice; 26] = [
     row(
         "connect_timeout",
         "No connection came about in time.",
-        "A firewall may be dropping our packets: open the port for our addresses, and check that the server is not overloaded.",
+        "A firewall may be dropping our packets: open the port for our addresses (GET /v1/sending-addresses lists them), and check that the server is not overloaded.",
     ),
     row(
         "not_tls",
@@ -188,6 +188,7 @@ mod tests {
                 Some(detail) => (detail.phase().as_str(), format!("`{cause}`")),
                 None => (cause, "null".to_owned()),
             };
+            let cure = cure.replace("our addresses", "[our addresses](#our-addresses)");
             writeln!(causes, "| `{error}` | {detail} | {meaning} | {cure} |").unwrap();
         }
         let mut statuses = "| status | what to do |\n|---|---|\n".to_owned();

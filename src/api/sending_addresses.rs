@@ -18,7 +18,8 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
 
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct SendingAddresses {
-    /// Networks in CIDR notation, such as `203.0.113.7/32`. Empty: requests may come from any address.
+    /// Networks in CIDR notation, such as `203.0.113.7/32`. If it is empty, the operator has not named the addresses; that does
+    /// not mean that every address is one of them.
     data: Vec<String>,
 }
 

@@ -50,7 +50,7 @@ pub(super) struct Change {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = String, format = DateTime, required = false)]
     created_at: Option<Text>,
-    /// Ignored; but `active: false` beside a reason leaves a webhook that we disabled as it is.
+    /// If this is a text and `active` is false, a webhook that we disabled keeps its reason.
     #[serde(default)]
     #[schema(value_type = Value, required = false)]
     disabled_reason: Value,
