@@ -104,7 +104,7 @@ pub(super) async fn recover(
 fn span(since: RecoverySpan, until: Option<Timestamp>) -> Result<RecoverySpan, Failure> {
     let Some(until) = until else { return Ok(since) };
     let since = match since {
-        RecoverySpan::Time(time) | RecoverySpan::Between(time, _) => time,
+        RecoverySpan::Since(time) | RecoverySpan::Between(time, _) => time,
         RecoverySpan::Ago(ago) => times::ago(ago),
     };
     match since < until {
