@@ -90,6 +90,13 @@ pub async fn end(site: &Site, sql: Client) {
     wait_until("the session has ended", async || site.count(&there).await == 0).await;
 }
 
+/// Waits until no process of ours has a session: what a session has read is counted when it has ended.
+pub async fn wait_for_the_end_of_sessions(site: &Site) {
+    let sessions = "SELECT count(*) FROM pg_stat_activity
+                    WHERE datname = current_database() AND application_name = 'penr-webhooks'";
+    wait_until("their sessions have ended", async || site.count(sessions).await == 0).await;
+}
+
 /// Settings with which retries follow at once.
 fn quick(site: Site) -> Site {
     site.set("retry.schedule", r#"["20ms","20ms","20ms","20ms","20ms","20ms","20ms","20ms","20ms"]"#)
@@ -112,9 +119,7 @@ async fn cost_of_retries(queue: &Queue, worker: Replica) -> i64 {
     let before = pages_read(queue.site.sql().await).await;
     queue.retry(8).await;
     stop(worker).await;
-    let sessions = "SELECT count(*) FROM pg_stat_activity
-                    WHERE datname = current_database() AND application_name = 'penr-webhooks'";
-    wait_until("its sessions have ended", async || queue.site.count(sessions).await == 0).await;
+    wait_for_the_end_of_sessions(&queue.site).await;
     pages_read(queue.site.sql().await).await - before
 }
 
