@@ -53,7 +53,7 @@ pub struct Grant {
 }
 
 /// Why a token is refused. The caller may be an attacker, so only a token that one of our secrets signed, and whose only fault
-/// is its time, is told more than that it is not valid.
+/// is its time or its scope, is told more than that it is not valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenRefusal {
     /// `exp` is over.
@@ -77,6 +77,9 @@ pub enum TokenRefusal {
     /// `iat` or `nbf` is later than `exp`.
     #[error("the token ends before it begins: its exp is earlier than its iat or nbf")]
     EndsBeforeItBegins,
+    /// `scope` is neither a text nor a list of texts.
+    #[error("the scope of the token cannot be read: it may be words separated by blanks, or a list of words")]
+    ScopeUnreadable,
     /// Anything else.
     #[error("the token is not valid")]
     Invalid,
@@ -124,7 +127,7 @@ impl Tokens {
         let account = account.ok_or(TokenRefusal::Invalid)?;
         // Last, so that only the holder of a token that is valid at another time is told that the time is wrong.
         times.check(now)?;
-        Ok(Grant { account, access: claims.access() })
+        Ok(Grant { account, access: claims.access()? })
     }
 
     /// The claims of a token that one of our secrets signed.
@@ -215,12 +218,22 @@ impl Members {
         time.map(Some).ok_or(TokenRefusal::Invalid)
     }
 
-    /// What `scope` permits: words separated by blanks (RFC 8693, section 4.2). Only `read` without `write` takes rights away:
-    /// issuers may use the claim for purposes of their own.
-    fn access(&self) -> Access {
-        let scope = self.0.get("scope").and_then(Value::as_str).unwrap_or_default();
-        let has = |wanted: &str| scope.split(' ').any(|word| word == wanted);
-        if has("read") && !has("write") { Access::ReadOnly } else { Access::Full }
+    /// What `scope` permits: words separated by blanks (RFC 8693, section 4.2), or the list of words that some issuers write.
+    /// Only `read` without `write` takes rights away: issuers may use the claim for purposes of their own.
+    ///
+    /// # Errors
+    ///
+    /// The claim is of another type: perhaps its issuer meant to take rights away.
+    fn access(&self) -> Result<Access, TokenRefusal> {
+        let texts = match self.0.get("scope") {
+            None | Some(Value::Null) => &[],
+            Some(Value::Array(texts)) => texts.as_slice(),
+            Some(text) => std::slice::from_ref(text),
+        };
+        let texts: Option<Vec<&str>> = texts.iter().map(Value::as_str).collect();
+        let texts = texts.ok_or(TokenRefusal::ScopeUnreadable)?;
+        let has = |wanted: &str| texts.iter().any(|text| text.split(' ').any(|word| word == wanted));
+        Ok(if has("read") && !has("write") { Access::ReadOnly } else { Access::Full })
     }
 
     /// Whether a claim is this text, or a list that contains it.

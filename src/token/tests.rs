@@ -151,14 +151,32 @@ fn a_token_refused_for_its_time_says_so() {
 #[test]
 fn only_a_scope_of_read_without_write_takes_rights_away() {
     let of_scope = |scope: &str| of_claims(&format!(r#""exp":{},"scope":{scope}"#, NOW + 60)).unwrap().access;
-    for scope in [r#""read""#, r#""openid read""#, r#""read profile""#] {
+    let lists = [r#"["read"]"#, r#"["openid","read"]"#, r#"["read profile"]"#];
+    for scope in [r#""read""#, r#""openid read""#, r#""read profile""#].into_iter().chain(lists) {
         assert_eq!(of_scope(scope), Access::ReadOnly, "{scope}");
     }
-    for scope in [r#""""#, r#""read write""#, r#""write""#, r#""readonly""#, r#""READ""#, r#"["read"]"#, "null", "1"] {
+    let lists = ["[]", r#"["write","read"]"#, r#"["read write"]"#, r#"["readonly"]"#];
+    for scope in
+        [r#""""#, r#""read write""#, r#""write""#, r#""readonly""#, r#""READ""#, "null"].into_iter().chain(lists)
+    {
         assert_eq!(of_scope(scope), Access::Full, "{scope}");
     }
     let looking = Grant { access: Access::ReadOnly, ..grant() };
     assert_eq!(tokens().verify(&tokens().sign_read_only(&account(), NOW, LONGEST), NOW), Ok(looking));
+}
+
+#[test]
+fn a_scope_that_cannot_be_read_gives_no_access() {
+    let exp = NOW + 60;
+    for scope in ["1", "true", "{}", r#"{"read":true}"#, r#"["read",1]"#, "[null]", r#"[["read"]]"#] {
+        assert_eq!(
+            of_claims(&format!(r#""exp":{exp},"scope":{scope}"#)),
+            Err(TokenRefusal::ScopeUnreadable),
+            "{scope}"
+        );
+    }
+    // Whoever has no valid token learns nothing about scopes.
+    assert_eq!(verdict(HEADER, &format!(r#"{{"exp":{exp},"scope":1}}"#)), Err(TokenRefusal::Invalid));
 }
 
 #[test]

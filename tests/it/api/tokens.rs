@@ -186,3 +186,21 @@ async fn a_token_that_is_refused_for_its_time_is_told_which_one() {
     let now_with_fraction = now().to_string().parse::<f64>().unwrap() + 0.25;
     assert_eq!(ask(json!({ "iat": now_with_fraction, "exp": now_with_fraction + 60.0 })).await.status, 200);
 }
+
+#[tokio::test]
+async fn a_scope_may_be_a_list_and_one_that_cannot_be_read_is_refused() {
+    let site = Site::new().await;
+    let api = site.api().await;
+    let ask = async |method: &str, scope: serde_json::Value| {
+        let claims = json!({ "sub": "acc_1", "exp": now() + 60, "scope": scope });
+        let bearer = format!("Bearer {}", api.token(&claims));
+        ask(&api.address, method, PATH, &[("Authorization", &bearer)], b"").await
+    };
+    assert_eq!(ask("GET", json!(["read"])).await.status, 200);
+    assert_problem(&ask("POST", json!(["read"])).await, 403, "read-only-token");
+    for unreadable in [json!(1), json!({ "read": true }), json!(["read", 1])] {
+        let refused = ask("GET", unreadable).await;
+        assert_problem(&refused, 401, "unauthorized");
+        assert!(refused.text().contains("the scope of the token cannot be read"), "{}", refused.text());
+    }
+}
