@@ -136,12 +136,12 @@ pub(super) fn cause(error: Option<&str>, detail: Option<&str>) -> String {
     }
 }
 
-/// The answer of an attempt, as far as it was kept.
+/// The answer of an attempt, as far as it was kept. Each of its lines is marked: otherwise a receiver could write lines that look
+/// like those of the command.
 pub(super) fn answer(row: &LogRow) -> CommandResult {
-    match &row.response_snippet {
-        Some(snippet) => line(format_args!("answer: {}", printable_lines(snippet, usize::MAX).text)),
-        None => Ok(()),
-    }
+    let Some(snippet) = &row.response_snippet else { return Ok(()) };
+    line("answer:")?;
+    printable_lines(snippet, usize::MAX).text.lines().try_for_each(|text| line(format_args!("  | {text}")))
 }
 
 /// So many deliveries, in words.

@@ -9,6 +9,7 @@ use crate::support::*;
 
 mod changes;
 mod erases;
+mod foreign_text;
 mod installs;
 mod listen;
 mod pipes;
