@@ -46,6 +46,12 @@ fn cleaned(text: &str, max_bytes: usize, lines: Lines) -> Cleaned {
     Cleaned { text: cleaned, is_cut: false }
 }
 
+/// Whether a terminal may obey this character or show nothing for it: control characters, also line breaks and tabs; invisible
+/// characters, and those that change the direction of writing.
+pub fn is_unprintable(char: char) -> bool {
+    char.is_control() || is_invisible(char)
+}
+
 /// Characters of the Unicode categories Cf, Zl and Zp, and the Hangul fillers.
 fn is_invisible(char: char) -> bool {
     matches!(char,
@@ -84,7 +90,7 @@ mod tests {
         ) {
             let cleaned = printable(&String::from_utf8_lossy(&bytes), max);
             prop_assert!(cleaned.len() <= max);
-            prop_assert!(!cleaned.chars().any(|c| c.is_control() || is_invisible(c)));
+            prop_assert!(!cleaned.chars().any(is_unprintable));
         }
     }
 }

@@ -18,10 +18,12 @@ use crate::store::LogRow;
 use crate::text::{printable, printable_lines};
 use crate::webhook::Webhook;
 
-/// One JSON document on stdout.
+mod escaped;
+
+/// One JSON document on stdout. It may hold what receivers and publishers wrote, and stdout may be a terminal: see `escaped`.
 pub(super) fn json(document: &impl Serialize) -> CommandResult {
     let mut stdout = stdout().lock();
-    let written = serde_json::to_writer(&mut stdout, document).map_err(io::Error::from);
+    let written = escaped::write(&mut stdout, document);
     unless_closed(written.and_then(|()| writeln!(stdout)))
 }
 
