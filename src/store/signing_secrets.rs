@@ -108,8 +108,10 @@ const REPLACE_SECRET: &str = "
         secret = $2, updated_at = now()
     WHERE id = $1 AND account_id = $3 RETURNING now() + make_interval(secs => $4) AS previous_valid_until";
 
+/// A secret that was never replaced stays so: NULL must stay NULL, and `least` of NULL and a time is the time.
 const END_PREVIOUS_SECRET: &str = "
     UPDATE webhooks
-    SET previous_secret = NULL, previous_secret_until = least(previous_secret_until, now()),
+    SET previous_secret = NULL,
+        previous_secret_until = CASE WHEN previous_secret_until > now() THEN now() ELSE previous_secret_until END,
         updated_at = CASE WHEN previous_secret_until > now() THEN now() ELSE updated_at END
     WHERE id = $1 AND account_id = coalesce($2::text, account_id)";

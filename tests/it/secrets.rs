@@ -238,3 +238,25 @@ async fn the_old_secret_is_valid_for_the_grace_that_was_asked_for_and_can_be_end
     let stranger = api.customer("acc_2").delete(&format!("{path}/secret/previous")).await;
     assert_problem(&stranger, 404, "not-found");
 }
+
+#[tokio::test]
+async fn ending_a_previous_secret_that_there_never_was_leaves_the_signatures_of_past_requests() {
+    let (site, receiver) = (Site::new().await, Receiver::start().await);
+    let (_worker, api) = (site.worker().await, site.api().await);
+    let customer = api.customer("acc_1");
+    let webhook = customer.create(&receiver.url(), &[TYPE]).await;
+    let path = format!("/v1/webhooks/{}", webhook["id"].as_str().unwrap());
+    site.publish("acc_1", TYPE, json!({})).await;
+    let request = receiver.next().await;
+    wait_until("it is recorded", async || site.count("SELECT count(*) FROM attempts").await == 1).await;
+    let delivery = customer.get(&format!("{path}/deliveries")).await.json()["data"][0]["delivery_id"].clone();
+    let address = format!("{path}/deliveries/{}", delivery.as_str().unwrap());
+    let before = customer.get(&path).await.json();
+    for _ in 0..2 {
+        let headers = customer.get(&address).await.json()["request_headers"].clone();
+        assert_eq!(headers["X-Webhook-Signature"], request.header("x-webhook-signature"));
+        assert_eq!(headers["Webhook-Signature"], request.header("webhook-signature"));
+        assert_eq!(customer.delete(&format!("{path}/secret/previous")).await.status, 204);
+    }
+    assert_eq!(customer.get(&path).await.json(), before);
+}
