@@ -149,9 +149,7 @@ CREATE TABLE public.kept_answers (
     account_id text NOT NULL,
     key text NOT NULL,
     request bytea NOT NULL,
-    answer text NOT NULL,
-    webhook_id uuid NOT NULL,
-    secret bytea NOT NULL,
+    envelope bytea NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL
 );
 

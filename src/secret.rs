@@ -1,8 +1,8 @@
 //! Keeps secrets secret: in memory, in logs and in the database. Pure: the caller brings random bytes.
 //!
-//! A signing secret is stored only in an envelope, `version ‖ key id length ‖ key id ‖ nonce ‖ ciphertext`, encrypted with
-//! XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03). The ids of its account and its webhook are authenticated with it: an
-//! envelope that was copied to another webhook's row does not open.
+//! A signing secret, and an answer that is kept for its `Idempotency-Key`, is stored only in an envelope, `version ‖ key id length ‖ key id ‖ nonce ‖ ciphertext`, encrypted with
+//! XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03). The ids of its account and its webhook (for an answer: of its
+//! account, and the key) are authenticated with it: an envelope that was copied to another row does not open.
 
 use std::fmt;
 
@@ -10,12 +10,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chacha20poly1305::aead::{Aead, KeyInit, Payload};
 use chacha20poly1305::{XChaCha20Poly1305, XNonce};
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::ids::{AccountId, WebhookId};
 
 mod grace;
 mod published;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use grace::{LONGEST_GRACE, parse_grace};
 use published::is_published;
@@ -129,6 +132,22 @@ impl Owner<'_> {
     }
 }
 
+/// The account and the `Idempotency-Key` that a kept answer belongs to. Both are authenticated with its envelope.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AnswerOwner<'a> {
+    pub account_id: &'a AccountId,
+    pub key: &'a str,
+}
+
+impl AnswerOwner<'_> {
+    fn associated_data(self, header: &[u8]) -> Vec<u8> {
+        // No webhook has the nil id, so these bytes differ from those of every secret. Neither an account's id nor a key
+        // contains a newline.
+        let (nil, account) = (Uuid::nil(), self.account_id.as_str().as_bytes());
+        [header, nil.as_bytes(), account, b"\n", self.key.as_bytes()].concat()
+    }
+}
+
 /// The keys that secrets in the database are encrypted with: the first encrypts, all decrypt.
 #[derive(Clone)]
 pub struct Keyring(Vec<Key>);
@@ -165,10 +184,10 @@ pub enum KeyringError {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum OpenError {
     /// The settings have no key with this id.
-    #[error("the secret is encrypted with key `{0}`, which is not in security.encryption_keys")]
+    #[error("the envelope is encrypted with key `{0}`, which is not in security.encryption_keys")]
     UnknownKey(String),
     /// The bytes are no envelope of this owner.
-    #[error("the secret does not decrypt: the row was damaged or moved from another webhook")]
+    #[error("the envelope does not decrypt: the row was damaged, or the envelope is that of another row")]
     Damaged,
 }
 
@@ -222,13 +241,7 @@ impl Keyring {
 
     /// Encrypts a secret for its owner. `nonce` must be random and used once.
     pub fn seal(&self, secret: &SigningSecret, owner: Owner<'_>, nonce: [u8; NONCE_BYTES]) -> Vec<u8> {
-        let key = &self.0[0];
-        let mut envelope = envelope_header(&key.id);
-        let payload = Payload { msg: secret.expose().as_bytes(), aad: &owner.associated_data(&envelope) };
-        let ciphertext = key.cipher.encrypt(&XNonce::from(nonce), payload);
-        envelope.extend_from_slice(&nonce);
-        envelope.extend(ciphertext.expect("a secret is far shorter than the cipher's limit"));
-        envelope
+        self.seal_text(secret.expose(), |header| owner.associated_data(header), nonce)
     }
 
     /// Decrypts an envelope that [`Keyring::seal`] made for the same owner.
@@ -237,14 +250,43 @@ impl Keyring {
     ///
     /// The key is unknown, or the envelope is damaged or belongs to another owner.
     pub fn open(&self, envelope: &[u8], owner: Owner<'_>) -> Result<SigningSecret, OpenError> {
+        let text = self.open_text(envelope, |header| owner.associated_data(header))?;
+        SigningSecret::parse(text.expose()).map_err(|_| OpenError::Damaged)
+    }
+
+    /// Encrypts the body of an answer. `nonce` must be random and used once.
+    pub(crate) fn seal_answer(&self, body: &str, owner: AnswerOwner<'_>, nonce: [u8; NONCE_BYTES]) -> Vec<u8> {
+        self.seal_text(body, |header| owner.associated_data(header), nonce)
+    }
+
+    /// Decrypts an envelope that [`Keyring::seal_answer`] made for the same owner.
+    ///
+    /// # Errors
+    ///
+    /// The key is unknown, or the envelope is damaged or belongs to another owner.
+    pub(crate) fn open_answer(&self, envelope: &[u8], owner: AnswerOwner<'_>) -> Result<SecretText, OpenError> {
+        self.open_text(envelope, |header| owner.associated_data(header))
+    }
+
+    fn seal_text(&self, text: &str, associated: impl Fn(&[u8]) -> Vec<u8>, nonce: [u8; NONCE_BYTES]) -> Vec<u8> {
+        let key = &self.0[0];
+        let mut envelope = envelope_header(&key.id);
+        let payload = Payload { msg: text.as_bytes(), aad: &associated(&envelope) };
+        let ciphertext = key.cipher.encrypt(&XNonce::from(nonce), payload);
+        envelope.extend_from_slice(&nonce);
+        envelope.extend(ciphertext.expect("secrets and answers are far shorter than the cipher's limit"));
+        envelope
+    }
+
+    fn open_text(&self, envelope: &[u8], associated: impl Fn(&[u8]) -> Vec<u8>) -> Result<SecretText, OpenError> {
         let key = self.key_of(envelope)?;
         let (header, rest) = envelope.split_at(2 + key.id.len());
         let (nonce, ciphertext) = rest.split_first_chunk::<NONCE_BYTES>().ok_or(OpenError::Damaged)?;
-        let payload = Payload { msg: ciphertext, aad: &owner.associated_data(header) };
+        let payload = Payload { msg: ciphertext, aad: &associated(header) };
         let opened = key.cipher.decrypt(&XNonce::from(*nonce), payload).map(Zeroizing::new);
         let opened = opened.map_err(|_| OpenError::Damaged)?;
         let text = std::str::from_utf8(&opened).map_err(|_| OpenError::Damaged)?;
-        SigningSecret::parse(text).map_err(|_| OpenError::Damaged)
+        Ok(text.into())
     }
 }
 
@@ -278,112 +320,4 @@ fn envelope_header(key_id: &str) -> Vec<u8> {
 fn envelope_key_id(envelope: &[u8]) -> Option<&str> {
     let [ENVELOPE_VERSION, length, rest @ ..] = envelope else { return None };
     std::str::from_utf8(rest.get(..usize::from(*length))?).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use uuid::Uuid;
-
-    fn keyring(ids: &[&str]) -> Keyring {
-        let entry = |id: &&str| format!("{id}:{}", STANDARD.encode([id.as_bytes()[0]; 32]));
-        Keyring::parse(&ids.iter().map(entry).collect::<Vec<_>>().join(",")).unwrap()
-    }
-
-    fn account(id: &str) -> AccountId {
-        AccountId::parse(id).unwrap()
-    }
-
-    #[test]
-    fn a_sealed_secret_opens_for_its_owner_and_for_nobody_else() {
-        let (ring, acc) = (keyring(&["k1"]), account("acc_1"));
-        let owner = Owner { account_id: &acc, webhook_id: WebhookId(Uuid::from_u128(1)) };
-        let secret = SigningSecret::from_random([7; 32]);
-        let envelope = ring.seal(&secret, owner, [9; 24]);
-        assert_eq!(ring.open(&envelope, owner), Ok(secret));
-
-        let other = Owner { webhook_id: WebhookId(Uuid::from_u128(2)), ..owner };
-        assert_eq!(ring.open(&envelope, other), Err(OpenError::Damaged));
-        let stranger = account("acc_2");
-        let other = Owner { account_id: &stranger, ..owner };
-        assert_eq!(ring.open(&envelope, other), Err(OpenError::Damaged));
-    }
-
-    #[test]
-    fn an_older_key_still_decrypts_and_a_missing_one_is_named() {
-        let acc = account("acc_1");
-        let owner = Owner { account_id: &acc, webhook_id: WebhookId(Uuid::from_u128(1)) };
-        let secret = SigningSecret::from_random([7; 32]);
-        let envelope = keyring(&["old"]).seal(&secret, owner, [9; 24]);
-        assert_eq!(keyring(&["newest", "old"]).open(&envelope, owner), Ok(secret));
-        let missing = keyring(&["newest"]).open(&envelope, owner);
-        assert_eq!(missing, Err(OpenError::UnknownKey("old".into())));
-    }
-
-    #[test]
-    fn the_beginning_of_an_envelope_tells_whose_key_it_needs() {
-        let acc = account("acc_1");
-        let owner = Owner { account_id: &acc, webhook_id: WebhookId(Uuid::from_u128(1)) };
-        let envelope = keyring(&["old"]).seal(&SigningSecret::from_random([7; 32]), owner, [9; 24]);
-        let (before, after) = (keyring(&["old"]), keyring(&["newest", "old"]));
-        assert_eq!([before.newest_key_id(), after.newest_key_id()], ["old", "newest"]);
-        assert_eq!([before.is_newest(&envelope), after.is_newest(&envelope)], [true, false]);
-        assert_eq!(after.check_key(&envelope[..5]), Ok(()));
-        assert_eq!(keyring(&["newest"]).check_key(&envelope), Err(OpenError::UnknownKey("old".into())));
-        assert_eq!(after.check_key(&envelope[..4]), Err(OpenError::Damaged));
-    }
-
-    #[test]
-    fn a_text_is_kept_and_not_shown() {
-        let text: SecretText = serde_json::from_value("hush".into()).unwrap();
-        assert_eq!([text.expose(), SecretText::from("hush").expose()], ["hush"; 2]);
-        assert_eq!([text.is_empty(), SecretText::from("").is_empty()], [false, true]);
-        assert_eq!(format!("{text:?}"), "[secret]");
-    }
-
-    #[test]
-    fn a_damaged_envelope_never_opens_nor_panics() {
-        let (ring, acc) = (keyring(&["k1"]), account("acc_1"));
-        let owner = Owner { account_id: &acc, webhook_id: WebhookId(Uuid::from_u128(1)) };
-        let envelope = ring.seal(&SigningSecret::from_random([7; 32]), owner, [9; 24]);
-        for length in 0..envelope.len() {
-            assert!(ring.open(&envelope[..length], owner).is_err());
-        }
-        for at in 0..envelope.len() {
-            let mut changed = envelope.clone();
-            changed[at] ^= 1;
-            assert!(ring.open(&changed, owner).is_err(), "byte {at}");
-        }
-    }
-
-    #[test]
-    fn nothing_of_a_secret_is_shown() {
-        let secret = SigningSecret::from_random([7; 32]);
-        assert_eq!(format!("{secret:?}"), "SigningSecret([secret])");
-        assert_eq!(format!("{:?}", keyring(&["k1"])), r#"["k1"]"#);
-    }
-
-    #[test]
-    fn a_published_key_is_found_at_any_place_and_under_any_id() {
-        let published = "cGVuci13ZWJob29rcy1kZXZlbG9wbWVudC1vbmx5ISE=";
-        let own = format!("k1:{}", STANDARD.encode([1; 32]));
-        let found = |text: &str| Keyring::parse(text).unwrap().published_key_id().map(str::to_owned);
-        assert_eq!(found(&format!("2026-11:{published}")).as_deref(), Some("2026-11"));
-        assert_eq!(found(&format!("{own}, old:{published}")).as_deref(), Some("old"));
-        assert_eq!(found(&own), None);
-    }
-
-    #[test]
-    fn a_keyring_says_which_key_is_wrong_without_repeating_it() {
-        let good = STANDARD.encode([1; 32]);
-        let error = |text: &str| Keyring::parse(text).unwrap_err();
-        assert_eq!(error(""), KeyringError::Empty);
-        assert_eq!(error(&good), KeyringError::Form(1));
-        assert_eq!(error(&format!("a:{good},b b:{good}")), KeyringError::Id(2));
-        assert_eq!(error(&format!(":{good}")), KeyringError::Id(1));
-        let (longest, too_long) = ("a".repeat(64), "a".repeat(65));
-        assert_eq!(error(&format!("{longest}:{good},{too_long}:{good}")), KeyringError::Id(2));
-        assert_eq!(error(&format!("a:{}", STANDARD.encode([1; 31]))), KeyringError::Key(1));
-        assert_eq!(error(&format!("a:{good},a:{good}")), KeyringError::Repeated(2));
-    }
 }

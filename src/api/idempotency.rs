@@ -16,8 +16,8 @@ use super::Api;
 use super::body::{self, JsonBody};
 use super::problem::{FieldError, Problem};
 use crate::error_chain;
-use crate::secret::SecretText;
-use crate::store::Once;
+use crate::secret::{Keyring, SecretText};
+use crate::store::{NotDone, Once};
 
 pub(super) const NAME: HeaderName = HeaderName::from_static("idempotency-key");
 const LONGEST: usize = 255;
@@ -56,7 +56,8 @@ fn key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     }
 }
 
-/// Tells requests apart without keeping what was asked: a URL may hold a password of the customer's.
+/// Tells requests apart without keeping what was asked: a URL may hold a password of the customer's. Its part of the answer is
+/// kept in an envelope.
 fn hash(secret: &SecretText, method: &Method, path: &str, body: &[u8]) -> Vec<u8> {
     let mac = Hmac::<Sha256>::new_from_slice(secret.expose().as_bytes()).expect("HMAC takes a key of any length");
     // Neither a method nor a path contains a newline. Tokens and cursors are other texts that are signed with this secret.
@@ -64,10 +65,19 @@ fn hash(secret: &SecretText, method: &Method, path: &str, body: &[u8]) -> Vec<u8
     mac.chain_update(head).chain_update(body).finalize().into_bytes().to_vec()
 }
 
-/// For a key that came with another request before.
-pub(super) fn other_request() -> Problem {
-    let reason = "came with another request before; make a new key for each request".to_owned();
-    Problem::invalid(vec![FieldError { field: "Idempotency-Key".to_owned(), reason }])
+/// The answer to a request that is not carried out because of its key.
+///
+/// # Errors
+///
+/// 422 if the key came with another request before; 500 if the kept answer cannot be decrypted.
+pub(super) fn answer(not_done: &NotDone, keyring: &Keyring) -> Result<String, Problem> {
+    match not_done {
+        NotDone::Answered(kept) => Ok(kept.open(keyring)?.expose().to_owned()),
+        NotDone::OtherRequest => {
+            let reason = "came with another request before; make a new key for each request";
+            Err(Problem::invalid(vec![FieldError { field: "Idempotency-Key".to_owned(), reason: reason.to_owned() }]))
+        }
+    }
 }
 
 /// Deletes answers that have been kept for a day, until `stop`.
@@ -75,9 +85,8 @@ pub(super) async fn forget_old(api: Arc<Api>, stop: CancellationToken) {
     let work = async {
         loop {
             match api.store.forget_answers().await {
-                // There may be more.
-                Ok(1000..) => continue,
-                Ok(_) => {}
+                Ok(true) => continue,
+                Ok(false) => {}
                 Err(error) => tracing::debug!(error = error_chain(&error), "old answers are forgotten later"),
             }
             tokio::time::sleep(FORGET_EVERY).await;

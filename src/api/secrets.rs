@@ -19,7 +19,7 @@ use super::problem::{Again, Problem};
 use super::query::WebhookPath;
 use super::refused_fields::RefusedFields;
 use crate::secret::{LONGEST_GRACE, Owner, SigningSecret, parse_grace};
-use crate::store::{Kept, NewSecret, Replaced, Store};
+use crate::store::{NewSecret, Replaced, Store};
 use crate::timestamps::rfc3339;
 
 pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
@@ -103,8 +103,7 @@ pub(super) async fn regenerate(
     match api.change(again, replace).await? {
         Replaced::Until(until) => Ok(JsonText(body(&until))),
         Replaced::Unknown => Err(Problem::not_found()),
-        Replaced::Before(Kept::Answer(before)) => Ok(JsonText(before.open(&api.keyring, &caller.account)?)),
-        Replaced::Before(Kept::OtherRequest) => Err(idempotency::other_request()),
+        Replaced::NotDone(not_done) => Ok(JsonText(idempotency::answer(&not_done, &api.keyring)?)),
     }
 }
 

@@ -26,7 +26,7 @@ use super::refused_fields::RefusedFields;
 use super::webhook_changes;
 use crate::ids::{AccountId, WebhookId};
 use crate::secret::SigningSecret;
-use crate::store::{self, Created, Deleted, Kept, LogStatus, NewWebhook, Position, Store};
+use crate::store::{self, Created, Deleted, LogStatus, NewWebhook, Position, Store};
 use crate::webhook::{Subscriptions, Webhook, WebhookName, WebhookUrl};
 
 /// Webhooks of a page, unless the caller asks for another number.
@@ -186,8 +186,7 @@ pub(super) async fn create(
     let body = match api.change(again, create).await? {
         Created::Webhook(webhook) => body(&webhook),
         Created::TooMany => return Err(Problem::too_many_webhooks(most)),
-        Created::Before(Kept::Answer(before)) => before.open(&api.keyring, account_id)?,
-        Created::Before(Kept::OtherRequest) => return Err(idempotency::other_request()),
+        Created::NotDone(not_done) => idempotency::answer(&not_done, &api.keyring)?,
     };
     let created: Headed = serde_json::from_str(&body).map_err(|_| Problem::internal())?;
     let location = format!("/v1/webhooks/{}", created.id);

@@ -8,7 +8,7 @@ use super::{CommandResult, Failure, account, nearest, output, store};
 use crate::config::Settings;
 use crate::ids::{AccountId, EventId, WebhookId};
 use crate::secret::SigningSecret;
-use crate::store::{NewWebhook, Scope, Store};
+use crate::store::{AnswerId, NewWebhook, Scope, Store};
 use crate::webhook::{Subscriptions, Webhook, WebhookName, WebhookRefusal, WebhookUrl};
 
 mod change;
@@ -181,27 +181,35 @@ async fn reencrypt(store: &Store, settings: &Settings, json: bool) -> CommandRes
             unreadable.clear();
         }
     }
-    let mut after = None;
+    let (mut unreadable_answers, mut after) = (Vec::new(), None);
     loop {
-        let (kept, next) = store.reencrypt_answers(keyring, after, PAGE).await?;
-        moved += kept;
-        after = next;
+        let page = store.reencrypt_answers(keyring, after.as_ref(), PAGE).await?;
+        moved += page.moved;
+        unreadable_answers.extend(page.unreadable);
+        after = page.next;
         if after.is_none() {
             break;
         }
     }
     progress.finish_and_clear();
+    let key = keyring.newest_key_id();
     if json {
-        output::json(&json!({ "reencrypted": moved, "unreadable": unreadable, "key": keyring.newest_key_id() }))?;
+        let shown = |id: &AnswerId| json!({ "account_id": id.account_id.as_str(), "key": id.key });
+        let answers: Vec<Value> = unreadable_answers.iter().map(shown).collect();
+        output::json(
+            &json!({ "reencrypted": moved, "unreadable": unreadable, "unreadable_answers": answers, "key": key }),
+        )?;
     } else {
-        output::line(format_args!("{moved} secrets moved to key {}", keyring.newest_key_id()))?;
+        output::line(format_args!("{moved} secrets and kept answers moved to key {key}"))?;
     }
-    match unreadable.first() {
-        None => Ok(()),
-        Some(first) => Err(Failure::Failed(anyhow::anyhow!(
-            "{} secrets open with no key in security.encryption_keys, the first of webhook {first}",
-            unreadable.len()
-        ))),
+    let left =
+        |count, what, first| format!("{count} {what} open with no key in security.encryption_keys, the first {first}");
+    let secrets = unreadable.first().map(|first| left(unreadable.len(), "secrets", format!("of webhook {first}")));
+    let answers =
+        unreadable_answers.first().map(|first| left(unreadable_answers.len(), "kept answers", first.to_string()));
+    match [secrets, answers].into_iter().flatten().collect::<Vec<_>>() {
+        left if left.is_empty() => Ok(()),
+        left => Err(Failure::Failed(anyhow::anyhow!(left.join("; ")))),
     }
 }
 

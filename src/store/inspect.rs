@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use tokio_postgres::Row;
 
+use super::kept_answers::AnswerId;
 use super::partitions::{DAYS_AHEAD, attached_partitions};
 use super::{Store, StoreError, account, column};
 use crate::ids::WebhookId;
 use crate::secret::{Keyring, OpenError, Owner};
 
-/// The number of webhooks whose secrets are decrypted, the newest. A wrong key shows in these too, and decrypting all secrets
-/// of a large installation would take long.
+/// The number of webhooks whose secrets are decrypted, the newest, and of kept answers. A wrong key shows in these too, and
+/// decrypting all secrets of a large installation would take long.
 const OPENED: i64 = 1000;
 
 /// The state of the server.
@@ -69,6 +70,16 @@ pub(crate) struct SecretCheck {
     pub unknown_keys: Vec<(String, u64)>,
     /// The number of webhooks with a secret that its key does not decrypt, among those that were checked.
     pub damaged: u64,
+    pub answers: AnswerCheck,
+}
+
+/// Which of the answers that are kept for their `Idempotency-Key` the keyring decrypts.
+#[derive(Debug, Default)]
+pub(crate) struct AnswerCheck {
+    /// Key ids that the keyring lacks, each with the number of answers that need it and the newest of these.
+    pub unknown_keys: Vec<(String, u64, AnswerId)>,
+    /// The newest answer that its key does not decrypt, among those that were checked.
+    pub damaged: Option<AnswerId>,
 }
 
 impl Store {
@@ -162,6 +173,29 @@ impl Store {
             check.opened += 1;
             check.damaged += u64::from(is_damaged(&row, keyring));
         }
+        check.answers = self.check_answers(keyring).await?;
+        Ok(check)
+    }
+
+    async fn check_answers(&self, keyring: &Keyring) -> Result<AnswerCheck, StoreError> {
+        let mut check = AnswerCheck::default();
+        if !self.keeps_answers().await? {
+            return Ok(check);
+        }
+        for row in self.query(ANSWER_BEGINNINGS, &[]).await? {
+            let answers = u64::try_from(column::<i64>(&row, "answers")).unwrap_or_default();
+            match keyring.check_key(column(&row, "beginning")) {
+                Err(OpenError::UnknownKey(id)) => check.unknown_keys.push((id, answers, AnswerId::of(&row))),
+                Err(OpenError::Damaged) => check.damaged = Some(AnswerId::of(&row)),
+                Ok(()) => {}
+            }
+        }
+        let newest = self.query(NEWEST_ANSWERS, &[&OPENED]).await?;
+        let is_damaged = |(id, row): &(AnswerId, &Row)| {
+            keyring.open_answer(column(row, "envelope"), id.owner()) == Err(OpenError::Damaged)
+        };
+        let damaged = newest.iter().map(|row| (AnswerId::of(row), row)).find(is_damaged);
+        check.damaged = damaged.map(|(id, _)| id).or(check.damaged);
         Ok(check)
     }
 }
@@ -247,16 +281,35 @@ const LOCK_ROOM: &str = "
         1 + (SELECT count(*) FROM pg_index WHERE indrelid = 'events'::regclass::oid) AS events_day,
         1 + (SELECT count(*) FROM pg_index WHERE indrelid = 'attempts'::regclass::oid) AS attempts_day";
 
-/// The beginnings of all envelopes, up to and with the key's id, whose length is the second byte. There are few different ones.
-const ENVELOPE_BEGINNINGS: &str = "
-    SELECT beginning, count(DISTINCT id) AS webhooks
+/// The beginning of an envelope, up to and with the key's id, whose length is the second byte. There are few different ones.
+macro_rules! beginning {
+    () => {
+        "CROSS JOIN LATERAL (SELECT CASE WHEN octet_length(envelope) < 2 THEN envelope
+            ELSE substring(envelope FROM 1 FOR 2 + get_byte(envelope, 1)) END AS beginning) AS cut "
+    };
+}
+
+const ENVELOPE_BEGINNINGS: &str = concat!(
+    "SELECT beginning, count(DISTINCT id) AS webhooks
     FROM webhooks
     CROSS JOIN LATERAL (VALUES (secret), (CASE WHEN previous_secret_until > now() THEN previous_secret END))
-        AS kept (envelope)
-    CROSS JOIN LATERAL (SELECT CASE WHEN octet_length(envelope) < 2 THEN envelope
-        ELSE substring(envelope FROM 1 FOR 2 + get_byte(envelope, 1)) END AS beginning) AS cut
-    WHERE envelope IS NOT NULL
-    GROUP BY beginning";
+        AS kept (envelope) ",
+    beginning!(),
+    "WHERE envelope IS NOT NULL
+    GROUP BY beginning"
+);
+
+const ANSWER_BEGINNINGS: &str = concat!(
+    "SELECT DISTINCT ON (beginning) beginning, account_id, key, count(*) OVER (PARTITION BY beginning) AS answers
+    FROM kept_answers ",
+    beginning!(),
+    "WHERE created_at > now() - interval '24 hours'
+    ORDER BY beginning, created_at DESC"
+);
+
+const NEWEST_ANSWERS: &str = "
+    SELECT account_id, key, envelope FROM kept_answers
+    WHERE created_at > now() - interval '24 hours' ORDER BY created_at DESC LIMIT $1";
 
 const NEWEST_ENVELOPES: &str = "
     SELECT id, account_id, secret, CASE WHEN previous_secret_until > now() THEN previous_secret END AS previous_secret

@@ -14,7 +14,7 @@ pub(super) struct KnownColumns {
     pub revisions: AtomicBool,
     /// `attempts.signed_at` and the other columns of V12.
     pub causes: AtomicBool,
-    /// The table `kept_answers` (V13).
+    /// The table `kept_answers` with its column `envelope` (V14).
     pub answers: AtomicBool,
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use deadpool_postgres::Object;
 use jiff::Timestamp;
 
-use super::kept_answers::{self, AnswerOnce, Kept, NewAnswer};
+use super::kept_answers::{self, AnswerOnce, NotDone};
 use super::sql::query;
 use super::{Params, Scope, Store, StoreError, account, column};
 use crate::ids::WebhookId;
@@ -27,8 +27,8 @@ pub(crate) enum Replaced {
     Until(Timestamp),
     /// There is no such webhook.
     Unknown,
-    /// The key of the request was used before.
-    Before(Kept),
+    /// The key of the request forbids it.
+    NotDone(NotDone),
 }
 
 impl Store {
@@ -71,8 +71,8 @@ impl Store {
             let transaction = client.transaction().await?;
             if let Some((once, _)) = once {
                 kept_answers::take_turns(&transaction, owner.account_id).await?;
-                if let Some(kept) = kept_answers::find(&transaction, owner.account_id, once).await? {
-                    return transaction.commit().await.map(|()| Replaced::Before(kept));
+                if let Some(not_done) = kept_answers::find(&transaction, owner.account_id, once).await? {
+                    return transaction.commit().await.map(|()| Replaced::NotDone(not_done));
                 }
             }
             let rows = query(&transaction, REPLACE_SECRET, params).await?;
@@ -80,9 +80,7 @@ impl Store {
                 return transaction.commit().await.map(|()| Replaced::Unknown);
             };
             if let Some((once, answer)) = once {
-                let body = answer(&until);
-                let answer = NewAnswer { owner, body: &body, secret: new.secret, envelope: &envelope };
-                kept_answers::keep(&transaction, once, &answer).await?;
+                kept_answers::keep(&transaction, keyring, owner.account_id, once, &answer(&until)).await?;
             }
             transaction.commit().await.map(|()| Replaced::Until(until))
         };

@@ -6,7 +6,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use super::kept_answers::{self, AnswerOnce, Kept, NewAnswer};
+use super::kept_answers::{self, AnswerOnce, NotDone};
 use super::sql::query;
 use super::{Params, Scope, Store, StoreError, account, column};
 use crate::ids::{AccountId, EventType, WebhookId};
@@ -43,8 +43,8 @@ pub(crate) enum Created {
     Webhook(Box<Webhook>),
     /// The account has as many webhooks as it may have.
     TooMany,
-    /// The key of the request was used before.
-    Before(Kept),
+    /// The key of the request forbids it.
+    NotDone(NotDone),
 }
 
 /// The result of a change.
@@ -83,7 +83,7 @@ impl Store {
     pub(crate) async fn create_webhook(&self, keyring: &Keyring, new: &NewWebhook<'_>) -> Result<Webhook, StoreError> {
         match self.create_webhook_within(keyring, new, u32::MAX, None).await? {
             Created::Webhook(webhook) => Ok(*webhook),
-            Created::TooMany | Created::Before(_) => {
+            Created::TooMany | Created::NotDone(_) => {
                 Err(StoreError::Refused(anyhow::anyhow!("nobody has so many webhooks")))
             }
         }
@@ -121,18 +121,16 @@ impl Store {
             // Registrations of one account take turns, so that each counts the ones before it.
             kept_answers::take_turns(&transaction, new.account_id).await?;
             if let Some((once, _)) = once
-                && let Some(kept) = kept_answers::find(&transaction, new.account_id, once).await?
+                && let Some(not_done) = kept_answers::find(&transaction, new.account_id, once).await?
             {
-                return transaction.commit().await.map(|()| Created::Before(kept));
+                return transaction.commit().await.map(|()| Created::NotDone(not_done));
             }
             let rows = query(&transaction, &sql, params).await?;
             let Some(created) = rows.first().map(webhook) else {
                 return transaction.commit().await.map(|()| Created::TooMany);
             };
             if let Some((once, answer)) = once {
-                let body = answer(&created);
-                let answer = NewAnswer { owner, body: &body, secret: new.secret, envelope: &envelope };
-                kept_answers::keep(&transaction, once, &answer).await?;
+                kept_answers::keep(&transaction, keyring, new.account_id, once, &answer(&created)).await?;
             }
             transaction.commit().await.map(|()| Created::Webhook(Box::new(created)))
         };

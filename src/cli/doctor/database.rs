@@ -8,7 +8,9 @@ use super::versions::{POSTGRESQL, Version};
 use super::{Check, Deadline, Status, millis, rights};
 use crate::config::{Retention, Settings};
 use crate::error_chain;
-use crate::store::{LockRoom, Schema, SecretCheck, Server, SessionFault, SnapshotHolder, Store, StoreError};
+use crate::store::{
+    AnswerCheck, AnswerId, LockRoom, Schema, SecretCheck, Server, SessionFault, SnapshotHolder, Store, StoreError,
+};
 
 /// Signatures carry this machine's time, and receivers usually allow five minutes.
 const MAX_CLOCK_DIFFERENCE: SignedDuration = SignedDuration::from_secs(5);
@@ -221,7 +223,9 @@ async fn secrets(store: &Store, settings: &Settings, deadline: Deadline) -> Chec
         return Check::skipped(&["secrets"], "security.encryption_keys is not set").remove(0);
     };
     match deadline.answer(store.check_secrets(keyring)).await {
-        Err(error) => Check::fails("secrets", error, "make the table webhooks readable for this role"),
+        Err(error) => {
+            Check::fails("secrets", error, "make the tables webhooks and kept_answers readable for this role")
+        }
         Ok(found) => opened(&found),
     }
 }
@@ -233,12 +237,23 @@ fn opened(found: &SecretCheck) -> Check {
         let damaged = format!("the secrets of {} webhooks do not decrypt with the key of their id", found.damaged);
         problems.push(damaged);
     }
+    problems.extend(answers(&found.answers));
     let SecretCheck { webhooks, opened, .. } = found;
     if !problems.is_empty() {
-        let advice = "bring the keys back in security.encryption_keys; until then those deliveries wait";
+        let advice = "bring the keys back in security.encryption_keys; until then those deliveries wait, and requests that \
+                      are repeated with their Idempotency-Key are answered 500";
         return Check::fails("secrets", format!("{} ({webhooks} webhooks in all)", problems.join("; ")), advice);
     }
     Check::ok("secrets", format!("the keys of all {webhooks} webhooks are configured, the newest {opened} were opened"))
+}
+
+fn answers(found: &AnswerCheck) -> Vec<String> {
+    let needed = |(id, count, newest): &(String, u64, AnswerId)| {
+        format!("{count} kept answers need the key `{id}`, which is not configured; the newest is that {newest}")
+    };
+    let damaged = found.damaged.as_ref();
+    let damaged = damaged.map(|id| format!("the kept answer {id} does not decrypt with the key of its id"));
+    found.unknown_keys.iter().map(needed).chain(damaged).collect()
 }
 
 #[cfg(test)]

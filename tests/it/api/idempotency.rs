@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::support::api::assert_problem;
 use crate::support::http::Response;
+use crate::support::older_schema;
 use crate::support::settings::encryption_key;
 use crate::support::*;
 
@@ -85,11 +86,14 @@ async fn a_secret_is_replaced_once_and_kept_only_in_an_envelope_that_is_reencryp
     assert_eq!(customer.get(&format!("{path}/secret")).await.json()["secret"], secret.as_str());
     assert_ne!(customer.post(&regenerate, &json!({})).await.json()["secret"], secret.as_str());
 
-    // Neither the secret nor the request is there in clear text. The text of a bytea is hex: `whsec_` is 77687365635f.
+    // Neither the secret, the request nor the answer is there in clear text. The text of a bytea is hex.
     let body = registration("Blog");
     assert_eq!(post(&customer, PATH, "other", &body).await.status, 201);
-    let leaks = "SELECT count(*) FROM kept_answers k WHERE k::text ~ 'whsec_|77687365635f' OR answer ~ 'grace'";
-    assert_eq!(site.count(leaks).await, 0);
+    for leak in ["whsec_", "grace", "hunter2"] {
+        let hex: String = leak.bytes().map(|byte| format!("{byte:02x}")).collect();
+        let leaks = format!("SELECT count(*) FROM kept_answers k WHERE k::text ~ '{leak}|{hex}'");
+        assert_eq!(site.count(&leaks).await, 0, "{leak}");
+    }
 
     let site = site.set("security.encryption_keys", &format!("{new},{old}"));
     // Three secrets of the two webhooks, and those of two kept answers.
@@ -99,6 +103,32 @@ async fn a_secret_is_replaced_once_and_kept_only_in_an_envelope_that_is_reencryp
     let api = site.api().await;
     let later = post(&api.customer("acc_1"), &regenerate, "k", &json!({ "grace": "1h" })).await;
     assert_eq!(later.text(), first.text());
+}
+
+#[tokio::test]
+async fn kept_answers_that_no_key_opens_are_named_by_doctor_and_reencrypt() {
+    let (first, second) = (encryption_key("k1"), encryption_key("k2"));
+    let site = Site::new().await.set("security.encryption_keys", &first);
+    let api = site.api().await;
+    for key in ["early", "late"] {
+        assert_eq!(post(&api.customer("acc_1"), PATH, key, &registration("Blog")).await.status, 201);
+    }
+    site.doctor().await.assert("secrets", "ok", &["the keys of all 2 webhooks"]);
+    // Only the kept answers are left.
+    site.sql().await.batch_execute("DELETE FROM webhooks").await.unwrap();
+    let late = "of account `acc_1` with the Idempotency-Key `late`";
+    let site = site.set("security.encryption_keys", &second);
+    site.doctor().await.assert("secrets", "fails", &["2 kept answers need the key `k1`", late]);
+    let site = site.set("security.encryption_keys", &format!("{second},{first}"));
+    let damage = "UPDATE kept_answers SET envelope = other.envelope
+                  FROM kept_answers other WHERE kept_answers.key = 'late' AND other.key = 'early'";
+    site.sql().await.execute(damage, &[]).await.unwrap();
+    site.doctor().await.assert("secrets", "fails", &[&format!("the kept answer {late} does not decrypt")]);
+    let output = site.cli(&["webhooks", "reencrypt", "--json"]).await;
+    assert!(output.code == 1 && output.stderr.contains(late), "{}", output.stderr);
+    let document: Value = serde_json::from_str(&output.stdout).unwrap();
+    assert_eq!(document["unreadable_answers"], json!([{ "account_id": "acc_1", "key": "late" }]));
+    assert_eq!(document["reencrypted"], 1);
 }
 
 /// Each commit that makes a webhook waits after this as long as somebody holds the advisory lock 1.
@@ -150,15 +180,14 @@ async fn a_change_that_the_database_does_not_confirm_is_not_called_undone() {
 #[tokio::test]
 async fn before_the_migration_a_key_has_no_effect() {
     let site = Site::new().await;
-    let before = "DROP TABLE kept_answers; DELETE FROM refinery_schema_history WHERE version >= 13";
-    site.sql().await.batch_execute(before).await.unwrap();
+    site.sql().await.batch_execute(&older_schema::back_to(12)).await.unwrap();
     let api = site.api().await;
     let customer = api.customer("acc_1");
     for made in 1..=2 {
         assert_eq!(post(&customer, PATH, "k", &registration("Blog")).await.status, 201);
         assert_eq!(webhooks(&site).await, made);
     }
-    assert_eq!(site.json(&["migrate"]).await["applied"], json!(["V13__idempotency"]));
+    assert_eq!(site.json(&["migrate"]).await["applied"], json!(["V13__idempotency", "V14__sealed_answers"]));
     for _ in 0..2 {
         assert_eq!(post(&customer, PATH, "k", &registration("Blog")).await.status, 201);
         assert_eq!(webhooks(&site).await, 3);

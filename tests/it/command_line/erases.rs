@@ -48,8 +48,8 @@ async fn an_erased_account_leaves_nothing_and_gets_nothing() {
     let notice =
         format!("INSERT INTO notices (id, kind, body) VALUES ('{NOBODY}', 'x', '{{\"account_id\":\"{ACCOUNT}\"}}')");
     site.sql().await.execute(&notice, &[]).await.unwrap();
-    let answer = "INSERT INTO kept_answers (account_id, key, request, answer, webhook_id, secret)
-                  VALUES ('acc_42', 'k', '', '', gen_random_uuid(), '')";
+    let answer = "INSERT INTO kept_answers (account_id, key, request, envelope)
+                  VALUES ('acc_42', 'k', '', '')";
     site.sql().await.execute(answer, &[]).await.unwrap();
     // It waits at the broker.
     site.publish(ACCOUNT, TYPE, json!({})).await;

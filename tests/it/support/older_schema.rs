@@ -1,7 +1,12 @@
 //! Takes a schema back to an older version, as the database of an older release has it.
 
 /// What each migration added that older releases do not know, newest first.
-const ADDED: [(i32, &str); 5] = [
+const ADDED: [(i32, &str); 6] = [
+    (
+        14,
+        "TRUNCATE kept_answers; ALTER TABLE kept_answers RENAME COLUMN envelope TO secret;
+         ALTER TABLE kept_answers ADD COLUMN answer text NOT NULL, ADD COLUMN webhook_id uuid NOT NULL;",
+    ),
     (13, "DROP TABLE kept_answers;"),
     (
         12,
