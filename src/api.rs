@@ -270,6 +270,6 @@ fn cors(origins: &[String]) -> CorsLayer {
             idempotency::NAME,
             exchange::REQUEST_ID,
         ])
-        .expose_headers([header::ETAG, header::RETRY_AFTER, exchange::REQUEST_ID])
+        .expose_headers([header::ETAG, header::LOCATION, header::RETRY_AFTER, exchange::REQUEST_ID])
         .max_age(Duration::from_secs(3600))
 }

@@ -43,7 +43,10 @@ impl IntoResponses for Problems {
             ("400", "The query or the body cannot be read"),
             ("401", "A valid token is needed"),
             ("429", "Too many requests; Retry-After says when to come again"),
-            ("503", "Not available for the moment; Retry-After says when to come again"),
+            (
+                "503",
+                "Not available for the moment, or it is not known whether a change was made (`outcome-unknown`); Retry-After says when to come again, and is missing if a second request might do the change twice",
+            ),
         ])
     }
 }
@@ -104,7 +107,7 @@ fn described<const N: usize>(problems: [(&str, &str); N]) -> BTreeMap<String, Re
     problems.into_iter().map(|(status, meaning)| (status.to_owned(), response(status, meaning))).collect()
 }
 
-/// The header that every problem with this status has.
+/// The header that problems with this status have. Of those with 503 some lack it: see `Again::LookFirst`.
 fn header_of(status: &str) -> Option<(&'static str, Header)> {
     let described = |schema: Object, meaning: &str| {
         let mut header = Header::new(schema);
@@ -118,7 +121,11 @@ fn header_of(status: &str) -> Option<(&'static str, Header)> {
         }
         "429" | "503" => {
             let seconds = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(1)).build();
-            Some(("Retry-After", described(seconds, "Seconds until it makes sense to try again")))
+            let meaning = match status {
+                "429" => "Seconds until it makes sense to try again",
+                _ => "Seconds until it makes sense to try again; missing if a second request might do a change twice",
+            };
+            Some(("Retry-After", described(seconds, meaning)))
         }
         _ => None,
     }

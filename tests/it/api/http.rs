@@ -301,5 +301,10 @@ async fn other_origins_get_nothing_unless_the_settings_name_them() {
     let ours = [("Origin", "https://app.example"), preflight[1], preflight[2]];
     let answer = ask(&api.address, "OPTIONS", "/v1/webhooks", &ours, b"").await;
     assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.example"));
+    let answer = ask(&api.address, "GET", "/v1/webhooks", &ours[..1], b"").await;
+    let exposed = answer.header("access-control-expose-headers").unwrap_or_default();
+    for name in ["etag", "location", "retry-after", "x-request-id"] {
+        assert!(exposed.split(',').any(|exposed| exposed.trim() == name), "{name} is not in {exposed}");
+    }
     assert_eq!(answer.header("access-control-allow-credentials"), None);
 }
