@@ -107,7 +107,7 @@ pub use error::StoreError;
 pub(crate) use indexes::INDEXES;
 pub use indexes::Index;
 pub(crate) use inspect::{AnswerCheck, LockRoom, SecretCheck, Server, SnapshotHolder};
-pub(crate) use kept_answers::{AnswerId, NotDone, Once};
+pub(crate) use kept_answers::{AnswerId, MOST_KEYS, NotDone, Once};
 pub(crate) use kept_delivery::KeptDelivery;
 pub use log::LogRow;
 pub(crate) use log::{LogFilter, LogStatus};

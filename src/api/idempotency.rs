@@ -17,7 +17,7 @@ use super::body::{self, JsonBody};
 use super::problem::{FieldError, Problem};
 use crate::error_chain;
 use crate::secret::{Keyring, SecretText};
-use crate::store::{NotDone, Once};
+use crate::store::{MOST_KEYS, NotDone, Once};
 
 pub(super) const NAME: HeaderName = HeaderName::from_static("idempotency-key");
 const LONGEST: usize = 255;
@@ -69,7 +69,8 @@ fn hash(secret: &SecretText, method: &Method, path: &str, body: &[u8]) -> Vec<u8
 ///
 /// # Errors
 ///
-/// 422 if the key came with another request before; 500 if the kept answer cannot be decrypted.
+/// 422 if the key came with another request before; 429 if the account has used too many keys; 500 if the kept answer cannot be
+/// decrypted.
 pub(super) fn answer(not_done: &NotDone, keyring: &Keyring) -> Result<String, Problem> {
     match not_done {
         NotDone::Answered(kept) => Ok(kept.open(keyring)?.expose().to_owned()),
@@ -87,6 +88,7 @@ pub(super) async fn forget_old(api: Arc<Api>, stop: CancellationToken) {
             match api.store.forget_answers().await {
                 Ok(true) => continue,
                 Ok(false) => {}
+        NotDone::TooManyKeys(wait) => Err(Problem::too_many_keys(MOST_KEYS, *wait)),
                 Err(error) => tracing::debug!(error = error_chain(&error), "old answers are forgotten later"),
             }
             tokio::time::sleep(FORGET_EVERY).await;

@@ -213,10 +213,22 @@ impl Problem {
         Self::new(Kind::TooManyWebhooks, format!("an account may have at most {most} webhooks"))
     }
 
+        Self::new(Kind::RateLimited, "slow down, and try again when Retry-After says").after(wait)
+    }
+
+    /// For a new `Idempotency-Key` of an account of which so many are kept already.
+    pub(super) fn too_many_keys(most: i64, wait: Duration) -> Self {
+        let detail = format!(
+            "in the last 24 hours this account has used {most} values of Idempotency-Key, the most that are kept; \
+             Retry-After says when the oldest is forgotten"
+        );
+        Self::new(Kind::RateLimited, detail).after(wait)
+    }
+
+    fn after(self, wait: Duration) -> Self {
     pub(super) fn rate_limited(wait: Duration) -> Self {
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-        Self::new(Kind::RateLimited, "slow down, and try again when Retry-After says")
-            .with(header::RETRY_AFTER, seconds.max(1))
+        self.with(header::RETRY_AFTER, seconds.max(1))
     }
 
     /// The account's own expensive questions have taken all its query slots.

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use deadpool_postgres::Transaction;
 use tokio_postgres::{Error, Row};
@@ -15,6 +16,8 @@ use super::{Store, StoreError, WAIT_FOR_STANDBY, account, column};
 use crate::ids::AccountId;
 use crate::secret::{AnswerOwner, Keyring, OpenError, SecretText};
 
+/// The most keys of one account whose answers are kept. More are refused, so that nobody fills the database with them.
+pub(crate) const MOST_KEYS: i64 = 10_000;
 /// The number of answers that are deleted in one transaction.
 const FORGOTTEN_AT_ONCE: i64 = 1000;
 
@@ -36,6 +39,8 @@ pub(crate) enum NotDone {
     Answered(KeptAnswer),
     /// The key came with another request before.
     OtherRequest,
+    /// The account has used [`MOST_KEYS`] others within 24 hours. The oldest is forgotten after this time.
+    TooManyKeys(Duration),
 }
 
 /// The row of a kept answer.
@@ -103,13 +108,27 @@ pub(super) async fn find(
     once: &Once,
 ) -> Result<Option<NotDone>, Error> {
     let rows = query(transaction, FIND, &[&account.as_str(), &once.key]).await?;
-    let Some(row) = rows.first() else { return Ok(None) };
+    let Some(row) = rows.first() else { return refuse_if_too_many(transaction, account).await };
     // The answer must be as safe as after a commit of our own.
     transaction.batch_execute(WAIT_FOR_STANDBY).await?;
     if !once.requests.iter().any(|request| request == column::<&[u8]>(row, "request")) {
         return Ok(Some(NotDone::OtherRequest));
     }
     Ok(Some(NotDone::Answered(KeptAnswer { id: AnswerId::of(row), envelope: column(row, "envelope") })))
+}
+
+async fn refuse_if_too_many(transaction: &Transaction<'_>, account: &AccountId) -> Result<Option<NotDone>, Error> {
+    let rows = query(transaction, COUNT_KEYS, &[&account.as_str(), &MOST_KEYS]).await?;
+    if rows.first().is_none_or(|row| column::<i64>(row, "keys") < MOST_KEYS) {
+        return Ok(None);
+    }
+    // Some of these may be past their 24 hours, and not deleted yet.
+    let rows = query(transaction, COUNT_KEPT, &[&account.as_str()]).await?;
+    let full = rows.first().filter(|row| column::<i64>(row, "kept") >= MOST_KEYS);
+    Ok(full.map(|row| {
+        let wait = Duration::try_from_secs_f64(column(row, "wait")).unwrap_or_default();
+        NotDone::TooManyKeys(wait)
+    }))
 }
 
 /// Keeps the answer to a request that is carried out in this transaction.
@@ -194,6 +213,15 @@ const KEEPS_ANSWERS: &str = "SELECT EXISTS (SELECT FROM pg_attribute
 const FIND: &str = "
     SELECT account_id, key, request, envelope FROM kept_answers
     WHERE account_id = $1 AND key = $2 AND created_at > now() - interval '24 hours'";
+
+/// The primary key alone answers this, so that it costs little for each request with a key.
+const COUNT_KEYS: &str = "
+    SELECT count(*) AS keys FROM (SELECT FROM kept_answers WHERE account_id = $1 LIMIT $2) AS counted";
+
+const COUNT_KEPT: &str = "
+    SELECT count(*) AS kept,
+        coalesce(extract(epoch FROM min(created_at) + interval '24 hours' - now())::float8, 0) AS wait
+    FROM kept_answers WHERE account_id = $1 AND created_at > now() - interval '24 hours'";
 
 /// A row that is there already is older than 24 hours.
 const KEEP: &str = "

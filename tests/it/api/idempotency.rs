@@ -131,6 +131,31 @@ async fn kept_answers_that_no_key_opens_are_named_by_doctor_and_reencrypt() {
     assert_eq!(document["reencrypted"], 1);
 }
 
+#[tokio::test]
+async fn one_account_may_use_ten_thousand_keys_a_day() {
+    let site = Site::new().await;
+    let api = site.api().await;
+    let customer = api.customer("acc_1");
+    assert_eq!(post(&customer, PATH, "first", &registration("Blog")).await.status, 201);
+    let fill = "INSERT INTO kept_answers (account_id, key, request, envelope, created_at)
+        SELECT 'acc_1', 'k' || at, '', '', now() - interval '23 hours' + at * interval '1 second'
+        FROM generate_series(1, 9999) AS at";
+    site.sql().await.batch_execute(fill).await.unwrap();
+    let refused = post(&customer, PATH, "one more", &registration("Blog")).await;
+    assert_problem(&refused, 429, "rate-limited");
+    assert!(refused.text().contains("10000 values of Idempotency-Key"), "{}", refused.text());
+    let wait: u64 = refused.header("retry-after").unwrap().parse().unwrap();
+    assert!((3000..=3601).contains(&wait), "{wait}");
+    assert_eq!(post(&customer, PATH, "first", &registration("Blog")).await.status, 201, "an old key is answered");
+    assert_eq!(customer.post(PATH, &registration("Blog")).await.status, 201, "no key is needed");
+    assert_eq!(post(&api.customer("acc_2"), PATH, "one more", &registration("Blog")).await.status, 201);
+    // A key that is past its day does not count, even before it is deleted.
+    let age = "UPDATE kept_answers SET created_at = now() - interval '24 hours' WHERE key = 'k1'";
+    site.sql().await.batch_execute(age).await.unwrap();
+    assert_eq!(post(&customer, PATH, "one more", &registration("Blog")).await.status, 201);
+    assert_problem(&post(&customer, PATH, "too many", &registration("Blog")).await, 429, "rate-limited");
+}
+
 /// Each commit that makes a webhook waits after this as long as somebody holds the advisory lock 1.
 const SLOW_COMMIT: &str = "
     CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql
