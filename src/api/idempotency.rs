@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, HeaderName, Method};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use tokio_util::sync::CancellationToken;
+use utoipa::IntoParams;
 
 use super::Api;
 use super::body::{self, JsonBody};
@@ -27,6 +28,16 @@ const FORGET_EVERY: Duration = Duration::from_secs(600);
 /// A request's body, with the key that the request may have.
 pub(super) struct Keyed<B> {
     pub(super) body: B,
+/// The key as the API's description shows it.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "only the description is made of it")]
+pub(super) struct KeyParameter {
+    /// The same request with the same key is carried out once within 24 hours, and answered alike each time
+    #[param(rename = "Idempotency-Key", pattern = "^[!-~]([ -~]*[!-~])?$", max_length = 255)]
+    key: Option<String>,
+}
+
     pub(super) once: Option<Once>,
 }
 

@@ -14,7 +14,7 @@ use super::Api;
 use super::answer::{BodyProblems, JsonAnswer, JsonText, ReadOnlyProblem, WebhookProblems, json_text};
 use super::auth::Caller;
 use super::body::{OptionalJson, Text, given};
-use super::idempotency::{self, Keyed};
+use super::idempotency::{self, KeyParameter, Keyed};
 use super::problem::{Again, Problem};
 use super::query::WebhookPath;
 use super::refused_fields::RefusedFields;
@@ -79,10 +79,7 @@ pub(super) async fn show(
 
 /// Make a new secret; the one before it stays valid beside it for 24 hours, or for `grace`; older ones do not
 #[utoipa::path(post, path = "/v1/webhooks/{id}/secret/regenerate", operation_id = "regenerateSecret", tag = "secrets", request_body(content = Option<Rotation>),
-    params(
-        ("id" = Uuid, Path),
-        ("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]([ -~]*[!-~])?$", max_length = 255, description = "The same request with the same key is carried out once within 24 hours, and answered alike each time"),
-    ),
+    params(("id" = Uuid, Path), KeyParameter),
     responses((status = 200, body = Regenerated), WebhookProblems, BodyProblems, ReadOnlyProblem))]
 pub(super) async fn regenerate(
     State(api): State<Arc<Api>>,

@@ -13,8 +13,9 @@ use super::Api;
 use super::answer::{BodyProblems, JsonAnswer, ReadOnlyProblem, WebhookProblems};
 use super::auth::Caller;
 use super::body::{OptionalJson, Text, given};
-use super::problem::{FieldError, Problem};
+use super::problem::Problem;
 use super::query::WebhookPath;
+use super::refused_fields::RefusedFields;
 use crate::event::{Catalogue, EventData};
 use crate::store::StoreError;
 use crate::test_send::{Prepared, TestRefusal, TestSent, TestWish};
@@ -44,22 +45,12 @@ impl Wish {
     ///
     /// 422 that names every field that cannot be accepted.
     fn read(self, catalogue: &Catalogue) -> Result<TestWish<'_>, Problem> {
-        let mut errors = Vec::new();
-        let mut refuse = |field: &str, reason: String| errors.push(FieldError { field: field.to_owned(), reason });
-        let event_type = self.event_type.and_then(|name| {
-            let known = catalogue.get(&name.0).cloned();
-            known.or_else(|| {
-                refuse("event_type", "there is no such event type".to_owned());
-                None
-            })
-        });
-        let data = self
-            .data
-            .and_then(|raw| EventData::parse(raw.get()).map_err(|refusal| refuse("data", refusal.to_string())).ok());
-        match errors.is_empty() {
-            true => Ok(TestWish { catalogue, event_type, data }),
-            false => Err(Problem::invalid(errors)),
-        }
+        let mut refused = RefusedFields::default();
+        let known = |name: Text| catalogue.get(&name.0).cloned().ok_or("there is no such event type");
+        let event_type = self.event_type.and_then(|name| refused.unless("event_type", known(name)));
+        let data = self.data.and_then(|raw| refused.unless("data", EventData::parse(raw.get())));
+        refused.none()?;
+        Ok(TestWish { catalogue, event_type, data })
     }
 }
 

@@ -19,7 +19,7 @@ use super::auth::Caller;
 use super::body::{Json, Text};
 use super::cursor::Cursors;
 use super::etag;
-use super::idempotency::{self, Keyed};
+use super::idempotency::{self, KeyParameter, Keyed};
 use super::problem::{Again, Problem};
 use super::query::WebhookPath;
 use super::refused_fields::RefusedFields;
@@ -157,7 +157,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Result<
 
 /// Register a webhook, active at once
 #[utoipa::path(post, path = "/v1/webhooks", operation_id = "createWebhook", tag = "webhooks", request_body = Registration,
-    params(("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]([ -~]*[!-~])?$", max_length = 255, description = "The same request with the same key is carried out once within 24 hours, and answered alike each time")),
+    params(KeyParameter),
     responses(
         (status = 201, body = CreatedWebhook, headers(("ETag" = String), ("Location" = String, description = "The path of the new webhook"))),
         (status = 409, description = "The account has too many webhooks", body = super::problem::Document, content_type = "application/problem+json"),
