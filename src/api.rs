@@ -220,12 +220,24 @@ impl Api {
         again: Again,
         change: impl AsyncFnOnce(Store) -> Result<T, E>,
     ) -> Result<T, Problem> {
-        let unconfirmed = Arc::new(AtomicBool::new(false));
-        let changed = self.ask(change(self.store.noting(&unconfirmed))).await;
-        match unconfirmed.load(Ordering::Relaxed) {
-            true => changed.map_err(|_| Problem::outcome_unknown(again)),
-            false => changed,
-        }
+        told_if_unconfirmed(again, async |unconfirmed| self.ask(change(self.store.noting(&unconfirmed))).await).await
+    }
+}
+
+/// Runs `work`, whose writes are made by a store that notes in the flag whether they are confirmed.
+///
+/// # Errors
+///
+/// Those of `work`, but if a write may have been made, the problem says so, and what to do.
+async fn told_if_unconfirmed<T>(
+    again: Again,
+    work: impl AsyncFnOnce(Arc<AtomicBool>) -> Result<T, Problem>,
+) -> Result<T, Problem> {
+    let unconfirmed = Arc::new(AtomicBool::new(false));
+    let done = work(unconfirmed.clone()).await;
+    match unconfirmed.load(Ordering::Relaxed) {
+        true => done.map_err(|_| Problem::outcome_unknown(again)),
+        false => done,
     }
 }
 

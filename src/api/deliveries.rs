@@ -1,6 +1,7 @@
 //! Shows a webhook's log, and sends deliveries again.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -12,13 +13,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::Api;
 use super::answer::{BodyProblems, JsonAnswer, ReadOnlyProblem, WebhookProblems};
 use super::auth::Caller;
 use super::body::{Json, Text, given};
 use super::cursor::Cursors;
-use super::problem::{Again, FieldError, Problem};
+use super::problem::{Again, Problem};
 use super::query::{DeliveryPath, NOT_A_TIME, Query, WebhookPath, canonical, time};
+use super::refused_fields::RefusedFields;
+use super::{Api, told_if_unconfirmed};
 use crate::delivery_state::DeliveryState;
 use crate::ids::{DeliveryId, EventId, EventType, WebhookId};
 use crate::store::{DeliveryRow, LogFilter, LogRow, LogSpan, LogStatus, Position, RecoverySpan, Requested, Store};
@@ -200,7 +202,9 @@ pub(super) async fn resend(
     DeliveryPath(id, delivery): DeliveryPath,
 ) -> Result<(StatusCode, JsonAnswer<Resent>), Problem> {
     let resend = async |store: Store| store.resend(caller.scope(), id, delivery).await;
-    api.change(Again::Harmless, resend).await?;
+    let again =
+        Again::LookFirst("the log and the delivery's state show whether it was sent; a second request sends it again");
+    api.change(again, resend).await?;
     Ok((StatusCode::ACCEPTED, JsonAnswer(Resent { delivery_id: delivery.0 })))
 }
 
@@ -221,31 +225,38 @@ pub(super) async fn recover(
     Json(span): Json<Span>,
 ) -> Result<(StatusCode, JsonAnswer<Recovering>), Problem> {
     let span = recovery_span(&span)?;
-    let question = async |store: Store| {
-        let closed = store.count_closed(caller.scope(), id, span, COUNTED).await?;
-        if closed.recoverable > 0 && store.request_recovery(caller.scope(), id, &closed).await? == Requested::Unfinished
-        {
-            return Err(Problem::recovering());
-        }
-        Ok(closed.recoverable)
+    let recover = async |unconfirmed: Arc<AtomicBool>| {
+        let question = async |store: Store| {
+            let closed = store.count_closed(caller.scope(), id, span, COUNTED).await?;
+            if closed.recoverable == 0 {
+                return Ok(0);
+            }
+            // Counting changes nothing: only what follows may have been done although its answer is missing.
+            match store.noting(&unconfirmed).request_recovery(caller.scope(), id, &closed).await? {
+                Requested::Stored => Ok(closed.recoverable),
+                Requested::Unfinished => Err(Problem::recovering()),
+            }
+        };
+        api.ask_in_turn(&caller.account, question).await
     };
-    let recovering = api.ask_in_turn(&caller.account, question).await?;
+    let again = Again::Harmless("nothing is sent twice for it, and the answer counts only what is not being sent yet");
+    let recovering = told_if_unconfirmed(again, recover).await?;
     api.recoveries.notify();
     Ok((StatusCode::ACCEPTED, JsonAnswer(Recovering { recovering })))
 }
 
 /// The span of a request's body.
 fn recovery_span(span: &Span) -> Result<RecoverySpan, Problem> {
-    let invalid = |field: &str, reason: &str| {
-        Problem::invalid(vec![FieldError { field: field.into(), reason: reason.to_owned() }])
+    let mut refused = RefusedFields::default();
+    let since = refused.unless("since", time(&span.since.0).ok_or(NOT_A_TIME));
+    let end = |until: &Text| match time(&until.0) {
+        Some(until) if since.is_some_and(|since| until <= since) => Err(LATER),
+        until => until.ok_or(NOT_A_TIME),
     };
-    let since = time(&span.since.0).ok_or_else(|| invalid("since", NOT_A_TIME))?;
-    let Some(until) = &span.until else { return Ok(RecoverySpan::Since(since)) };
-    let until = time(&until.0).ok_or_else(|| invalid("until", NOT_A_TIME))?;
-    if until <= since {
-        return Err(invalid("until", LATER));
-    }
-    Ok(RecoverySpan::Between(since, until))
+    let until = span.until.as_ref().and_then(|until| refused.unless("until", end(until)));
+    let Some(since) = since else { return Err(refused.into()) };
+    refused.none()?;
+    Ok(until.map_or(RecoverySpan::Since(since), |until| RecoverySpan::Between(since, until)))
 }
 
 /// Count what would be sent again

@@ -15,19 +15,19 @@ use utoipa::IntoParams;
 
 use super::Api;
 use super::body::{self, JsonBody};
-use super::problem::{FieldError, Problem};
+use super::problem::{Again, FieldError, Problem};
 use crate::error_chain;
 use crate::secret::{Keyring, SecretText};
 use crate::store::{MOST_KEYS, NotDone, Once};
 
 pub(super) const NAME: HeaderName = HeaderName::from_static("idempotency-key");
 const LONGEST: usize = 255;
+/// What the sender of a request without a key should do if its outcome is not known.
+pub(super) const WITHOUT_KEY: Again =
+    Again::LookFirst("it may be done a second time. With an Idempotency-Key you could send it again as it is");
 /// How often to delete the answers that have been kept for a day.
 const FORGET_EVERY: Duration = Duration::from_secs(600);
 
-/// A request's body, with the key that the request may have.
-pub(super) struct Keyed<B> {
-    pub(super) body: B,
 /// The key as the API's description shows it.
 #[derive(IntoParams)]
 #[into_params(parameter_in = Header)]
@@ -38,6 +38,9 @@ pub(super) struct KeyParameter {
     key: Option<String>,
 }
 
+/// A request's body, with the key that the request may have.
+pub(super) struct Keyed<B> {
+    pub(super) body: B,
     pub(super) once: Option<Once>,
 }
 
@@ -85,6 +88,7 @@ fn hash(secret: &SecretText, method: &Method, path: &str, body: &[u8]) -> Vec<u8
 pub(super) fn answer(not_done: &NotDone, keyring: &Keyring) -> Result<String, Problem> {
     match not_done {
         NotDone::Answered(kept) => Ok(kept.open(keyring)?.expose().to_owned()),
+        NotDone::TooManyKeys(wait) => Err(Problem::too_many_keys(MOST_KEYS, *wait)),
         NotDone::OtherRequest => {
             let reason = "came with another request before; make a new key for each request";
             Err(Problem::invalid(vec![FieldError { field: "Idempotency-Key".to_owned(), reason: reason.to_owned() }]))
@@ -99,7 +103,6 @@ pub(super) async fn forget_old(api: Arc<Api>, stop: CancellationToken) {
             match api.store.forget_answers().await {
                 Ok(true) => continue,
                 Ok(false) => {}
-        NotDone::TooManyKeys(wait) => Err(Problem::too_many_keys(MOST_KEYS, *wait)),
                 Err(error) => tracing::debug!(error = error_chain(&error), "old answers are forgotten later"),
             }
             tokio::time::sleep(FORGET_EVERY).await;

@@ -31,15 +31,16 @@ struct Parts {
     header: Option<(HeaderName, HeaderValue)>,
 }
 
-/// What happens if a request is sent again that was carried out.
+/// What a caller should do whose change may have been made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Again {
-    /// The same as before.
-    Harmless,
-    /// It is answered as before: it has a key.
+    /// Send the same request again. If the change was made, the answer may differ from that to the first request: the text says
+    /// how.
+    Harmless(&'static str),
+    /// Send the same request again. It is answered as before: it has a key.
     WithKey,
-    /// It is carried out twice.
-    LookFirst,
+    /// It may be carried out a second time: the caller must look first. The text says for what, and how to go on.
+    LookFirst(&'static str),
 }
 
 /// What is wrong with one field.
@@ -117,9 +118,7 @@ impl Kind {
             Self::TooManyWebhooks => (StatusCode::CONFLICT, "too-many-webhooks", "There are too many webhooks"),
             Self::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "rate-limited", "Too many requests"),
             Self::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable", "Not available for the moment"),
-            Self::OutcomeUnknown => {
-                (StatusCode::SERVICE_UNAVAILABLE, "outcome-unknown", "It is not known whether it was done")
-            }
+            Self::OutcomeUnknown => (StatusCode::SERVICE_UNAVAILABLE, "outcome-unknown", "The outcome is not known"),
             Self::Timeout => (StatusCode::SERVICE_UNAVAILABLE, "timeout", "It took too long"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal", "Something went wrong on our side"),
         }
@@ -213,6 +212,7 @@ impl Problem {
         Self::new(Kind::TooManyWebhooks, format!("an account may have at most {most} webhooks"))
     }
 
+    pub(super) fn rate_limited(wait: Duration) -> Self {
         Self::new(Kind::RateLimited, "slow down, and try again when Retry-After says").after(wait)
     }
 
@@ -226,7 +226,6 @@ impl Problem {
     }
 
     fn after(self, wait: Duration) -> Self {
-    pub(super) fn rate_limited(wait: Duration) -> Self {
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         self.with(header::RETRY_AFTER, seconds.max(1))
     }
@@ -250,7 +249,7 @@ impl Problem {
 
     /// For a change that the database did not confirm in time: it may have been made.
     pub(super) fn outcome_unknown(again: Again) -> Self {
-        let problem = |advice: &str| {
+        let problem = |advice: String| {
             Self::new(
                 Kind::OutcomeUnknown,
                 format!("the database did not confirm it in time: it may have been done. {advice}"),
@@ -258,15 +257,23 @@ impl Problem {
         };
         let promptly = |problem: Self| problem.with(header::RETRY_AFTER, RETRY_AFTER);
         match again {
-            Again::Harmless => promptly(problem("Look, or send the same request again")),
-            Again::WithKey => {
-                promptly(problem("Send the same request with the same Idempotency-Key again: it is done only once"))
-            }
+            Again::Harmless(then) => promptly(problem(format!("Send the same request again: {then}"))),
+            Again::WithKey => promptly(problem(
+                "Send the same request with the same Idempotency-Key again: it is done only once".to_owned(),
+            )),
             // Without Retry-After: programs that follow it would do it twice.
-            Again::LookFirst => {
-                problem("Look before you send it again. With an Idempotency-Key you could send it again as it is")
-            }
+            Again::LookFirst(how) => problem(format!("Look before you send it again: {how}")),
         }
+    }
+
+    /// For a test that was sent, but whose row in the log the database did not confirm. Without Retry-After: programs that follow
+    /// it would send another test.
+    pub(super) fn test_not_confirmed() -> Self {
+        Self::new(
+            Kind::OutcomeUnknown,
+            "the test was sent, but the database did not confirm its row in the log in time. Look into the log before you \
+             send it again: each request sends another test",
+        )
     }
 
     pub(super) fn timeout() -> Self {

@@ -94,7 +94,7 @@ pub(super) async fn regenerate(
         json_text(&Regenerated { secret: secret.expose().to_owned(), previous_valid_until })
     };
     let new = NewSecret { owner, secret: &secret, grace };
-    let again = if once.is_some() { Again::WithKey } else { Again::LookFirst };
+    let again = if once.is_some() { Again::WithKey } else { idempotency::WITHOUT_KEY };
     let once = once.as_ref().map(|once| (once, &body as _));
     let replace = async |store: Store| store.replace_secret(&api.keyring, &new, once).await;
     match api.change(again, replace).await? {
@@ -116,7 +116,7 @@ pub(super) async fn end_previous(
     WebhookPath(id): WebhookPath,
 ) -> Result<StatusCode, Problem> {
     let end = async |store: Store| store.end_previous_secret(caller.scope(), id).await;
-    match api.change(Again::Harmless, end).await? {
+    match api.change(Again::Harmless("the answer is 204, whether it was done or not"), end).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(Problem::not_found()),
     }

@@ -80,7 +80,8 @@ pub(super) async fn send(
         let api = api.clone();
         async move {
             let sent = prepared.send(&api.sender).await;
-            api.ask::<_, StoreError>(sent.record(&api.store)).await
+            let recorded = api.ask::<_, StoreError>(sent.record(&api.store)).await;
+            recorded.map_err(|_| Problem::test_not_confirmed())
         }
     };
     // In a task of its own: the test is sent and logged also if the caller hangs up.

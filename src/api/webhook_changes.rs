@@ -140,7 +140,13 @@ pub(super) async fn update(
         }
         Ok::<_, Problem>(store.update_webhook(caller.scope(), id, &change).await?)
     };
-    match api.change(Again::Harmless, update).await? {
+    let again = match change.only_if {
+        Some(_) => Again::Harmless(
+            "412 then means that it was done, or that somebody else has changed the webhook; read it to see which",
+        ),
+        None => Again::Harmless("if it was done, nothing changes but updated_at and the version"),
+    };
+    match api.change(again, update).await? {
         Changed::Webhook(webhook) => Ok(([(header::ETAG, etag::tag(&webhook.version))], JsonAnswer(*webhook))),
         Changed::Unknown => Err(Problem::not_found()),
         Changed::Stale => Err(Problem::stale()),

@@ -180,7 +180,7 @@ pub(super) async fn create(
     let most = api.settings.limits.max_webhooks;
     let body =
         |webhook: &Webhook| json_text(&CreatedWebhook { webhook: webhook.clone(), secret: secret.expose().to_owned() });
-    let again = if once.is_some() { Again::WithKey } else { Again::LookFirst };
+    let again = if once.is_some() { Again::WithKey } else { idempotency::WITHOUT_KEY };
     let once = once.as_ref().map(|once| (once, &body as _));
     let create = async |store: Store| store.create_webhook_within(&api.keyring, &new, most, once).await;
     let body = match api.change(again, create).await? {
@@ -225,7 +225,7 @@ pub(super) async fn delete(
 ) -> Result<StatusCode, Problem> {
     let only_if = etag::if_match(&headers);
     let delete = async |store: Store| store.delete_webhook(caller.scope(), id, only_if.as_deref()).await;
-    match api.change(Again::Harmless, delete).await? {
+    match api.change(Again::Harmless("404 then means that it was done"), delete).await? {
         Deleted::Done => Ok(StatusCode::NO_CONTENT),
         Deleted::Unknown => Err(Problem::not_found()),
         Deleted::Stale => Err(Problem::stale()),

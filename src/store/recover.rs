@@ -187,7 +187,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// The database is not available, busy or read-only: nothing was stored.
+    /// The database is not available, busy or read-only: perhaps the request was stored, if only the answer is missing.
     pub(crate) async fn request_recovery(
         &self,
         scope: Scope<'_>,

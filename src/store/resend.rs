@@ -21,7 +21,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// See [`RecoverError`]. [`RecoverError::Store`]: the database is not available, busy or read-only, and nothing was done.
+    /// See [`RecoverError`]. [`RecoverError::Store`]: the database is not available, busy or read-only; perhaps it was done, if only
+    /// the answer is missing.
     pub async fn resend(&self, scope: Scope<'_>, webhook: WebhookId, delivery: DeliveryId) -> Result<(), RecoverError> {
         let found = self.find_event(scope, webhook, delivery).await?;
         let work = async |client: &mut Object| {

@@ -29,7 +29,7 @@ function tester(types, { path, signal, webhook, onChange, show }) {
 			// Without `signal`: a test that is under way is not aborted when the reader leaves the tab.
 			tell(shown(await ask('POST', `${path}/test`, { body: { event_type: select.value } })));
 		} catch (problem) {
-			tell(notice('.bad', 'The test was not sent', h('p', problem.message, problem.retryAfter > 0 && ` Try again in ${problem.retryAfter} s.`)));
+			tell(notice('.bad', 'There is no result of the test', h('p', problem.message, problem.retryAfter > 0 && ` Try again in ${problem.retryAfter} s.`)));
 		}
 	};
 	update();

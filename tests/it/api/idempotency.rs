@@ -1,6 +1,7 @@
 //! A request that is sent again with its Idempotency-Key is not carried out again.
 
-use futures_util::future::join_all;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, join_all};
 use serde_json::{Value, json};
 
 use crate::support::api::assert_problem;
@@ -10,6 +11,7 @@ use crate::support::settings::encryption_key;
 use crate::support::*;
 
 const PATH: &str = "/v1/webhooks";
+const DELIVERY: &str = "01920000-0000-8000-8000-000000000001";
 
 fn registration(name: &str) -> Value {
     json!({ "name": name, "url": "http://127.0.0.1:9999/?password=hunter2", "events": ["content.created"] })
@@ -156,50 +158,132 @@ async fn one_account_may_use_ten_thousand_keys_a_day() {
     assert_problem(&post(&customer, PATH, "too many", &registration("Blog")).await, 429, "rate-limited");
 }
 
-/// Each commit that makes a webhook waits after this as long as somebody holds the advisory lock 1.
-const SLOW_COMMIT: &str = "
-    CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql
-        AS 'BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END';
-    CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON webhooks DEFERRABLE INITIALLY DEFERRED
-        FOR EACH ROW EXECUTE FUNCTION slow()";
+/// A site whose API has no more of the database's answers from some time on.
+struct Silenced {
+    site: Site,
+    postgres: Proxy,
+    api: Api,
+}
+
+impl Silenced {
+    async fn new() -> Self {
+        let site = Site::new().await;
+        let postgres = Proxy::to(site.postgres_address()).await;
+        let site = site.postgres_through(&postgres.addr());
+        let api = site
+            .api_of(site.launch(&["api"]).set("api.database_timeout", "8s").set("api.request_timeout", "20s"))
+            .await;
+        Self { site, postgres, api }
+    }
+
+    /// Sends requests whose changes are commits that touch these tables, and silences the database before any of these has ended.
+    /// All are done then.
+    async fn unconfirmed<const N: usize>(
+        &self,
+        tables: &[&str],
+        asked: [BoxFuture<'static, Response>; N],
+    ) -> [Response; N] {
+        let hold = self.site.another_sql().await;
+        hold.batch_execute("SELECT pg_advisory_lock(42)").await.unwrap();
+        let wait = "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql
+            AS 'BEGIN PERFORM pg_advisory_xact_lock_shared(42); RETURN NULL; END'";
+        hold.batch_execute(wait).await.unwrap();
+        for table in tables {
+            let wait = format!(
+                "CREATE CONSTRAINT TRIGGER wait AFTER INSERT OR UPDATE OR DELETE ON {table}
+                 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait()"
+            );
+            hold.batch_execute(&wait).await.unwrap();
+        }
+        let asked = tokio::spawn(join_all(asked));
+        let committing = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 42 AND NOT granted
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        wait_until("all are committing", async || self.site.count(committing).await == N as i64).await;
+        self.postgres.pause_to_client();
+        hold.batch_execute("SELECT pg_advisory_unlock(42)").await.unwrap();
+        let answers = asked.await.unwrap();
+        for answer in &answers {
+            assert_problem(answer, 503, "outcome-unknown");
+        }
+        wait_until("all are done", async || self.site.count(committing).await == 0).await;
+        answers.try_into().expect("as many as were asked")
+    }
+}
+
+/// A request, to be sent later.
+fn later<F: Future<Output = Response> + Send + 'static>(
+    customer: &Customer,
+    ask: impl FnOnce(Customer) -> F,
+) -> BoxFuture<'static, Response> {
+    ask(customer.clone()).boxed()
+}
 
 #[tokio::test]
 async fn a_change_that_the_database_does_not_confirm_is_not_called_undone() {
-    let site = Site::new().await;
-    let postgres = Proxy::to(site.postgres_address()).await;
-    let site = site.postgres_through(&postgres.addr());
-    let api =
-        site.api_of(site.launch(&["api"]).set("api.database_timeout", "8s").set("api.request_timeout", "20s")).await;
-    let (careful, careless) = (api.customer("acc_1"), api.customer("acc_2"));
-    assert_eq!(careful.get(PATH).await.status, 200);
-    site.sql().await.batch_execute(SLOW_COMMIT).await.unwrap();
-    let holder = site.another_sql().await;
-    holder.batch_execute("SELECT pg_advisory_lock(1)").await.unwrap();
+    let silenced = Silenced::new().await;
+    let (careful, careless) = (silenced.api.customer("acc_1"), silenced.api.customer("acc_2"));
     let body = registration("Blog");
-    let asked = tokio::spawn({
-        let (careful, careless, body) = (careful.clone(), careless.clone(), body.clone());
-        async move { tokio::join!(post(&careful, PATH, "k", &body), careless.post(PATH, &body)) }
-    });
-    let committing =
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'";
-    wait_until("both commit", async || site.count(committing).await == 2).await;
-    postgres.pause_to_client();
-    holder.batch_execute("SELECT pg_advisory_unlock(1)").await.unwrap();
-    let (with_key, without) = asked.await.unwrap();
-    assert_problem(&with_key, 503, "outcome-unknown");
+    let with_key = later(&careful, |customer| async move { post(&customer, PATH, "k", &registration("Blog")).await });
+    let without = later(&careless, |customer| async move { customer.post(PATH, &registration("Blog")).await });
+    let [with_key, without] = silenced.unconfirmed(&["webhooks"], [with_key, without]).await;
     assert!(with_key.text().contains("the same Idempotency-Key again") && with_key.header("retry-after").is_some());
-    assert_problem(&without, 503, "outcome-unknown");
     assert!(without.text().contains("Look before you send it again") && without.header("retry-after").is_none());
-    wait_until("both are done", async || webhooks(&site).await == 2).await;
-    postgres.resume();
-    site.sql().await.batch_execute("DROP FUNCTION slow CASCADE").await.unwrap();
+    wait_until("both are done", async || webhooks(&silenced.site).await == 2).await;
+    silenced.postgres.resume();
     let mut again = None;
     wait_until("it is answered", async || {
         again = Some(post(&careful, PATH, "k", &body).await);
         again.as_ref().is_some_and(|again| again.status == 201)
     })
     .await;
-    assert_eq!(webhooks(&site).await, 2, "{}", again.unwrap().text());
+    assert_eq!(webhooks(&silenced.site).await, 2, "{}", again.unwrap().text());
+}
+
+#[tokio::test]
+async fn a_recovery_a_resend_and_a_test_that_the_database_does_not_confirm_are_not_called_undone() {
+    let (silenced, receiver) = (Silenced::new().await, Receiver::start().await);
+    let customer = silenced.api.customer("acc_1");
+    let path = customer.create_at(&receiver.url()).await;
+    let closed = format!(
+        "WITH event AS (INSERT INTO events (day, key, account_id, event_id, event_type, body)
+             VALUES ((now() AT TIME ZONE 'UTC')::date, gen_random_uuid(), 'acc_1', 'e', 'content.created', '')
+             RETURNING day, key)
+         INSERT INTO closed_deliveries (id, webhook_id, event_day, event_key, reason, attempts_made)
+         SELECT '{DELIVERY}', '{}', day, key, 'exhausted', 1 FROM event",
+        path.rsplit('/').next().unwrap()
+    );
+    silenced.site.sql().await.batch_execute(&closed).await.unwrap();
+    let (recover, test) = (format!("{path}/recover"), format!("{path}/test"));
+    let resend = format!("{path}/deliveries/{DELIVERY}/resend");
+    let since = json!({ "since": "2020-01-01T00:00:00Z" });
+    let recover = later(&customer, |customer| async move { customer.post(&recover, &since).await });
+    let resend = later(&customer, |customer| async move { customer.ask("POST", &resend, &[], b"").await });
+    let test = later(&customer, |customer| async move { customer.post(&test, &json!({})).await });
+    let tables = ["recoveries", "pending_deliveries", "attempts"];
+    let [recovery, resent, test] = silenced.unconfirmed(&tables, [recover, resend, test]).await;
+    assert!(recovery.text().contains("nothing is sent twice for it"), "{}", recovery.text());
+    assert!(recovery.header("retry-after").is_some());
+    assert!(resent.text().contains("a second request sends it again") && resent.header("retry-after").is_none());
+    assert!(test.text().contains("the test was sent") && test.header("retry-after").is_none(), "{}", test.text());
+    assert_eq!(receiver.count(), 1);
+}
+
+#[tokio::test]
+async fn a_change_that_is_not_confirmed_says_what_a_second_request_answers() {
+    let silenced = Silenced::new().await;
+    let customer = silenced.api.customer("acc_1");
+    let changed = customer.create_at("http://127.0.0.1:9999/").await;
+    let deleted = customer.create_at("http://127.0.0.1:9999/").await;
+    let etag = customer.get(&changed).await.header("etag").unwrap().to_owned();
+    let delete = later(&customer, |customer| async move { customer.delete(&deleted).await });
+    let change = later(&customer, |customer| async move {
+        let headers = [("Content-Type", "application/json"), ("If-Match", &etag[..])];
+        customer.ask("PATCH", &changed, &headers, br#"{"name":"Other"}"#).await
+    });
+    let [delete, change] = silenced.unconfirmed(&["webhooks"], [delete, change]).await;
+    assert!(delete.text().contains("404 then means that it was done"), "{}", delete.text());
+    assert!(change.text().contains("412 then means that it was done"), "{}", change.text());
+    assert!([delete, change].iter().all(|answer| answer.header("retry-after").is_some()));
 }
 
 #[tokio::test]
