@@ -14,6 +14,7 @@ mod log;
 mod page;
 mod proxied;
 pub mod schemathesis;
+mod shapes;
 mod test_sends;
 mod tokens;
 mod unavailable;

@@ -1,9 +1,9 @@
 //! What a newer description of the API takes away from an older one: everything that could break a client built from the
 //! older one. What it adds is not named.
 
-use std::collections::BTreeSet;
+use serde_json::Value;
 
-use serde_json::{Map, Value};
+use super::shapes::{Shape, entries};
 
 /// Who makes the values of a schema.
 #[derive(Clone, Copy, PartialEq)]
@@ -62,37 +62,86 @@ impl Comparison<'_> {
                 self.demand(other["headers"][name].is_object(), &place, &format!("the header {name} is gone"));
             }
             for (media, content) in entries(&answer["content"]) {
-                self.schema(&place, &content["schema"], &other["content"][media]["schema"], Made::ByServer);
+                let (schema, other) = (&content["schema"], &other["content"][media]["schema"]);
+                match asks_for_more(old, new) {
+                    // Only a request with the new parameter, which no older client sends, may get another shape.
+                    true => self.kept_shapes(&place, schema, other),
+                    false => self.schema(&place, schema, other, Made::ByServer),
+                }
             }
         }
     }
 
     fn parameters(&mut self, place: &str, old: &Value, new: &Value) {
-        let all = |operation: &Value| operation["parameters"].as_array().cloned().unwrap_or_default();
-        let (old, new) = (all(old), all(new));
-        let same = |one: &Value, other: &Value| one["name"] == other["name"] && one["in"] == other["in"];
+        let (old, new) = (parameters(old), parameters(new));
         for parameter in &old {
             let place = format!("{place} parameter {}", parameter["name"]);
-            match new.iter().find(|other| same(parameter, other)) {
+            match new.iter().find(|other| is_same(parameter, other)) {
                 Some(other) => self.schema(&place, &parameter["schema"], &other["schema"], Made::ByClient),
                 None => self.demand(false, &place, "is gone"),
             }
         }
         for parameter in new.iter().filter(|one| one["required"] == true) {
-            let was = old.iter().any(|other| same(parameter, other) && other["required"] == true);
+            let was = old.iter().any(|other| is_same(parameter, other) && other["required"] == true);
             self.demand(was, place, &format!("needs the parameter {}", parameter["name"]));
         }
     }
 
+    /// A client's older value must fit one of the newer shapes. A server's newer value must fit one of the older shapes; and each
+    /// older shape with fields must still be there, since clients ask for it.
     fn schema(&mut self, place: &str, old: &Value, new: &Value, made: Made) {
-        let (old, new) = (Flat::of(self.older, old), Flat::of(self.newer, new));
-        let allowed = match made {
-            Made::ByClient => new.types.is_empty() || old.types.is_subset(&new.types) && !old.types.is_empty(),
-            Made::ByServer => old.types.is_empty() || new.types.is_subset(&old.types) && !new.types.is_empty(),
+        let (olds, news) = (Shape::all(self.older, old), Shape::all(self.newer, new));
+        let found = match made {
+            Made::ByClient => self.each_fits(place, &olds, &news, made),
+            Made::ByServer => {
+                let mut found = self.each_fits(place, &news, &olds, made);
+                let with_fields: Vec<Shape> = olds.into_iter().filter(Shape::has_parts).collect();
+                let lost = self.each_is_kept(place, &with_fields, &news);
+                found.extend(lost);
+                found
+            }
         };
-        self.demand(allowed, place, &format!("was {:?}, is {:?}", old.types, new.types));
-        self.words(place, &old, &new, made);
-        self.bounds(place, &old, &new, made);
+        for one in found {
+            if !self.found.contains(&one) {
+                self.found.push(one);
+            }
+        }
+    }
+
+    /// Each older shape of an answer must be found among the newer ones.
+    fn kept_shapes(&mut self, place: &str, old: &Value, new: &Value) {
+        let (olds, news) = (Shape::all(self.older, old), Shape::all(self.newer, new));
+        let lost = self.each_is_kept(place, &olds, &news);
+        self.found.extend(lost);
+    }
+
+    fn each_is_kept(&self, place: &str, olds: &[Shape], news: &[Shape]) -> Vec<String> {
+        let of_one = |old: &Shape| least(news.iter().map(|new| self.between(place, old, new, Made::ByServer)));
+        olds.iter().flat_map(of_one).collect()
+    }
+
+    /// What keeps each of the shapes from the one of the others that it fits best.
+    fn each_fits(&self, place: &str, shapes: &[Shape], others: &[Shape], made: Made) -> Vec<String> {
+        let between = |one: &Shape, other: &Shape| match made {
+            Made::ByClient => self.between(place, one, other, made),
+            Made::ByServer => self.between(place, other, one, made),
+        };
+        let of_one = |one: &Shape| least(others.iter().map(|other| between(one, other)));
+        shapes.iter().flat_map(of_one).collect()
+    }
+
+    fn between(&self, place: &str, old: &Shape, new: &Shape, made: Made) -> Vec<String> {
+        let mut part = Comparison { older: self.older, newer: self.newer, found: Vec::new() };
+        part.shape(place, old, new, made);
+        part.found
+    }
+
+    fn shape(&mut self, place: &str, old: &Shape, new: &Shape, made: Made) {
+        let (narrow, wide) = if made == Made::ByClient { (old, new) } else { (new, old) };
+        let allowed = wide.kind.is_none() || narrow.kind == wide.kind;
+        self.demand(allowed, place, &format!("was {}, is {}", old.named(), new.named()));
+        self.words(place, old, new, made);
+        self.bounds(place, old, new, made);
         for (name, property) in &old.properties {
             let place = format!("{place}.{name}");
             match new.properties.get(name) {
@@ -115,7 +164,7 @@ impl Comparison<'_> {
 
     /// A list of allowed words may grow where the client chooses, and may only shrink where the server does: a client built
     /// from the older description fails at a word that it does not know.
-    fn words(&mut self, place: &str, old: &Flat, new: &Flat, made: Made) {
+    fn words(&mut self, place: &str, old: &Shape, new: &Shape, made: Made) {
         let (more, less) = if made == Made::ByClient { (new, old) } else { (old, new) };
         let kept = match (&more.words, &less.words) {
             (None, _) => true,
@@ -125,7 +174,7 @@ impl Comparison<'_> {
         self.demand(kept, place, &format!("had the words {:?}, has {:?}", old.words, new.words));
     }
 
-    fn bounds(&mut self, place: &str, old: &Flat, new: &Flat, made: Made) {
+    fn bounds(&mut self, place: &str, old: &Shape, new: &Shape, made: Made) {
         if made == Made::ByServer {
             return self.demand(old.get("format") == new.get("format"), place, "has another format");
         }
@@ -136,7 +185,7 @@ impl Comparison<'_> {
                 &format!("has another {name}"),
             );
         }
-        let number = |flat: &Flat, name: &str| flat.get(name).and_then(Value::as_f64);
+        let number = |shape: &Shape, name: &str| shape.get(name).and_then(Value::as_f64);
         for name in ["minimum", "minLength", "minItems"] {
             let kept = number(new, name).is_none_or(|new| number(old, name).is_some_and(|old| old >= new));
             self.demand(kept, place, &format!("has a larger {name}"));
@@ -145,61 +194,28 @@ impl Comparison<'_> {
             let kept = number(new, name).is_none_or(|new| number(old, name).is_some_and(|old| old <= new));
             self.demand(kept, place, &format!("has a smaller {name}"));
         }
-        let open = |flat: &Flat| flat.get("additionalProperties") != Some(&Value::Bool(false));
+        let open = |shape: &Shape| shape.get("additionalProperties") != Some(&Value::Bool(false));
         self.demand(open(new) || !open(old), place, "takes no other fields any more");
     }
 }
 
-/// A schema without references: all parts of `allOf` as one, and a choice with null as a type that may be null.
-#[derive(Default)]
-struct Flat {
-    types: BTreeSet<String>,
-    words: Option<BTreeSet<String>>,
-    required: BTreeSet<String>,
-    properties: Map<String, Value>,
-    items: Option<Value>,
-    others: Map<String, Value>,
+fn parameters(operation: &Value) -> Vec<Value> {
+    operation["parameters"].as_array().cloned().unwrap_or_default()
 }
 
-impl Flat {
-    fn of(document: &Value, schema: &Value) -> Self {
-        let mut flat = Self::default();
-        flat.add(document, schema);
-        flat
-    }
-
-    fn get(&self, name: &str) -> Option<&Value> {
-        self.others.get(name)
-    }
-
-    fn add(&mut self, document: &Value, schema: &Value) {
-        if let Some(reference) = schema["$ref"].as_str() {
-            let target = document.pointer(reference.trim_start_matches('#')).expect("references lead somewhere");
-            self.add(document, target);
-        }
-        let strings = |value: &Value| match value {
-            Value::Array(all) => all.iter().map(|one| one.as_str().unwrap_or_default().to_owned()).collect(),
-            Value::String(one) => BTreeSet::from([one.clone()]),
-            _ => BTreeSet::new(),
-        };
-        for part in ["allOf", "oneOf", "anyOf"].iter().filter_map(|name| schema[name].as_array()).flatten() {
-            self.add(document, part);
-        }
-        for (name, value) in entries(schema) {
-            match name.as_str() {
-                "type" => self.types.extend(strings(value)),
-                "enum" => self.words = Some(strings(value)),
-                "required" => self.required.extend(strings(value)),
-                "properties" => self.properties.extend(value.as_object().cloned().unwrap_or_default()),
-                "items" => self.items = Some(value.clone()),
-                _ => drop(self.others.insert(name.clone(), value.clone())),
-            }
-        }
-    }
+fn is_same(one: &Value, other: &Value) -> bool {
+    one["name"] == other["name"] && one["in"] == other["in"]
 }
 
-fn entries(value: &Value) -> impl Iterator<Item = (&String, &Value)> {
-    value.as_object().into_iter().flatten()
+/// Whether a request may have a parameter that it could not have before.
+fn asks_for_more(old: &Value, new: &Value) -> bool {
+    let old = parameters(old);
+    parameters(new).iter().any(|parameter| !old.iter().any(|other| is_same(parameter, other)))
+}
+
+/// The shortest of the lists. Several shapes are compared with a shape; the one that has the least against it is meant.
+fn least(lists: impl Iterator<Item = Vec<String>>) -> Vec<String> {
+    lists.min_by_key(Vec::len).unwrap_or_default()
 }
 
 /// What clients are built from: the description without its words and examples.
@@ -233,6 +249,12 @@ fn what_would_break_a_client_is_named() {
     let list = "/paths/~1v1~1webhooks/get";
     let text = serde_json::json!({ "type": "string" });
     let words = |words: Value| serde_json::json!({ "type": "string", "enum": words });
+    let choices = |names: &[&str]| {
+        names
+            .iter()
+            .map(|name| serde_json::json!({ "$ref": format!("#/components/schemas/{name}") }))
+            .collect::<Value>()
+    };
     let null = || Value::Null;
     for (pointer, value, said) in [
         ("/paths/~1v1~1event-types/get".into(), null(), "is gone"),
@@ -248,6 +270,11 @@ fn what_would_break_a_client_is_named() {
         ("/components/schemas/Wish/required".into(), serde_json::json!(["event_type"]), "must be given now"),
         (field("LogRow", "status"), words(serde_json::json!(["success", "failed", "lost"])), "words"),
         (field("Wish", "event_type"), words(serde_json::json!(["content.created"])), "words"),
+        (field("LogRow", "attempt"), null(), "/deliveries 200.data[].attempt: was"),
+        (field("LogRow", "http_status"), text.clone(), "/deliveries 200.data[].http_status: was"),
+        (field("DeliveryRow", "attempts_made"), null(), "/deliveries 200.data[].attempts_made: was"),
+        ("/components/schemas/Listed/anyOf".into(), choices(&["Deliveries"]), "is gone"),
+        ("/components/schemas/Listed/anyOf".into(), choices(&["Log", "Deliveries", "Webhook"]), "/deliveries 200"),
     ] {
         let found = changed(&pointer, value);
         assert!(found.iter().any(|one| one.contains(said)), "{pointer}: {found:?}");
@@ -263,4 +290,44 @@ fn what_would_break_a_client_is_named() {
     ] {
         assert_eq!(changed(&pointer, value), Vec::<String>::new(), "{pointer}");
     }
+}
+
+#[test]
+fn an_answer_may_gain_a_shape_only_for_requests_that_no_older_client_sends() {
+    let answer =
+        |schema: Value| serde_json::json!({ "200": { "content": { "application/json": { "schema": schema } } } });
+    let described = |schema: Value, parameters: Value| {
+        let operation =
+            serde_json::json!({ "operationId": "list", "parameters": parameters, "responses": answer(schema) });
+        serde_json::json!({ "paths": { "/list": { "get": operation } } })
+    };
+    let with = |name: &str| {
+        let properties = serde_json::json!({ name: { "type": "string" } });
+        serde_json::json!({ "type": "object", "properties": properties, "required": [name] })
+    };
+    let view = serde_json::json!([{ "name": "view", "in": "query", "schema": { "type": "string" } }]);
+    let none = serde_json::json!([]);
+    let either = serde_json::json!({ "anyOf": [with("one"), with("other")] });
+    let older = described(with("one"), none.clone());
+    assert_eq!(taken_away(&older, &described(either.clone(), view.clone())), Vec::<String>::new());
+    assert!(!taken_away(&older, &described(either.clone(), none)).is_empty());
+    assert!(!taken_away(&older, &described(with("other"), view.clone())).is_empty());
+    let first = described(either, view.clone());
+    assert!(!taken_away(&first, &described(with("one"), view)).is_empty(), "the other shape is gone");
+}
+
+#[test]
+fn a_type_that_may_be_null_is_the_same_as_a_choice_with_null() {
+    let described = |field: Value| {
+        let schema = serde_json::json!({ "type": "object", "properties": { "field": field } });
+        let answer = serde_json::json!({ "200": { "content": { "application/json": { "schema": schema } } } });
+        serde_json::json!({ "paths": { "/one": { "get": { "operationId": "one", "responses": answer } } } })
+    };
+    let listed = described(serde_json::json!({ "type": ["string", "null"] }));
+    let chosen = described(serde_json::json!({ "oneOf": [{ "type": "null" }, { "type": "string" }] }));
+    let never_null = described(serde_json::json!({ "type": "string" }));
+    assert_eq!(taken_away(&listed, &chosen), Vec::<String>::new());
+    assert_eq!(taken_away(&chosen, &listed), Vec::<String>::new());
+    assert_eq!(taken_away(&chosen, &never_null), Vec::<String>::new());
+    assert!(!taken_away(&never_null, &chosen).is_empty());
 }
