@@ -161,8 +161,9 @@ impl Sender {
     async fn execute(&self, request: Request, started: Instant) -> (Outcome, Duration) {
         // Kept until the answer is read, since its connection is in use until then.
         let chosen = self.clients.for_attempt(request.url());
-        let made = tokio::time::timeout(self.timeout, self.exchange(&chosen, request, started)).await;
-        let made = match made.unwrap_or(Err(Failure::Theirs(ErrorDetail::ResponseTimeout.into()))) {
+        let hop = self.route.hop(request.url());
+        let made = tokio::time::timeout(self.timeout, self.exchange(&chosen, request, hop, started)).await;
+        let made = match made.unwrap_or_else(|_| Err(Failure::of_timeout(chosen.is_connecting(), hop))) {
             Err(Failure::Theirs(AttemptError::Detailed(detail))) if detail.is_timeout() => {
                 Err(self.route.blame(detail.into(), started).await)
             }
@@ -176,9 +177,8 @@ impl Sender {
         (outcome, duration)
     }
 
-    async fn exchange(&self, chosen: &Chosen, request: Request, began: Instant) -> Result<Response, Failure> {
+    async fn exchange(&self, chosen: &Chosen, request: Request, hop: Hop, began: Instant) -> Result<Response, Failure> {
         self.route.vet(request.url()).await.map_err(|error| Failure::from(&error))?;
-        let hop = self.route.hop(request.url());
         let way = Way { literal: literal(request.url()), hop };
         let response = match chosen.execute(request).await.map_err(|error| Failure::of(&error, way)) {
             Ok(response) => response,

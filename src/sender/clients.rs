@@ -15,7 +15,7 @@ use url::{Position, Url};
 
 use super::SetupError;
 use super::cause::ended_early;
-use super::opening::{NoteOpening, noted};
+use super::opening::{NoteOpening, Opening, noted};
 use super::proxy::with_proxy;
 use super::reservation_guard::Reservation;
 use super::reservations::{ReservationLimits, Reservations};
@@ -68,8 +68,8 @@ impl Clients {
         let now = Instant::now();
         let host = self.hasher.hash_one(&url[..Position::BeforePath]);
         let reservation = Reservation::new(&self.reservations, host, now);
-        let pooled = reservation.map(|reservation| (self.pooled(now), Arc::new(reservation)));
-        Chosen { pooled, unpooled: self.unpooled.clone() }
+        let pooled = reservation.is_some().then(|| self.pooled(now));
+        Chosen { pooled, unpooled: self.unpooled.clone(), opening: Arc::new(Opening::new(reservation)) }
     }
 
     /// The pooled client, a new one if it has reached `sender.max_connection_age`. Connections of the old client close: idle
@@ -124,8 +124,10 @@ fn kept_per_host(settings: &config::Sender) -> usize {
 /// The clients of one attempt.
 #[derive(Debug)]
 pub(super) struct Chosen {
-    pooled: Option<(Client, Arc<Reservation>)>,
+    /// `None` if the pool has no place for the attempt.
+    pooled: Option<Client>,
     unpooled: Client,
+    opening: Arc<Opening>,
 }
 
 impl Chosen {
@@ -139,22 +141,31 @@ impl Chosen {
     ///
     /// The request got no whole head of an answer.
     pub(super) async fn execute(&self, request: Request) -> reqwest::Result<Response> {
-        let Some((client, reservation)) = &self.pooled else {
-            return self.unpooled.execute(request).await;
+        let Some(client) = &self.pooled else {
+            return self.execute_unpooled(request).await;
         };
         let again = request.try_clone();
-        let answered = noted(reservation.clone(), client.execute(request)).await;
-        let was_reused = !reservation.was_opened();
+        let answered = noted(self.opening.clone(), client.execute(request)).await;
+        let was_reused = !self.opening.was_opened();
         match (answered, again) {
             (Err(error), Some(again)) if was_reused && ended_early(&error) => {
                 tracing::debug!(
                     host = again.url().host_str(),
                     "a kept connection ended; the request is made once more"
                 );
-                self.unpooled.execute(again).await
+                self.execute_unpooled(again).await
             }
             (answered, _) => answered,
         }
+    }
+
+    async fn execute_unpooled(&self, request: Request) -> reqwest::Result<Response> {
+        noted(self.opening.clone(), self.unpooled.execute(request)).await
+    }
+
+    /// Whether the attempt waits for a connection: connecting began too late to reach its own time-out.
+    pub(super) fn is_connecting(&self) -> bool {
+        self.opening.is_under_way()
     }
 }
 
@@ -174,7 +185,7 @@ impl Recipe {
     fn pooled(&self) -> Result<Client, SetupError> {
         let builder = self.builder()?.pool_max_idle_per_host(kept_per_host(&self.settings));
         let builder = builder.pool_idle_timeout(self.settings.idle_timeout);
-        Ok(builder.connector_layer(NoteOpening).build()?)
+        Ok(builder.build()?)
     }
 
     fn unpooled(&self) -> Result<Client, SetupError> {
@@ -189,6 +200,7 @@ impl Recipe {
             .referer(false)
             .http1_only()
             .http1_title_case_headers()
+            .connector_layer(NoteOpening)
             // It also ends the task in which the pool goes on opening a connection after the attempt got one that became idle
             // meanwhile.
             .connect_timeout(connect_timeout(self.settings.timeout));
@@ -196,8 +208,8 @@ impl Recipe {
     }
 }
 
-/// How long connecting may take, from the look-up of the name to the end of the TLS handshake. It ends before the attempt does,
-/// so that it is known whether the connection or the answer was missing.
+/// How long connecting may take, from the look-up of the name to the end of the TLS handshake. If it begins with the attempt, it
+/// ends before it; else [`Chosen::is_connecting`] says whether the connection or the answer was missing.
 fn connect_timeout(attempt: Duration) -> Duration {
     attempt - (attempt / 10).min(Duration::from_millis(100))
 }

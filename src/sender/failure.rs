@@ -9,7 +9,7 @@ use hyper_util::client::legacy::connect::{HttpConnector, proxy::Tunnel};
 
 use super::cause::{self, causes};
 use super::resolver::{ResolveError, is_within_reach};
-use crate::delivery::AttemptError;
+use crate::delivery::{AttemptError, ErrorDetail};
 
 /// The error of the HTTP client when a proxy opens no tunnel.
 type TunnelError = <Tunnel<HttpConnector> as tower::Service<hyper::Uri>>::Error;
@@ -82,6 +82,15 @@ impl Failure {
             return Self::Ours(Lack::Proxy);
         }
         Self::Theirs(cause::of(error))
+    }
+
+    /// An attempt whose time is over, while it was connecting or while it waited for the answer.
+    pub(super) fn of_timeout(is_connecting: bool, hop: Hop) -> Self {
+        match (is_connecting, hop) {
+            (true, Hop::Proxy) => Self::Ours(Lack::Proxy),
+            (true, _) => Self::Theirs(ErrorDetail::ConnectTimeout.into()),
+            (false, _) => Self::Theirs(ErrorDetail::ResponseTimeout.into()),
+        }
     }
 
     /// The error that is recorded. A failure of our own is logged as well, once a minute: the operator has to mend it.
@@ -183,6 +192,18 @@ mod tests {
         // A link-local address without its interface, for a machine without IPv6.
         let way = Way { literal: Some("fe80::1".parse().unwrap()), ..DIRECT };
         assert!(matches!(Failure::of(&unavailable().await, way), Failure::Theirs(AttemptError::Connect)));
+    }
+
+    #[test]
+    fn a_time_out_names_what_was_missing() {
+        let timeout = |is_connecting, hop| Failure::of_timeout(is_connecting, hop).into_error();
+        for hop in [Hop::Receiver, Hop::Tunnel] {
+            assert_eq!(timeout(true, hop), ErrorDetail::ConnectTimeout.into());
+            assert_eq!(timeout(false, hop), ErrorDetail::ResponseTimeout.into());
+        }
+        // The receiver's connection is the proxy's business; ours to the proxy is what was missing.
+        assert_eq!(timeout(true, Hop::Proxy), AttemptError::CutOff);
+        assert_eq!(timeout(false, Hop::Proxy), ErrorDetail::ResponseTimeout.into());
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! Tells an attempt whether a connection was opened for it. The HTTP client itself does not say so.
+//! Tells an attempt whether a connection was opened for it, or is still being opened. The HTTP client itself does not say so.
 
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use tower::util::ServiceExt as _;
@@ -10,14 +11,60 @@ use tower::{Layer, Service};
 
 use super::reservation_guard::Reservation;
 
-tokio::task_local! {
-    /// The reservation of the attempt that this task is making.
-    static ATTEMPT: Arc<Reservation>;
+/// What is known of the connections of one attempt.
+#[derive(Debug)]
+pub(super) struct Opening {
+    /// The attempt's place in the pool; `None` if it uses the unpooled client alone.
+    reservation: Option<Reservation>,
+    /// Connections that are being opened for the attempt. It waits for all of them.
+    awaited: AtomicUsize,
+    opened: AtomicBool,
 }
 
-/// Runs a request and notes in its reservation which connections were opened for it.
-pub(super) async fn noted<T>(reservation: Arc<Reservation>, request: impl Future<Output = T>) -> T {
-    ATTEMPT.scope(reservation, request).await
+impl Opening {
+    pub(super) fn new(reservation: Option<Reservation>) -> Self {
+        Self { reservation, awaited: AtomicUsize::new(0), opened: AtomicBool::new(false) }
+    }
+
+    /// Whether the attempt waits for a connection that is being opened.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.awaited.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether a connection was opened for the attempt; if not, it uses one that was kept open.
+    pub(super) fn was_opened(&self) -> bool {
+        self.opened.load(Ordering::Relaxed)
+    }
+
+    fn begin(&self) {
+        self.awaited.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The attempt does not wait for one of the connections any more.
+    fn end(&self) {
+        self.awaited.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn note_opened(&self) {
+        self.opened.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that a connection was opened which the attempt does not use.
+    fn note_opened_for_nobody(&self) {
+        if let Some(reservation) = &self.reservation {
+            reservation.note_opened_for_nobody();
+        }
+    }
+}
+
+tokio::task_local! {
+    /// Of the attempt that this task is making.
+    static ATTEMPT: Arc<Opening>;
+}
+
+/// Runs a request of an attempt and notes which connections are opened for it.
+pub(super) async fn noted<T>(opening: Arc<Opening>, request: impl Future<Output = T>) -> T {
+    ATTEMPT.scope(opening, request).await
 }
 
 /// Wraps the client's connector.
@@ -61,16 +108,33 @@ where
 
     fn call(&mut self, to: To) -> Self::Future {
         let connecting = S::clone(&self.connector).oneshot(to);
-        let begun_for = ATTEMPT.try_with(Arc::clone).ok();
+        let attempt = ATTEMPT.try_with(Arc::clone).ok();
+        if let Some(attempt) = &attempt {
+            attempt.begin();
+        }
         Box::pin(async move {
-            let connection = connecting.await?;
-            // If the attempt got another connection meanwhile, a task of the client runs this code, outside the attempt's
-            // scope: `try_with` fails there.
-            let is_for_attempt = ATTEMPT.try_with(|reservation| reservation.note_opened()).is_ok();
-            if let Some(reservation) = begun_for.filter(|_| !is_for_attempt) {
-                reservation.note_opened_for_nobody();
+            let Some(attempt) = attempt else { return connecting.await };
+            let mut connecting = pin!(connecting);
+            let mut is_awaited = true;
+            let connected = poll_fn(|context| {
+                // If the attempt got another connection meanwhile, a task of the client polls this, outside the attempt's
+                // scope: `try_with` fails there.
+                if is_awaited && ATTEMPT.try_with(|_| ()).is_err() {
+                    is_awaited = false;
+                    attempt.end();
+                }
+                connecting.as_mut().poll(context)
+            });
+            let connected = connected.await;
+            if is_awaited {
+                attempt.end();
             }
-            Ok(connection)
+            match (&connected, is_awaited) {
+                (Ok(_), true) => attempt.note_opened(),
+                (Ok(_), false) => attempt.note_opened_for_nobody(),
+                (Err(_), _) => {}
+            }
+            connected
         })
     }
 }

@@ -1,6 +1,5 @@
 //! The place of one request in the pool of connections, given back when the request ends.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -11,24 +10,13 @@ use super::reservations::Reservations;
 pub(super) struct Reservation {
     all: Arc<Mutex<Reservations>>,
     host: u64,
-    opened: AtomicBool,
 }
 
 impl Reservation {
     /// A place for a request to `host`; `None` if all are taken.
     pub(super) fn new(all: &Arc<Mutex<Reservations>>, host: u64, now: Instant) -> Option<Self> {
         let has_place = lock(all).enter(host, now);
-        has_place.then(|| Self { all: all.clone(), host, opened: AtomicBool::new(false) })
-    }
-
-    /// Notes that a connection was opened for this request.
-    pub(super) fn note_opened(&self) {
-        self.opened.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether a connection was opened for this request; if not, it uses one that was kept open.
-    pub(super) fn was_opened(&self) -> bool {
-        self.opened.load(Ordering::Relaxed)
+        has_place.then(|| Self { all: all.clone(), host })
     }
 
     /// Notes that a connection was opened which the request does not use.

@@ -156,3 +156,26 @@ async fn a_proxy_that_takes_no_connection_is_our_failure_and_a_slow_receiver_beh
     site.publish(ACCOUNT, TYPE, 2.into()).await;
     assert_eq!(verdicts(&site, &other, 1).await, ["internal"]);
 }
+
+#[tokio::test]
+async fn a_receiver_behind_a_proxy_that_takes_no_connection_is_no_slow_one_although_the_look_up_took_long() {
+    let proxy = ForwardProxy::start().await;
+    // The look-up ends with three fifths of its time, since no query for an IPv6 address is answered.
+    let names = NameServer::start(|_, _| Says::addresses(&["127.0.0.1"]).silent_for_ipv6()).await;
+    let authority = Authority::new();
+    let slow = Receiver::start_tls(authority.identity_for(&["slow.example.com"]).server_config()).await;
+    slow.always(Reply::silence());
+    let nobody = FullBacklog::new().await;
+    let site = behind(&proxy, &names).await.set("sender.timeout", "3s").set("sender.dns_timeout", "2s");
+    let trusted = authority.trust_file(site.folder());
+    let site = site.env("SSL_CERT_FILE", trusted.to_str().unwrap());
+    let secure = async |url: String, name: &str| {
+        site.create_webhook(ACCOUNT, &url.replace("http:", "https:").replace("127.0.0.1", name), &[TYPE]).await
+    };
+    let unconnected = secure(nobody.url(), "nobody.example.com").await;
+    let silent = secure(slow.url(), "slow.example.com").await;
+    let _worker = site.worker().await;
+    site.publish(ACCOUNT, TYPE, 1.into()).await;
+    assert_eq!(site.wait_for_attempts(&unconnected, 1).await[0].cause(), "connect connect_timeout");
+    assert_eq!(site.wait_for_attempts(&silent, 1).await[0].cause(), "timeout response_timeout");
+}

@@ -9,7 +9,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
 use super::stage::{MARK, Row, Stage};
-use crate::support::{Authority, ClosedPort, Configure, Gate, PATIENCE, Receiver, Reply, Site, Webhook, within};
+use crate::support::{
+    Authority, ClosedPort, Configure, Gate, LoggedAttempt, PATIENCE, Receiver, Reply, Site, Webhook, within,
+};
 
 /// A server that waits for no request: it sends a greeting, or closes each connection at once.
 pub struct Greeter {
@@ -141,7 +143,7 @@ async fn an_answer_to_no_request_is_never_taken_for_the_next_ones() {
 #[tokio::test]
 async fn a_handshake_that_no_request_waits_for_any_more_is_given_up() {
     let authority = Authority::new();
-    let (stage, receiver) = trusted(&authority).await;
+    let (stage, receiver) = trusting(Site::new().await, &authority).await;
     let front = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let url = format!("https://{}/hook", front.local_addr().expect("it is bound"));
     let webhook = stage.site.create_webhook("acc_1", &url, &["content.created"]).await;
@@ -149,12 +151,8 @@ async fn a_handshake_that_no_request_waits_for_any_more_is_given_up() {
     receiver.script([Reply::status(200).held_by(&gate)]);
 
     stage.site.publish("acc_1", "content.created", 1.into()).await;
-    let (mut first, _) = within("the first connection", PATIENCE, front.accept()).await.expect("a connection");
-    let target = receiver.address();
-    let forwarding = tokio::spawn(async move {
-        let mut behind = TcpStream::connect(target).await?;
-        copy_bidirectional(&mut first, &mut behind).await
-    });
+    let (first, _) = within("the first connection", PATIENCE, front.accept()).await.expect("a connection");
+    let forwarding = forward(first, receiver.address());
     receiver.wait_for(1).await;
     stage.site.publish("acc_1", "content.created", 2.into()).await;
     let (mut second, _) = within("the second connection", PATIENCE, front.accept()).await.expect("a connection");
@@ -167,9 +165,66 @@ async fn a_handshake_that_no_request_waits_for_any_more_is_given_up() {
     forwarding.abort();
 }
 
-async fn trusted(authority: &Authority) -> (Stage, Receiver) {
+#[tokio::test]
+async fn an_answer_that_does_not_come_on_a_connection_that_was_handed_over_is_a_slow_one() {
+    let authority = Authority::new();
+    let (stage, receiver) = trusting(Site::new().await.set("sender.timeout", "3s"), &authority).await;
+    let front = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("https://{}/hook", front.local_addr().expect("it is bound"));
+    let webhook = stage.site.create_webhook("acc_1", &url, &["content.created"]).await;
+    let gate = Gate::default();
+    receiver.script([Reply::status(200).held_by(&gate), Reply::silence()]);
+
+    stage.site.publish("acc_1", "content.created", 1.into()).await;
+    let (first, _) = within("the first connection", PATIENCE, front.accept()).await.expect("a connection");
+    let forwarding = forward(first, receiver.address());
+    receiver.wait_for(1).await;
+    stage.site.publish("acc_1", "content.created", 2.into()).await;
+    let (mut second, _) = within("the second connection", PATIENCE, front.accept()).await.expect("a connection");
+    second.read_u8().await.expect("the beginning of a handshake");
+    // The second request gets the first one's connection, while its own is still being opened.
+    gate.open();
+    let attempts = stage.site.wait_for_attempts(&webhook, 2).await;
+    assert_eq!(receiver.count(), 2);
+    let mut causes: Vec<String> = attempts.iter().take(2).map(LoggedAttempt::cause).collect();
+    causes.sort();
+    assert_eq!(causes, ["ok 200", "timeout response_timeout"]);
+    forwarding.abort();
+}
+
+fn forward(mut client: TcpStream, target: SocketAddr) -> JoinHandle<std::io::Result<(u64, u64)>> {
+    tokio::spawn(async move {
+        let mut server = TcpStream::connect(target).await?;
+        copy_bidirectional(&mut client, &mut server).await
+    })
+}
+
+#[tokio::test]
+async fn a_second_connection_that_does_not_come_about_in_time_is_no_slow_answer() {
+    let authority = Authority::new();
+    let (stage, receiver) = trusting(Site::new().await.set("sender.timeout", "3s"), &authority).await;
+    let front = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = format!("https://{}/hook", front.local_addr().expect("it is bound"));
+    let webhook = stage.site.create_webhook("acc_1", &url, &["content.created"]).await;
+    // Connecting begins only then, and its own time-out would come after that of the attempt.
+    receiver.script([Reply::status(200), Reply::close().after(Duration::from_millis(600))]);
+
+    stage.site.publish("acc_1", "content.created", 1.into()).await;
+    let (first, _) = within("the first connection", PATIENCE, front.accept()).await.expect("a connection");
+    let forwarding = forward(first, receiver.address());
+    assert_eq!(stage.site.wait_for_attempts(&webhook, 1).await[0].cause(), "ok 200");
+    stage.site.publish("acc_1", "content.created", 2.into()).await;
+    // The system takes the second connection, but nobody answers on it.
+    let attempts = stage.site.wait_for_attempts(&webhook, 2).await;
+    assert_eq!(receiver.count(), 2, "the second request went out on the first connection");
+    assert_eq!(attempts[1].cause(), "connect connect_timeout");
+    forwarding.abort();
+}
+
+/// A stage on this site that trusts the authority, and a receiver with a certificate of it.
+async fn trusting(site: Site, authority: &Authority) -> (Stage, Receiver) {
     let receiver = Receiver::start_tls(authority.identity().server_config()).await;
-    let site = Site::new().await.set("sender.idle_timeout", "60s");
+    let site = site.set("sender.idle_timeout", "60s");
     let file = authority.trust_file(site.folder());
     (Stage::open(site.env("SSL_CERT_FILE", file.to_str().expect("a path of ASCII"))).await, receiver)
 }
