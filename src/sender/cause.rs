@@ -4,10 +4,14 @@
 use std::error::Error;
 use std::io::ErrorKind;
 
+use hyper_util::client::legacy::connect::HttpConnector;
 use rustls::{AlertDescription, CertificateError, InvalidMessage};
 
 use super::resolver::ResolveError;
 use crate::delivery::{AttemptError, ErrorDetail};
+
+/// The error of the HTTP client while the TCP connection is opened.
+type TcpError = <HttpConnector as tower::Service<hyper::Uri>>::Error;
 
 /// The cause of an error that the receiver is to blame for.
 pub(super) fn of(error: &reqwest::Error) -> AttemptError {
@@ -16,7 +20,7 @@ pub(super) fn of(error: &reqwest::Error) -> AttemptError {
     }
     match (error.is_connect(), error.is_timeout()) {
         (true, true) => ErrorDetail::ConnectTimeout.into(),
-        (true, false) => of_connecting(error).map_or(AttemptError::Connect, AttemptError::from),
+        (true, false) => of_connecting(error),
         (false, true) => ErrorDetail::ResponseTimeout.into(),
         (false, false) => of_answer(error).into(),
     }
@@ -32,12 +36,21 @@ pub(super) fn of_resolving(error: &ResolveError) -> ErrorDetail {
     }
 }
 
-fn of_connecting(error: &reqwest::Error) -> Option<ErrorDetail> {
-    causes(error).find_map(|cause| match cause.downcast_ref::<std::io::Error>()?.kind() {
-        ErrorKind::ConnectionRefused => Some(ErrorDetail::Refused),
-        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Some(ErrorDetail::Unreachable),
-        _ => None,
-    })
+fn of_connecting(error: &reqwest::Error) -> AttemptError {
+    let stood = || if is_https(error) { ErrorDetail::TlsOther } else { ErrorDetail::ClosedEarly };
+    let kind = causes(error).find_map(|cause| Some(cause.downcast_ref::<std::io::Error>()?.kind()));
+    let is_of_tcp = causes(error).any(|cause| cause.is::<TcpError>());
+    match kind {
+        // The system reports a connection that never stood as refused, not as reset.
+        Some(kind) if !is_of_tcp || kind == ErrorKind::ConnectionReset => stood().into(),
+        Some(ErrorKind::ConnectionRefused) => ErrorDetail::Refused.into(),
+        Some(ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable) => ErrorDetail::Unreachable.into(),
+        _ => AttemptError::Connect,
+    }
+}
+
+fn is_https(error: &reqwest::Error) -> bool {
+    error.url().is_some_and(|url| url.scheme() == "https")
 }
 
 fn of_answer(error: &reqwest::Error) -> ErrorDetail {
@@ -121,7 +134,56 @@ fn wrapped<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'sta
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
+    use hickory_resolver::net::NetError;
+
     use super::*;
+
+    async fn failed(url: &str) -> reqwest::Error {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        client.get(url).send().await.unwrap_err()
+    }
+
+    /// Closes every connection at once.
+    fn leaving() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        std::thread::spawn(move || listener.incoming().for_each(drop));
+        address
+    }
+
+    #[tokio::test]
+    async fn failures_of_connecting_are_told_apart() {
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let leaving = leaving();
+        for (url, detail) in [
+            (format!("http://{closed}/"), ErrorDetail::Refused),
+            (format!("https://{closed}/"), ErrorDetail::Refused),
+            // No TCP connection can be made to a multicast address.
+            ("http://224.0.0.1:9/".to_owned(), ErrorDetail::Unreachable),
+            ("https://224.0.0.1:9/".to_owned(), ErrorDetail::Unreachable),
+            (format!("http://{leaving}/"), ErrorDetail::ClosedEarly),
+            (format!("https://{leaving}/"), ErrorDetail::TlsOther),
+        ] {
+            let error = failed(&url).await;
+            assert_eq!(of(&error), detail.into(), "{url}: {}", crate::error_chain(&error));
+        }
+    }
+
+    #[test]
+    fn failures_of_looking_a_name_up_are_told_apart() {
+        for (error, detail) in [
+            (ResolveError::Timeout, ErrorDetail::DnsTimeout),
+            (NetError::Timeout.into(), ErrorDetail::DnsTimeout),
+            (NetError::Message("the name has no address").into(), ErrorDetail::DnsNotFound),
+            (NetError::Busy.into(), ErrorDetail::DnsFailed),
+            (ResolveError::Unreachable, ErrorDetail::Unreachable),
+        ] {
+            assert_eq!(of_resolving(&error), detail, "{error:?}");
+        }
+    }
 
     #[test]
     fn failures_of_tls_are_told_apart() {

@@ -4,6 +4,7 @@
 mod bodies;
 mod connections;
 mod framing;
+mod names;
 mod retry_after;
 mod slowness;
 mod stage;

@@ -65,7 +65,8 @@ async fn greet(mut stream: TcpStream, greeting: Reply) {
 
 #[tokio::test]
 async fn a_connection_that_fails_is_distinguished_from_an_answer_that_fails() {
-    let stage = Stage::open(Site::new().await).await;
+    let site = Site::new().await.set("sender.allow_networks", r#"["127.0.0.1/32", "224.0.0.1/32"]"#);
+    let stage = Stage::open(site).await;
     let closed = ClosedPort::new();
     let resetting = Greeter::resetting().await;
     let leaving = Greeter::leaving().await;
@@ -74,7 +75,9 @@ async fn a_connection_that_fails_is_distinguished_from_an_answer_that_fails() {
     stage
         .play(vec![
             Row::at_url("a closed port", closed.url(), "connect refused"),
-            Row::at_url("a reset at once", resetting.url("http"), "protocol or connect"),
+            // No TCP connection can be made to a multicast address.
+            Row::at_url("an address without a route", "http://224.0.0.1:9999/hook".to_owned(), "connect unreachable"),
+            Row::at_url("a reset at once", resetting.url("http"), "protocol closed_early"),
             Row::at_url("a close at once", leaving.url("http"), "protocol closed_early"),
             Row::at_url("a banner before the request", banner.url("http"), "protocol or connect"),
             // The client cannot tell whether the data came before or after its request.

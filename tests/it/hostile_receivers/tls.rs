@@ -30,6 +30,7 @@ async fn an_invalid_certificate_is_a_tls_failure_and_its_receiver_gets_no_reques
         row("signed by an unknown authority", Authority::new().identity().server_config(), "tls certificate_issuer")
             .await,
         row("HTTP/2 alone", h2_only, "tls http2_only").await,
+        row("other ciphers", authority.identity().server_config_of_other_ciphers(), "tls no_common_cipher").await,
     ]
     .into_iter()
     .unzip();
@@ -60,17 +61,35 @@ async fn a_valid_certificate_is_trusted_unless_its_chain_is_huge_or_the_server_d
 }
 
 #[tokio::test]
+async fn a_server_of_an_old_version_of_tls_has_no_cipher_in_common_with_us() {
+    let stage = trusting(&Authority::new()).await;
+    // A fatal alert, protocol_version, as OpenSSL sends it.
+    let alert = Greeter::start(Reply::raw(*b"\x15\x03\x01\0\x02\x02\x46").then_close()).await;
+    // A ServerHello with TLS 1.0 and TLS_RSA_WITH_AES_128_CBC_SHA.
+    let hello = [&b"\x16\x03\x01\0\x2a\x02\0\0\x26\x03\x01"[..], &[7; 32], b"\0\0\x2f\0"].concat();
+    let hello = Greeter::start(Reply::raw(hello)).await;
+    stage
+        .play(vec![
+            Row::at_url("an alert", alert.url("https"), "tls no_common_cipher"),
+            Row::at_url("TLS 1.0", hello.url("https"), "tls no_common_cipher"),
+        ])
+        .await;
+    stage.close().await;
+}
+
+#[tokio::test]
 async fn http_and_https_taken_for_each_other_fail_without_an_answer() {
     let authority = Authority::new();
     let stage = trusting(&authority).await;
     let secure = Receiver::start_tls(authority.identity().server_config()).await;
-    let leaving = Greeter::leaving().await;
+    let (leaving, resetting) = (Greeter::leaving().await, Greeter::resetting().await);
     let plain = Greeter::start(Reply::body(400, MARK)).await;
     stage
         .play(vec![
             Row::at_url("https at an http server", plain.url("https"), "tls not_tls"),
             Row::at_url("http at an https server", secure.url().replacen("https:", "http:", 1), "protocol not_http"),
-            Row::at_url("a close within the handshake", leaving.url("https"), "tls or connect"),
+            Row::at_url("a close within the handshake", leaving.url("https"), "tls tls_other"),
+            Row::at_url("a reset within the handshake", resetting.url("https"), "tls tls_other"),
         ])
         .await;
     assert_eq!(secure.count(), 0);

@@ -6,9 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::ring::cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+use rustls::version::TLS12;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
@@ -107,6 +110,15 @@ impl Identity {
         let verifier = verifier.expect("there is a root");
         let config = protocols().with_client_cert_verifier(verifier);
         config.with_single_cert(self.chain.clone(), self.private_key()).expect("the key belongs to the certificate")
+    }
+
+    /// TLS 1.2 with a cipher that needs an RSA key, which it does not have.
+    pub fn server_config_of_other_ciphers(&self) -> ServerConfig {
+        let ciphers = vec![TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256];
+        let provider = CryptoProvider { cipher_suites: ciphers, ..default_provider() };
+        let builder = ServerConfig::builder_with_provider(provider.into()).with_protocol_versions(&[&TLS12]);
+        let builder = builder.expect("the cipher is one of TLS 1.2").with_no_client_auth();
+        builder.with_single_cert(self.chain.clone(), self.private_key()).expect("the key belongs to the certificate")
     }
 
     fn private_key(&self) -> PrivateKeyDer<'static> {
