@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::civil::Date;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::event::Event;
@@ -12,8 +13,10 @@ use crate::ids::DeliveryId;
 use crate::snapshot::{Snapshot, Standing};
 
 mod error_detail;
+mod error_name;
 
 pub use error_detail::{ErrorDetail, Phase};
+pub use error_name::ErrorName;
 
 /// An event and its row in the database, which may not be written yet.
 #[derive(Debug)]
@@ -73,7 +76,8 @@ impl Delivery {
 }
 
 /// Why an attempt was made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[schema(rename_all = "lowercase")]
 pub enum Trigger {
     /// The event arrived.
     Event,

@@ -77,7 +77,9 @@ impl ToSchema for Listed {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What the rows of the list are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[schema(rename_all = "lowercase")]
 enum View {
     Attempts,
     Deliveries,
@@ -128,7 +130,7 @@ pub(super) struct Recovering {
         ("http_status" = Option<u16>, Query, minimum = 100, maximum = 999),
         ("from" = Option<String>, Query, format = DateTime, description = "Only what was attempted, or created if it never was, at this time or later"),
         ("to" = Option<String>, Query, format = DateTime, description = "Only what is older than this"),
-        ("view" = Option<String>, Query, pattern = "^(attempts|deliveries)$", description = "`attempts` if it is left out"),
+        ("view" = inline(Option<View>), Query, description = "`attempts` if it is left out"),
         ("state" = Option<DeliveryState>, Query, description = "Only with `view=deliveries`"),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
     ),

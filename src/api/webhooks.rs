@@ -24,6 +24,7 @@ use super::problem::{Again, Problem};
 use super::query::WebhookPath;
 use super::refused_fields::RefusedFields;
 use super::webhook_changes;
+use crate::delivery::{ErrorDetail, ErrorName};
 use crate::ids::{AccountId, WebhookId};
 use crate::secret::SigningSecret;
 use crate::store::{self, Created, Deleted, LogStatus, NewWebhook, Position, Store};
@@ -83,14 +84,16 @@ pub(super) struct ListedWebhook {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Activity {
     /// `success` or `failed`; null if there was no attempt.
+    #[schema(value_type = Option<LogStatus>, inline)]
     last_status: Option<&'static str>,
     #[serde(serialize_with = "crate::timestamps::optional_rfc3339")]
     #[schema(value_type = Option<String>, format = DateTime)]
     last_attempt_at: Option<jiff::Timestamp>,
     /// What went wrong with the last attempt, as in the log; null if it succeeded.
+    #[schema(value_type = Option<ErrorName>)]
     last_error: Option<String>,
     /// What exactly went wrong, as in the log; null if that is not known.
-    last_error_detail: Option<String>,
+    last_error_detail: Option<ErrorDetail>,
     /// The status of the last attempt's answer; null if there was none.
     last_http_status: Option<i32>,
     /// Deliveries that wait for their time. Counted up to 1,000.

@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::{CommandResult, Failure, account, output, store, webhooks};
 use crate::config::Settings;
+use crate::delivery::ErrorDetail;
 use crate::ids::{AccountId, DeliveryId, EventId, WebhookId};
 use crate::store::{DeliveryRow, LogFilter, Scope, Store};
 use crate::text::printable;
@@ -85,7 +86,10 @@ fn print(reached: &[Reached]) -> CommandResult {
             Cell::new(delivery.state.as_str()),
             Cell::new(delivery.attempts_made),
             Cell::new(delivery.last_http_status.map_or_else(String::new, |status| status.to_string())),
-            Cell::new(output::cause(delivery.last_error.as_deref(), delivery.last_error_detail.as_deref())),
+            Cell::new(output::cause(
+                delivery.last_error.as_deref(),
+                delivery.last_error_detail.map(ErrorDetail::as_str),
+            )),
             Cell::new(output::short(delivery.created_at)),
             Cell::new(delivery.next_attempt_at.map_or_else(String::new, output::short)),
             Cell::new(delivery.delivery_id),

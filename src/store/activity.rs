@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::attempt_columns::{AttemptColumns, ByColumns};
 use super::days::within_window;
 use super::{Store, StoreError, TypedParams, column, count};
+use crate::delivery::ErrorDetail;
 use crate::ids::{AccountId, WebhookId};
 
 /// What the list of webhooks shows of a webhook's deliveries.
@@ -27,7 +28,7 @@ pub(crate) struct LastAttempt {
     pub created_at: Timestamp,
     /// `None` if it succeeded.
     pub error: Option<String>,
-    pub error_detail: Option<String>,
+    pub error_detail: Option<ErrorDetail>,
     pub http_status: Option<i32>,
 }
 
@@ -74,7 +75,7 @@ fn last_attempt(row: &Row) -> LastAttempt {
     LastAttempt {
         created_at: column(row, "created_at"),
         error: column(row, "error"),
-        error_detail: column(row, "error_detail"),
+        error_detail: column::<Option<&str>>(row, "error_detail").and_then(ErrorDetail::from_name),
         http_status: column(row, "http_status"),
     }
 }

@@ -11,8 +11,8 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::days::{LogSpan, midnight, within_window};
-use super::log::LogStatus;
-use super::{Position, Scope, Store, StoreError, TypedParams, column};
+use super::{LogStatus, Position, Scope, Store, StoreError, TypedParams, column};
+use crate::delivery::{ErrorDetail, ErrorName};
 use crate::delivery_state::{DeliveryState, Remains};
 use crate::ids::WebhookId;
 use crate::snapshot::Standing;
@@ -33,13 +33,15 @@ pub struct DeliveryRow {
     /// The attempts that count since the delivery was made, or was last sent again.
     pub attempts_made: i32,
     /// How the newest attempt ended, `success` or `failed`; null before the first.
+    #[schema(value_type = Option<LogStatus>, inline)]
     pub last_status: Option<&'static str>,
     /// The HTTP status of the newest attempt, if there was an answer.
     pub last_http_status: Option<i32>,
     /// What went wrong at the newest attempt: see `error` of an attempt.
+    #[schema(value_type = Option<ErrorName>)]
     pub last_error: Option<String>,
     /// More about `last_error`: see `error_detail` of an attempt.
-    pub last_error_detail: Option<String>,
+    pub last_error_detail: Option<ErrorDetail>,
     /// When the event was taken from the queue.
     #[serde(serialize_with = "rfc3339")]
     #[schema(value_type = String, format = DateTime)]
@@ -73,7 +75,7 @@ pub(super) struct LoggedAttempt {
     pub event_type: String,
     pub http_status: Option<i32>,
     pub error: Option<String>,
-    error_detail: Option<String>,
+    error_detail: Option<ErrorDetail>,
     next_attempt_at: Option<Timestamp>,
 }
 
@@ -133,7 +135,7 @@ impl LoggedAttempt {
             event_type: column(row, "event_type"),
             http_status: column(row, "http_status"),
             error: column(row, "error"),
-            error_detail: column(row, "error_detail"),
+            error_detail: column::<Option<&str>>(row, "error_detail").and_then(ErrorDetail::from_name),
             next_attempt_at: column(row, "next_attempt_at"),
         }
     }
@@ -298,7 +300,7 @@ fn row(
         last_status: last.map(|last| LogStatus::of(last.error.as_deref()).as_str()),
         last_http_status: last.and_then(|last| last.http_status),
         last_error: last.and_then(|last| last.error.clone()),
-        last_error_detail: last.and_then(|last| last.error_detail.clone()),
+        last_error_detail: last.and_then(|last| last.error_detail),
         created_at: found.created_at,
         next_attempt_at: pending.filter(|_| state == DeliveryState::Pending).map(|pending| pending.due_at),
     }

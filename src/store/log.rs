@@ -14,7 +14,7 @@ use super::attempt_columns::{AttemptColumns, ByColumns};
 use super::days::{LogSpan, LogWindow, within_window};
 use super::sql::OWN_WEBHOOK;
 use super::{Position, Scope, Store, StoreError, column};
-use crate::delivery::ErrorDetail;
+use crate::delivery::{ErrorDetail, ErrorName, Trigger};
 use crate::ids::{DeliveryId, EventType, WebhookId};
 use crate::timestamps::{optional_rfc3339, rfc3339};
 
@@ -28,7 +28,8 @@ pub struct LogRow {
     pub delivery_id: Uuid,
     pub event_id: String,
     pub event_type: String,
-    /// Why the attempt was made: `event`, `retry`, `test` or `resend`.
+    /// Why the attempt was made.
+    #[schema(value_type = Trigger, inline)]
     pub trigger: String,
     /// Counted from 1.
     pub attempt: i32,
@@ -37,8 +38,8 @@ pub struct LogRow {
     pub status: &'static str,
     pub http_status: Option<i32>,
     pub duration_ms: i32,
-    /// What went wrong: `blocked_address`, `invalid_url`, `dns`, `connect`, `tls`, `timeout`, `protocol`, `http_status`
-    /// or `internal`.
+    /// What went wrong.
+    #[schema(value_type = Option<ErrorName>)]
     pub error: Option<String>,
     /// What went wrong within the phase that `error` names. Null after an answer, and if no more is known.
     pub error_detail: Option<ErrorDetail>,
@@ -71,6 +72,7 @@ pub(crate) struct LogFilter {
     pub before: Option<Position>,
 }
 
+/// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
 #[schema(rename_all = "lowercase")]
 pub(crate) enum LogStatus {

@@ -41,3 +41,25 @@ async fn an_answer_is_kept_with_its_lines_and_the_headers_that_help_and_without_
     assert_eq!((&failed["response_headers"], &failed["response_snippet"]), (&headers, &Value::Null));
     assert_eq!((&cut["response_snippet"], &cut["response_truncated"]), (&Value::Null, &json!(false)));
 }
+
+#[tokio::test]
+async fn a_cause_that_only_a_newer_release_knows_is_null_in_every_answer() {
+    let site = Site::new().await;
+    let api = site.api().await;
+    let customer = api.customer("acc_1");
+    let closed = ClosedPort::new();
+    let webhook = site.create_webhook("acc_1", &closed.url(), &["content.created"]).await;
+    site.cli(&["webhooks", "test", &webhook.id]).await;
+    let list = format!("/v1/webhooks/{}/deliveries", webhook.id);
+    let causes = async || {
+        let row = async |path: &str| customer.get(path).await.json()["data"][0].clone();
+        [
+            row(&list).await["error_detail"].clone(),
+            row(&format!("{list}?view=deliveries")).await["last_error_detail"].clone(),
+            row("/v1/webhooks?include=activity").await["activity"]["last_error_detail"].clone(),
+        ]
+    };
+    assert_eq!(causes().await, ["refused"; 3]);
+    site.sql().await.execute("UPDATE attempts SET error_detail = 'quic_timeout'", &[]).await.unwrap();
+    assert_eq!(causes().await, [Value::Null, Value::Null, Value::Null]);
+}
