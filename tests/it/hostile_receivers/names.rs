@@ -15,7 +15,7 @@ async fn names_that_give_no_address_are_told_apart() {
     })
     .await;
     let site = Site::new().await.set("sender.dns_servers", &format!("[\"{}\"]", names.address()));
-    let stage = Stage::open(site.set("sender.dns_timeout", "1s")).await;
+    let stage = Stage::open(site).await;
     let row =
         |name: &str, verdict: &'static str| Row::at_url(name, format!("https://{name}.example.com/hook"), verdict);
     stage
