@@ -39,7 +39,7 @@ pub(super) async fn run(Command::Erase(arguments): Command, settings: &Settings,
     if !yes {
         let webhooks = store.webhooks_with_traces(&account).await?;
         let found = Erased {
-            webhooks: store.erase_webhooks(&account, Erasure::Count).await?,
+            webhooks: store.webhooks_of(&account).await?.len() as u64,
             ..store.erase_traces(&account, &webhooks, Erasure::Count).await?
         };
         return report(&account, found, false, json);
@@ -54,19 +54,23 @@ pub(super) async fn run(Command::Erase(arguments): Command, settings: &Settings,
 
 /// Requests that are under way when the webhooks are switched off take `longest` at most. Their results are recorded
 /// afterwards, so a second pass erases these. It waits also if the webhooks were off: an erasure that was interrupted may have
-/// switched them off a moment ago.
+/// switched them off a moment ago. A third pass follows when no webhook is left: it erases what came later still, such as a
+/// result that a slow database took long to record, and what belongs to a webhook that was made meanwhile.
 async fn erase(store: &Store, account: &AccountId, longest: Duration) -> Result<Erased, Failure> {
     store.switch_all_off(account).await?;
     let recorded = Instant::now() + longest + RECORDING;
-    let webhooks = store.webhooks_with_traces(account).await?;
+    let mut webhooks = store.webhooks_with_traces(account).await?;
     let mut erased = store.erase_traces(account, &webhooks, Erasure::Delete).await?;
     if !webhooks.is_empty() {
         sleep_until(recorded).await;
-        let late = store.erase_traces(account, &webhooks, Erasure::Delete).await?;
-        erased = erased.with(late);
+        erased = erased.with(store.erase_traces(account, &webhooks, Erasure::Delete).await?);
     }
-    erased.webhooks = store.erase_webhooks(account, Erasure::Delete).await?;
-    Ok(erased)
+    let deleted = store.delete_webhooks(account).await?;
+    erased.webhooks = deleted.len() as u64;
+    webhooks.extend(deleted);
+    webhooks.sort_unstable();
+    webhooks.dedup();
+    Ok(erased.with(store.erase_traces(account, &webhooks, Erasure::Delete).await?))
 }
 
 fn report(account: &AccountId, found: Erased, erased: bool, json: bool) -> CommandResult {

@@ -2,7 +2,7 @@
 //! the answers that are kept for requests with an `Idempotency-Key`.
 //!
 //! Each statement is a short transaction of its own, over a bounded number of rows, so others read and write meanwhile. An
-//! erasure that was interrupted is begun again: the webhooks are deleted last, because log rows and deliveries name no account.
+//! erasure that was interrupted is begun again: the webhooks are deleted late, because log rows and deliveries name no account.
 //! For the same reason the events come after these: they tell to whom a webhook belonged that was deleted before (see
 //! `traces`).
 
@@ -105,15 +105,21 @@ impl Store {
         Ok(erased)
     }
 
-    /// Counts or deletes the account's webhooks.
+    /// Deletes the account's webhooks, and returns their ids.
     ///
     /// # Errors
     ///
     /// As [`Store::erase_traces`].
-    pub(crate) async fn erase_webhooks(&self, account: &AccountId, erasure: Erasure) -> Result<u64, StoreError> {
-        match erasure {
-            Erasure::Count => Ok(self.webhooks_of(account).await?.len() as u64),
-            Erasure::Delete => self.repeat(DELETE_WEBHOOKS, &[&account.as_str(), &WEBHOOKS]).await,
+    pub(crate) async fn delete_webhooks(&self, account: &AccountId) -> Result<Vec<Uuid>, StoreError> {
+        let mut deleted = Vec::new();
+        loop {
+            let params: TypedParams<'_> = &[(&account.as_str(), Type::TEXT), (&WEBHOOKS, Type::INT8)];
+            let delete = async |client: &mut Object| client.query_typed(DELETE_WEBHOOKS, params).await;
+            let rows = self.write(delete).await?;
+            if rows.is_empty() {
+                return Ok(deleted);
+            }
+            deleted.extend(rows.iter().map(|row| column::<Uuid>(row, "id")));
         }
     }
 
@@ -266,7 +272,7 @@ impl Store {
 }
 
 impl Erased {
-    /// The sum of two passes.
+    /// The sum of what two passes found.
     pub(crate) fn with(self, other: Self) -> Self {
         Self {
             webhooks: self.webhooks + other.webhooks,
@@ -299,7 +305,8 @@ const SWITCH_OFF: &str = "
     AND (active OR disabled_reason IS NOT NULL)";
 
 const DELETE_WEBHOOKS: &str = "
-    DELETE FROM webhooks WHERE id = ANY (ARRAY(SELECT id FROM webhooks WHERE account_id = $1 ORDER BY created_at, id LIMIT $2))";
+    DELETE FROM webhooks WHERE id = ANY (ARRAY(SELECT id FROM webhooks WHERE account_id = $1 ORDER BY created_at, id LIMIT $2))
+    RETURNING id";
 
 const ANSWERS: &str = "SELECT key FROM kept_answers WHERE account_id = $1 AND key > $2 ORDER BY key LIMIT $3";
 

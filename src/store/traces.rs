@@ -58,7 +58,11 @@ impl Store {
     }
 
     /// The webhooks that the account has now.
-    pub(super) async fn webhooks_of(&self, account: &AccountId) -> Result<Vec<Uuid>, StoreError> {
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or not migrated.
+    pub(crate) async fn webhooks_of(&self, account: &AccountId) -> Result<Vec<Uuid>, StoreError> {
         let (mut ids, mut after) = (Vec::new(), None::<Position>);
         loop {
             let (time, id) = after.map(|after| (after.time, after.id)).unzip();

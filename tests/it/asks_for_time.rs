@@ -94,7 +94,7 @@ async fn on_the_schema_of_the_release_before_a_worker_keeps_pauses_in_its_memory
     assert!(pause >= Duration::from_millis(900), "asked again after {pause:?}");
 
     let applied: Value = site.json(&["migrate"]).await;
-    assert_eq!(applied["applied"].as_array().map(Vec::len), Some(4), "{applied}");
+    assert!(applied["applied"].to_string().contains("pauses"), "{applied}");
     receiver.script([asks_for(429, 3600)]);
     site.publish(ACCOUNT, TYPE, json!({})).await;
     wait_until("the same worker stores a pause", async || site.count(PAUSED).await == 1).await;

@@ -75,6 +75,34 @@ async fn an_erased_account_leaves_nothing_and_gets_nothing() {
     wait_until("the other account's log is whole", async || site.log(&other.id).await.len() == 2).await;
 }
 
+#[tokio::test]
+async fn what_is_recorded_just_before_the_webhooks_go_is_erased_too() {
+    let site = Site::new().await.set("sender.timeout", "200ms").set("sender.body_timeout", "200ms");
+    let (_receiver, _webhook) = site.subscriber(ACCOUNT, &[TYPE]).await;
+    let worker = site.worker().await;
+    site.publish(ACCOUNT, TYPE, json!({})).await;
+    wait_until("the attempt is in the log", async || site.count("SELECT count(*) FROM attempts").await == 1).await;
+    drop(worker);
+    // As a worker would whose database was slow: a result, an event, and the answer to a customer's request.
+    let late = "CREATE TABLE late_events AS SELECT * FROM events;
+        CREATE TABLE late_attempts AS SELECT * FROM attempts;
+        CREATE FUNCTION late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO events SELECT * FROM late_events;
+            INSERT INTO attempts SELECT * FROM late_attempts WHERE webhook_id = OLD.id;
+            INSERT INTO kept_answers (account_id, key, request, envelope) VALUES (OLD.account_id, 'k', '', '');
+            RETURN OLD;
+        END $$;
+        CREATE TRIGGER late BEFORE DELETE ON webhooks FOR EACH ROW EXECUTE FUNCTION late()";
+    site.sql().await.batch_execute(late).await.unwrap();
+    let erased = site.json(&["accounts", "erase", ACCOUNT, "--yes"]).await;
+    let twice = json!({"webhooks": 1, "events": 2, "attempts": 2, "pending_deliveries": 0, "closed_deliveries": 0,
+        "kept_answers": 1});
+    assert_eq!(erased["rows"], twice);
+    for sql in OURS {
+        assert_eq!(site.count(sql).await, 0, "{sql}");
+    }
+}
+
 /// Writes deliveries of a webhook that is not there, as one leaves that was deleted while they were parked. Their event is one
 /// of the account, or none that is kept.
 async fn leave(site: &Site, table: &str, account: Option<&str>, rows: i64) -> uuid::Uuid {
