@@ -64,6 +64,7 @@ mod webhooks;
 use limits::RateLimits;
 use problem::{Again, Problem};
 use query::Parameters;
+use query_slots::TakenBy;
 use recoveries::Recoveries;
 use server::{Server, Shutdown};
 
@@ -172,7 +173,7 @@ impl Api {
         })
     }
 
-    /// Asks a question that may keep the database busy for long. Waits for a slot of the account first: the wait and the answer
+    /// Asks a question that may keep the database busy for long. Waits for a slot first: the wait and the answer
     /// together take `api.database_timeout` at most. The slot is kept until the question has ended at the server, also when the
     /// caller hangs up.
     ///
@@ -192,8 +193,11 @@ impl Api {
             true => Problem::too_many_at_once(),
             false => Problem::unavailable(),
         };
-        let slot = self.limits.query_slot(account, deadline).await.ok_or_else(busy)?;
-        let waited = began.elapsed();
+        let slot = self.limits.query_slot(account, deadline).await.map_err(|taken_by| match taken_by {
+            TakenBy::Account => busy(),
+            TakenBy::AllAccounts => Problem::unavailable(),
+        })?;
+        let waited = slot.waited_for_account;
         let too_late = || if waited > self.settings.database_timeout / 2 { busy() } else { Problem::unavailable() };
         answer_by(deadline, question(self.store.keeping(slot)), too_late).await
     }

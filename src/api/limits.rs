@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::problem::Problem;
 use super::query::Query;
-use super::query_slots::{QuerySlot, QuerySlots};
+use super::query_slots::{QuerySlot, QuerySlots, TakenBy};
 use crate::config::ApiLimits;
 use crate::ids::AccountId;
 
@@ -73,8 +73,12 @@ impl RateLimits {
         self.tests.check_key(account).map_err(|not_until| too_often(&self.tests, &not_until))
     }
 
-    /// Waits for a slot for an expensive question of the account; `None` if none is free by the deadline.
-    pub(super) async fn query_slot(&self, account: &AccountId, deadline: Instant) -> Option<QuerySlot> {
+    /// Waits for a slot for an expensive question of the account.
+    ///
+    /// # Errors
+    ///
+    /// None was free by the deadline.
+    pub(super) async fn query_slot(&self, account: &AccountId, deadline: Instant) -> Result<QuerySlot, TakenBy> {
         self.slots.wait(account, deadline).await
     }
 }

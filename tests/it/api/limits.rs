@@ -123,6 +123,37 @@ async fn an_account_asks_two_long_questions_at_a_time_and_leaves_the_database_to
 }
 
 #[tokio::test]
+async fn long_questions_of_many_accounts_leave_connections_to_short_ones() {
+    let site = Site::new().await.set("api.database_timeout", "30s").set("api.request_timeout", "40s");
+    let api =
+        site.api_of(site.launch(&["api"]).set("api.requests_burst", "100000").set("database.pool_size", "8")).await;
+    let mut asking = Vec::new();
+    for number in 0..6 {
+        let greedy = api.customer(&format!("acc_{number}"));
+        let log = format!("{}/deliveries?event_type=content.created", greedy.create_at(URL).await);
+        assert_eq!(greedy.get(&log).await.status, 200);
+        asking.push((greedy, log));
+    }
+    let locker = site.another_sql().await;
+    locker.batch_execute("BEGIN; LOCK TABLE attempts").await.unwrap();
+    let mut callers = Vec::new();
+    for (greedy, log) in asking.iter().chain(&asking) {
+        callers.push(hang_on(&api, greedy, log).await);
+    }
+    wait_until("six questions have begun", async || site.count(UNDER_WAY).await >= 6).await;
+    let modest = api.customer("modest");
+    for _ in 0..20 {
+        assert_eq!(modest.get("/v1/webhooks").await.status, 200);
+        let under_way = site.count(UNDER_WAY).await;
+        assert!(under_way <= 6, "{under_way} at a time");
+    }
+    drop(callers);
+    locker.batch_execute("ROLLBACK").await.unwrap();
+    let (greedy, log) = &asking[0];
+    wait_until("there are turns again", async || greedy.get(log).await.status == 200).await;
+}
+
+#[tokio::test]
 async fn the_wait_for_a_turn_is_a_part_of_the_time_for_the_database_and_the_account_s_own_doing() {
     const TIMEOUT: Duration = Duration::from_secs(10);
     /// The turns become free after this time.
