@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -23,7 +24,9 @@ use super::refused_fields::RefusedFields;
 use super::{Api, told_if_unconfirmed};
 use crate::delivery_state::DeliveryState;
 use crate::ids::{DeliveryId, EventId, EventType, WebhookId};
-use crate::store::{DeliveryRow, LogFilter, LogRow, LogSpan, LogStatus, Position, RecoverySpan, Requested, Store};
+use crate::store::{
+    DeliveryRow, LogFilter, LogRow, LogSpan, LogStatus, PageBounds, Position, RecoverySpan, Requested, Store,
+};
 
 /// Rows of a page, unless the caller asks for another number.
 const PAGE: u32 = 10;
@@ -149,7 +152,9 @@ pub(super) async fn list(
     let write = |next: Option<Position>| next.map(|place| cursors.write(place));
     let listed = match query.choice("view", &[("attempts", View::Attempts), ("deliveries", View::Deliveries)])? {
         Some(View::Deliveries) => {
-            let question = async |store: Store| store.deliveries(caller.scope(), id, &filter, state, limit).await;
+            // A short page with a cursor is better than none: 503.
+            let bounds = PageBounds { rows: limit, until: Some(Instant::now() + api.settings.database_timeout / 2) };
+            let question = async |store: Store| store.deliveries(caller.scope(), id, &filter, state, bounds).await;
             let page = api.ask_in_turn(&caller.account, question).await?.ok_or_else(Problem::not_found)?;
             Listed::Deliveries(Deliveries { data: page.rows, next_cursor: write(page.next) })
         }

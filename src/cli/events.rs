@@ -10,7 +10,7 @@ use super::{CommandResult, Failure, account, output, store, webhooks};
 use crate::config::Settings;
 use crate::delivery::ErrorDetail;
 use crate::ids::{AccountId, DeliveryId, EventId, WebhookId};
-use crate::store::{DeliveryRow, LogFilter, Scope, Store};
+use crate::store::{DeliveryRow, LogFilter, PageBounds, Scope, Store};
 use crate::text::printable;
 
 const SHOW_EXAMPLE: &str = "\
@@ -67,7 +67,8 @@ async fn reached(store: &Store, account: &AccountId, event: &EventId) -> Result<
     for id in store.webhooks_with_traces(account).await? {
         let delivery = Some(DeliveryId::of(WebhookId(id), event));
         let filter = LogFilter { delivery, ..LogFilter::default() };
-        let found = store.deliveries(Scope::Everyone, WebhookId(id), &filter, None, 1).await?;
+        let bounds = PageBounds { rows: 1, until: None };
+        let found = store.deliveries(Scope::Everyone, WebhookId(id), &filter, None, bounds).await?;
         let Some(delivery) = found.and_then(|page| page.rows.into_iter().next()) else { continue };
         let webhook = webhooks.iter().find(|webhook| webhook.id.0 == id);
         reached.push(Reached { webhook_id: id, webhook_name: webhook.map(|webhook| webhook.name.clone()), delivery });

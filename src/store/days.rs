@@ -13,7 +13,8 @@ use super::{Store, StoreError, column};
 
 /// The days of the first, the second, and all further windows; the first has today in addition. A statement takes four locks
 /// of the server for each day. Most questions are answered by the first window.
-const WINDOW_DAYS: [i64; 3] = [1, 7, 28];
+const WINDOW_DAYS: [i64; 3] = [1, 7, WIDEST_DAYS];
+const WIDEST_DAYS: i64 = 28;
 /// How long the days are cached.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
@@ -64,11 +65,17 @@ pub(super) use within_window;
 impl LogDays {
     /// Windows that together cover the whole log, or the part of it that is not newer than `before`; newest first.
     pub(super) fn windows(self, before: Option<Timestamp>) -> impl Iterator<Item = LogWindow> {
+        self.windows_with(before, WINDOW_DAYS)
+    }
+
+    /// The same, with the days of the first, the second, and all further windows.
+    fn windows_with(self, before: Option<Timestamp>, days: [i64; 3]) -> impl Iterator<Item = LogWindow> {
+        let [first, second, further] = days;
         let newest = before.map_or(self.today, date).min(self.today);
         // Planning takes half the time without the partitions of the days ahead.
         let until = if self.ahead { None } else { midnight(self.today_and_two_days()) };
-        let first = LogWindow { from: self.begin(days_before(newest, WINDOW_DAYS[0])), until };
-        let widths = WINDOW_DAYS.into_iter().skip(1).chain(std::iter::repeat(WINDOW_DAYS[WINDOW_DAYS.len() - 1]));
+        let first = LogWindow { from: self.begin(days_before(newest, first)), until };
+        let widths = std::iter::once(second).chain(std::iter::repeat(further));
         let next = move |window: &mut LogWindow, days: i64| {
             let until = window.from?;
             *window = LogWindow { from: self.begin(days_before(date(until), days)), until: Some(until) };
@@ -81,13 +88,12 @@ impl LogDays {
     /// after the log's end.
     pub(super) fn windows_of(self, span: LogSpan, before: Option<Timestamp>) -> impl Iterator<Item = LogWindow> {
         let newest = [before, span.to].into_iter().flatten().min();
-        let needed =
-            move |window: &LogWindow| window.until.is_none() || span.from.is_none() || window.until > span.from;
-        let clip = move |window: LogWindow| LogWindow {
-            from: window.from.max(span.from),
-            until: [window.until, span.to].into_iter().flatten().min(),
-        };
-        self.windows(newest).take_while(needed).map(clip)
+        clipped(self.windows(newest), span)
+    }
+
+    /// As few windows as possible that together cover a span; newest first. For a question that reads all of them.
+    pub(super) fn wide_windows_of(self, span: LogSpan) -> impl Iterator<Item = LogWindow> {
+        clipped(self.windows_with(span.to, [WIDEST_DAYS; 3]), span)
     }
 
     /// Windows that together cover the attempts no older than `age`; newest first.
@@ -104,10 +110,26 @@ impl LogDays {
         days_before(self.today, -2)
     }
 
+    /// How many days of the log end after a time; at least one.
+    pub(super) fn count_since(self, time: Timestamp) -> usize {
+        let days = self.today_and_two_days() - date(time).max(self.oldest);
+        usize::try_from(days.get_days()).unwrap_or_default().max(1)
+    }
+
     /// `None` for the oldest window: it has no beginning, because rows may lie before the oldest day.
     fn begin(self, day: Date) -> Option<Timestamp> {
         if day <= self.oldest { None } else { midnight(day) }
     }
+}
+
+/// Leaves out windows and parts of windows that are not in a span.
+fn clipped(windows: impl Iterator<Item = LogWindow>, span: LogSpan) -> impl Iterator<Item = LogWindow> {
+    let needed = move |window: &LogWindow| window.until.is_none() || span.from.is_none() || window.until > span.from;
+    let clip = move |window: LogWindow| LogWindow {
+        from: window.from.max(span.from),
+        until: [window.until, span.to].into_iter().flatten().min(),
+    };
+    windows.take_while(needed).map(clip)
 }
 
 pub(super) fn midnight(day: Date) -> Option<Timestamp> {
@@ -219,6 +241,15 @@ mod tests {
         assert_eq!(log(30).windows_of(LogSpan { from: at(-9), to: None }, None).count(), 0);
         let whole = |log: LogDays| log.windows_of(LogSpan::default(), None).collect::<Vec<_>>();
         assert_eq!(whole(log(90)), log(90).windows(None).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn what_reads_all_of_a_span_takes_few_windows() {
+        let windows = |from| log(90).wide_windows_of(LogSpan { from, to: None }).collect::<Vec<_>>();
+        assert_eq!(windows(at(25)), [LogWindow { from: at(25), until: at(-2) }]);
+        assert_eq!(windows(at(40)).iter().map(|window| window.from).collect::<Vec<_>>(), [at(28), at(40)]);
+        let counts = [at(-9), at(-1), at(0), at(25), at(365)].map(|time| log(90).count_since(time.unwrap()));
+        assert_eq!(counts, [1, 1, 2, 27, 92]);
     }
 
     #[test]

@@ -3,18 +3,21 @@
 //!
 //! No index has this order. So the log is walked, and of each delivery only the newest attempt counts. Deliveries that were
 //! never attempted are read beside it, by the key of their event, which begins with the time of their creation. One answer
-//! reads a bounded number of rows of either kind, and tells where it stopped, so that the next one leaves nothing out.
+//! reads a bounded number of rows of either kind, looks a bounded number of deliveries up in the rest of the log, and tells where
+//! it stopped, so that the next one leaves nothing out.
 
 use std::collections::HashSet;
 use std::sync::LazyLock;
+use std::time::Instant;
 
 use jiff::Timestamp;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::attempt_columns::{AttemptColumns, ByColumns};
-use super::days::{LogWindow, within_window};
-use super::delivery_rows::{DeliveryRow, Found, LoggedAttempt, PlacedRow, WebhookNow};
+use super::days::{LogDays, LogWindow, within_window};
+use super::delivery_probes::{Probes, first_place};
+use super::delivery_rows::{DeliveryRow, Found, LoggedAttempt, OwnRows, PlacedRow, WebhookNow};
 use super::log::{LOOKED_AT, LogFilter, LogStatus};
 use super::sql::OWN_WEBHOOK;
 use super::{Position, Scope, Store, StoreError, TypedParams};
@@ -23,9 +26,11 @@ use crate::ids::WebhookId;
 
 /// The attempts that one statement reads.
 const CHUNK: i64 = 500;
-/// The deliveries without an attempt that counts that one answer reads. They are looked for in the log: one that was sent again
-/// may have attempts from before.
-const MOST_PROBED: usize = 1000;
+/// The deliveries without an attempt that counts that one answer reads.
+const MOST_UNATTEMPTED: usize = 1000;
+/// How many times as many deliveries each step looks up as the step before it: if few of them are wanted, many are looked up
+/// together.
+const STEP_GROWTH: usize = 4;
 
 /// A part of the list, newest first.
 #[derive(Debug)]
@@ -33,6 +38,14 @@ pub(crate) struct DeliveryPage {
     pub rows: Vec<DeliveryRow>,
     /// Where to go on: there may be more before it, even if this page is not full.
     pub next: Option<Position>,
+}
+
+/// What bounds a page.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PageBounds {
+    pub rows: u32,
+    /// When it goes with what was found so far.
+    pub until: Option<Instant>,
 }
 
 /// Which deliveries are wanted. The filter's status and HTTP status are those of the newest attempt.
@@ -44,9 +57,12 @@ struct Wanted<'a> {
     state: Option<DeliveryState>,
     /// The list begins before this place.
     before: Option<Position>,
+    /// More than these are not needed.
+    limit: usize,
 }
 
 /// A part of the list that is not merged with the other kind of deliveries yet.
+#[derive(Default)]
 struct Part {
     listed: Vec<PlacedRow>,
     /// If not all could be read: the place down to which the part is complete.
@@ -65,14 +81,14 @@ impl Store {
         webhook: WebhookId,
         filter: &LogFilter,
         state: Option<DeliveryState>,
-        limit: u32,
+        bounds: PageBounds,
     ) -> Result<Option<DeliveryPage>, StoreError> {
         let Some(now) = self.webhook_now(scope, webhook).await? else { return Ok(None) };
         let end = filter.span.to.map(|time| Position { time, id: Uuid::nil() });
         let before = [filter.before, end].into_iter().flatten().min_by_key(order);
-        let wanted = Wanted { scope, webhook, now, filter, state, before };
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let (mut listed, complete_to) = self.parts(&wanted, limit).await?;
+        let limit = usize::try_from(bounds.rows).unwrap_or(usize::MAX);
+        let wanted = Wanted { scope, webhook, now, filter, state, before, limit };
+        let (mut listed, complete_to) = self.parts(&wanted, Probes::new(bounds.until)).await?;
         listed.sort_by_key(|listed| std::cmp::Reverse(order(&listed.place)));
         let last = listed.get(limit.saturating_sub(1)).filter(|_| listed.len() > limit);
         let next = last.map(|last| last.place).or(complete_to);
@@ -88,17 +104,21 @@ impl Store {
         now: WebhookNow,
         filter: &LogFilter,
     ) -> Result<Option<PlacedRow>, StoreError> {
-        let wanted = Wanted { scope, webhook, now, filter, state: None, before: None };
-        Ok(self.parts(&wanted, 1).await?.0.into_iter().next())
+        let wanted = Wanted { scope, webhook, now, filter, state: None, before: None, limit: 1 };
+        Ok(self.parts(&wanted, Probes::new(None)).await?.0.into_iter().next())
     }
 
     /// Both parts together, and the place down to which they are complete, if that is not their end.
-    async fn parts(&self, wanted: &Wanted<'_>, limit: usize) -> Result<(Vec<PlacedRow>, Option<Position>), StoreError> {
-        let attempted = self.attempted_part(wanted, limit).await?;
+    async fn parts(
+        &self,
+        wanted: &Wanted<'_>,
+        mut probes: Probes,
+    ) -> Result<(Vec<PlacedRow>, Option<Position>), StoreError> {
+        let attempted = self.attempted_part(wanted, &mut probes).await?;
         let is_found = wanted.filter.delivery.is_some() && !attempted.listed.is_empty();
         let unattempted = match is_found {
-            true => Part { listed: Vec::new(), complete_to: None },
-            false => self.unattempted_part(wanted).await?,
+            true => Part::default(),
+            false => self.unattempted_part(wanted, &mut probes).await?,
         };
         let complete_to = [attempted.complete_to, unattempted.complete_to].into_iter().flatten().max_by_key(order);
         let is_complete = |listed: &PlacedRow| complete_to.is_none_or(|to| order(&listed.place) >= order(&to));
@@ -106,9 +126,9 @@ impl Store {
         Ok((both.filter(is_complete).collect(), complete_to))
     }
 
-    /// Walks through the log, window by window, until more than `limit` deliveries are found.
-    async fn attempted_part(&self, wanted: &Wanted<'_>, limit: usize) -> Result<Part, StoreError> {
-        let (mut listed, mut seen) = (Vec::new(), HashSet::new());
+    /// Walks through the log, window by window, until more deliveries are found than are wanted.
+    async fn attempted_part(&self, wanted: &Wanted<'_>, probes: &mut Probes) -> Result<Part, StoreError> {
+        let (mut part, mut seen) = (Part::default(), HashSet::new());
         let (mut left, mut before) = (LOOKED_AT, wanted.filter.before);
         for window in self.log_days().await?.windows_of(wanted.filter.span, before.map(|before| before.time)) {
             loop {
@@ -117,40 +137,66 @@ impl Store {
                 let read = i64::try_from(chunk.len()).unwrap_or(i64::MAX);
                 left -= read;
                 before = chunk.last().map(Found::place).or(before);
-                let unseen: Vec<Found> = chunk.into_iter().filter(|found| seen.insert(found.id)).collect();
-                listed.extend(self.matching(wanted, unseen).await?);
-                if listed.len() > limit || (wanted.filter.delivery.is_some() && !seen.is_empty()) {
-                    return Ok(Part { listed, complete_to: None });
+                let newest = chunk.into_iter().filter(|found| seen.insert(found.id));
+                let found = newest.filter(|found| wanted.takes_attempt(found)).collect();
+                let stopped_at = self.list(wanted, found, probes, &mut part.listed).await?;
+                if part.listed.len() > wanted.limit || (wanted.filter.delivery.is_some() && !seen.is_empty()) {
+                    return Ok(part);
                 }
-                if left == 0 {
-                    return Ok(Part { listed, complete_to: before });
+                let has_done_enough = left == 0 || (read > 0 && probes.are_used_up());
+                part.complete_to = stopped_at.or(before.filter(|_| has_done_enough));
+                if part.complete_to.is_some() {
+                    return Ok(part);
                 }
                 if read < most {
                     break;
                 }
             }
         }
-        Ok(Part { listed, complete_to: None })
+        Ok(part)
     }
 
-    /// Leaves out deliveries that have a newer attempt, outside this list, and those that the filter does not want.
-    async fn matching(&self, wanted: &Wanted<'_>, mut found: Vec<Found>) -> Result<Vec<PlacedRow>, StoreError> {
-        found.retain(|found| wanted.takes_attempt(found));
-        if let Some(since) = wanted.before.filter(|_| !found.is_empty()) {
-            let ids: Vec<Uuid> = found.iter().map(|found| found.id).collect();
-            let newer = self.attempted_since(&ids, since, false).await?;
-            found.retain(|found| !newer.contains(&found.id));
+    /// Lists those of the deliveries, which are in the order of the list, that are wanted and have no newer place, until there
+    /// are more than are wanted. If it has to stop earlier: the place down to which it has listed all.
+    async fn list(
+        &self,
+        wanted: &Wanted<'_>,
+        mut found: Vec<Found>,
+        probes: &mut Probes,
+        listed: &mut Vec<PlacedRow>,
+    ) -> Result<Option<Position>, StoreError> {
+        let days = self.log_days().await?;
+        let own_rows = self.own_rows(wanted.webhook, &found).await?;
+        // To find an attempt of a delivery takes a look-up for each day of the log; its rows take one.
+        found.retain(|found| wanted.state.is_none_or(|state| found.may_be(state, own_rows.get(&found.id), wanted.now)));
+        let mut most = (wanted.limit + 1).saturating_sub(listed.len());
+        while !found.is_empty() && listed.len() <= wanted.limit {
+            let days_of = |found: &Found| wanted.days_to_look_into(found, own_rows.get(&found.id), days);
+            let later = found.split_off(probes.step(found.iter().take(most).map(days_of)));
+            let step = std::mem::replace(&mut found, later);
+            let stopped_at = step.last().map(Found::place);
+            let newest = self.without_newer_place(wanted, step).await?;
+            let rows = self.resolve(wanted.now, newest, &own_rows).await?;
+            listed.extend(rows.into_iter().filter(|listed| wanted.takes(&listed.row)));
+            if !found.is_empty() && listed.len() <= wanted.limit && probes.are_used_up() {
+                return Ok(stopped_at);
+            }
+            most = most.saturating_mul(STEP_GROWTH);
         }
-        self.listed(wanted, found).await
+        Ok(None)
     }
 
-    async fn listed(&self, wanted: &Wanted<'_>, found: Vec<Found>) -> Result<Vec<PlacedRow>, StoreError> {
-        if found.is_empty() {
-            return Ok(Vec::new());
+    /// Leaves out deliveries that have a newer attempt, outside this list, and of those without an attempt those that have one.
+    async fn without_newer_place(&self, wanted: &Wanted<'_>, mut found: Vec<Found>) -> Result<Vec<Found>, StoreError> {
+        let unattempted: Vec<&Found> = found.iter().filter(|found| found.last.is_none()).collect();
+        let mut elsewhere = self.attempted_since_creation(&unattempted, false).await?;
+        if let Some(since) = wanted.before {
+            let attempted: Vec<Uuid> =
+                found.iter().filter(|found| found.last.is_some()).map(|found| found.id).collect();
+            elsewhere.extend(self.attempted_since(&attempted, since, false).await?);
         }
-        let mut listed = self.resolve(wanted.webhook, wanted.now, found).await?;
-        listed.retain(|listed| wanted.takes(&listed.row));
-        Ok(listed)
+        found.retain(|found| !elsewhere.contains(&found.id));
+        Ok(found)
     }
 
     /// The newest attempts of a window before a position.
@@ -179,8 +225,8 @@ impl Store {
     }
 
     /// Deliveries that were never attempted: parked ones, and those that were closed while parked.
-    async fn unattempted_part(&self, wanted: &Wanted<'_>) -> Result<Part, StoreError> {
-        let mut part = Part { listed: Vec::new(), complete_to: None };
+    async fn unattempted_part(&self, wanted: &Wanted<'_>, probes: &mut Probes) -> Result<Part, StoreError> {
+        let mut part = Part::default();
         if !wanted.may_be_unattempted() {
             return Ok(part);
         }
@@ -190,22 +236,21 @@ impl Store {
             None => {
                 let from = wanted.filter.span.from.map_or(Uuid::nil(), |from| first_key(from.as_millisecond()));
                 let before = wanted.before.map_or(Uuid::max(), first_key_not_before);
-                let most = i64::try_from(MOST_PROBED + 1).unwrap_or(i64::MAX);
+                let most = i64::try_from(MOST_UNATTEMPTED + 1).unwrap_or(i64::MAX);
                 self.query(&UNATTEMPTED, &[&wanted.webhook.0, &account, &from, &before, &most]).await?
             }
         };
         let mut found: Vec<Found> = rows.iter().map(|row| Found::of(row, "id", "time", None)).collect();
-        if found.len() > MOST_PROBED {
-            found.truncate(MOST_PROBED);
+        if found.len() > MOST_UNATTEMPTED {
+            found.truncate(MOST_UNATTEMPTED);
             part.complete_to = found.last().map(Found::place);
         }
         found.retain(|found| wanted.takes_place(found.place()));
         // A delivery may be pending and closed.
         let mut seen = HashSet::new();
         found.retain(|found| seen.insert(found.id));
-        let attempted = self.attempted_since_creation(&found.iter().collect::<Vec<_>>(), false).await?;
-        found.retain(|found| !attempted.contains(&found.id));
-        part.listed = self.listed(wanted, found).await?;
+        let stopped_at = self.list(wanted, found, probes, &mut part.listed).await?;
+        part.complete_to = stopped_at.or(part.complete_to);
         Ok(part)
     }
 }
@@ -227,6 +272,14 @@ impl Wanted<'_> {
     fn takes_place(&self, place: Position) -> bool {
         self.before.is_none_or(|before| order(&place) < order(&before))
             && self.filter.span.from.is_none_or(|from| place.time >= from)
+    }
+
+    /// In how many days of the log an attempt of this delivery has to be looked for.
+    fn days_to_look_into(&self, found: &Found, rows: Option<&OwnRows>, days: LogDays) -> usize {
+        let since = |place: Option<Position>| place.map_or(0, |place| days.count_since(place.time));
+        let newer = if found.last.is_some() { since(self.before) } else { 0 };
+        let of_its_whole_life = found.last.is_none() || found.may_have_succeeded_earlier(rows);
+        newer + if of_its_whole_life { since(first_place(found.event.0)) } else { 0 }
     }
 
     fn may_be_unattempted(&self) -> bool {

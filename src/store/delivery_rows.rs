@@ -1,16 +1,15 @@
 //! Reads what is left of deliveries, and makes of it what customers see: a state, and the newest attempt.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 
+use jiff::Timestamp;
 use jiff::civil::Date;
-use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::days::{LogSpan, midnight, within_window};
 use super::{LogStatus, Position, Scope, Store, StoreError, TypedParams, column};
 use crate::delivery::{ErrorDetail, ErrorName};
 use crate::delivery_state::{DeliveryState, Remains};
@@ -89,7 +88,7 @@ pub(super) struct PlacedRow {
 
 /// The pending and the closed row of a delivery.
 #[derive(Debug, Default)]
-struct OwnRows {
+pub(super) struct OwnRows {
     pending: Option<Pending>,
     closed: Option<Closed>,
 }
@@ -123,6 +122,33 @@ impl Found {
         let key = self.event.1;
         let created = || Position { time: taken_at(key).unwrap_or(self.created_at), id: key };
         self.last.as_ref().map_or_else(created, |last| last.at)
+    }
+
+    /// Whether its state may be this one, as far as its own rows and its newest attempt tell.
+    pub(super) fn may_be(&self, state: DeliveryState, rows: Option<&OwnRows>, now: WebhookNow) -> bool {
+        let is = |succeeded| self.state(rows, succeeded, now) == state;
+        is(self.succeeded_last()) || (self.may_have_succeeded_earlier(rows) && is(true))
+    }
+
+    /// Without a row it has succeeded or is forgotten. A late result may have added a failure after the success.
+    pub(super) fn may_have_succeeded_earlier(&self, rows: Option<&OwnRows>) -> bool {
+        rows.is_none() && self.last.as_ref().is_some_and(|last| last.error.is_some())
+    }
+
+    fn succeeded_last(&self) -> bool {
+        self.last.as_ref().is_some_and(|last| last.error.is_none())
+    }
+
+    fn state(&self, rows: Option<&OwnRows>, succeeded: bool, now: WebhookNow) -> DeliveryState {
+        let (pending, closed) =
+            (rows.and_then(|rows| rows.pending.as_ref()), rows.and_then(|rows| rows.closed.as_ref()));
+        let remains = Remains {
+            pending: pending.map(|pending| pending.activation),
+            closed: closed.map(|closed| closed.reason.as_str()),
+            succeeded,
+            to_be_continued: self.last.as_ref().is_some_and(|last| last.next_attempt_at.is_some()),
+        };
+        DeliveryState::of(remains, now)
     }
 }
 
@@ -163,40 +189,38 @@ impl Store {
         Ok(Some(Some((column(row, "activation"), standing))))
     }
 
-    /// Makes rows of a list from deliveries of one webhook, in the given order.
+    /// Makes rows of a list from deliveries and their own rows, in the given order.
     pub(super) async fn resolve(
         &self,
-        webhook: WebhookId,
         now: WebhookNow,
         found: Vec<Found>,
+        own_rows: &HashMap<Uuid, OwnRows>,
     ) -> Result<Vec<PlacedRow>, StoreError> {
-        let ids: Vec<Uuid> = found.iter().map(|found| found.id).collect();
-        let own_rows = self.own_rows(webhook, &ids).await?;
-        let without_row: Vec<&Found> = found.iter().filter(|found| !own_rows.contains_key(&found.id)).collect();
-        // Without a row it has succeeded or is forgotten. A late result may have added a failure after the success.
-        let failed: Vec<&Found> = without_row
-            .into_iter()
-            .filter(|found| found.last.as_ref().is_some_and(|last| last.error.is_some()))
-            .collect();
+        let failed: Vec<&Found> =
+            found.iter().filter(|found| found.may_have_succeeded_earlier(own_rows.get(&found.id))).collect();
         let succeeded = self.attempted_since_creation(&failed, true).await?;
         let unattempted: Vec<_> = found.iter().filter(|found| found.last.is_none()).map(|found| found.event).collect();
         let names = self.event_names(&unattempted).await?;
-        let none = OwnRows::default();
         let listed = |found: Found| {
-            let rows = own_rows.get(&found.id).unwrap_or(&none);
-            let succeeded =
-                succeeded.contains(&found.id) || found.last.as_ref().is_some_and(|last| last.error.is_none());
+            let rows = own_rows.get(&found.id);
+            let succeeded = succeeded.contains(&found.id) || found.succeeded_last();
             let name = names.get(&found.event.1);
             PlacedRow { row: row(&found, rows, succeeded, now, name), place: found.place(), event: found.event }
         };
         Ok(found.into_iter().map(listed).collect())
     }
 
-    async fn own_rows(&self, webhook: WebhookId, ids: &[Uuid]) -> Result<HashMap<Uuid, OwnRows>, StoreError> {
+    /// The rows of those that have any, by their ids.
+    pub(super) async fn own_rows(
+        &self,
+        webhook: WebhookId,
+        found: &[Found],
+    ) -> Result<HashMap<Uuid, OwnRows>, StoreError> {
         let mut own_rows: HashMap<Uuid, OwnRows> = HashMap::new();
-        if ids.is_empty() {
+        if found.is_empty() {
             return Ok(own_rows);
         }
+        let ids: Vec<Uuid> = found.iter().map(|found| found.id).collect();
         for row in self.query(OWN_ROWS, &[&ids, &webhook.0]).await? {
             let entry = own_rows.entry(column(&row, "id")).or_default();
             let attempts_made = column(&row, "attempts_made");
@@ -209,50 +233,6 @@ impl Store {
             }
         }
         Ok(own_rows)
-    }
-
-    /// Those of the deliveries that were attempted, or only those with a success.
-    pub(super) async fn attempted_since_creation(
-        &self,
-        found: &[&Found],
-        only_successes: bool,
-    ) -> Result<HashSet<Uuid>, StoreError> {
-        let ids: Vec<Uuid> = found.iter().map(|found| found.id).collect();
-        // A day earlier: an event that came twice may have been attempted before it was stored on this day.
-        let first = found.iter().filter_map(|found| midnight(found.event.0)).min();
-        let since = first.map(|first| Position { time: first - SignedDuration::from_hours(24), id: Uuid::nil() });
-        match since {
-            Some(since) => self.attempted_since(&ids, since, only_successes).await,
-            None => Ok(HashSet::new()),
-        }
-    }
-
-    /// Those of the deliveries that have an attempt at this position of the log or a newer one.
-    pub(super) async fn attempted_since(
-        &self,
-        ids: &[Uuid],
-        since: Position,
-        only_successes: bool,
-    ) -> Result<HashSet<Uuid>, StoreError> {
-        let mut attempted = HashSet::new();
-        let span = LogSpan { from: Some(since.time), to: None };
-        for window in self.log_days().await?.windows_of(span, None) {
-            let rest: Vec<Uuid> = ids.iter().filter(|id| !attempted.contains(*id)).copied().collect();
-            if rest.is_empty() {
-                break;
-            }
-            let params: TypedParams<'_> = &[
-                (&rest, Type::UUID_ARRAY),
-                (&since.time, Type::TIMESTAMPTZ),
-                (&since.id, Type::UUID),
-                (&only_successes, Type::BOOL),
-                (&window.from, Type::TIMESTAMPTZ),
-                (&window.until, Type::TIMESTAMPTZ),
-            ];
-            let rows = self.query_planned_anew(ATTEMPTED_SINCE, params).await?;
-            attempted.extend(rows.iter().map(|row| column::<Uuid>(row, "delivery_id")));
-        }
-        Ok(attempted)
     }
 
     /// The ids and types of events that are kept, by their keys.
@@ -277,19 +257,13 @@ impl Store {
 
 fn row(
     found: &Found,
-    rows: &OwnRows,
+    rows: Option<&OwnRows>,
     succeeded: bool,
     now: WebhookNow,
     name: Option<&(String, String)>,
 ) -> DeliveryRow {
-    let (last, pending, closed) = (found.last.as_ref(), rows.pending.as_ref(), rows.closed.as_ref());
-    let remains = Remains {
-        pending: pending.map(|pending| pending.activation),
-        closed: closed.map(|closed| closed.reason.as_str()),
-        succeeded,
-        to_be_continued: last.is_some_and(|last| last.next_attempt_at.is_some()),
-    };
-    let state = DeliveryState::of(remains, now);
+    let (pending, closed) = (rows.and_then(|rows| rows.pending.as_ref()), rows.and_then(|rows| rows.closed.as_ref()));
+    let (last, state) = (found.last.as_ref(), found.state(rows, succeeded, now));
     let made = pending.map(|pending| pending.attempts_made).or(closed.map(|closed| closed.attempts_made));
     DeliveryRow {
         delivery_id: found.id,
@@ -317,18 +291,13 @@ const OWN_ROWS: &str = "
     UNION ALL
     SELECT id, NULL, reason, attempts_made, NULL FROM closed_deliveries WHERE id = ANY ($1) AND webhook_id = $2";
 
-const ATTEMPTED_SINCE: &str = concat!(
-    "SELECT DISTINCT delivery_id FROM attempts
-    WHERE delivery_id = ANY ($1) AND (created_at, id) >= ($2::timestamptz, $3::uuid)
-        AND (error IS NULL OR NOT $4::boolean) AND ",
-    within_window!("$5", "$6")
-);
-
 /// Comparing the day with an array lets the planner leave out the partitions of other days.
 const EVENT_NAMES: &str = "SELECT key, event_id, event_type FROM events WHERE day = ANY ($1) AND key = ANY ($2)";
 
 #[cfg(test)]
 mod tests {
+    use jiff::SignedDuration;
+
     use super::*;
 
     #[test]

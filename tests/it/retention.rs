@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use crate::support::*;
 
+mod deliveries;
 mod long_log;
 mod operators;
 
