@@ -14,7 +14,7 @@ use super::days::{LogSpan, midnight, within_window};
 use super::delivery_rows::Found;
 use super::{Position, Store, StoreError, TypedParams, column};
 
-/// The look-ups of one answer, about 50 ms if the indexes are in memory. If they are not, the time limit comes first.
+/// The look-ups of one answer. If the indexes are not in memory, the time limit comes first.
 const PER_ANSWER: usize = 10_000;
 /// The look-ups between two looks at the clock.
 const PER_STEP: usize = 2_000;
