@@ -53,7 +53,8 @@ impl Store {
             let transaction = client.transaction().await?;
             let health_statement = self.health_statement(&transaction, observations).await?;
             let columns = self.attempt_columns(&transaction).await?;
-            let statements = Statements { attempts: InsertAttempts::into(columns), health: health_statement };
+            let attempts = InsertAttempts::of(batch, columns);
+            let statements = Statements { attempts, health: health_statement };
             write_batch(&transaction, batch, observations, health, statements).await?;
             transaction.commit().await
         };
@@ -72,8 +73,8 @@ impl Store {
         let result = [TurnResult { delivery: delivery.clone(), claim: None, ending }];
         let write = async |client: &mut Object| {
             let transaction = client.transaction().await?;
-            let insert = InsertAttempts::into(self.attempt_columns(&transaction).await?);
-            insert.write(&transaction, &references(&result)).await?;
+            let (columns, batch) = (self.attempt_columns(&transaction).await?, references(&result));
+            InsertAttempts::of(&batch, columns).write(&transaction, &batch).await?;
             transaction.commit().await
         };
         self.write(write).await

@@ -6,7 +6,7 @@ use deadpool_postgres::Transaction;
 use tokio_postgres::Error;
 use tokio_postgres::types::ToSql;
 
-use crate::delivery::{Answer, Attempt};
+use crate::delivery::{Answer, Attempt, Outcome};
 use crate::store::attempt_columns::AttemptColumns;
 use crate::store::sql::execute;
 use crate::store::turn_result::{TurnResult, collect};
@@ -15,17 +15,34 @@ use crate::store::turn_result::{TurnResult, collect};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct InsertAttempts {
     columns: AttemptColumns,
+    /// Whether an attempt of the batch has a cause, kept headers or a cut answer. Nearly all batches have none of these, and
+    /// each column costs time at the server even if all its values are null.
+    has_details: bool,
 }
 
 impl InsertAttempts {
-    pub(super) fn into(columns: AttemptColumns) -> Self {
-        Self { columns }
+    pub(super) fn of(batch: &[&TurnResult], columns: AttemptColumns) -> Self {
+        let has_details = |outcome: &Outcome| match outcome.answer() {
+            Some(answer) => answer.headers.is_some() || answer.truncated,
+            None => outcome.error_detail().is_some(),
+        };
+        let mut attempts = batch.iter().filter_map(|result| result.attempt());
+        Self { columns, has_details: attempts.any(|attempt| has_details(&attempt.outcome)) }
     }
 
     pub(super) fn sql(self) -> &'static str {
-        match self.columns {
-            AttemptColumns::All => &INSERT,
-            AttemptColumns::BeforeV12 => &INSERT_BEFORE_V12,
+        match (self.columns, self.has_details) {
+            (AttemptColumns::All, true) => &INSERT,
+            (AttemptColumns::All, false) => &INSERT_WITHOUT_DETAILS,
+            (AttemptColumns::BeforeV12, _) => &INSERT_BEFORE_V12,
+        }
+    }
+
+    fn params(self) -> usize {
+        match (self.columns, self.has_details) {
+            (AttemptColumns::All, true) => 19,
+            (AttemptColumns::All, false) => 16,
+            (AttemptColumns::BeforeV12, _) => 15,
         }
     }
 
@@ -61,11 +78,7 @@ impl InsertAttempts {
             // Null takes no place in the row.
             &of_each(&attempts, |attempt| answer(attempt)?.truncated.then_some(true)),
         ];
-        let params = match self.columns {
-            AttemptColumns::All => params,
-            AttemptColumns::BeforeV12 => &params[..PARAMS_BEFORE_V12],
-        };
-        execute(transaction, self.sql(), params).await
+        execute(transaction, self.sql(), &params[..self.params()]).await
     }
 }
 
@@ -78,8 +91,6 @@ fn of_each<'a, T>(attempts: &[&'a Attempt], value: impl Fn(&'a Attempt) -> T) ->
     attempts.iter().map(|attempt| value(attempt)).collect()
 }
 
-const PARAMS_BEFORE_V12: usize = 15;
-
 static INSERT: LazyLock<String> = LazyLock::new(|| {
     insert(
         ", signed_at, error_detail, response_headers, response_truncated",
@@ -87,6 +98,8 @@ static INSERT: LazyLock<String> = LazyLock::new(|| {
         ", $16::bigint[], $17::text[], $18::text[], $19::boolean[]",
     )
 });
+static INSERT_WITHOUT_DETAILS: LazyLock<String> =
+    LazyLock::new(|| insert(", signed_at", ", signed_at", ", $16::bigint[]"));
 static INSERT_BEFORE_V12: LazyLock<String> = LazyLock::new(|| insert("", "", ""));
 
 /// The statement with further columns: their names, their values, and the parameters, one array for each.
