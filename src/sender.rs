@@ -1,7 +1,8 @@
 //! Makes one attempt: a signed POST whose answer is data. No other module calls receivers.
 //!
-//! The URL and the addresses of its host are checked again at each attempt. The clients follow no redirect, use no proxy but
-//! that of the settings, and keep no cookies. A request whose kept connection ended is made once more within the attempt.
+//! The URL that a lookup found is checked before its first attempt, the addresses of its host at each one. The clients follow no
+//! redirect, use no proxy but that of the settings, and keep no cookies. A request whose kept connection ended is made once more
+//! within the attempt.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use crate::delivery::{Answer, Attempt, AttemptError, Delivery, ErrorDetail, Outc
 use crate::event::Event;
 use crate::signature;
 use crate::snapshot::{Secrets, SnapshotState};
-use crate::webhook::{UrlPolicy, UrlRefusal, WebhookUrl};
+use crate::webhook::{UrlPolicy, UrlRefusal};
 
 mod answer;
 mod cause;
@@ -147,7 +148,7 @@ impl Sender {
             return Err(AttemptError::Internal);
         };
         let headers = self.headers(delivery, began)?;
-        let url = WebhookUrl::parse(url, &self.urls).map_err(|refusal| match refusal {
+        let url = url.check(&self.urls).map_err(|refusal| match refusal {
             UrlRefusal::Blocked => AttemptError::BlockedAddress,
             _ => AttemptError::InvalidUrl,
         })?;

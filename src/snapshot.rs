@@ -2,12 +2,13 @@
 //! with.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use crate::ids::WebhookId;
 use crate::secret::OpenError;
 use crate::signature::SigningKey;
+use crate::webhook::{UrlPolicy, UrlRefusal, WebhookUrl};
 
 /// A webhook as one lookup found it: what is needed to call it, or the reason not to.
 #[derive(Debug)]
@@ -29,7 +30,7 @@ impl Snapshot {
     /// The saved URL; `None` if the webhook is not active.
     pub fn url(&self) -> Option<&str> {
         match &self.state {
-            SnapshotState::Active { url, .. } => Some(url),
+            SnapshotState::Active { url, .. } => Some(url.as_str()),
             SnapshotState::Disabled | SnapshotState::Off => None,
         }
     }
@@ -93,8 +94,8 @@ impl Standing {
 pub enum SnapshotState {
     /// See [`Standing::Active`].
     Active {
-        /// The URL as it was saved. It is checked again at every attempt.
-        url: String,
+        /// Where requests go.
+        url: SavedUrl,
         /// The keys for the signatures, or why they do not decrypt.
         secrets: Result<Box<Secrets>, OpenError>,
     },
@@ -112,6 +113,35 @@ impl SnapshotState {
             Self::Disabled => Standing::Disabled,
             Self::Off => Standing::Off,
         }
+    }
+}
+
+/// A URL as it was saved. The present settings may refuse it, so it is checked before it is called.
+#[derive(Debug)]
+pub struct SavedUrl {
+    saved: String,
+    /// Parsed once, not for each of the snapshot's deliveries.
+    checked: OnceLock<Result<WebhookUrl, UrlRefusal>>,
+}
+
+impl SavedUrl {
+    /// Nothing is checked yet.
+    pub fn new(saved: String) -> Self {
+        Self { saved, checked: OnceLock::new() }
+    }
+
+    /// The URL as it was saved.
+    pub fn as_str(&self) -> &str {
+        &self.saved
+    }
+
+    /// The URL to call. The answer for the first policy holds for later calls: the settings of a process do not change.
+    ///
+    /// # Errors
+    ///
+    /// The rule that the URL breaks.
+    pub fn check(&self, policy: &UrlPolicy) -> Result<&WebhookUrl, &UrlRefusal> {
+        self.checked.get_or_init(|| WebhookUrl::parse(&self.saved, policy)).as_ref()
     }
 }
 

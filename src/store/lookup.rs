@@ -15,7 +15,7 @@ use super::{Scope, Store, StoreError, TypedParams, WAIT_FOR_STANDBY, account, co
 use crate::ids::{AccountId, DeliveryId, EventType, WebhookId};
 use crate::secret::{Keyring, Owner};
 use crate::signature::SigningKey;
-use crate::snapshot::{Secrets, Snapshot, SnapshotState, Standing};
+use crate::snapshot::{SavedUrl, Secrets, Snapshot, SnapshotState, Standing};
 
 /// What one query found.
 #[derive(Debug)]
@@ -173,7 +173,9 @@ const ATTEMPTED: &str = concat!(
 pub(super) fn snapshot(row: &Row, keyring: &Keyring) -> Snapshot {
     let id = WebhookId(column(row, "webhook_id"));
     let state = match Standing::of(column(row, "active"), column(row, "disabled_reason")) {
-        Standing::Active => SnapshotState::Active { url: column(row, "url"), secrets: secrets(row, keyring, id) },
+        Standing::Active => {
+            SnapshotState::Active { url: SavedUrl::new(column(row, "url")), secrets: secrets(row, keyring, id) }
+        }
         Standing::Disabled => SnapshotState::Disabled,
         Standing::Off => SnapshotState::Off,
     };

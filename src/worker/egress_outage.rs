@@ -16,7 +16,6 @@ use crate::egress::{Egress, Reachability, Sign, WINDOW};
 use crate::ids::WebhookId;
 use crate::metrics::Metrics;
 use crate::millis;
-use crate::snapshot::SnapshotState;
 
 const PROBED_EVERY: Duration = Duration::from_secs(1);
 /// For so long after an outage lanes look as if their receivers were slow: the first attempts have not ended yet.
@@ -220,7 +219,6 @@ impl Inner {
 }
 
 fn host(delivery: &Delivery) -> String {
-    let SnapshotState::Active { url, .. } = &delivery.webhook.state else { return String::new() };
-    let parsed = url::Url::parse(url).ok();
+    let parsed = delivery.webhook.url().and_then(|url| url::Url::parse(url).ok());
     parsed.and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_default()
 }
