@@ -8,6 +8,7 @@ mod slow;
 
 use crate::support::*;
 
+const OUTAGE: &str = "waiting for the database";
 pub const ATTEMPTS: &str = "SELECT count(*) FROM attempts";
 const CANNOT_RECORD: &str = "cannot record, holding the results";
 const CANNOT_LOOK_UP: &str = "cannot look up webhooks, waiting";
@@ -81,18 +82,22 @@ async fn a_postgres_restarted_and_a_postgres_killed_double_and_lose_nothing() {
     let ledger = Ledger::open(site).await;
     let mut worker = ledger.site.worker().await;
     let gate = held_in_flight(&ledger, 20).await;
-    servers.restart("postgres").await;
+    servers.graceful_stop("postgres").await;
     gate.open();
+    // A worker might not see a server that is back at once.
+    worker.wait_for_log(OUTAGE).await;
+    servers.restart("postgres").await;
     ledger.wait_until_done().await;
     let gate = held_in_flight(&ledger, 20).await;
     servers.kill("postgres").await;
     gate.open();
     ledger.publish(20).await;
+    worker.wait_for_log_times(OUTAGE, 2).await;
     servers.restart("postgres").await;
     ledger.wait_until_done().await;
     assert!(stayed_attached(&worker));
     worker.wait_for_log_times("the database takes what waited", 2).await;
-    assert_eq!(worker.warnings(), ["waiting for the database"; 2]);
+    assert_eq!(worker.warnings(), [OUTAGE; 2]);
     assert_eq!(worker.log().matches("the database takes what waited").count(), 2);
     assert_eq!(ledger.count(ATTEMPTS).await, 60);
     ledger.close(vec![worker]).await.assert_sound(0);
