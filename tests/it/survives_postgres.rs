@@ -88,6 +88,8 @@ async fn a_postgres_restarted_and_a_postgres_killed_double_and_lose_nothing() {
     worker.wait_for_log(OUTAGE).await;
     servers.restart("postgres").await;
     ledger.wait_until_done().await;
+    // Otherwise the next outage may begin before this one has ended, and both count as one.
+    worker.wait_for_log("the database takes what waited").await;
     let gate = held_in_flight(&ledger, 20).await;
     servers.kill("postgres").await;
     gate.open();
