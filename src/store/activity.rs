@@ -8,7 +8,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::attempt_columns::{AttemptColumns, ByColumns};
+use super::attempt_columns::{AttemptColumns, ByColumns, error_detail};
 use super::days::within_window;
 use super::{Store, StoreError, TypedParams, column, count};
 use crate::delivery::ErrorDetail;
@@ -75,7 +75,7 @@ fn last_attempt(row: &Row) -> LastAttempt {
     LastAttempt {
         created_at: column(row, "created_at"),
         error: column(row, "error"),
-        error_detail: column::<Option<&str>>(row, "error_detail").and_then(ErrorDetail::from_name),
+        error_detail: error_detail(row),
         http_status: column(row, "http_status"),
     }
 }

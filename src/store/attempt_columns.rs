@@ -6,6 +6,7 @@ use deadpool_postgres::Transaction;
 use tokio_postgres::{Error, Row};
 
 use super::{Store, StoreError, column};
+use crate::delivery::ErrorDetail;
 
 /// The columns of `attempts`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +24,11 @@ impl AttemptColumns {
             Self::BeforeV12 => format!("NULL::{type_name} AS {column}"),
         }
     }
+}
+
+/// Reads the column `error_detail`. A cause that only a newer release knows is left out.
+pub(super) fn error_detail(row: &Row) -> Option<ErrorDetail> {
+    column::<Option<&str>>(row, "error_detail").and_then(ErrorDetail::from_name)
 }
 
 /// Statements that depend on the columns, made once for either case.

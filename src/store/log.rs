@@ -10,7 +10,7 @@ use tokio_postgres::types::Type;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::attempt_columns::{AttemptColumns, ByColumns};
+use super::attempt_columns::{AttemptColumns, ByColumns, error_detail};
 use super::days::{LogSpan, LogWindow, within_window};
 use super::sql::OWN_WEBHOOK;
 use super::{Position, Scope, Store, StoreError, column};
@@ -295,7 +295,7 @@ fn log_row(row: &Row) -> LogRow {
         http_status: column(row, "http_status"),
         duration_ms: column(row, "duration_ms"),
         error,
-        error_detail: column::<Option<&str>>(row, "error_detail").and_then(ErrorDetail::from_name),
+        error_detail: error_detail(row),
         response_snippet: column(row, "response_snippet"),
         response_truncated: column::<Option<bool>>(row, "response_truncated").unwrap_or_default(),
         response_headers: headers.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default(),
