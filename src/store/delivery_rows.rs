@@ -10,6 +10,7 @@ use tokio_postgres::types::Type;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::attempt_columns::error_detail;
 use super::{LogStatus, Position, Scope, Store, StoreError, TypedParams, column};
 use crate::delivery::{ErrorDetail, ErrorName};
 use crate::delivery_state::{DeliveryState, Remains};
@@ -140,8 +141,7 @@ impl Found {
     }
 
     fn state(&self, rows: Option<&OwnRows>, succeeded: bool, now: WebhookNow) -> DeliveryState {
-        let (pending, closed) =
-            (rows.and_then(|rows| rows.pending.as_ref()), rows.and_then(|rows| rows.closed.as_ref()));
+        let (pending, closed) = pending_and_closed(rows);
         let remains = Remains {
             pending: pending.map(|pending| pending.activation),
             closed: closed.map(|closed| closed.reason.as_str()),
@@ -161,7 +161,7 @@ impl LoggedAttempt {
             event_type: column(row, "event_type"),
             http_status: column(row, "http_status"),
             error: column(row, "error"),
-            error_detail: column::<Option<&str>>(row, "error_detail").and_then(ErrorDetail::from_name),
+            error_detail: error_detail(row),
             next_attempt_at: column(row, "next_attempt_at"),
         }
     }
@@ -255,6 +255,10 @@ impl Store {
     }
 }
 
+fn pending_and_closed(rows: Option<&OwnRows>) -> (Option<&Pending>, Option<&Closed>) {
+    rows.map_or((None, None), |rows| (rows.pending.as_ref(), rows.closed.as_ref()))
+}
+
 fn row(
     found: &Found,
     rows: Option<&OwnRows>,
@@ -262,7 +266,7 @@ fn row(
     now: WebhookNow,
     name: Option<&(String, String)>,
 ) -> DeliveryRow {
-    let (pending, closed) = (rows.and_then(|rows| rows.pending.as_ref()), rows.and_then(|rows| rows.closed.as_ref()));
+    let (pending, closed) = pending_and_closed(rows);
     let (last, state) = (found.last.as_ref(), found.state(rows, succeeded, now));
     let made = pending.map(|pending| pending.attempts_made).or(closed.map(|closed| closed.attempts_made));
     DeliveryRow {
