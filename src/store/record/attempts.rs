@@ -31,18 +31,15 @@ impl InsertAttempts {
     }
 
     pub(super) fn sql(self) -> &'static str {
-        match (self.columns, self.has_details) {
-            (AttemptColumns::All, true) => &INSERT,
-            (AttemptColumns::All, false) => &INSERT_WITHOUT_DETAILS,
-            (AttemptColumns::BeforeV12, _) => &INSERT_BEFORE_V12,
-        }
+        self.statement().0
     }
 
-    fn params(self) -> usize {
+    /// The statement, and how many of the parameters it has: those from the first on.
+    fn statement(self) -> (&'static str, usize) {
         match (self.columns, self.has_details) {
-            (AttemptColumns::All, true) => 19,
-            (AttemptColumns::All, false) => 16,
-            (AttemptColumns::BeforeV12, _) => 15,
+            (AttemptColumns::All, true) => (&INSERT, 19),
+            (AttemptColumns::All, false) => (&INSERT_WITHOUT_DETAILS, 16),
+            (AttemptColumns::BeforeV12, _) => (&INSERT_BEFORE_V12, 15),
         }
     }
 
@@ -78,7 +75,8 @@ impl InsertAttempts {
             // Null takes no place in the row.
             &of_each(&attempts, |attempt| answer(attempt)?.truncated.then_some(true)),
         ];
-        execute(transaction, self.sql(), &params[..self.params()]).await
+        let (sql, count) = self.statement();
+        execute(transaction, sql, &params[..count]).await
     }
 }
 
