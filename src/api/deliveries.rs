@@ -256,14 +256,15 @@ pub(super) async fn recover(
 fn recovery_span(span: &Span) -> Result<RecoverySpan, Problem> {
     let mut refused = RefusedFields::default();
     let since = refused.unless("since", time(&span.since.0).ok_or(NOT_A_TIME));
-    let end = |until: &Text| match time(&until.0) {
-        Some(until) if since.is_some_and(|since| until <= since) => Err(LATER),
-        until => until.ok_or(NOT_A_TIME),
-    };
-    let until = span.until.as_ref().and_then(|until| refused.unless("until", end(until)));
+    let until = span.until.as_ref().and_then(|until| refused.unless("until", time(&until.0).ok_or(NOT_A_TIME)));
     let Some(since) = since else { return Err(refused.into()) };
+    let recovered = match until {
+        Some(until) => refused.unless("until", RecoverySpan::between(since, until).ok_or(LATER)),
+        None => Some(RecoverySpan::Since(since)),
+    };
+    let Some(recovered) = recovered else { return Err(refused.into()) };
     refused.none()?;
-    Ok(until.map_or(RecoverySpan::Since(since), |until| RecoverySpan::Between(since, until)))
+    Ok(recovered)
 }
 
 /// Count what would be sent again
@@ -283,8 +284,7 @@ pub(super) async fn count_recoverable(
 ) -> Result<JsonAnswer<Recoverable>, Problem> {
     let since = caller.query.time("since")?.ok_or_else(|| Problem::malformed("since", NOT_A_TIME))?;
     let span = match caller.query.time("until")? {
-        Some(until) if until <= since => return Err(Problem::malformed("until", LATER)),
-        Some(until) => RecoverySpan::Between(since, until),
+        Some(until) => RecoverySpan::between(since, until).ok_or_else(|| Problem::malformed("until", LATER))?,
         None => RecoverySpan::Since(since),
     };
     let question = async |store: Store| store.count_recoverable(caller.scope(), id, span, COUNTED).await;

@@ -64,6 +64,13 @@ pub enum RecoverySpan {
     Ago(Duration),
 }
 
+impl RecoverySpan {
+    /// From `since` on and before `until`; `None` if this is no span, because the end is not later.
+    pub(crate) fn between(since: Timestamp, until: Timestamp) -> Option<Self> {
+        (since < until).then_some(Self::Between(since, until))
+    }
+}
+
 /// What became of a request to recover a span.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Requested {

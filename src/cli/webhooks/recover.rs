@@ -107,10 +107,8 @@ fn span(since: RecoverySpan, until: Option<Timestamp>) -> Result<RecoverySpan, F
         RecoverySpan::Since(time) | RecoverySpan::Between(time, _) => time,
         RecoverySpan::Ago(ago) => times::ago(ago),
     };
-    match since < until {
-        true => Ok(RecoverySpan::Between(since, until)),
-        false => Err(Failure::Usage("--until must be later than --since".to_owned())),
-    }
+    let later = || Failure::Usage("--until must be later than --since".to_owned());
+    RecoverySpan::between(since, until).ok_or_else(later)
 }
 
 fn report(done: &str, count: u64, closed: &ClosedSpan, json: bool) -> CommandResult {
