@@ -113,9 +113,7 @@ impl Store {
     pub(crate) async fn delete_webhooks(&self, account: &AccountId) -> Result<Vec<Uuid>, StoreError> {
         let mut deleted = Vec::new();
         loop {
-            let params: TypedParams<'_> = &[(&account.as_str(), Type::TEXT), (&WEBHOOKS, Type::INT8)];
-            let delete = async |client: &mut Object| client.query_typed(DELETE_WEBHOOKS, params).await;
-            let rows = self.write(delete).await?;
+            let rows = self.query_to_write(DELETE_WEBHOOKS, &[&account.as_str(), &WEBHOOKS]).await?;
             if rows.is_empty() {
                 return Ok(deleted);
             }
