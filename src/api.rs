@@ -173,9 +173,8 @@ impl Api {
         })
     }
 
-    /// Asks a question that may keep the database busy for long. Waits for a slot first: the wait and the answer
-    /// together take `api.database_timeout` at most. The slot is kept until the question has ended at the server, also when the
-    /// caller hangs up.
+    /// Asks a question that may keep the database busy for long. Waits for a slot first: the wait and the answer together take
+    /// `api.database_timeout` at most. The slot is kept until the question has ended at the server, also when the caller hangs up.
     ///
     /// # Errors
     ///

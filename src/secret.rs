@@ -1,8 +1,9 @@
 //! Keeps secrets secret: in memory, in logs and in the database. Pure: the caller brings random bytes.
 //!
-//! A signing secret, and an answer that is kept for its `Idempotency-Key`, is stored only in an envelope, `version ‖ key id length ‖ key id ‖ nonce ‖ ciphertext`, encrypted with
-//! XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03). The ids of its account and its webhook (for an answer: of its
-//! account, and the key) are authenticated with it: an envelope that was copied to another row does not open.
+//! A signing secret, and an answer that is kept for its `Idempotency-Key`, is stored only in an envelope,
+//! `version ‖ key id length ‖ key id ‖ nonce ‖ ciphertext`, encrypted with XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03). The
+//! ids of its account and its webhook (for an answer: of its account, and the key) are authenticated with it: an envelope that
+//! was copied to another row does not open.
 
 use std::fmt;
 
