@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::reserved_port::ReservedPort;
 use super::wait::{PATIENCE, wait_until, within};
 
 const BUFFER_BYTES: usize = 16 * 1024;
@@ -68,9 +68,6 @@ struct Shared {
 
 pub struct Proxy {
     address: SocketAddr,
-    /// Bound, but not listening: while this socket is open, no other process gets the port, also when the proxy refuses
-    /// connections.
-    _port: TcpSocket,
     shared: Arc<Shared>,
     accepting: JoinHandle<()>,
 }
@@ -78,8 +75,9 @@ pub struct Proxy {
 impl Proxy {
     /// A proxy to a server's `host:port`.
     pub async fn to(target: impl ToString) -> Self {
-        let port = bound(([127, 0, 0, 1], 0).into());
-        let address = port.local_addr().expect("it is bound");
+        // Its own also while it refuses connections.
+        let port = ReservedPort::new();
+        let address = port.address();
         let rules = Rules {
             to_server: Flow::default(),
             to_client: Flow::default(),
@@ -98,8 +96,9 @@ impl Proxy {
             bytes_to_server: AtomicU64::new(0),
             bytes_to_client: AtomicU64::new(0),
         });
-        let accepting = tokio::spawn(connection::accept(address, listen(address), shared.clone()));
-        Self { address, _port: port, shared, accepting }
+        let listener = port.listen().await;
+        let accepting = tokio::spawn(connection::accept(port, listener, shared.clone()));
+        Self { address, shared, accepting }
     }
 
     /// `host:port`.
@@ -213,17 +212,6 @@ impl Proxy {
         // Connections opened meanwhile stay open.
         wait_until("the proxy's connections have ended", async || self.live() + opened <= self.opened()).await;
     }
-}
-
-/// A socket of a port that several sockets of this user may share.
-fn bound(address: SocketAddr) -> TcpSocket {
-    let socket = TcpSocket::new_v4().expect("a socket");
-    socket.set_reuseport(true).and_then(|()| socket.bind(address)).expect("a free port, or the proxy's own");
-    socket
-}
-
-fn listen(address: SocketAddr) -> TcpListener {
-    bound(address).listen(1024).expect("it is bound")
 }
 
 impl Drop for Proxy {

@@ -13,8 +13,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::{BUFFER_BYTES, Direction, Ending, Flow, Rules, Shared};
+use crate::support::ReservedPort;
 
-pub(super) async fn accept(address: SocketAddr, listener: TcpListener, shared: Arc<Shared>) {
+pub(super) async fn accept(port: ReservedPort, listener: TcpListener, shared: Arc<Shared>) {
     let mut connections = JoinSet::new();
     let mut rules = shared.rules.subscribe();
     let mut listener = Some(listener);
@@ -23,7 +24,7 @@ pub(super) async fn accept(address: SocketAddr, listener: TcpListener, shared: A
         if refusing {
             listener = None;
         } else if listener.is_none() {
-            listener = Some(super::listen(address));
+            listener = Some(port.listen().await);
         }
         shared.listening.send_replace(!refusing);
         tokio::select! {
