@@ -143,56 +143,38 @@ async fn an_answer_to_no_request_is_never_taken_for_the_next_ones() {
     stage.close().await;
 }
 
-#[tokio::test]
-async fn a_handshake_that_no_request_waits_for_any_more_is_given_up() {
-    let authority = Authority::new();
-    let (stage, receiver) = trusting(Site::new().await, &authority).await;
-    let front = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let url = format!("https://{}/hook", front.local_addr().expect("it is bound"));
-    let webhook = stage.site.create_webhook("acc_1", &url, &["content.created"]).await;
-    let gate = Gate::default();
-    receiver.script([Reply::status(200).held_by(&gate)]);
-
-    stage.site.publish("acc_1", "content.created", 1.into()).await;
-    let (first, _) = within("the first connection", PATIENCE, front.accept()).await.expect("a connection");
-    let forwarding = forward(first, receiver.address());
-    receiver.wait_for(1).await;
-    stage.site.publish("acc_1", "content.created", 2.into()).await;
-    let (mut second, _) = within("the second connection", PATIENCE, front.accept()).await.expect("a connection");
-    second.read_u8().await.expect("the beginning of a handshake");
-    // The second request gets the first one's connection; the connection that was opened for it stays unused.
-    gate.open();
-    let attempts = stage.site.wait_for_attempts(&webhook, 2).await;
-    assert!(attempts.iter().all(|attempt| attempt.verdict() == "ok 200"));
-    let _ = within("the second connection is given up", PATIENCE, second.read_to_end(&mut Vec::new())).await;
-    forwarding.abort();
+/// A TLS receiver behind a listener whose connections the test forwards, or leaves without an answer.
+struct Fronted {
+    stage: Stage,
+    receiver: Receiver,
+    front: TcpListener,
+    webhook: Webhook,
 }
 
-#[tokio::test]
-async fn an_answer_that_does_not_come_on_a_connection_that_was_handed_over_is_a_slow_one() {
-    let authority = Authority::new();
-    let (stage, receiver) = trusting(Site::new().await.set("sender.timeout", "3s"), &authority).await;
-    let front = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let url = format!("https://{}/hook", front.local_addr().expect("it is bound"));
-    let webhook = stage.site.create_webhook("acc_1", &url, &["content.created"]).await;
-    let gate = Gate::default();
-    receiver.script([Reply::status(200).held_by(&gate), Reply::silence()]);
+impl Fronted {
+    async fn open(site: Site) -> Self {
+        let (stage, receiver) = trusting(site, &Authority::new()).await;
+        let front = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let url = format!("https://{}/hook", front.local_addr().expect("it is bound"));
+        let webhook = stage.site.create_webhook("acc_1", &url, &["content.created"]).await;
+        Self { stage, receiver, front, webhook }
+    }
 
-    stage.site.publish("acc_1", "content.created", 1.into()).await;
-    let (first, _) = within("the first connection", PATIENCE, front.accept()).await.expect("a connection");
-    let forwarding = forward(first, receiver.address());
-    receiver.wait_for(1).await;
-    stage.site.publish("acc_1", "content.created", 2.into()).await;
-    let (mut second, _) = within("the second connection", PATIENCE, front.accept()).await.expect("a connection");
-    second.read_u8().await.expect("the beginning of a handshake");
-    // The second request gets the first one's connection, while its own is still being opened.
-    gate.open();
-    let attempts = stage.site.wait_for_attempts(&webhook, 2).await;
-    assert_eq!(receiver.count(), 2);
-    let mut causes: Vec<String> = attempts.iter().take(2).map(LoggedAttempt::cause).collect();
-    causes.sort();
-    assert_eq!(causes, ["ok 200", "timeout response_timeout"]);
-    forwarding.abort();
+    /// Publishes an event, and forwards its connection until the task is aborted.
+    async fn forward_first_event(&self) -> JoinHandle<std::io::Result<(u64, u64)>> {
+        self.stage.site.publish("acc_1", "content.created", 1.into()).await;
+        let (first, _) = within("the first connection", PATIENCE, self.front.accept()).await.expect("a connection");
+        forward(first, self.receiver.address())
+    }
+
+    /// Publishes an event, and returns its connection, whose handshake has begun.
+    async fn begin_second_event(&self) -> TcpStream {
+        self.stage.site.publish("acc_1", "content.created", 2.into()).await;
+        let (mut second, _) =
+            within("the second connection", PATIENCE, self.front.accept()).await.expect("a connection");
+        second.read_u8().await.expect("the beginning of a handshake");
+        second
+    }
 }
 
 fn forward(mut client: TcpStream, target: SocketAddr) -> JoinHandle<std::io::Result<(u64, u64)>> {
@@ -203,22 +185,55 @@ fn forward(mut client: TcpStream, target: SocketAddr) -> JoinHandle<std::io::Res
 }
 
 #[tokio::test]
+async fn a_handshake_that_no_request_waits_for_any_more_is_given_up() {
+    let fronted = Fronted::open(Site::new().await).await;
+    let Fronted { stage, receiver, webhook, .. } = &fronted;
+    let gate = Gate::default();
+    receiver.script([Reply::status(200).held_by(&gate)]);
+
+    let forwarding = fronted.forward_first_event().await;
+    receiver.wait_for(1).await;
+    let mut second = fronted.begin_second_event().await;
+    // The second request gets the first one's connection; the connection that was opened for it stays unused.
+    gate.open();
+    let attempts = stage.site.wait_for_attempts(webhook, 2).await;
+    assert!(attempts.iter().all(|attempt| attempt.verdict() == "ok 200"));
+    let _ = within("the second connection is given up", PATIENCE, second.read_to_end(&mut Vec::new())).await;
+    forwarding.abort();
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_come_on_a_connection_that_was_handed_over_is_a_slow_one() {
+    let fronted = Fronted::open(Site::new().await.set("sender.timeout", "3s")).await;
+    let Fronted { stage, receiver, webhook, .. } = &fronted;
+    let gate = Gate::default();
+    receiver.script([Reply::status(200).held_by(&gate), Reply::silence()]);
+
+    let forwarding = fronted.forward_first_event().await;
+    receiver.wait_for(1).await;
+    let _second = fronted.begin_second_event().await;
+    // The second request gets the first one's connection, while its own is still being opened.
+    gate.open();
+    let attempts = stage.site.wait_for_attempts(webhook, 2).await;
+    assert_eq!(receiver.count(), 2);
+    let mut causes: Vec<String> = attempts.iter().take(2).map(LoggedAttempt::cause).collect();
+    causes.sort();
+    assert_eq!(causes, ["ok 200", "timeout response_timeout"]);
+    forwarding.abort();
+}
+
+#[tokio::test]
 async fn a_second_connection_that_does_not_come_about_in_time_is_no_slow_answer() {
-    let authority = Authority::new();
-    let (stage, receiver) = trusting(Site::new().await.set("sender.timeout", "3s"), &authority).await;
-    let front = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let url = format!("https://{}/hook", front.local_addr().expect("it is bound"));
-    let webhook = stage.site.create_webhook("acc_1", &url, &["content.created"]).await;
+    let fronted = Fronted::open(Site::new().await.set("sender.timeout", "3s")).await;
+    let Fronted { stage, receiver, webhook, .. } = &fronted;
     // Connecting begins only then, and its own time-out would come after that of the attempt.
     receiver.script([Reply::status(200), Reply::close().after(Duration::from_millis(600))]);
 
-    stage.site.publish("acc_1", "content.created", 1.into()).await;
-    let (first, _) = within("the first connection", PATIENCE, front.accept()).await.expect("a connection");
-    let forwarding = forward(first, receiver.address());
-    assert_eq!(stage.site.wait_for_attempts(&webhook, 1).await[0].cause(), "ok 200");
+    let forwarding = fronted.forward_first_event().await;
+    assert_eq!(stage.site.wait_for_attempts(webhook, 1).await[0].cause(), "ok 200");
     stage.site.publish("acc_1", "content.created", 2.into()).await;
     // The system takes the second connection, but nobody answers on it.
-    let attempts = stage.site.wait_for_attempts(&webhook, 2).await;
+    let attempts = stage.site.wait_for_attempts(webhook, 2).await;
     assert_eq!(receiver.count(), 2, "the second request went out on the first connection");
     assert_eq!(attempts[1].cause(), "connect connect_timeout");
     forwarding.abort();
