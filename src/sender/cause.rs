@@ -156,7 +156,10 @@ mod tests {
 
     #[tokio::test]
     async fn failures_of_connecting_are_told_apart() {
-        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // Nobody else gets its port meanwhile.
+        let without_listener = tokio::net::TcpSocket::new_v4().unwrap();
+        without_listener.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let closed = without_listener.local_addr().unwrap();
         let leaving = leaving();
         for (url, detail) in [
             (format!("http://{closed}/"), ErrorDetail::Refused),
