@@ -4,7 +4,7 @@ ifdef SERVERS
 export PENR_SERVICES_SUITE := $(SERVERS)
 endif
 
-.PHONY: help demo run install test schema soak bench check shellcheck screenshots clean toolchain browser beside check-compose
+.PHONY: help demo run install test schema soak bench check shellcheck journeys screenshots clean toolchain browser beside check-compose
 
 help:
 	@echo "make demo    show an event's whole way, with checks"
@@ -17,6 +17,7 @@ help:
 	@echo "make bench   deliveries per second through one worker; BENCH=latency and others measure more"
 	@echo "make check   formatting, lints, documentation, scripts"
 	@echo "make check-compose  the image and the compose files on a Docker engine, with restarts of everything"
+	@echo "make journeys  longer visits of the page in a browser"
 	@echo "make screenshots  pictures of every state of the page into target/screenshots"
 	@echo "make clean   stop all private servers, remove what was built"
 	@echo "SERVERS=trixie behind any of them takes RabbitMQ 4.0 and PostgreSQL 17; SERVERS=forky newer ones"
@@ -81,6 +82,10 @@ browser:
 # Programs that tests put between our processes and the servers.
 beside:
 	@scripts/services need pgbouncer nginx
+
+# Tests of the page that would make `make test` too long.
+journeys: toolchain browser beside
+	PENR_SERVICES_FAST=1 RUST_BACKTRACE=0 scripts/with-services test cargo test --test it page:: -- --ignored --skip screenshots
 
 # Takes pictures of every state of the page, light and dark, narrow and wide, into target/screenshots.
 screenshots: toolchain browser
