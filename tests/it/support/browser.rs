@@ -170,12 +170,14 @@ impl Browser {
         self.client.current_url().await.expect("the browser answers").into()
     }
 
-    /// Sets the theme, `light` or `dark`, and the width in CSS pixels.
+    /// Sets the theme, `light`, `dark` or `forced` (dark forced colours), and the width in CSS pixels.
     pub async fn look(&self, theme: &str, width: u32) {
         let screen = json!({ "width": width, "height": 800, "deviceScaleFactor": 1, "mobile": false });
         self.devtools("Emulation.setDeviceMetricsOverride", screen).await;
-        let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": theme }] });
-        self.devtools("Emulation.setEmulatedMedia", features).await;
+        let (scheme, forced) = if theme == "forced" { ("dark", "active") } else { (theme, "none") };
+        let scheme = json!({ "name": "prefers-color-scheme", "value": scheme });
+        let forced = json!({ "name": "forced-colors", "value": forced });
+        self.devtools("Emulation.setEmulatedMedia", json!({ "features": [scheme, forced] })).await;
     }
 
     /// The whole page as PNG.
