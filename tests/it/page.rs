@@ -6,6 +6,7 @@ use crate::support::replica::ATTACHED;
 use crate::support::*;
 
 mod bad_text;
+mod chart;
 mod documentation;
 mod edits;
 mod files;

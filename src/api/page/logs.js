@@ -19,7 +19,8 @@ export function logsTab(body, { id, path: base, signal, webhook }) {
 	const area = h('div');
 	const more = button('Load more', loadMore);
 	const held = button('New deliveries: show', () => { restart(); status.focus(); }, '.small', { hidden: true });
-	put(body, chart(base, signal), h('.filters', h('h2', 'Webhook Logs'), h('span', { role: 'status' }, held), status, type), area, h('.actions.middle', more));
+	const drawn = chart(base, signal);
+	put(body, drawn, h('.filters', h('h2', 'Webhook Logs'), h('span', { role: 'status' }, held), status, type), area, h('.actions.middle', more));
 
 	let cursor, known, deeper, filtering;
 	signal.addEventListener('abort', () => filtering.abort());
@@ -58,6 +59,7 @@ export function logsTab(body, { id, path: base, signal, webhook }) {
 			put(rows);
 		}
 		if (!first && !fresh.length) return;
+		if (!first) drawn.dispatchEvent(new Event('grown'));
 		rows.prepend(...fresh.map(logRow));
 		try {
 			if (anew) await fillPage(PAGE);

@@ -4,11 +4,15 @@ import { h, icon } from './dom.js';
 
 const DATE_TIME = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'medium' });
 const CLOCK = new Intl.DateTimeFormat(undefined, { timeStyle: 'short' });
-const NUMBER = new Intl.NumberFormat();
+const NUMBER = new Intl.NumberFormat(undefined, { maximumFractionDigits: 2 });
+
+/** The API counts what waits up to this number. */
+export const MANY = 1000;
 
 export const number = (n) => NUMBER.format(n);
 export const count = (n, one) => `${number(n)} ${n === 1 ? one : `${one.replace(/y$/, 'ie')}s`}`;
-export const ms = (n) => (n === null ? '—' : `${number(n)} ms`);
+export const waits = (n) => (n === 1 ? '1 delivery waits' : `${number(n)}${n >= MANY ? ' or more' : ''} deliveries wait`);
+export const ms = (n) => (n === null ? '—' : n < 1000 ? `${number(n)} ms` : `${number(n / 1000)} s`);
 export const clock = (iso) => CLOCK.format(new Date(iso));
 
 /** Local time; UTC on hover. */
