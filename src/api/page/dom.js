@@ -29,6 +29,7 @@ const PATHS = {
 	none: 'M2.5 8a5.5 5.5 0 1 1 11 0 5.5 5.5 0 0 1-11 0',
 	warning: 'M8 2 15 14H1ZM8 6.5v3.2m0 1.8v.3',
 	plus: 'M8 3v10M3 8h10',
+	retry: 'M13.5 8A5.5 5.5 0 1 1 8 2.5c2 0 3.4 1 4.7 2.5M13 2v3h-3',
 	back: 'M10 3 5 8l5 5',
 	open: 'm6 4 4 4-4 4',
 };
@@ -42,15 +43,18 @@ export function button(label, work, kind = '', props = {}) {
 
 export const submit = (label) => h('button.button.primary', { type: 'submit' }, label);
 
+/** The control that was used last, and where it was. */
+let used;
 export async function act(control, work) {
-	if (control.ariaDisabled) return;
-	control.ariaDisabled = 'true';
+	if (control.hasAttribute('aria-disabled')) return;
+	control.setAttribute('aria-disabled', 'true');
+	if (!control.closest('dialog')) used = { control, was: bounds(control) };
 	try {
 		await work();
 	} catch (problem) {
 		if (problem.status !== 401 && problem.name !== 'AbortError') say(problem.message, 'failed');
 	} finally {
-		control.ariaDisabled = null;
+		control.removeAttribute('aria-disabled');
 	}
 }
 
@@ -60,9 +64,28 @@ const status = document.getElementById('status');
 let clearing = 0;
 export function say(text, kind = 'success') {
 	clearTimeout(clearing);
-	put(status, h('p.toast', icon(kind), h('span', text)));
+	const toast = h('p.toast', icon(kind), h('span', text));
+	put(status, toast);
+	if (used && covers(toast)) toast.classList.add('above');
 	clearing = setTimeout(put, kind === 'success' ? 6000 : 12_000, status);
 }
+
+/** Whether a toast at the bottom lies over the control that was used, or over its row or box where there is room above that. */
+function covers(toast) {
+	const { top, height } = toast.getBoundingClientRect();
+	const { own, around } = used.control.isConnected ? bounds(used.control) : used.was;
+	return own.bottom > top || (around.bottom > top && around.top > 2 * height);
+}
+
+const bounds = (control) => ({
+	own: control.getBoundingClientRect(),
+	around: (control.closest('li, .notice, .card, .title') ?? control).getBoundingClientRect(),
+});
+
+const heard = h('.hidden', { role: 'status' });
+document.body.append(heard);
+/** Tells screen readers, and nobody else. */
+export const announce = (text) => put(heard, text);
 
 /** Asks the reader; resolves to whether the answer was yes. */
 export function confirm(title, lines, yes) {
@@ -80,10 +103,10 @@ export const block = (label, text) => h('.block', h('.block-head', label, copyBu
 
 const code = (label, text) => h('pre', { tabindex: 0, role: 'group', 'aria-label': label }, text);
 
-export const copyButton = (text, label) => button('Copy', async () => {
+export const copyButton = (text, label, key) => button('Copy', async () => {
 	if (await copy(await text())) say('Copied to the clipboard.');
 	else say('Not allowed here: select the text and copy it by hand.', 'failed');
-}, '.small', { 'aria-label': label });
+}, '.small', { 'aria-label': label, 'data-key': key });
 
 async function copy(text) {
 	try {
@@ -105,7 +128,7 @@ async function copy(text) {
 /** A switch. It shows the new state only once `change` has set it. */
 export const toggle = (on, label, change) =>
 	h('button.switch', { type: 'button', role: 'switch', 'aria-checked': String(on), 'aria-label': label, 'data-key': 'active',
-		click: ({ currentTarget: own }) => act(own, () => change(own.ariaChecked !== 'true', own)) });
+		click: ({ currentTarget: own }) => act(own, () => change(own.getAttribute('aria-checked') !== 'true', own)) });
 
 export const notice = (kind, title, ...children) =>
 	h(`.notice${kind}`, icon(kind ? 'failed' : 'warning'), h('div', h('strong', title), children));

@@ -2,7 +2,8 @@
 import { CAUSES, STATUSES } from './advice.js';
 import { h, icon } from './dom.js';
 
-const DATE_TIME = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'medium' });
+/** With the zone. */
+const DATE_TIME = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', timeStyle: 'long' });
 const CLOCK = new Intl.DateTimeFormat(undefined, { timeStyle: 'short' });
 const NUMBER = new Intl.NumberFormat(undefined, { maximumFractionDigits: 2 });
 
@@ -15,8 +16,16 @@ export const waits = (n) => (n === 1 ? '1 delivery waits' : `${number(n)}${n >= 
 export const ms = (n) => (n === null ? '—' : n < 1000 ? `${number(n)} ms` : `${number(n / 1000)} s`);
 export const clock = (iso) => CLOCK.format(new Date(iso));
 
-/** Local time; UTC on hover. */
-export const time = (iso) => h('time', { datetime: iso, title: iso.replace('T', ' ').replace('Z', ' UTC') }, DATE_TIME.format(new Date(iso)));
+/** Local time. UTC on hover, and while the keyboard's focus is in the same row or box. */
+export const time = (iso) => h('time', { datetime: iso, title: `${iso.slice(0, 19).replace('T', ' ')} UTC` }, h('span', DATE_TIME.format(new Date(iso))));
+
+// One tab stop for each time would be many: so a row's or box's own controls show the times in it.
+let shown;
+addEventListener('focusout', () => shown?.classList.remove('utc'));
+addEventListener('focusin', ({ target }) => {
+	shown = target.matches(':focus-visible:not(h1)') ? target.closest('li, .top, .card') : null;
+	shown?.classList.add('utc');
+});
 
 export const outcome = (status, text = { success: 'Success', failed: 'Failed' }[status] ?? 'No deliveries yet') =>
 	h(`span.outcome.${status ?? 'none'}`, icon(status ?? 'none'), h('span', text));
