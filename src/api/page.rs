@@ -22,9 +22,9 @@ macro_rules! files {
 }
 
 /// The page's files beside `index.html` and `advice.js`, which is made when the program starts.
-const FILES: [(&str, &str); 14] = files![
+const FILES: [(&str, &str); 15] = files![
     "page.css" "token.js" "page.js" "http.js" "dom.js" "words.js" "list.js" "form.js" "secret.js" "webhook.js" "logs.js"
-    "chart.js" "test.js" "settings.js"
+    "chart.js" "test.js" "settings.js" "switch.js"
 ];
 
 pub(super) fn routes(frame_ancestors: &[String]) -> Router<Arc<Api>> {

@@ -56,7 +56,11 @@ impl Stage {
     }
 
     async fn token(&self) -> String {
-        let token = self.site.json(&["token", "--account", ACCOUNT]).await;
+        self.token_of(ACCOUNT).await
+    }
+
+    async fn token_of(&self, account: &str) -> String {
+        let token = self.site.json(&["token", "--account", account]).await;
         token["token"].as_str().expect("a token is text").to_owned()
     }
 
@@ -98,6 +102,17 @@ impl Stage {
                  http_status, duration_ms, error, response_snippet, created_at, next_attempt_at)
              SELECT gen_random_uuid(), '{}', gen_random_uuid(), current_date, gen_random_uuid(), 'evt_' || n, {columns}
              FROM generate_series(1, {rows}) AS n",
+            webhook.id
+        );
+        self.execute(&sql).await;
+    }
+
+    /// Deliveries of which one attempt was made, and the next one is due in half an hour.
+    async fn write_waiting(&self, webhook: &Webhook, rows: i64) {
+        let sql = format!(
+            "INSERT INTO pending_deliveries (id, webhook_id, activation, event_day, event_key, trigger, attempts_made, due_at)
+             SELECT gen_random_uuid(), id, activation, current_date, gen_random_uuid(), 'event', 1, now() + interval '30 minutes'
+             FROM webhooks, generate_series(1, {rows}) WHERE id = '{}'",
             webhook.id
         );
         self.execute(&sql).await;

@@ -1,7 +1,7 @@
 // The tab Test: sends a test event, and shows the request and the answer.
 import { ask, eventTypes, poll } from './http.js';
 import { act, block, button, h, loading, notice, put, section, submit } from './dom.js';
-import { activate } from './list.js';
+import { activate } from './switch.js';
 import { attempt } from './logs.js';
 
 export function testTab(body, tab) {

@@ -1,8 +1,9 @@
 // The view of one webhook: name, state and warnings, above the tabs for log, test and settings.
 import { get, poll, webhookPath } from './http.js';
-import { crumb, focus, h, loading, put, say, toggle } from './dom.js';
+import { copyButton, crumb, focus, h, icon, loading, put } from './dom.js';
 import { outcome } from './words.js';
-import { activate, appearance, banner, switched } from './list.js';
+import { sentence } from './list.js';
+import { activeSwitch, appearance, banner, look, retrying } from './switch.js';
 import { logsTab } from './logs.js';
 import { settingsTab } from './settings.js';
 import { testTab } from './test.js';
@@ -14,26 +15,28 @@ export function webhookView(main, id, tab, signal) {
 	document.title = 'Webhook';
 	const head = h('.title', loading()), trouble = h('div'), body = h('div');
 	const links = Object.entries(TABS).map(([key, [label]]) => h('a', { href: `#/webhooks/${id}/${key}`, 'data-tab': key }, label));
-	put(main, crumb(), head, trouble, h('nav.tabs', { 'aria-label': 'Webhook' }, links), body);
-	let webhook, seen, open, changed;
+	put(main, crumb(), h('.top', head, trouble), h('nav.tabs', { 'aria-label': 'Webhook' }, links), body);
+	// `last` is the last failed attempt of a webhook that fails.
+	let webhook, last, seen, open, changed;
 
-	const refresh = poll(main, EVERY_MS, signal, async () => show(await get(webhookPath(id), signal)));
+	const refresh = poll(main, EVERY_MS, signal, async () => {
+		const now = await get(webhookPath(id), signal);
+		await look(now, signal);
+		last = now.failing_since && (await get(`${webhookPath(id)}/deliveries?limit=1&status=failed`, signal)).data[0];
+		show(now);
+	});
 
 	function show(now) {
-		const first = !webhook, look = appearance(now);
-		if (signal.aborted || look === seen) return;
+		const first = !webhook, all = appearance(now, last);
+		if (signal.aborted || all === seen) return;
 		const held = !first && document.activeElement.dataset.key;
 		webhook = now;
-		seen = look;
+		seen = all;
 		document.title = `${now.name} · Webhooks`;
-		const state = now.active ? (now.failing_since ? ['failed', 'Failing'] : ['success', 'Active']) : now.disabled_reason ? ['failed', 'Disabled'] : ['none', 'Inactive'];
 		const heading = h('h1', { tabindex: -1, 'data-key': 'name' }, h('bdi', now.name));
-		put(head, h('div', heading, h('p.url', h('bdi', now.url))), h('.state', outcome(...state), toggle(now.active, 'Active', async (on) => {
-			const data = await activate(now, on);
-			show(data);
-			say(switched(data));
-		})));
-		put(trouble, banner(now, signal, refresh));
+		put(head, h('div', heading, address(now)),
+			h('.state', outcome(...state(now)), activeSwitch(now, 'Active', (after) => { show(after); refresh(); })));
+		put(trouble, now.warnings.map((text) => h('p.warn', icon('warning'), h('span', sentence(text)))), retrying(now, last), banner(now, last, refresh));
 		if (held) focus(main.querySelector(`[data-key=${held}]`) ?? heading);
 		if (!first) return changed?.();
 		if (document.activeElement === document.body) focus(heading);
@@ -42,7 +45,10 @@ export function webhookView(main, id, tab, signal) {
 
 	function choose(wanted) {
 		tab = TABS[wanted] ? wanted : 'logs';
-		for (const one of links) one.ariaCurrent = one.dataset.tab === tab ? 'page' : null;
+		for (const one of links) {
+			if (one.dataset.tab === tab) one.setAttribute('aria-current', 'page');
+			else one.removeAttribute('aria-current');
+		}
 		if (!webhook) return;
 		open?.abort();
 		open = new AbortController();
@@ -53,4 +59,14 @@ export function webhookView(main, id, tab, signal) {
 	signal.addEventListener('abort', () => open?.abort());
 	choose(tab);
 	return { id, show: choose };
+}
+
+const address = ({ id, url }) => [
+	h('.facts', h('span.url', h('bdi', url)), copyButton(() => url, 'Copy URL', 'copy-url')),
+	h('.facts', h('span.url', `ID ${id}`), copyButton(() => id, 'Copy ID', 'copy-id')),
+];
+
+function state({ active, failing, disabled_reason: reason }) {
+	if (active) return failing ? ['failed', 'Failing'] : ['success', 'Active'];
+	return reason ? ['failed', 'Disabled'] : ['none', 'Inactive'];
 }

@@ -35,11 +35,11 @@ export const failure = ({ error, error_detail: detail, http_status: code }) => e
 	?? [`The receiver answered ${code} instead of a 2xx status.`, STATUSES[code] ?? STATUSES[`${Math.floor(code / 100)}xx`] ?? STATUSES.other]);
 
 const KEPT = 'Events since then are kept and can be recovered.';
-/** Why a webhook is disabled or failing, as title and text; `last` is its last failed attempt. */
-export function trouble({ active, disabled_reason: reason, failing_since: failing }, last) {
-	const why = last ? failure(last)[0] : '';
-	if (reason === 'gone') return ['Disabled: the receiver answered 410 Gone', `So it wants no more requests, and we stopped. ${KEPT}`];
+/** Why a webhook is disabled, or failing so that its owner was notified, as title and text; `last` is its last failed attempt. */
+export function trouble({ active, failing, disabled_reason: reason }, last) {
+	const why = last ? failure(last).join(' ') : '';
+	if (reason === 'gone') return ['Disabled: the receiver answered 410 Gone', `A receiver answers this to get no more requests, and we send none. ${KEPT}`];
 	if (reason) return ['Disabled after too many failures', `Nothing but failures for days, so we stopped. ${why} ${KEPT}`];
-	if (active && failing) return ['Deliveries are failing', `${why || 'The last attempts failed.'} We keep trying for days, then disable the webhook.`];
+	if (active && failing) return ['Deliveries are failing', `${why} We keep trying for days, then disable the webhook.`];
 	return null;
 }

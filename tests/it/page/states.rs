@@ -7,6 +7,7 @@ pub(super) struct Shown {
     pub stage: Stage,
     blog: Webhook,
     failing: Webhook,
+    retrying: Webhook,
     off: Webhook,
     _receiver: Receiver,
 }
@@ -18,6 +19,7 @@ impl Shown {
         let blog = stage.named("Blog", "https://hooks.example.com/penr", &TYPES).await;
         let failing = stage.named("Keyword pipeline", &receiver.url(), &TYPES[4..6]).await;
         let disabled = stage.named("CRM", "https://crm.example.com/in", &TYPES[6..]).await;
+        let retrying = stage.named("Newsletter", "https://news.example.com/hook", &TYPES[3..5]).await;
         let gone = stage.named("Old shop", "https://shop.example.com/webhooks", &TYPES[..3]).await;
         let off = stage.named("Staging", "http://staging.example.com/hook", &TYPES[2..4]).await;
         let good = "'content.published', 'event', 1, 200, 38 + (n * 37) % 90, NULL, '{\"ok\":true}', now() - n * n * interval '11 s', NULL";
@@ -32,6 +34,8 @@ impl Shown {
         let bad = "'keyword.approved', CASE n WHEN 1 THEN 'retry' ELSE 'event' END, 2 - (n > 1)::int, 503, 120 + n * 13, 'http_status',
             '{\"error\":\"maintenance\"}', now() - n * n * interval '90 s', now() + interval '28 minutes'";
         stage.write_log(&failing, 9, bad).await;
+        stage.write_log(&retrying, 1, &bad.replace("interval '90 s'", "interval '20 s'")).await;
+        stage.write_waiting(&retrying, 5).await;
         let late = "'site.connected', 'retry', 8, NULL, 5000, 'timeout', NULL, now() - n * interval '30 minutes', NULL";
         stage.write_log(&disabled, 3, late).await;
         stage
@@ -43,14 +47,15 @@ impl Shown {
             .await;
         stage
             .execute(&format!(
-                "UPDATE webhooks SET failing_since = now() - interval '24 minutes' WHERE id = '{}';
+                "UPDATE webhooks SET failing_since = now() - interval '24 minutes', failing_noticed_at = now() WHERE id = '{}';
+                 UPDATE webhooks SET failing_since = now() - interval '20 seconds' WHERE id = '{}';
                  UPDATE webhooks SET active = false, disabled_reason = 'failing', failing_since = now() - interval '5 days' WHERE id = '{}';
                  UPDATE webhooks SET active = false, disabled_reason = 'gone', failing_since = now() - interval '1 hour' WHERE id = '{}';
                  UPDATE webhooks SET active = false WHERE id = '{}'",
-                failing.id, disabled.id, gone.id, off.id
+                failing.id, retrying.id, disabled.id, gone.id, off.id
             ))
             .await;
-        Self { stage, blog, failing, off, _receiver: receiver }
+        Self { stage, blog, failing, retrying, off, _receiver: receiver }
     }
 
     /// Goes through all states, and stops in each.
@@ -62,10 +67,10 @@ impl Shown {
         page.goto(&format!("{}#token=a.b.c", stage.page())).await;
         page.sees("Your session has ended").await;
         stop("session-ended").await;
-        stage.open().await;
-        page.sees("No answer came in time.").await;
-        page.sees("The receiver answered 503").await;
-        stop("list").await;
+        page.goto(&format!("{}#token={}", stage.page(), stage.token_of("acc_new").await)).await;
+        page.sees("No webhooks yet").await;
+        stop("list-empty").await;
+        self.visit_list(&mut stop).await;
         self.visit_create(&mut stop).await;
         self.visit_logs(&mut stop).await;
         self.visit_test(&mut stop).await;
@@ -73,6 +78,21 @@ impl Shown {
         stage.go("/00000000-0000-4000-8000-000000000000/logs").await;
         page.sees("This webhook does not exist").await;
         stop("not-found").await;
+    }
+
+    async fn visit_list(&self, stop: &mut impl AsyncFnMut(&str)) {
+        let page = &self.stage.browser;
+        self.stage.open().await;
+        page.sees("No answer came in time.").await;
+        page.sees("The receiver answered 503").await;
+        stop("list").await;
+        page.click("Active: Newsletter").await;
+        page.sees("5 deliveries wait and will be cancelled.").await;
+        stop("list-switch-off").await;
+        page.click("Cancel").await;
+        self.stage.go(&format!("/{}/logs", self.retrying.id)).await;
+        page.sees("Retrying, next at").await;
+        stop("retrying").await;
     }
 
     async fn visit_create(&self, stop: &mut impl AsyncFnMut(&str)) {
@@ -179,6 +199,18 @@ async fn every_state_is_sound_on_a_wide_light_screen() {
 #[tokio::test]
 async fn every_state_is_sound_on_a_narrow_dark_screen() {
     all_are_sound("dark", 360).await;
+}
+
+#[tokio::test]
+#[ignore = "a longer visit: make journeys"]
+async fn every_state_is_sound_with_forced_colours_on_a_wide_screen() {
+    all_are_sound("forced", 1280).await;
+}
+
+#[tokio::test]
+#[ignore = "a longer visit: make journeys"]
+async fn every_state_is_sound_with_forced_colours_on_a_narrow_screen() {
+    all_are_sound("forced", 360).await;
 }
 
 /// Shows that the tests above can fail.

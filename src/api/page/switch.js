@@ -1,0 +1,128 @@
+// Switches webhooks off and on. Asks before deliveries are cancelled, and offers afterwards to send what was missed.
+import { ask, get, webhookPath } from './http.js';
+import { button, confirm, focus, h, icon, notice, say, toggle } from './dom.js';
+import { count, failure, time, trouble, waits } from './words.js';
+
+/** Gets the focus when the control that had it has gone. */
+export const PLACE = 'h1, .name';
+/** How often to look for what was missed. What waited is cancelled some seconds after the switch. */
+const LOOKS = 10;
+
+/** For webhooks that are off: since when. The API has only the time of the last change, which may be a later one. */
+const offSince = new Map();
+/** For webhooks that were switched on: since when they missed something, how much was found, how often more to look. */
+const missed = new Map();
+
+const lastOn = ({ id, disabled_reason: reason, failing_since: failing, updated_at: changed }) =>
+	offSince.get(id) ?? ((reason && failing) || changed);
+
+/** All webhooks of the account, with their activity. */
+export async function all(signal) {
+	const webhooks = [];
+	for (let cursor = ''; cursor !== null;) {
+		const page = await get(`/webhooks?include=activity${cursor && `&cursor=${encodeURIComponent(cursor)}`}`, signal);
+		webhooks.push(...page.data);
+		cursor = page.next_cursor;
+	}
+	return webhooks;
+}
+
+/** Switches a webhook without a question. Resolves to the webhook as it is then. */
+export async function activate(webhook, active) {
+	const { id } = webhook, before = missed.get(id);
+	const since = before?.found ? before.since : lastOn(webhook);
+	const now = await ask('PATCH', webhookPath(id), { body: { active } });
+	if (active) missed.set(id, { since, found: 0, looks: LOOKS });
+	else offSince.set(id, now.updated_at);
+	return now;
+}
+
+/** The control that switches a webhook. `show` gets the webhook as it is afterwards. */
+export function activeSwitch(webhook, label, show) {
+	const control = toggle(webhook.active, label, async (on, own) => {
+		const waiting = on ? 0 : (await all()).find(({ id }) => id === webhook.id)?.activity.waiting;
+		const sure = !waiting || await mayCancel(webhook, waiting);
+		// The view may have been drawn again behind the question.
+		if (!own.isConnected) focus(document.querySelector(`[data-webhook="${webhook.id}"]`));
+		if (!sure) return;
+		const now = await activate(webhook, on);
+		own.setAttribute('aria-checked', now.active);
+		say(`“${now.name}” is ${now.active ? 'active.' : 'inactive: nothing is sent, and events are not kept for it.'}`);
+		show(now);
+	});
+	control.dataset.webhook = webhook.id;
+	return control;
+}
+
+const mayCancel = ({ name }, waiting) => confirm(`Switch off “${name}”?`, [
+	`${waits(waiting)} and will be cancelled.`,
+	'Events are not kept for a webhook while it is inactive.',
+	'When you switch it on again, you can still have the cancelled deliveries sent.',
+], 'Switch off');
+
+/** To be called for each webhook that was read anew: notes since when it is off, and counts what it has missed. */
+export async function look(webhook, signal) {
+	const { id, active } = webhook, one = missed.get(id);
+	if (active) offSince.delete(id);
+	else offSince.set(id, lastOn(webhook));
+	if (!active || !one?.looks) return;
+	try {
+		one.found = (await get(`${webhookPath(id)}/recover?since=${encodeURIComponent(one.since)}`, signal)).count;
+		one.looks = one.found ? LOOKS : one.looks - 1;
+	} catch (problem) {
+		if (signal.aborted) throw problem;
+	}
+}
+
+/** Everything that a view of the webhook shows. It is drawn again when this changes. */
+export const appearance = (webhook, last) => JSON.stringify([webhook, last, missed.get(webhook.id)?.found]);
+
+/** What a webhook has missed and what is wrong with it, with the way out. `last` is its last failed attempt. */
+export const banner = (webhook, last, refresh) => [offer(webhook, refresh), alarm(webhook, last, refresh)];
+
+function offer(webhook, refresh) {
+	const { id, name, active } = webhook, found = missed.get(id)?.found;
+	if (!active || !found) return null;
+	const dismiss = button('Leave it', (own) => {
+		missed.delete(id);
+		leave(own);
+		refresh();
+	}, '', { 'data-key': 'leave', 'aria-label': `Leave it: ${name}` });
+	return notice('', `${count(found, 'delivery')} ${found === 1 ? 'was' : 'were'} missed while it was off`,
+		h('.actions.start', recovery(webhook, 'Recover what was missed', refresh), dismiss));
+}
+
+function alarm(webhook, last, refresh) {
+	const { id, name, active, failing_since: since } = webhook, said = trouble(webhook, last);
+	if (!said) return null;
+	const way = active
+		? h('a', { href: `#/webhooks/${id}/logs?status=failed`, 'data-key': 'why' }, 'See the failed deliveries', h('span.hidden', ` of ${name}`))
+		: recovery(webhook, 'Re-enable and recover what was missed', refresh);
+	return notice(active ? '' : '.bad', said[0], h('p', said[1]), since && h('p', 'Failing since ', time(since), '.'), way);
+}
+
+const recovery = (webhook, text, refresh) =>
+	button(text, (own) => recover(webhook, own).finally(refresh), '.primary', { 'data-key': 'recover', 'aria-label': `${text}: ${webhook.name}` });
+
+async function recover(webhook, own) {
+	const { id, active } = webhook;
+	if (!active) await activate(webhook, true);
+	const { recovering } = await ask('POST', `${webhookPath(id)}/recover`, { body: { since: missed.get(id).since } });
+	if (recovering) missed.delete(id);
+	leave(own);
+	say(`${active ? '' : 'Active again. '}${recovering ? `${count(recovering, 'missed delivery')} will be sent.` : 'Nothing was found to recover.'}`);
+}
+
+/** Removes the notice of a button. */
+function leave(own) {
+	if (document.activeElement === own) focus(own.closest('li, main').querySelector(PLACE));
+	own.closest('.notice').remove();
+}
+
+/** What is said of a webhook whose last attempt failed, before that is an alarm. */
+export function retrying({ active, failing, failing_since: since }, last) {
+	if (!active || failing || !since || !last) return null;
+	const { next_attempt_at: next } = last;
+	return h('p.calm.muted', icon('retry'), h('span', `The last attempt failed: ${failure(last).join(' ')}`,
+		new Date(next) > Date.now() && [' Retrying, next at ', time(next), '.']));
+}
