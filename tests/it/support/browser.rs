@@ -180,6 +180,13 @@ impl Browser {
         self.devtools("Emulation.setEmulatedMedia", json!({ "features": [scheme, forced] })).await;
     }
 
+    /// Shows everything in the few colours of a contrast theme, `light` or `dark`.
+    pub async fn force_colours(&self, theme: &str) {
+        let features =
+            json!([{ "name": "forced-colors", "value": "active" }, { "name": "prefers-color-scheme", "value": theme }]);
+        self.devtools("Emulation.setEmulatedMedia", json!({ "features": features })).await;
+    }
+
     /// The whole page as PNG.
     pub async fn screenshot(&self) -> Vec<u8> {
         // The page's size is measured only when the last change was drawn.
@@ -216,12 +223,11 @@ impl Browser {
     }
 
     async fn is_accessible(&self) {
-        // The page's policy does not bind scripts of the devtools.
-        let loading = json!({ "expression": driver::axe() });
-        self.devtools("Runtime.evaluate", loading).await;
-        let run = "axe.run().then((r) => r.violations.map((v) => [v.id, v.help, v.nodes.map((n) => n.html)]))";
-        let asked = json!({ "expression": run, "awaitPromise": true, "returnByValue": true });
-        let found = self.devtools("Runtime.evaluate", asked).await["result"]["value"].clone();
+        // The page's policy does not bind scripts of the driver.
+        self.js(driver::axe()).await;
+        let run = "axe.run().then((r) => arguments[0](r.violations.map((v) => [v.id, v.help, v.nodes.map((n) => n.html)])), (error) => arguments[0](String(error)))";
+        let running = self.client.execute_async(run, Vec::new());
+        let found = within("axe runs", PATIENCE, running).await.expect("the browser answers");
         let found = found.as_array().unwrap_or_else(|| panic!("axe did not run: {found}"));
         let mut said = String::new();
         for violation in found {

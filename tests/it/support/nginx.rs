@@ -26,6 +26,13 @@ impl Nginx {
         Self::before(target, "gzip on; gzip_types application/json; gzip_min_length 0; gzip_proxied any;").await
     }
 
+    /// Compresses every answer, and serves the API below a path: `/hooks/v1`.
+    pub async fn that_compresses_below(path: &str, target: &str) -> Self {
+        let gzip =
+            "gzip on; gzip_types application/json text/css text/javascript; gzip_min_length 0; gzip_proxied any;";
+        Self::with("", &format!("{path}/"), &format!("{target}/"), gzip).await
+    }
+
     /// Passes no ETag on.
     pub async fn that_drops_etags(target: &str) -> Self {
         Self::before(target, "proxy_hide_header ETag;").await
@@ -34,14 +41,14 @@ impl Nginx {
     /// Keeps connections to the API for the next request, for this time.
     pub async fn that_keeps_connections(target: &str, timeout: &str) -> Self {
         let kept = format!("upstream kept {{ server {target}; keepalive 200; keepalive_timeout {timeout}; }}");
-        Self::with(&kept, "kept", "proxy_http_version 1.1; proxy_set_header Connection \"\";").await
+        Self::with(&kept, "/", "kept", "proxy_http_version 1.1; proxy_set_header Connection \"\";").await
     }
 
     async fn before(target: &str, directives: &str) -> Self {
-        Self::with("", target, directives).await
+        Self::with("", "/", target, directives).await
     }
 
-    async fn with(upstream: &str, target: &str, directives: &str) -> Self {
+    async fn with(upstream: &str, location: &str, target: &str, directives: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let port = TcpSocket::new_v4().expect("a socket");
         port.set_reuseport(true).expect("a socket");
@@ -54,7 +61,7 @@ impl Nginx {
                  access_log off;
                  client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
                  {upstream}
-                 server {{ listen {address} reuseport; {directives} location / {{ proxy_pass http://{target}; }} }}
+                 server {{ listen {address} reuseport; {directives} location {location} {{ proxy_pass http://{target}; }} }}
              }}"
         );
         let settings = folder.path().join("nginx.conf");
