@@ -77,11 +77,12 @@ function eventField(types, chosen) {
 		return h('.choice', box, h('div', h('label', { for: id }, name), h('code', type), h('p.hint', { id: `${id}-about` }, description)));
 	};
 	const error = errorLine('events');
-	const groups = Map.groupBy(types, ({ type }) => sentence(type.split('.')[0]));
+	const groups = {};
+	for (const one of types) (groups[sentence(one.type.split('.')[0])] ??= []).push(one);
 	const element = h('fieldset.field', { 'aria-describedby': 'events-error' },
 		h('legend', 'Events'), error,
 		h('.choice', every, h('label', { for: 'all-events' }, 'Select all')),
-		h('.groups', [...groups].map(([group, members]) => h('fieldset.group', h('legend', group), members.map(choice)))));
+		h('.groups', Object.entries(groups).map(([group, members]) => h('fieldset.group', h('legend', group), members.map(choice)))));
 	update();
 	return { element, value: () => boxes.filter((box) => box.checked).map((box) => box.value), ...reports(error, element, boxes[0] ?? every) };
 }

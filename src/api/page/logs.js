@@ -49,7 +49,7 @@ export function logsTab(body, { id, path: base, signal, webhook }) {
 		const first = !known, anew = first || fresh.length === PAGE;
 		// A whole page of new rows: there may be more between them and the known ones. The list then begins again, unless the
 		// reader is using it.
-		if (known && anew && (deeper || rows.matches(':focus-within, :has([open])'))) {
+		if (known && anew && (deeper || rows.matches(':focus-within') || rows.querySelector('[open]'))) {
 			held.hidden = false;
 			return;
 		}
