@@ -7,6 +7,8 @@ use axum::body::Bytes;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use sha2::{Digest, Sha256};
 
 use super::{Api, etag};
@@ -16,14 +18,20 @@ const PATH: &str = "/settings/webhooks";
 const PAGE: &str = include_str!("page/index.html");
 /// A line of the page. The origins that may give the page its token are filled in when the program starts.
 const HOST_ORIGINS: &str = r#"<meta name="host-origins" content="">"#;
+/// Another line, written once for each script when the program starts: all are fetched at once, not one after the other as
+/// they import each other.
+const PRELOAD: &str = "<link rel=\"modulepreload\" href=\"webhooks/\">\n";
+
+const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+const EMBEDDER_POLICY: HeaderName = HeaderName::from_static("cross-origin-embedder-policy");
 
 macro_rules! files {
     ($($name:literal)*) => { [$(($name, include_str!(concat!("page/", $name)))),*] };
 }
 
 /// The page's files beside `index.html` and `advice.js`, which is made when the program starts.
-const FILES: [(&str, &str); 15] = files![
-    "page.css" "token.js" "page.js" "http.js" "dom.js" "words.js" "list.js" "form.js" "secret.js" "webhook.js" "logs.js"
+const FILES: [(&str, &str); 16] = files![
+    "page.css" "page.js" "embed.js" "token.js" "http.js" "dom.js" "words.js" "list.js" "form.js" "secret.js" "webhook.js" "logs.js"
     "chart.js" "test.js" "settings.js" "switch.js"
 ];
 
@@ -38,13 +46,20 @@ pub(super) fn routes(frame_ancestors: &[String]) -> Router<Arc<Api>> {
     routes
 }
 
-/// Allows only files of this origin, and only frames of the origins in `api.frame_ancestors`.
+/// Allows only files of this origin, the one script that stands in the page, and only frames of the origins in
+/// `api.frame_ancestors`.
 fn content_security_policy(frame_ancestors: &[String]) -> String {
     let ancestors = if frame_ancestors.is_empty() { "'none'".to_owned() } else { frame_ancestors.join(" ") };
+    let hash = BASE64_STANDARD.encode(Sha256::digest(script_in_page()));
     format!(
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
+        "default-src 'none'; script-src 'self' 'sha256-{hash}'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
          base-uri 'none'; form-action 'self'; frame-ancestors {ancestors}"
     )
+}
+
+fn script_in_page() -> &'static str {
+    let (_, rest) = PAGE.split_once("<script>").expect("index.html has a script");
+    rest.split_once("</script>").expect("it ends").0
 }
 
 #[derive(Clone)]
@@ -57,7 +72,9 @@ impl Page {
     fn new(frame_ancestors: &[String]) -> Self {
         // The settings accept only origins here, which have no character that is special in HTML.
         let origins = HOST_ORIGINS.replace("\"\"", &format!("\"{}\"", frame_ancestors.join(" ")));
-        let html = Bytes::from(PAGE.replace(HOST_ORIGINS, &origins));
+        let scripts = FILES.iter().map(|(name, _)| *name).filter(|name| name.ends_with(".js")).chain(["advice.js"]);
+        let preloads: String = scripts.map(|name| PRELOAD.replace("webhooks/", &format!("webhooks/{name}"))).collect();
+        let html = Bytes::from(PAGE.replace(HOST_ORIGINS, &origins).replace(PRELOAD, &preloads));
         let mut headers = common("text/html; charset=utf-8");
         let policy = content_security_policy(frame_ancestors);
         let policy = HeaderValue::from_str(&policy).expect("origins are plain ASCII");
@@ -66,6 +83,10 @@ impl Page {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if frame_ancestors.is_empty() {
             headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+        } else {
+            // A host that isolates itself (COEP) may only frame pages that say both of these.
+            headers.insert(RESOURCE_POLICY, HeaderValue::from_static("cross-origin"));
+            headers.insert(EMBEDDER_POLICY, HeaderValue::from_static("require-corp"));
         }
         Self { html, headers }
     }
@@ -113,11 +134,10 @@ impl File {
 fn common(content_type: &'static str) -> HeaderMap {
     let permissions = HeaderName::from_static("permissions-policy");
     let opener = HeaderName::from_static("cross-origin-opener-policy");
-    let resource = HeaderName::from_static("cross-origin-resource-policy");
     HeaderMap::from_iter([
         (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
         (opener, HeaderValue::from_static("same-origin")),
-        (resource, HeaderValue::from_static("same-origin")),
+        (RESOURCE_POLICY, HeaderValue::from_static("same-origin")),
         (permissions, HeaderValue::from_static("camera=(), geolocation=(), microphone=(), payment=(), usb=()")),
     ])
 }

@@ -5,11 +5,17 @@ use serde_json::json;
 use crate::support::replica::ATTACHED;
 use crate::support::*;
 
+use hosts::Host;
+
+mod ageing;
 mod bad_text;
 mod chart;
 mod documentation;
 mod edits;
+mod embedded;
 mod files;
+mod forced_colours;
+mod hosts;
 mod list;
 mod log;
 mod outages;
@@ -36,6 +42,8 @@ struct Stage {
     site: Site,
     process: Replica,
     address: String,
+    /// The page that frames ours, if one does.
+    host: Option<Host>,
     browser: Browser,
 }
 
@@ -48,11 +56,14 @@ impl Stage {
         let mut process = site.launch(&["run"]).set("api.database_timeout", "5s").start();
         process.wait_for_log(ATTACHED).await;
         let address = process.logged("API address", "address").await;
-        Self { site, process, address, browser: Browser::start().await }
+        Self { site, process, address, host: None, browser: Browser::start().await }
     }
 
     fn page(&self) -> String {
-        format!("http://{}/settings/webhooks", self.address)
+        match &self.host {
+            Some(host) => host.framed(),
+            None => format!("http://{}/settings/webhooks", self.address),
+        }
     }
 
     async fn token(&self) -> String {
@@ -64,8 +75,11 @@ impl Stage {
         token["token"].as_str().expect("a token is text").to_owned()
     }
 
-    /// The page as penr.ai opens it.
+    /// The page as penr.ai opens it. In a host's page the browser is in the frame afterwards.
     async fn open(&self) {
+        if let Some(host) = &self.host {
+            return host.open(&self.browser, "").await;
+        }
         self.browser.goto(&format!("{}#token={}", self.page(), self.token().await)).await;
         self.browser.until("document.querySelector('h1') !== null").await;
     }

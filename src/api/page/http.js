@@ -4,6 +4,8 @@ import { button, empty, h, link, put } from './dom.js';
 
 const TIMEOUT_MS = 20_000;
 const SLOWEST_POLL_MS = 10_000;
+/** The API stands beside the page, also where a proxy serves both below a prefix: this file is …/settings/webhooks/http.js. */
+const API = new URL('../../v1', import.meta.url);
 
 class Problem extends Error {
 	/** `status` is 0 if no answer came. */
@@ -68,17 +70,29 @@ async function send(method, path, { body, ifMatch, key, signal }, bearer) {
 	if (body) headers['Content-Type'] = 'application/json';
 	if (ifMatch) headers['If-Match'] = ifMatch;
 	if (key) headers['Idempotency-Key'] = key;
-	const timeout = AbortSignal.timeout(TIMEOUT_MS);
 	try {
-		return await fetch(`/v1${path}`, {
+		return await fetch(API + path, {
 			method, headers, body: body && JSON.stringify(body), cache: 'no-store', credentials: 'omit', redirect: 'error',
-			signal: signal ? AbortSignal.any([signal, timeout]) : timeout,
+			signal: limited(signal),
 		});
 	} catch (error) {
 		signal?.throwIfAborted();
 		const look = method === 'GET' ? '' : key ? ' Try again: it is done only once.' : ' It may have been done all the same: look before you try again.';
 		throw new Problem(0, { title: `The service could not be reached.${look}` });
 	}
+}
+
+/** A signal that is aborted with `signal`, or after TIMEOUT_MS. Some browsers have no AbortSignal.any. */
+function limited(signal) {
+	const own = new AbortController();
+	const stop = () => {
+		signal?.removeEventListener('abort', stop);
+		own.abort();
+	};
+	setTimeout(stop, TIMEOUT_MS);
+	signal?.addEventListener('abort', stop);
+	if (signal?.aborted) stop();
+	return own.signal;
 }
 
 export const webhookPath = (id) => `/webhooks/${encodeURIComponent(id)}`;

@@ -1,5 +1,6 @@
 // Settings > Webhooks: shows the view that the address's fragment names; without a token, says how to get one.
 import * as token from './token.js';
+import { hasHost, hostPage, tellRoute } from './embed.js';
 import { onSignedOut } from './http.js';
 import { button, empty, focus, h, loading, put } from './dom.js';
 import { listView } from './list.js';
@@ -16,6 +17,7 @@ function close() {
 }
 
 function route() {
+	tellRoute();
 	const [, , id, tab] = location.hash.split('/');
 	if (shell && shell.id === id) return shell.show(tab);
 	close();
@@ -32,11 +34,12 @@ function noToken() {
 	close();
 	put(main);
 	document.title = 'Webhooks';
-	put(main, empty(hadToken ? 'Your session has ended' : 'Open this page from your settings',
-		h('p', hadToken
-			? 'Open Settings › Webhooks in penr.ai again to go on.'
-			: 'penr.ai signs you in here when you open Settings › Webhooks there. Reloading this page signs you out.'),
-		token.hasHost && button('Try again', start, '.primary')));
+	const come = hasHost ? button('Try again', start, '.primary')
+		: hostPage && h('a.button.primary', { href: hostPage }, `Go to ${new URL(hostPage).host}`);
+	put(main, hadToken
+		? empty('Your session has ended', h('p', 'Open Settings › Webhooks in penr.ai again to go on.'), come)
+		: empty('Open this page from your settings',
+			h('p', 'penr.ai signs you in when you open Settings › Webhooks there. For your safety, this page forgets you when it is reloaded or opened in another tab.'), come));
 	if (hadToken) focus(main.querySelector('h1'));
 }
 
@@ -61,4 +64,4 @@ addEventListener('pagehide', () => {
 	put(main);
 });
 addEventListener('pageshow', (event) => { if (event.persisted) start(); });
-start();
+if (!window.unfit) start();

@@ -1,5 +1,6 @@
-// Keeps the bearer token, in memory only. It comes in the address's fragment, which is erased at once; the framing page
-// renews it. This file imports nothing, so that nothing delays the erasing.
+// Keeps the bearer token, in memory only. It comes in the address's fragment, out of which index.html takes it at once, or
+// from the framing page, which also renews it.
+import { hasHost, onMessage, tell } from './embed.js';
 
 /** The token is renewed this long before it expires, or at half its life if that is later. */
 const RENEW_MS_BEFORE = 60_000;
@@ -10,9 +11,6 @@ let asking = null;
 let renewal = 0;
 const listeners = new Set();
 
-const hosts = document.querySelector('meta[name=host-origins]').content.split(' ').filter(Boolean);
-export const hasHost = parent !== window && hosts.length > 0;
-
 export const current = () => token;
 /** Calls `listener` for every new token. */
 export const onToken = (listener) => listeners.add(listener);
@@ -22,10 +20,11 @@ export function forget() {
 	clearTimeout(renewal);
 }
 
-export function takeFromAddress() {
-	const given = /^#token=([^&]*)/.exec(location.hash);
+/** `#token=…`, with `&route=/webhooks/…` behind it if another view than the list is wanted. */
+export function takeFromAddress(fragment = location.hash) {
+	const given = /^#token=([^&]*)(?:&route=(\/webhooks.*))?/.exec(fragment);
 	if (!given) return;
-	history.replaceState(null, '', location.pathname + location.search + '#/webhooks');
+	history.replaceState(null, '', `#${given[2] ?? '/webhooks'}`);
 	adopt(given[1]);
 }
 
@@ -42,7 +41,7 @@ export function renew() {
 		const received = () => done(true);
 		const timer = setTimeout(done, HOST_ANSWERS_WITHIN_MS, false);
 		listeners.add(received);
-		for (const host of hosts) parent.postMessage({ type: 'penr-webhooks:token-needed' }, host);
+		tell('token-needed');
 	});
 	return asking;
 }
@@ -64,9 +63,7 @@ function expiry(jwt) {
 	}
 }
 
-addEventListener('message', ({ source, origin, data }) => {
-	if (!hasHost || source !== parent || !hosts.includes(origin)) return;
-	if (data?.type === 'penr-webhooks:token' && typeof data.token === 'string') adopt(data.token);
-});
+onMessage('token', (given) => { if (typeof given.token === 'string') adopt(given.token); });
 
-takeFromAddress();
+takeFromAddress(window.handed);
+delete window.handed;

@@ -58,6 +58,28 @@ async fn without_a_token_the_page_says_how_to_get_one() {
 }
 
 #[tokio::test]
+async fn a_reader_without_a_frame_comes_to_a_view_with_a_token_and_after_a_reload_is_led_back() {
+    let (stage, host_page) = framed().await;
+    let webhook = stage.named("Blog", "https://hooks.example.com/a", &TYPES).await;
+    let page = &stage.browser;
+    let view = format!("/webhooks/{}/settings", webhook.id);
+    let link = format!("<a href='{}#token={}&route={view}'>Webhooks</a>", stage.page(), stage.token().await);
+    host_page.always(Reply::raw(format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\n\r\n{link}",
+        link.len()
+    )));
+    page.goto(&host_page.url()).await;
+    page.click("Webhooks").await;
+    page.sees("Delete webhook").await;
+    assert_eq!(page.url().await, format!("{}#{view}", stage.page()));
+    page.reload().await;
+    page.sees("Open this page from your settings").await;
+    page.is_sound().await;
+    page.click(&format!("Go to {}", host_page.address())).await;
+    page.until(&format!("location.host === '{}'", host_page.address())).await;
+}
+
+#[tokio::test]
 async fn a_reload_shows_nothing_of_the_account() {
     let stage = Stage::set().await;
     stage.named("Hidden one", "https://hooks.example.com/a", &TYPES).await;
@@ -169,7 +191,7 @@ async fn a_token_is_replaced_before_it_expires() {
     assert!(!stage.process.log().contains("\"status\":401"), "{}", stage.process.log());
 }
 
-fn token_for(secret: &str, seconds: u64) -> String {
+pub(super) fn token_for(secret: &str, seconds: u64) -> String {
     let claims = json!({ "sub": ACCOUNT, "exp": api::now() + seconds }).to_string();
     api::sign(secret, r#"{"alg":"HS256"}"#, &claims)
 }

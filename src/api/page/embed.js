@@ -1,0 +1,108 @@
+// Speaks with the page that frames this one, as docs/embedding.md says. Only origins of the setting api.frame_ancestors are
+// told something, or heard.
+
+/** The surface of page.css, `--soft`, on which coloured text is hardest to read. */
+const SURFACES = { light: '#eef0f4', dark: '#222732' };
+const READABLE = 4.5;
+const ROOM_AROUND_DIALOG = 64;
+
+const root = document.documentElement;
+const configured = document.querySelector('meta[name=host-origins]').content.split(' ').filter(Boolean);
+// Not every browser says who frames the page. Without it all hosts are told, and the browser delivers only to the right one.
+const framing = location.ancestorOrigins?.[0] ?? 'null';
+const hosts = framing === 'null' ? configured : configured.filter((origin) => origin === framing);
+export const hasHost = parent !== window && hosts.length > 0;
+
+/** A page of a host, for a reader who has to come back from there. */
+export const hostPage = configured.some((origin) => document.referrer.startsWith(`${origin}/`)) ? document.referrer : configured[0];
+
+export function tell(type, fields) {
+	if (hasHost) for (const host of hosts) parent.postMessage({ type: `penr-webhooks:${type}`, ...fields }, host);
+}
+
+/** Calls `listener` for each message of this type from the framing page. */
+export function onMessage(type, listener) {
+	addEventListener('message', ({ source, origin, data }) => {
+		if (hasHost && source === parent && hosts.includes(origin) && data?.type === `penr-webhooks:${type}`) listener(data);
+	});
+}
+
+let began, told, link;
+
+const isRoute = (route) => typeof route === 'string' && /^\/webhooks($|[/?])/.test(route);
+
+/** Tells the host which view is shown. For whoever shows another one, or changes the address by `history.replaceState`. */
+export function tellRoute() {
+	const route = location.hash.slice(1) || '/webhooks';
+	if (route === told || !isRoute(route)) return;
+	told = route;
+	tell('route', { route });
+}
+
+/** The address of a view, `/webhooks/…`, that can be given to others: in the host's page, if the host said how. */
+export const permalink = (route) => (link ?? `${location.href.split('#')[0]}#`) + route;
+
+onMessage('token', ({ route, theme, accent, link: base }) => {
+	// Later tokens only renew the first one: the reader stays where they are.
+	if (!began && isRoute(route)) history.replaceState(null, '', `#${route}`);
+	began = true;
+	if (typeof base === 'string' && base.includes('#') && hosts.some((origin) => base.startsWith(`${origin}/`))) link = base;
+	if (theme || accent) dress(theme, accent);
+});
+
+onMessage('go', ({ route }) => {
+	if (!isRoute(route)) return;
+	told = route;
+	// Not a new entry in the history: the host has made one.
+	location.replace(`#${route}`);
+});
+
+function dress(theme = 'auto', accent) {
+	const themes = theme === 'auto' ? Object.keys(SURFACES) : [theme];
+	if (!themes.every((one) => Object.hasOwn(SURFACES, one))) return console.warn(`penr-webhooks: the theme is light, dark or auto, not ${theme}`);
+	root.setAttribute('data-theme', theme);
+	const good = themes.filter((one) => /^#[0-9a-f]{6}$/i.test(accent) && contrast(accent, SURFACES[one]) >= READABLE);
+	for (const one of Object.keys(SURFACES)) root.style.setProperty(`--accent-${one}`, good.includes(one) ? accent : '');
+	if (accent && !good.length) console.warn(`penr-webhooks: the accent ${accent} is not used: it must be #rrggbb, with a contrast of ${READABLE} to ${themes.map((one) => SURFACES[one]).join(' or ')}`);
+}
+
+/** From 1 to 21, as WCAG 2 defines it. */
+function contrast(one, other) {
+	const [dark, light] = [luminance(one), luminance(other)].sort((a, b) => a - b);
+	return (light + 0.05) / (dark + 0.05);
+}
+
+const luminance = (colour) => [0.2126, 0.7152, 0.0722].reduce((sum, weight, i) => {
+	const part = parseInt(colour.slice(1 + 2 * i, 3 + 2 * i), 16) / 255;
+	return sum + weight * (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4);
+}, 0);
+
+let height;
+function tellHeight() {
+	const dialogs = [...document.querySelectorAll('dialog')].map((dialog) => dialog.scrollHeight + ROOM_AROUND_DIALOG);
+	const now = Math.ceil(Math.max(root.getBoundingClientRect().height, ...dialogs));
+	if (now === height) return;
+	height = now;
+	tell('height', { height });
+}
+
+/** Puts dialogs and messages into the part of the frame that the reader sees: a frame may be taller than the window. */
+function putWhereSeen() {
+	const once = new IntersectionObserver(([{ isIntersecting, boundingClientRect: all, intersectionRect: seen }]) => {
+		once.disconnect();
+		const [above, below] = isIntersecting ? [seen.top - Math.max(all.top, 0), Math.min(all.bottom, innerHeight) - seen.bottom] : [0, 0];
+		root.style.setProperty('--above', `${above}px`);
+		root.style.setProperty('--below', `${below}px`);
+	});
+	once.observe(root);
+}
+
+if (hasHost) {
+	const sizes = new ResizeObserver(tellHeight);
+	sizes.observe(root);
+	const appearing = new MutationObserver(() => {
+		putWhereSeen();
+		for (const dialog of document.querySelectorAll('dialog')) sizes.observe(dialog);
+	});
+	for (const place of [document.body, document.getElementById('status')]) appearing.observe(place, { childList: true });
+}
