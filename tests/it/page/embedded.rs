@@ -144,9 +144,9 @@ async fn a_host_dresses_the_page_in_its_own_theme_and_accent_if_they_can_be_read
 async fn a_host_that_isolates_itself_can_frame_the_page() {
     for policy in ["require-corp", "credentialless"] {
         let isolated = format!("Cross-Origin-Opener-Policy: same-origin\r\nCross-Origin-Embedder-Policy: {policy}\r\n");
-        let stage = Stage::framed_by(&isolated).await;
-        stage.open().await;
-        stage.browser.sees("No webhooks yet").await;
+        let stage = Stage::framed_by(&isolated, Site::new().await).await;
+        stage.open_at("/new").await;
+        stage.browser.sees("Select all").await;
         stage.browser.leave_frame().await;
         assert_eq!(stage.browser.js("return crossOriginIsolated").await, json!(true), "{policy}");
     }

@@ -37,15 +37,19 @@ impl Host {
 impl Stage {
     /// Our page in the host page of docs/embedding.md, through nginx with gzip, below a path.
     pub(super) async fn framed() -> Self {
-        Self::framed_by("").await
+        Self::framed_on(Site::new().await).await
     }
 
-    /// As `framed`, by a host page that is sent with these headers.
-    pub(super) async fn framed_by(headers: &str) -> Self {
+    pub(super) async fn framed_on(site: Site) -> Self {
+        Self::framed_by("", site).await
+    }
+
+    /// As `framed_on`, by a host page that is sent with these headers.
+    pub(super) async fn framed_by(headers: &str, site: Site) -> Self {
         let server = Receiver::start().await;
         // A second host that does not frame the page now is told nothing.
         let hosts = format!(r#"["https://app.example.com", "http://{}"]"#, server.address());
-        let mut stage = Self::on(Site::new().await.set("api.frame_ancestors", &hosts)).await;
+        let mut stage = Self::on(site.set("api.frame_ancestors", &hosts)).await;
         let host = Host { proxy: Nginx::that_compresses_below("/hooks", &stage.address).await, server };
         let page = documented().replace(DOCUMENTED, &host.framed());
         let page = format!(
