@@ -4,7 +4,7 @@ ifdef SERVERS
 export PENR_SERVICES_SUITE := $(SERVERS)
 endif
 
-.PHONY: help demo run install test schema soak bench check shellcheck journeys screenshots clean toolchain browser beside check-compose
+.PHONY: help demo run install test schema soak bench check shellcheck journeys examples screenshots clean toolchain browser beside check-compose
 
 help:
 	@echo "make demo    show an event's whole way, with checks"
@@ -18,6 +18,7 @@ help:
 	@echo "make check   formatting, lints, documentation, scripts"
 	@echo "make check-compose  the image and the compose files on a Docker engine, with restarts of everything"
 	@echo "make journeys  longer visits of the page in a browser"
+	@echo "make examples  the code that the page shows for verifying requests, run in all its languages"
 	@echo "make screenshots  pictures of every state of the page into target/screenshots"
 	@echo "make clean   stop all private servers, remove what was built"
 	@echo "SERVERS=trixie behind any of them takes RabbitMQ 4.0 and PostgreSQL 17; SERVERS=forky newer ones"
@@ -86,6 +87,9 @@ beside:
 # Tests of the page that would make `make test` too long.
 journeys: toolchain browser beside
 	PENR_SERVICES_FAST=1 RUST_BACKTRACE=0 scripts/with-services test cargo test --test it page:: -- --ignored --skip screenshots
+
+examples:
+	@scripts/examples
 
 # Takes pictures of every state of the page, light and dark, narrow and wide, into target/screenshots.
 screenshots: toolchain browser
