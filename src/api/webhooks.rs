@@ -47,7 +47,7 @@ pub(super) enum Include {
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "an object")]
 pub(super) struct Registration {
-    /// 1 to 200 characters, none of them a control character.
+    /// 1 to 200 characters, at least one of them visible and none of them a control character.
     #[schema(value_type = String, min_length = 1, max_length = 200)]
     name: Text,
     /// Where events are posted to: http or https, on a public address.
@@ -216,7 +216,7 @@ pub(super) async fn show(
     Ok(([(header::ETAG, etag::tag(&webhook.version))], JsonAnswer(webhook)))
 }
 
-/// Delete a webhook and cancel its pending deliveries; its log stays as long as it is kept
+/// Delete a webhook for good: its pending deliveries are cancelled, and nobody can read its log or its secret any more
 #[utoipa::path(delete, path = "/v1/webhooks/{id}", operation_id = "deleteWebhook", tag = "webhooks",
     params(("id" = Uuid, Path), ("If-Match" = Option<String>, Header, description = "The webhook's `ETag`, or its `version` in quotes, as it was last seen")),
     responses((status = 204, description = "It is gone"), WebhookProblems, PreconditionProblem, ReadOnlyProblem))]
