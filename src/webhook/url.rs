@@ -123,10 +123,12 @@ fn check_scheme<'a>(raw: &'a str, policy: &UrlPolicy) -> Result<&'a str, UrlRefu
     if scheme.eq_ignore_ascii_case("https") {
         return Ok(after_scheme);
     }
-    if scheme.eq_ignore_ascii_case("http") {
-        return if policy.require_https { Err(UrlRefusal::HttpsRequired) } else { Ok(after_scheme) };
+    match policy.require_https {
+        _ if !is_scheme(scheme) => Err(no_scheme),
+        true => Err(UrlRefusal::HttpsRequired),
+        false if scheme.eq_ignore_ascii_case("http") => Ok(after_scheme),
+        false => Err(UrlRefusal::Scheme),
     }
-    if is_scheme(scheme) { Err(UrlRefusal::Scheme) } else { Err(no_scheme) }
 }
 
 /// RFC 3986, 3.1.

@@ -25,9 +25,9 @@ pub enum UrlRefusal {
     #[error("the URL cannot be read; write it like https://hooks.your-company.com/path")]
     Parse(#[from] ParseError),
     /// Neither `http` nor `https`.
-    #[error("the URL must begin with https://; other kinds of URL cannot receive webhooks")]
+    #[error("the URL must begin with https:// (or http://); other kinds of URL cannot receive webhooks")]
     Scheme,
-    /// `http` where the operator requires `https`.
+    /// Anything but `https` where the operator requires it.
     #[error("the URL must begin with https://; this service does not deliver over unencrypted http")]
     HttpsRequired,
     /// A user name or password, even an empty one.

@@ -154,6 +154,15 @@ fn a_url_has_2048_bytes_at_most_even_when_normalised() {
 }
 
 #[test]
+fn an_address_without_its_scheme_is_told_what_to_begin_with() {
+    let strict = UrlPolicy { require_https: true, ..UrlPolicy::default() };
+    for raw in ["localhost:3000/hook", "hooks.example.com:8443/hook", "ftp://example.com/"] {
+        assert!(parse(raw).unwrap_err().to_string().contains("must begin with https:// (or http://)"), "{raw}");
+        assert_eq!(WebhookUrl::parse(raw, &strict), Err(UrlRefusal::HttpsRequired), "{raw}");
+    }
+}
+
+#[test]
 fn ports_of_web_servers_are_accepted_and_those_of_databases_are_not() {
     for port in [443, 1024, 3000, 4443, 5000, 8000, 8080, 8443, 8888, 9000, 9443, 49152, 65535] {
         parsed(&format!("https://example.com:{port}/"));
