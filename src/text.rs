@@ -52,6 +52,13 @@ pub fn is_unprintable(char: char) -> bool {
     char.is_control() || is_invisible(char)
 }
 
+/// Whether a reader sees something of this character alone: it is neither a blank nor invisible.
+pub fn is_visible(char: char) -> bool {
+    // Beside those of `is_invisible`: the combining grapheme joiner, the Braille blank, and selectors of variations.
+    let is_blank = matches!(char, '\u{34f}' | '\u{180b}'..='\u{180f}' | '\u{2800}' | '\u{fe00}'..='\u{fe0f}' | '\u{fff0}'..='\u{fff8}');
+    !(is_blank || char.is_whitespace() || is_unprintable(char))
+}
+
 /// Characters of the Unicode categories Cf, Zl and Zp, and the Hangul fillers.
 fn is_invisible(char: char) -> bool {
     matches!(char,

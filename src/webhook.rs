@@ -6,13 +6,16 @@ use utoipa::ToSchema;
 
 use crate::event::Catalogue;
 use crate::ids::{AccountId, EventType, WebhookId};
+use crate::text::is_visible;
 use crate::timestamps::{optional_rfc3339, rfc3339};
 
 mod url;
+mod warnings;
 
 pub use url::{AllowedHosts, UrlPolicy, UrlRefusal, WebhookUrl};
+pub(crate) use warnings::url_warnings;
 
-/// What its customer calls a webhook: 1 to 200 characters, none of them a control character.
+/// What its customer calls a webhook: 1 to 200 characters, at least one of them visible and none a control character.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebhookName(String);
 
@@ -25,7 +28,7 @@ impl WebhookName {
     pub fn parse(text: &str) -> Result<Self, WebhookRefusal> {
         let text = text.trim();
         let length = text.chars().count();
-        if !(1..=200).contains(&length) || text.chars().any(char::is_control) {
+        if length > 200 || !text.chars().any(is_visible) || text.chars().any(char::is_control) {
             return Err(WebhookRefusal::Name);
         }
         Ok(Self(text.to_owned()))
@@ -68,8 +71,8 @@ impl Subscriptions {
 /// Why a webhook cannot be saved as it was given. The texts are for the person who gave it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WebhookRefusal {
-    /// The name is empty, too long or has control characters.
-    #[error("the name must have 1 to 200 characters and no control characters")]
+    /// Nothing of the name can be seen, or it is too long or has control characters.
+    #[error("the name must have 1 to 200 characters, at least one of them visible, and no control characters")]
     Name,
     /// The list of event types is empty.
     #[error("choose at least one event type")]
@@ -126,8 +129,34 @@ pub struct Webhook {
     pub version: String,
 }
 
-/// Sentences for the owner of a saved URL; none for most URLs.
-pub(crate) fn url_warnings(saved: &str) -> Vec<String> {
-    const PLAIN_HTTP: &str = "the URL uses http, so everyone on the way can read the events; use https";
-    saved.starts_with("http://").then(|| PLAIN_HTTP.to_owned()).into_iter().collect()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_a_character_that_can_be_seen() {
+        for name in [
+            "",
+            "  ",
+            "\u{feff}",
+            "\u{200b}\u{200b}",
+            "\u{3164}",
+            "\u{2800} \u{2800}",
+            "\u{202e}",
+            "\u{fe0f}",
+            "\u{a0}",
+        ] {
+            assert_eq!(WebhookName::parse(name), Err(WebhookRefusal::Name), "{name:?}");
+        }
+        for name in ["a", "ü", "…", "❤\u{fe0f}", "\u{202e}a", "مدونة", "ブログ", "👩\u{200d}👧"] {
+            assert_eq!(WebhookName::parse(name).map(|name| name.0), Ok(name.to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_name_is_short_and_has_no_control_characters() {
+        WebhookName::parse(&format!(" {} ", "é".repeat(200))).expect("blanks around it do not count");
+        assert_eq!(WebhookName::parse(&"a".repeat(201)), Err(WebhookRefusal::Name));
+        assert_eq!(WebhookName::parse("a\u{7}b"), Err(WebhookRefusal::Name));
+    }
 }
