@@ -13,7 +13,7 @@ function make(namespace, tag, rest) {
 		if (nothing(value)) continue;
 		if (typeof value === 'function') element.addEventListener(key, value);
 		else if (key === 'value' || key === 'checked') element[key] = value;
-		else element.setAttribute(key, value === true ? '' : value);
+		else element.setAttribute(key, value === true ? '' : unruled(String(value)));
 	}
 	put(element, rest);
 	return element;
@@ -21,7 +21,19 @@ function make(namespace, tag, rest) {
 
 const nothing = (value) => (value ?? false) === false;
 
-export const put = (element, ...children) => element.replaceChildren(...children.flat(9).filter((child) => !nothing(child)));
+export function put(element, ...children) {
+	const clean = FOREIGN.has(element.localName) ? (text) => unruled(unruled(text, MARKS)) : unruled;
+	element.replaceChildren(...children.flat(9).filter((child) => !nothing(child)).map((child) => (child instanceof Node ? child : clean(String(child)))));
+}
+
+/** Characters that make the text around them run in another direction, and marks of direction, which also stand in dates. */
+const RULING = /[\u202a-\u202e\u2066-\u2069]/g, MARKS = /[\u061c\u200e\u200f]/g;
+/** The elements in which text of others stands. */
+const FOREIGN = new Set(['bdi', 'code', 'pre']);
+
+/** The text with such characters written out, such as ⟨U+202E⟩. */
+export const unruled = (text, characters = RULING) =>
+	text.replace(characters, (char) => `⟨U+${char.codePointAt().toString(16).toUpperCase().padStart(4, '0')}⟩`);
 
 const PATHS = {
 	success: 'M8 1.5a6.5 6.5 0 1 1 0 13 6.5 6.5 0 0 1 0-13Zm-3 6.7 2.1 2.1 4-4.3',

@@ -1,6 +1,6 @@
 // The view of one webhook: name, state and warnings, above the tabs for log, test and settings.
 import { get, poll, webhookPath } from './http.js';
-import { copyButton, crumb, focus, h, icon, loading, put } from './dom.js';
+import { copyButton, crumb, focus, h, icon, loading, put, unruled } from './dom.js';
 import { outcome } from './words.js';
 import { sentence } from './list.js';
 import { activeSwitch, appearance, banner, look, retrying } from './switch.js';
@@ -32,7 +32,7 @@ export function webhookView(main, id, tab, signal) {
 		const held = !first && document.activeElement.dataset.key;
 		webhook = now;
 		seen = all;
-		document.title = `${now.name} · Webhooks`;
+		document.title = `${unruled(now.name)} · Webhooks`;
 		const heading = h('h1', { tabindex: -1, 'data-key': 'name' }, h('bdi', now.name));
 		put(head, h('div', heading, address(now)),
 			h('.state', outcome(...state(now)), activeSwitch(now, 'Active', (after) => { show(after); refresh(); })));

@@ -7,9 +7,14 @@ const HOSTILE: [&str; 6] = [
     "</script><script>window.hit=1</script>",
     "<svg/onload=window.hit=1>",
     "{{constructor.constructor('window.hit=1')()}} ${window.hit=1}",
-    "\u{202e}txt.exe\u{2028}\u{2029}\"'`&lt;&#x3c;",
+    "\u{202e}txt.exe\u{200f}\u{2028}\u{2029}\"'`&lt;&#x3c;",
     "=cmd|' /C calc'!A0",
 ];
+
+/// As the page shows it: what would turn the text around is written out.
+fn shown(text: &str) -> String {
+    text.replace('\u{202e}', "⟨U+202E⟩").replace('\u{200f}', "⟨U+200F⟩")
+}
 
 fn sql_text(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
@@ -45,9 +50,9 @@ async fn hostile_names_urls_types_and_answers_are_shown_as_text() {
     }
     stage.open().await;
     for text in HOSTILE {
-        let shown =
-            format!("[...document.querySelectorAll('.name')].some((e) => e.textContent === {})", browser::quoted(text));
-        stage.browser.until(&shown).await;
+        let text = browser::quoted(&shown(text));
+        let is_shown = format!("[...document.querySelectorAll('.name')].some((e) => e.textContent === {text})");
+        stage.browser.until(&is_shown).await;
     }
     is_inert(&stage).await;
     for n in 0..HOSTILE.len() {
@@ -63,7 +68,7 @@ async fn hostile_names_urls_types_and_answers_are_shown_as_text() {
         stage.browser.click("Settings").await;
         stage
             .browser
-            .until(&format!("document.querySelector('#name')?.value === {name}.replace(/[\\r\\n]/g, '')"))
+            .until(&format!("document.querySelector('#name')?.value === {name}.replace(/[\\r\\n]/g, '').replace('⟨U+202E⟩', '\\u202e').replace('⟨U+200F⟩', '\\u200f')"))
             .await;
         is_inert(&stage).await;
     }
