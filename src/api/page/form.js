@@ -40,8 +40,9 @@ export function webhookFields(types, values) {
 	};
 }
 
-function textField(id, label, value, hint, props = {}) {
-	const input = h('input', { id, value, spellcheck: 'false', autocomplete: 'off', required: true, 'aria-describedby': `${id}-error ${id}-hint`, ...props });
+/** A field with its label, a hint, and a place for what is wrong. `kind` is the name of its element. */
+export function textField(id, label, value, hint, props = {}, kind = 'input') {
+	const input = h(kind, { id, value, spellcheck: 'false', autocomplete: 'off', required: true, 'aria-describedby': `${id}-error ${id}-hint`, ...props });
 	const error = errorLine(id);
 	return {
 		input, value: () => input.value.trim(),

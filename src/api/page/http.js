@@ -24,7 +24,7 @@ class Problem extends Error {
 let signedOut = () => {};
 export const onSignedOut = (listener) => { signedOut = listener; };
 
-/** Sends a request to `path`, below /v1, and resolves to the answer's JSON. Throws a `Problem` if it fails. */
+/** Sends a request to `path`, below /v1, and resolves to the answer's JSON. A `body` that is a string is JSON already. Throws a `Problem` if it fails. */
 export async function ask(method, path, options = {}) {
 	let used = token.current();
 	let answer = used && await send(method, path, options, used);
@@ -72,7 +72,7 @@ async function send(method, path, { body, ifMatch, key, signal }, bearer) {
 	if (key) headers['Idempotency-Key'] = key;
 	try {
 		return await fetch(API + path, {
-			method, headers, body: body && JSON.stringify(body), cache: 'no-store', credentials: 'omit', redirect: 'error',
+			method, headers, body: typeof body === 'string' ? body : body && JSON.stringify(body), cache: 'no-store', credentials: 'omit', redirect: 'error',
 			signal: limited(signal),
 		});
 	} catch (error) {

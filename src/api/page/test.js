@@ -1,7 +1,9 @@
-// The tab Test: sends a test event, and shows the request and the answer.
+// The tab Test: shows the event that it sends, which can be edited, and beside it the request and the answer.
 import { ask, eventTypes, poll } from './http.js';
 import { act, block, button, h, loading, notice, put, section, submit } from './dom.js';
 import { activate } from './switch.js';
+import { textField } from './form.js';
+import { sentence } from './list.js';
 import { attempt } from './logs.js';
 
 export function testTab(body, tab) {
@@ -9,9 +11,48 @@ export function testTab(body, tab) {
 	poll(body, 0, tab.signal, async () => put(body, tester(await eventTypes(tab.signal), tab)));
 }
 
+/** The data to send: for each type its example, until the reader edits it. */
+function dataField(types, select) {
+	const examples = new Map(types.map(({ type, example }) => [type, JSON.stringify(example ?? {}, null, 2)]));
+	const edited = new Map();
+	const field = textField('test-data', 'Data to send', '', 'JSON: the data of the event. The event around it is made when it is sent.',
+		{ rows: 12, input: () => edited.set(select.value, field.input.value) && settle() }, 'textarea');
+	const back = button('Back to the example', () => {
+		edited.delete(select.value);
+		fill();
+		field.focus();
+	});
+	function fill() {
+		field.input.value = edited.get(select.value) ?? examples.get(select.value);
+		settle();
+	}
+	function settle() {
+		field.says('');
+		back.hidden = !edited.has(select.value);
+	}
+	/** The request as JSON text; null after telling the reader what is wrong. Without `data` the service sends its example. */
+	function request() {
+		const text = field.value(), type = `"event_type":${JSON.stringify(select.value)}`;
+		if (!edited.has(select.value)) return `{${type}}`;
+		try {
+			JSON.parse(text);
+		} catch (problem) {
+			field.says(`This is not JSON: ${problem.message}`);
+			field.focus();
+			return null;
+		}
+		// As it is written: parsed and written again, long numbers would be others.
+		return `{${type},"data":${text}}`;
+	}
+	select.addEventListener('change', fill);
+	fill();
+	return { element: field.element, back, request };
+}
+
 function tester(types, { path, signal, webhook, onChange, show }) {
 	const select = h('select', { id: 'test-type' },
 		types.map(({ type, name }) => h('option', { value: type, selected: type === webhook().events[0] }, `${name} (${type})`)));
+	const data = dataField(types, select);
 	const result = h('div', { 'aria-live': 'polite' });
 	const control = submit('Send');
 	const asleep = h('div');
@@ -23,21 +64,26 @@ function tester(types, { path, signal, webhook, onChange, show }) {
 			!reason && button('Activate', async () => show(await activate(webhook(), true)))));
 	};
 	const send = async () => {
+		const body = data.request();
+		if (!body) return;
 		put(result, h('p.muted', 'Sending…'));
 		const tell = (found) => signal.aborted || put(result, found);
 		try {
 			// Without `signal`: a test that is under way is not aborted when the reader leaves the tab.
-			tell(shown(await ask('POST', `${path}/test`, { body: { event_type: select.value } })));
+			tell(shown(await ask('POST', `${path}/test`, { body })));
 		} catch (problem) {
-			tell(notice('.bad', 'There is no result of the test', h('p', problem.message, problem.retryAfter > 0 && ` Try again in ${problem.retryAfter} s.`)));
+			const why = problem.errors.map(({ reason }) => sentence(reason)).join(' ') || problem.message;
+			tell(notice('.bad', 'There is no result of the test', h('p', why, problem.retryAfter > 0 && ` Try again in ${problem.retryAfter} s.`)));
 		}
 	};
 	update();
 	onChange(update);
-	return [h('section.card', { 'aria-label': 'Test' },
+	return h('.tester', h('section.card', { 'aria-label': 'Test' },
 		h('p.muted', 'Sends one signed request with made-up data, which appears in the log.'), asleep,
-		h('form.line', { submit: (event) => { event.preventDefault(); act(control, send); } },
-			h('.field', h('label', { for: 'test-type' }, 'Event type to send'), select), control)), result];
+		h('form', { novalidate: true, submit: (event) => { event.preventDefault(); act(control, send); } },
+			h('.field', h('label', { for: 'test-type' }, 'Event type to send'), select),
+			data.element,
+			h('.actions', data.back, control))), result);
 }
 
 const shown = ({ request, ...row }) => section('Result', attempt(row),

@@ -120,3 +120,47 @@ async fn a_save_after_ones_own_switch_is_no_conflict() {
     let saved = stage.site.webhook(&webhook.id).await;
     assert_eq!((&saved["name"], &saved["active"]), (&"Mine".into(), &false.into()));
 }
+
+#[tokio::test]
+#[ignore = "a longer visit: make journeys"]
+async fn a_test_sends_the_example_or_what_it_was_changed_to() {
+    let (stage, receiver) = (Stage::set().await, Receiver::start().await);
+    let webhook = stage.webhook(&receiver.url(), &TYPES).await;
+    let page = &stage.browser;
+    let data = async || {
+        let mut body: serde_json::Value = serde_json::from_slice(&receiver.next().await.body).unwrap();
+        // A browser shows 1.0 as 1.
+        if let Some(number) = body["data"].get_mut("difficulty") {
+            assert_eq!(number.take(), json!(1.0));
+            *number = json!(1);
+        }
+        body["data"].take()
+    };
+    stage.open_at(&format!("/{}/test", webhook.id)).await;
+    page.choose("#test-type", "keyword.created").await;
+    let shown = page.js("return JSON.parse(document.querySelector('#test-data').value)").await;
+    page.click("Send").await;
+    assert_eq!(data().await, shown);
+    page.sees("Body sent").await;
+    page.is_sound().await;
+
+    page.fill("#test-data", "{\"number\": 12345678901234567890").await;
+    page.click("Send").await;
+    page.sees("This is not JSON").await;
+    page.until("document.activeElement.id === 'test-data'").await;
+    page.is_sound().await;
+    page.press("}").await;
+    page.no_longer_sees("This is not JSON").await;
+    page.click("Send").await;
+    assert_eq!(data().await, json!({ "number": 12_345_678_901_234_567_890_u64 }));
+
+    // Each type keeps what was typed for it.
+    page.choose("#test-type", "keyword.approved").await;
+    page.until("!document.querySelector('#test-data').value.includes('number')").await;
+    page.choose("#test-type", "keyword.created").await;
+    page.until("document.querySelector('#test-data').value.includes('number')").await;
+    page.click("Back to the example").await;
+    page.click("Send").await;
+    assert_eq!(data().await, shown);
+    assert_eq!(receiver.count(), 3);
+}
