@@ -4,15 +4,22 @@ import { act, crumb, focus, h, icon, link, loading, notice, put, section, submit
 import { sentence } from './list.js';
 import { PRIVATE, secretBox, snippets } from './secret.js';
 
+const THIS_MACHINE = /^\s*(\w+:\/\/)?(localhost|127\.\d|0\.0\.0\.0|\[::1?\])/i;
+
 export function webhookFields(types, values) {
 	const name = textField('name', 'Name', values.name, 'For example “Blog”.');
 	const url = textField('url', 'URL', values.url, 'It must be reachable from the internet.',
 		{ type: 'url', placeholder: 'https://hooks.your-company.com/penr' });
 	const plain = h('.warn', icon('warning'), h('span', 'Not encrypted: anyone on the way can read the events. Use https.'));
-	const warn = () => { plain.hidden = !/^\s*http:/i.test(url.input.value); };
+	const local = h('.warn', icon('warning'), h('span', 'This is the sending machine itself. To try a receiver on your own machine, run it (or the command ',
+		h('code', 'penr-webhooks listen'), ') behind a tunnel such as cloudflared or ngrok, and enter the tunnel’s URL.'));
+	const warn = () => {
+		plain.hidden = !/^\s*http:/i.test(url.input.value);
+		local.hidden = !THIS_MACHINE.test(url.input.value);
+	};
 	url.input.addEventListener('input', warn);
 	warn();
-	url.element.append(plain);
+	url.element.append(plain, local);
 	const fields = { name, url, events: eventField(types, values.events) };
 	const problem = h('div', { role: 'alert' });
 	const clear = () => {
@@ -57,7 +64,8 @@ const reports = (error, marked, target) => ({
 	says(reason) {
 		put(error, icon('failed'), h('span', sentence(reason)));
 		error.hidden = !reason;
-		marked.ariaInvalid = reason ? 'true' : null;
+		if (reason) marked.setAttribute('aria-invalid', 'true');
+		else marked.removeAttribute('aria-invalid');
 	},
 	bad: () => !error.hidden,
 	focus: () => target.focus(),
@@ -111,13 +119,14 @@ export function createView(main, signal) {
 		put(body, h('.card', webhookForm(fields, link('Cancel', ''), save).element));
 	});
 
-	function created({ id, name, secret }) {
+	function created({ id, name, secret, warnings }) {
 		if (signal.aborted) return;
 		document.title = 'Webhook created';
 		signal.addEventListener('abort', () => { secret = ''; });
 		const heading = h('h1', { tabindex: -1 }, 'Webhook created');
 		put(main, crumb(), heading,
 			h('p.muted', h('bdi', name), ' is active. Verify each request with its secret.'),
+			warnings.map((text) => h('p.warn', icon('warning'), h('span', sentence(text)))),
 			section('Signing secret', secretBox(() => secret, signal), h('p.hint', PRIVATE)),
 			snippets(),
 			h('.actions', link('Go to the webhook', `/${id}/logs`), link('Send a test', `/${id}/test`, '.primary')));

@@ -58,7 +58,12 @@ async fn what_is_wrong_stands_beside_its_field_and_takes_the_focus() {
     page.until("document.activeElement.id === 'url'").await;
     page.until("document.querySelector('#url-error').checkVisibility() && document.querySelector('#events-error').checkVisibility() && !document.querySelector('#name-error').checkVisibility()").await;
     page.is_sound().await;
-    page.fill("#url", "https://hooks.example.com/a").await;
+    page.fill("#url", "localhost:3000/hook").await;
+    page.sees("behind a tunnel").await;
+    page.click("Save").await;
+    page.sees("The URL must begin with https:// (or http://)").await;
+    page.fill("#url", "https://hooks.slack.com/services/T0/B0/x").await;
+    page.no_longer_sees("behind a tunnel").await;
     page.click("Site Connected").await;
     page.click("Save").await;
     page.sees("Webhook created").await;
@@ -96,11 +101,13 @@ async fn all_of_it_works_by_keyboard() {
     page.press(tab).await;
     page.until("document.activeElement.id === 'name'").await;
     page.press("Blog").await;
+    page.sees("behind a tunnel").await;
     page.press(tab).await;
     page.press("https://hooks.example.com/a").await;
     page.press(tab).await;
     page.until("document.activeElement.id === 'all-events'").await;
     page.press(" ").await;
+    page.sees("This is an address of Slack").await;
     page.press("\u{e007}").await;
     page.sees("Webhook created").await;
     page.until("document.activeElement.tagName === 'H1'").await;
