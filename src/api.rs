@@ -58,6 +58,7 @@ mod server;
 mod stats;
 mod test_sends;
 mod timed_stream;
+mod verify_examples;
 mod webhook_changes;
 mod webhooks;
 

@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use sha2::{Digest, Sha256};
 
-use super::{Api, etag};
+use super::{Api, etag, verify_examples};
 use crate::advice;
 
 const PATH: &str = "/settings/webhooks";
@@ -29,17 +29,18 @@ macro_rules! files {
     ($($name:literal)*) => { [$(($name, include_str!(concat!("page/", $name)))),*] };
 }
 
-/// The page's files beside `index.html` and `advice.js`, which is made when the program starts.
-const FILES: [(&str, &str); 16] = files![
+/// The page's files beside `index.html`, and beside `advice.js` and `examples.js`, which are made when the program starts.
+const FILES: [(&str, &str); 18] = files![
     "page.css" "page.js" "embed.js" "token.js" "http.js" "dom.js" "words.js" "list.js" "form.js" "secret.js" "webhook.js" "logs.js"
-    "chart.js" "test.js" "settings.js" "switch.js"
+    "chart.js" "test.js" "settings.js" "switch.js" "snippets.js" "checker.js"
 ];
 
 pub(super) fn routes(frame_ancestors: &[String]) -> Router<Arc<Api>> {
     let page = Page::new(frame_ancestors);
     let mut routes = Router::new().route(PATH, get(async move || page.clone()));
     let files = FILES.into_iter().map(|(name, text)| (name, Bytes::from_static(text.as_bytes())));
-    for (name, text) in files.chain([("advice.js", Bytes::from(advice::page_module()))]) {
+    let made = [("advice.js", advice::page_module()), ("examples.js", verify_examples::page_module())];
+    for (name, text) in files.chain(made.map(|(name, text)| (name, Bytes::from(text)))) {
         let file = File::new(name, text);
         routes = routes.route(&format!("{PATH}/{name}"), get(async move |headers: HeaderMap| file.answer(&headers)));
     }

@@ -2,7 +2,8 @@
 import { eventTypes, once, poll } from './http.js';
 import { act, crumb, focus, h, icon, link, loading, notice, put, section, submit } from './dom.js';
 import { sentence } from './list.js';
-import { PRIVATE, secretBox, snippets } from './secret.js';
+import { PRIVATE, secretBox } from './secret.js';
+import { snippets } from './snippets.js';
 
 const THIS_MACHINE = /^\s*(\w+:\/\/)?(localhost|127\.\d|0\.0\.0\.0|\[::1?\])/i;
 

@@ -1,19 +1,26 @@
-// The tab Settings: edits a webhook, regenerates its secret, deletes it.
+// The tab Settings: edits a webhook, regenerates its secret, checks signatures, deletes it.
 import { ask, eventTypes, get, once, poll } from './http.js';
-import { button, confirm, h, loading, notice, put, say, section } from './dom.js';
-import { time } from './words.js';
+import { button, confirm, focus, h, loading, notice, put, say, section } from './dom.js';
+import { count, time } from './words.js';
+import { checker } from './checker.js';
 import { webhookFields, webhookForm } from './form.js';
-import { PRIVATE, secretBox, snippets } from './secret.js';
+import { PRIVATE, secretBox } from './secret.js';
+import { snippets } from './snippets.js';
 
 const LABELS = { name: 'Name', url: 'URL', events: 'Events' };
+/** How long the old secret may go on, as the API takes it. */
+const GRACES = { '24h': '24 hours', '6h': '6 hours', '1h': '1 hour', '10m': '10 minutes', '0s': 'no time: it has leaked' };
+/** How often the time that is left is written anew. */
+const EVERY_MS = 30_000;
 
-export function settingsTab(body, { path, signal, show }) {
+export function settingsTab(body, { path, signal, webhook, show, onChange }) {
 	put(body, loading());
 	poll(body, 0, signal, async () => {
 		const types = await eventTypes(signal);
 		const edit = h('div');
 		edit.append(editor(edit, types, await get(path, signal)));
-		put(body, section('Edit', edit), section('Signing secret', secret()), snippets(), section('Delete', removal()));
+		put(body, section('Edit', edit), section('Signing secret', secret()), snippets(),
+			checker(async () => (await ownSecret()).secret), section('Delete', removal()));
 	});
 
 	/** A form that saves only if the webhook's version is still the one that the reader has seen. */
@@ -56,25 +63,57 @@ export function settingsTab(body, { path, signal, show }) {
 		return form.element;
 	}
 
+	const ownSecret = () => get(`${path}/secret`, signal);
+
 	function secret() {
 		const regenerate = once();
-		const told = h('p.hint', { role: 'status' }, PRIVATE);
-		const box = secretBox(async () => (await get(`${path}/secret`, signal)).secret, signal);
-		return h('div', box, told, h('.actions.start', button('Regenerate', async () => {
+		const box = secretBox(async () => (await ownSecret()).secret, signal);
+		const change = button('Regenerate', async () => {
+			const grace = h('select', { id: 'grace' }, Object.entries(GRACES).map(([value, label]) => h('option', { value }, label)));
 			if (!await confirm('Regenerate the signing secret?', [
 				'A new secret signs every request from now on.',
-				'For 24 hours the old one stays valid in Webhook-Signature, which carries both signatures.',
-				'X-Webhook-Signature is made with the new one alone: receivers that check it need the new secret at once. What they refuse is tried again.',
+				[h('strong', 'With rotation: '), 'receivers that verify ', h('code', 'Webhook-Signature'), ' go on. For the time that you choose the old one stays valid in Webhook-Signature, beside the new one.'],
+				[h('strong', 'Simple: '), 'receivers that verify ', h('code', 'X-Webhook-Signature'), ' refuse requests until they have the new secret. These are tried again.'],
+				[h('label', { for: 'grace' }, 'Keep the old secret for '), grace],
 			], 'Regenerate')) return;
-			const { previous_valid_until: until } = await regenerate(`${path}/secret/regenerate`);
+			const { previous_valid_until: until } = await regenerate(`${path}/secret/regenerate`, { grace: grace.value });
 			box.dispatchEvent(new Event('hide'));
-			put(told, 'Regenerated. In Webhook-Signature the old secret stays valid until ', time(until), '.');
-			say('Put the new secret into your receiver.');
-		})));
+			show({ ...webhook(), previous_valid_until: grace.value === '0s' ? null : until });
+			say('Regenerated. Copy the new secret into your receiver.');
+		});
+		return h('div', box, h('p.hint', PRIVATE), oldSecret(change), h('.actions.start', change));
+	}
+
+	/** Until when the old secret is valid beside the new one. */
+	function oldSecret(next) {
+		const said = h('span');
+		const line = h('.actions.start', said, button('End now', async () => {
+			if (!await confirm('End the old secret now?', ['Receivers that still have it refuse requests until they have the new one. These are tried again.'], 'End now')) return;
+			await ask('DELETE', `${path}/secret/previous`);
+			show({ ...webhook(), previous_valid_until: null });
+			focus(next);
+			say('The old secret has ended.');
+		}, '.small'));
+		const update = () => {
+			const until = webhook().previous_valid_until;
+			const minutes = Math.ceil((new Date(until) - Date.now()) / 60_000);
+			line.hidden = !until || minutes <= 0;
+			if (line.hidden) return;
+			const left = minutes < 120 ? count(minutes, 'minute') : count(Math.floor(minutes / 60), 'hour');
+			put(said, 'The old secret stays valid in ', h('code', 'Webhook-Signature'), ' until ', time(until), ` (${left}).`);
+		};
+		update();
+		onChange(update);
+		const timer = setInterval(update, EVERY_MS);
+		signal.addEventListener('abort', () => clearInterval(timer));
+		return line;
 	}
 
 	const removal = () => h('.actions.start', button('Delete webhook', async () => {
-		if (!await confirm('Delete this webhook?', ['Its log, its secret and all that waits for delivery are lost for ever.'], 'Delete')) return;
+		if (!await confirm('Delete this webhook?', [
+			'All that waits for delivery is cancelled, and nobody can read its log or its secret any more.',
+			'The log is erased when its time of keeping is over. This cannot be undone.',
+		], 'Delete')) return;
 		await ask('DELETE', path);
 		say('The webhook was deleted.');
 		location.hash = '#/webhooks';

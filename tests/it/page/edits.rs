@@ -96,6 +96,7 @@ async fn all_of_it_works_by_keyboard() {
     page.press(tab).await;
     page.until("document.activeElement.innerText === 'Create Webhook'").await;
     // Here and below U+E007 is the Enter key, as WebDriver numbers keys.
+    page.sees("behind a tunnel").await;
     page.press("\u{e007}").await;
     page.until("document.activeElement.tagName === 'H1' && document.querySelector('#name') !== null").await;
     page.press(tab).await;

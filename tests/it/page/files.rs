@@ -19,10 +19,8 @@ async fn the_page_and_its_files_come_with_strict_headers_and_are_small() {
     assert_eq!(html.header("referrer-policy"), Some("no-referrer"));
     assert_eq!(html.header("cache-control"), Some("no-store"));
     let mut bytes = html.body.len();
-    for file in files().into_iter().chain(["advice.js".to_owned()]) {
-        if file == "index.html" {
-            continue;
-        }
+    let served = files().into_iter().filter(|file| file != "index.html");
+    for file in served.chain(["advice.js".to_owned(), "examples.js".to_owned()]) {
         let answer = http::get(&address, &format!("/settings/webhooks/{file}")).await;
         let kind = if file.ends_with(".css") { "text/css" } else { "text/javascript" };
         assert_eq!(answer.status, 200, "{file}");
