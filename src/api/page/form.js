@@ -2,6 +2,7 @@
 import { eventTypes, once, poll } from './http.js';
 import { act, crumb, focus, h, icon, link, loading, notice, put, section, submit } from './dom.js';
 import { sentence } from './list.js';
+import { forget, guard } from './leaving.js';
 import { PRIVATE, secretBox } from './secret.js';
 import { snippets } from './snippets.js';
 
@@ -27,9 +28,15 @@ export function webhookFields(types, values) {
 		put(problem);
 		for (const field of Object.values(fields)) field.says('');
 	};
+	const read = () => Object.fromEntries(Object.entries(fields).map(([key, field]) => [key, field.value()]));
+	const now = () => JSON.stringify(read());
+	let kept = now();
 	return {
 		element: h('div', problem, Object.values(fields).map((field) => field.element)),
-		values: () => Object.fromEntries(Object.entries(fields).map(([key, field]) => [key, field.value()])),
+		values: read,
+		unsaved: () => now() !== kept,
+		/** What the form holds is saved. */
+		saved() { kept = now(); },
 		problem,
 		clear,
 		/** Shows each error at its field, and moves the focus to the first. */
@@ -116,12 +123,14 @@ export function createView(main, signal) {
 	poll(body, 0, signal, async () => {
 		const fields = webhookFields(await eventTypes(signal), { name: '', url: '', events: [] });
 		const create = once();
+		guard(signal, fields.unsaved);
 		const save = async () => created(await create('/webhooks', fields.values()));
 		put(body, h('.card', webhookForm(fields, link('Cancel', ''), save).element));
 	});
 
 	function created({ id, name, secret, warnings }) {
 		if (signal.aborted) return;
+		forget();
 		document.title = 'Webhook created';
 		signal.addEventListener('abort', () => { secret = ''; });
 		const heading = h('h1', { tabindex: -1 }, 'Webhook created');

@@ -5,6 +5,7 @@ import { onSignedOut } from './http.js';
 import { button, empty, focus, h, loading, put } from './dom.js';
 import { listView } from './list.js';
 import { createView } from './form.js';
+import { mayLeave } from './leaving.js';
 import { webhookView } from './webhook.js';
 
 const main = document.getElementById('main');
@@ -51,11 +52,11 @@ async function start() {
 
 onSignedOut(noToken);
 token.onToken(() => { if (!open) route(); });
-addEventListener('hashchange', () => {
+addEventListener('hashchange', async (event) => {
 	if (location.hash.startsWith('#token=')) {
 		close();
 		token.takeFromAddress();
-	} else if (token.current()) route();
+	} else if (await mayLeave(event) && token.current()) route();
 });
 // The browser may keep the page for its back button: then it must hold nothing of the account.
 addEventListener('pagehide', () => {

@@ -4,6 +4,7 @@ import { button, confirm, focus, h, loading, notice, put, say, section } from '.
 import { count, time } from './words.js';
 import { checker } from './checker.js';
 import { webhookFields, webhookForm } from './form.js';
+import { forget, guard } from './leaving.js';
 import { PRIVATE, secretBox } from './secret.js';
 import { snippets } from './snippets.js';
 
@@ -27,11 +28,13 @@ export function settingsTab(body, { path, signal, webhook, show, onChange }) {
 	function editor(place, types, data) {
 		let { version } = data;
 		const fields = webhookFields(types, data);
+		guard(signal, fields.unsaved);
 		const form = webhookForm(fields, null, async () => {
 			// From the body, not from the header ETag, which a proxy may have changed or dropped.
 			data = await ask('PATCH', path, { body: fields.values(), ifMatch: `"${version}"` });
 			({ version } = data);
 			fields.clear();
+			fields.saved();
 			show(data);
 			say('Saved.');
 		}, async (problem, again) => {
@@ -115,6 +118,7 @@ export function settingsTab(body, { path, signal, webhook, show, onChange }) {
 			'The log is erased when its time of keeping is over. This cannot be undone.',
 		], 'Delete')) return;
 		await ask('DELETE', path);
+		forget();
 		say('The webhook was deleted.');
 		location.hash = '#/webhooks';
 	}, '.danger'));

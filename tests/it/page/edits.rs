@@ -47,6 +47,45 @@ async fn a_stale_edit_can_be_given_up_for_what_was_saved() {
 }
 
 #[tokio::test]
+async fn edits_that_are_not_saved_are_left_only_after_a_question() {
+    let stage = Stage::set().await;
+    let webhook = stage.named("Blog", "https://hooks.example.com/a", &["content.created"]).await;
+    let view = format!("/{}/settings", webhook.id);
+    let page = &stage.browser;
+    let asks_before_closing = "(() => { const event = new Event('beforeunload', { cancelable: true }); dispatchEvent(event); return event.defaultPrevented })()";
+    stage.open().await;
+    page.sees("Blog").await;
+    stage.go(&view).await;
+    page.until("document.querySelector('#name')?.value === 'Blog'").await;
+    page.until(&format!("!{asks_before_closing}")).await;
+    page.fill("#name", "Mine").await;
+    page.until(asks_before_closing).await;
+    page.click("Test").await;
+    page.sees("Leave without saving?").await;
+    page.is_sound().await;
+    page.click("Cancel").await;
+    page.until(&format!("location.hash === '#/webhooks{view}' && document.querySelector('#name').value === 'Mine'"))
+        .await;
+    page.back().await;
+    page.sees("Leave without saving?").await;
+    page.click("Cancel").await;
+    page.until(&format!("location.hash === '#/webhooks{view}' && document.querySelector('#name').value === 'Mine'"))
+        .await;
+
+    page.click("Save").await;
+    page.sees("Saved.").await;
+    page.click("Test").await;
+    page.sees("Event type to send").await;
+    stage.go(&view).await;
+    page.fill("#name", "Lost").await;
+    page.click("Webhooks").await;
+    page.click("Leave").await;
+    page.sees("Create Webhook").await;
+    page.until(&format!("location.hash === '#/webhooks' && !{asks_before_closing}")).await;
+    assert_eq!(stage.site.webhook(&webhook.id).await["name"], "Mine");
+}
+
+#[tokio::test]
 async fn what_is_wrong_stands_beside_its_field_and_takes_the_focus() {
     let stage = Stage::set().await;
     let page = &stage.browser;
@@ -57,6 +96,7 @@ async fn what_is_wrong_stands_beside_its_field_and_takes_the_focus() {
     page.until("document.querySelector('#url').getAttribute('aria-invalid') === 'true'").await;
     page.until("document.activeElement.id === 'url'").await;
     page.until("document.querySelector('#url-error').checkVisibility() && document.querySelector('#events-error').checkVisibility() && !document.querySelector('#name-error').checkVisibility()").await;
+    page.sees("behind a tunnel").await;
     page.is_sound().await;
     page.fill("#url", "localhost:3000/hook").await;
     page.sees("behind a tunnel").await;
@@ -67,6 +107,7 @@ async fn what_is_wrong_stands_beside_its_field_and_takes_the_focus() {
     page.click("Site Connected").await;
     page.click("Save").await;
     page.sees("Webhook created").await;
+    page.sees("This is an address of Slack").await;
 }
 
 #[tokio::test]
@@ -78,7 +119,7 @@ async fn a_webhook_is_deleted_after_a_question_and_its_address_says_so() {
     page.click("Delete webhook").await;
     page.click("Cancel").await;
     page.click("Delete webhook").await;
-    page.sees("are lost for ever").await;
+    page.sees("nobody can read its log or its secret any more").await;
     page.is_sound().await;
     page.click("Delete").await;
     page.sees("No webhooks yet").await;
@@ -96,19 +137,16 @@ async fn all_of_it_works_by_keyboard() {
     page.press(tab).await;
     page.until("document.activeElement.innerText === 'Create Webhook'").await;
     // Here and below U+E007 is the Enter key, as WebDriver numbers keys.
-    page.sees("behind a tunnel").await;
     page.press("\u{e007}").await;
     page.until("document.activeElement.tagName === 'H1' && document.querySelector('#name') !== null").await;
     page.press(tab).await;
     page.until("document.activeElement.id === 'name'").await;
     page.press("Blog").await;
-    page.sees("behind a tunnel").await;
     page.press(tab).await;
     page.press("https://hooks.example.com/a").await;
     page.press(tab).await;
     page.until("document.activeElement.id === 'all-events'").await;
     page.press(" ").await;
-    page.sees("This is an address of Slack").await;
     page.press("\u{e007}").await;
     page.sees("Webhook created").await;
     page.until("document.activeElement.tagName === 'H1'").await;
