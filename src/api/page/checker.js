@@ -40,29 +40,29 @@ async function judge(headers, body, secret, own) {
 	const found = [];
 	if (headers[SIMPLE]) found.push(await judgeOne('X-Webhook-Signature', simple, headers, body, secret, own));
 	if (headers[ROTATION]) found.push(await judgeOne('Webhook-Signature', rotation, headers, body, secret, own));
-	return found.length ? found : failed('There is no signature', 'Paste one of the two headers with its value. A request that has neither is not ours.');
+	return found.length ? found : failed('There is no signature', 'A request that has neither header is not ours.');
 }
 
 /** `fits` tells whether a secret and a body give the signature. */
 async function judgeOne(name, fits, headers, body, secret, own) {
 	if (fits === rotation && !(headers[ID] && headers[SENT])) return failed(`${name} cannot be checked`, 'It signs Webhook-Id and Webhook-Timestamp, too: paste both.');
 	if (await fits(headers, secret, body)) return [h('p', outcome('success', `${name} is right`)), h('p.hint', fits === rotation && clock(headers[SENT]),
-		'If your receiver refuses this request, it has another secret, or hashes other bytes: let it verify before anything parses the body.')];
+		'If your receiver refuses it, it has another secret, or hashes other bytes: let it verify before anything parses the body.')];
 	const wrong = (why) => failed(`${name} does not fit`, why);
 	for (const [text, why] of changes(body)) if (await fits(headers, secret, text)) return wrong(why);
 	// A token that may only read gets no secret.
 	const current = await own?.().catch(() => '');
-	if (current && await fits(headers, current, body)) return wrong('The secret is another one: this request was signed with the one that the webhook has now.');
+	if (current && await fits(headers, current, body)) return wrong('Another secret: it was signed with the one that the webhook has now.');
 	return wrong(body.startsWith('{"id":"')
-		? 'The body is not what we sent (often it was parsed and written again, as JSON.stringify(req.body) does), the secret is an older one, or the header is of another request.'
-		: 'The body was parsed and written again: ours begins with {"id":" without blanks. Hash the bytes as they came.');
+		? 'The body is not what we sent (perhaps it was parsed and written again), the secret is an older one, or the header is of another request.'
+		: 'The body was parsed and written again: ours begins with {"id":" without blanks.');
 }
 
 /** The body as it may have been before what often happens to it, and what that was. */
 function* changes(body) {
 	yield [body.trim(), 'The body has a blank or a line break at its beginning or end that we did not send.'];
 	try {
-		yield [JSON.stringify(JSON.parse(body)), 'The body was parsed and written again: its blanks are not those that we sent. Hash the bytes as they came.'];
+		yield [JSON.stringify(JSON.parse(body)), 'The body was parsed and written again: its blanks are not those that we sent.'];
 	} catch { /* It is no JSON. */ }
 }
 
