@@ -38,13 +38,29 @@ const FILES: [(&str, &str); 19] = files![
 pub(super) fn routes(frame_ancestors: &[String]) -> Router<Arc<Api>> {
     let page = Page::new(frame_ancestors);
     let mut routes = Router::new().route(PATH, get(async move || page.clone()));
-    let files = FILES.into_iter().map(|(name, text)| (name, Bytes::from_static(text.as_bytes())));
+    let files = FILES.into_iter().map(|(name, text)| (name, without_notes(text)));
     let made = [("advice.js", advice::page_module()), ("examples.js", verify_examples::page_module())];
-    for (name, text) in files.chain(made.map(|(name, text)| (name, Bytes::from(text)))) {
-        let file = File::new(name, text);
+    for (name, text) in files.chain(made) {
+        let file = File::new(name, Bytes::from(text));
         routes = routes.route(&format!("{PATH}/{name}"), get(async move |headers: HeaderMap| file.answer(&headers)));
     }
     routes
+}
+
+/// The text of a script or style sheet without indentation and without the lines that hold only a comment: browsers need
+/// neither. No text in these files goes over several lines, and no comment ends before the end of a line.
+fn without_notes(text: &str) -> String {
+    let mut in_comment = false;
+    let mut served = String::with_capacity(text.len());
+    for line in text.lines().map(str::trim_start) {
+        if in_comment || line.starts_with("/*") {
+            in_comment = !line.ends_with("*/");
+        } else if !line.is_empty() && !line.starts_with("//") {
+            served.push_str(line);
+            served.push('\n');
+        }
+    }
+    served
 }
 
 /// Allows only files of this origin, the one script that stands in the page, and only frames of the origins in
@@ -73,7 +89,11 @@ impl Page {
     fn new(frame_ancestors: &[String]) -> Self {
         // The settings accept only origins here, which have no character that is special in HTML.
         let origins = HOST_ORIGINS.replace("\"\"", &format!("\"{}\"", frame_ancestors.join(" ")));
-        let scripts = FILES.iter().map(|(name, _)| *name).filter(|name| name.ends_with(".js")).chain(["advice.js"]);
+        let scripts = FILES
+            .iter()
+            .map(|(name, _)| *name)
+            .filter(|name| name.ends_with(".js"))
+            .chain(["advice.js", "examples.js"]);
         let preloads: String = scripts.map(|name| PRELOAD.replace("webhooks/", &format!("webhooks/{name}"))).collect();
         let html = Bytes::from(PAGE.replace(HOST_ORIGINS, &origins).replace(PRELOAD, &preloads));
         let mut headers = common("text/html; charset=utf-8");
@@ -141,4 +161,24 @@ fn common(content_type: &'static str) -> HeaderMap {
         (RESOURCE_POLICY, HeaderValue::from_static("same-origin")),
         (permissions, HeaderValue::from_static("camera=(), geolocation=(), microphone=(), payment=(), usb=()")),
     ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn browsers_get_no_comments_and_no_indentation() {
+        let text = "/** One. */\n/*\n * Two.\n */\nf({\n\t// Three.\n\n\ta: 1, // Four.\n});\n";
+        assert_eq!(without_notes(text), "f({\na: 1, // Four.\n});\n");
+    }
+
+    /// Otherwise `without_notes` would take lines out of a text.
+    #[test]
+    fn no_text_in_a_script_goes_over_several_lines() {
+        for (name, text) in FILES {
+            let odd = text.lines().find(|line| line.matches('`').count() % 2 == 1);
+            assert_eq!(odd, None, "{name}");
+        }
+    }
 }
