@@ -54,7 +54,8 @@ function nothing([{ type, example }]) {
 }
 
 function webhookRow(webhook, refresh) {
-	const { id, name, url, events, active, failing, failing_since: since, warnings, activity } = webhook;
+	// The activity is missing if the webhook was deleted while the list was read.
+	const { id, name, url, events, active, failing, failing_since: since, warnings, activity = {} } = webhook;
 	const { last_status: status, last_attempt_at: at, waiting } = activity;
 	const cell = (label, ...content) => h('div', h('span.label', label), content);
 	return h('li', { 'data-id': id },

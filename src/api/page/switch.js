@@ -40,7 +40,7 @@ export async function activate(webhook, active) {
 /** The control that switches a webhook. `show` gets the webhook as it is afterwards. */
 export function activeSwitch(webhook, label, show) {
 	const control = toggle(webhook.active, label, async (on, own) => {
-		const waiting = on ? 0 : (await all()).find(({ id }) => id === webhook.id)?.activity.waiting;
+		const waiting = on ? 0 : (await all()).find(({ id }) => id === webhook.id)?.activity?.waiting;
 		const sure = !waiting || await mayCancel(webhook, waiting);
 		// The view may have been drawn again behind the question.
 		if (!own.isConnected) focus(document.querySelector(`[data-webhook="${webhook.id}"]`));
