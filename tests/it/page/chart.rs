@@ -5,6 +5,15 @@ use super::*;
 const ROW: &str = "'content.created', 'event', 1, 200, n * 1000, NULL, 'ok', now() - interval '2 hours', NULL";
 const FAILED: &str = "'content.created', 'event', 1, 500, 40, 'http_status', NULL, now() - interval '2 hours', NULL";
 
+/// Opens the log without the timer that has the chart drawn again every 30 s.
+async fn open_without_timer(stage: &Stage, webhook: &Webhook) {
+    stage.open().await;
+    let block = "const later = window.setTimeout;
+        window.setTimeout = (run, ms, ...rest) => (ms > 20_000 ? 0 : later(run, ms, ...rest))";
+    stage.browser.js(block).await;
+    stage.go(&format!("/{}/logs", webhook.id)).await;
+}
+
 #[tokio::test]
 async fn each_hour_is_read_by_keyboard_and_the_chart_fits_its_window() {
     let stage = Stage::set().await;
@@ -13,7 +22,7 @@ async fn each_hour_is_read_by_keyboard_and_the_chart_fits_its_window() {
     stage.write_log(&webhook, 3, FAILED).await;
     let page = &stage.browser;
     page.look("light", 1280).await;
-    stage.open_at(&format!("/{}/logs", webhook.id)).await;
+    open_without_timer(&stage, &webhook).await;
     page.sees("Half of the requests took no longer than p50").await;
     page.sees("Tests are not counted.").await;
     page.js("document.querySelector('.reader input').focus()").await;
@@ -40,12 +49,7 @@ async fn the_chart_counts_what_the_log_beneath_it_shows() {
     let (stage, receiver) = (Stage::set().await, Receiver::start().await);
     let webhook = stage.webhook(&receiver.url(), &TYPES).await;
     let page = &stage.browser;
-    stage.open().await;
-    // Without the chart's own timer, only the log can tell it.
-    page.js("const later = window.setTimeout;
-         window.setTimeout = (run, ms, ...rest) => (ms > 20_000 ? 0 : later(run, ms, ...rest))")
-        .await;
-    stage.go(&format!("/{}/logs", webhook.id)).await;
+    open_without_timer(&stage, &webhook).await;
     page.sees("0 succeeded").await;
     page.sees("Nothing was sent yet").await;
     for count in 1..3 {
