@@ -1,5 +1,4 @@
-// Speaks with the page that frames this one, as docs/embedding.md says. Only origins of the setting api.frame_ancestors are
-// told something, or heard.
+// Speaks with the page that frames this one, as docs/embedding.md says, if its origin is in the setting api.frame_ancestors.
 
 /** The surface of page.css, `--soft`, on which coloured text is hardest to read. */
 const SURFACES = { light: '#eef0f4', dark: '#222732' };
@@ -8,7 +7,7 @@ const ROOM_AROUND_DIALOG = 64;
 
 const root = document.documentElement;
 const configured = document.querySelector('meta[name=host-origins]').content.split(' ').filter(Boolean);
-// Not every browser says who frames the page. Without it all hosts are told, and the browser delivers only to the right one.
+// Where the browser does not say who frames the page, all hosts are told, and the browser delivers to the right one alone.
 const framing = location.ancestorOrigins?.[0] ?? 'null';
 const hosts = framing === 'null' ? configured : configured.filter((origin) => origin === framing);
 export const hasHost = parent !== window && hosts.length > 0;
@@ -31,7 +30,7 @@ let began, told, link;
 
 const isRoute = (route) => typeof route === 'string' && /^\/webhooks($|[/?])/.test(route);
 
-/** Tells the host which view is shown. For whoever shows another one, or changes the address by `history.replaceState`. */
+/** Tells the host which view is shown. To be called after each change of the address. */
 export function tellRoute() {
 	const route = location.hash.slice(1) || '/webhooks';
 	if (route === told || !isRoute(route)) return;
@@ -39,11 +38,11 @@ export function tellRoute() {
 	tell('route', { route });
 }
 
-/** The address of a view, `/webhooks/…`, that can be given to others: in the host's page, if the host said how. */
+/** The address of a view, `/webhooks/…`, for others: in the host's page, if the host has said how. */
 export const permalink = (route) => (link ?? `${location.href.split('#')[0]}#`) + route;
 
 onMessage('token', ({ route, theme, accent, link: base }) => {
-	// Later tokens only renew the first one: the reader stays where they are.
+	// With later tokens the reader stays where they are.
 	if (!began && isRoute(route)) history.replaceState(null, '', `#${route}`);
 	began = true;
 	if (typeof base === 'string' && base.includes('#') && hosts.some((origin) => base.startsWith(`${origin}/`))) link = base;
@@ -57,13 +56,13 @@ onMessage('go', ({ route }) => {
 	location.replace(`#${route}`);
 });
 
+/** The accent is used in the themes in which it can be read. */
 function dress(theme = 'auto', accent) {
-	const themes = theme === 'auto' ? Object.keys(SURFACES) : [theme];
-	if (!themes.every((one) => Object.hasOwn(SURFACES, one))) return console.warn(`penr-webhooks: the theme is light, dark or auto, not ${theme}`);
 	root.setAttribute('data-theme', theme);
-	const good = themes.filter((one) => /^#[0-9a-f]{6}$/i.test(accent) && contrast(accent, SURFACES[one]) >= READABLE);
-	for (const one of Object.keys(SURFACES)) root.style.setProperty(`--accent-${one}`, good.includes(one) ? accent : '');
-	if (accent && !good.length) console.warn(`penr-webhooks: the accent ${accent} is not used: it must be #rrggbb, with a contrast of ${READABLE} to ${themes.map((one) => SURFACES[one]).join(' or ')}`);
+	const good = Object.keys(SURFACES).filter((one) => /^#[0-9a-f]{6}$/i.test(accent) && contrast(accent, SURFACES[one]) >= READABLE);
+	for (const one in SURFACES) root.style.setProperty(`--accent-${one}`, good.includes(one) ? accent : '');
+	const wanted = SURFACES[theme] ? [theme] : Object.keys(SURFACES);
+	if (accent && !wanted.some((one) => good.includes(one))) console.warn(`The accent ${accent} is not used: it must be #rrggbb, with a contrast of ${READABLE} to ${wanted.map((one) => SURFACES[one]).join(' or ')}.`);
 }
 
 /** From 1 to 21, as WCAG 2 defines it. */

@@ -180,13 +180,6 @@ impl Browser {
         self.devtools("Emulation.setEmulatedMedia", json!({ "features": [scheme, forced] })).await;
     }
 
-    /// Shows everything in the few colours of a contrast theme, `light` or `dark`.
-    pub async fn force_colours(&self, theme: &str) {
-        let features =
-            json!([{ "name": "forced-colors", "value": "active" }, { "name": "prefers-color-scheme", "value": theme }]);
-        self.devtools("Emulation.setEmulatedMedia", json!({ "features": features })).await;
-    }
-
     /// The whole page as PNG.
     pub async fn screenshot(&self) -> Vec<u8> {
         // The page's size is measured only when the last change was drawn.
