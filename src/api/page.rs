@@ -35,13 +35,18 @@ const FILES: [(&str, &str); 19] = files![
     "chart.js" "test.js" "settings.js" "switch.js" "snippets.js" "checker.js" "leaving.js"
 ];
 
+/// All files beside `index.html`.
+fn files() -> impl Iterator<Item = (&'static str, Bytes)> {
+    let files = FILES.into_iter().map(|(name, text)| (name, without_notes(text)));
+    let made = [("advice.js", advice::page_module()), ("examples.js", verify_examples::page_module())];
+    files.chain(made).map(|(name, text)| (name, Bytes::from(text)))
+}
+
 pub(super) fn routes(frame_ancestors: &[String]) -> Router<Arc<Api>> {
     let page = Page::new(frame_ancestors);
     let mut routes = Router::new().route(PATH, get(async move || page.clone()));
-    let files = FILES.into_iter().map(|(name, text)| (name, without_notes(text)));
-    let made = [("advice.js", advice::page_module()), ("examples.js", verify_examples::page_module())];
-    for (name, text) in files.chain(made) {
-        let file = File::new(name, Bytes::from(text));
+    for (name, text) in files() {
+        let file = File::new(name, text);
         routes = routes.route(&format!("{PATH}/{name}"), get(async move |headers: HeaderMap| file.answer(&headers)));
     }
     routes
@@ -89,11 +94,7 @@ impl Page {
     fn new(frame_ancestors: &[String]) -> Self {
         // The settings accept only origins here, which have no character that is special in HTML.
         let origins = HOST_ORIGINS.replace("\"\"", &format!("\"{}\"", frame_ancestors.join(" ")));
-        let scripts = FILES
-            .iter()
-            .map(|(name, _)| *name)
-            .filter(|name| name.ends_with(".js"))
-            .chain(["advice.js", "examples.js"]);
+        let scripts = files().map(|(name, _)| name).filter(|name| name.ends_with(".js"));
         let preloads: String = scripts.map(|name| PRELOAD.replace("webhooks/", &format!("webhooks/{name}"))).collect();
         let html = Bytes::from(PAGE.replace(HOST_ORIGINS, &origins).replace(PRELOAD, &preloads));
         let mut headers = common("text/html; charset=utf-8");
