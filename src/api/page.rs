@@ -30,9 +30,9 @@ macro_rules! files {
 }
 
 /// The page's files beside `index.html`, and beside `advice.js` and `examples.js`, which are made when the program starts.
-const FILES: [(&str, &str); 19] = files![
+const FILES: [(&str, &str); 20] = files![
     "page.css" "page.js" "embed.js" "token.js" "http.js" "dom.js" "words.js" "list.js" "form.js" "secret.js" "webhook.js" "logs.js"
-    "chart.js" "test.js" "settings.js" "switch.js" "snippets.js" "checker.js" "leaving.js"
+    "chart.js" "test.js" "settings.js" "switch.js" "snippets.js" "checker.js" "leaving.js" "address.js"
 ];
 
 /// All files beside `index.html`.

@@ -1,6 +1,7 @@
 // Settings > Webhooks: shows the view that the address's fragment names; without a token, says how to get one.
 import * as token from './token.js';
 import { hasHost, hostPage, tellRoute } from './embed.js';
+import { here } from './address.js';
 import { onSignedOut } from './http.js';
 import { button, empty, focus, h, loading, put } from './dom.js';
 import { listView } from './list.js';
@@ -19,13 +20,13 @@ function close() {
 
 function route() {
 	tellRoute();
-	const [, , id, tab] = location.hash.split('/');
-	if (shell && shell.id === id) return shell.show(tab);
+	const place = here(), { id } = place;
+	if (shell && shell.id === id) return shell.show(place);
 	close();
 	open = new AbortController();
 	if (!id) listView(main, open.signal);
 	else if (id === 'new') createView(main, open.signal);
-	else shell = webhookView(main, id, tab, open.signal);
+	else shell = webhookView(main, place, open.signal);
 	scrollTo(0, 0);
 	if (hadToken) focus(main.querySelector('h1'));
 	hadToken = true;

@@ -11,13 +11,15 @@ import { testTab } from './test.js';
 const EVERY_MS = 5000;
 const TABS = { logs: ['Webhook Logs', logsTab], test: ['Test', testTab], settings: ['Settings', settingsTab] };
 
-export function webhookView(main, id, tab, signal) {
+/** Shows what `place` names, as address.js reads it. */
+export function webhookView(main, place, signal) {
+	const { id } = place;
 	document.title = 'Webhook';
 	const head = h('.title', loading()), trouble = h('div'), body = h('div');
 	const links = Object.entries(TABS).map(([key, [label]]) => h('a', { href: `#/webhooks/${id}/${key}`, 'data-tab': key }, label));
 	put(main, crumb(), h('.top', head, trouble), h('nav.tabs', { 'aria-label': 'Webhook' }, links), body);
 	// `last` is the last failed attempt of a webhook that fails.
-	let webhook, last, seen, open, changed;
+	let webhook, last, seen, open, tab, changed, move;
 
 	const refresh = poll(main, EVERY_MS, signal, async () => {
 		const now = await get(webhookPath(id), signal);
@@ -40,24 +42,28 @@ export function webhookView(main, id, tab, signal) {
 		if (held) focus(main.querySelector(`[data-key=${held}]`) ?? heading);
 		if (!first) return changed?.();
 		if (document.activeElement === document.body) focus(heading);
-		choose(tab);
+		choose(place);
 	}
 
+	/** Opens the tab of `wanted`. A tab that is open already and has given a function to move goes there by itself. */
 	function choose(wanted) {
-		tab = TABS[wanted] ? wanted : 'logs';
+		const before = tab;
+		place = wanted;
+		tab = TABS[place.tab] ? place.tab : 'logs';
 		for (const one of links) {
 			if (one.dataset.tab === tab) one.setAttribute('aria-current', 'page');
 			else one.removeAttribute('aria-current');
 		}
 		if (!webhook) return;
+		if (open && move && tab === before) return move(place);
 		open?.abort();
 		open = new AbortController();
 		changed = null;
-		TABS[tab][1](body, { id, path: webhookPath(id), signal: open.signal, show, webhook: () => webhook, onChange: (listener) => { changed = listener; } });
+		move = TABS[tab][1](body, { ...place, path: webhookPath(id), signal: open.signal, show, webhook: () => webhook, onChange: (listener) => { changed = listener; } });
 	}
 
 	signal.addEventListener('abort', () => open?.abort());
-	choose(tab);
+	choose(place);
 	return { id, show: choose };
 }
 
