@@ -30,9 +30,10 @@ macro_rules! files {
 }
 
 /// The page's files beside `index.html`, and beside `advice.js` and `examples.js`, which are made when the program starts.
-const FILES: [(&str, &str); 20] = files![
+const FILES: [(&str, &str); 26] = files![
     "page.css" "page.js" "embed.js" "token.js" "http.js" "dom.js" "words.js" "list.js" "form.js" "secret.js" "webhook.js" "logs.js"
     "chart.js" "test.js" "settings.js" "switch.js" "snippets.js" "checker.js" "leaving.js" "address.js"
+    "filters.js" "pages.js" "deliveries.js" "delivery.js" "curl.js" "recover.js"
 ];
 
 /// All files beside `index.html`.

@@ -1,147 +1,114 @@
-// A webhook's log, newest first. New rows appear by themselves; an opened row shows all attempts of its delivery.
-import { ask, eventTypes, get, poll } from './http.js';
-import { block, button, columns, empty, h, icon, link, loading, put, say } from './dom.js';
-import { count, failure, ms, outcome, time } from './words.js';
+// The tab with a webhook's log: its chart, and the newest attempts or deliveries, or one delivery alone. The address says which.
+import { button, columns, empty, focus, h, link, put } from './dom.js';
+import { count } from './words.js';
+import { href } from './address.js';
 import { chart } from './chart.js';
+import { attemptRow, chooser, deliveryRow } from './deliveries.js';
+import { deliveryView, part } from './delivery.js';
+import { filterForm, isFiltered, ofDeliveries, questions, seenAs } from './filters.js';
+import { pages } from './pages.js';
+import { recovery } from './recover.js';
 
-const EVERY_MS = 3000;
-const PAGE = 10;
-const TRIES = 20;
-const TRIGGERS = { event: 'First attempt', retry: 'Retry', test: 'Test', resend: 'Resent' };
+export { attempt } from './delivery.js';
 
-export function logsTab(body, { id, path: base, signal, webhook }) {
-	const path = `${base}/deliveries`;
-	const option = (value, text) => h('option', { value }, text);
-	const status = h('select', { 'aria-label': 'Status', change: restart }, option('', 'All statuses'), option('success', 'Success'), option('failed', 'Failed'));
-	const type = h('select', { 'aria-label': 'Event type', change: restart }, option('', 'All event types'));
-	eventTypes(signal).then((types) => type.append(...types.map((one) => option(one.type, one.type)))).catch(() => {});
-	const rows = h('ol.card.log', { 'aria-label': 'Deliveries, newest first' });
+const TELL_EVERY_MS = 5000;
+
+/** Returns a function that goes to another place within the tab. */
+export function logsTab(body, tab) {
+	let log, own, back = href(tab.id);
+	function move({ rest, query }) {
+		if (!rest) back = location.hash;
+		if (!rest && log) return log(query);
+		own?.abort();
+		const first = !own;
+		own = part(tab.signal);
+		log = null;
+		if (rest) put(body, deliveryView(rest, back, tab, own.signal));
+		else log = logView(body, tab, query, own.signal);
+		if (first) return;
+		const heading = body.querySelector('h2[tabindex]');
+		focus(heading);
+		heading.scrollIntoView({ block: 'nearest' });
+	}
+	move(tab);
+	return move;
+}
+
+function logView(body, tab, query, signal) {
+	const { id, path } = tab;
+	const filters = filterForm(id), recover = recovery(tab, signal, () => refresh());
+	const heading = h('h2', { tabindex: -1 }, 'Webhook Logs');
+	const views = ['', 'deliveries'].map((view) => h('a', { 'data-view': view }, view ? 'Deliveries' : 'Attempts'));
+	const held = button('New deliveries: show', () => { restart(); filters.focus(); }, '.small', { hidden: true });
+	const news = h('p.hidden', { role: 'status' }), tell = teller(news, signal);
 	const area = h('div');
-	const more = button('Load more', loadMore);
-	const held = button('New deliveries: show', () => { restart(); status.focus(); }, '.small', { hidden: true });
-	const drawn = chart(base, signal);
-	put(body, drawn, h('.filters', h('h2', 'Webhook Logs'), h('span', { role: 'status' }, held), status, type), area, h('.actions.middle', more));
+	let own, refresh;
+	const drawn = chart(path, signal);
+	put(body, drawn,
+		h('.log-head', heading, h('span', { role: 'status' }, held), h('nav.views', { 'aria-label': 'View' }, views)),
+		filters.element, recover.element, news, area);
+	filters.load(signal).catch(() => {});
 
-	let cursor, known, deeper, filtering;
-	signal.addEventListener('abort', () => filtering.abort());
-	restart();
+	function show(now) {
+		query = now;
+		for (const view of views) {
+			view.href = seenAs(id, view.dataset.view, query);
+			view.setAttribute('aria-current', (view.dataset.view === 'deliveries') === ofDeliveries(query));
+		}
+		filters.show(query);
+		recover.show(query);
+		restart();
+	}
 
 	function restart() {
-		filtering?.abort();
-		filtering = new AbortController();
-		known = deeper = null;
-		put(area, loading());
-		more.hidden = held.hidden = true;
-		poll(area, EVERY_MS, filtering.signal, newest);
+		own?.abort();
+		own = part(signal);
+		held.hidden = true;
+		const kind = ofDeliveries(query) ? deliveries() : attempts();
+		const source = { path: `${path}/deliveries`, questions: questions(query), live: ofDeliveries(query) };
+		refresh = pages(area, source, { ...kind, none, news: came, crowd: () => { held.hidden = false; } }, own.signal);
 	}
 
-	async function page(from) {
-		const own = filtering.signal;
-		const wanted = Object.entries({ limit: PAGE, status: status.value, event_type: type.value, cursor: from });
-		const { data, next_cursor: next } = await get(`${path}?${new URLSearchParams(wanted.filter(([, value]) => value))}`, own);
-		own.throwIfAborted();
-		return { next, fresh: data.filter((row) => !known?.has(row.id)) };
+	function came(rows) {
+		tell(rows);
+		drawn.dispatchEvent(new Event('grown'));
 	}
 
-	async function newest() {
-		if (!held.hidden) return;
-		const { next, fresh } = await page();
-		const first = !known, anew = first || fresh.length === PAGE;
-		// A whole page of new rows: there may be more between them and the known ones. The list then begins again, unless the
-		// reader is using it.
-		if (known && anew && (deeper || rows.matches(':focus-within') || rows.querySelector('[open]'))) {
-			held.hidden = false;
-			return;
-		}
-		if (anew) {
-			known = new Set();
-			cursor = next;
-			put(rows);
-		}
-		if (!first && !fresh.length) return;
-		if (!first) drawn.dispatchEvent(new Event('grown'));
-		rows.prepend(...fresh.map(logRow));
-		try {
-			if (anew) await fillPage(PAGE);
-		} finally {
-			show();
-		}
+	const attempts = () => ({
+		make: (row) => attemptRow(row, tab, own.signal),
+		heads: columns('row', '', 'Result', 'Event type', 'HTTP', 'Duration', 'Time'),
+	});
+
+	function deliveries() {
+		const choice = chooser(path, own.signal, () => { refresh(); focus(heading); });
+		return {
+			make: (row) => deliveryRow(row, tab, choice, own.signal),
+			heads: [h('.bulk-head', choice.head, choice.bar), choice.failures],
+		};
 	}
 
-	/** Reads on until `wanted` rows are shown: a filtered page may be short although there are more rows. */
-	async function fillPage(wanted) {
-		const own = known;
-		for (let tries = 0; cursor && known.size < wanted && tries < TRIES; tries++) {
-			const { next, fresh } = await page(cursor);
-			if (own !== known) return;
-			cursor = next;
-			rows.append(...fresh.map(logRow));
-		}
+	function none(more) {
+		if (more) return empty('Nothing found yet', h('p', '“Load more” looks at older deliveries.'));
+		if (isFiltered(query)) return empty('Nothing matches these filters', h('a.button', { href: href(id, 'logs', { view: query.get('view') }) }, 'Show all'));
+		return empty('Nothing was sent yet', h('p', 'Deliveries appear here by themselves.'), link('Send a test', `/${id}/test`));
 	}
 
-	function show() {
-		more.hidden = !cursor;
-		if (!known.size) put(area, nothing());
-		else if (!rows.isConnected) put(area, columns('row', '', 'Result', 'Event type', 'HTTP', 'Duration', 'Time'), rows);
-	}
-
-	async function loadMore() {
-		const last = rows.lastChild;
-		deeper = true;
-		await fillPage(known.size + 1);
-		show();
-		last?.nextSibling?.querySelector('summary').focus();
-	}
-
-	const nothing = () => (status.value || type.value
-		? empty('Nothing matches these filters', button('Show all', () => { status.value = type.value = ''; restart(); }))
-		: empty('Nothing was sent yet', h('p', 'Deliveries appear here by themselves.'), link('Send a test', `/${id}/test`)));
-
-	function logRow(row) {
-		known.add(row.id);
-		const story = h('.story');
-		const details = h('details', { toggle: () => details.open && tell(row, story) },
-			h('summary', icon('open'), outcome(row.status),
-				h('span.type', h('code', row.event_type), row.trigger !== 'event' && h('small.muted', TRIGGERS[row.trigger], row.trigger === 'retry' && ` · attempt ${row.attempt}`)),
-				cell('HTTP status', row.http_status ?? '—'), cell('Duration', ms(row.duration_ms)), cell('Time', time(row.created_at))),
-			story);
-		return h('li', { 'data-id': row.id }, details);
-	}
-
-	function next({ status: last, next_attempt_at: at }) {
-		if (!at) return last === 'success' ? 'None: it was delivered' : 'None';
-		if (!webhook().active) return 'None: the webhook is inactive';
-		return new Date(at) > Date.now() ? time(at) : 'Due now';
-	}
-
-	async function tell(row, story) {
-		if (!story.firstChild) put(story, loading());
-		try {
-			const { data: [last = row, ...before] } = await get(`${path}?limit=100&delivery_id=${row.delivery_id}`, signal);
-			put(story,
-				h('dl', [['Event', h('code', last.event_id)], ['Delivery', h('code', last.delivery_id)],
-					['Next attempt', next(last)]]
-					.map(([name, value]) => [h('dt', name), h('dd', value)])),
-				row.trigger !== 'test' && h('.actions.start', button('Resend', async () => {
-					await ask('POST', `${path}/${row.delivery_id}/resend`);
-					say('It is being sent again.');
-				}, '.small')),
-				h('h3', count(before.length + 1, 'attempt')),
-				h('ol.attempts', [last, ...before].map((one) => h('li', attempt(one)))));
-		} catch (problem) {
-			if (!signal.aborted) put(story, h('p.error', problem.message));
-		}
-	}
+	show(query);
+	return show;
 }
 
-export function attempt(row) {
-	const why = failure(row);
-	return [h('.facts', outcome(row.status), h('b', `Attempt ${row.attempt}`), h('span', TRIGGERS[row.trigger]),
-		h('span', row.http_status ? `HTTP ${row.http_status}` : 'No answer'), h('span', ms(row.duration_ms)), time(row.created_at)),
-		why && h('p', h('strong', why[0]), ' ', why[1]), snippet(row)];
+/** Tells screen readers of new rows: at once, then after a pause of all that came meanwhile. */
+function teller(place, signal) {
+	let came = [], timer = 0;
+	const tell = () => {
+		timer = came.length && setTimeout(tell, TELL_EVERY_MS);
+		if (!came.length || signal.aborted) return;
+		const failed = came.filter((row) => (row.status ?? row.last_status) === 'failed').length;
+		put(place, `${count(came.length, 'new row')}${failed ? `, ${failed} failed` : ''}.`);
+		came = [];
+	};
+	return (rows) => {
+		came.push(...rows);
+		if (!timer) tell();
+	};
 }
-
-const cell = (label, content) => h('span.cell', h('span.hidden', `${label} `), content);
-
-const snippet = ({ http_status: status, response_snippet: text }) =>
-	(text ? block('Response', text) : status && h('p.muted', 'The response had no body.'));

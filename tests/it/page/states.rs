@@ -128,6 +128,18 @@ impl Shown {
         page.sees("Nothing matches these filters").await;
         page.click("Numbers").await;
         stop("logs-nothing-matches").await;
+        self.stage.go(&format!("/{}/logs?view=deliveries", self.failing.id)).await;
+        page.click_on(".pick input").await;
+        page.sees("Resend 1").await;
+        page.click("More filters").await;
+        page.click("Recover what was missed").await;
+        page.click("Count").await;
+        page.sees("ended without a success in this time.").await;
+        stop("logs-deliveries").await;
+        page.click_on(".pick summary").await;
+        page.click("Open alone").await;
+        page.sees("attempt").await;
+        stop("logs-delivery").await;
         self.stage.go(&format!("/{}/logs", self.off.id)).await;
         page.sees("Nothing was sent yet").await;
         stop("logs-empty").await;
