@@ -10,12 +10,14 @@ use hosts::Host;
 mod ageing;
 mod bad_text;
 mod chart;
+mod deliveries;
 mod documentation;
 mod edits;
 mod embedded;
 mod files;
 mod forced_colours;
 mod hosts;
+mod journeys;
 mod list;
 mod log;
 mod outages;
@@ -130,6 +132,11 @@ impl Stage {
             webhook.id
         );
         self.execute(&sql).await;
+    /// What the page has copied.
+    async fn clipboard(&self) -> String {
+        let read = json!({ "expression": "navigator.clipboard.readText()", "awaitPromise": true, "userGesture": true });
+        let text = self.browser.devtools("Runtime.evaluate", read).await;
+        text["result"]["value"].as_str().expect("the clipboard has text").to_owned()
     }
 
     async fn publish(&self, event_type: &str) -> String {

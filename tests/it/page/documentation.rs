@@ -2,14 +2,12 @@
 
 use super::*;
 
-#[tokio::test]
-async fn a_customer_can_do_all_that_the_documentation_says() {
-    let (stage, receiver) = (Stage::set().await, Receiver::start().await);
-    let page = &stage.browser;
-    stage.open().await;
+/// Begins at the empty list of webhooks.
+pub(super) async fn journey(stage: &Stage) {
+    let (page, receiver) = (&stage.browser, Receiver::start().await);
     page.sees("No webhooks yet").await;
 
-    let old = create(&stage, &receiver).await;
+    let old = create(stage, &receiver).await;
     let event = stage.publish("content.published").await;
     let request = receiver.next().await;
     assert_eq!(request.event_id(), event);
@@ -17,10 +15,10 @@ async fn a_customer_can_do_all_that_the_documentation_says() {
 
     page.click("Go to the webhook").await;
     page.until("document.querySelectorAll('.log li .outcome.success').length === 1").await;
-    switch_off_and_on(&stage, &receiver).await;
-    test(&stage, &receiver, &old).await;
+    switch_off_and_on(stage, &receiver).await;
+    test(stage, &receiver, &old).await;
 
-    let new = regenerate(&stage).await;
+    let new = regenerate(stage).await;
     assert_ne!(new, old);
     stage.publish("content.published").await;
     let request = receiver.next().await;
@@ -31,7 +29,7 @@ async fn a_customer_can_do_all_that_the_documentation_says() {
     receiver.script([Reply::body(503, "not now")]);
     stage.publish("content.created").await;
     page.until("document.querySelector('.log li')?.innerText.includes('503')").await;
-    resend(&stage, &receiver, &new).await;
+    resend(stage, &receiver, &new).await;
     page.is_sound().await;
 }
 
@@ -52,9 +50,7 @@ async fn copied(stage: &Stage) -> String {
     let page = &stage.browser;
     page.click("Copy secret").await;
     page.sees("Copied to the clipboard.").await;
-    let read = json!({ "expression": "navigator.clipboard.readText()", "awaitPromise": true, "userGesture": true });
-    let text = page.devtools("Runtime.evaluate", read).await;
-    text["result"]["value"].as_str().expect("the clipboard has text").to_owned()
+    stage.clipboard().await
 }
 
 async fn switch_off_and_on(stage: &Stage, receiver: &Receiver) {

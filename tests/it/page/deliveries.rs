@@ -1,0 +1,206 @@
+//! Deliveries on the page: found by what a customer knows of them, read whole, and sent again.
+
+use std::process::Command;
+
+use super::*;
+
+const SHOWN: &str = "document.querySelectorAll('.log > li').length";
+const CLOSED: &str = "SELECT count(*) FROM closed_deliveries";
+/// Every delivery fails for good at its first attempt.
+const NO_RETRIES: &str = "[]";
+
+async fn without_retries() -> (Stage, Receiver, Webhook) {
+    let stage = Stage::on(Site::new().await.set("retry.schedule", NO_RETRIES)).await;
+    let receiver = Receiver::start().await;
+    let webhook = stage.webhook(&receiver.url(), &TYPES).await;
+    (stage, receiver, webhook)
+}
+
+pub(super) fn state_is(words: &str) -> String {
+    format!("document.querySelector('.story dd, section dd')?.textContent === '{words}'")
+}
+
+async fn wait_for_closed(stage: &Stage, count: i64) {
+    wait_until("deliveries are closed", async || stage.site.count(CLOSED).await == count).await;
+}
+
+#[tokio::test]
+async fn a_delivery_is_found_by_its_ids_and_filters_and_has_an_address() {
+    let stage = Stage::on(Site::new().await.set("retry.schedule", r#"["1h"]"#)).await;
+    let receiver = Receiver::start().await;
+    let webhook = stage.webhook(&receiver.url(), &TYPES).await;
+    let page = &stage.browser;
+    receiver.script([Reply::status(200), Reply::status(503)]);
+    let good = stage.publish("content.created").await;
+    receiver.next().await;
+    let bad = stage.publish("content.updated").await;
+    receiver.next().await;
+    wait_until("both are recorded", async || stage.site.count("SELECT count(*) FROM attempts").await == 2).await;
+    stage.open_at(&format!("/{}/logs?view=deliveries", webhook.id)).await;
+    page.until(&format!("{SHOWN} === 2")).await;
+
+    page.fill("[type=search]", &good).await;
+    page.press("\u{e007}").await;
+    page.until(&format!("{SHOWN} === 1 && location.hash.includes('id={good}')")).await;
+    page.sees("Delivered").await;
+    let id = page.js("return document.querySelector('.log > li').dataset.id").await;
+    page.fill("[type=search]", id.as_str().unwrap()).await;
+    page.click("Find").await;
+    page.until(&format!("{SHOWN} === 1 && location.hash.includes({id})")).await;
+    page.click("Clear").await;
+    page.until(&format!("{SHOWN} === 2")).await;
+    page.choose("[aria-label=State]", "undelivered").await;
+    page.until(&format!("{SHOWN} === 1 && document.querySelector('.log code').innerText === 'content.updated'")).await;
+    page.sees("Retrying").await;
+    page.back().await;
+    page.until(&format!("{SHOWN} === 2 && document.querySelector('[aria-label=State]').value === ''")).await;
+
+    // An address is enough to find it, and to see it alone.
+    stage.go(&format!("/{}/logs?view=deliveries&state=pending&http_status=503", webhook.id)).await;
+    page.until(&format!("{SHOWN} === 1 && document.querySelector('details [type=number]').value === '503'")).await;
+    page.click_on(".log summary").await;
+    page.sees(&bad).await;
+    page.click("Open alone").await;
+    page.until("document.activeElement.innerText === 'Delivery'").await;
+    page.until(&state_is("Retrying after a failed attempt")).await;
+    page.sees(&bad).await;
+
+    stage.site.json(&["webhooks", "update", &webhook.id, "--active", "false"]).await;
+    wait_for_closed(&stage, 1).await;
+    page.until(&state_is("Cancelled when the webhook was switched off")).await;
+    page.until("[...document.querySelectorAll('dt')].find((e) => e.innerText === 'Next attempt').nextSibling.innerText === 'None'").await;
+    page.is_sound().await;
+    page.click_on("section .crumb").await;
+    page.sees("Nothing matches these filters").await;
+    stage.go(&format!("/{}/logs/00000000-0000-4000-8000-000000000000", webhook.id)).await;
+    page.sees("This delivery does not exist, or is no longer kept.").await;
+}
+
+#[tokio::test]
+#[ignore = "a longer visit: make journeys"]
+async fn a_delivery_copied_as_curl_runs_nothing_else_and_has_no_signature() {
+    let (stage, receiver, webhook) = without_retries().await;
+    let title = "it's '; touch HACKED; ' $(touch HACKED) `touch HACKED` \" \\ \n ! 'ä'";
+    stage.site.publish(ACCOUNT, "content.created", json!({ "title": title })).await;
+    let request = receiver.next().await;
+    let page = &stage.browser;
+    stage.open_at(&format!("/{}/logs", webhook.id)).await;
+    page.click_on(".log summary").await;
+    page.sees("Headers sent").await;
+    page.click("Copy as curl").await;
+    page.sees("Copied to the clipboard.").await;
+    let command = stage.clipboard().await;
+
+    let folder = tempfile::tempdir().unwrap();
+    let script = format!("curl() {{ for one; do printf '%s\\0' \"$one\"; done; }}\n{command}");
+    let output = Command::new("sh")
+        .args(["-c", &script])
+        .current_dir(&folder)
+        .env("WEBHOOK_SIGNATURE", "v1,given")
+        .env("X_WEBHOOK_SIGNATURE", "given, too")
+        .output()
+        .unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let said = String::from_utf8(output.stdout).unwrap();
+    let arguments: Vec<_> = said.split_terminator('\0').collect();
+    assert_eq!(arguments.last().unwrap().as_bytes(), request.body, "the same body");
+    assert!(arguments.contains(&receiver.url().as_str()));
+    assert!(arguments.contains(&format!("Webhook-Id: {}", request.event_id()).as_str()));
+    assert!(
+        arguments.contains(&"Webhook-Signature: v1,given") && arguments.contains(&"X-Webhook-Signature: given, too")
+    );
+    for name in ["webhook-signature", "x-webhook-signature"] {
+        assert!(!command.contains(request.header(name)), "{name}");
+    }
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "nothing else ran");
+}
+
+#[tokio::test]
+#[ignore = "a longer visit: make journeys"]
+async fn chosen_deliveries_are_sent_again_with_patience_and_those_that_cannot_be_are_named() {
+    let (stage, receiver, webhook) = without_retries().await;
+    receiver.always(Reply::status(500));
+    for _ in 0..3 {
+        stage.publish("content.created").await;
+    }
+    wait_for_closed(&stage, 3).await;
+    let before = receiver.count();
+    receiver.always(Reply::status(200));
+    let page = &stage.browser;
+    stage.open_at(&format!("/{}/logs?view=deliveries&state=exhausted", webhook.id)).await;
+    page.until(&format!("{SHOWN} === 3")).await;
+    // The first request is refused for a moment, as one of an account that asks too often, and that of the last delivery for good.
+    page.js(
+        "const ask = window.fetch, last = [...document.querySelectorAll('.pick')].at(-1).dataset.id, seen = new Set();
+         window.refusing = false;
+         window.fetch = async (url, options) => {
+             if (!url.includes('/resend')) return ask(url, options);
+             const problem = (status, title, headers) => new Response(JSON.stringify({ title }), { status, headers });
+             if (window.refusing) return problem(429, 'Too many requests', { 'Retry-After': '60' });
+             if (url.includes(last)) return problem(409, 'The event is no longer kept');
+             if (!seen.has(url)) { seen.add(url); return problem(429, 'Too many requests', { 'Retry-After': '1' }); }
+             return ask(url, options);
+         };",
+    )
+    .await;
+    page.js("window.refusing = true").await;
+    page.click_on(".every input").await;
+    page.click("Resend 3").await;
+    page.sees("0 of 3").await;
+    page.is_sound().await;
+    page.click("Stop").await;
+    page.sees("0 of 3 deliveries will be sent again.").await;
+    page.sees("3 chosen").await;
+
+    page.js("window.refusing = false").await;
+    page.click("Resend 3").await;
+    page.sees("1 delivery could not be sent again").await;
+    page.sees("The event is no longer kept").await;
+    page.sees("2 of 3 deliveries will be sent again.").await;
+    page.sees("1 chosen").await;
+    receiver.wait_for(before + 2).await;
+    page.until(&format!("{SHOWN} === 1 && document.activeElement.innerText === 'Webhook Logs'")).await;
+    page.is_sound().await;
+}
+
+#[tokio::test]
+#[ignore = "a longer visit: make journeys"]
+async fn new_rows_are_told_to_screen_readers_in_one_sentence() {
+    let (stage, receiver, webhook) = without_retries().await;
+    let page = &stage.browser;
+    stage.open_at(&format!("/{}/logs", webhook.id)).await;
+    page.sees("Nothing was sent yet").await;
+    page.js("window.told = [];
+         const place = document.querySelector('p[role=status]');
+         new MutationObserver(() => window.told.push(place.innerText)).observe(place, { childList: true });")
+        .await;
+    receiver.always(Reply::status(500));
+    stage.publish("content.created").await;
+    page.until("window.told.join() === '1 new row, 1 failed.'").await;
+}
+
+#[tokio::test]
+#[ignore = "a longer visit: make journeys"]
+async fn recovering_says_what_still_waits_and_that_an_inactive_webhook_gets_nothing() {
+    let stage = Stage::on(Site::new().await.set("retry.schedule", r#"["1h"]"#)).await;
+    let receiver = Receiver::start().await;
+    let webhook = stage.webhook(&receiver.url(), &TYPES).await;
+    receiver.always(Reply::status(503));
+    stage.publish("content.created").await;
+    let failed = "SELECT count(*) FROM attempts WHERE next_attempt_at IS NOT NULL";
+    wait_until("it waits for its next attempt", async || stage.site.count(failed).await == 1).await;
+    let page = &stage.browser;
+    stage.open_at(&format!("/{}/logs", webhook.id)).await;
+    page.click("Recover what was missed").await;
+    page.click("Count").await;
+    page.sees("Nothing ended without a success in this time.").await;
+    page.sees("1 delivery still waits, to be sent without your doing:").await;
+    page.click("see what waits").await;
+    page.until(&format!("{SHOWN} === 1 && document.querySelector('[aria-label=State]').value === 'pending'")).await;
+    stage.site.json(&["webhooks", "update", &webhook.id, "--active", "false"]).await;
+    wait_for_closed(&stage, 1).await;
+    page.sees("Inactive").await;
+    page.click("Count").await;
+    page.sees("1 delivery ended without a success in this time.").await;
+    page.sees("Switch the webhook on to send them again.").await;
+}
