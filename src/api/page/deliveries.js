@@ -38,6 +38,7 @@ export function deliveryRow(row, tab, choice, signal) {
 		put(details.firstChild, icon('open'), outcome(kind, word),
 			h('span.type', h('code', now.event_type ?? '—'), h('small.muted', new Date(now.next_attempt_at) > Date.now() ? ['next attempt ', time(now.next_attempt_at)] : rest.replace(/^\W+/, ''))),
 			cell('HTTP status', now.last_http_status ?? '—'), h('span.cell', count(now.attempts_made, 'attempt')), cell('Created', time(now.created_at)));
+		details.lastChild.dispatchEvent(new Event('stale'));
 	};
 	update(row);
 	return { element: h('li.pick', { 'data-id': delivery }, choice.box(delivery, `Choose ${event ?? delivery}`), details), update };

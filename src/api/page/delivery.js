@@ -43,7 +43,7 @@ function copier(label, text) {
 
 const lines = (headers) => Object.entries(headers).map((header) => header.join(': ')).join('\n');
 
-/** Shows a delivery in `place`, and what becomes of it until `signal` ends. */
+/** Shows a delivery in `place`, and what becomes of it until `signal` ends. An event `stale` has it looked at again. */
 export function story(place, delivery, { id, path, webhook }, signal) {
 	const state = h('dd'), next = h('dd'), attempts = h('ol.attempts'), title = h('h3'), sent = h('div');
 	let settled = false, last;
@@ -61,22 +61,26 @@ export function story(place, delivery, { id, path, webhook }, signal) {
 		update(one);
 	});
 
+	const again = () => {
+		settled = false;
+		refresh();
+	};
+	place.addEventListener('stale', again, { signal });
+
 	function draw(one) {
 		const address = href(id, `logs/${delivery}`);
 		const facts = [['State', state], ['Next attempt', next], one.event_type && ['Event type', h('dd', h('code', one.event_type))],
 			one.event_id && ['Event', h('dd', copied('event ID', one.event_id))], ['Delivery', h('dd', copied('delivery ID', delivery))],
 			['Created', h('dd', time(one.created_at))]];
-		const test = one.attempts[0]?.trigger === 'test';
 		put(place, h('dl', facts.filter(Boolean).map(([name, value]) => [h('dt', name), value])),
-			h('.actions.start', !test && button('Resend', async () => {
+			h('.actions.start', one.payload !== null && button('Resend', async () => {
 				await ask('POST', `${path}/deliveries/${delivery}/resend`);
 				say('It is being sent again.');
-				settled = false;
-				refresh();
+				again();
 			}, '.small'),
 			one.payload !== null && copier('Copy as curl', () => curl(webhook().url, last.request_headers, last.payload)),
 			copier('Copy link', () => new URL(address, location.href).href), place.closest('details') && h('a', { href: address }, 'Open alone')),
-			payload(one.payload, test), sent, title, attempts);
+			payload(one), sent, title, attempts);
 	}
 
 	function update(one) {
@@ -94,8 +98,8 @@ export function story(place, delivery, { id, path, webhook }, signal) {
 	}
 }
 
-function payload(text, test) {
-	if (text === null) return h('p.muted', test ? 'The payload of a test is not kept.' : 'The event is no longer kept, and its payload with it.');
+function payload({ payload: text, attempts: [newest] }) {
+	if (text === null) return h('p.muted', newest?.trigger === 'test' ? 'The payload of a test is not kept.' : 'The event is no longer kept, and its payload with it.');
 	const pre = h('pre', { tabindex: 0, role: 'group', 'aria-label': 'Payload' });
 	let raw = true;
 	const show = () => {

@@ -43,7 +43,7 @@ export function local(iso) {
 }
 
 export const timeField = (label, value = '', props = {}) => {
-	const input = h('input', { type: 'datetime-local', step: 1, value, ...props });
+	const input = h('input', { type: 'datetime-local', step: 1, max: '9999-12-31T23:59:59', value, ...props });
 	return { input, element: h('label.labelled', label, input), iso: () => input.value && new Date(input.value).toISOString() };
 };
 
@@ -51,7 +51,7 @@ export function filterForm(id) {
 	let query = new URLSearchParams();
 	const select = (label, every, options) => h('select', { 'aria-label': label, change: apply },
 		h('option', { value: '' }, every), options.map(([value, text]) => h('option', { value }, text)));
-	const from = timeField('From', ''), to = timeField('To', '');
+	const from = timeField('From'), to = timeField('To');
 	const fields = {
 		id: h('input', { type: 'search', 'aria-label': 'Event or delivery ID', placeholder: 'Event or delivery ID', spellcheck: 'false', autocomplete: 'off' }),
 		status: select('Status', 'All statuses', [['success', 'Success'], ['failed', 'Failed']]),

@@ -8,9 +8,8 @@ import { local, timeField } from './filters.js';
 const DAY_MS = 86_400_000;
 /** The API counts no further. */
 const MOST = 100_000;
-const PAGE = 100;
 
-const counted = (n, most) => (n >= most ? `${number(n)} or more deliveries` : count(n, 'delivery'));
+const counted = (n, more = n >= MOST) => (more ? `${number(n)} or more deliveries` : count(n, 'delivery'));
 
 export function recovery({ id, path, webhook }, signal, done) {
 	const clear = () => put(found);
@@ -25,21 +24,21 @@ export function recovery({ id, path, webhook }, signal, done) {
 		if (!span.since) return put(found, h('p.error', 'Say from when on.'));
 		const [{ count: ended }, waiting] = await Promise.all([
 			get(`${path}/recover?${new URLSearchParams(span)}`, signal),
-			get(`${path}/deliveries?view=deliveries&state=pending&limit=${PAGE}`, signal),
+			get(`${path}/deliveries?view=deliveries&state=pending&limit=100`, signal),
 		]);
-		const retried = waiting.next_cursor ? Math.max(waiting.data.length, PAGE) : waiting.data.length;
+		const { data: { length: retried }, next_cursor: more } = waiting;
 		put(found,
-			h('p', ended ? `${counted(ended, MOST)} ended without a success in this time.` : 'Nothing ended without a success in this time.'),
+			h('p', ended ? `${counted(ended)} ended without a success in this time.` : 'Nothing ended without a success in this time.'),
 			ended > 0 && (webhook().active ? button(`Send ${number(ended)} again`, () => recover(span), '.primary')
 				: h('p.muted', 'Switch the webhook on to send them again.')),
-			retried > 0 && h('p', `${counted(retried, waiting.next_cursor ? PAGE : Infinity)} still ${retried === 1 ? 'waits' : 'wait'}, to be sent without your doing: `,
-				h('a', { href: href(id, 'logs', { view: 'deliveries', state: 'pending' }) }, 'see what waits')));
+			(retried > 0 || more) && h('p', `Not counted, because still to be sent anyway: ${counted(retried, more)}. `,
+				h('a', { href: href(id, 'logs', { view: 'deliveries', state: 'pending' }) }, 'See what waits')));
 	}
 
 	async function recover(span) {
 		const { recovering } = await ask('POST', `${path}/recover`, { body: span });
-		put(found, h('p', `${counted(recovering, MOST)} will be sent again, a few at a time.`));
-		say(`${counted(recovering, MOST)} will be sent again.`);
+		put(found, h('p', `${counted(recovering)} will be sent again, a few at a time.`));
+		say(`${counted(recovering)} will be sent again.`);
 		done();
 	}
 

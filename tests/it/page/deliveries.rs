@@ -194,8 +194,8 @@ async fn recovering_says_what_still_waits_and_that_an_inactive_webhook_gets_noth
     page.click("Recover what was missed").await;
     page.click("Count").await;
     page.sees("Nothing ended without a success in this time.").await;
-    page.sees("1 delivery still waits, to be sent without your doing:").await;
-    page.click("see what waits").await;
+    page.sees("Not counted, because still to be sent anyway: 1 delivery.").await;
+    page.click("See what waits").await;
     page.until(&format!("{SHOWN} === 1 && document.querySelector('[aria-label=State]').value === 'pending'")).await;
     stage.site.json(&["webhooks", "update", &webhook.id, "--active", "false"]).await;
     wait_for_closed(&stage, 1).await;
