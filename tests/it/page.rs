@@ -132,6 +132,8 @@ impl Stage {
             webhook.id
         );
         self.execute(&sql).await;
+    }
+
     /// What the page has copied.
     async fn clipboard(&self) -> String {
         let read = json!({ "expression": "navigator.clipboard.readText()", "awaitPromise": true, "userGesture": true });

@@ -3,6 +3,7 @@ import { ask, get, poll } from './http.js';
 import { block, button, copyButton, h, icon, loading, put, say } from './dom.js';
 import { count, failure, ms, outcome, time } from './words.js';
 import { href } from './address.js';
+import { permalink } from './embed.js';
 import { curl, indented } from './curl.js';
 
 const EVERY_MS = 3000;
@@ -79,7 +80,7 @@ export function story(place, delivery, { id, path, webhook }, signal) {
 				again();
 			}, '.small'),
 			one.payload !== null && copier('Copy as curl', () => curl(webhook().url, last.request_headers, last.payload)),
-			copier('Copy link', () => new URL(address, location.href).href), place.closest('details') && h('a', { href: address }, 'Open alone')),
+			copier('Copy link', () => permalink(address.slice(1))), place.closest('details') && h('a', { href: address }, 'Open alone')),
 			payload(one), sent, title, attempts);
 	}
 

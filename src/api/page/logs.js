@@ -1,5 +1,5 @@
 // The tab with a webhook's log: its chart, and the newest attempts or deliveries, or one delivery alone. The address says which.
-import { button, columns, empty, focus, h, link, put } from './dom.js';
+import { announce, button, columns, empty, focus, h, link, put } from './dom.js';
 import { count } from './words.js';
 import { href } from './address.js';
 import { chart } from './chart.js';
@@ -40,13 +40,13 @@ function logView(body, tab, query, signal) {
 	const heading = h('h2', { tabindex: -1 }, 'Webhook Logs');
 	const views = ['', 'deliveries'].map((view) => h('a', { 'data-view': view }, view ? 'Deliveries' : 'Attempts'));
 	const held = button('New deliveries: show', () => { restart(); filters.focus(); }, '.small', { hidden: true });
-	const news = h('p.hidden', { role: 'status' }), tell = teller(news, signal);
+	const tell = teller(signal);
 	const area = h('div');
 	let own, refresh;
 	const drawn = chart(path, signal);
 	put(body, drawn,
 		h('.log-head', heading, h('span', { role: 'status' }, held), h('nav.views', { 'aria-label': 'View' }, views)),
-		filters.element, recover.element, news, area);
+		filters.element, recover.element, area);
 	filters.load(signal).catch(() => {});
 
 	function show(now) {
@@ -98,13 +98,13 @@ function logView(body, tab, query, signal) {
 }
 
 /** Tells screen readers of new rows: at once, then after a pause of all that came meanwhile. */
-function teller(place, signal) {
+function teller(signal) {
 	let came = [], timer = 0;
 	const tell = () => {
 		timer = came.length && setTimeout(tell, TELL_EVERY_MS);
 		if (!came.length || signal.aborted) return;
 		const failed = came.filter((row) => (row.status ?? row.last_status) === 'failed').length;
-		put(place, `${count(came.length, 'new row')}${failed ? `, ${failed} failed` : ''}.`);
+		announce(`${count(came.length, 'new row')}${failed ? `, ${failed} failed` : ''}.`);
 		came = [];
 	};
 	return (rows) => {

@@ -57,7 +57,8 @@ addEventListener('hashchange', async (event) => {
 	if (location.hash.startsWith('#token=')) {
 		close();
 		token.takeFromAddress();
-	} else if (await mayLeave(event) && token.current()) route();
+	} else if (!await mayLeave(event)) tellRoute();
+	else if (token.current()) route();
 });
 // The browser may keep the page for its back button: then it must hold nothing of the account.
 addEventListener('pagehide', () => {

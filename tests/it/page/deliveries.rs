@@ -171,7 +171,7 @@ async fn new_rows_are_told_to_screen_readers_in_one_sentence() {
     stage.open_at(&format!("/{}/logs", webhook.id)).await;
     page.sees("Nothing was sent yet").await;
     page.js("window.told = [];
-         const place = document.querySelector('p[role=status]');
+         const place = document.querySelector('body > .hidden[role=status]');
          new MutationObserver(() => window.told.push(place.innerText)).observe(place, { childList: true });")
         .await;
     receiver.always(Reply::status(500));

@@ -17,6 +17,21 @@ async fn a_customer_whose_receiver_broke_finds_out_what_it_missed_and_gets_it() 
     broken_receiver(&stage).await;
 }
 
+/// Where customers are: in a page of penr.ai, through a proxy that compresses, below a path.
+#[tokio::test]
+async fn a_customer_can_do_all_of_it_in_a_host_page_behind_a_proxy() {
+    let stage = Stage::framed().await;
+    stage.open().await;
+    documentation::journey(&stage).await;
+}
+
+#[tokio::test]
+async fn a_customer_whose_receiver_broke_gets_what_it_missed_in_a_host_page_behind_a_proxy() {
+    let stage = Stage::framed_on(Site::new().await.set("retry.schedule", "[]")).await;
+    stage.open().await;
+    broken_receiver(&stage).await;
+}
+
 const SHOWN: &str = "document.querySelectorAll('.log > li').length";
 
 /// "My receiver broke last night." The stage has no retries, so that each delivery fails for good at once.

@@ -88,7 +88,7 @@ async fn a_webhook_re_enabled_by_its_switch_can_have_what_it_missed_afterwards()
     page.sees("1 missed delivery will be sent.").await;
     assert_eq!(receiver.next().await.event_id(), missed);
     page.until("document.activeElement.tagName === 'H1'").await;
-    page.no_longer_sees("was missed").await;
+    page.no_longer_sees("was missed while it was off").await;
 }
 
 #[tokio::test]
