@@ -55,6 +55,13 @@ export function button(label, work, kind = '', props = {}) {
 
 export const submit = (label) => h('button.button.primary', { type: 'submit' }, label);
 
+/** A form whose button `control` does `work`. */
+export const form = (kind, control, work, ...children) =>
+	h(`form${kind}`, { novalidate: true, submit: (event) => { event.preventDefault(); act(control, work); } }, children);
+
+/** `choices` are pairs of a value and its text. */
+export const select = (props, choices) => h('select', props, choices.map(([value, text]) => h('option', { value }, text)));
+
 /** The control that was used last, and where it was. */
 let used;
 export async function act(control, work) {
@@ -156,3 +163,9 @@ export const crumb = () => h('a.crumb', { href: '#/webhooks' }, icon('back'), 'W
 
 /** Column headings, hidden from screen readers: each row has its own labels for them. */
 export const columns = (kind, ...names) => h(`.columns.${kind}`, { 'aria-hidden': 'true' }, names.map((name) => h('span', name)));
+
+/** Puts the rows of a list into this order. Rows that stay are not touched, so that they keep the focus. */
+export function arrange(list, rows) {
+	for (const row of [...list.children]) if (!rows.includes(row)) row.remove();
+	rows.forEach((row, i) => list.children[i] === row || list.insertBefore(row, list.children[i] ?? null));
+}

@@ -1,6 +1,6 @@
 // Sends requests to the API. A refused token is renewed once per request, never in a loop.
 import * as token from './token.js';
-import { button, empty, h, link, put } from './dom.js';
+import { button, empty, h, link, loading, put } from './dom.js';
 
 const TIMEOUT_MS = 20_000;
 const SLOWEST_POLL_MS = 10_000;
@@ -70,10 +70,12 @@ async function send(method, path, { body, ifMatch, key, signal }, bearer) {
 	if (body) headers['Content-Type'] = 'application/json';
 	if (ifMatch) headers['If-Match'] = ifMatch;
 	if (key) headers['Idempotency-Key'] = key;
+	const ending = part(signal);
+	setTimeout(() => ending.abort(), TIMEOUT_MS);
 	try {
 		return await fetch(API + path, {
 			method, headers, body: typeof body === 'string' ? body : body && JSON.stringify(body), cache: 'no-store', credentials: 'omit', redirect: 'error',
-			signal: limited(signal),
+			signal: ending.signal,
 		});
 	} catch (error) {
 		signal?.throwIfAborted();
@@ -82,17 +84,12 @@ async function send(method, path, { body, ifMatch, key, signal }, bearer) {
 	}
 }
 
-/** A signal that is aborted with `signal`, or after TIMEOUT_MS. Some browsers have no AbortSignal.any. */
-function limited(signal) {
+/** A controller of its own for a part of what `signal`, if given, ends. Some browsers have no AbortSignal.any. */
+export function part(signal) {
 	const own = new AbortController();
-	const stop = () => {
-		signal?.removeEventListener('abort', stop);
-		own.abort();
-	};
-	setTimeout(stop, TIMEOUT_MS);
-	signal?.addEventListener('abort', stop);
-	if (signal?.aborted) stop();
-	return own.signal;
+	if (signal?.aborted) own.abort();
+	signal?.addEventListener('abort', () => own.abort(), { signal: own.signal });
+	return own;
 }
 
 export const webhookPath = (id) => `/webhooks/${encodeURIComponent(id)}`;
@@ -119,6 +116,7 @@ function sayOutage(text) {
 export function poll(place, ms, signal, work) {
 	let timer = 0, failures = 0, running = false, over = false;
 	const again = () => { over = false; run(); };
+	if (!place.firstChild) put(place, loading());
 	const run = async () => {
 		clearTimeout(timer);
 		if (running || over || signal.aborted || document.hidden) return;
