@@ -1,106 +1,100 @@
 // Rows of the log: one for each attempt, or one for each delivery. Chosen deliveries are sent again, one after the other.
-import { ask } from './http.js';
+import { ask, part } from './http.js';
 import { button, h, icon, notice, put, say } from './dom.js';
 import { count, ms, number, outcome, time } from './words.js';
-import { part, stateOf, story, TRIGGERS } from './delivery.js';
+import { stateOf, story, TRIGGERS } from './delivery.js';
 
 const TRIES = 5;
 /** Leaves most of the account's requests a second to the rest of the page. */
 const PAUSE_MS = 50;
 
-const cell = (label, ...content) => h('span.cell', h('span.hidden', `${label} `), content);
+/** Rows that show one attempt each. */
+export const attemptRow = (row, tab, signal) => openingRow('li', row.id, row.delivery_id, tab, signal, (now) => [
+	outcome(now.status), now.event_type,
+	now.trigger !== 'event' && [TRIGGERS[now.trigger], now.trigger === 'retry' && ` · attempt ${now.attempt}`],
+	{ 'HTTP status': now.http_status, Duration: ms(now.duration_ms), Time: time(now.created_at) },
+]);
 
-/** A row that opens to the story of its delivery. */
-function opening(delivery, tab, signal) {
-	const place = h('.story');
+/** Rows that show one delivery each, and can be chosen. */
+export function deliveryRow({ delivery_id: delivery, event_id: event }, tab, signal) {
+	const own = openingRow('li.pick', delivery, delivery, tab, signal, (now) => {
+		const [kind, word, rest] = stateOf(now);
+		return [
+			outcome(kind, word), now.event_type,
+			new Date(now.next_attempt_at) > Date.now() ? ['next attempt ', time(now.next_attempt_at)] : rest.replace(/^\W+/, ''),
+			{ 'HTTP status': now.last_http_status, Made: count(now.attempts_made, 'attempt'), Created: time(now.created_at) },
+		];
+	});
+	own.element.prepend(h('input', { type: 'checkbox', value: delivery, 'aria-label': `Choose ${event ?? delivery}` }));
+	return own;
+}
+
+/** A row that opens to the story of its delivery. `look` gives what stands in it: its result, event type, a note, and cells with their labels. */
+function openingRow(tag, id, delivery, tab, signal, look) {
+	const summary = h('summary'), place = h('.story');
 	let own;
 	const details = h('details', { toggle: () => {
 		own?.abort();
-		own = details.open && part(signal);
-		if (own) story(place, delivery, tab, own.signal);
-	} }, h('summary'), place);
-	return details;
-}
-
-export function attemptRow(row, tab, signal) {
-	const details = opening(row.delivery_id, tab, signal);
-	put(details.firstChild, icon('open'), outcome(row.status),
-		h('span.type', h('code', row.event_type), row.trigger !== 'event' && h('small.muted', TRIGGERS[row.trigger], row.trigger === 'retry' && ` · attempt ${row.attempt}`)),
-		cell('HTTP status', row.http_status ?? '—'), cell('Duration', ms(row.duration_ms)), cell('Time', time(row.created_at)));
-	return { element: h('li', { 'data-id': row.id }, details) };
-}
-
-export function deliveryRow(row, tab, choice, signal) {
-	const { delivery_id: delivery, event_id: event } = row;
-	const details = opening(delivery, tab, signal);
-	const update = (now) => {
-		const [kind, word, rest] = stateOf(now);
-		put(details.firstChild, icon('open'), outcome(kind, word),
-			h('span.type', h('code', now.event_type ?? '—'), h('small.muted', new Date(now.next_attempt_at) > Date.now() ? ['next attempt ', time(now.next_attempt_at)] : rest.replace(/^\W+/, ''))),
-			cell('HTTP status', now.last_http_status ?? '—'), h('span.cell', count(now.attempts_made, 'attempt')), cell('Created', time(now.created_at)));
-		details.lastChild.dispatchEvent(new Event('stale'));
+		own = part(signal);
+		if (details.open) story(place, delivery, tab, own.signal);
+	} }, summary, place);
+	return {
+		element: h(tag, { 'data-id': id }, details),
+		update(now) {
+			const [result, type, note, cells] = look(now);
+			put(summary, icon('open'), result, h('span.type', h('code', type ?? '—'), note && h('small.muted', note)),
+				Object.entries(cells).map(([label, value]) => h('span.cell', h('span.hidden', `${label} `), value ?? '—')));
+			place.dispatchEvent(new Event('stale'));
+		},
 	};
-	update(row);
-	return { element: h('li.pick', { 'data-id': delivery }, choice.box(delivery, `Choose ${event ?? delivery}`), details), update };
 }
 
-/** Deliveries that the reader has chosen, and the bar to send them again. `done` is called at the end. */
-export function chooser(path, signal, done) {
-	const boxes = new Map();
-	const every = h('input', { type: 'checkbox', 'aria-label': 'Choose all shown', change: () => {
-		for (const box of boxes.values()) box.checked = every.checked && box.isConnected;
-		update();
-	} });
-	const bar = h('.bulk'), failures = h('div'), told = h('span'), meter = h('progress', { 'aria-label': 'Deliveries resent' });
-	const chosen = () => [...boxes].filter(([, box]) => box.checked && box.isConnected).map(([id]) => id);
+/** The way to choose among the deliveries in `area`, and the bar to send them again. `done` is called at the end. */
+export function chooser(area, path, signal, done) {
+	const boxes = () => [...area.querySelectorAll('.pick > input')], chosen = () => boxes().filter((box) => box.checked);
+	const every = h('input', { type: 'checkbox', change: () => { for (const box of boxes()) box.checked = every.checked; } });
+	const told = h('span'), control = button('', resend, '.primary.small'), offer = h('.bulk', told, control), failures = h('div');
+	area.addEventListener('change', update, { signal });
 
 	function update() {
-		if (bar.contains(meter)) return;
-		const { length } = chosen();
-		const all = [...boxes.values()].filter((box) => box.isConnected).length;
+		const { length } = chosen(), all = boxes().length;
 		every.checked = length > 0 && length === all;
 		every.indeterminate = length > 0 && length < all;
-		put(bar, length > 0 && [h('span', `${number(length)} chosen`), button(`Resend ${number(length)}`, resend, '.primary.small')]);
+		offer.hidden = !length;
+		put(told, `${number(length)} chosen`);
+		put(control, `Resend ${number(length)}`);
 	}
 
 	async function resend() {
-		const ids = chosen(), failed = [], stop = part(signal);
-		const halt = button('Stop', () => stop.abort(), '.small');
+		const picked = chosen(), failed = [], stop = part(signal);
+		const meter = h('progress', { max: picked.length, 'aria-label': 'Deliveries resent' }), steps = h('span');
+		const halt = button('Stop', () => stop.abort(), '.small'), going = h('.bulk', meter, steps, halt);
 		let sent = 0;
-		meter.max = ids.length;
 		put(failures);
-		put(bar, meter, told, halt);
+		offer.replaceWith(going);
 		halt.focus();
-		for (const id of ids) {
-			put(told, `${number(sent + failed.length)} of ${number(ids.length)}`);
+		for (const box of picked) {
 			meter.value = sent + failed.length;
+			put(steps, `${number(meter.value)} of ${number(meter.max)}`);
 			if (stop.signal.aborted) break;
 			try {
-				await sendAgain(`${path}/deliveries/${id}/resend`, stop.signal);
+				await sendAgain(`${path}/deliveries/${box.value}/resend`, stop.signal);
 				sent += 1;
-				boxes.get(id).checked = false;
+				box.checked = false;
 				await pause(PAUSE_MS, stop.signal);
 			} catch (problem) {
 				if (problem.status === 401) throw problem;
-				if (!stop.signal.aborted) failed.push([id, problem.message]);
+				if (!stop.signal.aborted) failed.push(h('li', h('code', box.value), ` ${problem.message}`));
 			}
 		}
-		say(`${number(sent)} of ${count(ids.length, 'delivery')} will be sent again.`, failed.length ? 'failed' : 'success');
-		put(bar);
+		say(`${number(sent)} of ${count(picked.length, 'delivery')} will be sent again.`, failed.length ? 'failed' : 'success');
+		going.replaceWith(offer);
 		update();
-		put(failures, failed.length > 0 && notice('.bad', `${count(failed.length, 'delivery')} could not be sent again`,
-			h('ul', failed.map(([id, reason]) => h('li', h('code', id), ` ${reason}`)))));
+		put(failures, failed.length > 0 && notice('.bad', `${count(failed.length, 'delivery')} could not be sent again`, h('ul', failed)));
 		if (!signal.aborted) done();
 	}
 
-	return {
-		head: h('label.every', every, 'Choose all shown'), bar, failures,
-		box(id, label) {
-			const box = h('input', { type: 'checkbox', 'aria-label': label, change: update });
-			boxes.set(id, box);
-			return box;
-		},
-	};
+	return { heads: [h('.bulk-head', h('label.every', every, 'Choose all shown'), offer), failures], update };
 }
 
 /** Tries again when the API says when to: it does so of an account that asks too often. `signal` ends the waiting. */
@@ -110,8 +104,9 @@ async function sendAgain(path, signal) {
 			// Without the signal: a request that is under way may be carried out all the same.
 			return await ask('POST', path);
 		} catch (problem) {
-			if (problem.retryAfter && left) await pause(problem.retryAfter * 1000, signal);
-			if (!problem.retryAfter || !left || signal.aborted) throw problem;
+			if (!problem.retryAfter || !left) throw problem;
+			await pause(problem.retryAfter * 1000, signal);
+			if (signal.aborted) throw problem;
 		}
 	}
 }

@@ -1,6 +1,6 @@
 // One delivery, whole: its state in words, what was sent, what came back, and the ways to send it again.
 import { ask, get, poll } from './http.js';
-import { block, button, copyButton, h, icon, loading, put, say } from './dom.js';
+import { block, button, copyButton, h, icon, put, say } from './dom.js';
 import { count, failure, ms, outcome, time } from './words.js';
 import { href } from './address.js';
 import { permalink } from './embed.js';
@@ -26,29 +26,17 @@ export function stateOf({ state, last_status: status, attempts }) {
 	return STATES[state] ?? ['none', state, ''];
 }
 
-/** A controller of its own for a part of what `signal` ends. */
-export function part(signal) {
-	const own = new AbortController();
-	signal.addEventListener('abort', () => own.abort(), { signal: own.signal });
-	return own;
-}
-
 const copied = (label, id) => [h('code', id), ' ', copyButton(() => id, `Copy ${label}`)];
 
 /** A button that says what it copies. */
-function copier(label, text) {
-	const own = copyButton(text, label);
-	put(own, label);
-	return own;
-}
+const copier = (label, text) => Object.assign(copyButton(text, label), { textContent: label });
 
 const lines = (headers) => Object.entries(headers).map((header) => header.join(': ')).join('\n');
 
 /** Shows a delivery in `place`, and what becomes of it until `signal` ends. An event `stale` has it looked at again. */
 export function story(place, delivery, { id, path, webhook }, signal) {
-	const state = h('dd'), next = h('dd'), attempts = h('ol.attempts'), title = h('h3'), sent = h('div');
+	const state = h('span'), next = h('span'), attempts = h('ol.attempts'), title = h('h3'), sent = h('div'), known = new Set();
 	let settled = false, last;
-	put(place, loading());
 
 	const refresh = poll(place, EVERY_MS, signal, async () => {
 		if (settled) return;
@@ -68,40 +56,42 @@ export function story(place, delivery, { id, path, webhook }, signal) {
 	};
 	place.addEventListener('stale', again, { signal });
 
-	function draw(one) {
+	function draw({ event_id: event, event_type: type, created_at: created, payload: text, attempts: [newest] }) {
 		const address = href(id, `logs/${delivery}`);
-		const facts = [['State', state], ['Next attempt', next], one.event_type && ['Event type', h('dd', h('code', one.event_type))],
-			one.event_id && ['Event', h('dd', copied('event ID', one.event_id))], ['Delivery', h('dd', copied('delivery ID', delivery))],
-			['Created', h('dd', time(one.created_at))]];
-		put(place, h('dl', facts.filter(Boolean).map(([name, value]) => [h('dt', name), value])),
-			h('.actions.start', one.payload !== null && button('Resend', async () => {
+		const facts = {
+			State: state, 'Next attempt': next, 'Event type': type && h('code', type), Event: event && copied('event ID', event),
+			Delivery: copied('delivery ID', delivery), Created: time(created),
+		};
+		put(place, h('dl', Object.entries(facts).map(([name, value]) => value && [h('dt', name), h('dd', value)])),
+			h('.actions.start', text !== null && [button('Resend', async () => {
 				await ask('POST', `${path}/deliveries/${delivery}/resend`);
 				say('It is being sent again.');
 				again();
-			}, '.small'),
-			one.payload !== null && copier('Copy as curl', () => curl(webhook().url, last.request_headers, last.payload)),
+			}, '.small'), copier('Copy as curl', () => curl(webhook().url, last.request_headers, text))],
 			copier('Copy link', () => permalink(address.slice(1))), place.closest('details') && h('a', { href: address }, 'Open alone')),
-			payload(one), sent, title, attempts);
+			text !== null ? payload(text)
+				: h('p.muted', newest?.trigger === 'test' ? 'The payload of a test is not kept.' : 'The event is no longer kept, and its payload with it.'),
+			sent, title, attempts);
 	}
 
 	function update(one) {
-		const [kind, word, rest] = stateOf(one);
+		const [kind, word, rest] = stateOf(one), fresh = one.attempts.filter((row) => !known.has(row.id));
+		last = one;
 		put(state, outcome(kind, word), rest);
 		put(next, one.state !== 'pending' ? 'None' : !webhook().active ? 'None: the webhook is inactive'
 			: new Date(one.next_attempt_at) > Date.now() ? time(one.next_attempt_at) : 'Now');
-		if (last && last.attempts[0]?.id === one.attempts[0]?.id) return;
-		const known = new Set(last?.attempts.map((row) => row.id));
-		last = one;
 		put(title, count(one.attempts.length, 'attempt'));
-		attempts.prepend(...one.attempts.filter((row) => !known.has(row.id)).map((row) => h('li', attempt(row))));
+		if (!fresh.length) return;
+		for (const row of fresh) known.add(row.id);
+		attempts.prepend(...fresh.map((row) => h('li', attempt(row))));
 		put(sent, one.request_headers && [block('Headers sent', lines(one.request_headers)),
 			h('p.hint', 'Those of the last attempt, without Host and without signatures that cannot be made again.')]);
 	}
 }
 
-function payload({ payload: text, attempts: [newest] }) {
-	if (text === null) return h('p.muted', newest?.trigger === 'test' ? 'The payload of a test is not kept.' : 'The event is no longer kept, and its payload with it.');
-	const pre = h('pre', { tabindex: 0, role: 'group', 'aria-label': 'Payload' });
+/** It is read indented, and copied as it was sent. */
+function payload(text) {
+	const own = block('Payload', text), pre = own.lastChild;
 	let raw = true;
 	const show = () => {
 		raw = !raw;
@@ -110,7 +100,8 @@ function payload({ payload: text, attempts: [newest] }) {
 	};
 	const form = button('', show, '.small');
 	show();
-	return h('.block', h('.block-head', 'Payload', h('span.line', form, copyButton(() => text, 'Copy payload as it was sent'))), pre);
+	own.firstChild.lastChild.before(form);
+	return own;
 }
 
 /** One attempt: how it ended, why, and what the receiver answered. */

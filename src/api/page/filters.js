@@ -1,6 +1,6 @@
 // The filters of the log. They stand in the address, under the API's names; this file has their form and the API's questions.
 import { eventTypes } from './http.js';
-import { h, put, submit } from './dom.js';
+import { form, h, select, submit } from './dom.js';
 import { href } from './address.js';
 import { STATES } from './delivery.js';
 
@@ -36,39 +36,41 @@ export function seenAs(id, view, query) {
 	return href(id, 'logs', { ...same, ...other, view });
 }
 
+/** The address of the same view without filters. */
+export const everything = (id, query) => href(id, 'logs', { view: query.get('view') });
+
 /** A time as a field for local times shows it. */
 export function local(iso) {
 	const at = new Date(iso ?? NaN);
 	return Number.isNaN(at.getTime()) ? '' : new Date(at - at.getTimezoneOffset() * 60_000).toISOString().slice(0, 19);
 }
 
-export const timeField = (label, value = '', props = {}) => {
-	const input = h('input', { type: 'datetime-local', step: 1, max: '9999-12-31T23:59:59', value, ...props });
-	return { input, element: h('label.labelled', label, input), iso: () => input.value && new Date(input.value).toISOString() };
-};
+export const timeInput = (props) => h('input', { type: 'datetime-local', step: 1, max: '9999-12-31T23:59:59', ...props });
+/** What a field has: a time as the API takes it, other text as it is. */
+export const read = ({ type, value }) => (type === 'datetime-local' && value ? new Date(value).toISOString() : value.trim());
 
-export function filterForm(id) {
-	let query = new URLSearchParams();
-	const select = (label, every, options) => h('select', { 'aria-label': label, change: apply },
-		h('option', { value: '' }, every), options.map(([value, text]) => h('option', { value }, text)));
-	const from = timeField('From'), to = timeField('To');
+export const labelled = (label, input) => h('label.labelled', label, input);
+
+export function filterForm(id, signal) {
+	let query;
+	const choice = (label, ...choices) => select({ 'aria-label': label, change: apply }, choices);
 	const fields = {
 		id: h('input', { type: 'search', 'aria-label': 'Event or delivery ID', placeholder: 'Event or delivery ID', spellcheck: 'false', autocomplete: 'off' }),
-		status: select('Status', 'All statuses', [['success', 'Success'], ['failed', 'Failed']]),
-		state: select('State', 'All states', [[UNDELIVERED, 'Not delivered'], ...Object.entries(STATES).map(([state, [, word]]) => [state, word])]),
-		event_type: select('Event type', 'All event types', []),
+		status: choice('Status', ['', 'All statuses'], ['success', 'Success'], ['failed', 'Failed']),
+		state: choice('State', ['', 'All states'], [UNDELIVERED, 'Not delivered'], ...Object.entries(STATES).map(([state, [, word]]) => [state, word])),
+		event_type: choice('Event type', ['', 'All event types']),
 		http_status: h('input', { type: 'number', min: 100, max: 999 }),
-		from: from.input, to: to.input,
+		from: timeInput(), to: timeInput(),
 	};
-	const clear = h('a.button', 'Clear');
-	const more = h('details', h('summary', 'More filters'),
-		h('.line', h('label.labelled', 'HTTP status', fields.http_status), from.element, to.element));
-	const element = h('form.filters', { role: 'search', 'aria-label': 'Filters', novalidate: true, submit: (event) => { event.preventDefault(); apply(); } },
-		fields.id, fields.status, fields.state, fields.event_type, submit('Find'), clear, more);
+	const { event_type: types, http_status: code, from, to, ...first } = fields;
+	const clear = h('a.button', 'Clear'), control = submit('Find');
+	const more = h('details', h('summary', 'More filters'), h('.line', labelled('HTTP status', code), labelled('From', from), labelled('To', to)));
+	const element = form('.filters', control, apply, Object.values(first), types, control, clear, more);
+	element.setAttribute('role', 'search');
 
 	function apply() {
-		const given = Object.fromEntries(Object.entries(fields).filter(([, field]) => !field.hidden).map(([name, field]) => [name, field.value.trim()]));
-		location.hash = href(id, 'logs', { view: query.get('view'), ...given, from: from.iso(), to: to.iso() });
+		const given = Object.entries(fields).filter(([, field]) => !field.hidden).map(([name, field]) => [name, read(field)]);
+		location.hash = href(id, 'logs', { view: query.get('view'), ...Object.fromEntries(given) });
 	}
 
 	/** Shows the filters of the address. */
@@ -78,18 +80,13 @@ export function filterForm(id) {
 		fields.status.hidden = ofDeliveries(query);
 		fields.state.hidden = !fields.status.hidden;
 		clear.hidden = !isFiltered(query);
-		clear.href = href(id, 'logs', { view: query.get('view') });
-		more.open ||= ['http_status', 'from', 'to'].some((name) => query.get(name));
+		clear.href = everything(id, query);
+		more.open ||= [code, from, to].some(({ value }) => value);
 	}
 
-	return {
-		element, show,
-		focus: () => (ofDeliveries(query) ? fields.state : fields.status).focus(),
-		/** Fills the list of event types. */
-		async load(signal) {
-			const types = await eventTypes(signal);
-			fields.event_type.append(...types.map(({ type }) => h('option', { value: type }, type)));
-			fields.event_type.value = query.get('event_type') ?? '';
-		},
-	};
+	eventTypes(signal).then((all) => {
+		types.append(...all.map(({ type }) => h('option', { value: type }, type)));
+		types.value = query.get('event_type') ?? '';
+	}, () => {});
+	return { element, show };
 }

@@ -1,15 +1,14 @@
 // The tab with a webhook's log: its chart, and the newest attempts or deliveries, or one delivery alone. The address says which.
+import { part } from './http.js';
 import { announce, button, columns, empty, focus, h, link, put } from './dom.js';
 import { count } from './words.js';
 import { href } from './address.js';
 import { chart } from './chart.js';
 import { attemptRow, chooser, deliveryRow } from './deliveries.js';
-import { deliveryView, part } from './delivery.js';
-import { filterForm, isFiltered, ofDeliveries, questions, seenAs } from './filters.js';
+import { deliveryView } from './delivery.js';
+import { everything, filterForm, isFiltered, ofDeliveries, questions, seenAs } from './filters.js';
 import { pages } from './pages.js';
 import { recovery } from './recover.js';
-
-export { attempt } from './delivery.js';
 
 const TELL_EVERY_MS = 5000;
 
@@ -36,24 +35,22 @@ export function logsTab(body, tab) {
 
 function logView(body, tab, query, signal) {
 	const { id, path } = tab;
-	const filters = filterForm(id), recover = recovery(tab, signal, () => refresh());
+	const filters = filterForm(id, signal), recover = recovery(tab, signal, () => refresh()), tell = teller();
 	const heading = h('h2', { tabindex: -1 }, 'Webhook Logs');
-	const views = ['', 'deliveries'].map((view) => h('a', { 'data-view': view }, view ? 'Deliveries' : 'Attempts'));
-	const held = button('New deliveries: show', () => { restart(); filters.focus(); }, '.small', { hidden: true });
-	const tell = teller(signal);
-	const area = h('div');
+	const views = ['', 'deliveries'].map((view) => h('a.button.small', { 'data-view': view }, view ? 'Deliveries' : 'Attempts'));
+	const held = button('New deliveries: show', () => { restart(); focus(heading); }, '.small', { hidden: true });
+	const drawn = chart(path, signal), area = h('div');
 	let own, refresh;
-	const drawn = chart(path, signal);
 	put(body, drawn,
 		h('.log-head', heading, h('span', { role: 'status' }, held), h('nav.views', { 'aria-label': 'View' }, views)),
 		filters.element, recover.element, area);
-	filters.load(signal).catch(() => {});
 
 	function show(now) {
 		query = now;
-		for (const view of views) {
-			view.href = seenAs(id, view.dataset.view, query);
-			view.setAttribute('aria-current', (view.dataset.view === 'deliveries') === ofDeliveries(query));
+		for (const one of views) {
+			const { view } = one.dataset;
+			one.href = seenAs(id, view, query);
+			one.setAttribute('aria-current', Boolean(view) === ofDeliveries(query));
 		}
 		filters.show(query);
 		recover.show(query);
@@ -64,14 +61,14 @@ function logView(body, tab, query, signal) {
 		own?.abort();
 		own = part(signal);
 		held.hidden = true;
-		const kind = ofDeliveries(query) ? deliveries() : attempts();
-		const source = { path: `${path}/deliveries`, questions: questions(query), live: ofDeliveries(query) };
-		refresh = pages(area, source, { ...kind, none, news: came, crowd: () => { held.hidden = false; } }, own.signal);
+		const live = ofDeliveries(query);
+		refresh = pages(area, { path: `${path}/deliveries`, questions: questions(query), live },
+			{ ...(live ? deliveries() : attempts()), none, came, crowd: () => { held.hidden = false; } }, own.signal);
 	}
 
 	function came(rows) {
 		tell(rows);
-		drawn.dispatchEvent(new Event('grown'));
+		if (rows.length) drawn.dispatchEvent(new Event('grown'));
 	}
 
 	const attempts = () => ({
@@ -80,16 +77,13 @@ function logView(body, tab, query, signal) {
 	});
 
 	function deliveries() {
-		const choice = chooser(path, own.signal, () => { refresh(); focus(heading); });
-		return {
-			make: (row) => deliveryRow(row, tab, choice, own.signal),
-			heads: [h('.bulk-head', choice.head, choice.bar), choice.failures],
-		};
+		const { heads, update } = chooser(area, path, own.signal, () => { refresh(); focus(heading); });
+		return { make: (row) => deliveryRow(row, tab, own.signal), heads, shown: update };
 	}
 
 	function none(more) {
 		if (more) return empty('Nothing found yet', h('p', '“Load more” looks at older deliveries.'));
-		if (isFiltered(query)) return empty('Nothing matches these filters', h('a.button', { href: href(id, 'logs', { view: query.get('view') }) }, 'Show all'));
+		if (isFiltered(query)) return empty('Nothing matches these filters', h('a.button', { href: everything(id, query) }, 'Show all'));
 		return empty('Nothing was sent yet', h('p', 'Deliveries appear here by themselves.'), link('Send a test', `/${id}/test`));
 	}
 
@@ -97,18 +91,15 @@ function logView(body, tab, query, signal) {
 	return show;
 }
 
-/** Tells screen readers of new rows: at once, then after a pause of all that came meanwhile. */
-function teller(signal) {
-	let came = [], timer = 0;
-	const tell = () => {
-		timer = came.length && setTimeout(tell, TELL_EVERY_MS);
-		if (!came.length || signal.aborted) return;
+/** Tells screen readers of new rows. It is called after each look for them, and speaks only after a pause, of all that came in it. */
+function teller() {
+	let came = [], last = 0;
+	return (rows) => {
+		came.push(...rows);
+		if (!came.length || Date.now() - last < TELL_EVERY_MS) return;
 		const failed = came.filter((row) => (row.status ?? row.last_status) === 'failed').length;
 		announce(`${count(came.length, 'new row')}${failed ? `, ${failed} failed` : ''}.`);
 		came = [];
-	};
-	return (rows) => {
-		came.push(...rows);
-		if (!timer) tell();
+		last = Date.now();
 	};
 }

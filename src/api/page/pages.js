@@ -1,30 +1,30 @@
 // A list that the API gives page by page, newest first. It begins with ten rows, and keeps itself up to date.
 import { get, poll } from './http.js';
-import { button, focus, h, loading, put } from './dom.js';
+import { arrange, button, focus, h, put } from './dom.js';
 
 const PAGE = 10;
 const MOST = 100;
 /** So many pages are read at most before the reader is asked: each may be empty although there are more rows. */
 const TRIES = 20;
-const START = { question: 0 };
 
 /**
  * Asks `questions` of the API at `path`, one after the other. Rows that are `live` may change or go. `look` has `make(row)`, which gives
- * an element and a function that updates it; what stands above the rows, `heads`; `none(more)` for an empty list; `news(rows)`,
- * called for rows that came by themselves; and `crowd()`, called when they are so many that the list would have to begin again.
+ * an element and a function that shows a row in it; what stands above the rows, `heads`; `none(more)` for an empty list; `came(rows)`,
+ * called after each look for new rows with those that came by themselves; `crowd()`, called when they are so many that the list would
+ * have to begin again; and perhaps `shown()`, called when rows may have come or gone.
  */
 export function pages(area, { path, questions, live }, look, signal) {
 	const rows = h('ol.card.log', { 'aria-label': 'Deliveries, newest first' });
 	const more = h('.actions.middle', button('Load more', deepen));
 	let shown = null, next, drawn, deeper = false, crowded = false;
-	put(area, loading());
+	put(area);
 	const refresh = poll(area, live ? 5000 : 3000, signal, read);
 
 	async function read() {
 		if (crowded) return;
 		const first = !shown;
 		const wanted = live && !first ? Math.min(Math.max(shown.size, PAGE), MOST) : PAGE;
-		const { data, rest } = await readFrom(START, wanted, first ? TRIES : questions.length);
+		const { data, rest } = await readFrom(questions, wanted, first ? TRIES : questions.length);
 		const fresh = data.filter((row) => !shown?.has(keyOf(row)));
 		// A whole page of new rows: there may be more between them and the known ones. The list then begins again, unless the
 		// reader is using it.
@@ -35,35 +35,34 @@ export function pages(area, { path, questions, live }, look, signal) {
 			shown = new Map();
 			next = rest;
 		}
-		arrange(data, !rest);
-		if (!first && fresh.length) look.news(fresh);
+		merge(data, !rest.length);
+		if (!first) look.came(fresh);
 		show();
 	}
 
-	async function readFrom(place, wanted, tries) {
+	/** Reads on with the questions `rest`. Gives the rows, and the questions that are then left. */
+	async function readFrom(rest, wanted, tries) {
 		const data = [];
-		let rest = place;
-		for (let left = tries; rest && left > 0 && data.length < wanted; left--) {
-			const asked = new URLSearchParams({ limit: wanted, ...questions[rest.question], ...(rest.cursor && { cursor: rest.cursor }) });
-			const page = await get(`${path}?${asked}`, signal);
+		for (let left = tries; rest.length && left > 0 && data.length < wanted; left--) {
+			const [question, ...others] = rest;
+			const page = await get(`${path}?${new URLSearchParams({ limit: wanted, ...question })}`, signal);
 			data.push(...page.data);
-			if (page.next_cursor) rest = { ...rest, cursor: page.next_cursor };
-			else rest = rest.question + 1 < questions.length ? { question: rest.question + 1 } : null;
+			rest = page.next_cursor ? [{ ...question, cursor: page.next_cursor }, ...others] : others;
 		}
 		return { data, rest };
 	}
 
-	/** Notes a row, and gives its key. */
+	/** Notes a row as it is now, and gives its key. */
 	function keep(row) {
-		const key = keyOf(row), own = shown.get(key), seen = JSON.stringify(row);
-		if (!own) shown.set(key, { ...look.make(row), seen });
-		else if (own.seen !== seen) own.update?.(row);
-		shown.get(key).seen = seen;
+		const key = keyOf(row), seen = JSON.stringify(row), own = shown.get(key) ?? look.make(row);
+		if (own.seen !== seen) own.update(row);
+		own.seen = seen;
+		shown.set(key, own);
 		return key;
 	}
 
 	/** Puts `data` at the top. `all` says that there are no other rows; otherwise those behind the last one of `data` stay. */
-	function arrange(data, all) {
+	function merge(data, all) {
 		const before = [...shown.keys()], order = [...new Set(data.map(keep))];
 		const last = all ? before.length : before.findLastIndex((key) => order.includes(key));
 		let at = 0;
@@ -72,19 +71,18 @@ export function pages(area, { path, questions, live }, look, signal) {
 			else if (i > last || inUse(shown.get(key).element)) order.splice(at++, 0, key);
 		});
 		shown = new Map(order.map((key) => [key, shown.get(key)]));
-		const held = document.activeElement, elements = [...shown.values()].map(({ element }) => element);
-		for (const one of [...rows.children]) if (!elements.includes(one)) one.remove();
-		elements.forEach((one, i) => rows.children[i] === one || rows.insertBefore(one, rows.children[i] ?? null));
+		const held = document.activeElement;
+		arrange(rows, [...shown.values()].map(({ element }) => element));
 		if (held.isConnected) focus(held);
 	}
 
 	function show() {
-		more.hidden = !next;
-		const now = shown.size ? rows : Boolean(next);
+		more.hidden = !next.length;
+		const now = shown.size ? rows : more.hidden;
 		// Not drawn again if it is there: it may have the focus.
-		if (now === drawn && more.isConnected) return;
+		if (now !== drawn || !more.isConnected) put(area, shown.size ? [look.heads, rows] : look.none(next.length), more);
 		drawn = now;
-		put(area, shown.size ? [look.heads, rows] : look.none(next), more);
+		look.shown?.();
 	}
 
 	async function deepen() {
@@ -94,7 +92,7 @@ export function pages(area, { path, questions, live }, look, signal) {
 		next = rest;
 		for (const row of data) if (!shown.has(keyOf(row))) rows.append(shown.get(keep(row)).element);
 		show();
-		(last ? last.nextSibling ?? last : rows.firstChild)?.querySelector('summary').focus();
+		(last?.nextSibling ?? last ?? rows.firstChild)?.querySelector('summary').focus();
 	}
 
 	return refresh;

@@ -4,7 +4,7 @@ import { act, block, button, h, loading, notice, put, section, submit } from './
 import { activate } from './switch.js';
 import { textField } from './form.js';
 import { sentence } from './list.js';
-import { attempt } from './logs.js';
+import { attempt } from './delivery.js';
 
 export function testTab(body, tab) {
 	put(body, loading());

@@ -165,6 +165,42 @@ async fn chosen_deliveries_are_sent_again_with_patience_and_those_that_cannot_be
 
 #[tokio::test]
 #[ignore = "a longer visit: make journeys"]
+async fn a_row_that_came_after_all_were_chosen_is_not_shown_as_chosen() {
+    let (stage, receiver, webhook) = without_retries().await;
+    receiver.always(Reply::status(500));
+    stage.publish("content.created").await;
+    wait_for_closed(&stage, 1).await;
+    let page = &stage.browser;
+    stage.open_at(&format!("/{}/logs?view=deliveries", webhook.id)).await;
+    page.until(&format!("{SHOWN} === 1")).await;
+    page.click_on(".every input").await;
+    page.sees("1 chosen").await;
+    stage.publish("content.updated").await;
+    page.until(&format!("{SHOWN} === 2 && document.querySelector('.every input').indeterminate")).await;
+    page.sees("1 chosen").await;
+}
+
+#[tokio::test]
+#[ignore = "a longer visit: make journeys"]
+async fn a_row_that_is_opened_again_shows_what_becomes_of_its_delivery() {
+    let stage = Stage::on(Site::new().await.set("retry.schedule", r#"["1h"]"#)).await;
+    let receiver = Receiver::start().await;
+    let webhook = stage.webhook(&receiver.url(), &TYPES).await;
+    receiver.always(Reply::status(503));
+    stage.publish("content.created").await;
+    let page = &stage.browser;
+    stage.open_at(&format!("/{}/logs", webhook.id)).await;
+    for open in [true, false, true] {
+        page.click_on(".log summary").await;
+        page.until(&format!("document.querySelector('.log details').open === {open}")).await;
+        page.until(&state_is("Retrying after a failed attempt")).await;
+    }
+    stage.site.json(&["webhooks", "update", &webhook.id, "--active", "false"]).await;
+    page.until(&state_is("Cancelled when the webhook was switched off")).await;
+}
+
+#[tokio::test]
+#[ignore = "a longer visit: make journeys"]
 async fn new_rows_are_told_to_screen_readers_in_one_sentence() {
     let (stage, receiver, webhook) = without_retries().await;
     let page = &stage.browser;
@@ -203,4 +239,22 @@ async fn recovering_says_what_still_waits_and_that_an_inactive_webhook_gets_noth
     page.click("Count").await;
     page.sees("1 delivery ended without a success in this time.").await;
     page.sees("Switch the webhook on to send them again.").await;
+
+    // An answer that comes after the times were changed is not shown as theirs.
+    page.js("const ask = window.fetch;
+         window.fetch = async (url, options) => {
+             if (url.includes('/recover?')) await new Promise((go) => { window.go = go; });
+             return ask(url, options);
+         };")
+        .await;
+    page.click("Count").await;
+    page.until("window.go !== undefined").await;
+    page.js("document.querySelector('.recovery input').dispatchEvent(new Event('input')); window.go()").await;
+    page.until("document.querySelector('.recovery button').getAttribute('aria-disabled') === null").await;
+    assert!(!page.text().await.contains("ended without a success in this time."));
+    // A time that was typed by half is asked for.
+    page.js("const [from] = document.querySelectorAll('.recovery input'); from.value = ''; window.go = undefined").await;
+    page.click("Count").await;
+    page.until("document.activeElement === document.querySelector('.recovery input')").await;
+    assert_eq!(page.js("return window.go === undefined").await, true);
 }

@@ -108,5 +108,6 @@ async fn recover_the_rest(page: &Browser) {
     page.sees("3 deliveries ended without a success in this time.").await;
     page.is_sound().await;
     page.click("Send 3 again").await;
-    page.sees("3 deliveries will be sent again.").await;
+    page.sees("3 deliveries will be sent again, a few at a time.").await;
+    page.until("document.activeElement.innerText === 'Count'").await;
 }

@@ -94,6 +94,6 @@ async fn many_new_deliveries_wait_until_the_reader_asks_for_them() {
     page.is_sound().await;
     page.click("New deliveries: show").await;
     page.until("document.querySelector('.log > li code')?.innerText === 'site.connected'").await;
-    page.until("document.activeElement.ariaLabel === 'Status'").await;
+    page.until("document.activeElement.innerText === 'Webhook Logs'").await;
     page.no_longer_sees("New deliveries: show").await;
 }
