@@ -58,7 +58,8 @@ onMessage('go', ({ route }) => {
 
 /** The accent is used in the themes in which it can be read. */
 function dress(theme = 'auto', accent) {
-	root.setAttribute('data-theme', theme);
+	// The rule of page.css that has the dark colours.
+	document.styleSheets[0].cssRules[1].media.mediaText = { light: 'not all', dark: 'all' }[theme] ?? '(prefers-color-scheme:dark)';
 	const good = Object.keys(SURFACES).filter((one) => /^#[0-9a-f]{6}$/i.test(accent) && contrast(accent, SURFACES[one]) >= READABLE);
 	for (const one in SURFACES) root.style.setProperty(`--accent-${one}`, good.includes(one) ? accent : '');
 	const wanted = SURFACES[theme] ? [theme] : Object.keys(SURFACES);
