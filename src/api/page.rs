@@ -53,7 +53,7 @@ pub(super) fn routes(frame_ancestors: &[String]) -> Router<Arc<Api>> {
     routes
 }
 
-/// The text of a script or style sheet without indentation and without the lines that hold only a comment: browsers need
+/// The text of a file without indentation and without the lines that hold only a comment: browsers need
 /// neither. No text in these files goes over several lines, and no comment ends before the end of a line.
 fn without_notes(text: &str) -> String {
     let mut in_comment = false;
@@ -73,15 +73,16 @@ fn without_notes(text: &str) -> String {
 /// `api.frame_ancestors`.
 fn content_security_policy(frame_ancestors: &[String]) -> String {
     let ancestors = if frame_ancestors.is_empty() { "'none'".to_owned() } else { frame_ancestors.join(" ") };
-    let hash = BASE64_STANDARD.encode(Sha256::digest(script_in_page()));
+    let page = without_notes(PAGE);
+    let hash = BASE64_STANDARD.encode(Sha256::digest(script_in(&page)));
     format!(
         "default-src 'none'; script-src 'self' 'sha256-{hash}'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
          base-uri 'none'; form-action 'self'; frame-ancestors {ancestors}"
     )
 }
 
-fn script_in_page() -> &'static str {
-    let (_, rest) = PAGE.split_once("<script>").expect("index.html has a script");
+fn script_in(page: &str) -> &str {
+    let (_, rest) = page.split_once("<script>").expect("index.html has a script");
     rest.split_once("</script>").expect("it ends").0
 }
 
@@ -97,7 +98,7 @@ impl Page {
         let origins = HOST_ORIGINS.replace("\"\"", &format!("\"{}\"", frame_ancestors.join(" ")));
         let scripts = files().map(|(name, _)| name).filter(|name| name.ends_with(".js"));
         let preloads: String = scripts.map(|name| PRELOAD.replace("webhooks/", &format!("webhooks/{name}"))).collect();
-        let html = Bytes::from(PAGE.replace(HOST_ORIGINS, &origins).replace(PRELOAD, &preloads));
+        let html = Bytes::from(without_notes(PAGE).replace(HOST_ORIGINS, &origins).replace(PRELOAD, &preloads));
         let mut headers = common("text/html; charset=utf-8");
         let policy = content_security_policy(frame_ancestors);
         let policy = HeaderValue::from_str(&policy).expect("origins are plain ASCII");

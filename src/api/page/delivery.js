@@ -31,7 +31,7 @@ const copied = (label, id) => [h('code', id), ' ', copyButton(() => id, `Copy ${
 /** A button that says what it copies. */
 const copier = (label, text) => Object.assign(copyButton(text, label), { textContent: label });
 
-const lines = (headers) => Object.entries(headers).map((header) => header.join(': ')).join('\n');
+export const lines = (headers) => Object.entries(headers).map((header) => header.join(': ')).join('\n');
 
 /** Shows a delivery in `place`, and what becomes of it until `signal` ends. An event `stale` has it looked at again. */
 export function story(place, delivery, { id, path, webhook }, signal) {

@@ -9,10 +9,9 @@ const UNDELIVERED = 'undelivered';
 const UUID = /^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/i;
 /** What one view's filter is called in the other one. */
 const SAME = { failed: UNDELIVERED, success: 'delivered', [UNDELIVERED]: 'failed', delivered: 'success' };
-const FIELDS = ['id', 'status', 'state', 'event_type', 'http_status', 'from', 'to'];
 
 export const ofDeliveries = (query) => query.get('view') === 'deliveries';
-export const isFiltered = (query) => FIELDS.some((name) => query.get(name));
+export const isFiltered = (query) => [...query].some(([name, value]) => value && name !== 'view');
 
 /** The API's parameters for the filters in `query`: of several questions, the answers stand one after the other. */
 export function questions(query) {

@@ -24,10 +24,7 @@ export function logsTab(body, tab) {
 		log = null;
 		if (rest) put(body, deliveryView(rest, back, tab, own.signal));
 		else log = logView(body, tab, query, own.signal);
-		if (first) return;
-		const heading = body.querySelector('h2[tabindex]');
-		focus(heading);
-		heading.scrollIntoView({ block: 'nearest' });
+		if (!first) body.querySelector('h2[tabindex]').focus();
 	}
 	move(tab);
 	return move;

@@ -14,7 +14,7 @@ const TRIES = 20;
  * have to begin again; and perhaps `shown()`, called when rows may have come or gone.
  */
 export function pages(area, { path, questions, live }, look, signal) {
-	const rows = h('ol.card.log', { 'aria-label': 'Deliveries, newest first' });
+	const rows = h('ol.card.log', { 'aria-label': 'Deliveries' });
 	const more = h('.actions.middle', button('Load more', deepen));
 	let shown = null, next, drawn, deeper = false, crowded = false;
 	put(area);

@@ -4,7 +4,7 @@ import { act, block, button, h, loading, notice, put, section, submit } from './
 import { activate } from './switch.js';
 import { textField } from './form.js';
 import { sentence } from './list.js';
-import { attempt } from './delivery.js';
+import { attempt, lines } from './delivery.js';
 
 export function testTab(body, tab) {
 	put(body, loading());
@@ -87,7 +87,7 @@ function tester(types, { path, signal, webhook, onChange, show }) {
 }
 
 const shown = ({ request, ...row }) => section('Result', attempt(row),
-	request && [block('Headers sent', Object.entries(request.headers).map((header) => header.join(': ')).join('\n')),
+	request && [block('Headers sent', lines(request.headers)),
 		block('Body sent', request.body),
 		block('Signed string', request.signed),
 		h('p.hint', h('code', 'Webhook-Signature'), ' signs the string above, ', h('code', 'X-Webhook-Signature'), ' the body alone.')]);

@@ -253,7 +253,8 @@ async fn recovering_says_what_still_waits_and_that_an_inactive_webhook_gets_noth
     page.until("document.querySelector('.recovery button').getAttribute('aria-disabled') === null").await;
     assert!(!page.text().await.contains("ended without a success in this time."));
     // A time that was typed by half is asked for.
-    page.js("const [from] = document.querySelectorAll('.recovery input'); from.value = ''; window.go = undefined").await;
+    page.js("const [from] = document.querySelectorAll('.recovery input'); from.value = ''; window.go = undefined")
+        .await;
     page.click("Count").await;
     page.until("document.activeElement === document.querySelector('.recovery input')").await;
     assert_eq!(page.js("return window.go === undefined").await, true);
