@@ -30,7 +30,7 @@ function parse(text) {
 	const found = {};
 	for (const line of text.split('\n')) {
 		const [, name, value] = /^\W*?(?:([\w-]+)["']?\s*[:=])?[\s"']*(.*?)[\s"',]*$/.exec(line);
-		found[name?.toLowerCase() ?? (value.startsWith('v1,') ? ROTATION : SIMPLE)] = value;
+		if (value) found[name?.toLowerCase() ?? (value.startsWith('v1,') ? ROTATION : SIMPLE)] = value;
 	}
 	return found;
 }

@@ -42,9 +42,8 @@ export async function ask(method, path, options = {}) {
 		}
 		throw new Problem(401, { title: 'Your session has ended.' });
 	}
-	const data = await answer.json().catch(() => null);
-	if (!answer.ok) throw new Problem(answer.status, data, answer.headers);
-	return data;
+	if (!answer.ok) throw new Problem(answer.status, answer.content, answer.headers);
+	return answer.content;
 }
 
 export const get = (path, signal) => ask('GET', path, { signal });
@@ -71,10 +70,13 @@ async function send(method, path, { body, ifMatch, key, signal }, bearer) {
 	if (ifMatch) headers['If-Match'] = ifMatch;
 	if (key) headers['Idempotency-Key'] = key;
 	try {
-		return await fetch(API + path, {
+		const answer = await fetch(API + path, {
 			method, headers, body: typeof body === 'string' ? body : body && JSON.stringify(body), cache: 'no-store', credentials: 'omit', redirect: 'error',
 			signal: limited(signal),
 		});
+		// A success that breaks off is no answer. An error may be a proxy's, which is no JSON.
+		answer.content = await answer.json().catch((problem) => { if (answer.ok && answer.status !== 204) throw problem; });
+		return answer;
 	} catch (error) {
 		signal?.throwIfAborted();
 		const look = method === 'GET' ? '' : key ? ' Try again: it is done only once.' : ' It may have been done all the same: look before you try again.';

@@ -30,7 +30,8 @@ export function webhookView(main, place, signal) {
 
 	function show(now) {
 		const first = !webhook, all = appearance(now, last);
-		if (signal.aborted || all === seen) return;
+		// A change that the reader has made may overtake an answer.
+		if (signal.aborted || all === seen || now.updated_at < webhook?.updated_at) return;
 		const held = !first && document.activeElement.dataset.key;
 		webhook = now;
 		seen = all;

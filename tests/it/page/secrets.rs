@@ -147,7 +147,7 @@ async fn a_pasted_request_is_checked_and_the_usual_mistakes_are_named() {
     let other = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
     stage.open_at(&format!("/{}/settings", webhook.id)).await;
 
-    check(page, &format!("{named}{rotation}"), &body, &webhook.secret).await;
+    check(page, &format!("{named}\n{rotation}"), &body, &webhook.secret).await;
     page.sees("X-Webhook-Signature is right").await;
     page.sees("Webhook-Signature is right").await;
     page.is_sound().await;
