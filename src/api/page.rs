@@ -20,8 +20,8 @@ const PAGE: &str = include_str!("page/index.html");
 const HOST_ORIGINS: &str = r#"<meta name="host-origins" content="">"#;
 /// The script that the page itself names.
 const START: &str = "page.js";
-/// Another line, written once for each other script when the program starts: all are fetched at once, not one after the other as
-/// they import each other.
+/// Another line, written once for each other script when the program starts: all are fetched at once, not one after the other
+/// as they import each other.
 const PRELOAD: &str = "<link rel=modulepreload href=webhooks/>\n";
 
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
@@ -32,9 +32,9 @@ macro_rules! files {
 }
 
 /// The page's files beside `index.html`, and beside `advice.js` and `examples.js`, which are made when the program starts.
-const FILES: [(&str, &str); 26] = files![
-    "page.css" "page.js" "embed.js" "token.js" "http.js" "dom.js" "words.js" "list.js" "form.js" "secret.js" "webhook.js" "logs.js"
-    "chart.js" "test.js" "settings.js" "switch.js" "snippets.js" "checker.js" "leaving.js" "address.js"
+const FILES: [(&str, &str); 24] = files![
+    "page.css" "page.js" "embed.js" "token.js" "http.js" "dom.js" "words.js" "list.js" "form.js" "signing.js" "webhook.js" "logs.js"
+    "chart.js" "test.js" "settings.js" "switch.js" "checker.js" "address.js"
     "filters.js" "pages.js" "deliveries.js" "delivery.js" "curl.js" "recover.js"
 ];
 
@@ -55,8 +55,8 @@ pub(super) fn routes(frame_ancestors: &[String]) -> Router<Arc<Api>> {
     routes
 }
 
-/// The text of a file without indentation and without the lines that hold only a comment: browsers need
-/// neither. No text in these files goes over several lines, and no comment ends before the end of a line.
+/// The text of a file without indentation and without the lines that hold only a comment: browsers need neither. No text in
+/// these files goes over several lines, and no comment ends before the end of a line.
 fn without_notes(text: &str) -> String {
     let mut in_comment = false;
     let mut served = String::with_capacity(text.len());

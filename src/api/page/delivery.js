@@ -42,7 +42,7 @@ function copier(label, text) {
 	return own;
 }
 
-const lines = (headers) => Object.entries(headers).map((header) => header.join(': ')).join('\n');
+export const lines = (headers) => Object.entries(headers).map((header) => header.join(': ')).join('\n');
 
 /** Shows a delivery in `place`, and what becomes of it until `signal` ends. An event `stale` has it looked at again. */
 export function story(place, delivery, { id, path, webhook }, signal) {

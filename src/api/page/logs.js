@@ -9,8 +9,6 @@ import { filterForm, isFiltered, ofDeliveries, questions, seenAs } from './filte
 import { pages } from './pages.js';
 import { recovery } from './recover.js';
 
-export { attempt } from './delivery.js';
-
 const TELL_EVERY_MS = 5000;
 
 /** Returns a function that goes to another place within the tab. */
