@@ -18,9 +18,11 @@ const PATH: &str = "/settings/webhooks";
 const PAGE: &str = include_str!("page/index.html");
 /// A line of the page. The origins that may give the page its token are filled in when the program starts.
 const HOST_ORIGINS: &str = r#"<meta name="host-origins" content="">"#;
-/// Another line, written once for each script when the program starts: all are fetched at once, not one after the other as
-/// they import each other.
-const PRELOAD: &str = "<link rel=\"modulepreload\" href=\"webhooks/\">\n";
+/// The script that the page itself names.
+const START: &str = "page.js";
+/// Another line, written once for each other script when the program starts: all are fetched at once, not one after the other
+/// as they import each other.
+const PRELOAD: &str = "<link rel=modulepreload href=webhooks/>\n";
 
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 const EMBEDDER_POLICY: HeaderName = HeaderName::from_static("cross-origin-embedder-policy");
@@ -30,9 +32,9 @@ macro_rules! files {
 }
 
 /// The page's files beside `index.html`, and beside `advice.js` and `examples.js`, which are made when the program starts.
-const FILES: [(&str, &str); 26] = files![
-    "page.css" "page.js" "embed.js" "token.js" "http.js" "dom.js" "words.js" "list.js" "form.js" "secret.js" "webhook.js" "logs.js"
-    "chart.js" "test.js" "settings.js" "switch.js" "snippets.js" "checker.js" "leaving.js" "address.js"
+const FILES: [(&str, &str); 24] = files![
+    "page.css" "page.js" "embed.js" "token.js" "http.js" "dom.js" "words.js" "list.js" "form.js" "signing.js" "webhook.js" "logs.js"
+    "chart.js" "test.js" "settings.js" "switch.js" "checker.js" "address.js"
     "filters.js" "pages.js" "deliveries.js" "delivery.js" "curl.js" "recover.js"
 ];
 
@@ -53,8 +55,8 @@ pub(super) fn routes(frame_ancestors: &[String]) -> Router<Arc<Api>> {
     routes
 }
 
-/// The text of a file without indentation and without the lines that hold only a comment: browsers need
-/// neither. No text in these files goes over several lines, and no comment ends before the end of a line.
+/// The text of a file without indentation and without the lines that hold only a comment: browsers need neither. No text in
+/// these files goes over several lines, and no comment ends before the end of a line.
 fn without_notes(text: &str) -> String {
     let mut in_comment = false;
     let mut served = String::with_capacity(text.len());
@@ -71,18 +73,17 @@ fn without_notes(text: &str) -> String {
 
 /// Allows only files of this origin, the one script that stands in the page, and only frames of the origins in
 /// `api.frame_ancestors`.
-fn content_security_policy(frame_ancestors: &[String]) -> String {
+fn content_security_policy(frame_ancestors: &[String], html: &str) -> String {
     let ancestors = if frame_ancestors.is_empty() { "'none'".to_owned() } else { frame_ancestors.join(" ") };
-    let page = without_notes(PAGE);
-    let hash = BASE64_STANDARD.encode(Sha256::digest(script_in(&page)));
+    let hash = BASE64_STANDARD.encode(Sha256::digest(script_in(html)));
     format!(
         "default-src 'none'; script-src 'self' 'sha256-{hash}'; style-src 'self'; img-src 'self' data:; connect-src 'self'; \
          base-uri 'none'; form-action 'self'; frame-ancestors {ancestors}"
     )
 }
 
-fn script_in(page: &str) -> &str {
-    let (_, rest) = page.split_once("<script>").expect("index.html has a script");
+fn script_in(html: &str) -> &str {
+    let (_, rest) = html.split_once("<script>").expect("index.html has a script");
     rest.split_once("</script>").expect("it ends").0
 }
 
@@ -96,11 +97,11 @@ impl Page {
     fn new(frame_ancestors: &[String]) -> Self {
         // The settings accept only origins here, which have no character that is special in HTML.
         let origins = HOST_ORIGINS.replace("\"\"", &format!("\"{}\"", frame_ancestors.join(" ")));
-        let scripts = files().map(|(name, _)| name).filter(|name| name.ends_with(".js"));
+        let scripts = files().map(|(name, _)| name).filter(|name| name.ends_with(".js") && *name != START);
         let preloads: String = scripts.map(|name| PRELOAD.replace("webhooks/", &format!("webhooks/{name}"))).collect();
-        let html = Bytes::from(without_notes(PAGE).replace(HOST_ORIGINS, &origins).replace(PRELOAD, &preloads));
+        let html = without_notes(PAGE).replace(HOST_ORIGINS, &origins).replace(PRELOAD, &preloads);
         let mut headers = common("text/html; charset=utf-8");
-        let policy = content_security_policy(frame_ancestors);
+        let policy = content_security_policy(frame_ancestors, &html);
         let policy = HeaderValue::from_str(&policy).expect("origins are plain ASCII");
         headers.insert(header::CONTENT_SECURITY_POLICY, policy);
         // The back button must not show an account's data again.
@@ -112,7 +113,7 @@ impl Page {
             headers.insert(RESOURCE_POLICY, HeaderValue::from_static("cross-origin"));
             headers.insert(EMBEDDER_POLICY, HeaderValue::from_static("require-corp"));
         }
-        Self { html, headers }
+        Self { html: Bytes::from(html), headers }
     }
 }
 

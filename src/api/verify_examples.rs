@@ -1,7 +1,5 @@
 //! The code that the page shows for verifying requests. `make examples` runs the same files.
 
-use serde_json::json;
-
 macro_rules! example {
     ($language:literal, $extension:literal) => {
         (
@@ -21,10 +19,27 @@ const EXAMPLES: [(&str, &str, &str); 5] = [
     example!("Ruby", "rb"),
 ];
 
-/// The JavaScript module that gives the page this code.
+/// The JavaScript module that gives the page this code, as rows of `EXAMPLES`.
 pub(super) fn page_module() -> String {
     let rows = EXAMPLES.map(|(language, simple, rotation)| {
-        json!([language, { "simple": simple.trim_end(), "rotation": rotation.trim_end() }])
+        let [language, rotation, simple] = [language, rotation, simple].map(literal);
+        format!("[{language},{rotation},{simple}]")
     });
-    format!("// Made from examples/verify.\nexport const EXAMPLES = {};\n", json!(rows))
+    format!("export const EXAMPLES = [{}];\n", rows.join(",\n"))
+}
+
+/// A template literal of JavaScript, in which lines and quotation marks stand as they are.
+fn literal(text: &str) -> String {
+    let text = text.trim_end().replace('\\', r"\\").replace('`', r"\`").replace("${", r"\${");
+    format!("`{text}`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_with_characters_of_its_own_is_a_template_literal() {
+        assert_eq!(literal("`${a}` + '\\n'\n"), r"`\`\${a}\` + '\\n'`");
+    }
 }

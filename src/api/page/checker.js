@@ -1,9 +1,9 @@
 // Checks the signatures of a request that the reader pastes, in the browser, and names the usual mistakes.
-import { act, h, put, section, submit } from './dom.js';
+import { form, h, put, section, submit } from './dom.js';
 import { textField } from './form.js';
 import { outcome, time } from './words.js';
 
-const SIMPLE = 'x-webhook-signature', ROTATION = 'webhook-signature', ID = 'webhook-id', SENT = 'webhook-timestamp';
+const ID = 'webhook-id', SENT = 'webhook-timestamp';
 /** Libraries refuse requests that are older. */
 const OLDEST_MS = 300_000;
 
@@ -11,18 +11,19 @@ const OLDEST_MS = 300_000;
 export function checker(own) {
 	const title = 'Check a signature';
 	if (!globalThis.crypto?.subtle) return section(title, h('p.muted', 'A browser can do this only on a page that was opened over https.'));
-	const field = (name, hint, props, kind) => textField(`check-${name.toLowerCase()}`, name, '', hint, { required: false, ...props }, kind);
-	const headers = field('Headers', 'X-Webhook-Signature, or Webhook-Signature with Webhook-Id and Webhook-Timestamp.', { rows: 3 }, 'textarea');
-	const body = field('Body', 'As it arrived, before anything parsed it.', { rows: 3 }, 'textarea');
-	const secret = field('Secret', 'Empty: the secret of this webhook.');
+	const field = (name, hint, kind = 'textarea') => textField(`check-${name.toLowerCase()}`, name, '', hint, { required: false, rows: 3 }, kind);
+	const fields = [
+		field('Headers', 'X-Webhook-Signature, or Webhook-Signature with Webhook-Id and Webhook-Timestamp.'),
+		field('Body', 'As it arrived, before anything parsed it.'),
+		field('Secret', 'Empty: the secret of this webhook.', 'input'),
+	];
 	const control = submit('Check'), result = h('div', { role: 'status' });
 	const check = async () => {
-		const given = secret.value();
-		put(result, await judge(parse(headers.value()), body.input.value, given || await own(), given ? own : null));
+		const [headers, body, secret] = fields.map(({ input }) => input.value), given = secret.trim();
+		put(result, await judge(parse(headers), body, given || await own(), given ? own : null));
 	};
 	return section(title, h('p.muted', 'Paste a request that your receiver refused. It stays in this browser.'),
-		h('form', { novalidate: true, submit: (event) => { event.preventDefault(); act(control, check); } },
-			headers.element, body.element, secret.element, h('.actions', control)), result);
+		form('', control, check, fields.map(({ element }) => element), h('.actions', control)), result);
 }
 
 /** The headers by their names in lower case. A signature may stand without its name. */
@@ -30,29 +31,31 @@ function parse(text) {
 	const found = {};
 	for (const line of text.split('\n')) {
 		const [, name, value] = /^\W*?(?:([\w-]+)["']?\s*[:=])?[\s"']*(.*?)[\s"',]*$/.exec(line);
-		found[name?.toLowerCase() ?? (value.startsWith('v1,') ? ROTATION : SIMPLE)] = value;
+		if (value) found[name?.toLowerCase() ?? (value.startsWith('v1,') ? 'webhook-signature' : 'x-webhook-signature')] = value;
 	}
 	return found;
 }
 
+/** `own`, if given, resolves to the secret that the webhook has now. */
 async function judge(headers, body, secret, own) {
-	if (!secret.startsWith('whsec_')) return failed('This is no secret of ours', 'It begins with whsec_, which belongs to it.');
-	const found = [];
-	if (headers[SIMPLE]) found.push(await judgeOne('X-Webhook-Signature', simple, headers, body, secret, own));
-	if (headers[ROTATION]) found.push(await judgeOne('Webhook-Signature', rotation, headers, body, secret, own));
-	return found.length ? found : failed('There is no signature', 'A request that has neither header is not ours.');
+	if (!secret.startsWith('whsec_')) return failed('This is no secret of ours', 'Each begins with whsec_.');
+	const found = Object.entries(SIGNATURES).filter(([name]) => headers[name.toLowerCase()]);
+	if (!found.length) return failed('There is no signature', 'A request that has neither header is not ours.');
+	return Promise.all(found.map(([name, sign]) => judgeOne(name, sign, { headers, body, secret, own })));
 }
 
-/** `fits` tells whether a secret and a body give the signature. */
-async function judgeOne(name, fits, headers, body, secret, own) {
-	if (fits === rotation && !(headers[ID] && headers[SENT])) return failed(`${name} cannot be checked`, 'It signs Webhook-Id and Webhook-Timestamp, too: paste both.');
-	if (await fits(headers, secret, body)) return [h('p', outcome('success', `${name} is right`)), h('p.hint', fits === rotation && clock(headers[SENT]),
+async function judgeOne(name, sign, { headers, body, secret, own }) {
+	const given = headers[name.toLowerCase()].split(' ');
+	// A secret that is no base64 signs nothing.
+	const fits = async (key, text) => given.includes(await sign(headers, key, text).catch(() => null));
+	const rotates = name === 'Webhook-Signature', wrong = (why) => failed(`${name} does not fit`, why);
+	if (rotates && !(headers[ID] && headers[SENT])) return failed(`${name} cannot be checked`, 'It signs Webhook-Id and Webhook-Timestamp, too: paste both.');
+	if (await fits(secret, body)) return [h('p', outcome('success', `${name} is right`)), h('p.hint', rotates && clock(headers[SENT]),
 		'If your receiver refuses it, it has another secret, or hashes other bytes: let it verify before anything parses the body.')];
-	const wrong = (why) => failed(`${name} does not fit`, why);
-	for (const [text, why] of changes(body)) if (await fits(headers, secret, text)) return wrong(why);
+	for (const [text, why] of changes(body)) if (await fits(secret, text)) return wrong(why);
 	// A token that may only read gets no secret.
 	const current = await own?.().catch(() => '');
-	if (current && await fits(headers, current, body)) return wrong('Another secret: it was signed with the one that the webhook has now.');
+	if (current && await fits(current, body)) return wrong('Another secret: it was signed with the one that the webhook has now.');
 	return wrong(body.startsWith('{"id":"')
 		? 'The body is not what we sent (perhaps it was parsed and written again), the secret is an older one, or the header is of another request.'
 		: 'The body was parsed and written again: ours begins with {"id":" without blanks.');
@@ -63,22 +66,19 @@ function* changes(body) {
 	yield [body.trim(), 'The body has a blank or a line break at its beginning or end that we did not send.'];
 	try {
 		yield [JSON.stringify(JSON.parse(body)), 'The body was parsed and written again: its blanks are not those that we sent.'];
-	} catch { /* It is no JSON. */ }
-}
-
-const simple = async (headers, secret, body) =>
-	headers[SIMPLE] === (await hmac(bytes(secret), body)).map((byte) => byte.toString(16).padStart(2, '0')).join('');
-
-async function rotation(headers, secret, body) {
-	try {
-		const key = Uint8Array.from(atob(secret.slice(6)), (char) => char.charCodeAt());
-		const mac = await hmac(key, `${headers[ID]}.${headers[SENT]}.${body}`);
-		return headers[ROTATION].split(' ').includes(`v1,${btoa(String.fromCharCode(...mac))}`);
 	} catch {
-		// The secret is no base64.
-		return false;
+		// It is no JSON.
 	}
 }
+
+/** What each header has for a secret and a body. */
+const SIGNATURES = {
+	'X-Webhook-Signature': async (headers, secret, body) => (await hmac(bytes(secret), body)).map((byte) => byte.toString(16).padStart(2, '0')).join(''),
+	'Webhook-Signature': async (headers, secret, body) => {
+		const key = Uint8Array.from(atob(secret.slice(6)), (char) => char.charCodeAt());
+		return `v1,${btoa(String.fromCharCode(...await hmac(key, `${headers[ID]}.${headers[SENT]}.${body}`)))}`;
+	},
+};
 
 async function hmac(key, text) {
 	const own = await crypto.subtle.importKey('raw', key, { name: 'HMAC', hash: 'SHA-256' }, false, ['sign']);

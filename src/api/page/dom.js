@@ -22,12 +22,12 @@ function make(namespace, tag, rest) {
 const nothing = (value) => (value ?? false) === false;
 
 export function put(element, ...children) {
-	const clean = FOREIGN.has(element.localName) ? (text) => unruled(unruled(text, MARKS)) : unruled;
-	element.replaceChildren(...children.flat(9).filter((child) => !nothing(child)).map((child) => (child instanceof Node ? child : clean(String(child)))));
+	const ruling = FOREIGN.has(element.localName) ? MARKS : RULING;
+	element.replaceChildren(...children.flat(9).filter((child) => !nothing(child)).map((child) => (child instanceof Node ? child : unruled(String(child), ruling))));
 }
 
-/** Characters that make the text around them run in another direction, and marks of direction, which also stand in dates. */
-const RULING = /[\u202a-\u202e\u2066-\u2069]/g, MARKS = /[\u061c\u200e\u200f]/g;
+/** Characters that make the text around them run in another direction; the same and marks of direction, which also stand in dates. */
+const RULING = /[\u202a-\u202e\u2066-\u2069]/g, MARKS = /[\u202a-\u202e\u2066-\u2069\u061c\u200e\u200f]/g;
 /** The elements in which text of others stands. */
 const FOREIGN = new Set(['bdi', 'code', 'pre']);
 
@@ -62,12 +62,12 @@ export const form = (kind, control, work, ...children) =>
 /** `choices` are pairs of a value and its text. */
 export const select = (props, choices) => h('select', props, choices.map(([value, text]) => h('option', { value }, text)));
 
-/** The control that was used last, and where it was. */
+/** Where the control was that was used last. */
 let used;
 export async function act(control, work) {
 	if (control.hasAttribute('aria-disabled')) return;
 	control.setAttribute('aria-disabled', 'true');
-	if (!control.closest('dialog')) used = { control, was: bounds(control) };
+	used = control.getBoundingClientRect();
 	try {
 		await work();
 	} catch (problem) {
@@ -79,27 +79,17 @@ export async function act(control, work) {
 
 export const focus = (element) => element?.focus({ preventScroll: true });
 
+/** A toast stays so far from the control that was used that it does not cover its row. */
+const NEAR_PX = 100;
 const status = document.getElementById('status');
 let clearing = 0;
 export function say(text, kind = 'success') {
 	clearTimeout(clearing);
 	const toast = h('p.toast', icon(kind), h('span', text));
 	put(status, toast);
-	if (used && covers(toast)) toast.classList.add('above');
+	if (used?.bottom + NEAR_PX > toast.getBoundingClientRect().top) toast.classList.add('above');
 	clearing = setTimeout(put, kind === 'success' ? 6000 : 12_000, status);
 }
-
-/** Whether a toast at the bottom lies over the control that was used, or over its row or box where there is room above that. */
-function covers(toast) {
-	const { top, height } = toast.getBoundingClientRect();
-	const { own, around } = used.control.isConnected ? bounds(used.control) : used.was;
-	return own.bottom > top || (around.bottom > top && around.top > 2 * height);
-}
-
-const bounds = (control) => ({
-	own: control.getBoundingClientRect(),
-	around: (control.closest('li, .notice, .card, .title') ?? control).getBoundingClientRect(),
-});
 
 const heard = h('.hidden', { role: 'status' });
 document.body.append(heard);
@@ -111,50 +101,54 @@ export function confirm(title, lines, yes) {
 	return new Promise((resolve) => {
 		const dialog = h('dialog', { 'aria-labelledby': 'question', close: () => { dialog.remove(); resolve(dialog.returnValue === 'yes'); } },
 			h('h2', { id: 'question' }, title), lines.map((line) => h('p', line)),
-			h('.actions', button('Cancel', () => dialog.close('')), button(yes, () => dialog.close('yes'), '.danger')));
+			h('form.actions', { method: 'dialog' }, h('button.button', 'Cancel'), h('button.button.danger', { value: 'yes' }, yes)));
 		document.body.append(dialog);
 		dialog.showModal();
 	});
 }
 
 /** Text in a box that can be scrolled by keyboard and copied. */
-export const block = (label, text) => h('.block', h('.block-head', label, copyButton(() => text, `Copy ${label.toLowerCase()}`)), code(label, text));
-
-const code = (label, text) => h('pre', { tabindex: 0, role: 'group', 'aria-label': label }, text);
+export const block = (label, text) => h('.block', h('.block-head', label, copyButton(() => text, `Copy ${label.toLowerCase()}`)),
+	h('pre', { tabindex: 0, role: 'group', 'aria-label': label }, text));
 
 export const copyButton = (text, label, key) => button('Copy', async () => {
-	if (await copy(await text())) say('Copied to the clipboard.');
-	else say('Not allowed here: select the text and copy it by hand.', 'failed');
+	const copied = await text();
+	try {
+		await navigator.clipboard.writeText(copied);
+	} catch {
+		if (!copyByCommand(copied)) return say('Not allowed here: select the text and copy it by hand.', 'failed');
+	}
+	say('Copied to the clipboard.');
 }, '.small', { 'aria-label': label, 'data-key': key });
 
-async function copy(text) {
-	try {
-		await navigator.clipboard.writeText(text);
-		return true;
-	} catch {
-		// The frame has no permission for the clipboard; `execCommand` needs none.
-		const area = h('textarea.hidden', { 'aria-hidden': 'true', value: text });
-		const focused = document.activeElement;
-		document.body.append(area);
-		area.select();
-		const done = document.execCommand('copy');
-		area.remove();
-		focused?.focus();
-		return done;
-	}
+/** For a frame without the permission for the clipboard. Tells whether it worked. */
+function copyByCommand(text) {
+	const area = h('textarea.hidden', { 'aria-hidden': 'true', value: text }), focused = document.activeElement;
+	document.body.append(area);
+	area.select();
+	const done = document.execCommand('copy');
+	area.remove();
+	focused.focus();
+	return done;
 }
-
-/** A switch. It shows the new state only once `change` has set it. */
-export const toggle = (on, label, change) =>
-	h('button.switch', { type: 'button', role: 'switch', 'aria-checked': String(on), 'aria-label': label, 'data-key': 'active',
-		click: ({ currentTarget: own }) => act(own, () => change(own.getAttribute('aria-checked') !== 'true', own)) });
 
 export const notice = (kind, title, ...children) =>
 	h(`.notice${kind}`, icon(kind ? 'failed' : 'warning'), h('div', h('strong', title), children));
 
+export const sentence = (text) => text.replace(/^./, (first) => first.toUpperCase());
+
+export const warning = (...content) => h('p.warn', icon('warning'), h('span', content));
+export const warnings = (texts) => texts.map((text) => warning(sentence(text)));
+
 export const section = (title, ...children) => h('section.card', { 'aria-label': title }, h('h2', title), children);
 
 export const loading = () => h('p.loading.muted', { role: 'status' }, 'Loading…');
+
+/** The heading of a view, which is the page's title, too. */
+export function heading(title) {
+	document.title = title;
+	return h('h1', { tabindex: -1 }, title);
+}
 
 export const empty = (title, ...children) => h('.card.empty', h(document.querySelector('h1') ? 'h2' : 'h1', { tabindex: -1 }, title), children);
 

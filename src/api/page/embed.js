@@ -9,20 +9,20 @@ const root = document.documentElement;
 const configured = document.querySelector('meta[name=host-origins]').content.split(' ').filter(Boolean);
 // Where the browser does not say who frames the page, all hosts are told, and the browser delivers to the right one alone.
 const framing = location.ancestorOrigins?.[0] ?? 'null';
-const hosts = framing === 'null' ? configured : configured.filter((origin) => origin === framing);
-export const hasHost = parent !== window && hosts.length > 0;
+const hosts = parent === window ? [] : configured.filter((origin) => framing === 'null' || framing === origin);
+export const hasHost = hosts.length > 0;
 
 /** A page of a host, for a reader who has to come back from there. */
 export const hostPage = configured.some((origin) => document.referrer.startsWith(`${origin}/`)) ? document.referrer : configured[0];
 
 export function tell(type, fields) {
-	if (hasHost) for (const host of hosts) parent.postMessage({ type: `penr-webhooks:${type}`, ...fields }, host);
+	for (const host of hosts) parent.postMessage({ type: `penr-webhooks:${type}`, ...fields }, host);
 }
 
 /** Calls `listener` for each message of this type from the framing page. */
 export function onMessage(type, listener) {
 	addEventListener('message', ({ source, origin, data }) => {
-		if (hasHost && source === parent && hosts.includes(origin) && data?.type === `penr-webhooks:${type}`) listener(data);
+		if (source === parent && hosts.includes(origin) && data?.type === `penr-webhooks:${type}`) listener(data);
 	});
 }
 
@@ -62,13 +62,13 @@ function dress(theme = 'auto', accent) {
 	document.styleSheets[0].cssRules[1].media.mediaText = { light: 'not all', dark: 'all' }[theme] ?? '(prefers-color-scheme:dark)';
 	const good = Object.keys(SURFACES).filter((one) => /^#[0-9a-f]{6}$/i.test(accent) && contrast(accent, SURFACES[one]) >= READABLE);
 	for (const one in SURFACES) root.style.setProperty(`--accent-${one}`, good.includes(one) ? accent : '');
-	const wanted = SURFACES[theme] ? [theme] : Object.keys(SURFACES);
-	if (accent && !wanted.some((one) => good.includes(one))) console.warn(`The accent ${accent} is not used: it must be #rrggbb, with a contrast of ${READABLE} to ${wanted.map((one) => SURFACES[one]).join(' or ')}.`);
+	const used = SURFACES[theme] ? good.includes(theme) : good.length;
+	if (accent && !used) console.warn(`The accent ${accent} is not used: it must be #rrggbb, and readable on ${SURFACES[theme] ?? Object.values(SURFACES).join(' or ')}.`);
 }
 
 /** From 1 to 21, as WCAG 2 defines it. */
-function contrast(one, other) {
-	const [dark, light] = [luminance(one), luminance(other)].sort((a, b) => a - b);
+function contrast(...colours) {
+	const [dark, light] = colours.map(luminance).sort((a, b) => a - b);
 	return (light + 0.05) / (dark + 0.05);
 }
 

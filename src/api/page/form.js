@@ -1,44 +1,38 @@
-// The form for a webhook's fields, which shows the API's errors beside them, and the view that creates a webhook.
+// The form for a webhook's fields: shows the API's errors beside them, and is not left unsaved without a question. The view that
+// creates a webhook.
 import { eventTypes, once, poll } from './http.js';
-import { act, crumb, focus, h, icon, link, loading, notice, put, section, submit } from './dom.js';
-import { sentence } from './list.js';
-import { forget, guard } from './leaving.js';
-import { PRIVATE, secretBox } from './secret.js';
-import { snippets } from './snippets.js';
+import { confirm, crumb, focus, form, h, heading, icon, link, notice, put, section, sentence, submit, warning, warnings } from './dom.js';
+import { secretBox, snippets } from './signing.js';
 
 const THIS_MACHINE = /^\s*(\w+:\/\/)?(localhost|127\.\d|0\.0\.0\.0|\[::1?\])/i;
 
-export function webhookFields(types, values) {
-	const name = textField('name', 'Name', values.name, 'For example “Blog”.');
-	const url = textField('url', 'URL', values.url, 'It must be reachable from the internet.',
-		{ type: 'url', placeholder: 'https://hooks.your-company.com/penr' });
-	const plain = h('.warn', icon('warning'), h('span', 'Not encrypted: anyone on the way can read the events. Use https.'));
-	const local = h('.warn', icon('warning'), h('span', 'This is the sending machine itself. To try a receiver on your own machine, run it (or the command ',
-		h('code', 'penr-webhooks listen'), ') behind a tunnel such as cloudflared or ngrok, and enter the tunnel’s URL.'));
-	const warn = () => {
-		plain.hidden = !/^\s*http:/i.test(url.input.value);
-		local.hidden = !THIS_MACHINE.test(url.input.value);
+export function webhookFields(types, values = { events: [] }) {
+	const fields = {
+		name: textField('name', 'Name', values.name, 'For example “Blog”.'),
+		url: textField('url', 'URL', values.url, 'It must be reachable from the internet.', { type: 'url', placeholder: 'https://hooks.your-company.com/penr' }),
+		events: eventField(types, values.events),
 	};
-	url.input.addEventListener('input', warn);
-	warn();
-	url.element.append(plain, local);
-	const fields = { name, url, events: eventField(types, values.events) };
-	const problem = h('div', { role: 'alert' });
+	warnOf(fields.url, /^\s*http:/i, 'Not encrypted: anyone on the way can read the events. Use https.');
+	warnOf(fields.url, THIS_MACHINE, 'This is the sending machine itself. To receive on your own, run your receiver (or ',
+		h('code', 'penr-webhooks listen'), ') behind a tunnel such as cloudflared or ngrok, and enter the tunnel’s URL.');
+	const all = Object.values(fields), problem = h('div', { role: 'alert' });
 	const clear = () => {
 		put(problem);
-		for (const field of Object.values(fields)) field.says('');
+		for (const field of all) field.says('');
 	};
 	const read = () => Object.fromEntries(Object.entries(fields).map(([key, field]) => [key, field.value()]));
 	const now = () => JSON.stringify(read());
+	const element = h('div', problem, all.map((field) => field.element));
 	let kept = now();
 	return {
-		element: h('div', problem, Object.values(fields).map((field) => field.element)),
-		values: read,
+		element, values: read,
 		unsaved: () => now() !== kept,
 		/** What the form holds is saved. */
-		saved() { kept = now(); },
+		saved() {
+			clear();
+			kept = now();
+		},
 		problem,
-		clear,
 		/** Shows each error at its field, and moves the focus to the first. */
 		show(failed) {
 			clear();
@@ -48,99 +42,117 @@ export function webhookFields(types, values) {
 				if (own) own.says(reason);
 				else elsewhere.push(reason);
 			}
-			const first = Object.values(fields).find((field) => field.bad());
+			const first = element.querySelector('[aria-invalid=true]');
 			if (!first || elsewhere.length) put(problem, notice('.bad', 'Not saved', h('p', sentence(elsewhere.join(' ') || failed.message))));
-			first?.focus();
+			(first?.querySelector('input') ?? first)?.focus();
 		},
 	};
+}
+
+/** Shows a warning below a field whose text is like `pattern`. */
+function warnOf({ input, element }, pattern, ...text) {
+	const line = warning(...text);
+	const update = () => { line.hidden = !pattern.test(input.value); };
+	input.addEventListener('input', update);
+	update();
+	element.append(line);
 }
 
 /** A field with its label, a hint, and a place for what is wrong. `kind` is the name of its element. */
 export function textField(id, label, value, hint, props = {}, kind = 'input') {
 	const input = h(kind, { id, value, spellcheck: 'false', autocomplete: 'off', required: true, 'aria-describedby': `${id}-error ${id}-hint`, ...props });
-	const error = errorLine(id);
+	const { error, says } = errorLine(id, input);
 	return {
-		input, value: () => input.value.trim(),
+		input, says, value: () => input.value.trim(),
 		element: h('.field', h('label', { for: id }, label), input, error, h('p.hint', { id: `${id}-hint` }, hint)),
-		...reports(error, input, input),
 	};
 }
 
-const errorLine = (id) => h('p.error', { id: `${id}-error`, hidden: true });
-
-const reports = (error, marked, target) => ({
-	says(reason) {
+/** A line that says what is wrong with `marked`. */
+function errorLine(id, marked) {
+	const error = h('p.error', { id: `${id}-error`, hidden: true });
+	const says = (reason) => {
 		put(error, icon('failed'), h('span', sentence(reason)));
 		error.hidden = !reason;
-		if (reason) marked.setAttribute('aria-invalid', 'true');
-		else marked.removeAttribute('aria-invalid');
-	},
-	bad: () => !error.hidden,
-	focus: () => target.focus(),
-});
+		marked.setAttribute('aria-invalid', !!reason);
+	};
+	return { error, says };
+}
 
 function eventField(types, chosen) {
-	const boxes = [];
 	const every = h('input', { type: 'checkbox', id: 'all-events', change: () => boxes.forEach((box) => { box.checked = every.checked; }) });
 	const update = () => {
-		const on = boxes.filter((box) => box.checked).length;
+		const on = value().length;
 		every.checked = on === boxes.length;
 		every.indeterminate = on > 0 && !every.checked;
 	};
-	const choice = ({ type, name, description }) => {
+	const groups = {};
+	const boxes = types.map(({ type, name, description }) => {
 		const id = `event-${type}`;
 		const box = h('input', { type: 'checkbox', id, value: type, checked: chosen.includes(type), change: update, 'aria-describedby': `${id}-about` });
-		boxes.push(box);
-		return h('.choice', box, h('div', h('label', { for: id }, name), h('code', type), h('p.hint', { id: `${id}-about` }, description)));
-	};
-	const error = errorLine('events');
-	const groups = {};
-	for (const one of types) (groups[sentence(one.type.split('.')[0])] ??= []).push(one);
-	const element = h('fieldset.field', { 'aria-describedby': 'events-error' },
-		h('legend', 'Events'), error,
-		h('.choice', every, h('label', { for: 'all-events' }, 'Select all')),
-		h('.groups', Object.entries(groups).map(([group, members]) => h('fieldset.group', h('legend', group), members.map(choice)))));
+		(groups[sentence(type.split('.')[0])] ??= []).push(
+			h('.choice', box, h('div', h('label', { for: id }, name), h('code', type), h('p.hint', { id: `${id}-about` }, description))));
+		return box;
+	});
+	const value = () => boxes.filter((box) => box.checked).map((box) => box.value);
 	update();
-	return { element, value: () => boxes.filter((box) => box.checked).map((box) => box.value), ...reports(error, element, boxes[0] ?? every) };
+	const element = h('fieldset.field', { 'aria-describedby': 'events-error' });
+	const { error, says } = errorLine('events', element);
+	put(element, h('legend', 'Events'), error,
+		h('.choice', every, h('label', { for: 'all-events' }, 'Select all')),
+		h('.groups', Object.entries(groups).map(([group, choices]) => h('fieldset.group', h('legend', group), choices))));
+	return { element, value, says };
 }
 
-/** A form that calls `save`. If that fails, shows the errors in the fields, unless `refused` handles them. */
-export function webhookForm(fields, actions, save, refused = () => false) {
+/** A form that calls `save`. Until `signal` aborts, it is not left unsaved without a question. If saving fails, `failed` gets the problem and a function that tries again. */
+export function webhookForm(fields, signal, actions, save, failed = fields.show) {
+	({ unsaved } = fields);
+	signal.addEventListener('abort', () => { if (unsaved === fields.unsaved) forget(); });
 	const control = submit('Save');
-	const attempt = () => save().catch(async (problem) => {
-		if (problem.status === 401 || problem.name === 'AbortError') throw problem;
-		if (await refused(problem, attempt) === false) fields.show(problem);
-	});
-	const send = () => act(control, attempt);
-	const element = h('form', { novalidate: true, submit: (event) => { event.preventDefault(); send(); } }, fields.element, h('.actions', actions, control));
-	return { element, send };
+	const attempt = () => save().catch((problem) => failed(problem, attempt));
+	return form('', control, attempt, fields.element, h('.actions', actions, control));
 }
+
+let unsaved = null, asking = false;
+
+export const forget = () => { unsaved = null; };
+
+/** Whether the reader may go where the address now points. If not, the address is as before. */
+export async function mayLeave({ oldURL }) {
+	if (!unsaved?.()) return true;
+	// A question is open, whose answer counts for this change of the address, too.
+	if (asking) return false;
+	asking = true;
+	const leaves = await confirm('Leave without saving?', ['Your changes are lost.'], 'Leave');
+	asking = false;
+	if (leaves) forget();
+	else history.pushState(null, '', oldURL);
+	return leaves;
+}
+
+addEventListener('beforeunload', (event) => { if (unsaved?.()) event.preventDefault(); });
 
 export function createView(main, signal) {
-	document.title = 'Create Webhook';
-	const body = h('div', loading());
-	put(main, crumb(), h('h1', { tabindex: -1 }, 'Create Webhook'), body);
+	const body = h('div');
+	put(main, crumb(), heading('Create Webhook'), body);
 	poll(body, 0, signal, async () => {
-		const fields = webhookFields(await eventTypes(signal), { name: '', url: '', events: [] });
-		const create = once();
-		guard(signal, fields.unsaved);
+		const fields = webhookFields(await eventTypes(signal)), create = once();
 		const save = async () => created(await create('/webhooks', fields.values()));
-		put(body, h('.card', webhookForm(fields, link('Cancel', ''), save).element));
+		put(body, h('.card', webhookForm(fields, signal, link('Cancel', ''), save)));
 	});
 
-	function created({ id, name, secret, warnings }) {
+	function created({ id, name, secret, warnings: texts }) {
 		if (signal.aborted) return;
 		forget();
-		document.title = 'Webhook created';
 		signal.addEventListener('abort', () => { secret = ''; });
-		const heading = h('h1', { tabindex: -1 }, 'Webhook created');
-		put(main, crumb(), heading,
+		const title = heading('Webhook created');
+		put(main, crumb(), title,
 			h('p.muted', h('bdi', name), ' is active. Verify each request with its secret.'),
-			warnings.map((text) => h('p.warn', icon('warning'), h('span', sentence(text)))),
-			section('Signing secret', secretBox(() => secret, signal), h('p.hint', PRIVATE)),
+			warnings(texts),
+			section('Signing secret', secretBox(() => secret, signal)),
 			snippets(),
 			h('.actions', link('Go to the webhook', `/${id}/logs`), link('Send a test', `/${id}/test`, '.primary')));
 		scrollTo(0, 0);
-		focus(heading);
+		focus(title);
 	}
 }

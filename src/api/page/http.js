@@ -26,13 +26,13 @@ export const onSignedOut = (listener) => { signedOut = listener; };
 
 /** Sends a request to `path`, below /v1, and resolves to the answer's JSON. A `body` that is a string is JSON already. Throws a `Problem` if it fails. */
 export async function ask(method, path, options = {}) {
-	let used = token.current();
-	let answer = used && await send(method, path, options, used);
-	if (!answer || answer.status === 401) {
-		const renewed = token.current() !== used || await token.renew();
+	let used;
+	const attempt = async () => {
 		used = token.current();
-		if (renewed && used) answer = await send(method, path, options, used);
-	}
+		return used && send(method, path, options, used);
+	};
+	let answer = await attempt();
+	if ((!answer || answer.status === 401) && (token.current() !== used || await token.renew())) answer = await attempt();
 	options.signal?.throwIfAborted();
 	if (!answer || answer.status === 401) {
 		// Unless a newer token has come meanwhile.
@@ -42,9 +42,8 @@ export async function ask(method, path, options = {}) {
 		}
 		throw new Problem(401, { title: 'Your session has ended.' });
 	}
-	const data = await answer.json().catch(() => null);
-	if (!answer.ok) throw new Problem(answer.status, data, answer.headers);
-	return data;
+	if (!answer.ok) throw new Problem(answer.status, answer.content, answer.headers);
+	return answer.content;
 }
 
 export const get = (path, signal) => ask('GET', path, { signal });
@@ -59,27 +58,27 @@ export function once() {
 		const now = JSON.stringify([path, body]);
 		// Not crypto.randomUUID, which pages without TLS do not have.
 		if (now !== asked) [asked, key] = [now, [...crypto.getRandomValues(new Uint8Array(16))].join('-')];
-		const answer = await ask('POST', path, { body, key });
+		const answer = await ask('POST', path, { body, headers: { 'Idempotency-Key': key } });
 		asked = undefined;
 		return answer;
 	};
 }
 
-async function send(method, path, { body, ifMatch, key, signal }, bearer) {
-	const headers = { Authorization: `Bearer ${bearer}` };
-	if (body) headers['Content-Type'] = 'application/json';
-	if (ifMatch) headers['If-Match'] = ifMatch;
-	if (key) headers['Idempotency-Key'] = key;
+async function send(method, path, { body, headers = {}, signal }, bearer) {
 	const ending = part(signal);
 	setTimeout(() => ending.abort(), TIMEOUT_MS);
 	try {
-		return await fetch(API + path, {
-			method, headers, body: typeof body === 'string' ? body : body && JSON.stringify(body), cache: 'no-store', credentials: 'omit', redirect: 'error',
-			signal: ending.signal,
+		const answer = await fetch(API + path, {
+			method, body: typeof body === 'string' ? body : JSON.stringify(body),
+			headers: { Authorization: `Bearer ${bearer}`, ...(body && { 'Content-Type': 'application/json' }), ...headers },
+			cache: 'no-store', credentials: 'omit', redirect: 'error', signal: ending.signal,
 		});
-	} catch (error) {
+		// A success that breaks off is no answer. An error may be a proxy's, which is no JSON.
+		answer.content = await answer.json().catch((problem) => { if (answer.ok && answer.status !== 204) throw problem; });
+		return answer;
+	} catch {
 		signal?.throwIfAborted();
-		const look = method === 'GET' ? '' : key ? ' Try again: it is done only once.' : ' It may have been done all the same: look before you try again.';
+		const look = method === 'GET' ? '' : headers['Idempotency-Key'] ? ' Try again: it is done only once.' : ' It may have been done all the same: look before you try again.';
 		throw new Problem(0, { title: `The service could not be reached.${look}` });
 	}
 }
@@ -104,17 +103,18 @@ const broken = (problem, again) => (problem.status === 404
 
 const outage = document.getElementById('outage');
 
-function sayOutage(text) {
-	if (outage.textContent !== text) put(outage, text);
-	outage.hidden = !text;
+function sayOutage(now) {
+	if (outage.hidden === now) put(outage, 'The service is not available right now. What you see may be out of date.');
+	outage.hidden = !now;
 }
 
 /**
  * Runs `work` now and again `ms` after each end, while the page is visible; with 0 ms only until it has succeeded once. A
- * problem that may pass is retried, any other one is shown in `place`. Returns a function that runs `work` at once.
+ * problem that may pass is retried, any other one is shown in `place`, which says that it is loading while it is empty. Returns a
+ * function that runs `work` at once.
  */
 export function poll(place, ms, signal, work) {
-	let timer = 0, failures = 0, running = false, over = false;
+	let timer, failures = 0, running = false, over = false;
 	const again = () => { over = false; run(); };
 	if (!place.firstChild) put(place, loading());
 	const run = async () => {
@@ -124,7 +124,7 @@ export function poll(place, ms, signal, work) {
 		let wait = ms;
 		try {
 			await work();
-			if (failures) sayOutage('');
+			if (failures) sayOutage(false);
 			failures = 0;
 			over = !ms;
 		} catch (problem) {
@@ -132,17 +132,17 @@ export function poll(place, ms, signal, work) {
 			over = !problem.passes;
 			if (over) return put(place, broken(problem, again));
 			failures += 1;
-			sayOutage('The service is not available right now. What you see may be out of date.');
+			sayOutage(true);
 			wait = Math.max(Math.min(500 * 2 ** failures, SLOWEST_POLL_MS), Math.min(problem.retryAfter, 60) * 1000);
 		} finally {
 			running = false;
 		}
-		if (!over && !signal.aborted) timer = setTimeout(run, wait);
+		timer = setTimeout(run, wait);
 	};
 	document.addEventListener('visibilitychange', run, { signal });
 	signal.addEventListener('abort', () => {
 		clearTimeout(timer);
-		if (failures) sayOutage('');
+		if (failures) sayOutage(false);
 	});
 	run();
 	return run;

@@ -5,8 +5,7 @@ import { here } from './address.js';
 import { onSignedOut } from './http.js';
 import { button, empty, focus, h, loading, put } from './dom.js';
 import { listView } from './list.js';
-import { createView } from './form.js';
-import { mayLeave } from './leaving.js';
+import { createView, mayLeave } from './form.js';
 import { webhookView } from './webhook.js';
 
 const main = document.getElementById('main');
@@ -28,7 +27,7 @@ function route() {
 	else if (id === 'new') createView(main, open.signal);
 	else shell = webhookView(main, place, open.signal);
 	scrollTo(0, 0);
-	if (hadToken) focus(main.querySelector('h1'));
+	toHeading();
 	hadToken = true;
 }
 
@@ -36,14 +35,14 @@ function noToken() {
 	close();
 	put(main);
 	document.title = 'Webhooks';
-	const come = hasHost ? button('Try again', start, '.primary')
-		: hostPage && h('a.button.primary', { href: hostPage }, `Go to ${new URL(hostPage).host}`);
-	put(main, hadToken
-		? empty('Your session has ended', h('p', 'Open Settings › Webhooks in penr.ai again to go on.'), come)
-		: empty('Open this page from your settings',
-			h('p', 'penr.ai signs you in when you open Settings › Webhooks there. For your safety, this page forgets you when it is reloaded or opened in another tab.'), come));
-	if (hadToken) focus(main.querySelector('h1'));
+	const [title, text] = hadToken ? ['Your session has ended', 'Open Settings › Webhooks in penr.ai again to go on.']
+		: ['Open this page from your settings', 'penr.ai signs you in when you open Settings › Webhooks there. For your safety, this page forgets you when it is reloaded or opened in another tab.'];
+	put(main, empty(title, h('p', text), hasHost ? button('Try again', start, '.primary')
+		: hostPage && h('a.button.primary', { href: hostPage }, `Go to ${new URL(hostPage).host}`)));
+	toHeading();
 }
+
+const toHeading = () => hadToken && focus(main.querySelector('h1'));
 
 async function start() {
 	if (token.current()) return route();

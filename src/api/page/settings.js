@@ -1,82 +1,73 @@
 // The tab Settings: edits a webhook, regenerates its secret, checks signatures, deletes it.
 import { ask, eventTypes, get, once, poll } from './http.js';
-import { button, confirm, focus, h, loading, notice, put, say, section } from './dom.js';
+import { button, confirm, focus, h, notice, put, say, section, select } from './dom.js';
 import { count, time } from './words.js';
 import { checker } from './checker.js';
-import { webhookFields, webhookForm } from './form.js';
-import { forget, guard } from './leaving.js';
-import { PRIVATE, secretBox } from './secret.js';
-import { snippets } from './snippets.js';
+import { forget, webhookFields, webhookForm } from './form.js';
+import { FORMS, secretBox, snippets } from './signing.js';
 
 const LABELS = { name: 'Name', url: 'URL', events: 'Events' };
 /** How long the old secret may go on, as the API takes it. */
-const GRACES = { '24h': '24 hours', '6h': '6 hours', '1h': '1 hour', '10m': '10 minutes', '0s': 'no time: it has leaked' };
+const GRACES = [['24h', '24 hours'], ['6h', '6 hours'], ['1h', '1 hour'], ['10m', '10 minutes'], ['0s', 'no time: it has leaked']];
 /** How often the time that is left is written anew. */
 const EVERY_MS = 30_000;
 
 export function settingsTab(body, { path, signal, webhook, show, onChange }) {
-	put(body, loading());
 	poll(body, 0, signal, async () => {
-		const types = await eventTypes(signal);
-		const edit = h('div');
-		edit.append(editor(edit, types, await get(path, signal)));
-		put(body, section('Edit', edit), section('Signing secret', secret()), snippets(),
-			checker(async () => (await ownSecret()).secret), section('Delete', removal()));
+		const types = await eventTypes(signal), edit = h('div');
+		put(edit, editor(edit, types, await get(path, signal)));
+		put(body, section('Edit', edit), section('Signing secret', secret()), snippets(), checker(ownSecret), section('Delete', removal()));
 	});
 
 	/** A form that saves only if the webhook's version is still the one that the reader has seen. */
 	function editor(place, types, data) {
 		let { version } = data;
 		const fields = webhookFields(types, data);
-		guard(signal, fields.unsaved);
-		const form = webhookForm(fields, null, async () => {
+		const toName = () => place.querySelector('#name').focus();
+		return webhookForm(fields, signal, null, async () => {
 			// From the body, not from the header ETag, which a proxy may have changed or dropped.
-			data = await ask('PATCH', path, { body: fields.values(), ifMatch: `"${version}"` });
+			data = await ask('PATCH', path, { body: fields.values(), headers: { 'If-Match': `"${version}"` } });
 			({ version } = data);
-			fields.clear();
 			fields.saved();
 			show(data);
 			say('Saved.');
 		}, async (problem, again) => {
-			if (problem.status !== 412) return false;
+			if (problem.status !== 412) return fields.show(problem);
 			const now = await get(path, signal);
 			const changes = Object.keys(LABELS).filter((key) => String(now[key]) !== String(data[key]));
-			// No field of this form differs from what the reader has seen.
-			if (!changes.length && version !== now.version) {
+			const overwrite = () => {
 				({ version } = now);
 				return again();
-			}
-			const focus = () => place.querySelector('#name').focus();
+			};
+			// No field of this form differs from what the reader has seen.
+			if (!changes.length && version !== now.version) return overwrite();
 			const theirs = button('Discard mine, load theirs', () => {
 				put(place, editor(place, types, now));
 				show(now);
-				focus();
+				toName();
 			}, '.primary');
 			put(fields.problem, notice('', 'Not saved: this webhook was changed meanwhile',
 				h('ul', changes.map((key) => h('li', `${LABELS[key]} is now: `, h('bdi', [now[key]].flat().join(', ')))),
 					now.active !== data.active && h('li', `It was switched ${now.active ? 'on' : 'off'}.`)),
 				h('.actions.start', button('Save mine anyway', async () => {
-					({ version } = now);
-					await form.send();
-					if (document.activeElement === document.body) focus();
+					await overwrite();
+					if (document.activeElement === document.body) toName();
 				}), theirs)));
 			theirs.focus();
-			return true;
 		});
-		return form.element;
 	}
 
-	const ownSecret = () => get(`${path}/secret`, signal);
+	async function ownSecret() {
+		return (await get(`${path}/secret`, signal)).secret;
+	}
 
 	function secret() {
-		const regenerate = once();
-		const box = secretBox(async () => (await ownSecret()).secret, signal);
+		const regenerate = once(), box = secretBox(ownSecret, signal);
 		const change = button('Regenerate', async () => {
-			const grace = h('select', { id: 'grace' }, Object.entries(GRACES).map(([value, label]) => h('option', { value }, label)));
+			const grace = select({ id: 'grace' }, GRACES);
 			if (!await confirm('Regenerate the signing secret?', [
 				'A new secret signs every request from now on.',
-				[h('strong', 'With rotation: '), 'receivers that verify ', h('code', 'Webhook-Signature'), ' go on. For the time that you choose the old one stays valid in Webhook-Signature, beside the new one.'],
-				[h('strong', 'Simple: '), 'receivers that verify ', h('code', 'X-Webhook-Signature'), ' refuse requests until they have the new secret. These are tried again.'],
+				...FORMS.map(([, name, effect]) => [h('strong', name), ': ', effect]),
 				[h('label', { for: 'grace' }, 'Keep the old secret for '), grace],
 			], 'Regenerate')) return;
 			const { previous_valid_until: until } = await regenerate(`${path}/secret/regenerate`, { grace: grace.value });
@@ -84,7 +75,7 @@ export function settingsTab(body, { path, signal, webhook, show, onChange }) {
 			show({ ...webhook(), previous_valid_until: grace.value === '0s' ? null : until });
 			say('Regenerated. Copy the new secret into your receiver.');
 		});
-		return h('div', box, h('p.hint', PRIVATE), oldSecret(change), h('.actions.start', change));
+		return [box, oldSecret(change), h('.actions.start', change)];
 	}
 
 	/** Until when the old secret is valid beside the new one. */
@@ -105,17 +96,14 @@ export function settingsTab(body, { path, signal, webhook, show, onChange }) {
 			const left = minutes < 120 ? count(minutes, 'minute') : count(Math.floor(minutes / 60), 'hour');
 			put(said, 'The old secret stays valid in ', h('code', 'Webhook-Signature'), ' until ', time(until), ` (${left}).`);
 		};
-		update();
-		onChange(update);
-		const timer = setInterval(update, EVERY_MS);
-		signal.addEventListener('abort', () => clearInterval(timer));
+		onChange(poll(line, EVERY_MS, signal, update));
 		return line;
 	}
 
 	const removal = () => h('.actions.start', button('Delete webhook', async () => {
 		if (!await confirm('Delete this webhook?', [
-			'All that waits for delivery is cancelled, and nobody can read its log or its secret any more.',
-			'The log is erased when its time of keeping is over. This cannot be undone.',
+			'All that waits for delivery is cancelled, and nobody can read its log or its secret any more. This cannot be undone.',
+			'The log is erased when its time of keeping is over.',
 		], 'Delete')) return;
 		await ask('DELETE', path);
 		forget();

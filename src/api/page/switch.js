@@ -1,6 +1,6 @@
 // Switches webhooks off and on. Asks before deliveries are cancelled, and offers afterwards to send what was missed.
 import { ask, get, webhookPath } from './http.js';
-import { button, confirm, focus, h, icon, notice, say, toggle } from './dom.js';
+import { act, button, confirm, focus, h, icon, notice, say } from './dom.js';
 import { count, failure, time, trouble, waits } from './words.js';
 
 /** Gets the focus when the control that had it has gone. */
@@ -39,26 +39,27 @@ export async function activate(webhook, active) {
 
 /** The control that switches a webhook. `show` gets the webhook as it is afterwards. */
 export function activeSwitch(webhook, label, show) {
-	const control = toggle(webhook.active, label, async (on, own) => {
-		const waiting = on ? 0 : (await all()).find(({ id }) => id === webhook.id)?.activity?.waiting;
-		const sure = !waiting || await mayCancel(webhook, waiting);
+	const { id, name, active } = webhook;
+	const change = async () => {
+		const on = own.getAttribute('aria-checked') !== 'true';
+		const waiting = on ? 0 : (await all()).find((one) => one.id === id)?.activity?.waiting;
+		const sure = !waiting || await confirm(`Switch off “${name}”?`, [
+			`${waits(waiting)} and will be cancelled.`,
+			'Events are not kept for a webhook while it is inactive.',
+			'When you switch it on again, you can still have the cancelled deliveries sent.',
+		], 'Switch off');
 		// The view may have been drawn again behind the question.
-		if (!own.isConnected) focus(document.querySelector(`[data-webhook="${webhook.id}"]`));
+		if (!own.isConnected) focus(document.querySelector(`[data-webhook="${id}"]`));
 		if (!sure) return;
 		const now = await activate(webhook, on);
 		own.setAttribute('aria-checked', now.active);
 		say(`“${now.name}” is ${now.active ? 'active.' : 'inactive: nothing is sent, and events are not kept for it.'}`);
 		show(now);
-	});
-	control.dataset.webhook = webhook.id;
-	return control;
+	};
+	const own = h('button.switch', { type: 'button', role: 'switch', 'aria-checked': String(active), 'aria-label': label, 'data-key': 'active', 'data-webhook': id,
+		click: () => act(own, change) });
+	return own;
 }
-
-const mayCancel = ({ name }, waiting) => confirm(`Switch off “${name}”?`, [
-	`${waits(waiting)} and will be cancelled.`,
-	'Events are not kept for a webhook while it is inactive.',
-	'When you switch it on again, you can still have the cancelled deliveries sent.',
-], 'Switch off');
 
 /** To be called for each webhook that was read anew: notes since when it is off, and counts what it has missed. */
 export async function look(webhook, signal) {
@@ -78,45 +79,33 @@ export async function look(webhook, signal) {
 export const appearance = (webhook, last) => JSON.stringify([webhook, last, missed.get(webhook.id)?.found]);
 
 /** What a webhook has missed and what is wrong with it, with the way out. `last` is its last failed attempt. */
-export const banner = (webhook, last, refresh) => [offer(webhook, refresh), alarm(webhook, last, refresh)];
-
-function offer(webhook, refresh) {
-	const { id, name, active } = webhook, found = missed.get(id)?.found;
-	if (!active || !found) return null;
-	const dismiss = button('Leave it', (own) => {
-		missed.delete(id);
-		leave(own);
-		refresh();
-	}, '', { 'data-key': 'leave', 'aria-label': `Leave it: ${name}` });
-	return notice('', `${count(found, 'delivery')} ${found === 1 ? 'was' : 'were'} missed while it was off`,
-		h('.actions.start', recovery(webhook, 'Recover what was missed', refresh), dismiss));
+export function banner(webhook, last, refresh) {
+	const { id, name, active, failing_since: since } = webhook, found = missed.get(id)?.found, said = trouble(webhook, last);
+	/** A button in a notice, which is gone once the button's work is done. */
+	const way = (key, text, work, kind) => button(text, async (own) => {
+		try {
+			await work(webhook);
+			if (document.activeElement === own) focus(own.closest('li, main').querySelector(PLACE));
+			own.closest('.notice').remove();
+		} finally {
+			await refresh();
+		}
+	}, kind, { 'data-key': key, 'aria-label': `${text}: ${name}` });
+	return [
+		active && found > 0 && notice('', `${count(found, 'delivery')} ${found === 1 ? 'was' : 'were'} missed while it was off`, h('.actions.start',
+			way('recover', 'Recover what was missed', recover, '.primary'), way('leave', 'Leave it', () => missed.delete(id)))),
+		said && notice(active ? '' : '.bad', said[0], h('p', said[1]), since && h('p', 'Failing since ', time(since), '.'), active
+			? h('a', { href: `#/webhooks/${id}/logs?status=failed`, 'data-key': 'why' }, 'See the failed deliveries', h('span.hidden', ` of ${name}`))
+			: way('recover', 'Re-enable and recover what was missed', recover, '.primary')),
+	];
 }
 
-function alarm(webhook, last, refresh) {
-	const { id, name, active, failing_since: since } = webhook, said = trouble(webhook, last);
-	if (!said) return null;
-	const way = active
-		? h('a', { href: `#/webhooks/${id}/logs?status=failed`, 'data-key': 'why' }, 'See the failed deliveries', h('span.hidden', ` of ${name}`))
-		: recovery(webhook, 'Re-enable and recover what was missed', refresh);
-	return notice(active ? '' : '.bad', said[0], h('p', said[1]), since && h('p', 'Failing since ', time(since), '.'), way);
-}
-
-const recovery = (webhook, text, refresh) =>
-	button(text, (own) => recover(webhook, own).finally(refresh), '.primary', { 'data-key': 'recover', 'aria-label': `${text}: ${webhook.name}` });
-
-async function recover(webhook, own) {
+async function recover(webhook) {
 	const { id, active } = webhook;
 	if (!active) await activate(webhook, true);
 	const { recovering } = await ask('POST', `${webhookPath(id)}/recover`, { body: { since: missed.get(id).since } });
 	if (recovering) missed.delete(id);
-	leave(own);
 	say(`${active ? '' : 'Active again. '}${recovering ? `${count(recovering, 'missed delivery')} will be sent.` : 'Nothing was found to recover.'}`);
-}
-
-/** Removes the notice of a button. */
-function leave(own) {
-	if (document.activeElement === own) focus(own.closest('li, main').querySelector(PLACE));
-	own.closest('.notice').remove();
 }
 
 /** What is said of a webhook whose last attempt failed, before that is an alarm. */

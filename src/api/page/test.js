@@ -1,58 +1,56 @@
 // The tab Test: shows the event that it sends, which can be edited, and beside it the request and the answer.
 import { ask, eventTypes, poll } from './http.js';
-import { act, block, button, h, loading, notice, put, section, submit } from './dom.js';
+import { block, button, form, h, notice, put, section, select, sentence, submit } from './dom.js';
 import { activate } from './switch.js';
 import { textField } from './form.js';
-import { sentence } from './list.js';
 import { attempt, lines } from './delivery.js';
 
 export function testTab(body, tab) {
-	put(body, loading());
 	poll(body, 0, tab.signal, async () => put(body, tester(await eventTypes(tab.signal), tab)));
 }
 
 /** The data to send: for each type its example, until the reader edits it. */
-function dataField(types, select) {
-	const examples = new Map(types.map(({ type, example }) => [type, JSON.stringify(example ?? {}, null, 2)]));
+function dataField(types, type) {
+	const examples = new Map(types.map((one) => [one.type, JSON.stringify(one.example ?? {}, null, 2)]));
 	const edited = new Map();
 	const field = textField('test-data', 'Data to send', '', 'JSON: the data of the event. The event around it is made when it is sent.',
-		{ rows: 12, input: () => edited.set(select.value, field.input.value) && settle() }, 'textarea');
+		{ rows: 12, input: () => edited.set(type.value, field.input.value) && settle() }, 'textarea');
 	const back = button('Back to the example', () => {
-		edited.delete(select.value);
+		edited.delete(type.value);
 		fill();
-		field.focus();
+		field.input.focus();
 	});
-	function fill() {
-		field.input.value = edited.get(select.value) ?? examples.get(select.value);
-		settle();
-	}
-	function settle() {
+	const settle = () => {
 		field.says('');
-		back.hidden = !edited.has(select.value);
-	}
+		back.hidden = !edited.has(type.value);
+	};
+	const fill = () => {
+		field.input.value = edited.get(type.value) ?? examples.get(type.value);
+		settle();
+	};
 	/** The request as JSON text; null after telling the reader what is wrong. Without `data` the service sends its example. */
 	function request() {
-		const text = field.value(), type = `"event_type":${JSON.stringify(select.value)}`;
-		if (!edited.has(select.value)) return `{${type}}`;
+		const data = edited.get(type.value), named = `"event_type":${JSON.stringify(type.value)}`;
+		if (data === undefined) return `{${named}}`;
 		try {
-			JSON.parse(text);
+			JSON.parse(data);
 		} catch (problem) {
 			field.says(`This is not JSON: ${problem.message}`);
-			field.focus();
+			field.input.focus();
 			return null;
 		}
 		// As it is written: parsed and written again, long numbers would be others.
-		return `{${type},"data":${text}}`;
+		return `{${named},"data":${data}}`;
 	}
-	select.addEventListener('change', fill);
+	type.addEventListener('change', fill);
 	fill();
 	return { element: field.element, back, request };
 }
 
 function tester(types, { path, signal, webhook, onChange, show }) {
-	const select = h('select', { id: 'test-type' },
-		types.map(({ type, name }) => h('option', { value: type, selected: type === webhook().events[0] }, `${name} (${type})`)));
-	const data = dataField(types, select);
+	const type = select({ id: 'test-type' }, types.map((one) => [one.type, `${one.name} (${one.type})`]));
+	type.value = (types.find((one) => one.type === webhook().events[0]) ?? types[0]).type;
+	const data = dataField(types, type);
 	const result = h('div', { 'aria-live': 'polite' });
 	const control = submit('Send');
 	const asleep = h('div');
@@ -60,8 +58,7 @@ function tester(types, { path, signal, webhook, onChange, show }) {
 		const { active, disabled_reason: reason } = webhook();
 		control.disabled = !active;
 		put(asleep, !active && notice('', 'An inactive webhook cannot be tested',
-			h('p', 'Nothing is sent to it, not even a test.', reason && ' Re-enable it above.'),
-			!reason && button('Activate', async () => show(await activate(webhook(), true)))));
+			reason ? h('p', 'Re-enable it above.') : button('Activate', async () => show(await activate(webhook(), true)))));
 	};
 	const send = async () => {
 		const body = data.request();
@@ -80,10 +77,7 @@ function tester(types, { path, signal, webhook, onChange, show }) {
 	onChange(update);
 	return h('.tester', h('section.card', { 'aria-label': 'Test' },
 		h('p.muted', 'Sends one signed request with made-up data, which appears in the log.'), asleep,
-		h('form', { novalidate: true, submit: (event) => { event.preventDefault(); act(control, send); } },
-			h('.field', h('label', { for: 'test-type' }, 'Event type to send'), select),
-			data.element,
-			h('.actions', data.back, control))), result);
+		form('', control, send, h('.field', h('label', { for: 'test-type' }, 'Event type to send'), type), data.element, h('.actions', data.back, control))), result);
 }
 
 const shown = ({ request, ...row }) => section('Result', attempt(row),

@@ -7,13 +7,12 @@ const RENEW_MS_BEFORE = 60_000;
 const HOST_ANSWERS_WITHIN_MS = 8000;
 
 let token = '';
-let asking = null;
-let renewal = 0;
-const listeners = new Set();
+let asking = null, renewal = 0;
+let came = () => {}, answered = () => {};
 
 export const current = () => token;
 /** Calls `listener` for every new token. */
-export const onToken = (listener) => listeners.add(listener);
+export const onToken = (listener) => { came = listener; };
 
 export function forget() {
 	token = '';
@@ -29,20 +28,13 @@ export function takeFromAddress(fragment = location.hash) {
 }
 
 /** Asks the framing page for a token; resolves to whether one came. */
-export function renew() {
-	if (!hasHost) return Promise.resolve(false);
+export async function renew() {
+	if (!hasHost) return false;
 	asking ??= new Promise((resolve) => {
-		const done = (came) => {
-			clearTimeout(timer);
-			listeners.delete(received);
-			asking = null;
-			resolve(came);
-		};
-		const received = () => done(true);
-		const timer = setTimeout(done, HOST_ANSWERS_WITHIN_MS, false);
-		listeners.add(received);
+		answered = resolve;
+		setTimeout(resolve, HOST_ANSWERS_WITHIN_MS, false);
 		tell('token-needed');
-	});
+	}).finally(() => { asking = null; });
 	return asking;
 }
 
@@ -52,7 +44,8 @@ function adopt(given) {
 	clearTimeout(renewal);
 	const left = expiry(given) * 1000 - Date.now();
 	if (hasHost && left > 0) renewal = setTimeout(renew, Math.min(Math.max(left - RENEW_MS_BEFORE, left / 2), 86_400_000));
-	for (const listener of [...listeners]) listener();
+	answered(true);
+	came();
 }
 
 function expiry(jwt) {

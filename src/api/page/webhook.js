@@ -1,8 +1,7 @@
 // The view of one webhook: name, state and warnings, above the tabs for log, test and settings.
-import { get, poll, webhookPath } from './http.js';
-import { copyButton, crumb, focus, h, icon, loading, put, unruled } from './dom.js';
+import { get, part, poll, webhookPath } from './http.js';
+import { copyButton, crumb, focus, h, loading, put, unruled, warnings } from './dom.js';
 import { outcome } from './words.js';
-import { sentence } from './list.js';
 import { activeSwitch, appearance, banner, look, retrying } from './switch.js';
 import { logsTab } from './logs.js';
 import { settingsTab } from './settings.js';
@@ -14,7 +13,6 @@ const TABS = { logs: ['Webhook Logs', logsTab], test: ['Test', testTab], setting
 /** Shows what `place` names, as address.js reads it. */
 export function webhookView(main, place, signal) {
 	const { id } = place;
-	document.title = 'Webhook';
 	const head = h('.title', loading()), trouble = h('div'), body = h('div');
 	const links = Object.entries(TABS).map(([key, [label]]) => h('a', { href: `#/webhooks/${id}/${key}`, 'data-tab': key }, label));
 	put(main, crumb(), h('.top', head, trouble), h('nav.tabs', { 'aria-label': 'Webhook' }, links), body);
@@ -30,7 +28,8 @@ export function webhookView(main, place, signal) {
 
 	function show(now) {
 		const first = !webhook, all = appearance(now, last);
-		if (signal.aborted || all === seen) return;
+		// A change that the reader has made may overtake an answer.
+		if (signal.aborted || all === seen || now.updated_at < webhook?.updated_at) return;
 		const held = !first && document.activeElement.dataset.key;
 		webhook = now;
 		seen = all;
@@ -38,7 +37,7 @@ export function webhookView(main, place, signal) {
 		const heading = h('h1', { tabindex: -1, 'data-key': 'name' }, h('bdi', now.name));
 		put(head, h('div', heading, address(now)),
 			h('.state', outcome(...state(now)), activeSwitch(now, 'Active', (after) => { show(after); refresh(); })));
-		put(trouble, now.warnings.map((text) => h('p.warn', icon('warning'), h('span', sentence(text)))), retrying(now, last), banner(now, last, refresh));
+		put(trouble, warnings(now.warnings), retrying(now, last), banner(now, last, refresh));
 		if (held) focus(main.querySelector(`[data-key=${held}]`) ?? heading);
 		if (!first) return changed?.();
 		if (document.activeElement === document.body) focus(heading);
@@ -57,20 +56,18 @@ export function webhookView(main, place, signal) {
 		if (!webhook) return;
 		if (open && move && tab === before) return move(place);
 		open?.abort();
-		open = new AbortController();
+		open = part(signal);
 		changed = null;
+		put(body);
 		move = TABS[tab][1](body, { ...place, path: webhookPath(id), signal: open.signal, show, webhook: () => webhook, onChange: (listener) => { changed = listener; } });
 	}
 
-	signal.addEventListener('abort', () => open?.abort());
 	choose(place);
 	return { id, show: choose };
 }
 
-const address = ({ id, url }) => [
-	h('.facts', h('span.url', h('bdi', url)), copyButton(() => url, 'Copy URL', 'copy-url')),
-	h('.facts', h('span.url', `ID ${id}`), copyButton(() => id, 'Copy ID', 'copy-id')),
-];
+const address = ({ id, url }) => [['URL', url], ['ID', id]].map(([name, text]) =>
+	h('.facts', h('span.url', name === 'ID' && 'ID ', h('bdi', text)), copyButton(() => text, `Copy ${name}`, `copy-${name}`)));
 
 function state({ active, failing, disabled_reason: reason }) {
 	if (active) return failing ? ['failed', 'Failing'] : ['success', 'Active'];

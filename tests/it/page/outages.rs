@@ -66,3 +66,60 @@ async fn a_webhook_whose_creation_was_not_answered_is_created_once_when_it_is_sa
     page.click("Reveal").await;
     page.sees(&secret).await;
 }
+
+#[tokio::test]
+#[ignore = "a longer visit: make journeys"]
+async fn an_answer_that_breaks_off_is_asked_for_again() {
+    let stage = Stage::set().await;
+    let page = &stage.browser;
+    stage.open().await;
+    page.sees("No webhooks yet").await;
+    page.js(
+        "window.told = [];
+         new MutationObserver(() => told.push(document.body.innerText)).observe(document.body, { childList: true, subtree: true });
+         const real = fetch;
+         window.fetch = async () => {
+             window.fetch = real;
+             return new Response(new ReadableStream({ start: (body) => body.error(new Error('cut')) }));
+         };",
+    )
+    .await;
+    stage.named("Blog", "https://hooks.example.com/a", &TYPES).await;
+    page.sees("Blog").await;
+    assert_eq!(page.js("return told.some((text) => text.includes('The service is not available'))").await, json!(true));
+    assert_eq!(page.js("return told.some((text) => text.includes('could not be loaded'))").await, json!(false));
+}
+
+#[tokio::test]
+#[ignore = "a longer visit: make journeys"]
+async fn a_switch_stays_as_it_was_set_when_an_older_answer_comes_late() {
+    let stage = Stage::set().await;
+    let webhook = stage.named("Blog", "https://hooks.example.com/a", &TYPES).await;
+    let page = &stage.browser;
+    stage.open_at(&format!("/{}/test", webhook.id)).await;
+    page.sees("Sends one signed request").await;
+    // Keeps the next answer about the webhook back until `release` is called.
+    page.js("const real = fetch, late = new Promise((done) => { window.release = done; });
+         window.answers = 0;
+         window.states = [];
+         window.fetch = async (url, options) => {
+             const answer = await real(url, options);
+             if (options.method !== 'GET' || !url.endsWith(arguments[0])) return answer;
+             window.answers += 1;
+             await late;
+             return answer;
+         };"
+    .replace("arguments[0]", &format!("'{}'", webhook.id))
+    .as_str())
+        .await;
+    page.until("answers === 1").await;
+    page.click("Active").await;
+    page.sees("is inactive: nothing is sent").await;
+    page.js("new MutationObserver(() => states.push(document.querySelector('.state').innerText))
+             .observe(document.querySelector('.top'), { childList: true, subtree: true });
+         release();")
+        .await;
+    page.until("answers >= 3").await;
+    assert_eq!(page.js("return states.includes('Active')").await, json!(false));
+    page.until("document.querySelector('.state').innerText === 'Inactive'").await;
+}

@@ -84,7 +84,10 @@ async fn the_old_secrets_time_stays_in_sight_and_can_be_ended() {
     let previous = async || stage.site.webhook(&webhook.id).await["previous_valid_until"].clone();
     stage.open_at(&format!("/{}/settings", webhook.id)).await;
     page.click("Regenerate").await;
-    page.sees("receivers that verify X-Webhook-Signature refuse requests until they have the new secret").await;
+    page.sees(
+        "Simple: X-Webhook-Signature: After you regenerate the secret, this refuses requests until it has the new one.",
+    )
+    .await;
     page.choose("#grace", "6h").await;
     page.click("Regenerate").await;
     page.sees("The old secret stays valid in Webhook-Signature until").await;
@@ -147,7 +150,7 @@ async fn a_pasted_request_is_checked_and_the_usual_mistakes_are_named() {
     let other = "whsec_AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
     stage.open_at(&format!("/{}/settings", webhook.id)).await;
 
-    check(page, &format!("{named}{rotation}"), &body, &webhook.secret).await;
+    check(page, &format!("{named}\n{rotation}"), &body, &webhook.secret).await;
     page.sees("X-Webhook-Signature is right").await;
     page.sees("Webhook-Signature is right").await;
     page.is_sound().await;
@@ -160,7 +163,7 @@ async fn a_pasted_request_is_checked_and_the_usual_mistakes_are_named() {
         (&named, sorted, "", "ours begins with {\"id\":\" without blanks"),
         (&named, body.replace("Hello", "Hullo"), "", "The body is not what we sent"),
         (&named, body.clone(), other, "signed with the one that the webhook has now"),
-        (&named, body.clone(), "secret", "It begins with whsec_"),
+        (&named, body.clone(), "secret", "Each begins with whsec_"),
         (&rotation, body.clone(), other, "signed with the one that the webhook has now"),
         (&rotation.replace("Webhook-Id", "Id"), body.clone(), "", "paste both"),
         (&"Content-Type: application/json".to_owned(), body.clone(), "", "There is no signature"),
