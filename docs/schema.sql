@@ -208,6 +208,8 @@ CREATE TABLE public.webhooks (
     recovering_until timestamp with time zone,
     paused_until timestamp with time zone,
     revision bigint DEFAULT 1 NOT NULL,
+    inactive_since timestamp with time zone,
+    inactive_activation integer,
     CONSTRAINT webhooks_check CHECK (((disabled_reason IS NULL) OR (NOT active)))
 );
 

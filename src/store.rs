@@ -59,6 +59,7 @@ mod erase;
 mod error;
 mod health;
 mod hosts;
+mod inactive_since;
 mod indexes;
 mod inspect;
 mod keepalive;

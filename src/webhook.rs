@@ -102,6 +102,10 @@ pub struct Webhook {
     pub events: Vec<String>,
     /// Whether events are sent to it.
     pub active: bool,
+    /// When it was switched off, by its owner or by us; null while it is active, and if that time is not known.
+    #[serde(serialize_with = "optional_rfc3339")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub inactive_since: Option<Timestamp>,
     /// Why we switched it off; null while it is on or if its owner did.
     pub disabled_reason: Option<String>,
     /// Whether it fails for so long that its owner was notified (`health.notice_after`, `health.notice_attempts`).

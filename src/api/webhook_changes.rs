@@ -57,6 +57,10 @@ pub(super) struct Change {
     /// Ignored.
     #[serde(default)]
     #[schema(value_type = Value, required = false)]
+    inactive_since: IgnoredAny,
+    /// Ignored.
+    #[serde(default)]
+    #[schema(value_type = Value, required = false)]
     failing: IgnoredAny,
     /// Ignored.
     #[serde(default)]

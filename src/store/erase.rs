@@ -14,6 +14,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::days::{LogWindow, within_window};
+use super::inactive_since::InactiveSince;
 use super::sql::query;
 use super::{Params, Position, Store, StoreError, TypedParams, column, count};
 use crate::ids::AccountId;
@@ -70,7 +71,8 @@ impl Store {
     /// The database is not available, busy or read-only.
     pub(crate) async fn switch_all_off(&self, account: &AccountId) -> Result<(), StoreError> {
         // A disabled webhook still gets closed deliveries; one that its owner switched off does not.
-        self.repeat(SWITCH_OFF, &[&account.as_str(), &WEBHOOKS]).await.map(drop)
+        let switch_off = switch_off(self.inactive_since().await?);
+        self.repeat(&switch_off, &[&account.as_str(), &WEBHOOKS]).await.map(drop)
     }
 
     /// Counts or deletes everything of an account but its webhooks. `webhooks` is what [`Store::webhooks_with_traces`] found.
@@ -295,12 +297,16 @@ impl Erasure {
     }
 }
 
-const SWITCH_OFF: &str = "
-    UPDATE webhooks SET active = false, disabled_reason = NULL, activation = activation + active::integer
-    WHERE id = ANY (ARRAY(
-        SELECT id FROM webhooks WHERE account_id = $1 AND (active OR disabled_reason IS NOT NULL)
-        ORDER BY created_at, id LIMIT $2))
-    AND (active OR disabled_reason IS NOT NULL)";
+fn switch_off(inactive_since: InactiveSince) -> String {
+    let noted = inactive_since.note("webhooks", "false");
+    format!(
+        "UPDATE webhooks SET active = false, disabled_reason = NULL, activation = activation + active::integer {noted}
+        WHERE id = ANY (ARRAY(
+            SELECT id FROM webhooks WHERE account_id = $1 AND (active OR disabled_reason IS NOT NULL)
+            ORDER BY created_at, id LIMIT $2))
+        AND (active OR disabled_reason IS NOT NULL)"
+    )
+}
 
 const DELETE_WEBHOOKS: &str = "
     DELETE FROM webhooks WHERE id = ANY (ARRAY(SELECT id FROM webhooks WHERE account_id = $1 ORDER BY created_at, id LIMIT $2))

@@ -17,6 +17,7 @@ use deadpool_postgres::{Object, Transaction};
 use tokio_postgres::{Error, Row};
 use uuid::Uuid;
 
+use super::inactive_since::InactiveSince;
 use super::observations::{Observations, ObservedPause};
 use super::sql::query;
 use super::{Store, StoreError, column};
@@ -44,7 +45,7 @@ impl Store {
     }
 
     /// The statement for [`update`]. Before V10 the schema has no column for pauses: then only the worker that was asked to
-    /// pause does so.
+    /// pause does so. Before V15 nobody knows since when a webhook is off.
     pub(super) async fn health_statement(
         &self,
         transaction: &Transaction<'_>,
@@ -54,7 +55,16 @@ impl Store {
         let keeps_pauses = observations.is_empty()
             || self.connections.known_columns().pauses.load(Ordering::Relaxed)
             || self.note_keeps_pauses(&transaction.query_one(KEEPS_PAUSES, &[]).await?);
-        Ok(if keeps_pauses { &UPDATE } else { &UPDATE_BEFORE_V10 })
+        if !keeps_pauses {
+            return Ok(&UPDATE_BEFORE_V10);
+        }
+        if observations.is_empty() {
+            return Ok(&UPDATE);
+        }
+        Ok(match self.inactive_since_within(transaction).await? {
+            InactiveSince::Kept => &UPDATE,
+            InactiveSince::BeforeV15 => &UPDATE_BEFORE_V15,
+        })
     }
 
     /// Whether the schema has a column for pauses.
@@ -113,12 +123,13 @@ pub(super) async fn update(
 }
 
 /// A pause that is over is removed with the next change of the row, at the latest with the success that ends the failures.
+const PAUSE: &str = ", paused_until = greatest(
+    decided.pause, CASE WHEN decided.paused_until > now() THEN decided.paused_until END)";
+
 static UPDATE: LazyLock<String> = LazyLock::new(|| {
-    update_statement(
-        ", paused_until = greatest(
-            decided.pause, CASE WHEN decided.paused_until > now() THEN decided.paused_until END)",
-    )
+    update_statement(&(PAUSE.to_owned() + &InactiveSince::Kept.note("webhook", "decided.disable IS NULL")))
 });
+static UPDATE_BEFORE_V15: LazyLock<String> = LazyLock::new(|| update_statement(PAUSE));
 static UPDATE_BEFORE_V10: LazyLock<String> = LazyLock::new(|| update_statement(""));
 
 /// A condition: the observation `seen` changes the row `webhook`. Webhooks that are off have no health.
@@ -195,8 +206,8 @@ static NOTIFY: LazyLock<String> = LazyLock::new(|| {
 
 /// The statement that writes health and notices: the stages of `DECIDE`, then `updated`, which writes what was decided to
 /// `webhooks`, then those of `NOTIFY`. It returns the ids of the webhooks that it skipped. A webhook that is changed or deleted
-/// at this very moment may be among them; the next try finds that out.
-fn update_statement(paused_until: &str) -> String {
+/// at this very moment may be among them; the next try finds that out. `of_newer_schemas` ends the list of what is set.
+fn update_statement(of_newer_schemas: &str) -> String {
     let (decide, notify) = (&*DECIDE, &*NOTIFY);
     format!(
         "WITH {decide}, updated AS (
@@ -208,7 +219,7 @@ fn update_statement(paused_until: &str) -> String {
                 active = decided.disable IS NULL,
                 disabled_reason = decided.disable,
                 activation = webhook.activation + (decided.disable IS NOT NULL)::integer
-                {paused_until}
+                {of_newer_schemas}
             FROM decided WHERE webhook.id = decided.id
         ), {notify}
         SELECT seen.id FROM seen JOIN webhooks webhook ON webhook.id = seen.id

@@ -16,6 +16,8 @@ pub(super) struct KnownColumns {
     pub causes: AtomicBool,
     /// The table `kept_answers` with its column `envelope` (V14).
     pub answers: AtomicBool,
+    /// `webhooks.inactive_since` and `inactive_activation` (V15).
+    pub inactive_since: AtomicBool,
 }
 
 impl KnownColumns {
@@ -26,6 +28,7 @@ impl KnownColumns {
             self.revisions.store(false, Ordering::Relaxed);
             self.answers.store(false, Ordering::Relaxed);
             self.causes.store(false, Ordering::Relaxed);
+            self.inactive_since.store(false, Ordering::Relaxed);
         }
     }
 }

@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     /// The version and the checksum of each released migration. Add a migration here when it is released.
-    const RELEASED: [(i32, u64); 13] = [
+    const RELEASED: [(i32, u64); 14] = [
         (1, 7325152237251624401),
         (2, 8385304903333994969),
         (3, 17836971776923424035),
@@ -38,6 +38,7 @@ mod tests {
         (11, 9872342976341893969),
         (12, 5227642167699268289),
         (13, 17955919312314237370),
+        (14, 14801991149665727627),
     ];
 
     #[test]

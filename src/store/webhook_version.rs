@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use super::inactive_since::InactiveSince;
 use super::{Store, StoreError, column};
 
 /// How statements compute a webhook's version, which is text.
@@ -27,12 +28,13 @@ impl WebhookVersion {
     /// All columns that a [`Webhook`] is read from.
     ///
     /// [`Webhook`]: crate::webhook::Webhook
-    pub(super) fn columns(self) -> String {
+    pub(super) fn columns(self, inactive_since: InactiveSince) -> String {
         format!(
-            "id, account_id, name, url, event_types, active, disabled_reason, failing_since, \
+            "id, account_id, name, url, event_types, active, {}, disabled_reason, failing_since, \
              failing_noticed_at IS NOT NULL AS failing, created_at, updated_at, \
              CASE WHEN previous_secret_until > now() THEN previous_secret_until END AS previous_valid_until, \
              {} AS version",
+            inactive_since.read(),
             self.sql()
         )
     }
@@ -50,6 +52,11 @@ impl WebhookVersion {
 }
 
 impl Store {
+    /// All columns that a webhook is read from, in the schema as it is.
+    pub(super) async fn webhook_columns(&self) -> Result<String, StoreError> {
+        Ok(self.webhook_version().await?.columns(self.inactive_since().await?))
+    }
+
     /// How to compute versions in the schema as it is, which may be that of the release before.
     pub(super) async fn webhook_version(&self) -> Result<WebhookVersion, StoreError> {
         let known = &self.connections.known_columns().revisions;

@@ -105,7 +105,7 @@ impl Store {
         let once = if once.is_some() && self.keeps_answers().await? { once } else { None };
         let owner = Owner { account_id: new.account_id, webhook_id: new.id };
         let envelope = keyring.seal(new.secret, owner, rand::random());
-        let columns = self.webhook_version().await?.columns();
+        let columns = self.webhook_columns().await?;
         let sql = format!(
             "INSERT INTO webhooks (id, account_id, name, url, event_types, secret)
              SELECT $1, $2, $3, $4, $5, $6
@@ -163,7 +163,7 @@ impl Store {
         after: Option<Position>,
         limit: u32,
     ) -> Result<Vec<Webhook>, StoreError> {
-        let columns = self.webhook_version().await?.columns();
+        let columns = self.webhook_columns().await?;
         let sql = format!(
             "SELECT {columns} FROM webhooks
              WHERE {condition} AND (created_at, id) > (coalesce($2::timestamptz, '-infinity'), coalesce($3::uuid, {NIL}))
@@ -180,7 +180,7 @@ impl Store {
     ///
     /// The database is not available, busy or not migrated.
     pub(crate) async fn find_webhook(&self, scope: Scope<'_>, id: WebhookId) -> Result<Option<Webhook>, StoreError> {
-        let columns = self.webhook_version().await?.columns();
+        let columns = self.webhook_columns().await?;
         let sql =
             format!("SELECT {columns} FROM webhooks WHERE id = $1 AND account_id = coalesce($2::text, account_id)");
         Ok(self.query(&sql, &[&id.0, &scope.account()]).await?.first().map(webhook))
@@ -206,6 +206,8 @@ impl Store {
             }
             false => "",
         };
+        let inactive_since = self.inactive_since().await?;
+        let noted = inactive_since.note("webhooks", "coalesce($5, active)");
         let sql = format!(
             "UPDATE webhooks SET
                  name = coalesce($2, name),
@@ -218,11 +220,11 @@ impl Store {
                  consecutive_failures = CASE WHEN $5 AND NOT active THEN 0 ELSE consecutive_failures END,
                  last_error = CASE WHEN $5 AND NOT active THEN NULL ELSE last_error END,
                  failing_noticed_at = CASE WHEN $5 AND NOT active THEN NULL ELSE failing_noticed_at END,
-                 updated_at = now() {unpaused}
+                 updated_at = now() {unpaused} {noted}
              WHERE id = $1 AND account_id = coalesce($6::text, account_id)
                  AND {} RETURNING {}",
             version.is_one_of(7, change.only_if.as_deref()),
-            version.columns()
+            version.columns(inactive_since)
         );
         let name = change.name.as_ref().map(WebhookName::as_str);
         let url = change.url.as_ref().map(WebhookUrl::as_str);
@@ -274,6 +276,7 @@ fn webhook(row: &Row) -> Webhook {
         url,
         events: column(row, "event_types"),
         active: column(row, "active"),
+        inactive_since: column(row, "inactive_since"),
         disabled_reason: column(row, "disabled_reason"),
         failing: column(row, "failing"),
         failing_since: column(row, "failing_since"),

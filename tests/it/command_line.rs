@@ -25,12 +25,13 @@ const TYPE: &str = "content.published";
 const NOBODY: &str = "01900000-0000-7000-8000-000000000000";
 
 /// The fields of a webhook in JSON.
-const WEBHOOK: [&str; 13] = [
+const WEBHOOK: [&str; 14] = [
     "id",
     "name",
     "url",
     "events",
     "active",
+    "inactive_since",
     "disabled_reason",
     "failing",
     "failing_since",

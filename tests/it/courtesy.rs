@@ -148,11 +148,12 @@ async fn switching_on_again_forgets_why_it_was_off() {
     let webhook = site.create_webhook("acc_1", &receiver.url(), &[TYPE]).await;
     site.publish("acc_1", TYPE, json!({})).await;
     wait_until("it is disabled", async || site.webhook(&webhook.id).await["disabled_reason"] == "gone").await;
+    assert!(site.webhook(&webhook.id).await["inactive_since"].is_string());
 
     let shown = site.json(&["webhooks", "update", &webhook.id, "--active", "true"]).await;
     assert_eq!(
-        (&shown["active"], &shown["disabled_reason"], &shown["failing_since"]),
-        (&json!(true), &Value::Null, &Value::Null)
+        [&shown["active"], &shown["disabled_reason"], &shown["failing_since"], &shown["inactive_since"]],
+        [&json!(true), &Value::Null, &Value::Null, &Value::Null]
     );
     let id = site.publish("acc_1", TYPE, json!({})).await;
     let requests = receiver.wait_for(2).await;

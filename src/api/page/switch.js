@@ -8,13 +8,13 @@ export const PLACE = 'h1, .name';
 /** How often to look for what was missed. What waited is cancelled some seconds after the switch. */
 const LOOKS = 10;
 
-/** For webhooks that are off: since when. The API has only the time of the last change, which may be a later one. */
+/** For webhooks that are off: since when. Without `inactive_since`, the time of the last change stands for it. */
 const offSince = new Map();
 /** For webhooks that were switched on: since when they missed something, how much was found, how often more to look. */
 const missed = new Map();
 
-const lastOn = ({ id, disabled_reason: reason, failing_since: failing, updated_at: changed }) =>
-	offSince.get(id) ?? ((reason && failing) || changed);
+const lastOn = ({ id, disabled_reason: reason, failing_since: failing, inactive_since: since, updated_at: changed }) =>
+	offSince.get(id) ?? ((reason && failing) || since || changed);
 
 /** All webhooks of the account, with their activity. */
 export async function all(signal) {
@@ -33,7 +33,7 @@ export async function activate(webhook, active) {
 	const since = before?.found ? before.since : lastOn(webhook);
 	const now = await ask('PATCH', webhookPath(id), { body: { active } });
 	if (active) missed.set(id, { since, found: 0, looks: LOOKS });
-	else offSince.set(id, now.updated_at);
+	else offSince.set(id, now.inactive_since ?? now.updated_at);
 	return now;
 }
 

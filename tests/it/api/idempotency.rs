@@ -296,7 +296,10 @@ async fn before_the_migration_a_key_has_no_effect() {
         assert_eq!(post(&customer, PATH, "k", &registration("Blog")).await.status, 201);
         assert_eq!(webhooks(&site).await, made);
     }
-    assert_eq!(site.json(&["migrate"]).await["applied"], json!(["V13__idempotency", "V14__sealed_answers"]));
+    assert_eq!(
+        site.json(&["migrate"]).await["applied"],
+        json!(["V13__idempotency", "V14__sealed_answers", "V15__inactive_since"])
+    );
     for _ in 0..2 {
         assert_eq!(post(&customer, PATH, "k", &registration("Blog")).await.status, 201);
         assert_eq!(webhooks(&site).await, 3);

@@ -1,7 +1,8 @@
 //! Takes a schema back to an older version, as the database of an older release has it.
 
 /// What each migration added that older releases do not know, newest first.
-const ADDED: [(i32, &str); 6] = [
+const ADDED: [(i32, &str); 7] = [
+    (15, "ALTER TABLE webhooks DROP COLUMN inactive_since, DROP COLUMN inactive_activation;"),
     (
         14,
         "TRUNCATE kept_answers; ALTER TABLE kept_answers RENAME COLUMN envelope TO secret;
