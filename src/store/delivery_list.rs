@@ -311,8 +311,8 @@ fn attempts_statement(columns: AttemptColumns, only: &str) -> String {
     let within_window = within_window!("$6", "$7");
     let detail = columns.read("error_detail", "text");
     format!(
-        "SELECT id, delivery_id, event_day, event_key, event_id, event_type, attempt, http_status, error, {detail}, created_at,
-            next_attempt_at
+        "SELECT id, delivery_id, event_day, event_key, event_id, event_type, trigger, attempt, http_status, error, {detail},
+            created_at, next_attempt_at
         FROM attempts
         WHERE webhook_id = {OWN_WEBHOOK} AND {within_window}
             AND created_at <= coalesce($3::timestamptz, 'infinity')

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::attempt_columns::error_detail;
 use super::{LogStatus, Position, Scope, Store, StoreError, TypedParams, column};
-use crate::delivery::{ErrorDetail, ErrorName};
+use crate::delivery::{ErrorDetail, ErrorName, Trigger};
 use crate::delivery_state::{DeliveryState, Remains};
 use crate::ids::WebhookId;
 use crate::snapshot::Standing;
@@ -29,6 +29,9 @@ pub struct DeliveryRow {
     pub event_id: Option<String>,
     /// Null as `event_id` is.
     pub event_type: Option<String>,
+    /// How the delivery came to be: `event`, or `test`, which cannot be sent again. Retries and sending it again leave it as it is.
+    #[schema(value_type = Trigger, inline)]
+    pub trigger: &'static str,
     pub state: DeliveryState,
     /// The attempts that count since the delivery was made, or was last sent again.
     pub attempts_made: i32,
@@ -71,6 +74,7 @@ pub(super) struct Found {
 pub(super) struct LoggedAttempt {
     pub at: Position,
     attempt: i32,
+    is_test: bool,
     event_id: String,
     pub event_type: String,
     pub http_status: Option<i32>,
@@ -157,6 +161,7 @@ impl LoggedAttempt {
         Self {
             at: Position { time: column(row, "created_at"), id: column(row, "id") },
             attempt: column(row, "attempt"),
+            is_test: column::<&str>(row, "trigger") == Trigger::Test.as_str(),
             event_id: column(row, "event_id"),
             event_type: column(row, "event_type"),
             http_status: column(row, "http_status"),
@@ -268,11 +273,14 @@ fn row(
 ) -> DeliveryRow {
     let (pending, closed) = pending_and_closed(rows);
     let (last, state) = (found.last.as_ref(), found.state(rows, succeeded, now));
+    // A test is attempted once, so its only attempt tells it.
+    let trigger = if last.is_some_and(|last| last.is_test) { Trigger::Test } else { Trigger::Event };
     let made = pending.map(|pending| pending.attempts_made).or(closed.map(|closed| closed.attempts_made));
     DeliveryRow {
         delivery_id: found.id,
         event_id: last.map(|last| &last.event_id).or(name.map(|name| &name.0)).cloned(),
         event_type: last.map(|last| &last.event_type).or(name.map(|name| &name.1)).cloned(),
+        trigger: trigger.as_str(),
         state,
         attempts_made: made.or(last.map(|last| last.attempt)).unwrap_or_default(),
         last_status: last.map(|last| LogStatus::of(last.error.as_deref()).as_str()),

@@ -227,6 +227,32 @@ async fn each_delivery_is_listed_once_where_its_newest_attempt_or_its_creation_s
     assert_eq!(found, wanted.collect::<Vec<_>>(), "{span}");
 }
 
+#[tokio::test]
+async fn a_test_is_told_from_the_other_deliveries_also_when_these_were_sent_again() {
+    let site = Site::new().await;
+    let (receiver, api, _worker) = (Receiver::start().await, site.api().await, site.worker().await);
+    receiver.always(Reply::status(500));
+    let customer = api.customer("acc_1");
+    let path = customer.create_at(&receiver.url()).await;
+    let test = customer.post(&format!("{path}/test"), &json!({})).await.json()["delivery_id"].clone();
+    let event = site.publish("acc_1", "content.created", json!({})).await;
+    let sent = delivery_id(&path, &event);
+    let attempts =
+        async |trigger| site.count(&format!("SELECT count(*) FROM attempts WHERE trigger = '{trigger}'")).await;
+    wait_until("the event was attempted", async || attempts("event").await == 1).await;
+    assert_eq!(customer.ask("POST", &format!("{path}/deliveries/{sent}/resend"), &[], b"").await.status, 202);
+    wait_until("it was attempted again", async || attempts("resend").await == 1).await;
+    let park = "INSERT INTO pending_deliveries (id, webhook_id, activation, event_day, event_key, trigger, attempts_made, due_at)
+        VALUES ($1::text::uuid, $2::text::uuid, 1, current_date, gen_random_uuid(), 'event', 0, now() + interval '1 day')";
+    let parked = delivery_id(&path, "evt_1");
+    site.sql().await.execute(park, &[&parked, &webhook_id(&path)]).await.unwrap();
+    let rows = all(&customer, &format!("{path}/deliveries?view=deliveries")).await;
+    let trigger = |id: &str| rows.iter().find(|row| row["delivery_id"] == id).map(|row| row["trigger"].clone());
+    assert_eq!(rows.len(), 3, "{rows:?}");
+    assert_eq!(trigger(test.as_str().unwrap()), Some("test".into()));
+    assert_eq!([trigger(&sent), trigger(&parked)], [Some("event".into()), Some("event".into())]);
+}
+
 /// Random ids of deliveries, each with the key of its event, in the order of the list.
 fn newest_first(times: impl Iterator<Item = Timestamp>) -> (Vec<String>, Vec<String>) {
     let mut keys: Vec<String> = times.map(key_at).collect();
