@@ -1,7 +1,9 @@
 //! The state of a delivery as customers see it, made of the rows that are left of it.
 
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
 
 use crate::delivery::ClosedReason;
 use crate::snapshot::Standing;
@@ -23,6 +25,43 @@ pub enum DeliveryState {
     /// The result of its attempt could not be stored.
     Unrecordable,
 }
+
+/// Which deliveries a list has, by their state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WantedState {
+    Only(DeliveryState),
+    /// Every state but `delivered`.
+    Undelivered,
+}
+
+impl WantedState {
+    /// All of them with their names in the API.
+    pub(crate) fn all() -> impl Iterator<Item = (&'static str, Self)> {
+        let states = DeliveryState::ALL.map(|state| (state.as_str(), Self::Only(state)));
+        states.into_iter().chain([("undelivered", Self::Undelivered)])
+    }
+
+    pub(crate) fn takes(self, state: DeliveryState) -> bool {
+        match self {
+            Self::Only(wanted) => wanted == state,
+            Self::Undelivered => state != DeliveryState::Delivered,
+        }
+    }
+
+    /// Whether a delivery without an attempt may be in such a state.
+    pub(crate) fn may_be_unattempted(self) -> bool {
+        self != Self::Only(DeliveryState::Delivered)
+    }
+}
+
+impl PartialSchema for WantedState {
+    fn schema() -> RefOr<Schema> {
+        let names = Self::all().map(|(name, _)| name);
+        ObjectBuilder::new().schema_type(Type::String).enum_values(Some(names)).into()
+    }
+}
+
+impl ToSchema for WantedState {}
 
 /// What is left of a delivery, as far as its state depends on it.
 #[derive(Debug, Clone, Copy, Default)]

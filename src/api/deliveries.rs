@@ -22,7 +22,7 @@ use super::problem::{Again, Problem};
 use super::query::{DeliveryPath, NOT_A_TIME, Query, WebhookPath, canonical, time};
 use super::refused_fields::RefusedFields;
 use super::{Api, told_if_unconfirmed};
-use crate::delivery_state::DeliveryState;
+use crate::delivery_state::WantedState;
 use crate::ids::{DeliveryId, EventId, EventType, WebhookId};
 use crate::store::{
     DeliveryRow, LogFilter, LogRow, LogSpan, LogStatus, PageBounds, Position, RecoverySpan, Requested, Store,
@@ -134,7 +134,7 @@ pub(super) struct Recovering {
         ("from" = Option<String>, Query, format = DateTime, description = "Only what was attempted, or created if it never was, at this time or later"),
         ("to" = Option<String>, Query, format = DateTime, description = "Only what is older than this"),
         ("view" = inline(Option<View>), Query, description = "`attempts` if it is left out"),
-        ("state" = Option<DeliveryState>, Query, description = "Only with `view=deliveries`"),
+        ("state" = inline(Option<WantedState>), Query, description = "Only with `view=deliveries`. `undelivered` stands for every state but `delivered`"),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
     ),
     responses((status = 200, body = Listed), WebhookProblems))]
@@ -148,7 +148,7 @@ pub(super) async fn list(
     let list = id.to_string();
     let cursors = Cursors { secrets: &api.tokens.secrets, account: &caller.account, list: &list };
     let filter = filter(query, id, &cursors)?;
-    let state = query.choice("state", &DeliveryState::ALL.map(|state| (state.as_str(), state)))?;
+    let state = query.choice("state", &WantedState::all().collect::<Vec<_>>())?;
     let write = |next: Option<Position>| next.map(|place| cursors.write(place));
     let listed = match query.choice("view", &[("attempts", View::Attempts), ("deliveries", View::Deliveries)])? {
         Some(View::Deliveries) => {

@@ -21,7 +21,7 @@ use super::delivery_rows::{DeliveryRow, Found, LoggedAttempt, OwnRows, PlacedRow
 use super::log::{LOOKED_AT, LogFilter, LogStatus};
 use super::sql::OWN_WEBHOOK;
 use super::{Position, Scope, Store, StoreError, TypedParams};
-use crate::delivery_state::DeliveryState;
+use crate::delivery_state::WantedState;
 use crate::ids::WebhookId;
 
 /// The attempts that one statement reads.
@@ -54,7 +54,7 @@ struct Wanted<'a> {
     webhook: WebhookId,
     now: WebhookNow,
     filter: &'a LogFilter,
-    state: Option<DeliveryState>,
+    state: Option<WantedState>,
     /// The list begins before this place.
     before: Option<Position>,
     /// More than these are not needed.
@@ -80,7 +80,7 @@ impl Store {
         scope: Scope<'_>,
         webhook: WebhookId,
         filter: &LogFilter,
-        state: Option<DeliveryState>,
+        state: Option<WantedState>,
         bounds: PageBounds,
     ) -> Result<Option<DeliveryPage>, StoreError> {
         let Some(now) = self.webhook_now(scope, webhook).await? else { return Ok(None) };
@@ -265,7 +265,7 @@ impl Wanted<'_> {
 
     fn takes(&self, row: &DeliveryRow) -> bool {
         let event_type = self.filter.event_type.as_ref().map(crate::ids::EventType::as_str);
-        self.state.is_none_or(|wanted| wanted == row.state)
+        self.state.is_none_or(|wanted| wanted.takes(row.state))
             && (event_type.is_none() || event_type == row.event_type.as_deref())
     }
 
@@ -285,7 +285,7 @@ impl Wanted<'_> {
     fn may_be_unattempted(&self) -> bool {
         self.filter.status.is_none()
             && self.filter.http_status.is_none()
-            && self.state != Some(DeliveryState::Delivered)
+            && self.state.is_none_or(WantedState::may_be_unattempted)
     }
 }
 

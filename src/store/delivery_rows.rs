@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::attempt_columns::error_detail;
 use super::{LogStatus, Position, Scope, Store, StoreError, TypedParams, column};
 use crate::delivery::{ErrorDetail, ErrorName, Trigger};
-use crate::delivery_state::{DeliveryState, Remains};
+use crate::delivery_state::{DeliveryState, Remains, WantedState};
 use crate::ids::WebhookId;
 use crate::snapshot::Standing;
 use crate::timestamps::{optional_rfc3339, rfc3339};
@@ -129,9 +129,9 @@ impl Found {
         self.last.as_ref().map_or_else(created, |last| last.at)
     }
 
-    /// Whether its state may be this one, as far as its own rows and its newest attempt tell.
-    pub(super) fn may_be(&self, state: DeliveryState, rows: Option<&OwnRows>, now: WebhookNow) -> bool {
-        let is = |succeeded| self.state(rows, succeeded, now) == state;
+    /// Whether its state may be a wanted one, as far as its own rows and its newest attempt tell.
+    pub(super) fn may_be(&self, wanted: WantedState, rows: Option<&OwnRows>, now: WebhookNow) -> bool {
+        let is = |succeeded| wanted.takes(self.state(rows, succeeded, now));
         is(self.succeeded_last()) || (self.may_have_succeeded_earlier(rows) && is(true))
     }
 

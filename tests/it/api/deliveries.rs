@@ -203,6 +203,8 @@ async fn each_delivery_is_listed_once_where_its_newest_attempt_or_its_creation_s
         ("limit=3&state=delivered", |n| n % 5 == 0),
         ("limit=4&state=exhausted", |n| n % 5 == 1),
         ("limit=4&state=cancelled", |_| false),
+        ("limit=3&state=undelivered", |n| n % 5 > 0),
+        ("limit=5&http_status=501&state=undelivered", |n| n % 4 > 0 && n % 5 > 0 && n % 3 == 1),
         ("limit=5&event_type=site.connected", |n| n % 2 == 0 && n % 4 > 0),
         ("limit=5&http_status=501&state=pending", |n| n % 4 > 0 && n % 5 > 1 && n % 3 == 1),
         ("limit=5&status=success", |n| n % 5 == 0),

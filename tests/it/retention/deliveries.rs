@@ -85,7 +85,7 @@ async fn an_old_part_of_a_list_is_shown_in_pages_that_look_up_a_bounded_part_of_
     assert_eq!((none, looked_up), (vec![], 0), "a delivery's rows tell that it is not pending");
     let wanted: Vec<i32> = (1..=COUNT).filter(|n| n % 100 == 0).collect();
     // An answer makes 10,000 look-ups: for each of these deliveries one in each of the 25 days.
-    for query in ["&limit=100", "&state=exhausted"] {
+    for query in ["&limit=100", "&state=exhausted", "&state=undelivered"] {
         let ((found, pages), _) = counted(query).await;
         assert_eq!(found, wanted, "{query}");
         assert!(pages >= COUNT * 25 / 10_000, "{query}: {pages} pages");
