@@ -79,6 +79,13 @@ export async function act(control, work) {
 
 export const focus = (element) => element?.focus({ preventScroll: true });
 
+/** Shows the beginning of a new view, and focuses its heading. A frame as high as its content does not scroll, but its host does. */
+export function begin(main) {
+	scrollTo(0, 0);
+	main.firstElementChild.scrollIntoView({ block: 'nearest' });
+	focus(main.querySelector('h1'));
+}
+
 /** A toast stays so far from the control that was used that it does not cover its row. */
 const NEAR_PX = 100;
 const status = document.getElementById('status');
@@ -91,17 +98,19 @@ export function say(text, kind = 'success') {
 	clearing = setTimeout(put, kind === 'success' ? 6000 : 12_000, status);
 }
 
+export const hush = () => put(status);
+
 const heard = h('.hidden', { role: 'status' });
 document.body.append(heard);
 /** Tells screen readers, and nobody else. */
 export const announce = (text) => put(heard, text);
 
-/** Asks the reader; resolves to whether the answer was yes. */
-export function confirm(title, lines, yes) {
+/** Asks the reader; resolves to whether the answer was yes. `no` says what happens otherwise. */
+export function confirm(title, lines, yes, no = 'Keep it') {
 	return new Promise((resolve) => {
-		const dialog = h('dialog', { 'aria-labelledby': 'question', close: () => { dialog.remove(); resolve(dialog.returnValue === 'yes'); } },
-			h('h2', { id: 'question' }, title), lines.map((line) => h('p', line)),
-			h('form.actions', { method: 'dialog' }, h('button.button', 'Cancel'), h('button.button.danger', { value: 'yes' }, yes)));
+		const dialog = h('dialog', { 'aria-labelledby': 'question', 'aria-describedby': 'about', close: () => { dialog.remove(); resolve(dialog.returnValue === 'yes'); } },
+			h('h2', { id: 'question' }, title), h('div', { id: 'about' }, lines.map((line) => line && h('p', line))),
+			h('form.actions', { method: 'dialog' }, h('button.button', no), h('button.button.danger', { value: 'yes' }, yes)));
 		document.body.append(dialog);
 		dialog.showModal();
 	});

@@ -1,10 +1,20 @@
 // The form for a webhook's fields: shows the API's errors beside them, and is not left unsaved without a question. The view that
 // creates a webhook.
 import { eventTypes, once, poll } from './http.js';
-import { confirm, crumb, focus, form, h, heading, icon, link, notice, put, section, sentence, submit, warning, warnings } from './dom.js';
+import { begin, confirm, crumb, form, h, heading, icon, link, notice, put, section, sentence, submit, warning, warnings } from './dom.js';
 import { secretBox, snippets } from './signing.js';
 
-const THIS_MACHINE = /^\s*(\w+:\/\/)?(localhost|127\.\d|0\.0\.0\.0|\[::1?\])/i;
+/** The host of a URL, whose scheme may be missing: this machine's, or a chat tool's as src/webhook/warnings.rs has them. */
+const THIS_MACHINE = /^((.*\.)?localhost|127(\.\d+){3}|0\.0\.0\.0|\[::1?\])$/;
+const CHAT_TOOL = /^(hooks\.slack(-gov)?|outlook\.office|chat\.googleapis)\.com$|(^|\.)(discord(app)?|webhook\.office|logic\.azure|api\.powerplatform)\.com$/;
+
+function hostOf(url) {
+	try {
+		return new URL(url.replace(/^(?!\w+:\/\/)/, 'https://')).hostname;
+	} catch {
+		return '';
+	}
+}
 
 export function webhookFields(types, values = { events: [] }) {
 	const fields = {
@@ -12,8 +22,11 @@ export function webhookFields(types, values = { events: [] }) {
 		url: textField('url', 'URL', values.url, 'It must be reachable from the internet.', { type: 'url', placeholder: 'https://hooks.your-company.com/penr' }),
 		events: eventField(types, values.events),
 	};
-	warnOf(fields.url, /^\s*http:/i, 'Not encrypted: anyone on the way can read the events. Use https.');
-	warnOf(fields.url, THIS_MACHINE, 'This is the sending machine itself. To receive on your own, run your receiver (or ',
+	// Of a URL that is saved its webhook's warnings tell.
+	const isNew = (url) => url !== values.url;
+	warnOf(fields.url, (url) => isNew(url) && /^http:/i.test(url), 'Not encrypted: anyone on the way can read the events. Use https.');
+	warnOf(fields.url, (url) => isNew(url) && CHAT_TOOL.test(hostOf(url)), 'A chat tool cannot read these events: it takes messages in a format of its own. Send them to a server of yours that translates them.');
+	warnOf(fields.url, (url) => THIS_MACHINE.test(hostOf(url)), 'This is the sending machine itself. To receive on your own, run your receiver (or ',
 		h('code', 'penr-webhooks listen'), ') behind a tunnel such as cloudflared or ngrok, and enter the tunnel’s URL.');
 	const all = Object.values(fields), problem = h('div', { role: 'alert' });
 	const clear = () => {
@@ -31,6 +44,8 @@ export function webhookFields(types, values = { events: [] }) {
 		saved() {
 			clear();
 			kept = now();
+			values = read();
+			fields.url.input.dispatchEvent(new Event('input'));
 		},
 		problem,
 		/** Shows each error at its field, and moves the focus to the first. */
@@ -49,10 +64,10 @@ export function webhookFields(types, values = { events: [] }) {
 	};
 }
 
-/** Shows a warning below a field whose text is like `pattern`. */
-function warnOf({ input, element }, pattern, ...text) {
+/** Shows a warning below a field while `applies` to its text. */
+function warnOf({ input, value, element }, applies, ...text) {
 	const line = warning(...text);
-	const update = () => { line.hidden = !pattern.test(input.value); };
+	const update = () => { line.hidden = !applies(value()); };
 	input.addEventListener('input', update);
 	update();
 	element.append(line);
@@ -107,6 +122,8 @@ function eventField(types, chosen) {
 /** A form that calls `save`. Until `signal` aborts, it is not left unsaved without a question. If saving fails, `failed` gets the problem and a function that tries again. */
 export function webhookForm(fields, signal, actions, save, failed = fields.show) {
 	({ unsaved } = fields);
+	arrive();
+	home = { entry, url: location.href };
 	signal.addEventListener('abort', () => { if (unsaved === fields.unsaved) forget(); });
 	const control = submit('Save');
 	const attempt = () => save().catch((problem) => failed(problem, attempt));
@@ -114,19 +131,30 @@ export function webhookForm(fields, signal, actions, save, failed = fields.show)
 }
 
 let unsaved = null, asking = false;
+/** The number of the history's entry that is shown, and the entry and address of the form that may be unsaved. */
+let entry = 0, home;
+
+/** Entries are numbered as they come, so that the way back to one is known. */
+function arrive() {
+	if (history.state === null) history.replaceState(entry + 1, '');
+	entry = history.state;
+}
+arrive();
 
 export const forget = () => { unsaved = null; };
 
-/** Whether the reader may go where the address now points. If not, the address is as before. */
-export async function mayLeave({ oldURL }) {
+/** Whether the reader may go where the address now points. If not, the address becomes as before. */
+export async function mayLeave() {
+	arrive();
 	if (!unsaved?.()) return true;
-	// A question is open, whose answer counts for this change of the address, too.
-	if (asking) return false;
+	// A question is open, whose answer counts for this change of the address, too; or this is the way back after its answer.
+	if (asking || location.href === home.url) return false;
 	asking = true;
-	const leaves = await confirm('Leave without saving?', ['Your changes are lost.'], 'Leave');
+	const leaves = await confirm('Leave without saving?', ['Your changes are lost.'], 'Leave', 'Stay');
 	asking = false;
 	if (leaves) forget();
-	else history.pushState(null, '', oldURL);
+	else if (entry === home.entry) history.replaceState(entry, '', home.url);
+	else history.go(home.entry - entry);
 	return leaves;
 }
 
@@ -145,14 +173,12 @@ export function createView(main, signal) {
 		if (signal.aborted) return;
 		forget();
 		signal.addEventListener('abort', () => { secret = ''; });
-		const title = heading('Webhook created');
-		put(main, crumb(), title,
+		put(main, crumb(), heading('Webhook created'),
 			h('p.muted', h('bdi', name), ' is active. Verify each request with its secret.'),
 			warnings(texts),
 			section('Signing secret', secretBox(() => secret, signal)),
 			snippets(),
 			h('.actions', link('Go to the webhook', `/${id}/logs`), link('Send a test', `/${id}/test`, '.primary')));
-		scrollTo(0, 0);
-		focus(title);
+		begin(main);
 	}
 }

@@ -3,7 +3,7 @@ import * as token from './token.js';
 import { hasHost, hostPage, tellRoute } from './embed.js';
 import { here } from './address.js';
 import { onSignedOut } from './http.js';
-import { button, empty, focus, h, loading, put } from './dom.js';
+import { begin, button, empty, h, hush, loading, put } from './dom.js';
 import { listView } from './list.js';
 import { createView, mayLeave } from './form.js';
 import { webhookView } from './webhook.js';
@@ -14,20 +14,24 @@ let open, shell, hadToken;
 function close() {
 	open?.abort();
 	open = shell = null;
-	for (const dialog of document.querySelectorAll('dialog')) dialog.close('');
+	closeDialogs();
+	hush();
 }
+
+/** Each with the answer no: they belong to the view that was left. */
+const closeDialogs = () => document.querySelectorAll('dialog').forEach((dialog) => dialog.close(''));
 
 function route() {
 	tellRoute();
 	const place = here(), { id } = place;
+	closeDialogs();
 	if (shell && shell.id === id) return shell.show(place);
 	close();
 	open = new AbortController();
 	if (!id) listView(main, open.signal);
 	else if (id === 'new') createView(main, open.signal);
 	else shell = webhookView(main, place, open.signal);
-	scrollTo(0, 0);
-	toHeading();
+	if (hadToken) begin(main);
 	hadToken = true;
 }
 
@@ -38,11 +42,9 @@ function noToken() {
 	const [title, text] = hadToken ? ['Your session has ended', 'Open Settings › Webhooks in penr.ai again to go on.']
 		: ['Open this page from your settings', 'penr.ai signs you in when you open Settings › Webhooks there. For your safety, this page forgets you when it is reloaded or opened in another tab.'];
 	put(main, empty(title, h('p', text), hasHost ? button('Try again', start, '.primary')
-		: hostPage && h('a.button.primary', { href: hostPage }, `Go to ${new URL(hostPage).host}`)));
-	toHeading();
+		: hostPage && h('a.button.primary', { href: hostPage + location.hash }, `Go to ${new URL(hostPage).host}`)));
+	if (hadToken) begin(main);
 }
-
-const toHeading = () => hadToken && focus(main.querySelector('h1'));
 
 async function start() {
 	if (token.current()) return route();
@@ -52,11 +54,11 @@ async function start() {
 
 onSignedOut(noToken);
 token.onToken(() => { if (!open) route(); });
-addEventListener('hashchange', async (event) => {
+addEventListener('hashchange', async () => {
 	if (location.hash.startsWith('#token=')) {
 		close();
 		token.takeFromAddress();
-	} else if (!await mayLeave(event)) tellRoute();
+	} else if (!await mayLeave()) tellRoute();
 	else if (token.current()) route();
 });
 // The browser may keep the page for its back button: then it must hold nothing of the account.

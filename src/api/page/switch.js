@@ -8,13 +8,11 @@ export const PLACE = 'h1, .name';
 /** How often to look for what was missed. What waited is cancelled some seconds after the switch. */
 const LOOKS = 10;
 
-/** For webhooks that are off: since when. Without `inactive_since`, the time of the last change stands for it. */
-const offSince = new Map();
-/** For webhooks that were switched on: since when they missed something, how much was found, how often more to look. */
+/** For webhooks that were switched on: since when they missed something, whether we had disabled them, how much was found, how often more to look. */
 const missed = new Map();
 
-const lastOn = ({ id, disabled_reason: reason, failing_since: failing, inactive_since: since, updated_at: changed }) =>
-	offSince.get(id) ?? ((reason && failing) || since || changed);
+/** Where the time is not known, that of the last change stands for it. */
+const lastOn = ({ disabled_reason: reason, failing_since: failing, inactive_since: off, updated_at: changed }) => (reason && failing) || off || changed;
 
 /** All webhooks of the account, with their activity. */
 export async function all(signal) {
@@ -27,13 +25,15 @@ export async function all(signal) {
 	return webhooks;
 }
 
+/** How many deliveries wait. */
+export const waitingOf = async ({ id }) => (await all()).find((one) => one.id === id)?.activity?.waiting;
+
 /** Switches a webhook without a question. Resolves to the webhook as it is then. */
 export async function activate(webhook, active) {
 	const { id } = webhook, before = missed.get(id);
-	const since = before?.found ? before.since : lastOn(webhook);
+	const { since, disabled } = before?.found ? before : { since: lastOn(webhook), disabled: webhook.disabled_reason };
 	const now = await ask('PATCH', webhookPath(id), { body: { active } });
-	if (active) missed.set(id, { since, found: 0, looks: LOOKS });
-	else offSince.set(id, now.inactive_since ?? now.updated_at);
+	if (active) missed.set(id, { since, disabled, found: 0, looks: LOOKS });
 	return now;
 }
 
@@ -42,12 +42,12 @@ export function activeSwitch(webhook, label, show) {
 	const { id, name, active } = webhook;
 	const change = async () => {
 		const on = own.getAttribute('aria-checked') !== 'true';
-		const waiting = on ? 0 : (await all()).find((one) => one.id === id)?.activity?.waiting;
+		const waiting = on ? 0 : await waitingOf(webhook);
 		const sure = !waiting || await confirm(`Switch off “${name}”?`, [
 			`${waits(waiting)} and will be cancelled.`,
 			'Events are not kept for a webhook while it is inactive.',
 			'When you switch it on again, you can still have the cancelled deliveries sent.',
-		], 'Switch off');
+		], 'Switch off', 'Keep it on');
 		// The view may have been drawn again behind the question.
 		if (!own.isConnected) focus(document.querySelector(`[data-webhook="${id}"]`));
 		if (!sure) return;
@@ -61,11 +61,9 @@ export function activeSwitch(webhook, label, show) {
 	return own;
 }
 
-/** To be called for each webhook that was read anew: notes since when it is off, and counts what it has missed. */
-export async function look(webhook, signal) {
-	const { id, active } = webhook, one = missed.get(id);
-	if (active) offSince.delete(id);
-	else offSince.set(id, lastOn(webhook));
+/** To be called for each webhook that was read anew: counts what it has missed. */
+export async function look({ id, active }, signal) {
+	const one = missed.get(id);
 	if (!active || !one?.looks) return;
 	try {
 		one.found = (await get(`${webhookPath(id)}/recover?since=${encodeURIComponent(one.since)}`, signal)).count;
@@ -80,7 +78,7 @@ export const appearance = (webhook, last) => JSON.stringify([webhook, last, miss
 
 /** What a webhook has missed and what is wrong with it, with the way out. `last` is its last failed attempt. */
 export function banner(webhook, last, refresh) {
-	const { id, name, active, failing_since: since } = webhook, found = missed.get(id)?.found, said = trouble(webhook, last);
+	const { id, name, active, failing_since: since } = webhook, { found, disabled } = missed.get(id) ?? {}, said = trouble(webhook, last);
 	/** A button in a notice, which is gone once the button's work is done. */
 	const way = (key, text, work, kind) => button(text, async (own) => {
 		try {
@@ -92,10 +90,11 @@ export function banner(webhook, last, refresh) {
 		}
 	}, kind, { 'data-key': key, 'aria-label': `${text}: ${name}` });
 	return [
-		active && found > 0 && notice('', `${count(found, 'delivery')} ${found === 1 ? 'was' : 'were'} missed while it was off`, h('.actions.start',
+		active && found > 0 && notice('', disabled ? `${count(found, 'delivery')} ${found === 1 ? 'was' : 'were'} missed while it was off` : `${count(found, 'cancelled delivery')} can be sent`,
+			!disabled && h('p', 'Events while it was off were not kept.'), h('.actions.start',
 			way('recover', 'Recover what was missed', recover, '.primary'), way('leave', 'Leave it', () => missed.delete(id)))),
 		said && notice(active ? '' : '.bad', said[0], h('p', said[1]), since && h('p', 'Failing since ', time(since), '.'), active
-			? h('a', { href: `#/webhooks/${id}/logs?status=failed`, 'data-key': 'why' }, 'See the failed deliveries', h('span.hidden', ` of ${name}`))
+			? h('a', { href: `#/webhooks/${id}/logs?view=deliveries&state=undelivered`, 'data-key': 'why' }, 'See the failed deliveries', h('span.hidden', ` of ${name}`))
 			: way('recover', 'Re-enable and recover what was missed', recover, '.primary')),
 	];
 }
@@ -108,8 +107,9 @@ async function recover(webhook) {
 	say(`${active ? '' : 'Active again. '}${recovering ? `${count(recovering, 'missed delivery')} will be sent.` : 'Nothing was found to recover.'}`);
 }
 
-/** What is said of a webhook whose last attempt failed, before that is an alarm. */
-export function retrying({ active, failing, failing_since: since }, last) {
+/** What is said quietly: of a webhook that is off, or whose last attempt failed, before that is an alarm. */
+export function aside({ active, disabled_reason: reason, inactive_since: off, failing, failing_since: since }, last) {
+	if (!active && !reason) return h('p.calm.muted', icon('none'), h('span', 'Inactive', off && [' since ', time(off)], ': events are not kept for it.'));
 	if (!active || failing || !since || !last) return null;
 	const { next_attempt_at: next } = last;
 	return h('p.calm.muted', icon('retry'), h('span', `The last attempt failed: ${failure(last).join(' ')}`,

@@ -1,8 +1,8 @@
 // The view of one webhook: name, state and warnings, above the tabs for log, test and settings.
 import { get, part, poll, webhookPath } from './http.js';
-import { copyButton, crumb, focus, h, loading, put, unruled, warnings } from './dom.js';
+import { copyButton, crumb, focus, h, hush, loading, put, unruled, warnings } from './dom.js';
 import { outcome } from './words.js';
-import { activeSwitch, appearance, banner, look, retrying } from './switch.js';
+import { activeSwitch, appearance, aside, banner, look } from './switch.js';
 import { logsTab } from './logs.js';
 import { settingsTab } from './settings.js';
 import { testTab } from './test.js';
@@ -15,14 +15,23 @@ export function webhookView(main, place, signal) {
 	const { id } = place;
 	const head = h('.title', loading()), trouble = h('div'), body = h('div');
 	const links = Object.entries(TABS).map(([key, [label]]) => h('a', { href: `#/webhooks/${id}/${key}`, 'data-tab': key }, label));
-	put(main, crumb(), h('.top', head, trouble), h('nav.tabs', { 'aria-label': 'Webhook' }, links), body);
-	// `last` is the last failed attempt of a webhook that fails.
+	const tabs = h('nav.tabs', { 'aria-label': 'Webhook' }, links);
+	put(main, crumb(), h('.top', head, trouble), tabs, body);
+	// `last` is the last attempt of a webhook that fails, if it failed.
 	let webhook, last, seen, open, tab, changed, move;
+	/** The data of tests by type, kept when the reader goes to another tab. */
+	const edited = new Map();
 
 	const refresh = poll(main, EVERY_MS, signal, async () => {
-		const now = await get(webhookPath(id), signal);
+		const now = await get(webhookPath(id), signal).catch((problem) => {
+			// What was edited in a tab has no webhook any more.
+			if (!problem.passes) open?.abort();
+			throw problem;
+		});
 		await look(now, signal);
-		last = now.failing_since && (await get(`${webhookPath(id)}/deliveries?limit=1&status=failed`, signal)).data[0];
+		// Tests tell nothing of the events.
+		const row = now.failing_since && (await get(`${webhookPath(id)}/deliveries?limit=20`, signal)).data.find(({ trigger }) => trigger !== 'test');
+		last = row?.status === 'failed' ? row : null;
 		show(now);
 	});
 
@@ -37,7 +46,7 @@ export function webhookView(main, place, signal) {
 		const heading = h('h1', { tabindex: -1, 'data-key': 'name' }, h('bdi', now.name));
 		put(head, h('div', heading, address(now)),
 			h('.state', outcome(...state(now)), activeSwitch(now, 'Active', (after) => { show(after); refresh(); })));
-		put(trouble, warnings(now.warnings), retrying(now, last), banner(now, last, refresh));
+		put(trouble, warnings(now.warnings), aside(now, last), banner(now, last, refresh));
 		if (held) focus(main.querySelector(`[data-key=${held}]`) ?? heading);
 		if (!first) return changed?.();
 		if (document.activeElement === document.body) focus(heading);
@@ -48,7 +57,7 @@ export function webhookView(main, place, signal) {
 	function choose(wanted) {
 		const before = tab;
 		place = wanted;
-		tab = TABS[place.tab] ? place.tab : 'logs';
+		tab = Object.hasOwn(TABS, place.tab) ? place.tab : 'logs';
 		for (const one of links) {
 			if (one.dataset.tab === tab) one.setAttribute('aria-current', 'page');
 			else one.removeAttribute('aria-current');
@@ -59,7 +68,11 @@ export function webhookView(main, place, signal) {
 		open = part(signal);
 		changed = null;
 		put(body);
-		move = TABS[tab][1](body, { ...place, path: webhookPath(id), signal: open.signal, show, webhook: () => webhook, onChange: (listener) => { changed = listener; } });
+		move = TABS[tab][1](body, { ...place, path: webhookPath(id), signal: open.signal, edited, show, webhook: () => webhook, onChange: (listener) => { changed = listener; } });
+		if (tab === before) return;
+		hush();
+		tabs.scrollIntoView({ block: 'nearest' });
+		if (document.activeElement === document.body) focus(main.querySelector('h1'));
 	}
 
 	choose(place);

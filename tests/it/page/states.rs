@@ -89,7 +89,7 @@ impl Shown {
         page.click("Active: Newsletter").await;
         page.sees("5 deliveries wait and will be cancelled.").await;
         stop("list-switch-off").await;
-        page.click("Cancel").await;
+        page.click("Keep it on").await;
         self.stage.go(&format!("/{}/logs", self.retrying.id)).await;
         page.sees("Retrying, next at").await;
         stop("retrying").await;
@@ -168,11 +168,11 @@ impl Shown {
         page.click("Regenerate").await;
         page.sees("Regenerate the signing secret?").await;
         stop("settings-regenerate").await;
-        page.click("Cancel").await;
+        page.click("Keep it").await;
         page.click("Delete webhook").await;
-        page.sees("Delete this webhook?").await;
+        page.sees("Delete “Blog”?").await;
         stop("settings-delete").await;
-        page.click("Cancel").await;
+        page.click("Keep it").await;
         stage
             .execute(&format!(
                 "UPDATE webhooks SET url = 'https://hooks.example.com/other', updated_at = now() WHERE id = '{}'",

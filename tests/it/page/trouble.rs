@@ -45,6 +45,19 @@ async fn one_failed_request_is_no_alarm_and_what_its_owner_is_notified_of_is_one
     page.sees("Retrying, next at").await;
     page.until("document.querySelector('.state').innerText === 'Active'").await;
     calm().await;
+    // A test tells nothing of the events.
+    stage
+        .write_log(
+            &webhook,
+            1,
+            "'content.created', 'test', 1, 404, 10, 'http_status', NULL, now() + interval '1 s', NULL",
+        )
+        .await;
+    page.until("document.querySelectorAll('.log > li').length === 2").await;
+    page.until("performance.clearResourceTimings() === undefined").await;
+    page.until("performance.getEntriesByType('resource').filter(({ name }) => name.endsWith('limit=20')).length > 1")
+        .await;
+    page.sees("The last attempt failed: The receiver answered 503 instead of a 2xx status.").await;
     stage.execute("UPDATE webhooks SET failing_noticed_at = now()").await;
     page.sees("Deliveries are failing").await;
     page.no_longer_sees("Retrying").await;
@@ -52,7 +65,7 @@ async fn one_failed_request_is_no_alarm_and_what_its_owner_is_notified_of_is_one
     page.sees("Deliveries are failing").await;
     page.sees("The receiver failed: look at its own log for this time.").await;
     page.until(&format!(
-        "document.querySelector('.notice a').getAttribute('href') === '#/webhooks/{}/logs?status=failed'",
+        "document.querySelector('.notice a').getAttribute('href') === '#/webhooks/{}/logs?view=deliveries&state=undelivered'",
         webhook.id
     ))
     .await;
@@ -107,7 +120,7 @@ async fn switching_off_asks_if_deliveries_wait_and_they_can_be_had_after_switchi
     // The row is drawn again behind the question.
     stage.site.json(&["webhooks", "update", &webhook.id, "--name", "Shop"]).await;
     page.sees("Shop").await;
-    page.click("Cancel").await;
+    page.click("Keep it on").await;
     page.until("document.activeElement.getAttribute('role') === 'switch'").await;
     assert_eq!(stage.site.webhook(&webhook.id).await["active"], true);
     page.click("Active: Shop").await;
@@ -116,7 +129,7 @@ async fn switching_off_asks_if_deliveries_wait_and_they_can_be_had_after_switchi
     stage.open().await;
     receiver.always(Reply::status(200));
     page.click("Active: Shop").await;
-    page.sees("2 deliveries were missed while it was off").await;
+    page.sees("2 cancelled deliveries can be sent").await;
     page.is_sound().await;
     let before = receiver.count();
     page.click("Recover what was missed: Shop").await;
@@ -127,7 +140,7 @@ async fn switching_off_asks_if_deliveries_wait_and_they_can_be_had_after_switchi
         })
         .await;
     }
-    page.no_longer_sees("were missed").await;
+    page.no_longer_sees("can be sent").await;
     let waiting = async || stage.site.count("SELECT count(*) FROM pending_deliveries").await;
     wait_until("nothing waits", async || waiting().await == 0).await;
     // So there is no question.
