@@ -1,6 +1,6 @@
 // Sends requests to the API. A refused token is renewed once per request, never in a loop.
 import * as token from './token.js';
-import { button, empty, h, link, loading, put } from './dom.js';
+import { empty, h, link, loading, put } from './dom.js';
 
 const TIMEOUT_MS = 20_000;
 const SLOWEST_POLL_MS = 10_000;
@@ -10,14 +10,15 @@ const API = new URL('../../v1', import.meta.url);
 class Problem extends Error {
 	/** `status` is 0 if no answer came. */
 	constructor(status, body, headers) {
-		super(body?.detail || body?.title || `The service answered ${status}.`);
+		const errors = Array.isArray(body?.errors) ? body.errors : [];
+		super(errors.map(({ reason }) => reason).join('; ') || body?.detail || body?.title || `The service answered ${status}.`);
 		this.status = status;
-		this.errors = Array.isArray(body?.errors) ? body.errors : [];
+		this.errors = errors;
 		this.retryAfter = Number(headers?.get('retry-after')) || 0;
 		const id = body?.request_id ?? headers?.get('x-request-id');
 		if (status >= 500 && id) this.message += ` (request ${id})`;
 		/** Whether the same request may succeed later. */
-		this.passes = status === 0 || status === 429 || status >= 500;
+		this.passes = [0, 408, 429].includes(status) || status >= 500;
 	}
 }
 
@@ -73,8 +74,8 @@ async function send(method, path, { body, headers = {}, signal }, bearer) {
 			headers: { Authorization: `Bearer ${bearer}`, ...(body && { 'Content-Type': 'application/json' }), ...headers },
 			cache: 'no-store', credentials: 'omit', redirect: 'error', signal: ending.signal,
 		});
-		// A success that breaks off is no answer. An error may be a proxy's, which is no JSON.
-		answer.content = await answer.json().catch((problem) => { if (answer.ok && answer.status !== 204) throw problem; });
+		// A success that breaks off is no answer, nor is what a proxy says to a GET. Another error may be a proxy's, which is no JSON.
+		answer.content = await answer.json().catch((problem) => { if (method === 'GET' || (answer.ok && answer.status !== 204)) throw problem; });
 		return answer;
 	} catch {
 		signal?.throwIfAborted();
@@ -97,15 +98,15 @@ let types;
 /** The catalogue of event types, fetched once. */
 export const eventTypes = async (signal) => (types ??= (await get('/event-types', signal)).data);
 
-const broken = (problem, again) => (problem.status === 404
+const broken = (problem) => (problem.status === 404
 	? empty('This webhook does not exist', h('p', 'It was deleted, or belongs to another account.'), link('All webhooks', ''))
-	: empty('This could not be loaded', h('p', problem.message), button('Try again', again)));
+	: empty('This could not be loaded', h('p', problem.message)));
 
 const outage = document.getElementById('outage');
 
-function sayOutage(now) {
-	if (outage.hidden === now) put(outage, 'The service is not available right now. What you see may be out of date.');
-	outage.hidden = !now;
+function sayOutage(text) {
+	if (outage.textContent !== text) put(outage, text);
+	outage.hidden = !text;
 }
 
 /**
@@ -115,7 +116,6 @@ function sayOutage(now) {
  */
 export function poll(place, ms, signal, work) {
 	let timer, failures = 0, running = false, over = false;
-	const again = () => { over = false; run(); };
 	if (!place.firstChild) put(place, loading());
 	const run = async () => {
 		clearTimeout(timer);
@@ -124,15 +124,16 @@ export function poll(place, ms, signal, work) {
 		let wait = ms;
 		try {
 			await work();
-			if (failures) sayOutage(false);
+			if (failures) sayOutage('');
 			failures = 0;
 			over = !ms;
 		} catch (problem) {
 			if (signal.aborted) return;
 			over = !problem.passes;
-			if (over) return put(place, broken(problem, again));
+			if (over) return put(place, broken(problem));
 			failures += 1;
-			sayOutage(true);
+			if (problem.status === 429) sayOutage('Updates pause for a moment.');
+			else if (failures > 1) sayOutage('The service is not available right now. What you see may be out of date.');
 			wait = Math.max(Math.min(500 * 2 ** failures, SLOWEST_POLL_MS), Math.min(problem.retryAfter, 60) * 1000);
 		} finally {
 			running = false;
@@ -142,7 +143,7 @@ export function poll(place, ms, signal, work) {
 	document.addEventListener('visibilitychange', run, { signal });
 	signal.addEventListener('abort', () => {
 		clearTimeout(timer);
-		if (failures) sayOutage(false);
+		if (failures) sayOutage('');
 	});
 	run();
 	return run;
