@@ -1,18 +1,18 @@
 // The tab Test: shows the event that it sends, which can be edited, and beside it the request and the answer.
 import { ask, eventTypes, poll } from './http.js';
-import { block, button, form, h, notice, put, section, select, sentence, submit } from './dom.js';
+import { announce, block, button, form, h, notice, put, section, select, sentence, submit } from './dom.js';
 import { activate } from './switch.js';
 import { textField } from './form.js';
 import { attempt, lines } from './delivery.js';
+import { ms } from './words.js';
 
 export function testTab(body, tab) {
 	poll(body, 0, tab.signal, async () => put(body, tester(await eventTypes(tab.signal), tab)));
 }
 
 /** The data to send: for each type its example, until the reader edits it. */
-function dataField(types, type) {
+function dataField(types, type, edited) {
 	const examples = new Map(types.map((one) => [one.type, JSON.stringify(one.example ?? {}, null, 2)]));
-	const edited = new Map();
 	const field = textField('test-data', 'Data to send', '', 'JSON: the data of the event. The event around it is made when it is sent.',
 		{ rows: 12, input: () => edited.set(type.value, field.input.value) && settle() }, 'textarea');
 	const back = button('Back to the example', () => {
@@ -47,11 +47,11 @@ function dataField(types, type) {
 	return { element: field.element, back, request };
 }
 
-function tester(types, { path, signal, webhook, onChange, show }) {
+function tester(types, { path, signal, edited, webhook, onChange, show }) {
 	const type = select({ id: 'test-type' }, types.map((one) => [one.type, `${one.name} (${one.type})`]));
 	type.value = (types.find((one) => one.type === webhook().events[0]) ?? types[0]).type;
-	const data = dataField(types, type);
-	const result = h('div', { 'aria-live': 'polite' });
+	const data = dataField(types, type, edited);
+	const result = h('div');
 	const control = submit('Send');
 	const asleep = h('div');
 	const update = () => {
@@ -64,13 +64,18 @@ function tester(types, { path, signal, webhook, onChange, show }) {
 		const body = data.request();
 		if (!body) return;
 		put(result, h('p.muted', 'Sending…'));
-		const tell = (found) => signal.aborted || put(result, found);
+		const tell = (found, said) => {
+			if (signal.aborted) return;
+			put(result, found);
+			announce(said);
+		};
 		try {
 			// Without `signal`: a test that is under way is not aborted when the reader leaves the tab.
-			tell(shown(await ask('POST', `${path}/test`, { body })));
+			const row = await ask('POST', `${path}/test`, { body });
+			tell(shown(row), `${row.status === 'success' ? 'Success' : 'Failed'}${row.http_status ? `, HTTP ${row.http_status}` : ''}, ${ms(row.duration_ms)}`);
 		} catch (problem) {
-			const why = problem.errors.map(({ reason }) => sentence(reason)).join(' ') || problem.message;
-			tell(notice('.bad', 'There is no result of the test', h('p', why, problem.retryAfter > 0 && ` Try again in ${problem.retryAfter} s.`)));
+			const why = sentence(problem.message);
+			tell(notice('.bad', 'There is no result of the test', h('p', why, problem.retryAfter > 0 && ` Try again in ${problem.retryAfter} s.`)), `There is no result of the test. ${why}`);
 		}
 	};
 	update();
