@@ -28,7 +28,7 @@ export function onMessage(type, listener) {
 
 let began, told, link;
 
-const isRoute = (route) => typeof route === 'string' && /^\/webhooks($|[/?])/.test(route);
+export const isRoute = (route) => typeof route === 'string' && /^\/webhooks($|[/?])/.test(route);
 
 /** Tells the host which view is shown. To be called after each change of the address. */
 export function tellRoute() {
@@ -38,32 +38,45 @@ export function tellRoute() {
 	tell('route', { route });
 }
 
-/** The address of a view, `/webhooks/…`, for others: in the host's page, if the host has said how. */
-export const permalink = (route) => (link ?? `${location.href.split('#')[0]}#`) + route;
+/** The address of a view, `/webhooks/…`, for others: in the host's page, if the host has said how: with {route} for the encoded route, or a # to write it behind. */
+export const permalink = (route) => (link?.includes('{route}')
+	? link.replace('{route}', encodeURIComponent(route))
+	: (link ?? `${location.href.split('#')[0]}#`) + route);
 
 onMessage('token', ({ route, theme, accent, link: base }) => {
-	// With later tokens the reader stays where they are.
-	if (!began && isRoute(route)) history.replaceState(null, '', `#${route}`);
+	// With later tokens the reader stays where they are. So they do after a way back that loaded the frame anew.
+	if (!began && isRoute(route) && !isRoute(location.hash.slice(1))) history.replaceState(history.state, '', `#${route}`);
 	began = true;
-	if (typeof base === 'string' && base.includes('#') && hosts.some((origin) => base.startsWith(`${origin}/`))) link = base;
+	if (/#|\{route\}/.test(base) && hosts.some((origin) => base.startsWith?.(`${origin}/`))) link = base;
+	else if (base) refuse('link', base, 'of an origin in api.frame_ancestors, with # or {route}');
 	if (theme || accent) dress(theme, accent);
 });
 
 onMessage('go', ({ route }) => {
 	if (!isRoute(route)) return;
-	told = route;
+	const before = location.href;
+	told = '';
 	// Not a new entry in the history: the host has made one.
-	location.replace(`#${route}`);
+	history.replaceState(history.state, '', `#${route}`);
+	if (location.href === before) tellRoute();
+	else dispatchEvent(new HashChangeEvent('hashchange'));
 });
 
-/** The accent is used in the themes in which it can be read. */
-function dress(theme = 'auto', accent) {
+const refuse = (what, value, wanted) => console.warn(`The ${what} ${value} is not used: it must be ${wanted}.`);
+
+const THEMES = { light: 'not all', dark: 'all', auto: '(prefers-color-scheme:dark)' };
+let look = { theme: 'auto' };
+/** The accent is used in the themes in which it can be read. What is not given stays. */
+function dress(wanted = look.theme, accent = look.accent) {
+	const known = Object.hasOwn(THEMES, wanted), theme = known ? wanted : look.theme;
+	if (!known) refuse('theme', wanted, 'light, dark or auto');
+	look = { theme, accent };
 	// The rule of page.css that has the dark colours.
-	document.styleSheets[0].cssRules[1].media.mediaText = { light: 'not all', dark: 'all' }[theme] ?? '(prefers-color-scheme:dark)';
+	document.styleSheets[0].cssRules[1].media.mediaText = THEMES[theme];
 	const good = Object.keys(SURFACES).filter((one) => /^#[0-9a-f]{6}$/i.test(accent) && contrast(accent, SURFACES[one]) >= READABLE);
 	for (const one in SURFACES) root.style.setProperty(`--accent-${one}`, good.includes(one) ? accent : '');
 	const used = SURFACES[theme] ? good.includes(theme) : good.length;
-	if (accent && !used) console.warn(`The accent ${accent} is not used: it must be #rrggbb, and readable on ${SURFACES[theme] ?? Object.values(SURFACES).join(' or ')}.`);
+	if (accent && !used) refuse('accent', accent, `#rrggbb, and readable on ${SURFACES[theme] ?? Object.values(SURFACES).join(' or ')}`);
 }
 
 /** From 1 to 21, as WCAG 2 defines it. */

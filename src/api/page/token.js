@@ -1,6 +1,6 @@
 // Keeps the bearer token, in memory only. It comes in the address's fragment, out of which index.html takes it at once, or
 // from the framing page, which also renews it.
-import { hasHost, onMessage, tell } from './embed.js';
+import { hasHost, isRoute, onMessage, tell } from './embed.js';
 
 /** The token is renewed this long before it expires, or at half its life if that is later. */
 const RENEW_MS_BEFORE = 60_000;
@@ -19,11 +19,13 @@ export function forget() {
 	clearTimeout(renewal);
 }
 
-/** `#token=…`, with `&route=/webhooks/…` behind it if another view than the list is wanted. */
+/** `#token=…`, with `&route=/webhooks/…`, encoded or not, behind it if another view than the list is wanted. */
 export function takeFromAddress(fragment = location.hash) {
-	const given = /^#token=([^&]*)(?:&route=(\/webhooks.*))?/.exec(fragment);
+	const given = /^#token=([^&]*)(?:&route=(.*))?/.exec(fragment);
 	if (!given) return;
-	history.replaceState(null, '', `#${given[2] ?? '/webhooks'}`);
+	// An encoded route has no & of its own.
+	const route = [given[2], new URLSearchParams(fragment).get('route')].find(isRoute);
+	history.replaceState(null, '', `#${route ?? '/webhooks'}`);
 	adopt(given[1]);
 }
 

@@ -43,6 +43,16 @@ async fn the_documented_host_page_frames_ours_below_a_path_through_a_proxy_that_
     stage.host().enter(page).await;
     page.sees("Blog").await;
     page.until(&format!("location.hash === '#{logs}'")).await;
+    // The way back right after that leads to the view before, which the frame loads anew.
+    page.leave_frame().await;
+    page.back().await;
+    host_has(page, "/webhooks/new").await;
+    stage.host().enter(page).await;
+    page.sees("Select all").await;
+    page.leave_frame().await;
+    page.js(&format!("location.hash = '{logs}'")).await;
+    page.enter_frame().await;
+    page.sees("Blog").await;
     // Links for others lead to the host page.
     let link = "return import(new URL('webhooks/embed.js', location.href)).then((it) => it.permalink('/webhooks/x'))";
     assert_eq!(page.js(link).await, json!(format!("{}#/webhooks/x", stage.host().url())));
@@ -59,6 +69,53 @@ async fn the_documented_host_page_frames_ours_below_a_path_through_a_proxy_that_
 
 #[tokio::test]
 #[ignore = "a longer visit: make journeys"]
+async fn a_new_view_in_a_tall_frame_begins_where_the_reader_looks() {
+    let (stage, receiver) = (Stage::framed().await, Receiver::start().await);
+    let page = &stage.browser;
+    page.look("light", 1000).await;
+    page.devtools(
+        "Emulation.setDeviceMetricsOverride",
+        json!({ "width": 1000, "height": 500, "deviceScaleFactor": 1, "mobile": false }),
+    )
+    .await;
+    stage.open_at("/new").await;
+    page.fill("#name", "Blog").await;
+    page.fill("#url", &receiver.url()).await;
+    page.click("Select all").await;
+    frame_fits(page).await;
+    let scrolled_down = async || {
+        page.leave_frame().await;
+        page.js("scrollTo(0, 1e6)").await;
+        page.until("scrollY > 200").await;
+        page.enter_frame().await;
+    };
+    let begins_in_sight = async |selector: &str| {
+        // How much of the element the reader sees, also outside of this frame.
+        let seen = format!(
+            "new Promise((done) => new IntersectionObserver(([{{ intersectionRatio }}]) => done(intersectionRatio)).observe(document.querySelector('{selector}'))).then((ratio) => {{ window.ratio = ratio }})"
+        );
+        page.until(&format!("({seen}, window.ratio === 1)")).await;
+        page.js("delete window.ratio").await;
+    };
+    scrolled_down().await;
+    page.click("Save").await;
+    page.sees("Webhook created").await;
+    begins_in_sight("h1").await;
+    scrolled_down().await;
+    page.click("Go to the webhook").await;
+    page.sees("Nothing was sent yet").await;
+    begins_in_sight("h1").await;
+    page.click("Settings").await;
+    page.sees("Delete webhook").await;
+    frame_fits(page).await;
+    scrolled_down().await;
+    page.back().await;
+    page.sees("Nothing was sent yet").await;
+    begins_in_sight(".tabs").await;
+}
+
+#[tokio::test]
+#[ignore = "a longer visit: make journeys"]
 async fn dialogs_and_messages_in_a_tall_frame_appear_where_the_reader_looks() {
     let stage = Stage::framed().await;
     let webhook = stage.named("Blog", "https://hooks.example.com/a", &TYPES).await;
@@ -66,6 +123,16 @@ async fn dialogs_and_messages_in_a_tall_frame_appear_where_the_reader_looks() {
     page.look("light", 1000).await;
     stage.host().open(page, &format!("/webhooks/{}/settings", webhook.id)).await;
     page.sees("Delete webhook").await;
+    // A host that wants another view learns that the reader stayed.
+    page.fill("#name", "Shop").await;
+    page.leave_frame().await;
+    page.js("location.hash = '/webhooks'").await;
+    page.enter_frame().await;
+    page.click("Stay").await;
+    page.leave_frame().await;
+    host_has(page, &format!("/webhooks/{}/settings", webhook.id)).await;
+    page.enter_frame().await;
+    page.until("document.querySelector('#name').value === 'Shop'").await;
     frame_fits(page).await;
     // A dialog that is higher than the page gets the room that it needs.
     page.js("document.body.append(Object.assign(document.createElement('dialog'), { id: 'high', textContent: ' word'.repeat(3000) })); document.querySelector('#high').showModal()").await;
@@ -125,6 +192,9 @@ async fn a_host_dresses_the_page_in_its_own_theme_and_accent_if_they_can_be_read
     dressed("theme: 'dark', accent: '#7dd3fc'").await;
     has("125, 211, 252", dark).await;
     page.is_sound().await;
+    // What is not given stays.
+    dressed("accent: '#bae6fd'").await;
+    has("186, 230, 253", dark).await;
     dressed("theme: 'light', accent: '#7dd3fc'").await;
     has("67, 56, 202", light).await;
     let said = page.console().await.join("\n");
@@ -132,6 +202,18 @@ async fn a_host_dresses_the_page_in_its_own_theme_and_accent_if_they_can_be_read
     dressed("accent: 'red'").await;
     wait_until("the colour is refused", async || page.console().await.join("\n").contains("accent red is not used"))
         .await;
+    let warned = async |text: &str| {
+        wait_until(text, async || page.console().await.join("\n").contains(text)).await;
+    };
+    dressed("theme: 'constructor'").await;
+    warned("The theme constructor is not used").await;
+    dressed("link: 'https://elsewhere.example/#'").await;
+    warned("The link https://elsewhere.example/# is not used").await;
+    dressed(&format!("link: '{}?at={{route}}'", stage.host().url())).await;
+    let link =
+        "return import(new URL('webhooks/embed.js', location.href)).then((it) => it.permalink('/webhooks/x?a=b'))";
+    let encoded = json!(format!("{}?at=%2Fwebhooks%2Fx%3Fa%3Db", stage.host().url()));
+    eventually("links are made with the new address", async || (page.js(link).await == encoded).then_some(())).await;
     dressed("theme: 'auto', accent: '#7dd3fc'").await;
     has("67, 56, 202", light).await;
     page.look("dark", 1280).await;

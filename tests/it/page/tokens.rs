@@ -76,7 +76,11 @@ async fn a_reader_without_a_frame_comes_to_a_view_with_a_token_and_after_a_reloa
     page.sees("Open this page from your settings").await;
     page.is_sound().await;
     page.click(&format!("Go to {}", host_page.address())).await;
-    page.until(&format!("location.host === '{}'", host_page.address())).await;
+    page.until(&format!("location.host === '{}' && location.hash === '#{view}'", host_page.address())).await;
+    let encoded = view.replace('/', "%2F");
+    page.goto(&format!("{}#token={}&route={encoded}%3Fa%3Db", stage.page(), stage.token().await)).await;
+    page.sees("Delete webhook").await;
+    assert_eq!(page.url().await, format!("{}#{view}?a=b", stage.page()));
 }
 
 #[tokio::test]
