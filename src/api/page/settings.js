@@ -1,14 +1,16 @@
 // The tab Settings: edits a webhook, regenerates its secret, checks signatures, deletes it.
 import { ask, eventTypes, get, once, poll } from './http.js';
 import { button, confirm, focus, h, notice, put, say, section, select } from './dom.js';
-import { count, time } from './words.js';
-import { checker } from './checker.js';
+import { time, waits } from './words.js';
+import { waitingOf } from './switch.js';
+import { checker, span } from './checker.js';
 import { forget, webhookFields, webhookForm } from './form.js';
 import { FORMS, secretBox, snippets } from './signing.js';
 
 const LABELS = { name: 'Name', url: 'URL', events: 'Events' };
 /** How long the old secret may go on, as the API takes it. */
 const GRACES = [['24h', '24 hours'], ['6h', '6 hours'], ['1h', '1 hour'], ['10m', '10 minutes'], ['0s', 'no time: it has leaked']];
+const NEXT = 'Put the new secret into your receiver, check it with Test, then end the old one.';
 /** How often the time that is left is written anew. */
 const EVERY_MS = 30_000;
 
@@ -16,7 +18,7 @@ export function settingsTab(body, { path, signal, webhook, show, onChange }) {
 	poll(body, 0, signal, async () => {
 		const types = await eventTypes(signal), edit = h('div');
 		put(edit, editor(edit, types, await get(path, signal)));
-		put(body, section('Edit', edit), section('Signing secret', secret()), snippets(), checker(ownSecret), section('Delete', removal()));
+		put(body, section('Edit', edit), section('Signing secret', secret()), snippets(), checker(ownSecret, { signal, webhook }), section('Delete', removal()));
 	});
 
 	/** A form that saves only if the webhook's version is still the one that the reader has seen. */
@@ -66,7 +68,7 @@ export function settingsTab(body, { path, signal, webhook, show, onChange }) {
 		const change = button('Regenerate', async () => {
 			const grace = select({ id: 'grace' }, GRACES);
 			if (!await confirm('Regenerate the signing secret?', [
-				'A new secret signs every request from now on.',
+				`A new secret signs every request from now on. ${NEXT}`,
 				...FORMS.map(([, name, effect]) => [h('strong', name), ': ', effect]),
 				[h('label', { for: 'grace' }, 'Keep the old secret for '), grace],
 			], 'Regenerate')) return;
@@ -93,21 +95,23 @@ export function settingsTab(body, { path, signal, webhook, show, onChange }) {
 			const minutes = Math.ceil((new Date(until) - Date.now()) / 60_000);
 			line.hidden = !until || minutes <= 0;
 			if (line.hidden) return;
-			const left = minutes < 120 ? count(minutes, 'minute') : count(Math.floor(minutes / 60), 'hour');
-			put(said, 'The old secret stays valid in ', h('code', 'Webhook-Signature'), ' until ', time(until), ` (${left}).`);
+			put(said, 'The old secret stays valid in ', h('code', 'Webhook-Signature'), ' until ', time(until), ` (${span(minutes)}). ${NEXT}`);
 		};
 		onChange(poll(line, EVERY_MS, signal, update));
 		return line;
 	}
 
 	const removal = () => h('.actions.start', button('Delete webhook', async () => {
-		if (!await confirm('Delete this webhook?', [
-			'All that waits for delivery is cancelled, and nobody can read its log or its secret any more. This cannot be undone.',
+		const waiting = await waitingOf(webhook());
+		if (!await confirm(`Delete “${webhook().name}”?`, [
+			waiting > 0 && `${waits(waiting)} and will be cancelled.`,
+			'Nobody can read its log or its secret any more. This cannot be undone.',
 			'The log is erased when its time of keeping is over.',
 		], 'Delete')) return;
 		await ask('DELETE', path);
 		forget();
-		say('The webhook was deleted.');
+		// After the change of the view, which clears messages.
+		addEventListener('hashchange', () => say('The webhook was deleted.'), { once: true });
 		location.hash = '#/webhooks';
 	}, '.danger'));
 }

@@ -8,7 +8,8 @@ const MASK = `whsec_${'•'.repeat(24)}`;
 /** Each form of the code, as rows of `EXAMPLES` have them: its name, what a new secret does to it, and what else to know. */
 export const FORMS = [
 	['rotation', 'With rotation: Webhook-Signature', 'After you regenerate the secret, this goes on: the old one stays valid in Webhook-Signature for the time that you choose.',
-		' It refuses requests that are older than five minutes. Libraries for it: standardwebhooks.com.'],
+		' It refuses requests that are older than five minutes. Libraries for it: ',
+		h('a', { href: 'https://www.standardwebhooks.com', target: '_blank', rel: 'noopener' }, 'standardwebhooks.com'), '. Take this one, unless your code already checks X-Webhook-Signature.'],
 	['simple', 'Simple: X-Webhook-Signature', 'After you regenerate the secret, this refuses requests until it has the new one. They are tried again.'],
 ];
 

@@ -32,6 +32,10 @@ async fn a_secret_is_masked_until_it_is_revealed_and_gone_when_hidden_or_left() 
     page.back().await;
     page.sees("whsec_••••").await;
     assert!(!is_in_the_page(&stage, &webhook.secret).await);
+    // A name that every object of JavaScript has is no tab.
+    stage.go(&format!("/{}/constructor", webhook.id)).await;
+    page.sees("Nothing was sent yet").await;
+    page.is_sound().await;
 }
 
 #[tokio::test]
@@ -83,6 +87,12 @@ async fn the_old_secrets_time_stays_in_sight_and_can_be_ended() {
     let page = &stage.browser;
     let previous = async || stage.site.webhook(&webhook.id).await["previous_valid_until"].clone();
     stage.open_at(&format!("/{}/settings", webhook.id)).await;
+    // A question does not outlast its view.
+    page.click("Regenerate").await;
+    stage.go(&format!("/{}/logs", webhook.id)).await;
+    page.sees("Nothing was sent yet").await;
+    page.until("document.querySelector('dialog') === null").await;
+    page.click("Settings").await;
     page.click("Regenerate").await;
     page.sees(
         "Simple: X-Webhook-Signature: After you regenerate the secret, this refuses requests until it has the new one.",
@@ -101,7 +111,7 @@ async fn the_old_secrets_time_stays_in_sight_and_can_be_ended() {
     page.sees("The old secret stays valid in Webhook-Signature until").await;
     page.click("End now").await;
     page.sees("End the old secret now?").await;
-    page.click("Cancel").await;
+    page.click("Keep it").await;
     page.click("End now").await;
     page.click("End now").await;
     page.no_longer_sees("The old secret stays valid").await;
@@ -119,7 +129,8 @@ async fn the_old_secrets_time_stays_in_sight_and_can_be_ended() {
 /// Pastes a request into the form that checks signatures.
 async fn check(page: &Browser, headers: &str, body: &str, secret: &str) {
     let script = format!(
-        "for (const [name, text] of Object.entries({})) document.querySelector(`#check-${{name}}`).value = text;",
+        "document.querySelector('[aria-label=\"Check a signature\"] > [role=status]').replaceChildren();
+         for (const [name, text] of Object.entries({})) document.querySelector(`#check-${{name}}`).value = text;",
         json!({ "headers": headers, "body": body, "secret": secret })
     );
     page.until("document.querySelector('#check-body') !== null").await;
@@ -165,8 +176,22 @@ async fn a_pasted_request_is_checked_and_the_usual_mistakes_are_named() {
         (&named, body.clone(), other, "signed with the one that the webhook has now"),
         (&named, body.clone(), "secret", "Each begins with whsec_"),
         (&rotation, body.clone(), other, "signed with the one that the webhook has now"),
+        (
+            &format!("POST /hook HTTP/1.1\n\n{{'X-Webhook-Signature': '{simple}', 'Host': 'example.com'}}"),
+            body.clone(),
+            "",
+            "X-Webhook-Signature is right",
+        ),
+        (
+            &format!("curl -H 'X-Webhook-Signature: {simple}' \\\n -H 'Accept: */*'"),
+            body.clone(),
+            "",
+            "X-Webhook-Signature is right",
+        ),
+        (&format!("HTTP_X_WEBHOOK_SIGNATURE={simple}"), body.clone(), "", "X-Webhook-Signature is right"),
+        (&"HTTP/1.1 200 OK\n\nv1".to_owned(), body.clone(), "", "There is no signature in this text"),
         (&rotation.replace("Webhook-Id", "Id"), body.clone(), "", "paste both"),
-        (&"Content-Type: application/json".to_owned(), body.clone(), "", "There is no signature"),
+        (&"Content-Type: application/json".to_owned(), body.clone(), "", "There is no signature in this text"),
     ] {
         check(page, headers, &body, secret).await;
         page.sees(said).await;
@@ -188,7 +213,7 @@ async fn a_request_that_is_right_but_old_is_told_from_a_forged_one() {
     let headers = "webhook-id: evt_1\nwebhook-timestamp: 1795428000\nv1,AdIb+oF5QYHpVObxkjEXv27XTxEAzlg8OMGrSdCIIys=";
     check(page, headers, body, secret).await;
     page.sees("Webhook-Signature is right").await;
-    page.sees("code that checks the time refuses it now").await;
+    page.sees(" ago): code that checks the time refuses it now").await;
 }
 
 #[tokio::test]
