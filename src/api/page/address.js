@@ -1,9 +1,12 @@
 // Reads and builds the addresses of views: #/webhooks/ID/TAB/REST?QUERY. This file imports nothing.
 
-/** What the address names. `rest` is the path behind the tab. What is missing is undefined; `query` may be empty. */
+export const UUID = /^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/i;
+
+/** What the address names. `rest` is the path behind the tab. What is missing is undefined, and what would lead elsewhere in an address
+ * of the API, `.` and `..`; `query` may be empty. */
 export function here() {
 	const [, path, query] = /^([^?]*)\??(.*)$/.exec(location.hash);
-	const [, , id, tab, ...rest] = path.split('/').map((part) => part || undefined);
+	const [, , id, tab, ...rest] = path.split('/').map((part) => part.replace(/^\.{1,2}$/, '') || undefined);
 	return { id, tab, rest: rest.join('/') || undefined, query: new URLSearchParams(query) };
 }
 

@@ -2,7 +2,7 @@
 import { ask, get, poll } from './http.js';
 import { block, button, copyButton, h, icon, put, say } from './dom.js';
 import { count, failure, ms, outcome, time } from './words.js';
-import { href } from './address.js';
+import { UUID, href } from './address.js';
 import { permalink } from './embed.js';
 import { curl, indented } from './curl.js';
 
@@ -37,6 +37,9 @@ export const lines = (headers) => Object.entries(headers).map((header) => header
 export function story(place, delivery, { id, path, webhook }, signal) {
 	const state = h('span'), next = h('span'), attempts = h('ol.attempts'), title = h('h3'), sent = h('div'), known = new Set();
 	let settled = false, last;
+	const missing = () => put(place, h('p.error', 'This delivery does not exist, or is no longer kept.'));
+	// It comes from the address, which may be anybody's.
+	if (!UUID.test(delivery)) return missing();
 
 	const refresh = poll(place, EVERY_MS, signal, async () => {
 		if (settled) return;
@@ -45,7 +48,7 @@ export function story(place, delivery, { id, path, webhook }, signal) {
 			throw problem;
 		});
 		settled = one?.state !== 'pending';
-		if (!one) return put(place, h('p.error', 'This delivery does not exist, or is no longer kept.'));
+		if (!one) return missing();
 		if (!state.isConnected) draw(one);
 		update(one);
 	});

@@ -1,12 +1,11 @@
 // The filters of the log. They stand in the address, under the API's names; this file has their form and the API's questions.
 import { eventTypes } from './http.js';
 import { form, h, select, submit } from './dom.js';
-import { href } from './address.js';
+import { UUID, href } from './address.js';
 import { STATES } from './delivery.js';
 
 /** Stands for every state without a success. */
 const UNDELIVERED = 'undelivered';
-const UUID = /^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/i;
 /** What one view's filter is called in the other one. */
 const SAME = { failed: UNDELIVERED, success: 'delivered', [UNDELIVERED]: 'failed', delivered: 'success' };
 

@@ -77,6 +77,38 @@ async fn a_delivery_is_found_by_its_ids_and_filters_and_has_an_address() {
 }
 
 #[tokio::test]
+async fn an_address_made_by_somebody_else_reaches_nothing_but_its_webhook() {
+    let stage = Stage::set().await;
+    let webhook = stage.webhook("https://hooks.example.com/a", &TYPES).await;
+    let page = &stage.browser;
+    stage.open_at(&format!("/{}/logs", webhook.id)).await;
+    page.sees("Nothing was sent yet").await;
+    page.js("const ask = window.fetch;
+         window.asked = [];
+         window.fetch = (url, options) => { window.asked.push(new URL(url).href); return ask(url, options); };")
+        .await;
+    let other = "../../00000000-0000-4000-8000-000000000000/deliveries/00000000-0000-4000-8000-000000000001";
+    for hostile in ["../secret", "..", "%2e%2e/secret", other, "?x=1", "a%23", "%5c..%5csecret"] {
+        page.js(&format!("location.hash = '#/webhooks/{}/logs/{hostile}'", webhook.id)).await;
+        page.until(&format!("location.hash.endsWith('{hostile}')")).await;
+        if hostile.starts_with("..") && hostile.len() == 2 || hostile.starts_with('?') {
+            page.sees("Nothing was sent yet").await;
+        } else {
+            page.sees("This delivery does not exist, or is no longer kept.").await;
+        }
+    }
+    stage.go("/../../event-types").await;
+    page.sees("Create Webhook").await;
+    let asked = page.js("return window.asked").await;
+    let own = ["", "/stats", "/deliveries"].map(|path| format!("/v1/webhooks/{}{path}", webhook.id));
+    for url in asked.as_array().unwrap().iter().map(|url| url.as_str().unwrap()) {
+        let path = url.split_once("/v1").unwrap().1.split('?').next().unwrap();
+        let known = own.contains(&format!("/v1{path}")) || ["/webhooks", "/event-types"].contains(&path);
+        assert!(known, "{url}");
+    }
+}
+
+#[tokio::test]
 #[ignore = "a longer visit: make journeys"]
 async fn a_delivery_copied_as_curl_runs_nothing_else_and_has_no_signature() {
     let (stage, receiver, webhook) = without_retries().await;
