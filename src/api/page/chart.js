@@ -1,4 +1,4 @@
-// Deliveries per hour of the last day, and how long they took, drawn as SVG. A slider reads one hour; the same numbers as a table.
+// Attempts per hour of the last day, and how long they took, drawn as SVG. A slider reads one hour; the same numbers as a table.
 import { get, poll } from './http.js';
 import { h, put, svg } from './dom.js';
 import { clock, ms, number } from './words.js';
@@ -10,8 +10,8 @@ const HANDLE = 8;
 
 /** The chart of a webhook. The event `grown` tells it that there are new attempts. */
 export function chart(path, signal) {
-	const caption = h('figcaption'), picture = h('div'), line = h('p.hint'), table = h('table');
-	const slider = h('input', { type: 'range', min: 0, 'aria-label': 'Hour', input: () => read(Number(slider.value)) });
+	const caption = h('figcaption'), picture = h('div', { pointerleave: () => read(place()) }), line = h('p.hint'), table = h('table');
+	const slider = h('input', { type: 'range', min: 0, 'aria-label': 'Hour', input: () => choose(Number(slider.value)) });
 	const figure = h('figure.card.chart', h('.drawing'));
 	let data, width, chosen, growth = 0;
 	const refresh = poll(figure, EVERY_MS, signal, async () => {
@@ -43,22 +43,31 @@ export function chart(path, signal) {
 		const key = (name, text) => h(`span.key.${name}`, text), [good, bad] = [sum('succeeded'), sum('failed')];
 		const step = (width - LEFT) / data.length;
 		put(caption, h('h2', 'Last 24 hours'), key('good', good), key('bad', bad), key('p50_ms', 'p50'), key('p99_ms', 'p99 duration'));
-		put(picture, drawing(data, width, step, `Deliveries per hour: ${good}, ${bad}`, read));
+		put(picture, drawing(data, width, step, `Attempts per hour: ${good}, ${bad}`, read, choose));
 		put(table, h('thead', h('tr', COLUMNS.map((name) => h('th', { scope: 'col' }, name)))),
 			h('tbody', [...data].reverse().map((bucket) => h('tr', cells(bucket).map((value, i) => (i ? h('td', value) : h('th', { scope: 'row' }, value)))))));
 		slider.max = data.length - 1;
 		// The handle goes from the middle of the first hour to that of the last.
 		slider.style.margin = `0 ${step / 2 - HANDLE}px 0 ${LEFT + step / 2 - HANDLE}px`;
 		slider.style.width = `${(data.length - 1) * step + 2 * HANDLE}px`;
-		const before = data.findIndex(({ start }) => start === chosen);
-		read(before < 0 ? data.length - 1 : before);
+		read(place());
 	}
 
-	/** Reads one hour: by keyboard and touch with the slider, by pointer over the chart. At first the present hour. */
+	/** The hour that is chosen, with the slider or by a click. At first the present hour. */
+	function place() {
+		const before = data.findIndex(({ start }) => start === chosen);
+		return before < 0 ? data.length - 1 : before;
+	}
+
+	function choose(i) {
+		chosen = i < data.length - 1 ? data[i].start : null;
+		read(i);
+	}
+
+	/** Shows one hour: the chosen one, or that under the pointer while it moves. */
 	function read(i) {
 		const [hour, succeeded, failed, p50, p99] = cells(data[i]);
 		const text = `From ${hour}: ${succeeded} succeeded, ${failed} failed${data[i].p50_ms === null ? '' : `, p50 ${p50}, p99 ${p99}`}`;
-		chosen = i < data.length - 1 ? data[i].start : null;
 		slider.value = i;
 		slider.setAttribute('aria-valuetext', text);
 		picture.querySelectorAll('g').forEach((one, n) => one.classList.toggle('read', n === i));
@@ -74,8 +83,8 @@ const COLUMNS = ['Hour', 'Succeeded', 'Failed', 'p50', 'p99'];
 const cells = ({ start, succeeded, failed, estimated, p50_ms: p50, p99_ms: p99 }) =>
 	[clock(start), counted(succeeded, estimated), counted(failed, estimated), ms(p50), ms(p99)];
 
-/** The bars and lines. `read` is called with the number of the hour at which the pointer is. */
-function drawing(data, width, step, label, read) {
+/** The bars and lines. `read` is called with the number of the hour over which the pointer moves, `choose` with that of a click. */
+function drawing(data, width, step, label, read, choose) {
 	const most = nice(Math.max(4, ...data.map(({ succeeded, failed }) => succeeded + failed)));
 	const slowest = nice(Math.max(10, ...data.map((bucket) => bucket.p99_ms)));
 	const x = (i) => LEFT + i * step, up = (n) => BARS - (n / most) * BARS;
@@ -91,7 +100,7 @@ function drawing(data, width, step, label, read) {
 		scale(0, number(most)), scale(BARS, 0), scale(TOP, ms(slowest)), scale(BOTTOM, 0),
 		data.map(({ succeeded, failed, start }, i) => {
 			const good = up(succeeded), bad = up(succeeded + failed), bar = { x: x(i + 0.12), width: step * 0.76 };
-			return svg('g', { pointerenter: () => read(i) },
+			return svg('g', { pointermove: () => read(i), click: () => choose(i) },
 				svg('rect.hit', { x: x(i), width: step, height: BOTTOM }),
 				svg('rect.good', { ...bar, y: good, height: BARS - good }),
 				svg('rect.bad', { ...bar, y: bad, height: good - bad }),
