@@ -1,10 +1,11 @@
 // Sends again what ended without a success between two times. The reader sees the number first.
-import { ask, get } from './http.js';
+import { ask, get, part, poll } from './http.js';
 import { button, focus, form, h, put, submit } from './dom.js';
 import { count, number } from './words.js';
 import { href } from './address.js';
 import { labelled, local, read, timeInput } from './filters.js';
 
+const EVERY_MS = 5000;
 const DAY_MS = 86_400_000;
 /** The API counts no further. */
 const MOST = 100_000;
@@ -12,30 +13,42 @@ const MOST = 100_000;
 const counted = (n, more = n >= MOST) => (more ? `${number(n)} or more deliveries` : count(n, 'delivery'));
 
 export function recovery({ id, path, webhook }, signal, done) {
-	const clear = () => put(found), found = h('div', { role: 'status' });
+	const found = h('div', { role: 'status' });
+	let counting;
+	const clear = () => {
+		counting?.abort();
+		put(found);
+	};
 	const since = timeInput({ required: true, value: local(new Date(Date.now() - DAY_MS)), input: clear }), until = timeInput({ input: clear });
 
 	async function look() {
 		// A fixed end, so that the button sends what was counted.
 		const span = { since: read(since), until: read(until) || new Date().toISOString() };
-		// Not there any more when the answers come, if the times were changed meanwhile.
-		const answer = h('div');
-		put(found, answer);
-		const [{ count: ended }, { data, next_cursor: more }] = await Promise.all([
-			get(`${path}/recover?${new URLSearchParams(span)}`, signal),
-			get(`${path}/deliveries?view=deliveries&state=pending&limit=100`, signal),
-		]);
-		put(answer,
+		const waiting = h('p', '');
+		let known = 0;
+		clear();
+		// Ended, together with what it asks, when the times are changed.
+		const { signal: own } = counting = part(signal);
+		const { count: ended } = await get(`${path}/recover?${new URLSearchParams(span)}`, own);
+		put(found,
 			h('p', ended ? counted(ended) : 'Nothing', ' ended without a success in this time.'),
-			ended > 0 && (webhook().active ? button(`Send ${number(ended)} again`, () => recover(span), '.primary')
+			ended > 0 && (webhook().active ? button(`Send ${number(ended)} again`, () => recover(span, ended), '.primary')
 				: h('p.muted', 'Switch the webhook on to send them again.')),
-			data.length > 0 && h('p', `Not counted, because still to be sent anyway: ${counted(data.length, more)}. `,
-				h('a', { href: href(id, 'logs', { view: 'deliveries', state: 'pending' }) }, 'See what waits')));
+			waiting);
+		poll(waiting, EVERY_MS, own, async () => {
+			const { data, next_cursor: more } = await get(`${path}/deliveries?view=deliveries&state=pending&limit=100`, own);
+			// Said again only when it has changed.
+			if (data.length === known) return;
+			known = data.length;
+			put(waiting, data.length > 0 && [`Not counted, because still to be sent anyway: ${counted(data.length, more)}. `,
+				h('a', { href: href(id, 'logs', { view: 'deliveries', state: 'pending' }) }, 'See what waits')]);
+		});
 	}
 
-	async function recover(span) {
-		const { recovering } = await ask('POST', `${path}/recover`, { body: span });
-		put(found, h('p', `${counted(recovering)} will be sent again, a few at a time.`));
+	async function recover(span, ended) {
+		const { recovering } = await ask('POST', `${path}/recover`, { body: span }), fewer = ended - recovering;
+		clear();
+		put(found, h('p', `${counted(recovering)} will be sent again, a few at a time${fewer > 0 ? `; ${number(fewer)} ${fewer === 1 ? 'was' : 'were'} resent meanwhile` : ''}.`));
 		focus(control);
 		done();
 	}
@@ -44,7 +57,7 @@ export function recovery({ id, path, webhook }, signal, done) {
 	// The browser itself asks for what is missing, or only half typed.
 	times.noValidate = false;
 	return {
-		element: h('details.card.recovery', h('summary', 'Recover what was missed'),
+		element: h('details.fold.recovery', h('summary', 'Recover what was missed'),
 			h('p.muted', 'What failed for good, was cancelled or was not sent, by the time at which it ended.'), times, found),
 		/** Takes over the span of the log's filters. */
 		show(query) {
