@@ -12,13 +12,16 @@ const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
 const variable = (name) => `"$${name.toUpperCase().replace(/\W/g, '_')}"`;
 
-/** The command that sends `body` to `url` again. What is secret stands in it as a variable, `"$WEBHOOK_SIGNATURE"`. */
+/**
+ * The command that sends `body` to `url` again. What is secret stands in it as a variable: `"$WEBHOOK_SIGNATURE"`, and `"$QUERY"`,
+ * because a URL's query often has a token.
+ */
 export function curl(url, headers, body) {
 	const given = Object.entries(headers ?? { 'Content-Type': 'application/json' }).filter(([name]) => !MADE_BY_CURL.test(name));
 	const secret = new Set([...SIGNATURES, ...given.map(([name]) => name).filter((name) => SECRET.test(name))]);
-	const long = body.length > LONGEST_ARGUMENT;
+	const long = body.length > LONGEST_ARGUMENT, [, address, query] = /^([^?]*\??)(.*)$/.exec(url);
 	return [
-		`${long ? `printf %s ${quoted(body)} | ` : ''}curl --globoff --url ${quoted(url)}`,
+		`${long ? `printf %s ${quoted(body)} | ` : ''}curl --globoff --url ${quoted(address)}${query && '"$QUERY"'}`,
 		...given.filter(([name]) => !secret.has(name)).map((header) => `-H ${quoted(header.join(': '))}`),
 		...[...secret].map((name) => `-H ${quoted(`${name}: `)}${variable(name)}`),
 		long ? '--data-binary @-' : `--data-raw ${quoted(body)}`,

@@ -3,10 +3,14 @@ import { ask, get, poll } from './http.js';
 import { block, button, copyButton, h, icon, put, say } from './dom.js';
 import { count, failure, ms, outcome, time } from './words.js';
 import { UUID, href } from './address.js';
-import { permalink } from './embed.js';
+import { mayLink, permalink } from './embed.js';
 import { curl, indented } from './curl.js';
 
 const EVERY_MS = 3000;
+/** A delivery that has ended may be sent again elsewhere: each fifth time it is looked at all the same. */
+const ENDED_EVERY = 5;
+/** So long after its time a delivery may still be on its way. */
+const LATE_MS = 5000;
 export const TRIGGERS = { event: 'First attempt', retry: 'Retry', test: 'Test', resend: 'Resent' };
 
 /** Each state of a delivery as an icon, a word, and what makes the word a sentence. */
@@ -19,30 +23,53 @@ export const STATES = {
 	unrecordable: ['failed', 'Unknown', ': the result could not be stored'],
 };
 const RETRYING = ['warning', 'Retrying', ' after a failed attempt'];
+const RESENT = ['none', 'Waiting', ', to be sent again'];
 
 /** The state of a row of the list, or of one whole delivery, as an entry of `STATES`. */
-export function stateOf({ state, last_status: status, attempts }) {
-	if (state === 'pending' && (status ?? attempts?.[0]?.status) === 'failed') return RETRYING;
+export function stateOf({ state, last_status: status, attempts_made: made, attempts }) {
+	const last = status ?? attempts?.[0]?.status;
+	if (state === 'pending' && last) return made ? RETRYING : RESENT;
 	return STATES[state] ?? ['none', state, ''];
+}
+
+/** When it is attempted next. A failing receiver gets one delivery at a time, whatever the times of the others. */
+export function nextAttempt({ state, next_attempt_at: iso }, { active, failing_since: failing }) {
+	if (state !== 'pending') return 'None';
+	if (!active) return 'None: the webhook is inactive';
+	const late = Date.now() - new Date(iso);
+	if (late < 0) return time(iso);
+	if (late < LATE_MS) return 'In a moment';
+	return failing ? 'When your receiver answers again: until then one delivery is tried at a time.' : 'After others that were due before it';
 }
 
 const copied = (label, id) => [h('code', id), ' ', copyButton(() => id, `Copy ${label}`)];
 
 /** A button that says what it copies. */
-const copier = (label, text) => Object.assign(copyButton(text, label), { textContent: label });
+const copier = (label, text, said) => Object.assign(copyButton(text, label, null, said), { textContent: label });
 
 export const lines = (headers) => Object.entries(headers).map((header) => header.join(': ')).join('\n');
 
-/** Shows a delivery in `place`, and what becomes of it until `signal` ends. An event `stale` has it looked at again. */
-export function story(place, delivery, { id, path, webhook }, signal) {
+/**
+ * Shows a delivery in `place`, and what becomes of it until `signal` ends. An event `stale` has it looked at again; `seen` is called
+ * with it after each look.
+ */
+export function story(place, delivery, { id, path, webhook }, signal, seen = () => {}) {
 	const state = h('span'), next = h('span'), attempts = h('ol.attempts'), title = h('h3'), sent = h('div'), known = new Set();
-	let settled = false, last;
+	const resend = button('Resend', async () => {
+		await sendAgain(`${path}/deliveries/${delivery}`);
+		say('It is being sent again.');
+		again();
+	}, '.small');
+	const inactive = h('p.hint', 'To send it again, switch the webhook on.');
+	let settled = false, looks = 0, last;
 	const missing = () => put(place, h('p.error', 'This delivery does not exist, or is no longer kept.'));
 	// It comes from the address, which may be anybody's.
 	if (!UUID.test(delivery)) return missing();
 
 	const refresh = poll(place, EVERY_MS, signal, async () => {
-		if (settled) return;
+		allow();
+		looks += 1;
+		if (settled && looks % ENDED_EVERY) return;
 		const one = await get(`${path}/deliveries/${delivery}`, signal).catch((problem) => {
 			if (problem.status === 404) return null;
 			throw problem;
@@ -51,27 +78,32 @@ export function story(place, delivery, { id, path, webhook }, signal) {
 		if (!one) return missing();
 		if (!state.isConnected) draw(one);
 		update(one);
+		seen(one);
 	});
 
-	const again = () => {
+	function again() {
 		settled = false;
 		refresh();
-	};
+	}
 	place.addEventListener('stale', again, { signal });
 
+	function allow() {
+		inactive.hidden = webhook().active;
+		resend.disabled = !webhook().active;
+	}
+
 	function draw({ event_id: event, event_type: type, created_at: created, payload: text, attempts: [newest] }) {
-		const address = href(id, `logs/${delivery}`);
+		const address = href(id, `logs/${delivery}`), made = time(created);
 		const facts = {
 			State: state, 'Next attempt': next, 'Event type': type && h('code', type), Event: event && copied('event ID', event),
-			Delivery: copied('delivery ID', delivery), Created: time(created),
+			Delivery: copied('delivery ID', delivery), Created: `${made.textContent} · ${made.title}`,
 		};
 		put(place, h('dl', Object.entries(facts).map(([name, value]) => value && [h('dt', name), h('dd', value)])),
-			h('.actions.start', text !== null && [button('Resend', async () => {
-				await ask('POST', `${path}/deliveries/${delivery}/resend`);
-				say('It is being sent again.');
-				again();
-			}, '.small'), copier('Copy as curl', () => curl(webhook().url, last.request_headers, text))],
-			copier('Copy link', () => permalink(address.slice(1))), place.closest('details') && h('a', { href: address }, 'Open alone')),
+			h('.actions.start', text !== null && [resend, copier('Copy as curl (bash)', () => curl(webhook().url, last.request_headers, text),
+				'Copied, for bash or sh. First set $WEBHOOK_SIGNATURE and $X_WEBHOOK_SIGNATURE: they stand under “Headers sent”; and $QUERY: what follows “?” in the URL.')],
+			mayLink() && copier('Copy link', () => permalink(address.slice(1))),
+			place.closest('details') && h('a', { href: address }, 'Open alone')),
+			text !== null && inactive,
 			text !== null ? payload(text)
 				: h('p.muted', newest?.trigger === 'test' ? 'The payload of a test is not kept.' : 'The event is no longer kept, and its payload with it.'),
 			sent, title, attempts);
@@ -81,8 +113,7 @@ export function story(place, delivery, { id, path, webhook }, signal) {
 		const [kind, word, rest] = stateOf(one), fresh = one.attempts.filter((row) => !known.has(row.id));
 		last = one;
 		put(state, outcome(kind, word), rest);
-		put(next, one.state !== 'pending' ? 'None' : !webhook().active ? 'None: the webhook is inactive'
-			: new Date(one.next_attempt_at) > Date.now() ? time(one.next_attempt_at) : 'Now');
+		put(next, nextAttempt(one, webhook()));
 		put(title, count(one.attempts.length, 'attempt'));
 		if (!fresh.length) return;
 		for (const row of fresh) known.add(row.id);
@@ -91,6 +122,12 @@ export function story(place, delivery, { id, path, webhook }, signal) {
 			h('p.hint', 'Those of the last attempt, without Host and without signatures that cannot be made again.')]);
 	}
 }
+
+/** Sends the delivery at `path` again. */
+export const sendAgain = (path) => ask('POST', `${path}/resend`).catch((problem) => {
+	if (problem.status === 404) problem.message = 'Its payload is no longer kept.';
+	throw problem;
+});
 
 /** It is read indented, and copied as it was sent. */
 function payload(text) {
@@ -110,7 +147,7 @@ function payload(text) {
 /** One attempt: how it ended, why, and what the receiver answered. */
 export function attempt(row) {
 	const { http_status: status, response_snippet: text, response_headers: headers = {} } = row, why = failure(row);
-	return [h('.facts', outcome(row.status), h('b', `Attempt ${row.attempt}`), h('span', TRIGGERS[row.trigger]),
+	return [h('.facts', outcome(row.status), h('b', `${row.trigger === 'resend' ? 'Resent, a' : 'A'}ttempt ${row.attempt}`), row.trigger !== 'resend' && h('span', TRIGGERS[row.trigger]),
 		h('span', status ? `HTTP ${status}` : 'No answer'), h('span', ms(row.duration_ms)), time(row.created_at)),
 	why && h('p', h('strong', why[0]), ' ', why[1]),
 	text ? block('Response', text) : status && h('p.muted', 'The response had no body.'),

@@ -120,14 +120,14 @@ export function confirm(title, lines, yes, no = 'Keep it') {
 export const block = (label, text) => h('.block', h('.block-head', label, copyButton(() => text, `Copy ${label.toLowerCase()}`)),
 	h('pre', { tabindex: 0, role: 'group', 'aria-label': label }, text));
 
-export const copyButton = (text, label, key) => button('Copy', async () => {
+export const copyButton = (text, label, key, said = 'Copied to the clipboard.') => button('Copy', async () => {
 	const copied = await text();
 	try {
 		await navigator.clipboard.writeText(copied);
 	} catch {
 		if (!copyByCommand(copied)) return say('Not allowed here: select the text and copy it by hand.', 'failed');
 	}
-	say('Copied to the clipboard.');
+	say(said);
 }, '.small', { 'aria-label': label, 'data-key': key });
 
 /** For a frame without the permission for the clipboard. Tells whether it worked. */

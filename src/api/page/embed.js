@@ -38,6 +38,8 @@ export function tellRoute() {
 	tell('route', { route });
 }
 
+/** Whether views have an address for others: in a frame only if the host has said so. */
+export const mayLink = () => parent === window || Boolean(link);
 /** The address of a view, `/webhooks/…`, for others: in the host's page, if the host has said how: with {route} for the encoded route, or a # to write it behind. */
 export const permalink = (route) => (link?.includes('{route}')
 	? link.replace('{route}', encodeURIComponent(route))

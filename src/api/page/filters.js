@@ -1,6 +1,6 @@
 // The filters of the log. They stand in the address, under the API's names; this file has their form and the API's questions.
 import { eventTypes } from './http.js';
-import { form, h, select, submit } from './dom.js';
+import { focus, form, h, put, select, submit } from './dom.js';
 import { UUID, href } from './address.js';
 import { STATES } from './delivery.js';
 
@@ -10,20 +10,25 @@ const UNDELIVERED = 'undelivered';
 const SAME = { failed: UNDELIVERED, success: 'delivered', [UNDELIVERED]: 'failed', delivered: 'success' };
 
 export const ofDeliveries = (query) => query.get('view') === 'deliveries';
-export const isFiltered = (query) => [...query].some(([name, value]) => value && name !== 'view');
+const filters = (query) => [...query].filter(([name, value]) => value && name !== 'view');
+export const isFiltered = (query) => filters(query).length > 0;
+
+/** What it means that nothing was found with these filters. */
+export function nothing(query) {
+	if (query.get('id')) return 'No delivery of this webhook has this ID. Enter the whole ID.';
+	return String(filters(query)) === `state,${UNDELIVERED}` ? 'Everything was delivered.' : 'Nothing matches these filters';
+}
 
 /** The API's parameters for the filters in `query`: of several questions, the answers stand one after the other. */
 export function questions(query) {
 	const fixed = {};
-	for (const name of ['event_type', 'http_status', 'from', 'to', ofDeliveries(query) ? 'view' : 'status']) {
+	for (const name of ['event_type', 'http_status', 'from', 'to', ...(ofDeliveries(query) ? ['view', 'state'] : ['status'])]) {
 		if (query.get(name)) fixed[name] = query.get(name);
 	}
-	const id = query.get('id');
+	const id = query.get('id')?.trim();
 	// An event's id may look like that of a delivery.
 	const ids = !id ? [{}] : [...(UUID.test(id) ? [{ delivery_id: id.toLowerCase() }] : []), { event_id: id }];
-	const state = ofDeliveries(query) && query.get('state');
-	const states = state === UNDELIVERED ? Object.keys(STATES).filter((one) => one !== 'delivered') : [state];
-	return ids.flatMap((one) => states.map((other) => ({ ...fixed, ...one, ...(other && { state: other }) })));
+	return ids.map((one) => ({ ...fixed, ...one }));
 }
 
 /** The address of the other view with the same filters, as far as it has them. */
@@ -57,12 +62,12 @@ export function filterForm(id, signal) {
 		status: choice('Status', ['', 'All statuses'], ['success', 'Success'], ['failed', 'Failed']),
 		state: choice('State', ['', 'All states'], [UNDELIVERED, 'Not delivered'], ...Object.entries(STATES).map(([state, [, word]]) => [state, word])),
 		event_type: choice('Event type', ['', 'All event types']),
-		http_status: h('input', { type: 'number', min: 100, max: 999 }),
+		http_status: h('input', { inputmode: 'numeric' }),
 		from: timeInput(), to: timeInput(),
 	};
 	const { event_type: types, http_status: code, from, to, ...first } = fields;
-	const clear = h('a.button', 'Clear'), control = submit('Find');
-	const more = h('details', h('summary', 'More filters'), h('.line', labelled('HTTP status', code), labelled('From', from), labelled('To', to)));
+	const clear = h('a.button.clears', 'Clear'), control = submit('Find');
+	const more = h('details.fold', h('summary', 'More filters'), h('.line', labelled('HTTP status', code), labelled('From', from), labelled('To', to)));
 	const element = form('.filters', control, apply, Object.values(first), types, control, clear, more);
 	element.setAttribute('role', 'search');
 
@@ -71,20 +76,30 @@ export function filterForm(id, signal) {
 		location.hash = href(id, 'logs', { view: query.get('view'), ...Object.fromEntries(given) });
 	}
 
+	function fill(name) {
+		const field = fields[name], value = query.get(name) ?? '';
+		field.value = field.type === 'datetime-local' ? local(value) : value;
+		// The address may have what no list has.
+		if (field.selectedIndex < 0) field.append(h('option', { value, selected: true }, value));
+		return value;
+	}
+
 	/** Shows the filters of the address. */
 	function show(now) {
 		query = now;
-		for (const [name, field] of Object.entries(fields)) field.value = field.type === 'datetime-local' ? local(query.get(name)) : query.get(name) ?? '';
+		const held = document.activeElement;
+		const given = Object.keys(fields).filter(fill);
 		fields.status.hidden = ofDeliveries(query);
 		fields.state.hidden = !fields.status.hidden;
 		clear.hidden = !isFiltered(query);
 		clear.href = everything(id, query);
-		more.open ||= [code, from, to].some(({ value }) => value);
+		more.open ||= given.some((name) => more.contains(fields[name]));
+		if (held.matches('.clears')) focus(fields.id);
 	}
 
 	eventTypes(signal).then((all) => {
-		types.append(...all.map(({ type }) => h('option', { value: type }, type)));
-		types.value = query.get('event_type') ?? '';
+		put(types, types[0], all.map(({ type }) => h('option', { value: type }, type)));
+		fill('event_type');
 	}, () => {});
 	return { element, show };
 }

@@ -1,20 +1,18 @@
 // The tab with a webhook's log: its chart, and the newest attempts or deliveries, or one delivery alone. The address says which.
 import { part } from './http.js';
-import { announce, button, columns, empty, focus, h, link, put } from './dom.js';
+import { announce, button, columns, empty, focus, h, link, notice, put } from './dom.js';
 import { count } from './words.js';
 import { href } from './address.js';
 import { chart } from './chart.js';
 import { attemptRow, chooser, deliveryRow } from './deliveries.js';
 import { deliveryView } from './delivery.js';
-import { everything, filterForm, isFiltered, ofDeliveries, questions, seenAs } from './filters.js';
+import { everything, filterForm, isFiltered, nothing, ofDeliveries, questions, seenAs } from './filters.js';
 import { pages } from './pages.js';
 import { recovery } from './recover.js';
 
-const TELL_EVERY_MS = 5000;
-
 /** Returns a function that goes to another place within the tab. */
 export function logsTab(body, tab) {
-	let log, own, back = href(tab.id);
+	let log, own, alone, back = href(tab.id);
 	function move({ rest, query }) {
 		if (!rest) back = location.hash;
 		if (!rest && log) return log(query);
@@ -23,26 +21,28 @@ export function logsTab(body, tab) {
 		own = part(tab.signal);
 		log = null;
 		if (rest) put(body, deliveryView(rest, back, tab, own.signal));
-		else log = logView(body, tab, query, own.signal);
-		if (!first) body.querySelector('h2[tabindex]').focus();
+		else log = logView(body, tab, query, own.signal, alone);
+		alone = rest;
+		if (!first) focus(body.querySelector('h2'));
 	}
 	move(tab);
 	return move;
 }
 
-function logView(body, tab, query, signal) {
+/** `left` is the delivery from which the reader comes back, if any. */
+function logView(body, tab, query, signal, left) {
 	const { id, path } = tab;
-	const filters = filterForm(id, signal), recover = recovery(tab, signal, () => refresh()), tell = teller();
-	const heading = h('h2', { tabindex: -1 }, 'Webhook Logs');
+	const filters = filterForm(id, signal), recover = recovery(tab, signal, () => refresh());
+	const heading = h('h2.hidden', { tabindex: -1 }, 'Webhook Logs');
 	const views = ['', 'deliveries'].map((view) => h('a.button.small', { 'data-view': view }, view ? 'Deliveries' : 'Attempts'));
-	const held = button('New deliveries: show', () => { restart(); focus(heading); }, '.small', { hidden: true });
+	const held = button('', () => { restart(); focus(heading); }, '.small', { hidden: true });
 	const drawn = chart(path, signal), area = h('div');
-	let own, refresh;
-	put(body, drawn,
-		h('.log-head', heading, h('span', { role: 'status' }, held), h('nav.views', { 'aria-label': 'View' }, views)),
-		filters.element, recover.element, area);
+	let own, look, refresh, moved;
+	put(body, heading, h('.tools', h('nav.views', { 'aria-label': 'View' }, views), filters.element, recover.element, h('span', { role: 'status' }, held)),
+		area, drawn);
 
 	function show(now) {
+		moved = now !== query;
 		query = now;
 		for (const one of views) {
 			const { view } = one.dataset;
@@ -59,44 +59,55 @@ function logView(body, tab, query, signal) {
 		own = part(signal);
 		held.hidden = true;
 		const live = ofDeliveries(query);
+		look = live ? deliveries() : attempts();
+		put(held, `New ${look.label.toLowerCase()}: show`);
 		refresh = pages(area, { path: `${path}/deliveries`, questions: questions(query), live },
-			{ ...(live ? deliveries() : attempts()), none, came, crowd: () => { held.hidden = false; } }, own.signal);
+			{ ...look, none, came, first, refused, crowd: () => { held.hidden = false; } }, own.signal);
 	}
 
+	/** Tells of the first rows of a changed question, and goes to that of the delivery from which the reader comes back. */
+	function first(n, more) {
+		if (moved) announce(n ? `${count(n, look.one)}${more ? ', and more' : ''}.` : area.querySelector('.empty').firstChild.textContent);
+		if (left) focus(area.querySelector(`[data-delivery="${left}"] summary`));
+		left = null;
+	}
+
+	/** What the API says of filters that it refuses. */
+	function refused({ message }) {
+		announce(message);
+		return notice('.bad', 'These filters are not possible', h('p', message), clears('Clear filters'));
+	}
+
+	const clears = (label) => h('a.button.clears', { href: everything(id, query) }, label);
+
 	function came(rows) {
-		tell(rows);
-		if (rows.length) drawn.dispatchEvent(new Event('grown'));
+		if (!rows.length) return;
+		const failed = rows.filter((row) => (row.status ?? row.last_status) === 'failed').length;
+		announce(`${count(rows.length, `new ${look.one}`)}${failed ? `, ${failed} failed` : ''}.`);
+		drawn.dispatchEvent(new Event('grown'));
 	}
 
 	const attempts = () => ({
+		one: 'attempt', label: 'Attempts',
 		make: (row) => attemptRow(row, tab, own.signal),
 		heads: columns('row', '', 'Result', 'Event type', 'HTTP', 'Duration', 'Time'),
 	});
 
 	function deliveries() {
-		const { heads, update } = chooser(area, path, own.signal, () => { refresh(); focus(heading); });
-		return { make: (row) => deliveryRow(row, tab, own.signal), heads, shown: update };
+		const { heads, update } = chooser(area, tab, own.signal, () => { refresh(); focus(heading); });
+		return {
+			one: 'delivery', label: 'Deliveries',
+			make: (row) => deliveryRow(row, tab, own.signal),
+			heads: [heads, columns('row.picked', '', 'State', 'Event', 'Last HTTP status', 'Created')], shown: update,
+		};
 	}
 
 	function none(more) {
-		if (more) return empty('Nothing found yet', h('p', '“Load more” looks at older deliveries.'));
-		if (isFiltered(query)) return empty('Nothing matches these filters', h('a.button', { href: everything(id, query) }, 'Show all'));
+		if (more) return empty('Nothing found yet', h('p', '“Load more” looks further back.'));
+		if (isFiltered(query)) return empty(nothing(query), clears('Show all'));
 		return empty('Nothing was sent yet', h('p', 'Deliveries appear here by themselves.'), link('Send a test', `/${id}/test`));
 	}
 
 	show(query);
 	return show;
-}
-
-/** Tells screen readers of new rows. It is called after each look for them, and speaks only after a pause, of all that came in it. */
-function teller() {
-	let came = [], last = 0;
-	return (rows) => {
-		came.push(...rows);
-		if (!came.length || Date.now() - last < TELL_EVERY_MS) return;
-		const failed = came.filter((row) => (row.status ?? row.last_status) === 'failed').length;
-		announce(`${count(came.length, 'new row')}${failed ? `, ${failed} failed` : ''}.`);
-		came = [];
-		last = Date.now();
-	};
 }

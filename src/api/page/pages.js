@@ -3,6 +3,8 @@ import { get, poll } from './http.js';
 import { arrange, button, focus, h, put } from './dom.js';
 
 const PAGE = 10;
+/** So many rows that are in use, but found no more, are looked at each time. */
+const LOOKS = 10;
 const MOST = 100;
 /** So many pages are read at most before the reader is asked: each may be empty although there are more rows. */
 const TRIES = 20;
@@ -11,26 +13,37 @@ const TRIES = 20;
  * Asks `questions` of the API at `path`, one after the other. Rows that are `live` may change or go. `look` has `make(row)`, which gives
  * an element and a function that shows a row in it; what stands above the rows, `heads`; `none(more)` for an empty list; `came(rows)`,
  * called after each look for new rows with those that came by themselves; `crowd()`, called when they are so many that the list would
- * have to begin again; and perhaps `shown()`, called when rows may have come or gone.
+ * have to begin again; perhaps `shown()`, called when rows may have come or gone; `first(count, more)`, called when the first rows are
+ * there; and `refused(problem)`, which gives what to show for questions that the API refuses. Until then, what `area` shows stays.
  */
 export function pages(area, { path, questions, live }, look, signal) {
-	const rows = h('ol.card.log', { 'aria-label': 'Deliveries' });
+	const rows = h('ol.card.log', { 'aria-label': `${look.label}, newest first` });
 	const more = h('.actions.middle', button('Load more', deepen));
-	let shown = null, next, drawn, deeper = false, crowded = false;
-	put(area);
+	let shown = null, next, drawn, deeper = false, crowded = false, refused = false;
+	area.setAttribute('aria-busy', true);
 	const refresh = poll(area, live ? 5000 : 3000, signal, read);
 
 	async function read() {
-		if (crowded) return;
+		if (refused || (crowded && !live)) return;
 		const first = !shown;
-		const wanted = live && !first ? Math.min(Math.max(shown.size, PAGE), MOST) : PAGE;
-		const { data, rest } = await readFrom(questions, wanted, first ? TRIES : questions.length);
+		const wanted = crowded ? MOST : live && !first ? Math.min(Math.max(shown.size, PAGE), MOST) : PAGE;
+		const { data, rest } = await readFrom(questions, wanted, first ? TRIES : questions.length).catch((problem) => {
+			refused = problem.status === 400 || problem.status === 422;
+			if (!refused) throw problem;
+			area.setAttribute('aria-busy', false);
+			put(area, look.refused(problem));
+			return {};
+		});
+		if (refused) return;
 		const fresh = data.filter((row) => !shown?.has(keyOf(row)));
 		// A whole page of new rows: there may be more between them and the known ones. The list then begins again, unless the
 		// reader is using it.
 		const anew = first || (fresh.length === data.length && data.length >= PAGE);
-		crowded = !first && anew && (deeper || inUse(rows));
-		if (crowded) return look.crowd();
+		crowded ||= !first && anew && (deeper || inUse(rows));
+		if (crowded) {
+			for (const row of data) if (shown.has(keyOf(row))) keep(row);
+			return look.crowd();
+		}
 		if (anew) {
 			shown = new Map();
 			next = rest;
@@ -38,6 +51,7 @@ export function pages(area, { path, questions, live }, look, signal) {
 		merge(data, !rest.length);
 		if (!first) look.came(fresh);
 		show();
+		if (first) look.first(shown.size, next.length > 0);
 	}
 
 	/** Reads on with the questions `rest`. Gives the rows, and the questions that are then left. */
@@ -65,10 +79,16 @@ export function pages(area, { path, questions, live }, look, signal) {
 	function merge(data, all) {
 		const before = [...shown.keys()], order = [...new Set(data.map(keep))];
 		const last = all ? before.length : before.findLastIndex((key) => order.includes(key));
-		let at = 0;
+		let at = 0, looks = 0;
 		before.forEach((key, i) => {
+			const own = shown.get(key);
 			if (order.includes(key)) at = order.indexOf(key) + 1;
-			else if (i > last || inUse(shown.get(key).element)) order.splice(at++, 0, key);
+			else if (i > last) order.splice(at++, 0, key);
+			else if (inUse(own.element)) {
+				order.splice(at++, 0, key);
+				looks += 1;
+				if (live && looks <= LOOKS) own.look();
+			}
 		});
 		shown = new Map(order.map((key) => [key, shown.get(key)]));
 		const held = document.activeElement;
@@ -81,6 +101,7 @@ export function pages(area, { path, questions, live }, look, signal) {
 		const now = shown.size ? rows : more.hidden;
 		// Not drawn again if it is there: it may have the focus.
 		if (now !== drawn || !more.isConnected) put(area, shown.size ? [look.heads, rows] : look.none(next.length), more);
+		area.setAttribute('aria-busy', false);
 		drawn = now;
 		look.shown?.();
 	}

@@ -47,8 +47,11 @@ async fn a_delivery_is_found_by_its_ids_and_filters_and_has_an_address() {
     page.fill("[type=search]", id.as_str().unwrap()).await;
     page.click("Find").await;
     page.until(&format!("{SHOWN} === 1 && location.hash.includes({id})")).await;
+    page.sees("Last HTTP status").await;
+    page.js("document.querySelector('.filters .clears').focus()").await;
     page.click("Clear").await;
-    page.until(&format!("{SHOWN} === 2")).await;
+    page.until(&format!("{SHOWN} === 2 && document.activeElement.type === 'search'")).await;
+    page.until("document.querySelector('body > .hidden[role=status]').innerText === '2 deliveries.'").await;
     page.choose("[aria-label=State]", "undelivered").await;
     page.until(&format!("{SHOWN} === 1 && document.querySelector('.log code').innerText === 'content.updated'")).await;
     page.sees("Retrying").await;
@@ -57,11 +60,16 @@ async fn a_delivery_is_found_by_its_ids_and_filters_and_has_an_address() {
 
     // An address is enough to find it, and to see it alone.
     stage.go(&format!("/{}/logs?view=deliveries&state=pending&http_status=503", webhook.id)).await;
-    page.until(&format!("{SHOWN} === 1 && document.querySelector('details [type=number]').value === '503'")).await;
+    page.until(&format!("{SHOWN} === 1 && document.querySelector('details [inputmode=numeric]').value === '503'"))
+        .await;
     page.click_on(".log summary").await;
     page.sees(&bad).await;
     page.click("Open alone").await;
     page.until("document.activeElement.innerText === 'Delivery'").await;
+    page.until("/ · .* UTC$/.test([...document.querySelectorAll('dt')].find((e) => e.innerText === 'Created').nextSibling.innerText)").await;
+    page.click_on("section .crumb").await;
+    page.until("document.activeElement.matches('.log > li > details > summary')").await;
+    page.back().await;
     page.until(&state_is("Retrying after a failed attempt")).await;
     page.sees(&bad).await;
 
@@ -112,6 +120,8 @@ async fn an_address_made_by_somebody_else_reaches_nothing_but_its_webhook() {
 #[ignore = "a longer visit: make journeys"]
 async fn a_delivery_copied_as_curl_runs_nothing_else_and_has_no_signature() {
     let (stage, receiver, webhook) = without_retries().await;
+    let url = format!("{}?token=s3cret&x='", receiver.url());
+    stage.site.json(&["webhooks", "update", &webhook.id, "--url", &url]).await;
     let title = "it's '; touch HACKED; ' $(touch HACKED) `touch HACKED` \" \\ \n ! 'ä'";
     stage.site.publish(ACCOUNT, "content.created", json!({ "title": title })).await;
     let request = receiver.next().await;
@@ -119,8 +129,9 @@ async fn a_delivery_copied_as_curl_runs_nothing_else_and_has_no_signature() {
     stage.open_at(&format!("/{}/logs", webhook.id)).await;
     page.click_on(".log summary").await;
     page.sees("Headers sent").await;
-    page.click("Copy as curl").await;
-    page.sees("Copied to the clipboard.").await;
+    page.click("Copy as curl (bash)").await;
+    page.sees("First set $WEBHOOK_SIGNATURE and $X_WEBHOOK_SIGNATURE").await;
+    page.sees("and $QUERY: what follows").await;
     let command = stage.clipboard().await;
 
     let folder = tempfile::tempdir().unwrap();
@@ -129,6 +140,7 @@ async fn a_delivery_copied_as_curl_runs_nothing_else_and_has_no_signature() {
         .args(["-c", &script])
         .current_dir(&folder)
         .env("WEBHOOK_SIGNATURE", "v1,given")
+        .env("QUERY", "token=given $(touch HACKED)")
         .env("X_WEBHOOK_SIGNATURE", "given, too")
         .output()
         .unwrap();
@@ -136,7 +148,8 @@ async fn a_delivery_copied_as_curl_runs_nothing_else_and_has_no_signature() {
     let said = String::from_utf8(output.stdout).unwrap();
     let arguments: Vec<_> = said.split_terminator('\0').collect();
     assert_eq!(arguments.last().unwrap().as_bytes(), request.body, "the same body");
-    assert!(arguments.contains(&receiver.url().as_str()));
+    assert!(arguments.contains(&format!("{}?token=given $(touch HACKED)", receiver.url()).as_str()));
+    assert!(!command.contains("s3cret"), "a URL's query may have a token");
     assert!(arguments.contains(&format!("Webhook-Id: {}", request.event_id()).as_str()));
     assert!(
         arguments.contains(&"Webhook-Signature: v1,given") && arguments.contains(&"X-Webhook-Signature: given, too")
@@ -244,7 +257,7 @@ async fn new_rows_are_told_to_screen_readers_in_one_sentence() {
         .await;
     receiver.always(Reply::status(500));
     stage.publish("content.created").await;
-    page.until("window.told.join() === '1 new row, 1 failed.'").await;
+    page.until("window.told.join() === '1 new attempt, 1 failed.'").await;
 }
 
 #[tokio::test]
@@ -290,4 +303,33 @@ async fn recovering_says_what_still_waits_and_that_an_inactive_webhook_gets_noth
     page.click("Count").await;
     page.until("document.activeElement === document.querySelector('.recovery input')").await;
     assert_eq!(page.js("return window.go === undefined").await, true);
+}
+
+#[tokio::test]
+async fn filters_that_no_list_has_are_shown_and_those_that_the_api_refuses_are_explained() {
+    let stage = Stage::set().await;
+    let webhook = stage.webhook("https://hooks.example.com/a", &TYPES).await;
+    let page = &stage.browser;
+    stage.open_at(&format!("/{}/logs?event_type=gone.type&status=failed", webhook.id)).await;
+    page.sees("Nothing matches these filters").await;
+    page.until("document.querySelector('[aria-label=\"Event type\"]').value === 'gone.type'").await;
+    page.until(
+        "document.querySelectorAll('[aria-label=\"Event type\"] option[value=\"content.created\"]').length === 1",
+    )
+    .await;
+    page.fill("[type=search]", "  evt_unknown ").await;
+    page.press("\u{e007}").await;
+    page.until("/id=evt_unknown(&|$)/.test(location.hash)").await;
+    page.sees("No delivery of this webhook has this ID. Enter the whole ID.").await;
+    for refused in
+        ["http_status=10", "from=x", "from=2026-02-02T00:00:00Z&to=2026-01-01T00:00:00Z", "view=deliveries&state=bogus"]
+    {
+        stage.go(&format!("/{}/logs?{refused}", webhook.id)).await;
+        page.sees("These filters are not possible").await;
+        page.js("document.querySelector('.notice .clears').focus()").await;
+        page.is_sound().await;
+        page.click("Clear filters").await;
+        page.sees("Nothing was sent yet").await;
+        page.until("document.activeElement.type === 'search'").await;
+    }
 }

@@ -89,11 +89,11 @@ async fn many_new_deliveries_wait_until_the_reader_asks_for_them() {
     let read = "return [...document.querySelectorAll('.log > li')].map((e) => [e.dataset.id, e.querySelector('[open]') !== null])";
     let before = page.js(read).await;
     stage.write_log(&webhook, 15, &GOOD.replace("content.created", "site.connected").replace("1 minute", "1 ms")).await;
-    page.sees("New deliveries: show").await;
+    page.sees("New attempts: show").await;
     assert_eq!(page.js(read).await, before);
     page.is_sound().await;
-    page.click("New deliveries: show").await;
+    page.click("New attempts: show").await;
     page.until("document.querySelector('.log > li code')?.innerText === 'site.connected'").await;
     page.until("document.activeElement.innerText === 'Webhook Logs'").await;
-    page.no_longer_sees("New deliveries: show").await;
+    page.no_longer_sees("New attempts: show").await;
 }
