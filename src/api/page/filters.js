@@ -10,22 +10,22 @@ const UNDELIVERED = 'undelivered';
 const SAME = { failed: UNDELIVERED, success: 'delivered', [UNDELIVERED]: 'failed', delivered: 'success' };
 
 export const ofDeliveries = (query) => query.get('view') === 'deliveries';
-const filters = (query) => [...query].filter(([name, value]) => value && name !== 'view');
+/** The names of the filters that are set. */
+const filters = (query) => ['id', 'event_type', 'http_status', 'from', 'to', ofDeliveries(query) ? 'state' : 'status'].filter((name) => query.get(name));
 export const isFiltered = (query) => filters(query).length > 0;
 
 /** What it means that nothing was found with these filters. */
 export function nothing(query) {
 	if (query.get('id')) return 'No delivery of this webhook has this ID. Enter the whole ID.';
-	return String(filters(query)) === `state,${UNDELIVERED}` ? 'Everything was delivered.' : 'Nothing matches these filters';
+	if (query.get('to') && query.get('from') >= query.get('to')) return '“From” must be before “To”';
+	return filters(query).join() === 'state' && query.get('state') === UNDELIVERED ? 'Everything was delivered.' : 'Nothing matches these filters';
 }
 
 /** The API's parameters for the filters in `query`: of several questions, the answers stand one after the other. */
 export function questions(query) {
-	const fixed = {};
-	for (const name of ['event_type', 'http_status', 'from', 'to', ...(ofDeliveries(query) ? ['view', 'state'] : ['status'])]) {
-		if (query.get(name)) fixed[name] = query.get(name);
-	}
-	const id = query.get('id')?.trim();
+	const { id: typed = '', ...fixed } = Object.fromEntries(filters(query).map((name) => [name, query.get(name)]));
+	if (ofDeliveries(query)) fixed.view = 'deliveries';
+	const id = typed.trim();
 	// An event's id may look like that of a delivery.
 	const ids = !id ? [{}] : [...(UUID.test(id) ? [{ delivery_id: id.toLowerCase() }] : []), { event_id: id }];
 	return ids.map((one) => ({ ...fixed, ...one }));

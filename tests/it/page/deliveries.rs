@@ -321,9 +321,9 @@ async fn filters_that_no_list_has_are_shown_and_those_that_the_api_refuses_are_e
     page.press("\u{e007}").await;
     page.until("/id=evt_unknown(&|$)/.test(location.hash)").await;
     page.sees("No delivery of this webhook has this ID. Enter the whole ID.").await;
-    for refused in
-        ["http_status=10", "from=x", "from=2026-02-02T00:00:00Z&to=2026-01-01T00:00:00Z", "view=deliveries&state=bogus"]
-    {
+    stage.go(&format!("/{}/logs?from=2026-02-02T00:00:00Z&to=2026-01-01T00:00:00Z", webhook.id)).await;
+    page.sees("“From” must be before “To”").await;
+    for refused in ["http_status=10", "from=x", "view=deliveries&state=bogus"] {
         stage.go(&format!("/{}/logs?{refused}", webhook.id)).await;
         page.sees("These filters are not possible").await;
         page.js("document.querySelector('.notice .clears').focus()").await;
@@ -332,4 +332,29 @@ async fn filters_that_no_list_has_are_shown_and_those_that_the_api_refuses_are_e
         page.sees("Nothing was sent yet").await;
         page.until("document.activeElement.type === 'search'").await;
     }
+}
+
+#[tokio::test]
+async fn what_is_late_is_never_said_to_come_now() {
+    let stage = Stage::set().await;
+    stage.open().await;
+    let said = stage
+        .browser
+        .js("return import(`${location.pathname}/delivery.js`).then(({ nextAttempt, stateOf }) => {
+                 const late = { state: 'pending', next_attempt_at: new Date(Date.now() - 60_000).toISOString() };
+                 return [
+                     nextAttempt(late, { active: true, failing_since: '2026-01-01T00:00:00Z' }),
+                     nextAttempt(late, { active: true }),
+                     nextAttempt(late, { active: false }),
+                     stateOf({ state: 'pending', attempts_made: 0, attempts: [{ status: 'failed' }] }).slice(1).join(''),
+                 ];
+             })")
+        .await;
+    let expected = json!([
+        "When your receiver answers again: until then one delivery is tried at a time.",
+        "After others that were due before it",
+        "None: the webhook is inactive",
+        "Waiting, to be sent again",
+    ]);
+    assert_eq!(said, expected);
 }

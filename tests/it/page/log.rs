@@ -10,7 +10,9 @@ async fn the_log_begins_with_ten_and_loads_more() {
     let webhook = stage.webhook("https://hooks.example.com/a", &TYPES).await;
     stage.write_log(&webhook, 25, GOOD).await;
     let page = &stage.browser;
+    page.look("light", 1280).await;
     stage.open_at(&format!("/{}/logs", webhook.id)).await;
+    page.until("document.querySelector('.log > li')?.getBoundingClientRect().bottom < 600").await;
     for count in [10, 20] {
         page.until(&format!("document.querySelectorAll('.log > li').length === {count}")).await;
         page.click("Load more").await;
