@@ -109,7 +109,9 @@ async fn a_new_view_in_a_tall_frame_begins_where_the_reader_looks() {
     page.sees("Delete webhook").await;
     frame_fits(page).await;
     scrolled_down().await;
+    page.leave_frame().await;
     page.back().await;
+    page.enter_frame().await;
     page.sees("Nothing was sent yet").await;
     begins_in_sight(".tabs").await;
 }
