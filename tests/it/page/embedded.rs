@@ -161,7 +161,7 @@ async fn dialogs_and_messages_in_a_tall_frame_appear_where_the_reader_looks() {
     seen(".toast").await;
     page.enter_frame().await;
     page.js("[...document.querySelectorAll('button')].find((b) => b.textContent === 'Delete webhook').click()").await;
-    page.sees("Delete this webhook?").await;
+    page.sees("Delete “Shop”?").await;
     page.leave_frame().await;
     seen("dialog").await;
 }
