@@ -128,13 +128,17 @@ async fn switching_off_asks_if_deliveries_wait_and_they_can_be_had_after_switchi
     page.click("Active: Shop").await;
     page.click("Switch off").await;
     page.sees("is inactive: nothing is sent, and events are not kept for it.").await;
+    let cancelled = "SELECT count(*) FROM closed_deliveries WHERE reason = 'cancelled'";
+    wait_until("both are cancelled", async || stage.site.count(cancelled).await == 2).await;
+    // A later change does not move the time since when it is off.
+    stage.site.json(&["webhooks", "update", &webhook.id, "--name", "Store"]).await;
     stage.open().await;
     receiver.always(Reply::status(200));
-    page.click("Active: Shop").await;
+    page.click("Active: Store").await;
     page.sees("2 cancelled deliveries can be sent").await;
     page.is_sound().await;
     let before = receiver.count();
-    page.click("Recover what was missed: Shop").await;
+    page.click("Recover what was missed: Store").await;
     page.sees("2 missed deliveries will be sent.").await;
     for event in events {
         wait_until("what was cancelled arrives", async || {
@@ -146,6 +150,6 @@ async fn switching_off_asks_if_deliveries_wait_and_they_can_be_had_after_switchi
     let waiting = async || stage.site.count("SELECT count(*) FROM pending_deliveries").await;
     wait_until("nothing waits", async || waiting().await == 0).await;
     // So there is no question.
-    page.click("Active: Shop").await;
+    page.click("Active: Store").await;
     page.sees("is inactive: nothing is sent").await;
 }
