@@ -50,7 +50,7 @@ async function judge(headers, body, secret, current, until) {
 		names.map((name, i) => wrong[i] ?? h('p', outcome('success', `${name} is right`))),
 		wrong.includes(null) && h('p.hint', age(headers[SENT]),
 			current && secret !== current && ['It fits the secret that you entered, which is not the webhook’s newest', new Date(until) > Date.now() && [': the old one is valid until ', time(until)], '. '],
-			'If your receiver refuses it, it has another secret, or hashes other bytes: let it verify before anything parses the body.'),
+			'If your receiver refuses it, it has another secret, or hashes a parsed body.'),
 	];
 }
 
@@ -65,7 +65,7 @@ async function mistake(name, { headers, body, secret, current }) {
 	for (const [text, why] of changes(body)) if (await fits(secret, text)) return wrong(why);
 	if (current && await fits(current, body)) return wrong('Another secret: it was signed with the one that the webhook has now.');
 	return wrong(body.startsWith('{"id":"')
-		? 'The body is not what we sent (perhaps it was parsed and written again), the secret is an older one, or the header is of another request.'
+		? 'The body is not what we sent, the secret is an older one, or the header is of another request.'
 		: 'The body was parsed and written again: ours begins with {"id":" without blanks.');
 }
 
@@ -73,7 +73,7 @@ async function mistake(name, { headers, body, secret, current }) {
 function* changes(body) {
 	yield [body.trim(), 'The body has a blank or a line break at its beginning or end that we did not send.'];
 	try {
-		yield [JSON.stringify(JSON.parse(body)), 'The body was parsed and written again: its blanks are not those that we sent.'];
+		yield [JSON.stringify(JSON.parse(body)), 'The body was parsed and written again.'];
 	} catch {
 		// It is no JSON.
 	}

@@ -53,8 +53,6 @@ function openingRow(tag, id, delivery, tab, signal, read) {
 			draw(now);
 			place.dispatchEvent(new Event('stale'));
 		},
-		/** Looks at a delivery that the list's filters do not find any more. */
-		look: () => details.open || get(`${tab.path}/deliveries/${delivery}`, signal).then(draw, () => {}),
 	};
 }
 

@@ -100,7 +100,7 @@ export function story(place, delivery, { id, path, webhook }, signal, seen = () 
 		};
 		put(place, h('dl', Object.entries(facts).map(([name, value]) => value && [h('dt', name), h('dd', value)])),
 			h('.actions.start', text !== null && [resend, copier('Copy as curl (bash)', () => curl(webhook().url, last.request_headers, text),
-				'Copied, for bash or sh. First set $WEBHOOK_SIGNATURE and $X_WEBHOOK_SIGNATURE: they stand under “Headers sent”; and $QUERY: what follows “?” in the URL.')],
+				'Copied for bash. First set $WEBHOOK_SIGNATURE and $X_WEBHOOK_SIGNATURE (see “Headers sent”), and $QUERY if the URL has a “?”.')],
 			mayLink() && copier('Copy link', () => permalink(address.slice(1))),
 			place.closest('details') && h('a', { href: address }, 'Open alone')),
 			text !== null && inactive,
@@ -119,7 +119,7 @@ export function story(place, delivery, { id, path, webhook }, signal, seen = () 
 		for (const row of fresh) known.add(row.id);
 		attempts.prepend(...fresh.map((row) => h('li', attempt(row))));
 		put(sent, one.request_headers && [block('Headers sent', lines(one.request_headers)),
-			h('p.hint', 'Those of the last attempt, without Host and without signatures that cannot be made again.')]);
+			h('p.hint', 'Of the last attempt, without Host and signatures that cannot be made again.')]);
 	}
 }
 

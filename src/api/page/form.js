@@ -4,9 +4,8 @@ import { eventTypes, once, poll } from './http.js';
 import { begin, confirm, crumb, form, h, heading, icon, link, notice, put, section, sentence, submit, warning, warnings } from './dom.js';
 import { secretBox, snippets } from './signing.js';
 
-/** The host of a URL, whose scheme may be missing: this machine's, or a chat tool's as src/webhook/warnings.rs has them. */
+/** The hosts that are the machine itself. */
 const THIS_MACHINE = /^((.*\.)?localhost|127(\.\d+){3}|0\.0\.0\.0|\[::1?\])$/;
-const CHAT_TOOL = /^(hooks\.slack(-gov)?|outlook\.office|chat\.googleapis)\.com$|(^|\.)(discord(app)?|webhook\.office|logic\.azure|api\.powerplatform)\.com$/;
 
 function hostOf(url) {
 	try {
@@ -25,9 +24,8 @@ export function webhookFields(types, values = { events: [] }) {
 	// Of a URL that is saved its webhook's warnings tell.
 	const isNew = (url) => url !== values.url;
 	warnOf(fields.url, (url) => isNew(url) && /^http:/i.test(url), 'Not encrypted: anyone on the way can read the events. Use https.');
-	warnOf(fields.url, (url) => isNew(url) && CHAT_TOOL.test(hostOf(url)), 'A chat tool cannot read these events: it takes messages in a format of its own. Send them to a server of yours that translates them.');
 	warnOf(fields.url, (url) => THIS_MACHINE.test(hostOf(url)), 'This is the sending machine itself. To receive on your own, run your receiver (or ',
-		h('code', 'penr-webhooks listen'), ') behind a tunnel such as cloudflared or ngrok, and enter the tunnel’s URL.');
+		h('code', 'penr-webhooks listen'), ') behind a tunnel (cloudflared, ngrok) and enter its URL.');
 	const all = Object.values(fields), problem = h('div', { role: 'alert' });
 	const clear = () => {
 		put(problem);

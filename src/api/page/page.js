@@ -40,7 +40,7 @@ function noToken() {
 	put(main);
 	document.title = 'Webhooks';
 	const [title, text] = hadToken ? ['Your session has ended', 'Open Settings › Webhooks in penr.ai again to go on.']
-		: ['Open this page from your settings', 'penr.ai signs you in when you open Settings › Webhooks there. For your safety, this page forgets you when it is reloaded or opened in another tab.'];
+		: ['Open this page from your settings', 'penr.ai signs you in there. This page forgets you when it is reloaded or opened in another tab.'];
 	put(main, empty(title, h('p', text), hasHost ? button('Try again', start, '.primary')
 		: hostPage && h('a.button.primary', { href: hostPage + location.hash }, `Go to ${new URL(hostPage).host}`)));
 	if (hadToken) begin(main);

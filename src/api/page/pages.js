@@ -3,8 +3,6 @@ import { get, poll } from './http.js';
 import { arrange, button, focus, h, put } from './dom.js';
 
 const PAGE = 10;
-/** So many rows that are in use, but found no more, are looked at each time. */
-const LOOKS = 10;
 const MOST = 100;
 /** So many pages are read at most before the reader is asked: each may be empty although there are more rows. */
 const TRIES = 20;
@@ -79,16 +77,10 @@ export function pages(area, { path, questions, live }, look, signal) {
 	function merge(data, all) {
 		const before = [...shown.keys()], order = [...new Set(data.map(keep))];
 		const last = all ? before.length : before.findLastIndex((key) => order.includes(key));
-		let at = 0, looks = 0;
+		let at = 0;
 		before.forEach((key, i) => {
-			const own = shown.get(key);
 			if (order.includes(key)) at = order.indexOf(key) + 1;
-			else if (i > last) order.splice(at++, 0, key);
-			else if (inUse(own.element)) {
-				order.splice(at++, 0, key);
-				looks += 1;
-				if (live && looks <= LOOKS) own.look();
-			}
+			else if (i > last || inUse(shown.get(key).element)) order.splice(at++, 0, key);
 		});
 		shown = new Map(order.map((key) => [key, shown.get(key)]));
 		const held = document.activeElement;

@@ -87,6 +87,6 @@ async fn an_old_browser_and_a_page_that_is_not_whole_say_so_in_a_sentence_and_hi
     stage.address = proxy.address().to_string();
     let address = format!("{}?new#token={}", stage.page(), stage.token().await);
     stage.browser.goto(&address).await;
-    stage.browser.sees("A part of this page could not be loaded: please open it again from your settings.").await;
+    stage.browser.sees("A part of this page could not be loaded: please open it again.").await;
     assert_eq!(stage.browser.url().await, format!("{}?new", stage.page()));
 }

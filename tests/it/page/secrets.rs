@@ -170,7 +170,7 @@ async fn a_pasted_request_is_checked_and_the_usual_mistakes_are_named() {
     page.sees("X-Webhook-Signature is right").await;
     for (headers, body, secret, said) in [
         (&named, format!("{body}\n"), "", "a blank or a line break at its beginning or end that we did not send"),
-        (&named, formatted, "", "its blanks are not those that we sent"),
+        (&named, formatted, "", "The body was parsed and written again."),
         (&named, sorted, "", "ours begins with {\"id\":\" without blanks"),
         (&named, body.replace("Hello", "Hullo"), "", "The body is not what we sent"),
         (&named, body.clone(), other, "signed with the one that the webhook has now"),
