@@ -33,7 +33,7 @@ export function chart(path, signal) {
 		if (!data || room === width) return;
 		width = room;
 		if (!table.isConnected) put(figure, caption,
-			h('p.hint', 'Half of the requests took no longer than p50, and 99 of 100 no longer than p99. Tests are not counted.'),
+			h('p.hint', 'Half of the requests took at most p50, 99 of 100 at most p99. Tests are not counted.'),
 			picture, h('.reader', slider, line), h('details', h('summary', 'Numbers'), table));
 		draw();
 	}

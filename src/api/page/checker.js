@@ -44,7 +44,7 @@ function parse(text) {
 async function judge(headers, body, secret, current, until) {
 	if (!secret.startsWith('whsec_')) return failed('This is no secret of ours', 'Each begins with whsec_.');
 	const names = Object.keys(SIGNATURES).filter((name) => headers[name.toLowerCase()]);
-	if (!names.length) return failed('There is no signature in this text', 'A request that has neither header is not ours.');
+	if (!names.length) return failed('There is no signature in this text', 'A request with neither header is not ours.');
 	const wrong = await Promise.all(names.map((name) => mistake(name, { headers, body, secret, current })));
 	return [
 		names.map((name, i) => wrong[i] ?? h('p', outcome('success', `${name} is right`))),

@@ -58,7 +58,7 @@ export function recovery({ id, path, webhook }, signal, done) {
 	times.noValidate = false;
 	return {
 		element: h('details.fold.recovery', h('summary', 'Recover what was missed'),
-			h('p.muted', 'What failed for good, was cancelled or was not sent, by the time at which it ended.'), times, found),
+			h('p.muted', 'What failed for good, was cancelled or not sent, by the time it ended.'), times, found),
 		/** Takes over the span of the log's filters. */
 		show(query) {
 			if (!query.get('from') && !query.get('to')) return;

@@ -23,7 +23,7 @@ async fn each_hour_is_read_by_keyboard_and_the_chart_fits_its_window() {
     let page = &stage.browser;
     page.look("light", 1280).await;
     open_without_timer(&stage, &webhook).await;
-    page.sees("Half of the requests took no longer than p50").await;
+    page.sees("Half of the requests took at most p50").await;
     page.sees("Tests are not counted.").await;
     page.js("document.querySelector('.reader input').focus()").await;
     // Two hours back: U+E012 is the left arrow, as WebDriver numbers keys.
