@@ -131,7 +131,7 @@ async fn a_delivery_copied_as_curl_runs_nothing_else_and_has_no_signature() {
     page.sees("Headers sent").await;
     page.click("Copy as curl (bash)").await;
     page.sees("First set $WEBHOOK_SIGNATURE and $X_WEBHOOK_SIGNATURE").await;
-    page.sees("and $QUERY: what follows").await;
+    page.sees("and $QUERY if the URL has").await;
     let command = stage.clipboard().await;
 
     let folder = tempfile::tempdir().unwrap();
