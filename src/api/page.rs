@@ -46,9 +46,10 @@ fn files() -> impl Iterator<Item = (&'static str, Bytes)> {
 }
 
 pub(super) fn routes(frame_ancestors: &[String]) -> Router<Arc<Api>> {
-    let page = Page::new(frame_ancestors);
+    let files: Vec<_> = files().collect();
+    let page = Page::new(frame_ancestors, files.iter().map(|(name, _)| *name));
     let mut routes = Router::new().route(PATH, get(async move || page.clone()));
-    for (name, text) in files() {
+    for (name, text) in files {
         let file = File::new(name, text);
         routes = routes.route(&format!("{PATH}/{name}"), get(async move |headers: HeaderMap| file.answer(&headers)));
     }
@@ -94,10 +95,11 @@ struct Page {
 }
 
 impl Page {
-    fn new(frame_ancestors: &[String]) -> Self {
+    /// The page, which fetches the scripts among `files`.
+    fn new(frame_ancestors: &[String], files: impl Iterator<Item = &'static str>) -> Self {
         // The settings accept only origins here, which have no character that is special in HTML.
         let origins = HOST_ORIGINS.replace("\"\"", &format!("\"{}\"", frame_ancestors.join(" ")));
-        let scripts = files().map(|(name, _)| name).filter(|name| name.ends_with(".js") && *name != START);
+        let scripts = files.filter(|name| name.ends_with(".js") && *name != START);
         let preloads: String = scripts.map(|name| PRELOAD.replace("webhooks/", &format!("webhooks/{name}"))).collect();
         let html = without_notes(PAGE).replace(HOST_ORIGINS, &origins).replace(PRELOAD, &preloads);
         let mut headers = common("text/html; charset=utf-8");
