@@ -8,9 +8,15 @@ const SHOWN: &str = "document.querySelectorAll('.log > li').length";
 const CLOSED: &str = "SELECT count(*) FROM closed_deliveries";
 /// Every delivery fails for good at its first attempt.
 const NO_RETRIES: &str = "[]";
+const ONE_IN_AN_HOUR: &str = r#"["1h"]"#;
 
 async fn without_retries() -> (Stage, Receiver, Webhook) {
-    let stage = Stage::on(Site::new().await.set("retry.schedule", NO_RETRIES)).await;
+    with_schedule(NO_RETRIES).await
+}
+
+/// A webhook for all event types, and its receiver. `waits` are those between the attempts of a delivery.
+async fn with_schedule(waits: &str) -> (Stage, Receiver, Webhook) {
+    let stage = Stage::on(Site::new().await.set("retry.schedule", waits)).await;
     let receiver = Receiver::start().await;
     let webhook = stage.webhook(&receiver.url(), &TYPES).await;
     (stage, receiver, webhook)
@@ -26,9 +32,7 @@ async fn wait_for_closed(stage: &Stage, count: i64) {
 
 #[tokio::test]
 async fn a_delivery_is_found_by_its_ids_and_filters_and_has_an_address() {
-    let stage = Stage::on(Site::new().await.set("retry.schedule", r#"["1h"]"#)).await;
-    let receiver = Receiver::start().await;
-    let webhook = stage.webhook(&receiver.url(), &TYPES).await;
+    let (stage, receiver, webhook) = with_schedule(ONE_IN_AN_HOUR).await;
     let page = &stage.browser;
     receiver.script([Reply::status(200), Reply::status(503)]);
     let good = stage.publish("content.created").await;
@@ -228,9 +232,7 @@ async fn a_row_that_came_after_all_were_chosen_is_not_shown_as_chosen() {
 #[tokio::test]
 #[ignore = "a longer visit: make journeys"]
 async fn a_row_that_is_opened_again_shows_what_becomes_of_its_delivery() {
-    let stage = Stage::on(Site::new().await.set("retry.schedule", r#"["1h"]"#)).await;
-    let receiver = Receiver::start().await;
-    let webhook = stage.webhook(&receiver.url(), &TYPES).await;
+    let (stage, receiver, webhook) = with_schedule(ONE_IN_AN_HOUR).await;
     receiver.always(Reply::status(503));
     stage.publish("content.created").await;
     let page = &stage.browser;
@@ -263,9 +265,7 @@ async fn new_rows_are_told_to_screen_readers_in_one_sentence() {
 #[tokio::test]
 #[ignore = "a longer visit: make journeys"]
 async fn recovering_says_what_still_waits_and_that_an_inactive_webhook_gets_nothing() {
-    let stage = Stage::on(Site::new().await.set("retry.schedule", r#"["1h"]"#)).await;
-    let receiver = Receiver::start().await;
-    let webhook = stage.webhook(&receiver.url(), &TYPES).await;
+    let (stage, receiver, webhook) = with_schedule(ONE_IN_AN_HOUR).await;
     receiver.always(Reply::status(503));
     stage.publish("content.created").await;
     let failed = "SELECT count(*) FROM attempts WHERE next_attempt_at IS NOT NULL";
