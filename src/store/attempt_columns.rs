@@ -1,10 +1,9 @@
 //! Which columns the log has. A worker and an API go on with the schema of the release before until `migrate` has run.
 
-use std::sync::atomic::Ordering;
-
 use deadpool_postgres::Transaction;
 use tokio_postgres::{Error, Row};
 
+use super::known_columns::Addition;
 use super::{Store, StoreError, column};
 use crate::delivery::ErrorDetail;
 
@@ -17,6 +16,10 @@ pub(super) enum AttemptColumns {
 }
 
 impl AttemptColumns {
+    fn of(has_causes: bool) -> Self {
+        if has_causes { Self::All } else { Self::BeforeV12 }
+    }
+
     /// A column that V12 added, for the list of a SELECT. It is null where the schema does not have it.
     pub(super) fn read(self, column: &str, type_name: &str) -> String {
         match self {
@@ -53,30 +56,11 @@ impl<T> ByColumns<T> {
 impl Store {
     /// The columns that a transaction finds. Costs a query only until they are known to be there.
     pub(super) async fn attempt_columns(&self, transaction: &Transaction<'_>) -> Result<AttemptColumns, Error> {
-        match self.knows_causes() {
-            true => Ok(AttemptColumns::All),
-            false => Ok(self.note_causes(Some(&transaction.query_one(HAS_CAUSES, &[]).await?))),
-        }
+        Ok(AttemptColumns::of(self.has_within(transaction, Addition::Causes).await?))
     }
 
     /// The columns that can be read.
     pub(super) async fn readable_attempt_columns(&self) -> Result<AttemptColumns, StoreError> {
-        match self.knows_causes() {
-            true => Ok(AttemptColumns::All),
-            false => Ok(self.note_causes(self.query(HAS_CAUSES, &[]).await?.first())),
-        }
-    }
-
-    fn knows_causes(&self) -> bool {
-        self.connections.known_columns().causes.load(Ordering::Relaxed)
-    }
-
-    fn note_causes(&self, found: Option<&Row>) -> AttemptColumns {
-        let has_causes = found.is_some_and(|row| column(row, "has_causes"));
-        self.connections.known_columns().causes.store(has_causes, Ordering::Relaxed);
-        if has_causes { AttemptColumns::All } else { AttemptColumns::BeforeV12 }
+        Ok(AttemptColumns::of(self.has(Addition::Causes).await?))
     }
 }
-
-const HAS_CAUSES: &str = "SELECT EXISTS (SELECT FROM pg_attribute
-    WHERE attrelid = 'attempts'::regclass::oid AND attname = 'signed_at'::name AND NOT attisdropped) AS has_causes";

@@ -10,14 +10,14 @@
 //! that, and the next success ends it: at the latest that of the delivery that failed, which is attempted again.
 
 use std::sync::LazyLock;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Object, Transaction};
-use tokio_postgres::{Error, Row};
+use tokio_postgres::Error;
 use uuid::Uuid;
 
 use super::inactive_since::InactiveSince;
+use super::known_columns::Addition;
 use super::observations::{Observations, ObservedPause};
 use super::sql::query;
 use super::{Store, StoreError, column};
@@ -52,9 +52,7 @@ impl Store {
         observations: &Observations,
     ) -> Result<&'static str, Error> {
         // Without observations nothing is written, so it does not matter.
-        let keeps_pauses = observations.is_empty()
-            || self.connections.known_columns().pauses.load(Ordering::Relaxed)
-            || self.note_keeps_pauses(&transaction.query_one(KEEPS_PAUSES, &[]).await?);
+        let keeps_pauses = observations.is_empty() || self.has_within(transaction, Addition::Pauses).await?;
         if !keeps_pauses {
             return Ok(&UPDATE_BEFORE_V10);
         }
@@ -69,19 +67,9 @@ impl Store {
 
     /// Whether the schema has a column for pauses.
     pub(super) async fn keeps_pauses(&self) -> Result<bool, StoreError> {
-        Ok(self.connections.known_columns().pauses.load(Ordering::Relaxed)
-            || self.query(KEEPS_PAUSES, &[]).await?.first().is_some_and(|row| self.note_keeps_pauses(row)))
-    }
-
-    fn note_keeps_pauses(&self, row: &Row) -> bool {
-        let keeps = column(row, "keeps");
-        self.connections.known_columns().pauses.store(keeps, Ordering::Relaxed);
-        keeps
+        self.has(Addition::Pauses).await
     }
 }
-
-const KEEPS_PAUSES: &str = "SELECT EXISTS (SELECT FROM pg_attribute
-    WHERE attrelid = 'webhooks'::regclass::oid AND attname = 'paused_until' AND NOT attisdropped) AS keeps";
 
 /// Writes the health of all observed webhooks, and notes as skipped those whose rows another transaction has locked.
 pub(super) async fn update(

@@ -3,12 +3,11 @@
 //! A process of the release before V15 notes nothing. But every process raises `activation` when it switches a webhook off. So the
 //! time is stored with the activation that the switching off began, and read only while the webhook has that activation.
 
-use std::sync::atomic::Ordering;
-
 use deadpool_postgres::Transaction;
-use tokio_postgres::{Error, Row};
+use tokio_postgres::Error;
 
-use super::{Store, StoreError, column};
+use super::known_columns::Addition;
+use super::{Store, StoreError};
 
 /// What the schema keeps about the time at which a webhook was switched off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +18,10 @@ pub(super) enum InactiveSince {
 }
 
 impl InactiveSince {
+    fn of(is_kept: bool) -> Self {
+        if is_kept { Self::Kept } else { Self::BeforeV15 }
+    }
+
     /// The column `inactive_since` of a SELECT: null while the webhook is active, and if the time is not known.
     pub(super) fn read(self) -> &'static str {
         match self {
@@ -47,30 +50,11 @@ impl InactiveSince {
 impl Store {
     /// What the schema keeps, for statements of their own. Costs a query only until the columns are known to be there.
     pub(super) async fn inactive_since(&self) -> Result<InactiveSince, StoreError> {
-        match self.knows_inactive_since() {
-            true => Ok(InactiveSince::Kept),
-            false => Ok(self.note_inactive_since(self.query(HAS_INACTIVE_SINCE, &[]).await?.first())),
-        }
+        Ok(InactiveSince::of(self.has(Addition::InactiveSince).await?))
     }
 
     /// The same within a transaction.
     pub(super) async fn inactive_since_within(&self, transaction: &Transaction<'_>) -> Result<InactiveSince, Error> {
-        match self.knows_inactive_since() {
-            true => Ok(InactiveSince::Kept),
-            false => Ok(self.note_inactive_since(Some(&transaction.query_one(HAS_INACTIVE_SINCE, &[]).await?))),
-        }
-    }
-
-    fn knows_inactive_since(&self) -> bool {
-        self.connections.known_columns().inactive_since.load(Ordering::Relaxed)
-    }
-
-    fn note_inactive_since(&self, found: Option<&Row>) -> InactiveSince {
-        let is_kept = found.is_some_and(|row| column(row, "is_kept"));
-        self.connections.known_columns().inactive_since.store(is_kept, Ordering::Relaxed);
-        if is_kept { InactiveSince::Kept } else { InactiveSince::BeforeV15 }
+        Ok(InactiveSince::of(self.has_within(transaction, Addition::InactiveSince).await?))
     }
 }
-
-const HAS_INACTIVE_SINCE: &str = "SELECT EXISTS (SELECT FROM pg_attribute
-    WHERE attrelid = 'webhooks'::regclass::oid AND attname = 'inactive_activation' AND NOT attisdropped) AS is_kept";

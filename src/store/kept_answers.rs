@@ -5,12 +5,12 @@
 //! holds a secret, and perhaps a URL with a password.
 
 use std::fmt;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use deadpool_postgres::Transaction;
 use tokio_postgres::{Error, Row};
 
+use super::known_columns::Addition;
 use super::sql::{execute, query};
 use super::{Store, StoreError, WAIT_FOR_STANDBY, account, column};
 use crate::ids::AccountId;
@@ -147,12 +147,7 @@ pub(super) async fn keep(
 impl Store {
     /// Whether the schema can keep answers. Before V14 it cannot, and a key has no effect, as in the release before.
     pub(super) async fn keeps_answers(&self) -> Result<bool, StoreError> {
-        let known = &self.connections.known_columns().answers;
-        if !known.load(Ordering::Relaxed) {
-            let found = self.query(KEEPS_ANSWERS, &[]).await?;
-            known.store(found.first().is_some_and(|row| column(row, "keeps")), Ordering::Relaxed);
-        }
-        Ok(known.load(Ordering::Relaxed))
+        self.has(Addition::Answers).await
     }
 
     /// Deletes some of the answers that have been kept for 24 hours. Returns whether there may be more.
@@ -206,9 +201,6 @@ impl Store {
         self.execute(MOVE, &[&id.account_id.as_str(), &id.key, &old, &new]).await
     }
 }
-
-const KEEPS_ANSWERS: &str = "SELECT EXISTS (SELECT FROM pg_attribute
-    WHERE attrelid = to_regclass('kept_answers')::oid AND attname = 'envelope'::name AND NOT attisdropped) AS keeps";
 
 const FIND: &str = "
     SELECT account_id, key, request, envelope FROM kept_answers

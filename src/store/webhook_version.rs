@@ -1,9 +1,8 @@
 //! A webhook's version, which is its `ETag` in the API: how statements compute it and compare it.
 
-use std::sync::atomic::Ordering;
-
 use super::inactive_since::InactiveSince;
-use super::{Store, StoreError, column};
+use super::known_columns::Addition;
+use super::{Store, StoreError};
 
 /// How statements compute a webhook's version, which is text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,16 +58,9 @@ impl Store {
 
     /// How to compute versions in the schema as it is, which may be that of the release before.
     pub(super) async fn webhook_version(&self) -> Result<WebhookVersion, StoreError> {
-        let known = &self.connections.known_columns().revisions;
-        if known.load(Ordering::Relaxed) {
-            return Ok(WebhookVersion::Revision);
-        }
-        let found = self.query(HAS_REVISIONS, &[]).await?;
-        let has_revisions = found.first().is_some_and(|row| column(row, "has_revisions"));
-        known.store(has_revisions, Ordering::Relaxed);
-        Ok(if has_revisions { WebhookVersion::Revision } else { WebhookVersion::Hash })
+        Ok(match self.has(Addition::Revisions).await? {
+            true => WebhookVersion::Revision,
+            false => WebhookVersion::Hash,
+        })
     }
 }
-
-const HAS_REVISIONS: &str = "SELECT EXISTS (SELECT FROM pg_attribute
-    WHERE attrelid = 'webhooks'::regclass::oid AND attname = 'revision'::name AND NOT attisdropped) AS has_revisions";
