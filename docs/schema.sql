@@ -160,6 +160,12 @@ CREATE TABLE public.notices (
     due_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
+CREATE TABLE public.paces (
+    webhook_id uuid NOT NULL,
+    granted_until timestamp with time zone NOT NULL
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_cost_delay='0');
+
 CREATE TABLE public.pending_deliveries (
     id uuid NOT NULL,
     webhook_id uuid NOT NULL,
@@ -210,7 +216,12 @@ CREATE TABLE public.webhooks (
     revision bigint DEFAULT 1 NOT NULL,
     inactive_since timestamp with time zone,
     inactive_activation integer,
-    CONSTRAINT webhooks_check CHECK (((disabled_reason IS NULL) OR (NOT active)))
+    header_names text[],
+    headers bytea,
+    headers_set_at timestamp with time zone,
+    max_per_second integer,
+    CONSTRAINT webhooks_check CHECK (((disabled_reason IS NULL) OR (NOT active))),
+    CONSTRAINT webhooks_max_per_second_check CHECK (((max_per_second >= 1) AND (max_per_second <= 1000)))
 );
 
 ALTER TABLE ONLY public.closed_deliveries
@@ -224,6 +235,9 @@ ALTER TABLE ONLY public.kept_answers
 
 ALTER TABLE ONLY public.notices
     ADD CONSTRAINT notices_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.paces
+    ADD CONSTRAINT paces_pkey PRIMARY KEY (webhook_id);
 
 ALTER TABLE ONLY public.pending_deliveries
     ADD CONSTRAINT pending_deliveries_pkey PRIMARY KEY (id);
@@ -262,4 +276,6 @@ CREATE INDEX pending_deliveries_unattempted ON public.pending_deliveries USING b
 CREATE INDEX webhooks_by_account ON public.webhooks USING btree (account_id, created_at, id);
 
 CREATE TRIGGER raise_revision BEFORE UPDATE OF name, url, event_types, active ON public.webhooks FOR EACH ROW WHEN (((old.name <> new.name) OR (old.url <> new.url) OR (old.event_types <> new.event_types) OR (old.active <> new.active))) EXECUTE FUNCTION public.raise_webhook_revision();
+
+CREATE TRIGGER raise_revision_of_v16 BEFORE UPDATE OF headers_set_at, max_per_second ON public.webhooks FOR EACH ROW WHEN (((COALESCE(old.headers_set_at, '-infinity'::timestamp with time zone) <> COALESCE(new.headers_set_at, '-infinity'::timestamp with time zone)) OR (COALESCE(old.max_per_second, 0) <> COALESCE(new.max_per_second, 0)))) EXECUTE FUNCTION public.raise_webhook_revision();
 

@@ -43,6 +43,7 @@ mod delivery;
 mod etag;
 mod event_types;
 mod exchange;
+mod given_headers;
 mod idempotency;
 mod limits;
 mod openapi;

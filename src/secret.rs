@@ -1,9 +1,9 @@
 //! Keeps secrets secret: in memory, in logs and in the database. Pure: the caller brings random bytes.
 //!
-//! A signing secret, and an answer that is kept for its `Idempotency-Key`, is stored only in an envelope,
+//! A signing secret, the headers of a webhook, and an answer that is kept for its `Idempotency-Key`, are stored only in envelopes,
 //! `version ‖ key id length ‖ key id ‖ nonce ‖ ciphertext`, encrypted with XChaCha20-Poly1305 (draft-irtf-cfrg-xchacha-03). The
-//! ids of its account and its webhook (for an answer: of its account, and the key) are authenticated with it: an envelope that
-//! was copied to another row does not open.
+//! ids of its account and its webhook (for an answer: of its account, and the key) are authenticated with it, and what it holds: an
+//! envelope that was copied to another row or column does not open.
 
 use std::fmt;
 
@@ -131,6 +131,13 @@ impl Owner<'_> {
         let id = self.webhook_id.0;
         [header, id.as_bytes(), self.account_id.as_str().as_bytes()].concat()
     }
+
+    /// No account's id contains a newline, so these bytes differ from those of every secret.
+    fn associated_data_of_headers(self, header: &[u8]) -> Vec<u8> {
+        let mut data = self.associated_data(header);
+        data.extend_from_slice(b"\nheaders");
+        data
+    }
 }
 
 /// The account and the `Idempotency-Key` that a kept answer belongs to. Both are authenticated with its envelope.
@@ -253,6 +260,20 @@ impl Keyring {
     pub fn open(&self, envelope: &[u8], owner: Owner<'_>) -> Result<SigningSecret, OpenError> {
         let text = self.open_text(envelope, |header| owner.associated_data(header))?;
         SigningSecret::parse(text.expose()).map_err(|_| OpenError::Damaged)
+    }
+
+    /// Encrypts the headers of a webhook, as one text. `nonce` must be random and used once.
+    pub(crate) fn seal_headers(&self, headers: &SecretText, owner: Owner<'_>, nonce: [u8; NONCE_BYTES]) -> Vec<u8> {
+        self.seal_text(headers.expose(), |header| owner.associated_data_of_headers(header), nonce)
+    }
+
+    /// Decrypts an envelope that [`Keyring::seal_headers`] made for the same owner.
+    ///
+    /// # Errors
+    ///
+    /// The key is unknown, or the envelope is damaged, belongs to another owner or holds something else.
+    pub(crate) fn open_headers(&self, envelope: &[u8], owner: Owner<'_>) -> Result<SecretText, OpenError> {
+        self.open_text(envelope, |header| owner.associated_data_of_headers(header))
     }
 
     /// Encrypts the body of an answer. `nonce` must be random and used once.

@@ -285,7 +285,13 @@ fn headers(event: &Event, secrets: &Secrets, attempt: u32, timestamp: i64) -> He
         (STANDARD_SIGNATURE, plain(&standard)),
     ];
     let unsigned = unsigned_headers(event.id.as_str(), event.event_type.as_str(), attempt);
-    unsigned.into_iter().chain(signed).collect()
+    let own = secrets.headers.iter().map(|(name, value)| {
+        let name = HeaderName::from_bytes(name.as_str().as_bytes()).expect("a token");
+        let mut value = plain(value.expose());
+        value.set_sensitive(true);
+        (name, value)
+    });
+    unsigned.into_iter().chain(signed).chain(own).collect()
 }
 
 /// The headers that depend on neither the time nor a secret.

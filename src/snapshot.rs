@@ -2,13 +2,14 @@
 //! with.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::num::NonZeroU32;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use crate::ids::WebhookId;
 use crate::secret::OpenError;
 use crate::signature::SigningKey;
-use crate::webhook::{UrlPolicy, UrlRefusal, WebhookUrl};
+use crate::webhook::{CustomHeaders, UrlPolicy, UrlRefusal, WebhookUrl};
 
 /// A webhook as one lookup found it: what is needed to call it, or the reason not to.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct Snapshot {
     /// Until when the receiver asked for no requests, by this process's clock. The webhook is not paused if this is past or
     /// `None`.
     pub paused_until: Option<Instant>,
+    /// The most requests that it gets in a second, of all processes together; `None`: as many as it takes.
+    pub max_per_second: Option<NonZeroU32>,
     /// Whether the webhook takes deliveries, and how.
     pub state: SnapshotState,
 }
@@ -96,7 +99,7 @@ pub enum SnapshotState {
     Active {
         /// Where requests go.
         url: SavedUrl,
-        /// The keys for the signatures, or why they do not decrypt.
+        /// The keys for the signatures and the headers, or why one of them does not decrypt.
         secrets: Result<Box<Secrets>, OpenError>,
     },
     /// See [`Standing::Disabled`].
@@ -145,11 +148,13 @@ impl SavedUrl {
     }
 }
 
-/// The keys for a request's signatures.
+/// What a request is made with that is stored encrypted: the keys for its signatures, and the headers of the webhook's owner.
 #[derive(Debug, Clone)]
 pub struct Secrets {
     /// The key of the present secret.
     pub current: SigningKey,
     /// The key of the secret before the last regeneration, while it is still valid.
     pub previous: Option<SigningKey>,
+    /// Sent after ours.
+    pub headers: CustomHeaders,
 }

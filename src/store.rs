@@ -12,7 +12,7 @@
 //! | | lock | taken by |
 //! |---|---|---|
 //! | 1 | advisory locks | `record`, `is_recorded`: of the batch. `create_webhook_within`, `replace_secret` with a key: of the account. `resend`, `recover`: of old events, shared; `drop_expired`: the same, exclusive, while it marks partitions. |
-//! | 2 | one row of `webhooks` | `resend`, `recover`: `FOR NO KEY UPDATE`, until they end. `update_webhook`, `delete_webhook`, `replace_secret`, `end_previous_secret`, `reencrypt_page`: one statement each, and no other lock. |
+//! | 2 | one row of `webhooks` | `resend`, `recover`: `FOR NO KEY UPDATE`, until they end. `update_webhook`: the same, until it ends, and no other lock. `delete_webhook`, `replace_secret`, `end_previous_secret`, `reencrypt_page`: one statement each, and no other lock. |
 //! | 3 | `events`, by key | `record`: inserts. |
 //! | 4 | `pending_deliveries`, by id: first inserts, then rows that are there | `record`, `recover`, `resend`: insert; then `record`, `recover`: lock, update and delete. `claim_due`, `release`, `close_ended`: skip locked rows. |
 //! | 5 | `closed_deliveries`, by id | `record`, `close_ended`, `claim_due`: insert. `record`, `resend`: delete. `recover`, `drop_expired`: delete, and skip locked rows. |
@@ -57,6 +57,7 @@ mod delivery_rows;
 mod due;
 mod erase;
 mod error;
+mod headers_and_pace;
 mod health;
 mod hosts;
 mod inactive_since;

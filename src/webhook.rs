@@ -9,9 +9,13 @@ use crate::ids::{AccountId, EventType, WebhookId};
 use crate::text::is_visible;
 use crate::timestamps::{optional_rfc3339, rfc3339};
 
+mod headers;
+mod pace;
 mod url;
 mod warnings;
 
+pub use headers::{CustomHeaders, HeaderName, HeaderNames, HeaderRefusal, WantedHeaders};
+pub use pace::MaxPerSecond;
 pub use url::{AllowedHosts, UrlPolicy, UrlRefusal, WebhookUrl};
 pub(crate) use warnings::url_warnings;
 
@@ -80,6 +84,12 @@ pub enum WebhookRefusal {
     /// A name that is not in the catalogue.
     #[error("there is no event type `{0}`")]
     UnknownEvent(String),
+    /// No whole number from 1 to 1,000.
+    #[error("the pace must be a whole number of requests a second, from 1 to 1000")]
+    MaxPerSecond,
+    /// A header breaks a rule.
+    #[error(transparent)]
+    Header(#[from] HeaderRefusal),
     /// The URL breaks a rule.
     #[error(transparent)]
     Url(#[from] UrlRefusal),
@@ -114,6 +124,12 @@ pub struct Webhook {
     #[serde(serialize_with = "optional_rfc3339")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub failing_since: Option<Timestamp>,
+    /// The headers that its owner added to its requests, each name with null: values are never shown.
+    #[schema(value_type = BTreeMap<String, Option<String>>)]
+    pub headers: HeaderNames,
+    /// The most requests that it gets in a second; null: as many as it takes.
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 1000)]
+    pub max_per_second: Option<MaxPerSecond>,
     /// What its owner should know about the URL, in sentences.
     pub warnings: Vec<String>,
     /// When it was created.
@@ -128,7 +144,7 @@ pub struct Webhook {
     #[serde(serialize_with = "optional_rfc3339")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub previous_valid_until: Option<Timestamp>,
-    /// Changes with `name`, `url`, `events` and `active`, and with nothing else. An opaque string: in quotes it is the
+    /// Changes with `name`, `url`, `events`, `active`, `headers` and `max_per_second`, and with nothing else. An opaque string: in quotes it is the
     /// webhook's `ETag`, for `If-Match`.
     pub version: String,
 }

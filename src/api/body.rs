@@ -126,6 +126,20 @@ impl AsRef<str> for Text {
     }
 }
 
+/// A whole number, also as JSON writers of other languages write it: 5.0.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct WholeNumber(pub(super) i64);
+
+impl<'de> Deserialize<'de> for WholeNumber {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = serde_json::Number::deserialize(deserializer)?;
+        #[expect(clippy::cast_possible_truncation, reason = "a number that is too large becomes the largest")]
+        let whole = || number.as_f64().filter(|number| number.fract() == 0.0).map(|number| number as i64);
+        let number = number.as_i64().or_else(whole);
+        number.map(Self).ok_or_else(|| serde::de::Error::custom("must be a whole number"))
+    }
+}
+
 /// Reads a field that may be left out but not be null.
 pub(super) fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)

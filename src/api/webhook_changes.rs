@@ -14,15 +14,16 @@ use uuid::Uuid;
 use super::Api;
 use super::answer::{BodyProblems, JsonAnswer, PreconditionProblem, ReadOnlyProblem, WebhookProblems};
 use super::auth::Caller;
-use super::body::{Json, Text, given};
+use super::body::{Json, Text, WholeNumber, given};
 use super::etag;
-use super::problem::{Again, Problem};
+use super::given_headers::GivenHeaders;
+use super::problem::{Again, FieldError, Problem};
 use super::query::WebhookPath;
 use super::refused_fields::RefusedFields;
 use crate::ids::WebhookId;
 use crate::store::{Changed, Store, WebhookChange};
 use crate::timestamps::is_rfc3339;
-use crate::webhook::{Subscriptions, Webhook, WebhookName, WebhookUrl};
+use crate::webhook::{MaxPerSecond, Subscriptions, Webhook, WebhookName, WebhookUrl};
 
 /// What is left out stays as it is. A whole webhook, as `GET` shows it, may be sent too: what changes by itself is then ignored.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -42,6 +43,15 @@ pub(super) struct Change {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = bool, required = false)]
     active: Option<bool>,
+    /// They replace all that it has; null keeps the stored value of that name. When the URL gets another scheme, host or port, all
+    /// values must be given again. Values are never shown.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = BTreeMap<String, Option<String>>, required = false)]
+    headers: Option<GivenHeaders>,
+    /// The most requests that it gets in a second. Null: as many as it takes.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = Option<u32>, required = false, minimum = 1, maximum = 1000)]
+    max_per_second: Option<Option<WholeNumber>>,
     /// If it is given, it must be the webhook's own.
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = Uuid, required = false)]
@@ -100,6 +110,10 @@ impl Change {
         let url = self.url.and_then(|url| refused.unless("url", WebhookUrl::parse(&url.0, &api.urls)));
         let events =
             self.events.and_then(|events| refused.unless("events", Subscriptions::parse(&events, &api.catalogue)));
+        let headers = self.headers.and_then(|headers| refused.unless("headers", headers.check()));
+        let max_per_second = self.max_per_second.and_then(|given| {
+            refused.unless("max_per_second", given.map(|number| MaxPerSecond::new(number.0)).transpose())
+        });
         if let Some(given) = self.id {
             let is_same = Uuid::parse_str(&given.0).is_ok_and(|given| given == id.0);
             refused.unless("id", if is_same { Ok(()) } else { Err(FIXED) });
@@ -110,7 +124,9 @@ impl Change {
         });
         refused.none()?;
         let keeps_reason = self.disabled_reason.is_string();
-        Ok((WebhookChange { name, url, events, active: self.active, keeps_reason, only_if: None }, created_at))
+        let active = self.active;
+        let change = WebhookChange { name, url, events, active, headers, max_per_second, keeps_reason, only_if: None };
+        Ok((change, created_at))
     }
 }
 
@@ -142,7 +158,7 @@ pub(super) async fn update(
             refused.unless("created_at", if is_same { Ok(()) } else { Err(FIXED) });
             refused.none()?;
         }
-        Ok::<_, Problem>(store.update_webhook(caller.scope(), id, &change).await?)
+        Ok::<_, Problem>(store.update_webhook(&api.keyring, caller.scope(), id, &change).await?)
     };
     let again = match change.only_if {
         Some(_) => Again::Harmless(
@@ -154,5 +170,12 @@ pub(super) async fn update(
         Changed::Webhook(webhook) => Ok(([(header::ETAG, etag::tag(&webhook.version))], JsonAnswer(*webhook))),
         Changed::Unknown => Err(Problem::not_found()),
         Changed::Stale => Err(Problem::stale()),
+        Changed::Refused(refusal) => {
+            Err(Problem::invalid(vec![FieldError { field: "headers".to_owned(), reason: refusal.to_string() }]))
+        }
+        Changed::Unreadable(error) => {
+            tracing::error!(webhook_id = %id, error = crate::error_chain(&error), "the headers cannot be decrypted");
+            Err(Problem::internal())
+        }
     }
 }

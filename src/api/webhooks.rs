@@ -16,9 +16,10 @@ use super::answer::{
     BodyProblems, JsonAnswer, JsonText, PreconditionProblem, Problems, ReadOnlyProblem, WebhookProblems, json_text,
 };
 use super::auth::Caller;
-use super::body::{Json, Text};
+use super::body::{Json, Text, WholeNumber, given};
 use super::cursor::Cursors;
 use super::etag;
+use super::given_headers::GivenHeaders;
 use super::idempotency::{self, KeyParameter, Keyed};
 use super::problem::{Again, Problem};
 use super::query::WebhookPath;
@@ -28,7 +29,7 @@ use crate::delivery::{ErrorDetail, ErrorName};
 use crate::ids::{AccountId, WebhookId};
 use crate::secret::SigningSecret;
 use crate::store::{self, Created, Deleted, LogStatus, NewWebhook, Position, Store};
-use crate::webhook::{Subscriptions, Webhook, WebhookName, WebhookUrl};
+use crate::webhook::{MaxPerSecond, Subscriptions, Webhook, WebhookName, WebhookUrl};
 
 /// Webhooks of a page, unless the caller asks for another number.
 const PAGE: u32 = 100;
@@ -56,6 +57,15 @@ pub(super) struct Registration {
     /// What to subscribe to.
     #[schema(value_type = Vec<String>, min_items = 1)]
     events: Vec<Text>,
+    /// Headers for its requests, such as `{"Authorization":"Bearer x"}`: at most 10, with 4 KiB of names and values in all. Values
+    /// are never shown again.
+    #[serde(default, deserialize_with = "given")]
+    #[schema(value_type = BTreeMap<String, String>, required = false)]
+    headers: Option<GivenHeaders>,
+    /// The most requests that it gets in a second. Null, or left out: as many as it takes.
+    #[serde(default)]
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 1000)]
+    max_per_second: Option<WholeNumber>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -175,11 +185,28 @@ pub(super) async fn create(
     let name = refused.unless("name", WebhookName::parse(&registration.name.0));
     let url = refused.unless("url", WebhookUrl::parse(&registration.url.0, &api.urls));
     let events = refused.unless("events", Subscriptions::parse(&registration.events, &api.catalogue));
-    let (Some(name), Some(url), Some(events)) = (name, url, events) else { return Err(refused.into()) };
+    let headers = registration.headers.unwrap_or_default().check_all();
+    let headers = refused.unless("headers", headers);
+    let max_per_second = registration.max_per_second.map(|number| MaxPerSecond::new(number.0)).transpose();
+    let max_per_second = refused.unless("max_per_second", max_per_second);
+    let (Some(name), Some(url), Some(events), Some(headers), Some(max_per_second)) =
+        (name, url, events, headers, max_per_second)
+    else {
+        return Err(refused.into());
+    };
     let secret = SigningSecret::from_random(rand::random());
     let account_id: &AccountId = &caller.account;
     let id = WebhookId(Uuid::now_v7());
-    let new = NewWebhook { id, account_id, name: &name, url: &url, events: &events, secret: &secret };
+    let new = NewWebhook {
+        id,
+        account_id,
+        name: &name,
+        url: &url,
+        events: &events,
+        secret: &secret,
+        headers: &headers,
+        max_per_second,
+    };
     let most = api.settings.limits.max_webhooks;
     let body =
         |webhook: &Webhook| json_text(&CreatedWebhook { webhook: webhook.clone(), secret: secret.expose().to_owned() });

@@ -9,7 +9,7 @@ use crate::config::Settings;
 use crate::ids::{AccountId, EventId, WebhookId};
 use crate::secret::SigningSecret;
 use crate::store::{AnswerId, NewWebhook, Scope, Store};
-use crate::webhook::{Subscriptions, Webhook, WebhookName, WebhookRefusal, WebhookUrl};
+use crate::webhook::{CustomHeaders, Subscriptions, Webhook, WebhookName, WebhookRefusal, WebhookUrl};
 
 mod change;
 mod delivery;
@@ -145,6 +145,8 @@ async fn create(
         url: &new.url,
         events: &new.events,
         secret: &secret,
+        headers: &CustomHeaders::default(),
+        max_per_second: None,
     };
     let webhook = store.create_webhook(settings.keyring()?, &new).await?;
     if json {

@@ -69,7 +69,13 @@ fn by_name(headers: &HeaderMap) -> BTreeMap<String, String> {
     headers.iter().map(|(name, value)| (title_case(name), text(value))).collect()
 }
 
+/// Takes the place of a header's value that is shown to nobody.
+const HIDDEN: &str = "[hidden]";
+
 fn text(value: &HeaderValue) -> String {
+    if value.is_sensitive() {
+        return HIDDEN.to_owned();
+    }
     String::from_utf8_lossy(value.as_bytes()).into_owned()
 }
 

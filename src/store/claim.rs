@@ -11,7 +11,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use super::lookup::{before_v10, snapshot, snapshot_columns};
+use super::lookup::{added, snapshot, snapshot_columns};
 use super::sql::close_chosen;
 use super::{Store, StoreError, TypedParams, column};
 use crate::delivery::{Delivery, EventRow, Trigger};
@@ -157,13 +157,13 @@ type Events = HashMap<Uuid, Arc<EventRow>>;
 /// that: comparing `(webhook_id, due_at)` as a row leaves only the index by webhook, and in its order; `LIMIT` in the lateral
 /// sub-selects has each run once for a webhook; `ANY (ARRAY(...))` has the update find its rows by their ids.
 static CLAIM_DUE: LazyLock<String> = LazyLock::new(|| {
-    let (snapshot_columns, before_v10) = (snapshot_columns!(), before_v10!());
+    let (snapshot_columns, added) = (snapshot_columns!(), added!());
     format!(
         "WITH asked AS MATERIALIZED (
             SELECT room.webhook_id AS asked_for, room.deliveries, room.since, {snapshot_columns}
             FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[]) AS room (webhook_id, deliveries, since)
             LEFT JOIN LATERAL (SELECT * FROM webhooks WHERE id = room.webhook_id LIMIT 1) w ON true
-            CROSS JOIN {before_v10}
+            CROSS JOIN {added}
         ), due AS MATERIALIZED (
             SELECT head.id, head.due_at
             FROM asked CROSS JOIN LATERAL (
@@ -213,7 +213,14 @@ fn id_and_claim(row: &Row) -> (DeliveryId, i64) {
 fn claimed(row: &Row, event: Arc<EventRow>, webhook: Option<&Arc<Snapshot>>) -> Claimed {
     let attempts_made: i32 = column(row, "attempts_made");
     let (id, activation) = (WebhookId(column(row, "pending_webhook")), column(row, "pending_activation"));
-    let seen = Snapshot { id, activation, troubled: false, paused_until: None, state: SnapshotState::Off };
+    let seen = Snapshot {
+        id,
+        activation,
+        troubled: false,
+        paused_until: None,
+        max_per_second: None,
+        state: SnapshotState::Off,
+    };
     let delivery = Delivery {
         id: DeliveryId(column(row, "id")),
         row: event,

@@ -18,6 +18,7 @@ use crate::ids::{DeliveryId, WebhookId};
 use crate::secret::{Keyring, Owner};
 use crate::signature::SigningKey;
 use crate::snapshot::Secrets;
+use crate::webhook::CustomHeaders;
 
 /// The most attempts that are shown: the newest.
 const ATTEMPTS: u32 = 100;
@@ -95,8 +96,10 @@ impl Store {
             let previous: Option<&[u8]> = column(row, "previous_secret");
             let current = open(column(row, "secret"))?;
             match Replacement::of(row).signers(began, previous.is_some())? {
-                Signers::Current => Some(Secrets { current, previous: None }),
-                Signers::Both => Some(Secrets { current, previous: Some(open(previous?)?) }),
+                Signers::Current => Some(Secrets { current, previous: None, headers: CustomHeaders::default() }),
+                Signers::Both => {
+                    Some(Secrets { current, previous: Some(open(previous?)?), headers: CustomHeaders::default() })
+                }
             }
         }))
     }

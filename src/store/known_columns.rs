@@ -22,11 +22,14 @@ pub(super) enum Addition {
     Answers,
     /// `webhooks.inactive_since` and `inactive_activation` (V15).
     InactiveSince,
+    /// The headers and the pace of a webhook: columns of `webhooks`, and the table `paces` (V16).
+    HeadersAndPace,
 }
 
 impl Addition {
     /// In the order of the variants.
-    const ALL: [Self; 5] = [Self::Pauses, Self::Revisions, Self::Causes, Self::Answers, Self::InactiveSince];
+    const ALL: [Self; 6] =
+        [Self::Pauses, Self::Revisions, Self::Causes, Self::Answers, Self::InactiveSince, Self::HeadersAndPace];
 
     /// A table and a column that come with it.
     fn sign(self) -> (&'static str, &'static str) {
@@ -36,6 +39,7 @@ impl Addition {
             Self::Causes => ("attempts", "signed_at"),
             Self::Answers => ("kept_answers", "envelope"),
             Self::InactiveSince => ("webhooks", "inactive_activation"),
+            Self::HeadersAndPace => ("webhooks", "max_per_second"),
         }
     }
 }

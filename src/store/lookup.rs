@@ -1,6 +1,7 @@
 //! Finds the webhooks that must get an event.
 
 use std::collections::{HashMap, HashSet};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::days::within_window;
+use super::headers_and_pace::open_headers;
 use super::{Scope, Store, StoreError, TypedParams, WAIT_FOR_STANDBY, account, column};
 use crate::ids::{AccountId, DeliveryId, EventType, WebhookId};
 use crate::secret::{Keyring, Owner};
@@ -26,26 +28,27 @@ pub struct Lookup {
     pub day: Option<Date>,
 }
 
-/// The columns of a webhook `w` that an attempt needs; the statement must have `before_v10!` in its FROM.
-///
-/// The column `paused_until` comes with V10, and this program also works with older schemas. So the name stands there without
-/// a table: PostgreSQL takes the webhook's column if there is one, else that of `before_v10!`, which is always null. A
-/// statement that was prepared before V10 is analysed again after it.
+/// The columns of a webhook `w` that an attempt needs; the statement must have `added!` after `w` in its FROM.
 macro_rules! snapshot_columns {
     () => {
         "w.id AS webhook_id, w.account_id, w.url, w.secret,
         CASE WHEN w.previous_secret_until > now() THEN w.previous_secret END AS previous_secret,
         w.active, w.disabled_reason, w.activation, w.consecutive_failures > 0 AS troubled,
-        (SELECT extract(epoch FROM paused_until - now())::float8 FROM (SELECT w.*) AS webhook WHERE paused_until > now())
-            AS paused_for"
+        CASE WHEN added.paused_until > now() THEN extract(epoch FROM added.paused_until - now())::float8 END AS paused_for,
+        added.headers, added.max_per_second"
     };
 }
-macro_rules! before_v10 {
+/// The columns of `w` that came with V10 and V16; this program also works with older schemas. So the names stand there without a
+/// table: PostgreSQL takes the webhook's column if there is one, else that of `absent`, which is always null. A statement that
+/// was prepared before such a migration is analysed again after it.
+macro_rules! added {
     () => {
-        "(SELECT NULL::timestamptz AS paused_until) AS before_v10"
+        "(SELECT NULL::timestamptz AS paused_until, NULL::bytea AS headers,
+            NULL::integer AS max_per_second) AS absent
+        CROSS JOIN LATERAL (SELECT paused_until, headers, max_per_second FROM (SELECT w.*) AS webhook) AS added"
     };
 }
-pub(super) use {before_v10, snapshot_columns};
+pub(super) use {added, snapshot_columns};
 
 impl Store {
     /// Finds, for each pair of account and event type, the webhooks of this account that subscribe to this type, if they are
@@ -143,7 +146,7 @@ const LOOKUP: &str = concat!(
     "
     FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS e (account_id, event_type, position)
     JOIN webhooks w ON w.account_id = e.account_id AND e.event_type = ANY (w.event_types) CROSS JOIN ",
-    before_v10!(),
+    added!(),
     " WHERE w.active OR w.disabled_reason IS NOT NULL"
 );
 
@@ -154,7 +157,7 @@ const SNAPSHOT: &str = concat!(
     "SELECT ",
     snapshot_columns!(),
     " FROM webhooks w CROSS JOIN ",
-    before_v10!(),
+    added!(),
     " WHERE w.id = $1 AND w.account_id = coalesce($2::text, w.account_id)"
 );
 
@@ -184,8 +187,14 @@ pub(super) fn snapshot(row: &Row, keyring: &Keyring) -> Snapshot {
         activation: column(row, "activation"),
         troubled: column(row, "troubled"),
         paused_until: paused_for(row).map(|remaining| Instant::now() + remaining),
+        max_per_second: max_per_second(row),
         state,
     }
+}
+
+/// Only values from 1 on are stored.
+fn max_per_second(row: &Row) -> Option<NonZeroU32> {
+    column::<Option<i32>>(row, "max_per_second").and_then(|number| NonZeroU32::new(number.cast_unsigned()))
 }
 
 /// How much longer the webhook is paused.
@@ -198,5 +207,6 @@ fn secrets(row: &Row, keyring: &Keyring, webhook_id: WebhookId) -> Result<Box<Se
     let owner = Owner { account_id: &account_id, webhook_id };
     let open = |envelope: &[u8]| keyring.open(envelope, owner).map(|secret| SigningKey::from(&secret));
     let previous: Option<&[u8]> = column(row, "previous_secret");
-    Ok(Secrets { current: open(column(row, "secret"))?, previous: previous.map(open).transpose()? }.into())
+    let (current, previous) = (open(column(row, "secret"))?, previous.map(open).transpose()?);
+    Ok(Secrets { current, previous, headers: open_headers(row, keyring, owner)? }.into())
 }

@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     /// The version and the checksum of each released migration. Add a migration here when it is released.
-    const RELEASED: [(i32, u64); 14] = [
+    const RELEASED: [(i32, u64); 15] = [
         (1, 7325152237251624401),
         (2, 8385304903333994969),
         (3, 17836971776923424035),
@@ -39,6 +39,7 @@ mod tests {
         (12, 5227642167699268289),
         (13, 17955919312314237370),
         (14, 14801991149665727627),
+        (15, 4583731307451308341),
     ];
 
     #[test]

@@ -12,7 +12,7 @@ use super::{Store, StoreError, column, migration_lock};
 const LOCK_BOUND: Duration = Duration::from_secs(60);
 
 /// The rights on each table. Partitions need none: all statements name the whole table.
-const TABLES: [(&str, &[&str]); 9] = [
+const TABLES: [(&str, &[&str]); 10] = [
     ("webhooks", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("events", &["SELECT", "INSERT"]),
     ("attempts", &["SELECT", "INSERT"]),
@@ -21,6 +21,7 @@ const TABLES: [(&str, &[&str]); 9] = [
     ("notices", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("recoveries", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("kept_answers", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+    ("paces", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("refinery_schema_history", &["SELECT"]),
 ];
 

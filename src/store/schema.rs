@@ -21,7 +21,7 @@ macro_rules! history {
 pub(super) const HISTORY: &str = history!();
 
 /// The tables that our migrations make.
-pub(super) const OURS: [&str; 9] = [
+pub(super) const OURS: [&str; 10] = [
     "webhooks",
     "events",
     "attempts",
@@ -31,6 +31,7 @@ pub(super) const OURS: [&str; 9] = [
     "recoveries",
     "dropped_partitions",
     "kept_answers",
+    "paces",
 ];
 
 /// The version of the database's schema, compared with the one that this program was built for.

@@ -108,7 +108,15 @@ impl TurnResult {
         let delivery = Delivery {
             id: DeliveryId::of(id, &event.id),
             row: EventRow::new(event, Date::default(), Uuid::nil()).into(),
-            webhook: Snapshot { id, activation, troubled: false, paused_until: None, state: SnapshotState::Off }.into(),
+            webhook: Snapshot {
+                id,
+                activation,
+                troubled: false,
+                paused_until: None,
+                max_per_second: None,
+                state: SnapshotState::Off,
+            }
+            .into(),
             trigger: Trigger::Event,
             attempt: 1,
         };

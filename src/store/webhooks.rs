@@ -6,12 +6,16 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
+use super::headers_and_pace::{self, HeadersAndPace, NotSet, SealedHeaders, WantedChange, header_names};
+use super::inactive_since::InactiveSince;
 use super::kept_answers::{self, AnswerOnce, NotDone};
 use super::sql::query;
 use super::{Params, Scope, Store, StoreError, account, column};
 use crate::ids::{AccountId, EventType, WebhookId};
-use crate::secret::{Keyring, Owner, SigningSecret};
-use crate::webhook::{Subscriptions, Webhook, WebhookName, WebhookUrl};
+use crate::secret::{Keyring, OpenError, Owner, SigningSecret};
+use crate::webhook::{
+    CustomHeaders, HeaderRefusal, MaxPerSecond, Subscriptions, WantedHeaders, Webhook, WebhookName, WebhookUrl,
+};
 
 /// A webhook to be registered.
 #[derive(Debug)]
@@ -22,6 +26,8 @@ pub(crate) struct NewWebhook<'a> {
     pub url: &'a WebhookUrl,
     pub events: &'a Subscriptions,
     pub secret: &'a SigningSecret,
+    pub headers: &'a CustomHeaders,
+    pub max_per_second: Option<MaxPerSecond>,
 }
 
 /// A customer's change of a webhook. `None` leaves a field as it is.
@@ -31,6 +37,10 @@ pub struct WebhookChange {
     pub url: Option<WebhookUrl>,
     pub events: Option<Subscriptions>,
     pub active: Option<bool>,
+    /// They replace all that the webhook has.
+    pub headers: Option<WantedHeaders>,
+    /// The inner `None` ends the pace.
+    pub max_per_second: Option<Option<MaxPerSecond>>,
     /// The customer repeats that we disabled the webhook: switching off then leaves the reason as it is.
     pub keeps_reason: bool,
     /// One of these versions must be the webhook's, if they are given.
@@ -55,6 +65,19 @@ pub enum Changed {
     Unknown,
     /// The webhook was changed before, so that it has none of the versions in `only_if`.
     Stale,
+    /// The headers cannot be set so. Nothing was changed.
+    Refused(HeaderRefusal),
+    /// Values are to be kept that cannot be decrypted. Nothing was changed.
+    Unreadable(OpenError),
+}
+
+impl From<NotSet> for Changed {
+    fn from(not_set: NotSet) -> Self {
+        match not_set {
+            NotSet::Refused(refusal) => Self::Refused(refusal),
+            NotSet::Unreadable(error) => Self::Unreadable(error),
+        }
+    }
 }
 
 /// The result of a deletion.
@@ -106,16 +129,37 @@ impl Store {
         let owner = Owner { account_id: new.account_id, webhook_id: new.id };
         let envelope = keyring.seal(new.secret, owner, rand::random());
         let columns = self.webhook_columns().await?;
+        let has_more = !new.headers.is_empty() || new.max_per_second.is_some();
+        let (more_columns, more) = match has_more {
+            true => (", header_names, headers, max_per_second, headers_set_at", ", $8, $9, $10, now()"),
+            false => ("", ""),
+        };
+        if has_more {
+            self.needs_headers_and_pace().await?;
+        }
         let sql = format!(
-            "INSERT INTO webhooks (id, account_id, name, url, event_types, secret)
-             SELECT $1, $2, $3, $4, $5, $6
+            "INSERT INTO webhooks (id, account_id, name, url, event_types, secret{more_columns})
+             SELECT $1, $2, $3, $4, $5, $6{more}
              WHERE (SELECT count(*) FROM webhooks WHERE account_id = $2) < $7 RETURNING {columns}"
         );
         let account = new.account_id.as_str();
         let types = names(new.events.types());
         let most = i64::from(most);
-        let params: Params<'_> =
-            &[&new.id.0, &account, &new.name.as_str(), &new.url.as_str(), &types, &envelope, &most];
+        let headers = SealedHeaders::of(new.headers, keyring, owner);
+        let max_per_second = stored_number(new.max_per_second);
+        let params: Params<'_> = &[
+            &new.id.0,
+            &account,
+            &new.name.as_str(),
+            &new.url.as_str(),
+            &types,
+            &envelope,
+            &most,
+            &headers.names,
+            &headers.envelope,
+            &max_per_second,
+        ];
+        let params = if has_more { params } else { &params[..7] };
         let work = async |client: &mut Object| {
             let transaction = client.transaction().await?;
             // Registrations of one account take turns, so that each counts the ones before it.
@@ -194,45 +238,69 @@ impl Store {
     /// The database is not available, busy or read-only: perhaps the change was made, if only the answer is missing.
     pub async fn update_webhook(
         &self,
+        keyring: &Keyring,
         scope: Scope<'_>,
         id: WebhookId,
         change: &WebhookChange,
     ) -> Result<Changed, StoreError> {
         let version = self.webhook_version().await?;
-        let unpaused = match self.keeps_pauses().await? {
-            // Another URL has another receiver, which has not asked for a pause.
-            true => {
-                ", paused_until = CASE WHEN active = coalesce($5, active) AND url = coalesce($3, url) THEN paused_until END"
-            }
-            false => "",
-        };
-        let inactive_since = self.inactive_since().await?;
-        let noted = inactive_since.note("webhooks", "coalesce($5, active)");
-        let sql = format!(
-            "UPDATE webhooks SET
-                 name = coalesce($2, name),
-                 url = coalesce($3, url),
-                 event_types = coalesce($4, event_types),
-                 active = coalesce($5, active),
-                 activation = activation + coalesce(active AND NOT $5, false)::integer,
-                 disabled_reason = CASE WHEN $5::boolean IS NULL OR ($8 AND NOT $5) THEN disabled_reason END,
-                 failing_since = CASE WHEN $5 AND NOT active THEN NULL ELSE failing_since END,
-                 consecutive_failures = CASE WHEN $5 AND NOT active THEN 0 ELSE consecutive_failures END,
-                 last_error = CASE WHEN $5 AND NOT active THEN NULL ELSE last_error END,
-                 failing_noticed_at = CASE WHEN $5 AND NOT active THEN NULL ELSE failing_noticed_at END,
-                 updated_at = now() {unpaused} {noted}
-             WHERE id = $1 AND account_id = coalesce($6::text, account_id)
-                 AND {} RETURNING {}",
-            version.is_one_of(7, change.only_if.as_deref()),
-            version.columns(inactive_since)
+        if change.headers.is_some() || change.max_per_second.is_some() {
+            self.needs_headers_and_pace().await?;
+        }
+        let headers_and_pace = self.headers_and_pace().await?;
+        let is_expected = |parameter| version.is_one_of(parameter, change.only_if.as_deref());
+        let sql = update_statement(
+            self.keeps_pauses().await?,
+            self.inactive_since().await?,
+            headers_and_pace,
+            &is_expected(7),
+            &self.webhook_columns().await?,
         );
         let name = change.name.as_ref().map(WebhookName::as_str);
         let url = change.url.as_ref().map(WebhookUrl::as_str);
         let types = change.events.as_ref().map(|events| names(events.types()));
-        let params: Params<'_> =
-            &[&id.0, &name, &url, &types, &change.active, &scope.account(), &change.only_if, &change.keeps_reason];
-        if let Some(row) = self.query_to_write(&sql, params).await?.first() {
-            return Ok(Changed::Webhook(Box::new(webhook(row))));
+        let sets_pace = change.max_per_second.is_some();
+        let max_per_second = stored_number(change.max_per_second.flatten());
+        let work = async |client: &mut Object| {
+            let transaction = client.transaction().await?;
+            let mut headers = None;
+            if headers_and_pace == HeadersAndPace::Kept && (change.headers.is_some() || change.url.is_some()) {
+                let wanted = WantedChange {
+                    wanted: change.headers.as_ref(),
+                    url: change.url.as_ref(),
+                    condition: &is_expected(3),
+                    only_if: change.only_if.as_deref(),
+                };
+                match headers_and_pace::after_change(&transaction, keyring, (scope, id), wanted).await? {
+                    // The UPDATE finds nothing either.
+                    None => {}
+                    Some(Ok(sealed)) => headers = sealed,
+                    Some(Err(not_set)) => return transaction.commit().await.map(|()| Some(not_set.into())),
+                }
+            }
+            let (names, envelope) = headers.as_ref().map(|sealed| (&sealed.names, &sealed.envelope)).unzip();
+            let params: Params<'_> = &[
+                &id.0,
+                &name,
+                &url,
+                &types,
+                &change.active,
+                &scope.account(),
+                &change.only_if,
+                &change.keeps_reason,
+                &headers.is_some(),
+                &names,
+                &envelope.and_then(Option::as_ref),
+                &sets_pace,
+                &max_per_second,
+            ];
+            let params = if headers_and_pace == HeadersAndPace::Kept { params } else { &params[..8] };
+            let rows = query(&transaction, &sql, params).await?;
+            let changed = rows.first().map(|row| Changed::Webhook(Box::new(webhook(row))));
+            transaction.commit().await.map(|()| changed)
+        };
+        if let Some(changed) = self.write(work).await? {
+            return Ok(changed);
         }
         Ok(self.find_webhook(scope, id).await?.map_or(Changed::Unknown, |_| Changed::Stale))
     }
@@ -260,6 +328,45 @@ impl Store {
     }
 }
 
+/// The statement of [`Store::update_webhook`] for the schema as it is.
+fn update_statement(
+    keeps_pauses: bool,
+    inactive_since: InactiveSince,
+    headers_and_pace: HeadersAndPace,
+    is_expected: &str,
+    columns: &str,
+) -> String {
+    let unpaused = match keeps_pauses {
+        // Another URL has another receiver, which has not asked for a pause.
+        true => {
+            ", paused_until = CASE WHEN active = coalesce($5, active) AND url = coalesce($3, url) THEN paused_until END"
+        }
+        false => "",
+    };
+    let noted = inactive_since.note("webhooks", "coalesce($5, active)");
+    let headers_and_pace = headers_and_pace.update();
+    format!(
+        "UPDATE webhooks SET
+             name = coalesce($2, name),
+             url = coalesce($3, url),
+             event_types = coalesce($4, event_types),
+             active = coalesce($5, active),
+             activation = activation + coalesce(active AND NOT $5, false)::integer,
+             disabled_reason = CASE WHEN $5::boolean IS NULL OR ($8 AND NOT $5) THEN disabled_reason END,
+             failing_since = CASE WHEN $5 AND NOT active THEN NULL ELSE failing_since END,
+             consecutive_failures = CASE WHEN $5 AND NOT active THEN 0 ELSE consecutive_failures END,
+             last_error = CASE WHEN $5 AND NOT active THEN NULL ELSE last_error END,
+             failing_noticed_at = CASE WHEN $5 AND NOT active THEN NULL ELSE failing_noticed_at END,
+             updated_at = now() {unpaused} {noted} {headers_and_pace}
+         WHERE id = $1 AND account_id = coalesce($6::text, account_id) AND {is_expected} RETURNING {columns}"
+    )
+}
+
+/// As the column `max_per_second` has it.
+fn stored_number(pace: Option<MaxPerSecond>) -> Option<i32> {
+    pace.map(|pace| i32::try_from(pace.get().get()).expect("it is 1,000 at most"))
+}
+
 const NIL: &str = "'00000000-0000-0000-0000-000000000000'";
 
 fn names(types: &[EventType]) -> Vec<&str> {
@@ -268,11 +375,14 @@ fn names(types: &[EventType]) -> Vec<&str> {
 
 fn webhook(row: &Row) -> Webhook {
     let url: String = column(row, "url");
+    let headers = header_names(row);
     Webhook {
         id: WebhookId(column(row, "id")),
         account_id: account(row),
         name: column(row, "name"),
-        warnings: crate::webhook::url_warnings(&url),
+        warnings: crate::webhook::url_warnings(&url, !headers.0.is_empty()),
+        headers,
+        max_per_second: headers_and_pace::max_per_second(row),
         url,
         events: column(row, "event_types"),
         active: column(row, "active"),

@@ -79,6 +79,11 @@ impl WebhookUrl {
         &self.0
     }
 
+    /// Whether a saved URL has the same scheme, host and port.
+    pub(crate) fn has_origin_of(&self, saved: &str) -> bool {
+        Url::parse(saved).is_ok_and(|saved| saved.origin() == self.0.origin())
+    }
+
     /// The host: the only part of the URL that may be logged. An IPv6 address is in brackets.
     #[must_use]
     pub fn host(&self) -> &str {

@@ -2,18 +2,21 @@
 
 use url::Url;
 
+const PLAIN_HEADERS: &str = "the URL uses http, so everyone on the way can read the values of the headers; use https";
 const PLAIN_HTTP: &str = "the URL uses http, so everyone on the way can read the events; use https";
 
 /// Sentences for the owner of a saved URL; none for most URLs.
-pub(crate) fn url_warnings(saved: &str) -> Vec<String> {
-    let plain = saved.starts_with("http://").then(|| PLAIN_HTTP.to_owned());
+pub(crate) fn url_warnings(saved: &str, has_headers: bool) -> Vec<String> {
+    let is_plain = saved.starts_with("http://");
+    let plain = is_plain.then(|| PLAIN_HTTP.to_owned());
+    let plain_headers = (is_plain && has_headers).then(|| PLAIN_HEADERS.to_owned());
     let chat = Url::parse(saved).ok().and_then(|url| chat_tool(&url)).map(|tool| {
         format!(
             "this is an address of {tool}, which takes messages in a format of its own and cannot read these events; \
              send them to a server of yours that translates them"
         )
     });
-    plain.into_iter().chain(chat).collect()
+    [plain, plain_headers, chat].into_iter().flatten().collect()
 }
 
 /// The tool whose incoming webhook this is. Such a tool refuses our events, or accepts them and shows nothing.
@@ -39,7 +42,7 @@ mod tests {
     use super::*;
 
     fn warned_of(url: &str) -> String {
-        url_warnings(url).concat()
+        url_warnings(url, false).concat()
     }
 
     #[test]
@@ -75,7 +78,13 @@ mod tests {
 
     #[test]
     fn plain_http_is_warned_of_first() {
-        assert_eq!(url_warnings("http://example.com/"), [PLAIN_HTTP]);
-        assert_eq!(url_warnings("http://discord.com/api/webhooks/1/x").len(), 2);
+        assert_eq!(url_warnings("http://example.com/", false), [PLAIN_HTTP]);
+        assert_eq!(url_warnings("http://discord.com/api/webhooks/1/x", false).len(), 2);
+    }
+
+    #[test]
+    fn headers_that_go_over_plain_http_are_warned_of() {
+        assert_eq!(url_warnings("http://example.com/", true), [PLAIN_HTTP, PLAIN_HEADERS]);
+        assert!(url_warnings("https://example.com/", true).is_empty());
     }
 }

@@ -25,7 +25,7 @@ const TYPE: &str = "content.published";
 const NOBODY: &str = "01900000-0000-7000-8000-000000000000";
 
 /// The fields of a webhook in JSON.
-const WEBHOOK: [&str; 14] = [
+const WEBHOOK: [&str; 16] = [
     "id",
     "name",
     "url",
@@ -35,6 +35,8 @@ const WEBHOOK: [&str; 14] = [
     "disabled_reason",
     "failing",
     "failing_since",
+    "headers",
+    "max_per_second",
     "warnings",
     "created_at",
     "updated_at",

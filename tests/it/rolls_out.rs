@@ -168,7 +168,13 @@ async fn a_worker_and_an_api_serve_the_schema_before_the_causes_and_keep_them_as
     site.publish("acc_1", "content.created", 1.into()).await;
     let row = newest(|_| true).await;
     assert_eq!((&row["error"], &row["error_detail"]), (&"connect".into(), &serde_json::Value::Null));
-    let applied = serde_json::json!(["V12__causes", "V13__idempotency", "V14__sealed_answers", "V15__inactive_since"]);
+    let applied = serde_json::json!([
+        "V12__causes",
+        "V13__idempotency",
+        "V14__sealed_answers",
+        "V15__inactive_since",
+        "V16__headers_and_pace"
+    ]);
     assert_eq!(site.json(&["migrate"]).await["applied"], applied);
     site.publish("acc_1", "content.created", 2.into()).await;
     let row = newest(|row| !row["error_detail"].is_null()).await;

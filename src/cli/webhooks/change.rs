@@ -76,9 +76,11 @@ pub(super) async fn update(
     if change.active == Some(false) && find(store, id).await?.active {
         cancel(store, id, "switches it off", yes).await?;
     }
-    match store.update_webhook(Scope::Everyone, id, &checked).await? {
+    match store.update_webhook(settings.keyring()?, Scope::Everyone, id, &checked).await? {
         Changed::Webhook(webhook) => show(&webhook, json),
         Changed::Unknown | Changed::Stale => Err(unknown(id)),
+        Changed::Refused(refusal) => Err(Failure::from(WebhookRefusal::from(refusal))),
+        Changed::Unreadable(error) => Err(Failure::Failed(anyhow::Error::from(error))),
     }
 }
 

@@ -178,8 +178,8 @@ fn ports_of_web_servers_are_accepted_and_those_of_databases_are_not() {
 fn http_is_accepted_with_a_warning_unless_the_operator_requires_https() {
     let strict = UrlPolicy { require_https: true, ..UrlPolicy::default() };
     let plain = parsed("http://example.com/");
-    assert_eq!(url_warnings(plain.as_str()).len(), 1);
-    assert!(url_warnings(parsed("https://example.com/").as_str()).is_empty());
+    assert_eq!(url_warnings(plain.as_str(), false).len(), 1);
+    assert!(url_warnings(parsed("https://example.com/").as_str(), false).is_empty());
     let refusal = WebhookUrl::parse("http://example.com/", &strict).expect_err("http is refused");
     assert_eq!(refusal, UrlRefusal::HttpsRequired);
     WebhookUrl::parse("https://example.com/", &strict).expect("https is accepted");

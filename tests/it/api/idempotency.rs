@@ -298,7 +298,7 @@ async fn before_the_migration_a_key_has_no_effect() {
     }
     assert_eq!(
         site.json(&["migrate"]).await["applied"],
-        json!(["V13__idempotency", "V14__sealed_answers", "V15__inactive_since"])
+        json!(["V13__idempotency", "V14__sealed_answers", "V15__inactive_since", "V16__headers_and_pace"])
     );
     for _ in 0..2 {
         assert_eq!(post(&customer, PATH, "k", &registration("Blog")).await.status, 201);

@@ -206,7 +206,14 @@ async fn an_api_serves_the_schema_of_the_release_before_and_goes_on_when_it_is_m
     assert_problem(&save(&old, "second").await, 412, "precondition-failed");
     assert_eq!(
         site.json(&["migrate"]).await["applied"],
-        json!(["V11__revision", "V12__causes", "V13__idempotency", "V14__sealed_answers", "V15__inactive_since"])
+        json!([
+            "V11__revision",
+            "V12__causes",
+            "V13__idempotency",
+            "V14__sealed_answers",
+            "V15__inactive_since",
+            "V16__headers_and_pace"
+        ])
     );
     let migrated = save(first.header("etag").unwrap(), "second").await;
     assert_eq!(migrated.status, 200, "a tag from before the migration is still accepted");

@@ -124,7 +124,8 @@ impl Rig {
 
     pub async fn switch(&self, webhook: WebhookId, active: bool) -> Result<(), StoreError> {
         let change = WebhookChange { active: Some(active), ..WebhookChange::default() };
-        let changed = self.store.update_webhook(Scope::Everyone, webhook, &change).await?;
+        let changed =
+            self.store.update_webhook(self.settings.keyring().unwrap(), Scope::Everyone, webhook, &change).await?;
         assert!(matches!(changed, Changed::Webhook(_)), "there is such a webhook");
         Ok(())
     }

@@ -1,7 +1,13 @@
 //! Takes a schema back to an older version, as the database of an older release has it.
 
 /// What each migration added that older releases do not know, newest first.
-const ADDED: [(i32, &str); 7] = [
+const ADDED: [(i32, &str); 8] = [
+    (
+        16,
+        "DROP TABLE paces; DROP TRIGGER raise_revision_of_v16 ON webhooks;
+         ALTER TABLE webhooks DROP COLUMN header_names, DROP COLUMN headers, DROP COLUMN headers_set_at,
+             DROP COLUMN max_per_second;",
+    ),
     (15, "ALTER TABLE webhooks DROP COLUMN inactive_since, DROP COLUMN inactive_activation;"),
     (
         14,

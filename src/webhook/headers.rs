@@ -1,0 +1,300 @@
+//! The headers that a customer adds to a webhook's requests, and which of them are refused. Pure.
+//!
+//! A value is somebody's credential: it is shown to nobody, its owner included. `Debug` prints none.
+
+use std::fmt;
+
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
+
+use crate::secret::SecretText;
+use crate::text::printable;
+
+/// The most headers of one webhook.
+pub const MOST_HEADERS: usize = 10;
+/// The longest value, in bytes.
+pub const LONGEST_VALUE: usize = 2048;
+/// The most bytes of all names and values together.
+pub const MOST_BYTES: usize = 4096;
+/// The longest name, in bytes.
+const LONGEST_NAME: usize = 128;
+/// How much of a refused name an error repeats, in bytes.
+const SHOWN_BYTES: usize = 64;
+
+/// Names that are refused: they steer the transport, say who calls or on whose behalf, are ours, or open the metadata of a cloud.
+const REFUSED: [&str; 38] = [
+    "baggage",
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "cf-pseudo-ipv4",
+    "client-ip",
+    "connection",
+    "cookie",
+    "cookie2",
+    "expect",
+    "fastly-client-ip",
+    "forwarded",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "max-forwards",
+    "metadata",
+    "metadata-flavor",
+    "origin",
+    "range",
+    "referer",
+    "te",
+    "traceparent",
+    "tracestate",
+    "trailer",
+    "transfer-encoding",
+    "true-client-ip",
+    "upgrade",
+    "user-agent",
+    "via",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-host",
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-real-ip",
+    "x-rewrite-url",
+    "x-original-forwarded-for",
+];
+
+/// Beginnings of names that are refused, for the same reasons.
+const REFUSED_BEGINNINGS: [&str; 12] = [
+    "accept",
+    "content-",
+    "if-",
+    "proxy-",
+    "sec-",
+    "webhook-",
+    "x-aws-",
+    "x-forwarded",
+    "x-google-",
+    "x-original-",
+    "x-webhook-",
+    "x-http-method-",
+];
+
+/// Why a header cannot be saved. The texts are for the person who gave it; none repeats a value.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HeaderRefusal {
+    /// More than [`MOST_HEADERS`].
+    #[error("a webhook has at most {MOST_HEADERS} headers")]
+    TooMany,
+    /// Names and values together are longer than [`MOST_BYTES`].
+    #[error("all names and values together have at most {MOST_BYTES} bytes")]
+    TooLong,
+    /// No token of RFC 9110, section 5.6.2, or a long one.
+    #[error("the name of a header has 1 to {LONGEST_NAME} letters, digits and !#$%&'*+-.^_`|~; `{0}` is none")]
+    Name(String),
+    /// The policy refuses the name.
+    #[error("the header {0} cannot be set: it is ours or the HTTP client's, or would say that somebody else calls")]
+    Refused(String),
+    /// Two names differ in case only, or not at all.
+    #[error("the header {0} is given twice; upper and lower case are the same")]
+    Twice(String),
+    /// The value has other characters, none, too many, or a blank at an end.
+    #[error("the value of {0} must have 1 to {LONGEST_VALUE} printable ASCII characters, and no blank at either end")]
+    Value(String),
+    /// `null` for a name that is not stored.
+    #[error("there is no stored value of {0} to keep; give one")]
+    NotStored(String),
+    /// The receiver changes, and a value would go to one that its owner did not send it to.
+    #[error(
+        "the URL has another scheme, host or port now: give all values again, or remove the headers; {0} has no value"
+    )]
+    OtherReceiver(String),
+}
+
+/// The name of a header as its owner typed it. Two names are equal if they differ in case only.
+#[derive(Debug, Clone)]
+pub struct HeaderName(String);
+
+impl HeaderName {
+    /// Reads a name.
+    ///
+    /// # Errors
+    ///
+    /// [`HeaderRefusal::Name`] or [`HeaderRefusal::Refused`]
+    pub fn parse(name: &str) -> Result<Self, HeaderRefusal> {
+        let shown = || printable(name, SHOWN_BYTES);
+        if !(1..=LONGEST_NAME).contains(&name.len()) || !name.bytes().all(is_token) {
+            return Err(HeaderRefusal::Name(shown()));
+        }
+        if is_refused(name) { Err(HeaderRefusal::Refused(shown())) } else { Ok(Self(name.to_owned())) }
+    }
+
+    /// As it was typed.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl PartialEq for HeaderName {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.eq_ignore_ascii_case(&other.0)
+    }
+}
+
+impl Eq for HeaderName {}
+
+/// A character of a token (RFC 9110, section 5.6.2).
+fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// Whether a customer may not set this header. Servers that hand headers on as variables, as CGI does (RFC 3875, section 4.1.18),
+/// make one name of those that differ only in such characters: `X_Forwarded_For` is refused like `X-Forwarded-For`.
+fn is_refused(name: &str) -> bool {
+    let plain: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+    REFUSED.contains(&plain.as_str()) || REFUSED_BEGINNINGS.iter().any(|beginning| plain.starts_with(beginning))
+}
+
+fn is_value(value: &str) -> bool {
+    (1..=LONGEST_VALUE).contains(&value.len())
+        && value.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+        && !value.starts_with(' ')
+        && !value.ends_with(' ')
+}
+
+/// Checked headers with their values, in the order in which they were given.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct CustomHeaders(Vec<(HeaderName, SecretText)>);
+
+/// Headers as a customer asks for them: a name without a value keeps the stored value.
+#[derive(Clone, PartialEq, Eq)]
+pub struct WantedHeaders(Vec<(HeaderName, Option<SecretText>)>);
+
+impl WantedHeaders {
+    /// Checks all that can be checked without the stored headers.
+    ///
+    /// # Errors
+    ///
+    /// The first rule that is broken.
+    pub fn parse(given: Vec<(String, Option<SecretText>)>) -> Result<Self, HeaderRefusal> {
+        if given.len() > MOST_HEADERS {
+            return Err(HeaderRefusal::TooMany);
+        }
+        let mut wanted = Self(Vec::with_capacity(given.len()));
+        for (name, value) in given {
+            let name = HeaderName::parse(&name)?;
+            if wanted.0.iter().any(|(other, _)| *other == name) {
+                return Err(HeaderRefusal::Twice(name.0));
+            }
+            if value.as_ref().is_some_and(|value| !is_value(value.expose())) {
+                return Err(HeaderRefusal::Value(name.0));
+            }
+            wanted.0.push((name, value));
+        }
+        Ok(wanted)
+    }
+
+    /// Whether this is what is stored, under the names as they are typed there, with no new value.
+    pub fn repeats(&self, stored: &CustomHeaders) -> bool {
+        let (wanted, stored) = (self.0.iter(), stored.0.iter());
+        wanted.len() == stored.len()
+            && wanted.zip(stored).all(|((name, value), (known, _))| name.0 == known.0 && value.is_none())
+    }
+
+    /// Whether the webhook shall have none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether a value is to be kept.
+    pub fn keeps_any(&self) -> bool {
+        self.0.iter().any(|(_, value)| value.is_none())
+    }
+
+    /// The headers with the kept values of those that are stored now. `same_receiver`: scheme, host and port of the URL stay.
+    ///
+    /// # Errors
+    ///
+    /// [`HeaderRefusal::NotStored`], [`HeaderRefusal::OtherReceiver`] or [`HeaderRefusal::TooLong`]
+    pub fn with_kept(self, stored: &CustomHeaders, same_receiver: bool) -> Result<CustomHeaders, HeaderRefusal> {
+        let mut headers = CustomHeaders::default();
+        for (name, value) in self.0 {
+            let value = match value {
+                Some(value) => value,
+                None if !same_receiver => return Err(HeaderRefusal::OtherReceiver(name.0)),
+                None => stored.get(&name).ok_or_else(|| HeaderRefusal::NotStored(name.0.clone()))?.clone(),
+            };
+            headers.0.push((name, value));
+        }
+        let bytes: usize = headers.0.iter().map(|(name, value)| name.0.len() + value.expose().len()).sum();
+        if bytes > MOST_BYTES { Err(HeaderRefusal::TooLong) } else { Ok(headers) }
+    }
+}
+
+impl CustomHeaders {
+    fn get(&self, wanted: &HeaderName) -> Option<&SecretText> {
+        self.0.iter().find(|(name, _)| name == wanted).map(|(_, value)| value)
+    }
+
+    /// Names and values, in the order in which they were given.
+    pub fn iter(&self) -> impl Iterator<Item = (&HeaderName, &SecretText)> {
+        self.0.iter().map(|(name, value)| (name, value))
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The names alone.
+    pub fn names(&self) -> Vec<String> {
+        self.0.iter().map(|(name, _)| name.0.clone()).collect()
+    }
+
+    /// One text with all names and values, for an envelope: a line with the name and a line with the value of each.
+    pub(crate) fn to_text(&self) -> SecretText {
+        let lines = self.0.iter().flat_map(|(name, value)| [name.as_str(), "\n", value.expose(), "\n"]);
+        // Made in one allocation of the right size: one that grows would leave values in freed memory.
+        let size = lines.clone().map(str::len).sum();
+        let mut text = String::with_capacity(size);
+        text.extend(lines);
+        SecretText::new(text)
+    }
+
+    /// Reads what [`to_text`](Self::to_text) made. The present policy is applied again. `None` if it is something else.
+    pub(crate) fn from_text(text: &SecretText) -> Option<Self> {
+        let mut lines = text.expose().split_terminator('\n');
+        let mut headers = Self::default();
+        while let Some(name) = lines.next() {
+            let value = lines.next().filter(|value| is_value(value))?;
+            headers.0.push((HeaderName::parse(name).ok()?, value.into()));
+        }
+        Some(headers)
+    }
+}
+
+impl fmt::Debug for CustomHeaders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name.as_str())).finish()
+    }
+}
+
+impl fmt::Debug for WantedHeaders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.0.iter().map(|(name, _)| name.as_str())).finish()
+    }
+}
+
+/// The names of a webhook's headers. As JSON, an object with null for each value: what it shows may be sent back to keep them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HeaderNames(pub Vec<String>);
+
+impl Serialize for HeaderNames {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for name in &self.0 {
+            map.serialize_entry(name, &None::<()>)?;
+        }
+        map.end()
+    }
+}
