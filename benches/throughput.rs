@@ -45,6 +45,7 @@ async fn run(options: Options) -> anyhow::Result<()> {
     let never = Webhooks { name: "never", accounts: 1, per_account: 1, path: "/never", first_host: options.accounts };
     let cases = [
         ("1 KiB", one, 1024, options.events, None),
+        ("1 KiB, 3 headers of the webhook", one, 1024, options.events, None),
         ("1 KiB, 1 % never answered", one, 1024, options.events, Some(never)),
         ("1 KiB, 5 webhooks each", five, 1024, options.events / 5, None),
         ("16 KiB", one, 16 * 1024, options.events / 5, None),
@@ -53,7 +54,10 @@ async fn run(options: Options) -> anyhow::Result<()> {
         let chosen = cases.into_iter().filter(|(name, ..)| name.contains(&options.case));
         for (name, webhooks, bytes, events, hundredth) in chosen {
             site.empty().await?;
-            site.register(&webhooks).await?;
+            let registered = site.register(&webhooks).await?;
+            if name.contains("headers") {
+                site.give_headers(&registered, 3).await?;
+            }
             let mut load = Load::new(&webhooks, bytes);
             if let Some(others) = hundredth {
                 site.register(&others).await?;

@@ -263,7 +263,7 @@ impl Keyring {
     }
 
     /// Encrypts the headers of a webhook, as one text. `nonce` must be random and used once.
-    pub(crate) fn seal_headers(&self, headers: &SecretText, owner: Owner<'_>, nonce: [u8; NONCE_BYTES]) -> Vec<u8> {
+    pub fn seal_headers(&self, headers: &SecretText, owner: Owner<'_>, nonce: [u8; NONCE_BYTES]) -> Vec<u8> {
         self.seal_text(headers.expose(), |header| owner.associated_data_of_headers(header), nonce)
     }
 

@@ -4,7 +4,8 @@
 use anyhow::Context as _;
 use penr_webhooks::config::Settings;
 use penr_webhooks::ids::{AccountId, WebhookId};
-use penr_webhooks::secret::{Owner, SigningSecret};
+use penr_webhooks::secret::{Owner, SecretText, SigningSecret};
+use penr_webhooks::webhook::{CustomHeaders, WantedHeaders};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
@@ -83,6 +84,25 @@ impl Database {
         Ok(all)
     }
 
+    /// Gives these webhooks so many headers of their own.
+    pub async fn give_headers(&self, settings: &Settings, webhooks: &[Uuid], headers: usize) -> anyhow::Result<()> {
+        let names: Vec<String> = (0..headers).map(|number| format!("X-Api-Key-{number}")).collect();
+        let value = || Some(SecretText::new("k".repeat(40)));
+        let given = WantedHeaders::parse(names.iter().map(|name| (name.clone(), value())).collect())?;
+        let text = given.with_kept(&CustomHeaders::default(), true)?.to_text();
+        let rows = self.client.query("SELECT id, account_id FROM webhooks WHERE id = ANY ($1)", &[&webhooks]).await?;
+        let (mut ids, mut envelopes) = (vec![], vec![]);
+        for row in rows {
+            let (id, account): (Uuid, String) = (row.try_get(0)?, row.try_get(1)?);
+            let account = AccountId::parse(&account).context("a valid account id")?;
+            let owner = Owner { account_id: &account, webhook_id: WebhookId(id) };
+            envelopes.push(settings.keyring()?.seal_headers(&text, owner, rand::random()));
+            ids.push(id);
+        }
+        self.client.execute(GIVE_HEADERS, &[&ids, &envelopes, &names]).await?;
+        Ok(())
+    }
+
     /// Adds retries that are due, spread over these webhooks.
     pub async fn owe(&self, webhooks: &[Uuid], retries: i64) -> anyhow::Result<()> {
         self.client.execute(STORE_EVENT, &[&TYPE]).await?;
@@ -110,6 +130,10 @@ const REGISTER: &str = "
     INSERT INTO webhooks (id, account_id, name, url, event_types, secret)
     SELECT id, account, account, url, ARRAY[$5::text], secret
     FROM unnest($1::uuid[], $2::text[], $3::text[], $4::bytea[]) AS w (id, account, url, secret)";
+
+const GIVE_HEADERS: &str = "
+    UPDATE webhooks SET headers = given.envelope, header_names = $3, headers_set_at = now()
+    FROM unnest($1::uuid[], $2::bytea[]) AS given (id, envelope) WHERE webhooks.id = given.id";
 
 const STORE_EVENT: &str = "
     INSERT INTO events (day, key, account_id, event_id, event_type, body)

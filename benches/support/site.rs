@@ -56,6 +56,10 @@ impl Site {
         self.database.register(&self.settings, self.receiver.port, group).await
     }
 
+    pub async fn give_headers(&self, webhooks: &[Uuid], headers: usize) -> anyhow::Result<()> {
+        self.database.give_headers(&self.settings, webhooks, headers).await
+    }
+
     pub async fn settle(&self) -> anyhow::Result<()> {
         self.database.settle().await?;
         tokio::time::sleep(SETTLE).await;

@@ -252,7 +252,7 @@ impl CustomHeaders {
     }
 
     /// One text with all names and values, for an envelope: a line with the name and a line with the value of each.
-    pub(crate) fn to_text(&self) -> SecretText {
+    pub fn to_text(&self) -> SecretText {
         let lines = self.0.iter().flat_map(|(name, value)| [name.as_str(), "\n", value.expose(), "\n"]);
         // Made in one allocation of the right size: one that grows would leave values in freed memory.
         let size = lines.clone().map(str::len).sum();
