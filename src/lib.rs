@@ -100,6 +100,7 @@ pub mod cli;
 mod ops;
 mod test_send;
 mod upkeep;
+mod webhook_activity;
 mod whole_delivery;
 mod worker;
 

@@ -99,7 +99,7 @@ mod turn_result;
 mod webhook_version;
 mod webhooks;
 
-pub(crate) use activity::Activity;
+pub(crate) use activity::{Activity, COUNTED_FOR_ONE};
 pub use backends::SessionFault;
 pub use claim::{Claimed, Claims, Room, Taken};
 pub(crate) use days::LogSpan;

@@ -13,10 +13,9 @@ use super::Api;
 use super::limits::weight;
 use super::problem::Problem;
 use super::query::Query;
-use crate::ids::{AccountId, WebhookId};
+use crate::ids::AccountId;
 use crate::store::Scope;
 use crate::token::{Access, Grant};
-use crate::webhook::Webhook;
 
 /// The account that a request's token names, what the token permits, and the request's query.
 pub(super) struct Caller {
@@ -45,15 +44,6 @@ impl Caller {
             Access::Full => Ok(()),
             Access::ReadOnly => Err(Problem::read_only_token()),
         }
-    }
-
-    /// The caller's own webhook.
-    ///
-    /// # Errors
-    ///
-    /// A webhook of another account is answered like one that does not exist: 404. 503 if the database did not answer in time.
-    pub(super) async fn webhook(&self, api: &Api, id: WebhookId) -> Result<Webhook, Problem> {
-        api.ask(api.store.find_webhook(self.scope(), id)).await?.ok_or_else(Problem::not_found)
     }
 }
 

@@ -87,18 +87,21 @@ fn too_often(limiter: &PerAccount, not_until: &NotUntil<<DefaultClock as Clock>:
     Problem::rate_limited(not_until.wait_time_from(limiter.clock().now()))
 }
 
+const ONE_WEBHOOK: &str = "/v1/webhooks/{id}";
 const LOG: &str = "/v1/webhooks/{id}/deliveries";
 const RECOVER: &str = "/v1/webhooks/{id}/recover";
 const STATS: &str = "/v1/webhooks/{id}/stats";
 
 /// The routes that may have the database read thousands of rows for one request.
 #[cfg(test)]
-pub(super) const EXPENSIVE: [&str; 3] = [LOG, RECOVER, STATS];
+pub(super) const EXPENSIVE: [&str; 4] = [ONE_WEBHOOK, LOG, RECOVER, STATS];
 
 /// How many requests this one counts as in its account's rate.
 pub(super) fn weight(route: &str, query: &Query) -> NonZeroU32 {
     let is_expensive = match route {
         LOG => searches_log(query),
+        // What waits is counted far.
+        ONE_WEBHOOK => query.text("include").is_some(),
         RECOVER | STATS => true,
         _ => false,
     };
@@ -138,6 +141,7 @@ mod tests {
             "from",
             "cursor",
             "window",
+            "include",
         ]
         .map(str::to_owned);
         weight(route, &Query::read(query, &known).unwrap()).get()
@@ -154,6 +158,7 @@ mod tests {
         for query in ["status=success", "event_type=a.b", "status=failed&event_type=a.b"].iter().chain(&deliveries) {
             assert_eq!(weight_of(LOG, query), 4, "{query}");
         }
+        assert_eq!(["", "include=activity"].map(|query| weight_of(ONE_WEBHOOK, query)), [1, 4]);
         assert_eq!([STATS, RECOVER].map(|route| weight_of(route, "")), [4, 4]);
         assert_eq!(weight_of("/v1/webhooks", "limit=100"), 1);
     }

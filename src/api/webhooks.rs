@@ -25,11 +25,11 @@ use super::problem::{Again, Problem};
 use super::query::WebhookPath;
 use super::refused_fields::RefusedFields;
 use super::webhook_changes;
-use crate::delivery::{ErrorDetail, ErrorName};
 use crate::ids::{AccountId, WebhookId};
 use crate::secret::SigningSecret;
-use crate::store::{self, Created, Deleted, LogStatus, NewWebhook, Position, Store};
+use crate::store::{Created, Deleted, NewWebhook, Position, Store, StoreError};
 use crate::webhook::{MaxPerSecond, Subscriptions, Webhook, WebhookName, WebhookUrl};
+use crate::webhook_activity::{Activity, ListedWebhook};
 
 /// Webhooks of a page, unless the caller asks for another number.
 const PAGE: u32 = 100;
@@ -38,7 +38,7 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Api>> {
     OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(show, webhook_changes::update, delete))
 }
 
-/// What the list can show beside the webhooks.
+/// What can be shown beside webhooks.
 #[derive(Clone, Copy, ToSchema)]
 #[schema(rename_all = "lowercase")]
 pub(super) enum Include {
@@ -82,67 +82,17 @@ pub(super) struct WebhookList {
     next_cursor: Option<String>,
 }
 
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct ListedWebhook {
-    #[serde(flatten)]
-    webhook: Webhook,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    activity: Option<Activity>,
-}
-
-#[derive(Debug, Serialize, ToSchema)]
-pub(super) struct Activity {
-    /// `success` or `failed`; null if there was no attempt.
-    #[schema(value_type = Option<LogStatus>, inline)]
-    last_status: Option<&'static str>,
-    #[serde(serialize_with = "crate::timestamps::optional_rfc3339")]
-    #[schema(value_type = Option<String>, format = DateTime)]
-    last_attempt_at: Option<jiff::Timestamp>,
-    /// What went wrong with the last attempt, as in the log; null if it succeeded.
-    #[schema(value_type = Option<ErrorName>)]
-    last_error: Option<String>,
-    /// What exactly went wrong, as in the log; null if that is not known.
-    last_error_detail: Option<ErrorDetail>,
-    /// The status of the last attempt's answer; null if there was none.
-    last_http_status: Option<i32>,
-    /// Deliveries that wait for their time. Counted up to 1,000.
-    waiting: u64,
-}
-
-impl From<store::Activity> for Activity {
-    fn from(activity: store::Activity) -> Self {
-        let shown = Self {
-            last_status: None,
-            last_attempt_at: None,
-            last_error: None,
-            last_error_detail: None,
-            last_http_status: None,
-            waiting: activity.waiting,
-        };
-        let Some(last) = activity.last_attempt else { return shown };
-        Self {
-            last_status: Some(LogStatus::of(last.error.as_deref()).as_str()),
-            last_attempt_at: Some(last.created_at),
-            last_error: last.error,
-            last_error_detail: last.error_detail,
-            last_http_status: last.http_status,
-            ..shown
-        }
-    }
-}
-
 /// The account's webhooks, oldest first
 #[utoipa::path(get, path = "/v1/webhooks", operation_id = "listWebhooks", tag = "webhooks",
     params(
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 100, description = "100 if it is left out"),
         ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
-        ("include" = inline(Option<Include>), Query, description = "`activity` adds each webhook's last attempt and the number of waiting deliveries"),
+        ("include" = inline(Option<Include>), Query, description = "`activity` adds each webhook's last attempt and the number of waiting deliveries, counted up to 1,000"),
     ),
     responses((status = 200, body = WebhookList), Problems))]
 pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Result<JsonAnswer<WebhookList>, Problem> {
     let limit = caller.query.limit(PAGE)?;
-    let with_activity = caller.query.choice("include", &[("activity", Include::Activity)])?.is_some();
+    let with_activity = includes_activity(&caller)?;
     let account = &caller.account;
     let cursors = Cursors { secrets: &api.tokens.secrets, account, list: "webhooks" };
     let after = caller.query.text("cursor").map(|cursor| cursors.read(cursor)).transpose()?;
@@ -151,10 +101,10 @@ pub(super) async fn list(State(api): State<Arc<Api>>, caller: Caller) -> Result<
         let shown = webhooks.len().min(limit as usize);
         let ids: Vec<WebhookId> = webhooks[..shown].iter().map(|webhook| webhook.id).collect();
         let activity = match with_activity {
-            true => api.store.activity(account, &ids).await?,
+            true => api.store.activities(account, &ids).await?,
             false => HashMap::new(),
         };
-        Ok::<_, store::StoreError>((webhooks, activity))
+        Ok::<_, StoreError>((webhooks, activity))
     };
     let (mut webhooks, mut activity) = api.ask(question).await?;
     let more = webhooks.len() > limit as usize;
@@ -232,15 +182,32 @@ struct Headed {
 }
 
 /// One webhook
-#[utoipa::path(get, path = "/v1/webhooks/{id}", operation_id = "getWebhook", tag = "webhooks", params(("id" = Uuid, Path)),
-    responses((status = 200, body = Webhook, headers(("ETag" = String))), WebhookProblems))]
+#[utoipa::path(get, path = "/v1/webhooks/{id}", operation_id = "getWebhook", tag = "webhooks",
+    params(
+        ("id" = Uuid, Path),
+        ("include" = inline(Option<Include>), Query, description = "`activity` adds its last attempt and the number of waiting deliveries, counted up to 100,000"),
+    ),
+    responses((status = 200, body = ListedWebhook, headers(("ETag" = String))), WebhookProblems))]
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
     caller: Caller,
     WebhookPath(id): WebhookPath,
-) -> Result<([(HeaderName, String); 1], JsonAnswer<Webhook>), Problem> {
-    let webhook = caller.webhook(&api, id).await?;
-    Ok(([(header::ETAG, etag::tag(&webhook.version))], JsonAnswer(webhook)))
+) -> Result<([(HeaderName, String); 1], JsonAnswer<ListedWebhook>), Problem> {
+    let with_activity = includes_activity(&caller)?;
+    let question = async {
+        let Some(webhook) = api.store.find_webhook(caller.scope(), id).await? else { return Ok(None) };
+        let activity = match with_activity {
+            true => api.store.activity(&caller.account, id).await?.map(Activity::from),
+            false => None,
+        };
+        Ok::<_, StoreError>(Some(ListedWebhook { webhook, activity }))
+    };
+    let shown = api.ask(question).await?.ok_or_else(Problem::not_found)?;
+    Ok(([(header::ETAG, etag::tag(&shown.webhook.version))], JsonAnswer(shown)))
+}
+
+fn includes_activity(caller: &Caller) -> Result<bool, Problem> {
+    Ok(caller.query.choice("include", &[("activity", Include::Activity)])?.is_some())
 }
 
 /// Delete a webhook for good: its pending deliveries are cancelled, and nobody can read its log or its secret any more

@@ -14,9 +14,9 @@ use serde::Serialize;
 use super::{CommandResult, terminal};
 use crate::delivery::ErrorDetail;
 use crate::scrub::scrub;
-use crate::store::LogRow;
+use crate::store::{COUNTED_FOR_ONE, LogRow};
 use crate::text::{printable, printable_lines};
-use crate::webhook::Webhook;
+use crate::webhook::{MaxPerSecond, Webhook};
 
 mod escaped;
 
@@ -91,6 +91,25 @@ pub(super) fn webhook(webhook: &Webhook) -> CommandResult {
         line(format_args!("warning: {warning}"))?;
     }
     webhook.previous_valid_until.map_or(Ok(()), |until| line(previous_secret(until)))
+}
+
+/// How many deliveries wait, and the pace at which they are sent.
+pub(super) fn waiting(count: u64, pace: Option<MaxPerSecond>) -> CommandResult {
+    let count = match count {
+        0 => return line("nothing waiting"),
+        // It was not counted further.
+        COUNTED_FOR_ONE.. => format!("{} or more", thousands(count)),
+        count => thousands(count),
+    };
+    let pace = pace.map(|pace| format!(", at {} a second", thousands(pace.get().get().into())));
+    line(format_args!("{count} waiting{}", pace.unwrap_or_default()))
+}
+
+/// A number with a comma before each three digits.
+fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().filter_map(|group| str::from_utf8(group).ok()).collect();
+    groups.join(",")
 }
 
 /// That the secret before the newest one also signs.
@@ -222,3 +241,14 @@ const USUAL_WIDTH: u16 = 80;
 
 /// In so many columns, a table has room for the 36 characters of an id.
 const WIDE: u16 = 120;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_has_commas_between_thousands() {
+        let shown = [0, 7, 999, 1000, 12_400, 100_000, 1_234_567].map(thousands);
+        assert_eq!(shown, ["0", "7", "999", "1,000", "12,400", "100,000", "1,234,567"]);
+    }
+}

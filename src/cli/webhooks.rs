@@ -10,6 +10,7 @@ use crate::ids::{AccountId, EventId, WebhookId};
 use crate::secret::SigningSecret;
 use crate::store::{AnswerId, NewWebhook, Scope, Store};
 use crate::webhook::{CustomHeaders, Subscriptions, Webhook, WebhookName, WebhookRefusal, WebhookUrl};
+use crate::webhook_activity::ListedWebhook;
 
 mod change;
 mod delivery;
@@ -100,7 +101,7 @@ pub(super) async fn run(command: Command, settings: &Settings, json: bool, signa
             create(&store, settings, &account, &new, json).await
         }
         Command::List(arguments) => list::show(&store, arguments, json).await,
-        Command::Show { id } => show(&find(&store, id).await?, json),
+        Command::Show { id } => show_with_activity(&store, id, json).await,
         Command::Update(arguments) => change::update(&store, settings, arguments, json).await,
         Command::Delete(arguments) => change::delete(&store, arguments, json).await,
         Command::Secret(arguments) => secret::run(&store, settings, arguments, json).await,
@@ -156,6 +157,16 @@ async fn create(
     }
     output::webhook(&webhook)?;
     output::line(format_args!("secret: {}", secret.expose()))
+}
+
+async fn show_with_activity(store: &Store, id: WebhookId, json: bool) -> CommandResult {
+    let webhook = find(store, id).await?;
+    let activity = store.activity(&webhook.account_id, id).await?.ok_or_else(|| unknown(id))?;
+    if json {
+        return output::json(&ListedWebhook { webhook, activity: Some(activity.into()) });
+    }
+    output::webhook(&webhook)?;
+    output::waiting(activity.waiting, webhook.max_per_second)
 }
 
 fn show(webhook: &Webhook, json: bool) -> CommandResult {

@@ -1,4 +1,4 @@
-//! Reads what the list of webhooks shows of their deliveries.
+//! Reads what is shown beside webhooks of their deliveries: the last attempt, and how much waits.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -14,11 +14,11 @@ use super::{Store, StoreError, TypedParams, column, count};
 use crate::delivery::ErrorDetail;
 use crate::ids::{AccountId, WebhookId};
 
-/// What the list of webhooks shows of a webhook's deliveries.
+/// What is shown of a webhook's deliveries.
 #[derive(Debug, Clone)]
 pub(crate) struct Activity {
     pub last_attempt: Option<LastAttempt>,
-    /// The number of pending deliveries, counted up to 1,000.
+    /// The number of pending deliveries, counted up to a bound.
     pub waiting: u64,
 }
 
@@ -33,18 +33,37 @@ pub(crate) struct LastAttempt {
 }
 
 impl Store {
-    /// The activity of some of an account's webhooks. Webhooks that the account does not have are missing.
+    /// The activity of some of an account's webhooks, at most 100. Webhooks that the account does not have are missing.
     ///
     /// # Errors
     ///
     /// The database is not available, busy or not migrated.
-    pub(crate) async fn activity(
+    pub(crate) async fn activities(
         &self,
         account: &AccountId,
         ids: &[WebhookId],
     ) -> Result<HashMap<WebhookId, Activity>, StoreError> {
+        self.read_activities(account, ids, COUNTED_FOR_EACH).await
+    }
+
+    /// The activity of one webhook; `None` if the account does not have it.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or not migrated.
+    pub(crate) async fn activity(&self, account: &AccountId, id: WebhookId) -> Result<Option<Activity>, StoreError> {
+        Ok(self.read_activities(account, &[id], COUNTED_FOR_ONE).await?.remove(&id))
+    }
+
+    /// Counts at most so many pending deliveries of each webhook.
+    async fn read_activities(
+        &self,
+        account: &AccountId,
+        ids: &[WebhookId],
+        most: u64,
+    ) -> Result<HashMap<WebhookId, Activity>, StoreError> {
         let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
-        let rows = self.query(WAITING, &[&account.as_str(), &ids]).await?;
+        let rows = self.query(WAITING, &[&account.as_str(), &ids, &most.cast_signed()]).await?;
         let waiting =
             |row| (WebhookId(column(row, "id")), Activity { last_attempt: None, waiting: count(row, "waiting") });
         let mut activity: HashMap<WebhookId, Activity> = rows.iter().map(waiting).collect();
@@ -80,13 +99,20 @@ fn last_attempt(row: &Row) -> LastAttempt {
     }
 }
 
-/// At most 1,000 pending deliveries of each webhook are counted.
+/// The pending deliveries that are counted of one webhook among many. A whole list reads no more than [`COUNTED_FOR_ONE`].
+const COUNTED_FOR_EACH: u64 = 1_000;
+
+/// The pending deliveries that are counted where one webhook is shown.
+pub(crate) const COUNTED_FOR_ONE: u64 = 100_000;
+
+/// Counts at most `$3` pending deliveries of each webhook. The order makes it read the index `pending_deliveries_by_webhook`, which
+/// has both columns: without one, PostgreSQL may read the whole table for a webhook that has most of its rows.
 const WAITING: &str = "
     SELECT w.id, queue.waiting
     FROM webhooks w
     CROSS JOIN LATERAL (
         SELECT count(*) AS waiting FROM (
-            SELECT FROM pending_deliveries p WHERE p.webhook_id = w.id LIMIT 1000) AS beginning
+            SELECT FROM pending_deliveries p WHERE p.webhook_id = w.id ORDER BY p.due_at LIMIT $3) AS beginning
     ) AS queue
     WHERE w.id = ANY ($2) AND w.account_id = $1";
 

@@ -86,9 +86,32 @@ async fn show_and_list_print_webhooks_without_their_secret() {
     let listed: Vec<&Value> = list["data"].as_array().unwrap().iter().map(|webhook| &webhook["id"]).collect();
     assert_eq!(listed, ids.iter().collect::<Vec<_>>());
     let shown = site.webhook(&ids[1]).await;
-    assert_eq!(keys(&shown), WEBHOOK.into());
-    assert_eq!(shown, list["data"][1]);
+    assert_eq!(keys(&shown), WEBHOOK.into_iter().chain(["activity"]).collect());
+    assert_eq!(shown["version"], list["data"][1]["version"]);
     assert_eq!(site.json(&["webhooks", "list", "--account", "acc_44"]).await, json!({"data": []}));
+}
+
+#[tokio::test]
+async fn show_tells_how_much_waits_and_at_which_pace() {
+    let site = Site::new().await;
+    let webhook = site.create_webhook(ACCOUNT, "https://hooks.example.com/", &[TYPE]).await;
+    let last_line =
+        async || site.cli(&["webhooks", "show", &webhook.id]).await.stdout.lines().last().unwrap().to_owned();
+    assert_eq!(last_line().await, "nothing waiting");
+    let more = async |count: i32| {
+        let park = "INSERT INTO pending_deliveries
+                (id, webhook_id, activation, event_day, event_key, trigger, attempts_made, due_at)
+            SELECT gen_random_uuid(), $1::text::uuid, 1, current_date, gen_random_uuid(), 'retry', 1, now()
+            FROM generate_series(1, $2::integer)";
+        site.sql().await.execute(park, &[&webhook.id, &count]).await.unwrap();
+    };
+    more(12_400).await;
+    assert_eq!(last_line().await, "12,400 waiting");
+    site.sql().await.batch_execute("UPDATE webhooks SET max_per_second = 5").await.unwrap();
+    assert_eq!(last_line().await, "12,400 waiting, at 5 a second");
+    assert_eq!(site.webhook(&webhook.id).await["activity"]["waiting"], json!(12_400));
+    more(87_600).await;
+    assert_eq!(last_line().await, "100,000 or more waiting, at 5 a second");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::support::api::assert_problem;
+use crate::support::older_schema::back_to;
 use crate::support::*;
 
 /// Inserts attempts of a webhook, one for each second back in time. Every third failed, every fifth has another type.
@@ -16,6 +17,16 @@ async fn fill(site: &Site, path: &str, count: i32) {
             CASE WHEN n % 3 = 0 THEN 500 ELSE 200 END, n, CASE WHEN n % 3 = 0 THEN 'http_status' END, NULL,
             now() - n * interval '1 second', NULL
         FROM generate_series(1, $2::integer) n";
+    site.sql().await.execute(insert, &[&id, &count]).await.unwrap();
+}
+
+/// Has deliveries of a webhook wait.
+async fn park(site: &Site, path: &str, count: i32) {
+    let id = path.rsplit('/').next().unwrap();
+    let insert = "INSERT INTO pending_deliveries
+            (id, webhook_id, activation, event_day, event_key, trigger, attempts_made, due_at)
+        SELECT gen_random_uuid(), $1::text::uuid, 1, current_date, gen_random_uuid(), 'retry', 1, now()
+        FROM generate_series(1, $2::integer)";
     site.sql().await.execute(insert, &[&id, &count]).await.unwrap();
 }
 
@@ -84,16 +95,15 @@ async fn activity_and_stats_tell_what_the_log_tells() {
     let (busy, idle) =
         (customer.create_at("http://127.0.0.1:9999/").await, customer.create_at("http://127.0.0.1:9999/").await);
     fill(&site, &busy, 90).await;
-    let id = busy.rsplit('/').next().unwrap();
-    let park = "INSERT INTO pending_deliveries (id, webhook_id, activation, event_day, event_key, trigger, attempts_made, due_at)
-        SELECT gen_random_uuid(), $1::text::uuid, 1, current_date, gen_random_uuid(), 'retry', 1, now() FROM generate_series(1, 1500)";
-    site.sql().await.execute(park, &[&id]).await.unwrap();
+    park(&site, &busy, 1500).await;
     let list = customer.get("/v1/webhooks?include=activity").await.json();
     let (first, second) = (&list["data"][0]["activity"], &list["data"][1]["activity"]);
     assert_eq!((&first["last_status"], &first["waiting"]), (&"success".into(), &1000.into()));
     assert!(first["last_attempt_at"].as_str().unwrap().ends_with('Z'));
     assert_eq!((&second["last_status"], &second["waiting"]), (&json!(null), &json!(0)));
     assert!(customer.get("/v1/webhooks").await.json()["data"][0].get("activity").is_none());
+    let one = customer.get(&format!("{busy}?include=activity")).await.json()["activity"].clone();
+    assert_eq!((&one["last_attempt_at"], &one["waiting"]), (&first["last_attempt_at"], &1500.into()));
     for (window, seconds, buckets) in [("1h", 300, 12), ("24h", 3600, 24), ("7d", 21600, 28)] {
         let stats = customer.get(&format!("{busy}/stats?window={window}")).await.json();
         assert_eq!((&stats["window"], &stats["bucket_seconds"]), (&window.into(), &seconds.into()));
@@ -108,6 +118,17 @@ async fn activity_and_stats_tell_what_the_log_tells() {
     }
     let empty = customer.get(&format!("{idle}/stats")).await.json();
     assert!(empty["data"].as_array().unwrap().iter().all(|bucket| bucket["p50_ms"].is_null() && bucket["failed"] == 0));
+}
+
+#[tokio::test]
+async fn what_waits_for_one_webhook_is_counted_up_to_a_bound_also_in_an_older_schema() {
+    let site = Site::new().await;
+    site.sql().await.batch_execute(&back_to(15)).await.unwrap();
+    let api = site.api().await;
+    let customer = api.customer("acc_1");
+    let path = customer.create_at("http://127.0.0.1:9999/").await;
+    park(&site, &path, 120_000).await;
+    assert_eq!(customer.get(&format!("{path}?include=activity")).await.json()["activity"]["waiting"], 100_000);
 }
 
 #[tokio::test]

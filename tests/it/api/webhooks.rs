@@ -25,7 +25,8 @@ async fn a_webhook_is_registered_read_changed_and_deleted() {
     assert_eq!(webhook["events"], json!(["content.created", "site.connected"]));
     let path = format!("/v1/webhooks/{}", webhook["id"].as_str().unwrap());
     assert_eq!(customer.get(&path).await.json(), webhook);
-    assert_eq!(site.webhook(webhook["id"].as_str().unwrap()).await, webhook, "the command line has the same shape");
+    let shown = customer.get(&format!("{path}?include=activity")).await.json();
+    assert_eq!(site.webhook(webhook["id"].as_str().unwrap()).await, shown, "the command line has the same shape");
     assert_eq!(customer.get("/v1/webhooks").await.json(), json!({ "data": [webhook], "next_cursor": null }));
     let with_activity = customer.get("/v1/webhooks?include=activity").await.json();
     assert_eq!(with_activity["data"][0]["version"], webhook["version"]);
@@ -345,8 +346,18 @@ async fn the_list_says_of_each_webhook_what_went_wrong_last_and_whether_its_owne
     let activity = &after[1]["activity"];
     assert_eq!([&activity["last_status"], &activity["last_error"]], ["failed", "http_status"]);
     assert_eq!((&activity["last_http_status"], &activity["last_error_detail"]), (&json!(418), &json!(null)));
-    let single = customer.get(&format!("/v1/webhooks/{}", after[1]["id"].as_str().unwrap())).await.json();
-    assert_eq!(single["failing"], true);
+    let path = format!("/v1/webhooks/{}", after[1]["id"].as_str().unwrap());
+    let single = customer.get(&path).await.json();
+    assert_eq!((&single["failing"], single.get("activity")), (&json!(true), None));
+    let with_activity = customer.get(&format!("{path}?include=activity")).await;
+    assert_eq!(
+        (with_activity.header("etag"), with_activity.json()),
+        (customer.get(&path).await.header("etag"), list().await[1].clone())
+    );
+    assert_eq!(api.customer("acc_2").get(&format!("{path}?include=activity")).await.status, 404);
+    assert_problem(&customer.get(&format!("{path}?include=more")).await, 400, "malformed-request");
+    let head = customer.ask("HEAD", &format!("{path}?include=activity"), &[], b"").await;
+    assert_eq!(head.status, 200);
 }
 
 #[tokio::test]
