@@ -13,7 +13,7 @@ use crate::secret::SecretText;
 const MARK: &str = "[secret]";
 
 /// A password with fewer characters is part of many words: it is replaced only where it is a whole word.
-const SHORT: usize = 4;
+pub(crate) const SHORT: usize = 4;
 
 /// A text that begins with one of these and a colon is a URL, not `user:password`.
 const SCHEMES: [&str; 4] = ["amqp", "amqps", "postgres", "postgresql"];
@@ -169,7 +169,8 @@ fn replaced(text: &str, secret: &str) -> Option<String> {
     })
 }
 
-fn is_word(text: &str, at: usize, end: usize) -> bool {
+/// Whether neither a letter nor a digit stands beside this part of the text.
+pub(crate) fn is_word(text: &str, at: usize, end: usize) -> bool {
     let before = text[..at].chars().next_back();
     let after = text[end..].chars().next();
     ![before, after].iter().flatten().any(|letter| letter.is_alphanumeric())

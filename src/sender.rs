@@ -24,6 +24,7 @@ mod answer;
 mod cause;
 mod clients;
 mod failure;
+mod hidden;
 mod kept_headers;
 mod opening;
 mod probe;
@@ -35,6 +36,7 @@ mod sent;
 
 use clients::{Chosen, Clients};
 use failure::{Failure, Hop, Lack, Way};
+use hidden::Hidden;
 use proxy::Route;
 use resolver::{ResolveError, Resolver, ResolverSettings};
 
@@ -104,7 +106,7 @@ impl Sender {
     /// body together.
     pub async fn attempt(&self, delivery: &Delivery) -> Attempt {
         let began = Began::now();
-        self.send(self.request(delivery, began), began).await
+        self.send(delivery, self.request(delivery, began), began).await
     }
 
     /// Makes one attempt, and returns the request as the receiver gets it, too. The request is returned even if the URL is
@@ -119,13 +121,13 @@ impl Sender {
                 self.headers(delivery, began).ok().map(|headers| SentRequest::of(&headers, None, delivery.event()))
             }
         };
-        (self.send(request, began).await, sent)
+        (self.send(delivery, request, began).await, sent)
     }
 
-    async fn send(&self, request: Result<Request, AttemptError>, began: Began) -> Attempt {
+    async fn send(&self, delivery: &Delivery, request: Result<Request, AttemptError>, began: Began) -> Attempt {
         let Began { started, signed_at } = began;
         let (outcome, duration) = match request {
-            Ok(request) => self.execute(request, started).await,
+            Ok(request) => self.execute(delivery, request, started).await,
             Err(error) => (Outcome::Failed(error), started.elapsed()),
         };
         Attempt { id: Uuid::now_v7(), outcome, duration, started, paused_until: None, signed_at }
@@ -137,7 +139,7 @@ impl Sender {
         };
         let secrets = secrets.as_ref().map_err(|error| {
             // Nothing is sent unsigned: the delivery waits until the operator has restored the key.
-            tracing::error!(webhook_id = %delivery.webhook.id, error = crate::error_chain(error), "a secret cannot be decrypted");
+            tracing::error!(webhook_id = %delivery.webhook.id, error = crate::error_chain(error), "a secret or a header cannot be decrypted");
             AttemptError::Internal
         })?;
         Ok(headers(delivery.event(), secrets, delivery.attempt, began.signed_at))
@@ -159,7 +161,7 @@ impl Sender {
     }
 
     /// The outcome, and the time until it was known. The time for reading the body does not count.
-    async fn execute(&self, request: Request, started: Instant) -> (Outcome, Duration) {
+    async fn execute(&self, delivery: &Delivery, request: Request, started: Instant) -> (Outcome, Duration) {
         // Kept until the answer is read, since its connection is in use until then.
         let chosen = self.clients.for_attempt(request.url());
         let hop = self.route.hop(request.url());
@@ -172,7 +174,7 @@ impl Sender {
         };
         let duration = started.elapsed();
         let outcome = match made {
-            Ok(response) => Outcome::Answered(self.read(response).await),
+            Ok(response) => Outcome::Answered(self.read(response, &hidden(delivery)).await),
             Err(failure) => Outcome::Failed(failure.into_error()),
         };
         (outcome, duration)
@@ -194,11 +196,11 @@ impl Sender {
     }
 
     /// The status line decides about success; an error while reading the body changes nothing.
-    async fn read(&self, response: Response) -> Answer {
+    async fn read(&self, response: Response, hidden: &Hidden) -> Answer {
         let status = response.status().as_u16();
         let retry_after = answer::retry_after(response.headers(), SystemTime::now());
-        let headers = kept_headers::of(response.status(), response.headers());
-        let (snippet, truncated) = answer::snippet(response, self.limits).await;
+        let headers = kept_headers::of(response.status(), response.headers(), hidden);
+        let (snippet, truncated) = answer::snippet(response, self.limits, hidden).await;
         Answer { status, snippet, truncated, headers, retry_after }
     }
 }
@@ -273,6 +275,14 @@ fn resolver(settings: &config::Sender) -> Result<Resolver, SetupError> {
         servers => Resolver::with_name_servers(servers, lookups, settings.urls.clone()),
     };
     resolver.map_err(|error| SetupError::Client(error.into()))
+}
+
+/// What the receiver may repeat of the request and nobody may read in its answer.
+fn hidden(delivery: &Delivery) -> Hidden {
+    match &delivery.webhook.state {
+        SnapshotState::Active { secrets: Ok(secrets), .. } => Hidden::of(&secrets.headers),
+        _ => Hidden::default(),
+    }
 }
 
 fn headers(event: &Event, secrets: &Secrets, attempt: u32, timestamp: i64) -> HeaderMap {

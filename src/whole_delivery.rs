@@ -47,8 +47,8 @@ pub(crate) struct WholeDelivery {
     /// The body as it is sent, byte for byte. Null if the event is no longer kept, and for a test.
     pub payload: Option<String>,
     /// The headers of the last attempt, made again; null before the first. Those that cannot be made are left out: both
-    /// signatures without the payload, if the secret was replaced since, or for a token that may only read; and `Host`, which
-    /// depends on the URL at that time.
+    /// signatures without the payload, if the secret was replaced since, or for a token that may only read; the webhook's own,
+    /// whose values are hidden, if they were set since; and `Host`, which depends on the URL at that time.
     pub request_headers: Option<BTreeMap<String, String>>,
     /// Newest first, 100 at most. The log, filtered by `delivery_id`, has all.
     pub attempts: Vec<LogRow>,
@@ -81,6 +81,7 @@ impl WholeDelivery {
                 signed_at: kept.signed_at,
                 event: kept.event.as_ref(),
                 secrets: kept.signed_by.as_ref(),
+                own_headers: &kept.own_headers,
             };
             request.headers()
         });

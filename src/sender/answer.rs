@@ -6,6 +6,7 @@ use jiff::fmt::rfc2822;
 use reqwest::Response;
 use reqwest::header::{CONTENT_ENCODING, HeaderMap, RETRY_AFTER};
 
+use super::hidden::{End, Hidden};
 use crate::text::{Cleaned, printable_lines};
 
 /// Bytes of the beginning of a body that the log keeps.
@@ -22,9 +23,9 @@ pub(super) struct AnswerLimits {
     pub keeps_snippets: bool,
 }
 
-/// The cleaned beginning of the body, and whether there was more of it. If the body was not read to its end, the connection is
+/// The cleaned beginning of the body without what is hidden, and whether there was more of it. If the body was not read to its end, the connection is
 /// not used again.
-pub(super) async fn snippet(response: Response, limits: AnswerLimits) -> (Option<String>, bool) {
+pub(super) async fn snippet(response: Response, limits: AnswerLimits, hidden: &Hidden) -> (Option<String>, bool) {
     let encoded = response.headers().get(CONTENT_ENCODING).is_some_and(|encoding| encoding != "identity");
     let mut body = Vec::new();
     // After a timeout the part that was read is kept.
@@ -35,7 +36,9 @@ pub(super) async fn snippet(response: Response, limits: AnswerLimits) -> (Option
         true => (None, cut),
         false if encoded => (Some("(compressed, not shown)".to_owned()), false),
         false => {
-            let Cleaned { text, is_cut } = printable_lines(&String::from_utf8_lossy(&body), MAX_SNIPPET_BYTES);
+            let body = String::from_utf8_lossy(&body);
+            let body = hidden.hide(&body, if cut { End::Cut } else { End::Whole });
+            let Cleaned { text, is_cut } = printable_lines(&body, MAX_SNIPPET_BYTES);
             (Some(text), cut || is_cut)
         }
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, HeaderName};
 
+use super::hidden::{End, Hidden};
 use crate::text::printable;
 
 /// Bytes of all names and values together.
@@ -18,9 +19,9 @@ const REQUEST_IDS: [&str; 5] = ["X-Request-Id", "Request-Id", "X-Correlation-Id"
 const OF_FAILURES: [&str; 9] =
     ["Content-Type", "Server", "Date", "Retry-After", "Location", "WWW-Authenticate", "Allow", "Via", "Cf-Mitigated"];
 
-/// The kept headers as a JSON object of names and cleaned values; `None` without any. If a header has several values, they are
+/// The kept headers as a JSON object of names and cleaned values without what is hidden; `None` without any. If a header has several values, they are
 /// joined by a comma.
-pub(super) fn of(status: StatusCode, headers: &HeaderMap) -> Option<String> {
+pub(super) fn of(status: StatusCode, headers: &HeaderMap, hidden: &Hidden) -> Option<String> {
     let of_failures = if status.is_success() { &[][..] } else { &OF_FAILURES };
     // Nearly all answers are successes without any of these: one look at the names costs less than to look each of them up.
     let is_request_id = |name: &HeaderName| REQUEST_IDS.iter().any(|kept| name.as_str().eq_ignore_ascii_case(kept));
@@ -34,7 +35,7 @@ pub(super) fn of(status: StatusCode, headers: &HeaderMap) -> Option<String> {
         let Some(first) = values.next() else { continue };
         let value = values.fold(first.into_owned(), |all, value| all + ", " + &value);
         let Some(left) = room.checked_sub(name.len()) else { break };
-        let value = printable(&value, left);
+        let value = printable(&hidden.hide(&value, End::Whole), left);
         room = left - value.len();
         kept.insert(*name, value);
     }
@@ -51,7 +52,7 @@ mod tests {
         for (name, value) in headers {
             map.append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_bytes(value).unwrap());
         }
-        let kept = of(StatusCode::from_u16(status).unwrap(), &map);
+        let kept = of(StatusCode::from_u16(status).unwrap(), &map, &Hidden::default());
         kept.map_or(serde_json::Value::Null, |kept| serde_json::from_str(&kept).unwrap())
     }
 

@@ -6,6 +6,7 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::hidden::HIDDEN;
 use crate::event::Event;
 use crate::snapshot::Secrets;
 
@@ -46,6 +47,8 @@ pub struct PastRequest<'a> {
     pub event: Option<&'a Event>,
     /// What the request was signed with, if that is known.
     pub secrets: Option<&'a Secrets>,
+    /// The names of the webhook's own headers in the request, as far as they are known. No values are kept.
+    pub own_headers: &'a [String],
 }
 
 impl PastRequest<'_> {
@@ -60,6 +63,8 @@ impl PastRequest<'_> {
             }
         }
         let mut shown = by_name(&headers);
+        let own = self.own_headers.iter().filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok());
+        shown.extend(own.map(|name| (title_case(&name), HIDDEN.to_owned())));
         shown.extend(self.event.map(|event| ("Content-Length".into(), event.body.len().to_string())));
         shown
     }
@@ -68,9 +73,6 @@ impl PastRequest<'_> {
 fn by_name(headers: &HeaderMap) -> BTreeMap<String, String> {
     headers.iter().map(|(name, value)| (title_case(name), text(value))).collect()
 }
-
-/// Takes the place of a header's value that is shown to nobody.
-const HIDDEN: &str = "[hidden]";
 
 fn text(value: &HeaderValue) -> String {
     if value.is_sensitive() {

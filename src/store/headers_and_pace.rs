@@ -27,6 +27,14 @@ impl HeadersAndPace {
         }
     }
 
+    /// The column `headers`, which [`open_headers`] reads.
+    pub(super) fn envelope(self) -> &'static str {
+        match self {
+            Self::Kept => "headers",
+            Self::BeforeV16 => "NULL::bytea AS headers",
+        }
+    }
+
     /// The end of the SET list of an UPDATE by a customer. `$9` and `$12` say whether the headers and the pace change, `$10`, `$11`
     /// and `$13` what they are then.
     pub(super) fn update(self) -> &'static str {
@@ -130,8 +138,9 @@ pub(super) async fn after_change(
         let given = names.into_iter().next().filter(|_| !same_receiver);
         return Ok(Some(given.map_or(Ok(None), |name| Err(NotSet::Refused(HeaderRefusal::OtherReceiver(name))))));
     };
-    if wanted.is_empty() && names.is_empty() {
-        return Ok(Some(Ok(None)));
+    if wanted.is_empty() {
+        let none = (!names.is_empty()).then(|| SealedHeaders { names: Vec::new(), envelope: None });
+        return Ok(Some(Ok(none)));
     }
     let account_id = account(row);
     let owner = Owner { account_id: &account_id, webhook_id: id };

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::attempt_columns::ByColumns;
 use super::claim::event_row;
 use super::delivery_rows::DeliveryRow;
+use super::headers_and_pace::{HeadersAndPace, header_names};
 use super::log::{LogFilter, LogRow};
 use super::{Scope, Store, StoreError, TypedParams, account, column};
 use crate::event::Event;
@@ -37,6 +38,8 @@ pub(crate) struct KeptDelivery {
     pub signed_at: Option<i64>,
     /// What the last request was signed with; `None` if that is not certain, or was not asked for.
     pub signed_by: Option<Secrets>,
+    /// The names of the webhook's own headers in the last request; none if they were set since.
+    pub own_headers: Vec<String>,
 }
 
 impl Store {
@@ -58,14 +61,15 @@ impl Store {
         let Some(listed) = self.delivery(scope, webhook, now, &filter).await? else { return Ok(Some(None)) };
         let attempts = self.log(scope, webhook, &filter, ATTEMPTS).await?.map(|page| page.rows).unwrap_or_default();
         let event = self.kept_event(listed.event).await?;
-        let (mut signed_at, mut signed_by) = (None, None);
+        let (mut signed_at, mut signed_by, mut own_headers) = (None, None, Vec::new());
         if let Some(last) = attempts.first() {
             signed_at = self.signed_at(last).await?;
+            own_headers = self.own_headers(webhook, last.created_at).await?;
             if let Some(keyring) = keyring {
                 signed_by = self.signed_by(keyring, scope, webhook, last.created_at).await?;
             }
         }
-        Ok(Some(Some(KeptDelivery { row: listed.row, attempts, event, signed_at, signed_by })))
+        Ok(Some(Some(KeptDelivery { row: listed.row, attempts, event, signed_at, signed_by, own_headers })))
     }
 
     async fn kept_event(&self, (day, key): (Date, Uuid)) -> Result<Option<Event>, StoreError> {
@@ -78,6 +82,19 @@ impl Store {
             &[(&attempt.id, Type::UUID), (&attempt.delivery_id, Type::UUID), (&attempt.created_at, Type::TIMESTAMPTZ)];
         let sql = SIGNED_AT.of(self.readable_attempt_columns().await?);
         Ok(self.query_planned_anew(sql, params).await?.first().and_then(|row| column(row, "signed_at")))
+    }
+
+    /// The names of the webhook's own headers in an attempt that began at `began`; none if they were set later, or too shortly
+    /// before that to be certain.
+    async fn own_headers(&self, webhook: WebhookId, began: Timestamp) -> Result<Vec<String>, StoreError> {
+        if self.headers_and_pace().await? == HeadersAndPace::BeforeV16 {
+            return Ok(Vec::new());
+        }
+        let rows = self.query(OWN_HEADERS, &[&webhook.0]).await?;
+        Ok(rows.first().map_or_else(Vec::new, |row| {
+            let set_at: Option<Timestamp> = column(row, "headers_set_at");
+            if set_at.is_some_and(|set_at| began > set_at + STALE) { header_names(row).0 } else { Vec::new() }
+        }))
     }
 
     /// The keys that signed an attempt that began at `began`; `None` if that is not certain, or one cannot be decrypted.
@@ -148,6 +165,8 @@ static SIGNED_AT: LazyLock<ByColumns<String>> = LazyLock::new(|| {
         format!("SELECT {signed_at} FROM attempts WHERE id = $1 AND delivery_id = $2 AND created_at = $3")
     })
 });
+
+const OWN_HEADERS: &str = "SELECT header_names, headers_set_at FROM webhooks WHERE id = $1";
 
 const SECRETS: &str = "
     SELECT account_id, secret, previous_secret, previous_secret_until, updated_at
