@@ -62,7 +62,7 @@ pub struct Metrics {
     pub pending: Gauge,
     /// Seconds by which the delivery that has waited longest is overdue, as of the last look at all webhooks.
     pub due_lag: Gauge<f64, std::sync::atomic::AtomicU64>,
-    /// Webhooks whose deliveries wait because their secret cannot be decrypted, of those that this worker has met.
+    /// Webhooks whose deliveries wait because their secret or headers cannot be decrypted, of those that this worker has met.
     pub secrets_unopened: Gauge,
     /// Seconds since the oldest transaction began that keeps the database from removing dead rows.
     pub oldest_transaction: Gauge<f64, std::sync::atomic::AtomicU64>,
@@ -223,7 +223,11 @@ impl Metrics {
         let lag = self.due_lag.clone();
         all.register_with_unit("due_lag", "Lateness of the longest-waiting due delivery", Unit::Seconds, lag);
         let unopened = self.secrets_unopened.clone();
-        all.register("secrets_unopened", "Webhooks whose secret cannot be decrypted, as far as met", unopened);
+        all.register(
+            "secrets_unopened",
+            "Webhooks whose secret or headers cannot be decrypted, as far as met",
+            unopened,
+        );
         let oldest = self.oldest_transaction.clone();
         all.register_with_unit("oldest_transaction", "Age of the database's oldest transaction", Unit::Seconds, oldest);
         let snapshot = self.oldest_snapshot.clone();

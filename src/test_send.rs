@@ -54,7 +54,7 @@ pub struct Unlogged {
 pub struct TestSent {
     #[serde(flatten)]
     pub row: LogRow,
-    /// As it was sent. Null if the secret cannot be read, and so nothing can be signed.
+    /// As it was sent. Null if the secret or the headers cannot be read, and so nothing can be sent.
     pub request: Option<SentRequest>,
 }
 

@@ -85,7 +85,7 @@ pub(super) enum Command {
     /// Send closed deliveries again, at a bounded rate; safe to interrupt and to repeat
     #[command(after_help = recover::RECOVER_EXAMPLES)]
     Recover(recover::Recover),
-    /// Encrypt all secrets with the newest key; safe to interrupt and to repeat
+    /// Encrypt all secrets and headers with the newest key; safe to interrupt and to repeat
     #[command(after_help = REENCRYPT_EXAMPLE)]
     Reencrypt,
 }
@@ -213,11 +213,12 @@ async fn reencrypt(store: &Store, settings: &Settings, json: bool) -> CommandRes
             &json!({ "reencrypted": moved, "unreadable": unreadable, "unreadable_answers": answers, "key": key }),
         )?;
     } else {
-        output::line(format_args!("{moved} secrets and kept answers moved to key {key}"))?;
+        output::line(format_args!("{moved} secrets, headers and kept answers moved to key {key}"))?;
     }
     let left =
         |count, what, first| format!("{count} {what} open with no key in security.encryption_keys, the first {first}");
-    let secrets = unreadable.first().map(|first| left(unreadable.len(), "secrets", format!("of webhook {first}")));
+    let secrets =
+        unreadable.first().map(|first| left(unreadable.len(), "secrets or headers", format!("of webhook {first}")));
     let answers =
         unreadable_answers.first().map(|first| left(unreadable_answers.len(), "kept answers", first.to_string()));
     match [secrets, answers].into_iter().flatten().collect::<Vec<_>>() {

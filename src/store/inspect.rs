@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use tokio_postgres::Row;
 
+use super::headers_and_pace::{HeadersAndPace, open_headers};
 use super::kept_answers::AnswerId;
 use super::partitions::{DAYS_AHEAD, attached_partitions};
 use super::{Store, StoreError, account, column};
@@ -64,11 +65,11 @@ pub(crate) struct LockRoom {
 #[derive(Debug, Default)]
 pub(crate) struct SecretCheck {
     pub webhooks: u64,
-    /// The number of webhooks whose secrets were decrypted; for the others only the key's id was checked.
+    /// The number of webhooks whose secrets and headers were decrypted; for the others only the key's id was checked.
     pub opened: u64,
     /// Key ids that the keyring lacks, each with the number of webhooks that need it.
     pub unknown_keys: Vec<(String, u64)>,
-    /// The number of webhooks with a secret that its key does not decrypt, among those that were checked.
+    /// The number of webhooks with a secret or headers that their key does not decrypt, among those that were checked.
     pub damaged: u64,
     pub answers: AnswerCheck,
 }
@@ -153,7 +154,7 @@ impl Store {
         })
     }
 
-    /// Checks that the keyring decrypts the stored secrets: the key id of every envelope is looked up, and the newest are
+    /// Checks that the keyring decrypts the stored secrets and headers: the key id of every envelope is looked up, and the newest are
     /// decrypted.
     ///
     /// # Errors
@@ -161,7 +162,11 @@ impl Store {
     /// The database is not available, busy or not migrated. Secrets that cannot be decrypted are no error but a result.
     pub(crate) async fn check_secrets(&self, keyring: &Keyring) -> Result<SecretCheck, StoreError> {
         let mut check = SecretCheck { webhooks: self.count_webhooks().await?, ..SecretCheck::default() };
-        for row in self.query(ENVELOPE_BEGINNINGS, &[]).await? {
+        let (sql, newest) = match self.headers_and_pace().await? {
+            HeadersAndPace::Kept => (ENVELOPE_BEGINNINGS, NEWEST_ENVELOPES),
+            HeadersAndPace::BeforeV16 => (SECRET_BEGINNINGS, NEWEST_SECRETS),
+        };
+        for row in self.query(sql, &[]).await? {
             let webhooks = u64::try_from(column::<i64>(&row, "webhooks")).unwrap_or_default();
             match keyring.check_key(column(&row, "beginning")) {
                 Err(OpenError::UnknownKey(id)) => check.unknown_keys.push((id, webhooks)),
@@ -169,7 +174,7 @@ impl Store {
                 Ok(()) => {}
             }
         }
-        for row in self.query(NEWEST_ENVELOPES, &[&OPENED]).await? {
+        for row in self.query(newest, &[&OPENED]).await? {
             check.opened += 1;
             check.damaged += u64::from(is_damaged(&row, keyring));
         }
@@ -217,14 +222,17 @@ fn server(row: &Row, latency: Duration, before: Timestamp, after: Timestamp) -> 
     }
 }
 
-/// Whether a secret whose key the keyring has cannot be decrypted. One too short to name its key was counted before.
+/// Whether a secret or headers whose key the keyring has cannot be decrypted. An envelope too short to name its key was counted before.
 fn is_damaged(row: &Row, keyring: &Keyring) -> bool {
     let account_id = account(row);
     let owner = Owner { account_id: &account_id, webhook_id: WebhookId(column(row, "id")) };
     let envelopes = ["secret", "previous_secret"].map(|name| column::<Option<&[u8]>>(row, name));
-    envelopes.into_iter().flatten().any(|envelope| {
+    let is_damaged = |envelope: &[u8]| {
         keyring.check_key(envelope).is_ok() && matches!(keyring.open(envelope, owner), Err(OpenError::Damaged))
-    })
+    };
+    let headers = column::<Option<&[u8]>>(row, "headers").filter(|envelope| keyring.check_key(envelope).is_ok());
+    let has_damaged_headers = headers.is_some() && open_headers(row, keyring, owner) == Err(OpenError::Damaged);
+    has_damaged_headers || envelopes.into_iter().flatten().any(is_damaged)
 }
 
 const SERVER: &str = "
@@ -289,15 +297,24 @@ macro_rules! beginning {
     };
 }
 
-const ENVELOPE_BEGINNINGS: &str = concat!(
-    "SELECT beginning, count(DISTINCT id) AS webhooks
-    FROM webhooks
-    CROSS JOIN LATERAL (VALUES (secret), (CASE WHEN previous_secret_until > now() THEN previous_secret END))
-        AS kept (envelope) ",
-    beginning!(),
-    "WHERE envelope IS NOT NULL
-    GROUP BY beginning"
-);
+macro_rules! beginnings_of {
+    ($more:literal) => {
+        concat!(
+            "SELECT beginning, count(DISTINCT id) AS webhooks
+            FROM webhooks
+            CROSS JOIN LATERAL (VALUES (secret), (CASE WHEN previous_secret_until > now() THEN previous_secret END)",
+            $more,
+            ") AS kept (envelope) ",
+            beginning!(),
+            "WHERE envelope IS NOT NULL
+            GROUP BY beginning"
+        )
+    };
+}
+
+const ENVELOPE_BEGINNINGS: &str = beginnings_of!(", (headers)");
+/// The same before V16.
+const SECRET_BEGINNINGS: &str = beginnings_of!("");
 
 const ANSWER_BEGINNINGS: &str = concat!(
     "SELECT DISTINCT ON (beginning) beginning, account_id, key, count(*) OVER (PARTITION BY beginning) AS answers
@@ -311,6 +328,17 @@ const NEWEST_ANSWERS: &str = "
     SELECT account_id, key, envelope FROM kept_answers
     WHERE created_at > now() - interval '24 hours' ORDER BY created_at DESC LIMIT $1";
 
-const NEWEST_ENVELOPES: &str = "
-    SELECT id, account_id, secret, CASE WHEN previous_secret_until > now() THEN previous_secret END AS previous_secret
-    FROM webhooks ORDER BY id DESC LIMIT $1";
+macro_rules! newest_with {
+    ($headers:literal) => {
+        concat!(
+            "SELECT id, account_id, secret, ",
+            "CASE WHEN previous_secret_until > now() THEN previous_secret END AS previous_secret, ",
+            $headers,
+            " AS headers FROM webhooks ORDER BY id DESC LIMIT $1"
+        )
+    };
+}
+
+const NEWEST_ENVELOPES: &str = newest_with!("headers");
+/// The same before V16.
+const NEWEST_SECRETS: &str = newest_with!("NULL::bytea");

@@ -1,10 +1,10 @@
-//! Encrypts stored secrets again with the newest key.
+//! Encrypts stored secrets and headers again with the newest key.
 
 use uuid::Uuid;
 
 use super::{Store, StoreError, account, column};
 use crate::ids::WebhookId;
-use crate::secret::{Keyring, Owner};
+use crate::secret::{Keyring, OpenError, Owner};
 
 /// What [`Store::reencrypt_page`] did with one page of webhooks.
 #[derive(Debug, Default)]
@@ -15,7 +15,7 @@ pub(crate) struct Reencrypted {
     pub moved: u64,
     /// The number of envelopes that changed or were deleted between reading and writing: another pass finds them.
     pub raced: u64,
-    /// Webhooks with a secret that no key decrypts.
+    /// Webhooks with a secret or headers that no key decrypts.
     pub unreadable: Vec<WebhookId>,
     /// Where the next page begins; `None` after the last one.
     pub next: Option<WebhookId>,
@@ -32,8 +32,8 @@ impl Store {
         Ok(rows.first().map_or(0, |row| u64::try_from(column::<i64>(row, "count")).unwrap_or_default()))
     }
 
-    /// Encrypts the secrets of one page of webhooks with the newest key: those after `after`, in the order of their ids. It
-    /// may be repeated, interrupted, and run beside everything else: an envelope that changed meanwhile is left as it is.
+    /// Encrypts the secrets and the headers of one page of webhooks with the newest key: those after `after`, in the order of
+    /// their ids. It may be repeated, interrupted, and run beside everything else: an envelope that changed meanwhile is left as it is.
     ///
     /// # Errors
     ///
@@ -45,25 +45,26 @@ impl Store {
         page: i64,
     ) -> Result<Reencrypted, StoreError> {
         let after = after.map_or(Uuid::nil(), |id| id.0);
-        let rows = self.query(PAGE, &[&after, &page]).await?;
+        let headers = self.headers_and_pace().await?.envelope();
+        let sql = format!(
+            "SELECT id, account_id, secret, previous_secret, {headers} FROM webhooks WHERE id > $1 ORDER BY id LIMIT $2"
+        );
+        let rows = self.query(&sql, &[&after, &page]).await?;
         let mut done = Reencrypted::default();
         for row in &rows {
             let id = WebhookId(column(row, "id"));
             let account_id = account(row);
             let owner = Owner { account_id: &account_id, webhook_id: id };
-            for (column_name, update) in [("secret", MOVE_SECRET), ("previous_secret", MOVE_PREVIOUS_SECRET)] {
+            for (column_name, again, update) in ENVELOPES {
                 let Some(old) = column::<Option<&[u8]>>(row, column_name) else { continue };
                 if keyring.is_newest(old) {
                     continue;
                 }
-                match keyring.open(old, owner) {
-                    Ok(secret) => {
-                        let new = keyring.seal(&secret, owner, rand::random());
-                        match self.execute(update, &[&id.0, &old, &new]).await? {
-                            0 => done.raced += 1,
-                            _ => done.moved += 1,
-                        }
-                    }
+                match again(keyring, old, owner) {
+                    Ok(new) => match self.execute(update, &[&id.0, &old, &new]).await? {
+                        0 => done.raced += 1,
+                        _ => done.moved += 1,
+                    },
                     Err(_) => done.unreadable.push(id),
                 }
             }
@@ -74,6 +75,26 @@ impl Store {
     }
 }
 
-const PAGE: &str = "SELECT id, account_id, secret, previous_secret FROM webhooks WHERE id > $1 ORDER BY id LIMIT $2";
-const MOVE_SECRET: &str = "UPDATE webhooks SET secret = $3 WHERE id = $1 AND secret = $2";
-const MOVE_PREVIOUS_SECRET: &str = "UPDATE webhooks SET previous_secret = $3 WHERE id = $1 AND previous_secret = $2";
+/// Opens an envelope, and encrypts what it holds with the newest key.
+type Again = fn(&Keyring, &[u8], Owner<'_>) -> Result<Vec<u8>, OpenError>;
+
+/// The columns with envelopes; how each is made again, and written if it is still the same. None of them is part of a webhook's
+/// version.
+const ENVELOPES: [(&str, Again, &str); 3] = [
+    ("secret", secret_again, "UPDATE webhooks SET secret = $3 WHERE id = $1 AND secret = $2"),
+    (
+        "previous_secret",
+        secret_again,
+        "UPDATE webhooks SET previous_secret = $3 WHERE id = $1 AND previous_secret = $2",
+    ),
+    ("headers", headers_again, "UPDATE webhooks SET headers = $3 WHERE id = $1 AND headers = $2"),
+];
+
+fn secret_again(keyring: &Keyring, envelope: &[u8], owner: Owner<'_>) -> Result<Vec<u8>, OpenError> {
+    Ok(keyring.seal(&keyring.open(envelope, owner)?, owner, rand::random()))
+}
+
+/// The text within stays as it is, whatever this release thinks of it.
+fn headers_again(keyring: &Keyring, envelope: &[u8], owner: Owner<'_>) -> Result<Vec<u8>, OpenError> {
+    Ok(keyring.seal_headers(&keyring.open_headers(envelope, owner)?, owner, rand::random()))
+}

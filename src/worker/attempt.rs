@@ -32,7 +32,7 @@ impl TurnEnd {
 enum Obstacle {
     /// The webhook is off, disabled or deleted.
     Closed(ClosedReason),
-    /// Its secret cannot be decrypted before an operator brings a key back.
+    /// Its secret or headers cannot be decrypted before an operator brings a key back.
     Unsignable,
     Paused(Pause),
     /// The claim's lease could end during the attempt: another worker would claim the delivery then, and the receiver

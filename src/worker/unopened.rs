@@ -1,4 +1,4 @@
-//! Remembers which webhooks' secrets cannot be decrypted, so that the log says it once and not for every delivery.
+//! Remembers which webhooks' secrets or headers cannot be decrypted, so that the log says it once and not for every delivery.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,7 +8,7 @@ use crate::ids::WebhookId;
 use crate::metrics::Metrics;
 use crate::secret::OpenError;
 
-/// By reason, which names the missing key: the webhooks whose secrets cannot be decrypted, and when each was last met.
+/// By reason, which names the missing key: the webhooks whose secrets or headers cannot be decrypted, and when each was last met.
 type Waiting = HashMap<String, HashMap<WebhookId, Instant>>;
 
 pub(super) struct Unopened {
@@ -21,12 +21,12 @@ impl Unopened {
         Self { webhooks: Mutex::default(), metrics }
     }
 
-    /// A delivery could not be signed. Logs the first one for each reason.
+    /// A request could not be made. Logs the first one for each reason.
     pub(super) fn note(&self, webhook: WebhookId, error: &OpenError) {
         let mut webhooks = self.webhooks();
         let reason = error.to_string();
         if !webhooks.contains_key(&reason) {
-            tracing::error!(webhook_id = %webhook, error = reason, "a secret cannot be decrypted; deliveries that need it wait");
+            tracing::error!(webhook_id = %webhook, error = reason, "a secret or a header cannot be decrypted; deliveries that need it wait");
         }
         webhooks.retain(|other, waiting| {
             if *other != reason {
@@ -38,7 +38,7 @@ impl Unopened {
         self.count(&webhooks);
     }
 
-    /// A webhook's secret can be decrypted, or its deliveries are closed.
+    /// A webhook's secrets and headers can be decrypted, or its deliveries are closed.
     pub(super) fn forget(&self, webhook: WebhookId) {
         self.keep(|waiting, _| waiting != webhook);
     }

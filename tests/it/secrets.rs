@@ -86,7 +86,7 @@ async fn an_envelope_moved_to_another_webhook_does_not_decrypt_and_nothing_is_se
     let swap = "UPDATE webhooks v SET secret = t.secret FROM webhooks t WHERE v.id::text = $1 AND t.id::text = $2";
     site.sql().await.execute(swap, &[&victim.id, &thief.id]).await.unwrap();
     site.publish("acc_1", TYPE, json!({})).await;
-    worker.wait_for_log("a secret cannot be decrypted").await;
+    worker.wait_for_log("a secret or a header cannot be decrypted").await;
     wait_until("it waits", async || site.count("SELECT count(*) FROM pending_deliveries").await == 1).await;
     assert_eq!(receiver.count(), 0);
     let output = site.cli(&["webhooks", "secret", &victim.id]).await;

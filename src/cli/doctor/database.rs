@@ -234,7 +234,8 @@ fn opened(found: &SecretCheck) -> Check {
     let needed = |(id, count): &(String, u64)| format!("{count} webhooks need the key `{id}`, which is not configured");
     let mut problems: Vec<String> = found.unknown_keys.iter().map(needed).collect();
     if found.damaged > 0 {
-        let damaged = format!("the secrets of {} webhooks do not decrypt with the key of their id", found.damaged);
+        let damaged =
+            format!("the secrets or headers of {} webhooks do not decrypt with the key of their id", found.damaged);
         problems.push(damaged);
     }
     problems.extend(answers(&found.answers));

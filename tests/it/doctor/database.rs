@@ -130,10 +130,10 @@ async fn webhooks_whose_key_is_missing_or_wrong_are_counted() {
     let wrong = encryption_key("k1");
     let site = site.set("security.encryption_keys", &wrong);
     let output = site.cli(&["doctor"]).await;
-    assert!(output.stdout.contains("the secrets of 3 webhooks do not decrypt"), "{}", output.stdout);
+    assert!(output.stdout.contains("the secrets or headers of 3 webhooks do not decrypt"), "{}", output.stdout);
     let key = wrong.split_once(':').unwrap().1;
     assert!(![&output.stdout[..], &output.stderr].concat().contains(key));
     let damage = "UPDATE webhooks SET secret = '\\x00' WHERE id = $1::text::uuid";
     site.sql().await.execute(damage, &[&webhook.id]).await.unwrap();
-    site.doctor().await.assert("secrets", "fails", &["the secrets of 3 webhooks do not decrypt"]);
+    site.doctor().await.assert("secrets", "fails", &["the secrets or headers of 3 webhooks do not decrypt"]);
 }
