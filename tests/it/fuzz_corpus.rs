@@ -5,6 +5,8 @@ use std::path::Path;
 
 #[path = "../../fuzz/checks/event.rs"]
 mod event;
+#[path = "../../fuzz/checks/request_header.rs"]
+mod request_header;
 #[path = "../../fuzz/checks/webhook_url.rs"]
 mod webhook_url;
 
@@ -24,7 +26,11 @@ fn replay(target: &str, check: fn(&[u8]) -> bool) -> [usize; 2] {
 /// A corpus is of value only if it has inputs of both kinds.
 #[test]
 fn every_input_of_the_fuzz_corpora_passes_its_check() {
-    for (target, check) in [("event", event::check as fn(&[u8]) -> bool), ("webhook_url", webhook_url::check)] {
+    for (target, check) in [
+        ("event", event::check as fn(&[u8]) -> bool),
+        ("request_header", request_header::check),
+        ("webhook_url", webhook_url::check),
+    ] {
         let [accepted, refused] = replay(target, check);
         assert!(accepted > 9 && refused > 9, "{target}: {accepted} inputs accepted, {refused} refused");
     }
