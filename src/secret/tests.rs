@@ -40,6 +40,24 @@ fn a_sealed_answer_opens_for_its_account_and_key_and_never_as_a_secret() {
 }
 
 #[test]
+fn sealed_headers_open_for_their_owner_and_never_as_anything_else() {
+    let (ring, one, other) = (keyring(&["k1"]), account("acc_1"), account("acc_2"));
+    let owner = Owner { account_id: &one, webhook_id: WebhookId(Uuid::from_u128(1)) };
+    // What else would be a secret, too.
+    let text = SecretText::from("whsec_c2VjcmV0");
+    let envelope = ring.seal_headers(&text, owner, [1; 24]);
+    assert_eq!(ring.open_headers(&envelope, owner), Ok(text));
+    let another = Owner { webhook_id: WebhookId(Uuid::from_u128(2)), ..owner };
+    for stranger in [another, Owner { account_id: &other, ..owner }] {
+        assert_eq!(ring.open_headers(&envelope, stranger), Err(OpenError::Damaged));
+    }
+    assert_eq!(ring.open(&envelope, owner), Err(OpenError::Damaged), "no secret");
+    let secret = SigningSecret::parse("whsec_c2VjcmV0").unwrap();
+    let envelope = ring.seal(&secret, owner, [1; 24]);
+    assert_eq!(ring.open_headers(&envelope, owner), Err(OpenError::Damaged), "no headers");
+}
+
+#[test]
 fn an_older_key_still_decrypts_and_a_missing_one_is_named() {
     let acc = account("acc_1");
     let owner = Owner { account_id: &acc, webhook_id: WebhookId(Uuid::from_u128(1)) };

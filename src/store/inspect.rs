@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use jiff::{SignedDuration, Timestamp};
 use tokio_postgres::Row;
 
-use super::headers_and_pace::{HeadersAndPace, open_headers};
+use super::headers_and_pace::open_headers;
 use super::kept_answers::AnswerId;
 use super::partitions::{DAYS_AHEAD, attached_partitions};
 use super::{Store, StoreError, account, column};
@@ -162,11 +162,7 @@ impl Store {
     /// The database is not available, busy or not migrated. Secrets that cannot be decrypted are no error but a result.
     pub(crate) async fn check_secrets(&self, keyring: &Keyring) -> Result<SecretCheck, StoreError> {
         let mut check = SecretCheck { webhooks: self.count_webhooks().await?, ..SecretCheck::default() };
-        let (sql, newest) = match self.headers_and_pace().await? {
-            HeadersAndPace::Kept => (ENVELOPE_BEGINNINGS, NEWEST_ENVELOPES),
-            HeadersAndPace::BeforeV16 => (SECRET_BEGINNINGS, NEWEST_SECRETS),
-        };
-        for row in self.query(sql, &[]).await? {
+        for row in self.query(ENVELOPE_BEGINNINGS, &[]).await? {
             let webhooks = u64::try_from(column::<i64>(&row, "webhooks")).unwrap_or_default();
             match keyring.check_key(column(&row, "beginning")) {
                 Err(OpenError::UnknownKey(id)) => check.unknown_keys.push((id, webhooks)),
@@ -174,7 +170,7 @@ impl Store {
                 Ok(()) => {}
             }
         }
-        for row in self.query(newest, &[&OPENED]).await? {
+        for row in self.query(NEWEST_ENVELOPES, &[&OPENED]).await? {
             check.opened += 1;
             check.damaged += u64::from(is_damaged(&row, keyring));
         }
@@ -297,24 +293,16 @@ macro_rules! beginning {
     };
 }
 
-macro_rules! beginnings_of {
-    ($more:literal) => {
-        concat!(
-            "SELECT beginning, count(DISTINCT id) AS webhooks
-            FROM webhooks
-            CROSS JOIN LATERAL (VALUES (secret), (CASE WHEN previous_secret_until > now() THEN previous_secret END)",
-            $more,
-            ") AS kept (envelope) ",
-            beginning!(),
-            "WHERE envelope IS NOT NULL
-            GROUP BY beginning"
-        )
-    };
-}
-
-const ENVELOPE_BEGINNINGS: &str = beginnings_of!(", (headers)");
-/// The same before V16.
-const SECRET_BEGINNINGS: &str = beginnings_of!("");
+const ENVELOPE_BEGINNINGS: &str = concat!(
+    "SELECT beginning, count(DISTINCT id) AS webhooks
+    FROM webhooks
+    CROSS JOIN LATERAL (
+        VALUES (secret), (CASE WHEN previous_secret_until > now() THEN previous_secret END), (headers)
+    ) AS kept (envelope) ",
+    beginning!(),
+    "WHERE envelope IS NOT NULL
+    GROUP BY beginning"
+);
 
 const ANSWER_BEGINNINGS: &str = concat!(
     "SELECT DISTINCT ON (beginning) beginning, account_id, key, count(*) OVER (PARTITION BY beginning) AS answers
@@ -328,17 +316,6 @@ const NEWEST_ANSWERS: &str = "
     SELECT account_id, key, envelope FROM kept_answers
     WHERE created_at > now() - interval '24 hours' ORDER BY created_at DESC LIMIT $1";
 
-macro_rules! newest_with {
-    ($headers:literal) => {
-        concat!(
-            "SELECT id, account_id, secret, ",
-            "CASE WHEN previous_secret_until > now() THEN previous_secret END AS previous_secret, ",
-            $headers,
-            " AS headers FROM webhooks ORDER BY id DESC LIMIT $1"
-        )
-    };
-}
-
-const NEWEST_ENVELOPES: &str = newest_with!("headers");
-/// The same before V16.
-const NEWEST_SECRETS: &str = newest_with!("NULL::bytea");
+const NEWEST_ENVELOPES: &str = "
+    SELECT id, account_id, secret, CASE WHEN previous_secret_until > now() THEN previous_secret END AS previous_secret, headers
+    FROM webhooks ORDER BY id DESC LIMIT $1";

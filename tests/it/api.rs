@@ -5,6 +5,8 @@ mod bodies;
 mod clients;
 mod deliveries;
 mod described;
+mod headers;
+mod hidden_values;
 mod http;
 mod idempotency;
 mod isolation;
