@@ -4,6 +4,7 @@
 //! fails. A stop lets requests that are being answered finish.
 
 use std::future::Future;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -28,7 +29,7 @@ use crate::metrics::Metrics;
 use crate::reconnect::{Outage, Reconnect};
 use crate::secret::Keyring;
 use crate::sender::Sender;
-use crate::store::{Store, StoreError};
+use crate::store::{LONGEST_AHEAD, Store, StoreError};
 use crate::token::Tokens;
 use crate::upkeep::Upkeep;
 use crate::webhook::UrlPolicy;
@@ -87,7 +88,10 @@ struct Api {
     recoveries: Recoveries,
     /// Test sends that are running, also those whose callers have hung up.
     tests: TaskTracker,
-    /// The bound for a test send, which asks the database twice and the receiver once, with some time to spare.
+    /// The pace of webhooks that have none, or a higher one.
+    max_per_second: Option<NonZeroU32>,
+    /// The bound for a test send, which asks the database three times and the receiver once, and may have to wait for its place
+    /// in the webhook's pace.
     test_timeout: Duration,
 }
 
@@ -170,7 +174,8 @@ impl Api {
             parameters: Parameters::described_by(&openapi()),
             recoveries: Recoveries::new(settings.recover.rate),
             tests: TaskTracker::new(),
-            test_timeout: settings.api.limits.request_timeout.max(sending + 3 * bound),
+            test_timeout: settings.api.limits.request_timeout.max(sending + LONGEST_AHEAD + 4 * bound),
+            max_per_second: settings.sender.max_per_second,
             settings: settings.api.clone(),
         })
     }

@@ -42,6 +42,18 @@ pub(crate) fn positive<'de, D: Deserializer<'de>, const MAX: i64>(deserializer: 
     Ok(NonZeroU32::new(number).expect("1 or more"))
 }
 
+/// A whole number from 1 to `MAX`, or 0 for none.
+///
+/// # Errors
+///
+/// The value is no whole number within the bounds.
+pub(crate) fn positive_unless_0<'de, D, const MAX: i64>(deserializer: D) -> Result<Option<NonZeroU32>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    number::<D, u32, 0, MAX>(deserializer).map(NonZeroU32::new)
+}
+
 /// A share from 0 to 0.5.
 ///
 /// # Errors

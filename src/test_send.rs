@@ -1,7 +1,9 @@
 //! Sends a webhook a test event like a real one, and writes the attempt to the webhook log. It changes neither the webhook's
 //! health nor any delivery.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -15,7 +17,7 @@ use crate::ids::{DeliveryId, EventType, WebhookId};
 use crate::secret::Keyring;
 use crate::sender::{Sender, SentRequest};
 use crate::snapshot::SnapshotState;
-use crate::store::{LogFilter, LogRow, Scope, Store, StoreError};
+use crate::store::{Ahead, LONGEST_AHEAD, LogFilter, LogRow, Pace, PaceAsk, Scope, Store, StoreError};
 
 /// Why nothing was sent.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +27,9 @@ pub enum TestRefusal {
     /// With the reason if it was disabled for its failures.
     #[error("the webhook is not active")]
     Inactive(Option<String>),
+    /// The webhook has a pace, and its next requests are all granted. With the time after which to try again.
+    #[error("the webhook's pace leaves no room for a test within {} s", LONGEST_AHEAD.as_secs())]
+    OverPace(Duration),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -40,7 +45,11 @@ pub struct TestWish<'a> {
 }
 
 /// A test that can be sent.
-pub struct Prepared(Delivery);
+pub struct Prepared {
+    delivery: Delivery,
+    /// Nothing is sent before.
+    from: Instant,
+}
 
 /// A test that was sent, not logged yet.
 pub struct Unlogged {
@@ -82,29 +91,52 @@ impl Prepared {
         let now = Timestamp::now();
         let data = wish.data.as_ref().or_else(|| wish.catalogue.example(&event_type));
         let event = Event::test(&event_type, &webhook.account_id, data, Uuid::new_v4().as_u128(), now);
-        Ok(Self(Delivery {
+        let delivery = Delivery {
             id: DeliveryId::of(id, &event.id),
             // The key of no row: a test's event is not stored.
             row: Arc::new(EventRow::new(event, now.to_zoned(TimeZone::UTC).date(), Uuid::nil())),
             webhook: Arc::new(snapshot),
             trigger: Trigger::Test,
             attempt: 1,
-        }))
+        };
+        Ok(Self { delivery, from: Instant::now() })
     }
 
-    /// Makes the attempt, and logs one line.
+    /// Takes a place in the webhook's pace, if it has one: before all deliveries that wait, and after tests that came before.
+    /// `ceiling` is the pace of webhooks that have none, or a higher one.
+    ///
+    /// # Errors
+    ///
+    /// [`TestRefusal::OverPace`] if that would be too late, [`TestRefusal::Store`] if the database did not answer.
+    pub async fn take_place(self, store: &Store, ceiling: Option<NonZeroU32>) -> Result<Self, TestRefusal> {
+        let webhook = &self.delivery.webhook;
+        if webhook.max_per_second.is_none() && ceiling.is_none() {
+            return Ok(self);
+        }
+        let ask = PaceAsk { webhook: webhook.id, wanted: 1, due_since: None };
+        let paces = store.take_pace_ahead(ceiling, &[ask], Ahead(LONGEST_AHEAD)).await?;
+        let Some(Pace::Paced(granted)) = paces.get(&webhook.id) else { return Ok(self) };
+        match granted.granted {
+            0 => Err(TestRefusal::OverPace(granted.again_in.saturating_sub(LONGEST_AHEAD))),
+            _ => Ok(Self { from: Instant::now() + granted.wait, ..self }),
+        }
+    }
+
+    /// Waits for its place, makes the attempt, and logs one line.
     pub async fn send(self, sender: &Sender) -> Unlogged {
-        let (attempt, request) = sender.attempt_shown(&self.0).await;
+        tokio::time::sleep_until(self.from.into()).await;
+        let delivery = self.delivery;
+        let (attempt, request) = sender.attempt_shown(&delivery).await;
         tracing::info!(
-            webhook_id = %self.0.webhook.id,
-            delivery_id = %self.0.id.0,
+            webhook_id = %delivery.webhook.id,
+            delivery_id = %delivery.id.0,
             http_status = attempt.outcome.http_status(),
             error = attempt.outcome.error(),
             error_detail = attempt.outcome.error_detail(),
             duration_ms = crate::millis(attempt.duration),
             "test"
         );
-        Unlogged { delivery: self.0, attempt, request }
+        Unlogged { delivery, attempt, request }
     }
 }
 

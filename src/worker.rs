@@ -33,12 +33,14 @@ mod attempt;
 mod attempts;
 mod due;
 mod egress_outage;
+mod grants;
 mod intake;
 mod kept_health;
 mod lookups;
 mod matching;
 mod notices;
 mod oldest_transactions;
+mod pacing;
 mod portion;
 mod recorder;
 mod redelivered;
@@ -52,6 +54,7 @@ mod writer;
 use attempts::Attempts;
 use egress_outage::EgressOutage;
 use lookups::Lookups;
+use pacing::Pacing;
 use recorder::Recorder;
 use stalls::Stalls;
 use unopened::Unopened;
@@ -283,6 +286,8 @@ fn attempts(
         outage: EgressOutage::new(metrics.clone(), stop.clone()),
         lanes: Mutex::new(Lanes::new(worker.limits())),
         fewer_in_hand: Notify::new(),
+        max_per_second: settings.sender.max_per_second,
+        pacing: Mutex::new(Pacing::new(settings.sender.max_per_second)),
         stalls: stalls.clone(),
         metrics: metrics.clone(),
         under_way: TaskTracker::new(),

@@ -225,6 +225,12 @@ impl Problem {
         Self::new(Kind::RateLimited, detail).after(wait)
     }
 
+    /// The webhook's next requests are all granted.
+    pub(super) fn over_pace(wait: Duration) -> Self {
+        let detail = "the webhook's max_per_second leaves no room for a test within 5 seconds";
+        Self::new(Kind::RateLimited, detail).after(wait)
+    }
+
     fn after(self, wait: Duration) -> Self {
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         self.with(header::RETRY_AFTER, seconds.max(1))

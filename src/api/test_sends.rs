@@ -74,8 +74,10 @@ pub(super) async fn send(
     let wish = wish.unwrap_or_default().read(&api.catalogue)?;
     let preparing = Prepared::read(&api.store, &api.keyring, caller.scope(), id, wish);
     let prepared = api.ask(preparing).await?;
-    // A test that is refused does not count in the limit.
+    // A test that is refused before does not count in the limit. One that the webhook's pace has no room for does: tests go
+    // before deliveries, and must not take the whole pace.
     api.limits.test(&caller.account)?;
+    let prepared = api.ask(prepared.take_place(&api.store, api.max_per_second)).await?;
     let sending = {
         let api = api.clone();
         async move {
@@ -94,6 +96,7 @@ impl From<TestRefusal> for Problem {
         match refusal {
             TestRefusal::Unknown => Self::not_found(),
             TestRefusal::Inactive(reason) => Self::inactive(reason.as_deref()),
+            TestRefusal::OverPace(wait) => Self::over_pace(wait),
             TestRefusal::Store(error) => error.into(),
         }
     }

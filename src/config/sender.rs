@@ -1,6 +1,7 @@
 //! The settings of the requests to receivers: their timeouts and connections, and where they may go.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -51,6 +52,9 @@ pub struct Sender {
     /// The proxy that all requests go through, if there is one.
     #[serde(skip)]
     pub proxy: Option<EgressProxy>,
+    /// The most requests that each webhook gets in a second, of all processes together. `None`: there is no such bound.
+    #[serde(deserialize_with = "bounds::positive_unless_0::<_, 10_000>")]
+    pub max_per_second: Option<NonZeroU32>,
     /// Which URLs and addresses may be called.
     #[serde(skip)]
     pub urls: UrlPolicy,

@@ -1,5 +1,6 @@
 use super::*;
 
+mod ceiling;
 mod examples;
 
 fn load(file: Option<&str>, variables: &[(&str, &str)]) -> Result<Settings, ConfigError> {

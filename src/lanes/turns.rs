@@ -59,6 +59,16 @@ impl<T> Lanes<T> {
         turns.saturating_sub(lane.due.len())
     }
 
+    /// The same for deliveries that have to start soon: none are claimed ahead. A paused lane claims one now and then.
+    pub(crate) fn claimable_to_start(&self, webhook: WebhookId, now: Instant) -> usize {
+        let turns = self.claimable(webhook, now);
+        match self.lanes.get(&webhook) {
+            Some(lane) if lane.is_paused(now) => turns,
+            Some(lane) => turns.min(self.room(webhook, now).unwrap_or(0).saturating_sub(lane.waiting())),
+            None => turns.min(self.room(webhook, now).unwrap_or(0)),
+        }
+    }
+
     /// A due delivery that was claimed; it may have to wait a moment.
     pub(crate) fn add_claimed(&mut self, webhook: WebhookId, turn: T, now: Instant) {
         self.lane(webhook, now).due.push_back(turn);

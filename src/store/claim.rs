@@ -2,6 +2,7 @@
 //! so a result of an earlier claim changes nothing.
 
 use std::collections::{BTreeSet, HashMap};
+use std::num::NonZeroU32;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use uuid::Uuid;
 
 use super::lookup::{added, snapshot, snapshot_columns};
 use super::sql::close_chosen;
-use super::{Store, StoreError, TypedParams, column};
+use super::{Params, Store, StoreError, TypedParams, column};
 use crate::delivery::{Delivery, EventRow, Trigger};
 use crate::error_chain;
 use crate::event::Event;
@@ -37,6 +38,8 @@ pub struct Room {
     pub since: Timestamp,
     /// The largest number of deliveries to claim.
     pub most: usize,
+    /// Whether their requests were granted: without that, nothing is claimed of a webhook with a pace.
+    pub granted: bool,
 }
 
 /// What [`Store::claim_due`] claimed.
@@ -49,6 +52,8 @@ pub struct Claims {
     pub taken: HashMap<WebhookId, Taken>,
     /// Webhooks of which nothing was claimed because they are paused.
     pub paused: HashMap<WebhookId, Arc<Snapshot>>,
+    /// Webhooks of which nothing was claimed because they have a pace, and no request was granted.
+    pub ungranted: HashMap<WebhookId, NonZeroU32>,
 }
 
 /// How many deliveries of one webhook a claim took from the due ones.
@@ -60,7 +65,8 @@ pub struct Taken {
 }
 
 impl Store {
-    /// Claims due deliveries, for each webhook as many as it has room for, oldest first, and none of a paused webhook. When
+    /// Claims due deliveries, for each webhook as many as it has room for, oldest first, and none of a paused webhook,
+    /// nor of one with a pace unless the room is granted. When
     /// `lease` is over, another worker may claim them again.
     ///
     /// # Errors
@@ -71,15 +77,17 @@ impl Store {
         let webhooks: Vec<Uuid> = rooms.iter().map(|room| room.webhook.0).collect();
         let since: Vec<Timestamp> = rooms.iter().map(|room| room.since).collect();
         let numbers: Vec<i64> = rooms.iter().map(|room| i64::try_from(room.most).unwrap_or(i64::MAX)).collect();
-        let rows = self.query_to_write(&CLAIM_DUE, &[&webhooks, &numbers, &since, &lease.as_secs_f64()]).await?;
-        let (rows, paused): (Vec<Row>, Vec<Row>) =
+        let granted: Vec<bool> = rooms.iter().map(|room| room.granted).collect();
+        let params: Params<'_> = &[&webhooks, &numbers, &since, &lease.as_secs_f64(), &granted];
+        let rows = self.query_to_write(&CLAIM_DUE, params).await?;
+        let (rows, left): (Vec<Row>, Vec<Row>) =
             rows.into_iter().partition(|row| column::<Option<Uuid>>(row, "id").is_some());
-        let paused = paused.iter().filter_map(|row| webhook_now(row, keyring)).map(|now| (now.id, now)).collect();
+        let (paused, ungranted) = unclaimed(&left, keyring);
         if rows.is_empty() {
-            return Ok(Claims { paused, ..Claims::default() });
+            return Ok(Claims { paused, ungranted, ..Claims::default() });
         }
         match self.events(&rows).await {
-            Ok(events) => Ok(Claims { paused, ..self.claims(&rows, &events, keyring).await }),
+            Ok(events) => Ok(Claims { paused, ungranted, ..self.claims(&rows, &events, keyring).await }),
             Err(error) => {
                 // If this fails too, the deliveries are due again when their leases end.
                 self.release(&rows.iter().map(id_and_claim).collect::<Vec<_>>()).await.ok();
@@ -148,10 +156,11 @@ impl Store {
 type Events = HashMap<Uuid, Arc<EventRow>>;
 
 /// - `asked`: one row for each webhook that the worker has room for, with its snapshot.
-/// - `due`: the oldest due deliveries of the webhooks that are not paused, locked here.
+/// - `due`: the oldest due deliveries of the webhooks that are not paused and need no grant, locked here.
 /// - `claimed`: the same deliveries after the claim.
 ///
-/// The result has one row for each claimed delivery, and one without a delivery for each paused webhook.
+/// The result has one row for each claimed delivery, and one without a delivery for each webhook that is paused or needs a
+/// grant.
 ///
 /// PostgreSQL does not know how few rows are claimed, and would choose joins that read whole tables. Three things prevent
 /// that: comparing `(webhook_id, due_at)` as a row leaves only the index by webhook, and in its order; `LIMIT` in the lateral
@@ -160,8 +169,9 @@ static CLAIM_DUE: LazyLock<String> = LazyLock::new(|| {
     let (snapshot_columns, added) = (snapshot_columns!(), added!());
     format!(
         "WITH asked AS MATERIALIZED (
-            SELECT room.webhook_id AS asked_for, room.deliveries, room.since, {snapshot_columns}
-            FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[]) AS room (webhook_id, deliveries, since)
+            SELECT room.webhook_id AS asked_for, room.deliveries, room.since, {snapshot_columns},
+                w.active AND added.max_per_second IS NOT NULL AND NOT room.granted AS ungranted
+            FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[], $5::boolean[]) AS room (webhook_id, deliveries, since, granted)
             LEFT JOIN LATERAL (SELECT * FROM webhooks WHERE id = room.webhook_id LIMIT 1) w ON true
             CROSS JOIN {added}
         ), due AS MATERIALIZED (
@@ -171,7 +181,7 @@ static CLAIM_DUE: LazyLock<String> = LazyLock::new(|| {
                 WHERE (webhook_id, due_at) >= (asked.asked_for, asked.since)
                     AND (webhook_id, due_at) <= (asked.asked_for, now())
                 ORDER BY pending_deliveries.webhook_id, due_at LIMIT asked.deliveries FOR UPDATE SKIP LOCKED) AS head
-            WHERE asked.paused_for IS NULL
+            WHERE asked.paused_for IS NULL AND asked.ungranted IS NOT TRUE
         ), claimed AS (
             UPDATE pending_deliveries pending
             SET due_at = now() + make_interval(secs => $4), claim = pending.claim + 1
@@ -181,7 +191,7 @@ static CLAIM_DUE: LazyLock<String> = LazyLock::new(|| {
         )
         SELECT asked.*, claimed.*, due.due_at AS was_due_at
         FROM asked LEFT JOIN (claimed JOIN due ON due.id = claimed.id) ON claimed.pending_webhook = asked.asked_for
-        WHERE claimed.id IS NOT NULL OR asked.paused_for IS NOT NULL"
+        WHERE claimed.id IS NOT NULL OR asked.paused_for IS NOT NULL OR asked.ungranted"
     )
 });
 
@@ -240,6 +250,18 @@ pub(super) fn event_row(row: &Row) -> EventRow {
         body: column::<Vec<u8>>(row, "body").into(),
     };
     EventRow::stored(event, column(row, "day"), column(row, "key"))
+}
+
+/// From the rows without a delivery: the webhooks that are paused, and those that need a grant, with their paces.
+fn unclaimed(rows: &[Row], keyring: &Keyring) -> (HashMap<WebhookId, Arc<Snapshot>>, HashMap<WebhookId, NonZeroU32>) {
+    let (mut paused, mut ungranted) = (HashMap::new(), HashMap::new());
+    for webhook in rows.iter().filter_map(|row| webhook_now(row, keyring)) {
+        match webhook.max_per_second.filter(|_| webhook.paused_until.is_none()) {
+            Some(pace) => drop(ungranted.insert(webhook.id, pace)),
+            None => drop(paused.insert(webhook.id, webhook)),
+        }
+    }
+    (paused, ungranted)
 }
 
 /// The webhook as it is now; `None` if it was deleted.

@@ -14,6 +14,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::days::{LogWindow, within_window};
+use super::headers_and_pace::HeadersAndPace;
 use super::inactive_since::InactiveSince;
 use super::sql::query;
 use super::{Params, Position, Store, StoreError, TypedParams, column, count};
@@ -101,6 +102,9 @@ impl Store {
         if erasure == Erasure::Delete {
             for webhooks in webhooks.chunks(usize::try_from(WEBHOOKS).unwrap_or(usize::MAX)) {
                 self.execute("DELETE FROM recoveries WHERE webhook_id = ANY ($1)", &[&webhooks]).await?;
+                if self.headers_and_pace().await? == HeadersAndPace::Kept {
+                    self.execute("DELETE FROM paces WHERE webhook_id = ANY ($1)", &[&webhooks]).await?;
+                }
             }
             self.erase_notices(account).await?;
         }
@@ -113,9 +117,9 @@ impl Store {
     ///
     /// As [`Store::erase_traces`].
     pub(crate) async fn delete_webhooks(&self, account: &AccountId) -> Result<Vec<Uuid>, StoreError> {
-        let mut deleted = Vec::new();
+        let (mut deleted, delete) = (Vec::new(), self.headers_and_pace().await?.with_paces(DELETE_WEBHOOKS));
         loop {
-            let rows = self.query_to_write(DELETE_WEBHOOKS, &[&account.as_str(), &WEBHOOKS]).await?;
+            let rows = self.query_to_write(&delete, &[&account.as_str(), &WEBHOOKS]).await?;
             if rows.is_empty() {
                 return Ok(deleted);
             }
@@ -309,8 +313,7 @@ fn switch_off(inactive_since: InactiveSince) -> String {
 }
 
 const DELETE_WEBHOOKS: &str = "
-    DELETE FROM webhooks WHERE id = ANY (ARRAY(SELECT id FROM webhooks WHERE account_id = $1 ORDER BY created_at, id LIMIT $2))
-    RETURNING id";
+    DELETE FROM webhooks WHERE id = ANY (ARRAY(SELECT id FROM webhooks WHERE account_id = $1 ORDER BY created_at, id LIMIT $2))";
 
 const ANSWERS: &str = "SELECT key FROM kept_answers WHERE account_id = $1 AND key > $2 ORDER BY key LIMIT $3";
 

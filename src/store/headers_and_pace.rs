@@ -48,6 +48,18 @@ impl HeadersAndPace {
             Self::BeforeV16 => "",
         }
     }
+
+    /// A statement that deletes webhooks, and what they were granted. It returns their ids.
+    pub(super) fn with_paces(self, delete: &str) -> String {
+        let delete = format!("{delete} RETURNING id");
+        match self {
+            Self::Kept => format!(
+                "WITH gone AS ({delete}), forgotten AS (DELETE FROM paces WHERE webhook_id IN (SELECT id FROM gone))
+                 SELECT id FROM gone"
+            ),
+            Self::BeforeV16 => delete,
+        }
+    }
 }
 
 /// Reads the names of a webhook's headers.

@@ -317,11 +317,12 @@ impl Store {
         id: WebhookId,
         only_if: Option<&[String]>,
     ) -> Result<Deleted, StoreError> {
-        let sql = format!(
+        let delete = format!(
             "DELETE FROM webhooks WHERE id = $1 AND account_id = coalesce($2::text, account_id) AND {}",
             self.webhook_version().await?.is_one_of(3, only_if)
         );
-        if self.execute(&sql, &[&id.0, &scope.account(), &only_if]).await? > 0 {
+        let sql = self.headers_and_pace().await?.with_paces(&delete);
+        if !self.query_to_write(&sql, &[&id.0, &scope.account(), &only_if]).await?.is_empty() {
             return Ok(Deleted::Done);
         }
         Ok(self.find_webhook(scope, id).await?.map_or(Deleted::Unknown, |_| Deleted::Stale))

@@ -35,6 +35,8 @@ enum Obstacle {
     /// Its secret or headers cannot be decrypted before an operator brings a key back.
     Unsignable,
     Paused(Pause),
+    /// The webhook has a pace, and the turn has no grant, or not any more.
+    NotGranted,
     /// The claim's lease could end during the attempt: another worker would claim the delivery then, and the receiver
     /// would get it twice.
     LeaseEnds,
@@ -132,6 +134,9 @@ impl Attempts {
         if let Some(pause) = pause_of(webhook, Instant::now()) {
             return Some(Obstacle::Paused(pause));
         }
+        if self.pace_of(webhook).is_some() && turn.granted_until.is_none_or(|until| until <= Instant::now()) {
+            return Some(Obstacle::NotGranted);
+        }
         (turn.is_claimed() && self.claim_time_left(turn).is_zero()).then_some(Obstacle::LeaseEnds)
     }
 
@@ -143,7 +148,7 @@ impl Attempts {
             }
             Obstacle::Unsignable => Feedback::Unsignable,
             Obstacle::Paused(pause) => Feedback::Paused(pause),
-            Obstacle::LeaseEnds => Feedback::Nothing,
+            Obstacle::NotGranted | Obstacle::LeaseEnds => Feedback::Nothing,
         };
         self.turn_away(turn).await;
         feedback

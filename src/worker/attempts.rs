@@ -1,5 +1,6 @@
 //! What the tasks of a worker share to attempt deliveries, and how they report the end of a turn to the recorder.
 
+use std::num::NonZeroU32;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::egress_outage::EgressOutage;
 use super::lookups::Lookups;
+use super::pacing::Pacing;
 use super::share::Report;
 use super::stalls::Stalls;
 use super::turn::Turn;
@@ -37,6 +39,9 @@ pub(super) struct Attempts {
     pub(super) lanes: Mutex<Lanes<Turn>>,
     /// Wakes the intake when fewer fresh turns are in hand.
     pub(super) fewer_in_hand: Notify,
+    /// The pace of webhooks that have none, or a higher one.
+    pub(super) max_per_second: Option<NonZeroU32>,
+    pub(super) pacing: Mutex<Pacing>,
     pub(super) stalls: Stalls,
     pub(super) metrics: Metrics,
     pub(super) under_way: TaskTracker,

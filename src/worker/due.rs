@@ -4,17 +4,19 @@
 //! 2. `sweep` looks through the table of pending deliveries, a few pages at a time. It finds what `read` missed, and closes
 //!    deliveries to webhooks that have been switched off or deleted.
 //! 3. `claim` claims deliveries of the webhooks on the agenda that have room, and puts them into their lanes. A webhook
-//!    leaves the agenda when nothing due is left of it.
+//!    leaves the agenda when nothing due is left of it. Of a webhook with a pace it claims what is granted: see `pacing`.
 //!
 //! No statement reads much, however many deliveries wait, are due without room, or are dead rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::attempts::Attempts;
+use super::pacing::MayClaim;
 use super::portion::Portion;
 use super::turn::{Origin, Turn};
 use crate::config::Worker;
@@ -22,7 +24,7 @@ use crate::delivery::ClosedReason;
 use crate::error_chain;
 use crate::ids::WebhookId;
 use crate::metrics::Reason;
-use crate::store::{Claimed, Claims, Ended, Pages, ReadUntil, Room, StoreError};
+use crate::store::{Claimed, Claims, Ended, PaceAsk, Pages, ReadUntil, Room, StoreError};
 
 mod agenda;
 mod sweep;
@@ -56,8 +58,14 @@ struct Search {
     portion: Portion,
     /// Between reads: longer each time while they find nothing.
     idle: Duration,
-    /// When the first pause of a webhook on the agenda is over.
-    pause_over: Option<Instant>,
+    /// When the first pause of a webhook on the agenda is over, or the first one may be granted requests again.
+    wake: Option<Instant>,
+}
+
+/// What to claim of the webhooks without a pace, and of those with one.
+struct Rooms {
+    unpaced: Vec<Room>,
+    paced: Vec<Room>,
 }
 
 impl Due {
@@ -71,7 +79,7 @@ impl Due {
             sweep: Sweep::new(now),
             portion: Portion::of(self.worker.batch),
             idle: self.worker.poll_interval,
-            pause_over: None,
+            wake: None,
         };
         let (mut wait, mut stall) = (Duration::ZERO, self.attempts.stalls.wait());
         while self.stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
@@ -109,8 +117,8 @@ impl Due {
         // A lane may have room again before the next read.
         let wait = if search.agenda.is_long() { search.idle } else { self.worker.poll_interval };
         // A pause may end earlier: a receiver that allows a few requests a second would lose some of them to a late probe.
-        let pause = search.pause_over.map(|over| over.saturating_duration_since(Instant::now()).max(MORE));
-        Ok(pause.map_or(wait, |pause| pause.min(wait)))
+        let wake = search.wake.map(|wake| wake.saturating_duration_since(Instant::now()).max(MORE));
+        Ok(wake.map_or(wait, |wake| wake.min(wait)))
     }
 
     /// Notes on the agenda the webhooks with deliveries that fell due since the last time. Returns whether there are more.
@@ -123,7 +131,7 @@ impl Due {
         }
         search.read_until = found.until;
         let news = found.webhooks.into_iter().filter(|due| search.agenda.note(*due)).count();
-        let late = search.agenda.oldest().map(|since| found.now.duration_since(since).as_secs_f64());
+        let late = self.oldest(search).map(|since| found.now.duration_since(since).as_secs_f64());
         self.attempts.metrics.due_lag.set(late.unwrap_or_default().max(0.0));
         search.idle = match news {
             0 => (search.idle * 2).min(self.worker.poll_interval_max),
@@ -131,6 +139,13 @@ impl Due {
         };
         search.read_next = Instant::now() + if found.more { Duration::ZERO } else { search.idle };
         Ok(found.more)
+    }
+
+    /// Since when the delivery that has waited longest may have been due, apart from those that wait for their pace.
+    fn oldest(&self, search: &Search) -> Option<Timestamp> {
+        let (mut pacing, now) = (self.attempts.pacing(), Instant::now());
+        pacing.forget_unused(now);
+        search.agenda.oldest(|webhook| pacing.waits(webhook, now))
     }
 
     /// Looks through the next pages of the table. Returns whether to go on at once. Claims do not depend on a sweep: pages
@@ -182,10 +197,11 @@ impl Due {
     /// Claims deliveries of the webhooks on the agenda that have room. Returns whether there were any.
     async fn claim(&self, search: &mut Search) -> Result<bool, StoreError> {
         if !self.attempts.outage.permits_claims() {
-            search.pause_over = None;
+            search.wake = None;
             return Ok(false);
         }
         let rooms = self.rooms(search);
+        let (rooms, granted_until) = self.granted(search, rooms).await;
         if rooms.is_empty() {
             return Ok(false);
         }
@@ -201,29 +217,71 @@ impl Due {
         };
         search.portion.ended();
         for room in &rooms {
-            match claims.paused.get(&room.webhook) {
-                // The webhook stays on the agenda.
-                Some(webhook) => self.attempts.pause_lane(webhook).await,
-                None => search.agenda.claimed(room, claims.taken.get(&room.webhook)),
+            // A webhook that is paused, or that needs grants, stays on the agenda.
+            if let Some(webhook) = claims.paused.get(&room.webhook) {
+                self.attempts.pause_lane(webhook).await;
+            } else if let Some(pace) = claims.ungranted.get(&room.webhook) {
+                self.attempts.pacing().found(room.webhook, *pace, Instant::now());
+            } else {
+                let taken = claims.taken.get(&room.webhook);
+                search.agenda.claimed(room, taken);
+                if room.granted && taken.is_none_or(|taken| taken.count < room.most) {
+                    self.attempts.pacing().nothing_waits(room.webhook);
+                }
             }
         }
         self.log_without_event(&claims);
-        let found = !claims.taken.is_empty();
-        self.attempts.admit_claimed(claims.deliveries.into_iter().map(|claimed| turn(claimed, looked_up)));
+        let found = !claims.taken.is_empty() || !claims.ungranted.is_empty();
+        let turn = |Claimed { delivery, claim: number }| {
+            let origin = Origin::Claim(number);
+            Turn { delivery, origin, looked_up, granted_until }
+        };
+        self.attempts.admit_claimed(claims.deliveries.into_iter().map(turn));
         Ok(found)
     }
 
-    /// How many deliveries to claim of which webhooks. Notes when the first of their pauses is over.
-    fn rooms(&self, search: &mut Search) -> Vec<Room> {
+    /// Asks for grants for the rooms of webhooks with a pace. Returns the rooms of which something may be claimed, and until
+    /// when what is granted may begin.
+    async fn granted(&self, search: &mut Search, rooms: Rooms) -> (Vec<Room>, Option<Instant>) {
+        let Rooms { mut unpaced, paced } = rooms;
+        if paced.is_empty() {
+            return (unpaced, None);
+        }
+        let ask = |room: &Room| PaceAsk { webhook: room.webhook, wanted: room.most, due_since: Some(room.since) };
+        let (grants, again) = self.attempts.take_grants(&paced.iter().map(ask).collect::<Vec<_>>()).await;
+        search.wake = search.wake.into_iter().chain(again).min();
+        for room in paced {
+            if grants.has_nothing_due(room.webhook) {
+                search.agenda.claimed(&room, None);
+                self.attempts.pacing().nothing_waits(room.webhook);
+            }
+            unpaced.extend(grants.granted(room));
+        }
+        (unpaced, Some(grants.until))
+    }
+
+    /// How many deliveries to claim of which webhooks. Notes when the first of their pauses, or of their waits for a grant, is
+    /// over.
+    fn rooms(&self, search: &mut Search) -> Rooms {
         let most = if self.attempts.outage.is_out() { 1 } else { search.portion.size() };
-        let mut pause_over: Option<Instant> = None;
-        let (lanes, now) = (self.attempts.lanes(), Instant::now());
+        let (mut wake, mut asking): (Option<Instant>, _) = (None, HashSet::new());
+        let (mut pacing, lanes, now) = (self.attempts.pacing(), self.attempts.lanes(), Instant::now());
         let rooms = search.agenda.rooms(most, |webhook| {
-            pause_over = pause_over.into_iter().chain(lanes.paused_until(webhook, now)).min();
-            lanes.claimable(webhook, now)
+            let paused_until = lanes.paused_until(webhook, now);
+            let (room, granted_from) = match pacing.may_claim(webhook, now) {
+                MayClaim::Unpaced => (lanes.claimable(webhook, now), None),
+                MayClaim::WithGrant(most) => {
+                    asking.insert(webhook);
+                    (lanes.claimable_to_start(webhook, now).min(most), None)
+                }
+                MayClaim::From(at) => (0, Some(at)),
+            };
+            wake = wake.into_iter().chain(paused_until).chain(granted_from).min();
+            room
         });
-        search.pause_over = pause_over;
-        rooms
+        search.wake = wake;
+        let (paced, unpaced) = rooms.into_iter().partition(|room| asking.contains(&room.webhook));
+        Rooms { unpaced, paced }
     }
 
     /// Counts and logs deliveries that were closed because their event is not stored any more.
@@ -239,8 +297,4 @@ impl Due {
             tracing::warn!(webhook_id = %webhook, deliveries, reason, "closed deliveries whose events are gone");
         }
     }
-}
-
-fn turn(Claimed { delivery, claim: number }: Claimed, looked_up: Instant) -> Turn {
-    Turn { delivery, origin: Origin::Claim(number), looked_up }
 }

@@ -42,9 +42,8 @@ impl Intake {
                 let list = if message.redelivered { &mut redelivered } else { &mut fresh };
                 list.extend(self.parse(message).await);
             }
-            for event in self.attempts.look_up(fresh, &mut lookup).await {
-                self.attempts.deliver(event).await;
-            }
+            let matched = self.attempts.look_up(fresh, &mut lookup).await;
+            self.attempts.deliver_all(matched).await;
             for event in redelivered {
                 // The task that receives them ends after this one.
                 let _ = again.send(event);

@@ -1,6 +1,6 @@
 //! Matches events to the webhooks that subscribe to them, and starts their deliveries.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,9 +13,10 @@ use super::share::{MessageShare, Report};
 use super::turn::{Origin, Turn};
 use crate::delivery::{ClosedReason, Delivery, EventRow, Trigger};
 use crate::event::Event;
-use crate::ids::DeliveryId;
+use crate::ids::{DeliveryId, WebhookId};
 use crate::queue::{Receipt, Settled, Settlement};
 use crate::snapshot::Snapshot;
+use crate::store::PaceAsk;
 
 /// An event and the broker message it came in.
 pub(super) struct ReceivedEvent {
@@ -79,8 +80,25 @@ impl Attempts {
         events.into_iter().zip(pair_of).map(matched).collect()
     }
 
-    /// Starts an event's deliveries, as there is room for them. An event that no webhook subscribes to is done.
-    pub(super) async fn deliver(self: &Arc<Self>, MatchedEvent { received, webhooks, looked_up, day }: MatchedEvent) {
+    /// Starts the deliveries of events, as there is room for them and as they are granted.
+    pub(super) async fn deliver_all(self: &Arc<Self>, events: impl IntoIterator<Item = MatchedEvent>) {
+        // Deliveries that need no grant do not wait for those that do.
+        let mut paced = Vec::new();
+        for event in events {
+            self.deliver(event, &mut paced).await;
+        }
+        if !paced.is_empty() {
+            self.offer_paced(paced).await;
+        }
+    }
+
+    /// Starts an event's deliveries, except those to webhooks with a pace, which it adds to `paced`. An event that no webhook
+    /// subscribes to is done.
+    async fn deliver(
+        self: &Arc<Self>,
+        MatchedEvent { received, webhooks, looked_up, day }: MatchedEvent,
+        paced: &mut Vec<Turn>,
+    ) {
         let Some(day) = day.filter(|_| !webhooks.is_empty()) else {
             return self
                 .report(Report::Settled(Settled { receipt: received.receipt, settlement: Settlement::Done }))
@@ -94,15 +112,47 @@ impl Attempts {
         for webhook in webhooks {
             let id = DeliveryId::of(webhook.id, &row.event.id);
             let delivery = Delivery { id, row: row.clone(), webhook, trigger: Trigger::Event, attempt: 1 };
-            let turn = Turn { delivery, origin: Origin::Message(share.another()), looked_up };
+            let turn = Turn { delivery, origin: Origin::Message(share.another()), looked_up, granted_until: None };
             match ClosedReason::of(turn.delivery.webhook.state.standing()) {
                 Some(reason) => self.close(turn, reason).await,
                 None if isolated => self.park(turn).await,
+                None if self.pace_of(&turn.delivery.webhook).is_some() => paced.push(turn),
                 None => self.offer(turn).await,
             }
         }
         if let Some(settled) = share.recorded() {
             self.report(Report::Settled(settled)).await;
+        }
+    }
+
+    /// Starts fresh turns of webhooks with a pace, as many as are granted. The others wait in the database, and so do all of a
+    /// webhook of which some wait there already.
+    async fn offer_paced(self: &Arc<Self>, turns: Vec<Turn>) {
+        let mut wanted: BTreeMap<WebhookId, usize> = BTreeMap::new();
+        {
+            let (pacing, now) = (self.pacing(), Instant::now());
+            for webhook in turns.iter().map(|turn| turn.delivery.webhook.id) {
+                if !pacing.waits(webhook, now) {
+                    *wanted.entry(webhook).or_default() += 1;
+                }
+            }
+        }
+        let ask = |(webhook, wanted)| PaceAsk { webhook, wanted, due_since: None };
+        let (grants, _) = self.take_grants(&wanted.into_iter().map(ask).collect::<Vec<_>>()).await;
+        let mut left: HashMap<WebhookId, usize> = HashMap::new();
+        for mut turn in turns {
+            let webhook = turn.delivery.webhook.id;
+            let left = left.entry(webhook).or_insert_with(|| grants.of(webhook));
+            if *left > 0 {
+                *left -= 1;
+                turn.granted_until = Some(grants.until);
+                self.offer(turn).await;
+                continue;
+            }
+            if let Some(pace) = self.pace_of(&turn.delivery.webhook) {
+                self.pacing().parked(webhook, pace, Instant::now());
+            }
+            self.park(turn).await;
         }
     }
 }

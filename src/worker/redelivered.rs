@@ -153,11 +153,12 @@ impl Redelivered {
     }
 
     async fn deliver(&self, events: Vec<UncheckedEvent>, done: &HashSet<DeliveryId>) {
-        for UncheckedEvent { mut matched, .. } in events {
+        let open = |UncheckedEvent { mut matched, .. }| {
             let open = matched.deliveries().zip(&matched.webhooks).filter(|(delivery, _)| !done.contains(delivery));
             matched.webhooks = open.map(|(_, webhook)| webhook.clone()).collect();
-            self.attempts.deliver(matched).await;
-        }
+            matched
+        };
+        self.attempts.deliver_all(events.into_iter().map(open)).await;
     }
 }
 

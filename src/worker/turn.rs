@@ -12,6 +12,8 @@ pub(super) struct Turn {
     /// Taken just before its webhook was read, so that its age is never underestimated. A claimed delivery was claimed then,
     /// too: an age that is too small would let an attempt begin after the end of the claim's lease.
     pub(super) looked_up: Instant,
+    /// Until when its request may begin, if it was granted: see `pacing`.
+    pub(super) granted_until: Option<Instant>,
 }
 
 /// Where a delivery came from, and so what has to be done when its turn is over.

@@ -43,6 +43,8 @@ pub(super) async fn send(
     let wish = TestWish { catalogue: &settings.events.catalogue, event_type, data };
     let prepared = Prepared::read(store, settings.keyring()?, Scope::Everyone, id, wish).await;
     let prepared = prepared.map_err(|refused| failure(id, refused))?;
+    let placed = prepared.take_place(store, settings.sender.max_per_second).await;
+    let prepared = placed.map_err(|refused| failure(id, refused))?;
     let sent = prepared.send(&sender).await.record(store).await?;
     match json {
         true => output::json(&sent)?,
@@ -65,6 +67,10 @@ fn failure(id: WebhookId, refused: TestRefusal) -> Failure {
     match refused {
         TestRefusal::Unknown => unknown(id),
         TestRefusal::Inactive(reason) => inactive(id, reason.as_deref()),
+        TestRefusal::OverPace(wait) => {
+            let seconds = wait.as_secs() + 1;
+            Failure::Failed(anyhow!("{refused}; try again in {seconds} s"))
+        }
         TestRefusal::Store(error) => error.into(),
     }
 }

@@ -30,9 +30,9 @@ impl Agenda {
         !known
     }
 
-    /// Since when the delivery that has waited longest may have been due.
-    pub(super) fn oldest(&self) -> Option<Timestamp> {
-        self.since.values().min().copied()
+    /// Since when the delivery that has waited longest may have been due, those of some webhooks left out.
+    pub(super) fn oldest(&self, is_left_out: impl Fn(WebhookId) -> bool) -> Option<Timestamp> {
+        self.since.iter().filter(|(webhook, _)| !is_left_out(**webhook)).map(|(_, since)| *since).min()
     }
 
     /// Whether there are too many webhooks to look at the room of all in a row.
@@ -53,7 +53,7 @@ impl Agenda {
             let room = room_of(*webhook).min(left);
             left -= room;
             if room > 0 {
-                rooms.push(Room { webhook: *webhook, since: *since, most: room });
+                rooms.push(Room { webhook: *webhook, since: *since, most: room, granted: false });
             }
         }
         self.asked = asked;
@@ -111,7 +111,7 @@ mod tests {
         agenda.claimed(&rooms[1], Some(&Taken { count: 9, until: second(15) }));
         agenda.claimed(&rooms[2], None);
         assert_eq!(asked_for(&agenda.rooms(30, |_| 10)), [(1, 10)]);
-        assert_eq!(agenda.oldest(), Some(second(20)), "what was claimed is not read again");
+        assert_eq!(agenda.oldest(|_| false), Some(second(20)), "what was claimed is not read again");
     }
 
     #[test]

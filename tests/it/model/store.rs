@@ -87,7 +87,7 @@ impl Rig {
         let rooms: Vec<Room> = search
             .agenda
             .iter()
-            .map(|(webhook, since)| Room { webhook: *webhook, since: *since, most: room })
+            .map(|(webhook, since)| Room { webhook: *webhook, since: *since, most: room, granted: false })
             .collect();
         if rooms.is_empty() {
             return Ok(Vec::new());
