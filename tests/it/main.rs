@@ -29,6 +29,7 @@ mod migrates;
 mod model;
 mod never_inside;
 mod nobody_waits;
+mod paces;
 mod page;
 mod poolers;
 mod reaches_postgres;
