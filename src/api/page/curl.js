@@ -2,7 +2,6 @@
 
 /** Of these headers a command has only a variable's name: a signature is made with the secret. */
 const SIGNATURES = ['Webhook-Signature', 'X-Webhook-Signature'];
-const SECRET = /signature|authorization|cookie|secret|token/i;
 const MADE_BY_CURL = /^(content-length|host|connection)$/i;
 /** Linux takes at most 128 KiB in one argument, and a character has up to three bytes here. */
 const LONGEST_ARGUMENT = 40_000;
@@ -10,20 +9,26 @@ const LONGEST_ARGUMENT = 40_000;
 /** The payload is foreign text. Between single quotes a shell gives no character a meaning, except to the closing quote. */
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
-const variable = (name) => `"$${name.toUpperCase().replace(/\W/g, '_')}"`;
 
 /**
- * The command that sends `body` to `url` again. What is secret stands in it as a variable: `"$WEBHOOK_SIGNATURE"`, and `"$QUERY"`,
- * because a URL's query often has a token.
+ * The command that sends `body` to `url` again. What is secret stands in it as a variable: `"$WEBHOOK_SIGNATURE"`; for a custom header
+ * `"$HEADER_AUTHORIZATION"`, as its name alone may be that of a shell's variable, such as `PATH`; and `"$QUERY"`, because a URL's query
+ * often has a token.
  */
 export function curl(url, headers, body) {
 	const given = Object.entries(headers ?? { 'Content-Type': 'application/json' }).filter(([name]) => !MADE_BY_CURL.test(name));
-	const secret = new Set([...SIGNATURES, ...given.map(([name]) => name).filter((name) => SECRET.test(name))]);
+	// A custom header's value is shown to nobody.
+	const custom = given.filter(([, value]) => value === '[hidden]').map(([name]) => name), secret = [...SIGNATURES, ...custom], variables = [];
+	for (const name of secret) {
+		let variable = `${custom.includes(name) ? 'HEADER_' : ''}${name.toUpperCase().replace(/\W/g, '_')}`;
+		while (variables.includes(variable)) variable += '_';
+		variables.push(variable);
+	}
 	const long = body.length > LONGEST_ARGUMENT, [, address, query] = /^([^?]*\??)(.*)$/.exec(url);
 	return [
 		`${long ? `printf %s ${quoted(body)} | ` : ''}curl --globoff --url ${quoted(address)}${query && '"$QUERY"'}`,
-		...given.filter(([name]) => !secret.has(name)).map((header) => `-H ${quoted(header.join(': '))}`),
-		...[...secret].map((name) => `-H ${quoted(`${name}: `)}${variable(name)}`),
+		...given.filter(([name]) => !secret.includes(name)).map((header) => `-H ${quoted(header.join(': '))}`),
+		...secret.map((name, i) => `-H ${quoted(`${name}: `)}"$${variables[i]}"`),
 		long ? '--data-binary @-' : `--data-raw ${quoted(body)}`,
 	].join(' \\\n  ');
 }

@@ -23,7 +23,7 @@ export function deliveryRow({ delivery_id: delivery, event_id: event, trigger },
 		box.dataset.state = now.state;
 		return [
 			outcome(kind, word), now.event_type,
-			[test ? TRIGGERS.test : new Date(now.next_attempt_at) > Date.now() ? ['next attempt ', time(now.next_attempt_at)] : rest.replace(/^\W+/, ''), event],
+			[test ? TRIGGERS.test : new Date(now.next_attempt_at) > Date.now() ? ['next attempt ', time(now.next_attempt_at)] : now.state === 'pending' && tab.webhook().max_per_second ? 'for its turn' : rest.replace(/^\W+/, ''), event],
 			{ 'Last HTTP status': last?.http_status, Created: time(now.created_at) },
 		];
 	});

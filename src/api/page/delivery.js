@@ -33,13 +33,14 @@ export function stateOf({ state, last_status: status, attempts_made: made, attem
 }
 
 /** When it is attempted next. A failing receiver gets one delivery at a time, whatever the times of the others. */
-export function nextAttempt({ state, next_attempt_at: iso }, { active, failing_since: failing }) {
+export function nextAttempt({ state, next_attempt_at: iso }, { active, failing_since: failing, max_per_second: pace }) {
 	if (state !== 'pending') return 'None';
 	if (!active) return 'None: the webhook is inactive';
 	const late = Date.now() - new Date(iso);
 	if (late < 0) return time(iso);
 	if (late < LATE_MS) return 'In a moment';
-	return failing ? 'When your receiver answers again: until then one delivery is tried at a time.' : 'After others that were due before it';
+	if (failing) return 'When your receiver answers again: until then one delivery is tried at a time.';
+	return pace ? `When it is its turn: at most ${count(pace, 'request')} a second` : 'After others that were due before it';
 }
 
 const copied = (label, id) => [h('code', id), ' ', copyButton(() => id, `Copy ${label}`)];
@@ -100,7 +101,7 @@ export function story(place, delivery, { id, path, webhook }, signal, seen = () 
 		};
 		put(place, h('dl', Object.entries(facts).map(([name, value]) => value && [h('dt', name), h('dd', value)])),
 			h('.actions.start', text !== null && [resend, copier('Copy as curl (bash)', () => curl(webhook().url, last.request_headers, text),
-				'Copied for bash. First set $WEBHOOK_SIGNATURE and $X_WEBHOOK_SIGNATURE (see “Headers sent”), and $QUERY if the URL has a “?”.')],
+				'Copied for bash. First set $WEBHOOK_SIGNATURE and $X_WEBHOOK_SIGNATURE (see “Headers sent”), $HEADER_… for each hidden header, and $QUERY if the URL has a “?”.')],
 			mayLink() && copier('Copy link', () => permalink(address.slice(1))),
 			place.closest('details') && h('a', { href: address }, 'Open alone')),
 			text !== null && inactive,

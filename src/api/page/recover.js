@@ -1,16 +1,12 @@
 // Sends again what ended without a success between two times. The reader sees the number first.
 import { ask, get, part, poll } from './http.js';
 import { button, focus, form, h, put, submit } from './dom.js';
-import { count, number } from './words.js';
+import { counted, number } from './words.js';
 import { href } from './address.js';
 import { labelled, local, read, timeInput } from './filters.js';
 
 const EVERY_MS = 5000;
 const DAY_MS = 86_400_000;
-/** The API counts no further. */
-const MOST = 100_000;
-
-const counted = (n, more = n >= MOST) => (more ? `${number(n)} or more deliveries` : count(n, 'delivery'));
 
 export function recovery({ id, path, webhook }, signal, done) {
 	const found = h('div', { role: 'status' });

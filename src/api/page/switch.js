@@ -26,7 +26,7 @@ export async function all(signal) {
 }
 
 /** How many deliveries wait. */
-export const waitingOf = async ({ id }) => (await all()).find((one) => one.id === id)?.activity?.waiting;
+export const waitingOf = async ({ id }) => (await get(`${webhookPath(id)}?include=activity`)).activity?.waiting;
 
 /** Switches a webhook without a question. Resolves to the webhook as it is then. */
 export async function activate(webhook, active) {

@@ -1,7 +1,7 @@
 // The view of one webhook: name, state and warnings, above the tabs for log, test and settings.
 import { get, part, poll, webhookPath } from './http.js';
 import { copyButton, crumb, focus, h, hush, loading, put, unruled, warnings } from './dom.js';
-import { outcome } from './words.js';
+import { MOST, count, number, outcome } from './words.js';
 import { activeSwitch, appearance, aside, banner, look } from './switch.js';
 import { logsTab } from './logs.js';
 import { settingsTab } from './settings.js';
@@ -14,16 +14,17 @@ const TABS = { logs: ['Webhook Logs', logsTab], test: ['Test', testTab], setting
 export function webhookView(main, place, signal) {
 	const { id } = place;
 	const head = h('.title', loading()), trouble = h('div'), body = h('div');
+	const queue = h('a.waiting', { href: `#/webhooks/${id}/logs?view=deliveries&state=pending`, hidden: true }), extras = h('p.facts.hint');
 	const links = Object.entries(TABS).map(([key, [label]]) => h('a', { href: `#/webhooks/${id}/${key}`, 'data-tab': key }, label));
 	const tabs = h('nav.tabs', { 'aria-label': 'Webhook' }, links);
-	put(main, crumb(), h('.top', head, trouble), tabs, body);
+	put(main, crumb(), h('.top', head, h('p', queue), extras, trouble), tabs, body);
 	// `last` is the last attempt of a webhook that fails, if it failed.
 	let webhook, last, seen, open, tab, changed, move;
 	/** The data of tests by type, kept when the reader goes to another tab. */
 	const edited = new Map();
 
 	const refresh = poll(main, EVERY_MS, signal, async () => {
-		const now = await get(webhookPath(id), signal).catch((problem) => {
+		const { activity: { waiting } = {}, ...now } = await get(`${webhookPath(id)}?include=activity`, signal).catch((problem) => {
 			// What was edited in a tab has no webhook any more.
 			if (!problem.passes) open?.abort();
 			throw problem;
@@ -33,6 +34,8 @@ export function webhookView(main, place, signal) {
 		const row = now.failing_since && (await get(`${webhookPath(id)}/deliveries?limit=20`, signal)).data.find(({ trigger }) => trigger !== 'test');
 		last = row?.status === 'failed' ? row : null;
 		show(now);
+		put(queue, `${number(waiting)}${waiting >= MOST ? '+' : ''} waiting`, now.max_per_second && `, at ${number(now.max_per_second)} a second`);
+		queue.hidden = !waiting;
 	});
 
 	function show(now) {
@@ -46,6 +49,8 @@ export function webhookView(main, place, signal) {
 		const heading = h('h1', { tabindex: -1, 'data-key': 'name' }, h('bdi', now.name));
 		put(head, h('div', heading, address(now)),
 			h('.state', outcome(...state(now)), activeSwitch(now, 'Active', (after) => { show(after); refresh(); })));
+		const { headers, max_per_second: pace } = now;
+		put(extras, Object.keys(headers).map((name) => h('code', `${name}: [hidden]`)), pace && h('span', `At most ${count(pace, 'request')} a second`));
 		put(trouble, warnings(now.warnings), aside(now, last), banner(now, last, refresh));
 		if (held) focus(main.querySelector(`[data-key=${held}]`) ?? heading);
 		if (!first) return changed?.();

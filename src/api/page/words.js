@@ -7,12 +7,16 @@ const DATE_TIME = new Intl.DateTimeFormat(undefined, { dateStyle: 'medium', time
 const CLOCK = new Intl.DateTimeFormat(undefined, { timeStyle: 'short' });
 const NUMBER = new Intl.NumberFormat(undefined, { maximumFractionDigits: 2 });
 
-/** The API counts what waits up to this number. */
+/** The API counts what waits up to this number, for each webhook of the list. */
 export const MANY = 1000;
+/** So far it counts what one webhook has. */
+export const MOST = 100_000;
 
 export const number = (n) => NUMBER.format(n);
 export const count = (n, one) => `${number(n)} ${n === 1 ? one : `${one.replace(/y$/, 'ie')}s`}`;
-export const waits = (n) => (n === 1 ? '1 delivery waits' : `${number(n)}${n >= MANY ? ' or more' : ''} deliveries wait`);
+/** Deliveries that the API has counted, `more` if it may have gone on. */
+export const counted = (n, more = n >= MOST) => (more ? `${number(n)} or more deliveries` : count(n, 'delivery'));
+export const waits = (n) => `${counted(n)} wait${n === 1 ? 's' : ''}`;
 export const ms = (n) => (n === null ? '—' : n < 1000 ? `${number(n)} ms` : `${number(n / 1000)} s`);
 export const clock = (iso) => CLOCK.format(new Date(iso));
 

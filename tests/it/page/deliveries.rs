@@ -345,6 +345,8 @@ async fn what_is_late_is_never_said_to_come_now() {
                  return [
                      nextAttempt(late, { active: true, failing_since: '2026-01-01T00:00:00Z' }),
                      nextAttempt(late, { active: true }),
+                     nextAttempt(late, { active: true, max_per_second: 1 }),
+                     nextAttempt(late, { active: true, max_per_second: 5, failing_since: '2026-01-01T00:00:00Z' }),
                      nextAttempt(late, { active: false }),
                      stateOf({ state: 'pending', attempts_made: 0, attempts: [{ status: 'failed' }] }).slice(1).join(''),
                  ];
@@ -353,6 +355,8 @@ async fn what_is_late_is_never_said_to_come_now() {
     let expected = json!([
         "When your receiver answers again: until then one delivery is tried at a time.",
         "After others that were due before it",
+        "When it is its turn: at most 1 request a second",
+        "When your receiver answers again: until then one delivery is tried at a time.",
         "None: the webhook is inactive",
         "Waiting, to be sent again",
     ]);
