@@ -32,8 +32,8 @@ macro_rules! files {
 }
 
 /// The page's files beside `index.html`, and beside `advice.js` and `examples.js`, which are made when the program starts.
-const FILES: [(&str, &str); 24] = files![
-    "page.css" "page.js" "embed.js" "token.js" "http.js" "dom.js" "words.js" "list.js" "form.js" "signing.js" "webhook.js" "logs.js"
+const FILES: [(&str, &str); 25] = files![
+    "page.css" "page.js" "embed.js" "token.js" "http.js" "dom.js" "words.js" "list.js" "form.js" "fields.js" "signing.js" "webhook.js" "logs.js"
     "chart.js" "test.js" "settings.js" "switch.js" "checker.js" "address.js"
     "filters.js" "pages.js" "deliveries.js" "delivery.js" "curl.js" "recover.js"
 ];

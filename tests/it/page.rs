@@ -7,6 +7,7 @@ use crate::support::*;
 
 use hosts::Host;
 
+mod advanced;
 mod ageing;
 mod bad_text;
 mod chart;

@@ -1,6 +1,6 @@
 // Checks the signatures of a request that the reader pastes, in the browser, and names the usual mistakes.
 import { form, h, put, section, submit } from './dom.js';
-import { textField } from './form.js';
+import { textField } from './fields.js';
 import { count, outcome, time } from './words.js';
 
 const ID = 'webhook-id', SENT = 'webhook-timestamp';

@@ -1,31 +1,39 @@
 // The form for a webhook's fields: shows the API's errors beside them, and is not left unsaved without a question. The view that
 // creates a webhook.
 import { eventTypes, once, poll } from './http.js';
-import { begin, confirm, crumb, form, h, heading, icon, link, notice, put, section, sentence, submit, warning, warnings } from './dom.js';
+import { begin, confirm, crumb, form, h, heading, link, notice, put, section, sentence, submit, warning, warnings } from './dom.js';
+import { eventField, headersField, paceField, textField } from './fields.js';
 import { secretBox, snippets } from './signing.js';
 
+/** So many fields are always shown; those behind them are folded. */
+const SHOWN = 3;
 /** The hosts that are the machine itself. */
 const THIS_MACHINE = /^((.*\.)?localhost|127(\.\d+){3}|0\.0\.0\.0|\[::1?\])$/;
 
-function hostOf(url) {
+/** The parts of a URL, none if it is no URL. */
+function partsOf(url) {
 	try {
-		return new URL(url.replace(/^(?!\w+:\/\/)/, 'https://')).hostname;
+		return new URL(url.replace(/^(?!\w+:\/\/)/, 'https://'));
 	} catch {
-		return '';
+		return {};
 	}
 }
 
-export function webhookFields(types, values = { events: [] }) {
+export function webhookFields(types, values = { events: [], headers: {}, max_per_second: null }) {
 	const fields = {
 		name: textField('name', 'Name', values.name, 'For example “Blog”.'),
 		url: textField('url', 'URL', values.url, 'It must be reachable from the internet.', { type: 'url', placeholder: 'https://hooks.your-company.com/penr' }),
 		events: eventField(types, values.events),
+		headers: headersField(values.headers),
+		max_per_second: paceField(values.max_per_second),
 	};
 	// Of a URL that is saved its webhook's warnings tell.
 	const isNew = (url) => url !== values.url;
 	warnOf(fields.url, (url) => isNew(url) && /^http:/i.test(url), 'Not encrypted: anyone on the way can read the events. Use https.');
-	warnOf(fields.url, (url) => THIS_MACHINE.test(hostOf(url)), 'This is the sending machine itself. To receive on your own, run your receiver (or ',
+	warnOf(fields.url, (url) => THIS_MACHINE.test(partsOf(url).hostname), 'This is the sending machine itself. To receive on your own, run your receiver (or ',
 		h('code', 'penr-webhooks listen'), ') behind a tunnel (cloudflared, ngrok) and enter its URL.');
+	warnOf(fields.url, (url) => fields.headers.moves(partsOf(url).origin !== partsOf(values.url).origin),
+		'This is another receiver: under Advanced, give the values of all request headers again, or remove the headers.');
 	const all = Object.values(fields), problem = h('div', { role: 'alert' });
 	const clear = () => {
 		put(problem);
@@ -33,16 +41,25 @@ export function webhookFields(types, values = { events: [] }) {
 	};
 	const read = () => Object.fromEntries(Object.entries(fields).map(([key, field]) => [key, field.value()]));
 	const now = () => JSON.stringify(read());
-	const element = h('div', problem, all.map((field) => field.element));
+	const elements = all.map((field) => field.element);
+	const fold = h('details.field', { open: values.max_per_second || fields.headers.any() }, h('summary', 'Advanced'), elements.splice(SHOWN));
+	const element = h('div', problem, elements, fold);
 	let kept = now();
 	return {
-		element, values: read,
+		element,
+		/** What is to be saved. What is folded only if it has changed. */
+		values() {
+			const twice = fields.headers.twice();
+			if (twice) throw Object.assign(new Error(), { errors: [{ field: 'headers', reason: `the header ${twice} is given twice` }] });
+			return Object.fromEntries(Object.entries(read()).filter(([key, value], i) => i < SHOWN || JSON.stringify(value) !== JSON.stringify(values[key])));
+		},
 		unsaved: () => now() !== kept,
-		/** What the form holds is saved. */
-		saved() {
+		/** What the form holds is saved, as `data`. */
+		saved(data) {
 			clear();
+			values = { ...data, url: fields.url.value() };
+			fields.headers.fill(data.headers);
 			kept = now();
-			values = read();
 			fields.url.input.dispatchEvent(new Event('input'));
 		},
 		problem,
@@ -56,8 +73,9 @@ export function webhookFields(types, values = { events: [] }) {
 				else elsewhere.push(reason);
 			}
 			const first = element.querySelector('[aria-invalid=true]');
+			fold.open ||= fold.contains(first);
 			if (!first || elsewhere.length) put(problem, notice('.bad', 'Not saved', h('p', sentence(elsewhere.join(' ') || failed.message))));
-			(first?.querySelector('input') ?? first)?.focus();
+			(first?.querySelector('[aria-invalid=true]') ?? first?.querySelector('input') ?? first)?.focus();
 		},
 	};
 }
@@ -68,53 +86,8 @@ function warnOf({ input, value, element }, applies, ...text) {
 	const update = () => { line.hidden = !applies(value()); };
 	input.addEventListener('input', update);
 	update();
-	element.append(line);
-}
-
-/** A field with its label, a hint, and a place for what is wrong. `kind` is the name of its element. */
-export function textField(id, label, value, hint, props = {}, kind = 'input') {
-	const input = h(kind, { id, value, spellcheck: 'false', autocomplete: 'off', required: true, 'aria-describedby': `${id}-error ${id}-hint`, ...props });
-	const { error, says } = errorLine(id, input);
-	return {
-		input, says, value: () => input.value.trim(),
-		element: h('.field', h('label', { for: id }, label), input, error, h('p.hint', { id: `${id}-hint` }, hint)),
-	};
-}
-
-/** A line that says what is wrong with `marked`. */
-function errorLine(id, marked) {
-	const error = h('p.error', { id: `${id}-error`, hidden: true });
-	const says = (reason) => {
-		put(error, icon('failed'), h('span', sentence(reason)));
-		error.hidden = !reason;
-		marked.setAttribute('aria-invalid', !!reason);
-	};
-	return { error, says };
-}
-
-function eventField(types, chosen) {
-	const every = h('input', { type: 'checkbox', id: 'all-events', change: () => boxes.forEach((box) => { box.checked = every.checked; }) });
-	const update = () => {
-		const on = value().length;
-		every.checked = on === boxes.length;
-		every.indeterminate = on > 0 && !every.checked;
-	};
-	const groups = {};
-	const boxes = types.map(({ type, name, description }) => {
-		const id = `event-${type}`;
-		const box = h('input', { type: 'checkbox', id, value: type, checked: chosen.includes(type), change: update, 'aria-describedby': `${id}-about` });
-		(groups[sentence(type.split('.')[0])] ??= []).push(
-			h('.choice', box, h('div', h('label', { for: id }, name), h('code', type), h('p.hint', { id: `${id}-about` }, description))));
-		return box;
-	});
-	const value = () => boxes.filter((box) => box.checked).map((box) => box.value);
-	update();
-	const element = h('fieldset.field', { 'aria-describedby': 'events-error' });
-	const { error, says } = errorLine('events', element);
-	put(element, h('legend', 'Events'), error,
-		h('.choice', every, h('label', { for: 'all-events' }, 'Select all')),
-		h('.groups', Object.entries(groups).map(([group, choices]) => h('fieldset.group', h('legend', group), choices))));
-	return { element, value, says };
+	// Told by screen readers when it appears.
+	element.append(h('div', { role: 'status' }, line));
 }
 
 /** A form that calls `save`. Until `signal` aborts, it is not left unsaved without a question. If saving fails, `failed` gets the problem and a function that tries again. */

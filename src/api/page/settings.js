@@ -7,7 +7,9 @@ import { checker, span } from './checker.js';
 import { forget, webhookFields, webhookForm } from './form.js';
 import { FORMS, secretBox, snippets } from './signing.js';
 
-const LABELS = { name: 'Name', url: 'URL', events: 'Events' };
+const LABELS = { name: 'Name', url: 'URL', events: 'Events', headers: 'Request headers', max_per_second: 'Requests a second at most' };
+/** A field's value as text; of headers their names. */
+const told = (value) => (value?.constructor === Object ? Object.keys(value) : [value].flat()).join(', ') || 'none';
 /** How long the old secret may go on, as the API takes it. */
 const GRACES = [['24h', '24 hours'], ['6h', '6 hours'], ['1h', '1 hour'], ['10m', '10 minutes'], ['0s', 'no time: it has leaked']];
 const NEXT = 'Put the new secret into your receiver, check it with Test, then end the old one.';
@@ -30,26 +32,29 @@ export function settingsTab(body, { path, signal, webhook, show, onChange }) {
 			// From the body, not from the header ETag, which a proxy may have changed or dropped.
 			data = await ask('PATCH', path, { body: fields.values(), headers: { 'If-Match': `"${version}"` } });
 			({ version } = data);
-			fields.saved();
+			fields.saved(data);
 			show(data);
 			say('Saved.');
 		}, async (problem, again) => {
 			if (problem.status !== 412) return fields.show(problem);
 			const now = await get(path, signal);
-			const changes = Object.keys(LABELS).filter((key) => String(now[key]) !== String(data[key]));
+			const changes = Object.keys(LABELS).filter((key) => told(now[key]) !== told(data[key]));
 			const overwrite = () => {
 				({ version } = now);
 				return again();
 			};
-			// No field of this form differs from what the reader has seen.
-			if (!changes.length && version !== now.version) return overwrite();
+			if (!changes.length && version !== now.version) {
+				// No field of this form differs from what the reader has seen; but a header may have another value.
+				if (now.active !== data.active || !fields.values().headers) return overwrite();
+				changes.push('headers');
+			}
 			const theirs = button('Discard mine, load theirs', () => {
 				put(place, editor(place, types, now));
 				show(now);
 				toName();
 			}, '.primary');
 			put(fields.problem, notice('', 'Not saved: this webhook was changed meanwhile',
-				h('ul', changes.map((key) => h('li', `${LABELS[key]} is now: `, h('bdi', [now[key]].flat().join(', ')))),
+				h('ul', changes.map((key) => h('li', `${LABELS[key]} is now: `, h('bdi', told(now[key])))),
 					now.active !== data.active && h('li', `It was switched ${now.active ? 'on' : 'off'}.`)),
 				h('.actions.start', button('Save mine anyway', async () => {
 					await overwrite();

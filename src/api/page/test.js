@@ -2,7 +2,7 @@
 import { ask, eventTypes, poll } from './http.js';
 import { announce, block, button, form, h, notice, put, section, select, sentence, submit } from './dom.js';
 import { activate } from './switch.js';
-import { textField } from './form.js';
+import { textField } from './fields.js';
 import { attempt, lines } from './delivery.js';
 import { ms } from './words.js';
 

@@ -51,8 +51,10 @@ impl Shown {
                  UPDATE webhooks SET failing_since = now() - interval '20 seconds' WHERE id = '{}';
                  UPDATE webhooks SET active = false, disabled_reason = 'failing', failing_since = now() - interval '5 days' WHERE id = '{}';
                  UPDATE webhooks SET active = false, disabled_reason = 'gone', failing_since = now() - interval '1 hour' WHERE id = '{}';
-                 UPDATE webhooks SET active = false WHERE id = '{}'",
-                failing.id, retrying.id, disabled.id, gone.id, off.id
+                 UPDATE webhooks SET active = false WHERE id = '{}';
+                 UPDATE webhooks SET max_per_second = 5, header_names = '{{Authorization,X-Api-Key}}', headers = '\\x00', headers_set_at = now()
+                 WHERE id IN ('{}', '{}')",
+                failing.id, retrying.id, disabled.id, gone.id, off.id, blog.id, retrying.id
             ))
             .await;
         Self { stage, blog, failing, retrying, off, _receiver: receiver }
@@ -92,6 +94,7 @@ impl Shown {
         page.click("Keep it on").await;
         self.stage.go(&format!("/{}/logs", self.retrying.id)).await;
         page.sees("Retrying, next at").await;
+        page.sees("5 waiting, at 5 a second").await;
         stop("retrying").await;
     }
 
@@ -101,11 +104,18 @@ impl Shown {
         page.fill("#url", "http://hooks.example.com/new").await;
         page.sees("Not encrypted").await;
         stop("create").await;
+        page.click("Advanced").await;
+        page.click("Add header").await;
+        page.press("Host").await;
+        page.fill("#max_per_second", "0").await;
+        stop("create-advanced").await;
         page.fill("#url", "ftp://localhost").await;
         page.click("Save").await;
-        page.until("document.querySelectorAll('.error:not([hidden])').length === 3").await;
+        page.until("document.querySelectorAll('.error:not([hidden])').length === 5").await;
         stop("create-errors").await;
         page.fill("#name", "Passing").await;
+        page.click("Remove Host").await;
+        page.fill("#max_per_second", "7").await;
         page.fill("#url", "https://hooks.example.com/new").await;
         page.click("Select all").await;
         page.click("Save").await;
@@ -161,6 +171,10 @@ impl Shown {
         stage.go(&format!("/{}/settings", self.blog.id)).await;
         page.until("document.querySelector('#name')?.value === 'Blog'").await;
         stop("settings").await;
+        page.fill("#url", "https://another.example.com/penr").await;
+        page.sees("Give this value again.").await;
+        stop("settings-another-receiver").await;
+        page.fill("#url", "https://hooks.example.com/penr").await;
         page.click("Reveal").await;
         page.sees(&self.blog.secret).await;
         stop("settings-revealed").await;
