@@ -60,8 +60,10 @@ async fn every_answer_shows_the_names_as_they_were_typed_with_null() {
     assert_eq!(customer.get(WEBHOOKS).await.json()["data"][0]["headers"], shown);
     let plain = customer.create_at(URL).await;
     assert_eq!(changed(&customer.get(&plain).await), json!({}));
-    for output in [site.cli(&["webhooks", "show", &path[13..], "--json"]).await, site.cli(&["webhooks", "list"]).await]
-    {
+    for output in [
+        site.cli(&["webhooks", "show", &path[13..], "--json"]).await,
+        site.cli(&["webhooks", "list", "--all-accounts"]).await,
+    ] {
         assert!(output.code == 0 && !output.stdout.contains("hunter2"), "{} {}", output.stdout, output.stderr);
     }
 }
