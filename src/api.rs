@@ -64,6 +64,8 @@ mod verify_examples;
 mod webhook_changes;
 mod webhooks;
 
+pub(crate) use given_headers::GivenHeaders;
+
 use limits::RateLimits;
 use problem::{Again, Problem};
 use query::Parameters;

@@ -14,7 +14,9 @@ mod pace;
 mod url;
 mod warnings;
 
-pub use headers::{CustomHeaders, HeaderName, HeaderNames, HeaderRefusal, WantedHeaders};
+pub use headers::{
+    CustomHeaders, HeaderName, HeaderNames, HeaderRefusal, LONGEST_NAME, LONGEST_VALUE, MOST_HEADERS, WantedHeaders,
+};
 pub use pace::MaxPerSecond;
 pub use url::{AllowedHosts, UrlPolicy, UrlRefusal, WebhookUrl};
 pub(crate) use warnings::url_warnings;

@@ -16,7 +16,7 @@ use super::answer::{BodyProblems, JsonAnswer, PreconditionProblem, ReadOnlyProbl
 use super::auth::Caller;
 use super::body::{Json, Text, WholeNumber, given};
 use super::etag;
-use super::given_headers::GivenHeaders;
+use super::given_headers::{self, GivenHeaders};
 use super::problem::{Again, FieldError, Problem};
 use super::query::WebhookPath;
 use super::refused_fields::RefusedFields;
@@ -43,10 +43,8 @@ pub(super) struct Change {
     #[serde(default, deserialize_with = "given")]
     #[schema(value_type = bool, required = false)]
     active: Option<bool>,
-    /// They replace all that it has; null keeps the stored value of that name. When the URL gets another scheme, host or port, all
-    /// values must be given again. Values are never shown.
     #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = BTreeMap<String, Option<String>>, required = false)]
+    #[schema(schema_with = given_headers::of_change, required = false)]
     headers: Option<GivenHeaders>,
     /// The most requests that it gets in a second. Null: as many as it takes.
     #[serde(default, deserialize_with = "given")]

@@ -19,7 +19,7 @@ use super::auth::Caller;
 use super::body::{Json, Text, WholeNumber, given};
 use super::cursor::Cursors;
 use super::etag;
-use super::given_headers::GivenHeaders;
+use super::given_headers::{self, GivenHeaders};
 use super::idempotency::{self, KeyParameter, Keyed};
 use super::problem::{Again, Problem};
 use super::query::WebhookPath;
@@ -57,10 +57,8 @@ pub(super) struct Registration {
     /// What to subscribe to.
     #[schema(value_type = Vec<String>, min_items = 1)]
     events: Vec<Text>,
-    /// Headers for its requests, such as `{"Authorization":"Bearer x"}`: at most 10, with 4 KiB of names and values in all. Values
-    /// are never shown again.
     #[serde(default, deserialize_with = "given")]
-    #[schema(value_type = BTreeMap<String, String>, required = false)]
+    #[schema(schema_with = given_headers::of_new_webhook, required = false)]
     headers: Option<GivenHeaders>,
     /// The most requests that it gets in a second. Null, or left out: as many as it takes.
     #[serde(default)]

@@ -54,9 +54,10 @@ pub(super) fn complaint(text: impl Display) {
 }
 
 pub(super) fn webhooks(webhooks: &[Webhook]) -> CommandResult {
-    let mut table = table(["ID", "NAME", "URL", "EVENTS", "STATUS"]);
+    let more = More::of(webhooks);
+    let mut table = table(["ID", "NAME", "URL", "EVENTS", "STATUS"].into_iter().chain(more.columns()));
     for webhook in webhooks {
-        table.add_row(webhook_cells(webhook));
+        table.add_row(webhook_cells(webhook).into_iter().chain(more.cells(webhook)));
     }
     keep_whole(&mut table, 0);
     show(&table)
@@ -64,13 +65,45 @@ pub(super) fn webhooks(webhooks: &[Webhook]) -> CommandResult {
 
 /// The same for webhooks of several accounts.
 pub(super) fn webhooks_of_all(webhooks: &[Webhook]) -> CommandResult {
-    let mut table = table(["ACCOUNT", "ID", "NAME", "URL", "EVENTS", "STATUS"]);
+    let more = More::of(webhooks);
+    let mut table = table(["ACCOUNT", "ID", "NAME", "URL", "EVENTS", "STATUS"].into_iter().chain(more.columns()));
     for webhook in webhooks {
         let account = Cell::new(webhook.account_id.as_str());
-        table.add_row(std::iter::once(account).chain(webhook_cells(webhook)));
+        table.add_row(std::iter::once(account).chain(webhook_cells(webhook)).chain(more.cells(webhook)));
     }
     keep_whole(&mut table, 1);
     show(&table)
+}
+
+/// Columns that a table of webhooks has only if one of them has something to show there.
+struct More {
+    headers: bool,
+    pace: bool,
+}
+
+impl More {
+    fn of(webhooks: &[Webhook]) -> Self {
+        Self {
+            headers: webhooks.iter().any(|webhook| !webhook.headers.0.is_empty()),
+            pace: webhooks.iter().any(|webhook| webhook.max_per_second.is_some()),
+        }
+    }
+
+    fn columns(&self) -> impl Iterator<Item = &'static str> {
+        [self.headers.then_some("HEADERS"), self.pace.then_some("PACE")].into_iter().flatten()
+    }
+
+    fn cells(&self, webhook: &Webhook) -> impl Iterator<Item = Cell> {
+        let hidden = |name: &String| format!("{}: [hidden]", printable(name, usize::MAX));
+        let headers = || Cell::new(webhook.headers.0.iter().map(hidden).collect::<Vec<_>>().join("\n"));
+        let pace = || Cell::new(webhook.max_per_second.map(pace).unwrap_or_default());
+        [self.headers.then(headers), self.pace.then(pace)].into_iter().flatten()
+    }
+}
+
+/// A pace in words.
+fn pace(pace: MaxPerSecond) -> String {
+    format!("{} a second", thousands(pace.get().get().into()))
 }
 
 fn webhook_cells(webhook: &Webhook) -> [Cell; 5] {
@@ -94,15 +127,15 @@ pub(super) fn webhook(webhook: &Webhook) -> CommandResult {
 }
 
 /// How many deliveries wait, and the pace at which they are sent.
-pub(super) fn waiting(count: u64, pace: Option<MaxPerSecond>) -> CommandResult {
+pub(super) fn waiting(count: u64, at: Option<MaxPerSecond>) -> CommandResult {
     let count = match count {
         0 => return line("nothing waiting"),
         // It was not counted further.
         COUNTED_FOR_ONE.. => format!("{} or more", thousands(count)),
         count => thousands(count),
     };
-    let pace = pace.map(|pace| format!(", at {} a second", thousands(pace.get().get().into())));
-    line(format_args!("{count} waiting{}", pace.unwrap_or_default()))
+    let at = at.map(|at| format!(", at {}", pace(at))).unwrap_or_default();
+    line(format_args!("{count} waiting{at}"))
 }
 
 /// A number with a comma before each three digits.

@@ -9,11 +9,12 @@ use crate::config::Settings;
 use crate::ids::{AccountId, EventId, WebhookId};
 use crate::secret::SigningSecret;
 use crate::store::{AnswerId, NewWebhook, Scope, Store};
-use crate::webhook::{CustomHeaders, Subscriptions, Webhook, WebhookName, WebhookRefusal, WebhookUrl};
+use crate::webhook::{CustomHeaders, MaxPerSecond, Subscriptions, Webhook, WebhookName, WebhookRefusal, WebhookUrl};
 use crate::webhook_activity::ListedWebhook;
 
 mod change;
 mod delivery;
+mod headers_and_pace;
 mod list;
 mod log;
 mod recover;
@@ -21,9 +22,11 @@ mod secret;
 mod test;
 
 const CREATE_EXAMPLE: &str = "\
-Example:
+Examples:
   penr-webhooks webhooks create --account acc_42 --name Blog --url https://example.com/hook \\
-      --events content.created,content.published";
+      --events content.created,content.published
+  penr-webhooks webhooks create --account acc_42 --name Blog --url https://example.com/hook \\
+      --events content.created --headers headers.json --max-per-second 5";
 
 const SHOW_EXAMPLE: &str = "\
 Example:
@@ -50,6 +53,13 @@ pub(super) enum Command {
         /// Event types with a comma between them, such as content.created,content.published
         #[arg(long, value_delimiter = ',', required = true)]
         events: Vec<String>,
+        /// A file with headers for its requests, such as {"Authorization":"Bearer x"}; - reads standard input.
+        /// No flag takes a value: other users of the machine could read it in `ps`, and it would stay in the shell's history
+        #[arg(long, value_name = "FILE")]
+        headers: Option<String>,
+        /// The most requests that it gets in a second, 1 to 1000; as many as it takes unless given
+        #[arg(long, value_name = "N", value_parser = headers_and_pace::pace)]
+        max_per_second: Option<MaxPerSecond>,
     },
     /// List an account's webhooks, or those of all accounts
     #[command(after_help = list::EXAMPLES)]
@@ -96,8 +106,13 @@ const PAGE: i64 = 200;
 pub(super) async fn run(command: Command, settings: &Settings, json: bool, signals: &Signals) -> CommandResult {
     let store = store(settings)?;
     match command {
-        Command::Create { account, name, url, events } => {
-            let new = Registration::check(&name, &url, &events, settings)?;
+        Command::Create { account, name, url, events, headers, max_per_second } => {
+            let headers = headers_and_pace::new_headers(headers.as_deref());
+            let new = Registration {
+                headers: headers?,
+                max_per_second,
+                ..Registration::check(&name, &url, &events, settings)?
+            };
             create(&store, settings, &account, &new, json).await
         }
         Command::List(arguments) => list::show(&store, arguments, json).await,
@@ -119,6 +134,8 @@ struct Registration {
     name: WebhookName,
     url: WebhookUrl,
     events: Subscriptions,
+    headers: CustomHeaders,
+    max_per_second: Option<MaxPerSecond>,
 }
 
 impl Registration {
@@ -127,6 +144,8 @@ impl Registration {
             name: WebhookName::parse(name)?,
             url: WebhookUrl::parse(url, &settings.sender.urls).map_err(WebhookRefusal::from)?,
             events: nearest::subscriptions(events, &settings.events.catalogue)?,
+            headers: CustomHeaders::default(),
+            max_per_second: None,
         })
     }
 }
@@ -146,8 +165,8 @@ async fn create(
         url: &new.url,
         events: &new.events,
         secret: &secret,
-        headers: &CustomHeaders::default(),
-        max_per_second: None,
+        headers: &new.headers,
+        max_per_second: new.max_per_second,
     };
     let webhook = store.create_webhook(settings.keyring()?, &new).await?;
     if json {

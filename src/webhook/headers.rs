@@ -23,7 +23,7 @@ pub const LONGEST_VALUE: usize = 2048;
 /// The most bytes of all names and values together.
 pub const MOST_BYTES: usize = 4096;
 /// The longest name, in bytes.
-const LONGEST_NAME: usize = 128;
+pub const LONGEST_NAME: usize = 128;
 /// How much of a refused name an error repeats, in bytes.
 const SHOWN_BYTES: usize = 64;
 

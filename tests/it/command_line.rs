@@ -10,6 +10,7 @@ use crate::support::*;
 mod changes;
 mod erases;
 mod foreign_text;
+mod headers_and_pace;
 mod installs;
 mod listen;
 mod pipes;
@@ -107,7 +108,7 @@ async fn show_tells_how_much_waits_and_at_which_pace() {
     };
     more(12_400).await;
     assert_eq!(last_line().await, "12,400 waiting");
-    site.sql().await.batch_execute("UPDATE webhooks SET max_per_second = 5").await.unwrap();
+    site.json(&["webhooks", "update", &webhook.id, "--max-per-second", "5"]).await;
     assert_eq!(last_line().await, "12,400 waiting, at 5 a second");
     assert_eq!(site.webhook(&webhook.id).await["activity"]["waiting"], json!(12_400));
     more(87_600).await;
@@ -132,7 +133,7 @@ async fn update_changes_what_it_is_told_and_nothing_else() {
         [&changed["name"], &changed["url"], &changed["events"], &changed["active"], &changed["disabled_reason"]],
         [&json!("new"), &json!(url), &json!(["site.connected"]), &json!(false), &Value::Null]
     );
-    assert_eq!(site.webhook(id).await, changed);
+    assert_eq!(site.json(&["webhooks", "list", "--account", ACCOUNT]).await["data"], json!([changed]));
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::headers_and_pace::{NewPace, changed_headers, new_pace, no_headers, refused};
 use super::{find, id, show, unknown};
 use crate::cli::{CommandResult, Failure, nearest, output, terminal};
 use crate::config::Settings;
@@ -13,7 +14,9 @@ pub(super) const UPDATE_EXAMPLES: &str = "\
 Examples:
   penr-webhooks webhooks update 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f --name Blog --url https://example.com/hook
   penr-webhooks webhooks update 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f --events content.created,content.published
-  penr-webhooks webhooks update 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f --active false --yes";
+  penr-webhooks webhooks update 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f --active false --yes
+  penr-webhooks webhooks update 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f --headers headers.json --max-per-second 5
+  penr-webhooks webhooks update 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f --no-headers --max-per-second none";
 
 pub(super) const DELETE_EXAMPLES: &str = "\
 Example:
@@ -46,6 +49,17 @@ struct Change {
     /// Whether events are sent to it; false cancels the deliveries that wait
     #[arg(long)]
     active: Option<bool>,
+    /// A file with the headers that replace the ones it has, such as {"Authorization":"Bearer x","X-Team":null}, where null keeps the
+    /// stored value; - reads standard input. No flag takes a value: other users of the machine could read it in `ps`, and it would
+    /// stay in the shell's history
+    #[arg(long, value_name = "FILE")]
+    headers: Option<String>,
+    /// Remove its headers
+    #[arg(long, conflicts_with = "headers")]
+    no_headers: bool,
+    /// The most requests that it gets in a second, 1 to 1000, or none
+    #[arg(long, value_name = "N", value_parser = new_pace)]
+    max_per_second: Option<NewPace>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -71,6 +85,12 @@ pub(super) async fn update(
         url: change.url.as_ref().map(url).transpose()?,
         events: change.events.as_ref().map(events).transpose()?,
         active: change.active,
+        headers: match (&change.headers, change.no_headers) {
+            (Some(argument), _) => Some(changed_headers(argument)?),
+            (None, true) => Some(no_headers()?),
+            (None, false) => None,
+        },
+        max_per_second: change.max_per_second.map(|NewPace(pace)| pace),
         ..WebhookChange::default()
     };
     if change.active == Some(false) && find(store, id).await?.active {
@@ -79,7 +99,7 @@ pub(super) async fn update(
     match store.update_webhook(settings.keyring()?, Scope::Everyone, id, &checked).await? {
         Changed::Webhook(webhook) => show(&webhook, json),
         Changed::Unknown | Changed::Stale => Err(unknown(id)),
-        Changed::Refused(refusal) => Err(Failure::from(WebhookRefusal::from(refusal))),
+        Changed::Refused(refusal) => Err(refused(refusal)),
         Changed::Unreadable(error) => Err(Failure::Failed(anyhow::Error::from(error))),
     }
 }

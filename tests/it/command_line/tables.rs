@@ -54,7 +54,8 @@ async fn a_line_break_in_foreign_text_breaks_no_row_of_a_table() {
     site.sql().await.execute(name, &[]).await.unwrap();
     for command in [&["list", "--account", ACCOUNT][..], &["list", "--all-accounts"], &["show", &webhook.id]] {
         let table = site.cli(&[&["webhooks"], command].concat()).await.stdout;
-        assert_eq!(table.lines().count(), 2, "{table}");
+        let lines = table.lines().filter(|line| *line != "nothing waiting");
+        assert_eq!(lines.count(), 2, "{table}");
         assert!(table.contains("two lines\\u{202e} [31m"), "{table}");
     }
 }

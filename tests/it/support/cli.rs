@@ -38,6 +38,19 @@ impl Site {
         run(self.settings(), self.folder(), arguments).await
     }
 
+    /// As `cli`, with this text as its standard input.
+    pub async fn cli_with_input(&self, arguments: &[&str], input: &str) -> Output {
+        let mut command = command(self.settings(), self.folder(), arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary starts");
+        let mut stdin = child.stdin.take().expect("it was piped");
+        // It may end without having read all.
+        let _ = stdin.write_all(input.as_bytes()).await;
+        drop(stdin);
+        let output = within(&name(arguments), LIMIT, child.wait_with_output()).await.expect("it is our child");
+        Output::from(output)
+    }
+
     /// A command whose stdout and stderr nobody reads any more, as after `| head`; how it ends.
     pub async fn cli_unread(&self, arguments: &[&str]) -> ExitStatus {
         let mut command = command(self.settings(), self.folder(), arguments);
