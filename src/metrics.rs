@@ -60,8 +60,11 @@ pub struct Metrics {
     pub database_read_only: Gauge,
     /// Deliveries waiting in the database, as counted by this worker's last sweep.
     pub pending: Gauge,
-    /// Seconds by which the delivery that has waited longest is overdue, as of the last look at all webhooks.
+    /// Seconds by which the delivery that has waited longest is overdue, as of the last look at all webhooks. Deliveries that
+    /// wait for their webhook's pace are left out.
     pub due_lag: Gauge<f64, std::sync::atomic::AtomicU64>,
+    /// Webhooks with due deliveries that wait for their pace, as far as this worker knows.
+    pub pace_waiting: Gauge,
     /// Webhooks whose deliveries wait because their secret or headers cannot be decrypted, of those that this worker has met.
     pub secrets_unopened: Gauge,
     /// Seconds since the oldest transaction began that keeps the database from removing dead rows.
@@ -151,6 +154,7 @@ impl Default for Metrics {
             database_read_only: Gauge::default(),
             pending: Gauge::default(),
             due_lag: Gauge::default(),
+            pace_waiting: Gauge::default(),
             secrets_unopened: Gauge::default(),
             oldest_transaction: Gauge::default(),
             oldest_snapshot: Gauge::default(),
@@ -221,7 +225,13 @@ impl Metrics {
         all.register("database_read_only", "1 while the database refuses writes", self.database_read_only.clone());
         all.register("pending", "Deliveries waiting in the database", self.pending.clone());
         let lag = self.due_lag.clone();
-        all.register_with_unit("due_lag", "Lateness of the longest-waiting due delivery", Unit::Seconds, lag);
+        all.register_with_unit(
+            "due_lag",
+            "Lateness of the longest-waiting due delivery, those that wait for their webhook's pace left out",
+            Unit::Seconds,
+            lag,
+        );
+        all.register("pace_waiting", "Webhooks of which deliveries wait for their pace", self.pace_waiting.clone());
         let unopened = self.secrets_unopened.clone();
         all.register(
             "secrets_unopened",

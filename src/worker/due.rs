@@ -141,11 +141,19 @@ impl Due {
         Ok(found.more)
     }
 
-    /// Since when the delivery that has waited longest may have been due, apart from those that wait for their pace.
+    /// Since when the delivery that has waited longest may have been due, apart from those that wait for their pace. Counts the
+    /// webhooks of these.
     fn oldest(&self, search: &Search) -> Option<Timestamp> {
         let (mut pacing, now) = (self.attempts.pacing(), Instant::now());
         pacing.forget_unused(now);
-        search.agenda.oldest(|webhook| pacing.waits(webhook, now))
+        let mut waiting = 0;
+        let oldest = search.agenda.oldest(|webhook| {
+            let waits = pacing.waits(webhook, now);
+            waiting += i64::from(waits);
+            waits
+        });
+        self.attempts.metrics.pace_waiting.set(waiting);
+        oldest
     }
 
     /// Looks through the next pages of the table. Returns whether to go on at once. Claims do not depend on a sweep: pages

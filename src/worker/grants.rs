@@ -13,7 +13,7 @@ use crate::snapshot::Snapshot;
 use crate::store::{Granted, Pace, PaceAsk, Room};
 
 /// The longest wait for grants: what needs none waits behind them.
-const PATIENCE: Duration = Duration::from_millis(250);
+const PATIENCE: Duration = Duration::from_millis(500);
 /// Webhooks that one statement asks for.
 const WEBHOOKS: usize = 256;
 

@@ -31,7 +31,7 @@ impl Agenda {
     }
 
     /// Since when the delivery that has waited longest may have been due, those of some webhooks left out.
-    pub(super) fn oldest(&self, is_left_out: impl Fn(WebhookId) -> bool) -> Option<Timestamp> {
+    pub(super) fn oldest(&self, mut is_left_out: impl FnMut(WebhookId) -> bool) -> Option<Timestamp> {
         self.since.iter().filter(|(webhook, _)| !is_left_out(**webhook)).map(|(_, since)| *since).min()
     }
 
