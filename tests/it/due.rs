@@ -142,6 +142,20 @@ async fn dead_rows_that_an_old_snapshot_keeps_make_no_claim_read_more() {
 }
 
 #[tokio::test]
+async fn deliveries_that_wait_for_their_pace_make_no_claim_read_more() {
+    let queue = Queue::on(quick(Site::new().await)).await;
+    let worker = queue.begin().await;
+    let pace = format!("UPDATE webhooks SET max_per_second = 5 WHERE id = '{}'", queue.waiting.id);
+    queue.site.sql().await.batch_execute(&pace).await.unwrap();
+    // Plans are made while nothing waits.
+    queue.retry(8).await;
+    queue.add_pending(1, 60_000, "-1 minute").await;
+    let pages = cost_of_retries(&queue, worker).await;
+    assert!(pages < 10_000, "{pages} pages looked at, 60,000 rows wait for their pace");
+    assert!(queue.receiver.requests_at("/waiting").len() < 1000);
+}
+
+#[tokio::test]
 async fn plans_made_while_nothing_waited_serve_a_queue_that_has_grown() {
     let queue = Queue::on(quick(Site::new().await)).await;
     let sql = queue.site.sql().await;

@@ -1,11 +1,17 @@
 //! A webhook with a pace gets no more requests than that from all workers together, whatever the requests are for, and what
 //! waits for its turn waits in the database.
 
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use penr_webhooks::config::{Database, UrlSource};
+use penr_webhooks::ids::WebhookId;
+use penr_webhooks::store::{Pace, PaceAsk, Store};
+
 use crate::support::api::assert_problem;
+use crate::support::older_schema::back_to;
 use crate::support::*;
 
 const TYPE: &str = "content.created";
@@ -110,6 +116,7 @@ async fn a_test_goes_before_all_that_waits_and_is_refused_when_its_turn_is_far()
     assert_eq!(customer.post(&path, &json!({})).await.json()["status"], "success");
     assert!(site.count(PENDING).await > 30, "the test came before most deliveries");
     // Its deliveries wait for their pace: that is not late.
+    wait_until("it is seen to wait", async || worker.metric("pace_waiting").await == 1.0).await;
     assert_eq!(worker.metric("due_lag_seconds").await, 0.0);
 
     let at_once = (0..8).map(|_| customer.ask("POST", &path, &[], b""));
@@ -225,4 +232,82 @@ async fn erasing_an_account_erases_what_was_granted_to_its_webhooks() {
     let output = site.cli(&["accounts", "erase", "acc_1", "--yes"]).await;
     assert_eq!(output.code, 0, "{}", output.stderr);
     assert_eq!(site.count("SELECT count(*) FROM paces").await, 1);
+}
+
+#[tokio::test]
+async fn fresh_deliveries_do_not_go_before_those_that_wait() {
+    let (site, receiver) = (Site::new().await, Receiver::start().await);
+    paced(&site, &receiver, "3").await;
+    let _workers = (site.worker().await, site.worker().await);
+    site.publish_many(12, "acc_1", TYPE, json!({})).await;
+    receiver.wait_for(2).await;
+    wait_until("the others wait", async || site.count(PENDING).await >= 8).await;
+    let last = site.publish("acc_1", TYPE, json!({})).await;
+    let requests = receiver.wait_for(13).await;
+    let place = requests.iter().position(|request| request.event_id() == last).unwrap();
+    assert!(place >= 10, "the last event was delivered as number {place}");
+}
+
+#[tokio::test]
+async fn on_the_schema_of_the_release_before_there_is_no_pace_and_no_ceiling() {
+    let (site, receiver) = (Site::new().await.set("sender.max_per_second", "1"), Receiver::start().await);
+    site.sql().await.batch_execute(&back_to(15)).await.unwrap();
+    let webhook = site.create_webhook("acc_1", &receiver.url(), &[TYPE]).await;
+    receiver.script([Reply::status(503)]);
+    let _worker = site.worker().await;
+    let begun = Instant::now();
+    site.publish_many(60, "acc_1", TYPE, json!({})).await;
+    receiver.wait_for(60).await;
+    assert!(begun.elapsed() < Duration::from_secs(30), "at 1 a second it takes a minute");
+    let output = site.cli(&["webhooks", "test", &webhook.id]).await;
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    assert_eq!(site.cli(&["webhooks", "delete", &webhook.id]).await.code, 0);
+}
+
+/// The requests of a pace, asked for as fast as the database answers by two callers at a time.
+#[tokio::test]
+async fn the_database_grants_a_pace_and_no_more_and_at_first_a_quarter_of_a_second() {
+    let (site, receiver) = (Site::new().await, Receiver::start().await);
+    let webhook = paced(&site, &receiver, "null").await;
+    let store = store(&site);
+    let ask = PaceAsk { webhook: WebhookId(webhook.id.parse().unwrap()), wanted: 1000, due_since: None };
+    let take = async |ceiling: Option<NonZeroU32>| store.take_pace(ceiling, &[ask]).await.unwrap()[&ask.webhook];
+    assert_eq!(take(None).await, Pace::Unpaced);
+    for (pace, first) in [(1, 1), (3, 1), (40, 10), (1000, 250)] {
+        set_pace(&site, &webhook, &pace.to_string()).await;
+        site.sql().await.batch_execute("DELETE FROM paces").await.unwrap();
+        let begun = Instant::now();
+        let Pace::Paced(granted) = take(None).await else { panic!("it has a pace") };
+        assert_eq!((granted.rate.get(), granted.granted), (pace, first));
+        let grant = async || match take(None).await {
+            Pace::Paced(granted) => granted.granted,
+            Pace::Unpaced => 0,
+        };
+        let (mut sum, span) = (granted.granted, Duration::from_millis(1500));
+        while begun.elapsed() < span {
+            let (one, other) = tokio::join!(grant(), grant());
+            sum += one + other;
+        }
+        let worth = |time: Duration| time.as_secs_f64() * f64::from(pace);
+        let most = worth(begun.elapsed()) + f64::from(u32::try_from(first).unwrap());
+        let sum = f64::from(u32::try_from(sum).unwrap());
+        assert!(sum <= most && sum >= worth(span) * 0.9 - 1.0, "{sum} of {most} at a pace of {pace}");
+    }
+    let Pace::Paced(lower) = take(NonZeroU32::new(7)).await else { panic!("it has a pace") };
+    assert_eq!(lower.rate.get(), 7);
+    set_pace(&site, &webhook, "null").await;
+    assert!(matches!(take(NonZeroU32::new(7)).await, Pace::Paced(granted) if granted.rate.get() == 7));
+    // A clock that was set back is caught up with.
+    site.sql().await.batch_execute("UPDATE paces SET granted_until = now() + interval '1 day'").await.unwrap();
+    let Pace::Paced(late) = take(NonZeroU32::new(1)).await else { panic!("it has a pace") };
+    assert!(late.granted == 0 && late.again_in <= Duration::from_secs(6), "{late:?}");
+    site.json(&["webhooks", "update", &webhook.id, "--active", "false"]).await;
+    assert_eq!(take(NonZeroU32::new(7)).await, Pace::Unpaced, "what is off is closed without waiting");
+}
+
+fn store(site: &Site) -> Store {
+    let url = site.database_url().into();
+    let (connect_timeout, statement_timeout) = (Duration::from_secs(5), Duration::from_secs(10));
+    Store::new(&Database { url, url_from: UrlSource::default(), pool_size: 2, connect_timeout, statement_timeout })
+        .unwrap()
 }
