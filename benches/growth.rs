@@ -1,4 +1,5 @@
-//! Whether a delivery costs more with more registered webhooks, more rows in the log, or more due retries of other webhooks.
+//! Whether a delivery costs more with more registered webhooks, more rows in the log, more due retries of other webhooks,
+//! or more deliveries of another webhook that wait for its pace.
 
 mod support;
 
@@ -17,6 +18,9 @@ struct Options {
     /// Due, of webhooks that never answer
     #[arg(long, default_value_t = 200_000)]
     retries: i64,
+    /// Waiting, of one webhook that gets 5 requests in a second
+    #[arg(long, default_value_t = 1_000_000)]
+    paced: i64,
     #[arg(long, default_value_t = 1)]
     runs: usize,
 }
@@ -27,6 +31,7 @@ struct Case {
     webhooks: usize,
     log_rows: i64,
     retries: i64,
+    paced: i64,
 }
 
 const USUAL_WEBHOOKS: usize = 1_000;
@@ -51,14 +56,15 @@ async fn run(options: Options) -> anyhow::Result<()> {
     report.finish("The second case is what the third and later ones are to be compared with.")
 }
 
-fn cases(options: &Options) -> [Case; 5] {
-    let usual = |name| Case { name, webhooks: USUAL_WEBHOOKS, log_rows: 0, retries: 0 };
+fn cases(options: &Options) -> [Case; 6] {
+    let usual = |name| Case { name, webhooks: USUAL_WEBHOOKS, log_rows: 0, retries: 0, paced: 0 };
     [
         Case { webhooks: 1, ..usual("1 webhook".to_owned()) },
         usual(format!("{USUAL_WEBHOOKS} webhooks")),
         Case { webhooks: options.webhooks, ..usual(format!("{} webhooks", options.webhooks)) },
         Case { log_rows: options.log_rows, ..usual(format!("{} log rows", options.log_rows)) },
         Case { retries: options.retries, ..usual(format!("{} due retries", options.retries)) },
+        Case { paced: options.paced, ..usual(format!("{} wait for a pace", options.paced)) },
     ]
 }
 
@@ -69,6 +75,12 @@ async fn fill(site: &Site, webhooks: &Webhooks, case: &Case) -> anyhow::Result<(
         let others = Webhooks { name: "x", accounts: 100, per_account: 1, path: "/never", first_host: 100 };
         let others = site.register(&others).await?;
         site.database.owe(&others, case.retries).await?;
+    }
+    if case.paced > 0 {
+        let slow = Webhooks { name: "x", accounts: 1, per_account: 1, path: "/ok", first_host: 100 };
+        let slow = site.register(&slow).await?;
+        site.database.pace(&slow, 5).await?;
+        site.database.owe(&slow, case.paced).await?;
     }
     Ok(())
 }

@@ -50,7 +50,7 @@ impl Database {
     }
 
     pub async fn empty(&self) -> anyhow::Result<()> {
-        let tables = "webhooks, events, attempts, pending_deliveries, closed_deliveries, notices";
+        let tables = "webhooks, events, attempts, pending_deliveries, closed_deliveries, notices, paces";
         Ok(self.client.batch_execute(&format!("TRUNCATE {tables}; CHECKPOINT")).await?)
     }
 
@@ -107,6 +107,13 @@ impl Database {
     pub async fn owe(&self, webhooks: &[Uuid], retries: i64) -> anyhow::Result<()> {
         self.client.execute(STORE_EVENT, &[&TYPE]).await?;
         self.client.execute(OWE, &[&webhooks, &retries]).await?;
+        Ok(())
+    }
+
+    /// Gives each of these webhooks a pace.
+    pub async fn pace(&self, webhooks: &[Uuid], max_per_second: i32) -> anyhow::Result<()> {
+        let pace = "UPDATE webhooks SET max_per_second = $2 WHERE id = ANY ($1)";
+        self.client.execute(pace, &[&webhooks, &max_per_second]).await?;
         Ok(())
     }
 
