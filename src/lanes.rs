@@ -44,6 +44,8 @@
 //! Switches*, 1998): lanes that borrow leave the rest free for those that come. The window resembles TCP's: requests that
 //! wait for a processor delay all others, those that wait for their receiver delay nobody.
 //!
+//! A webhook's pace is no limit of its lane, since it holds for all workers together: turns come into a lane with a grant.
+//!
 //! # What is parked
 //!
 //! Fresh turns in hand, waiting or in flight, are limited by [`LaneLimits::in_hand`]: the worker reads no further event
