@@ -28,6 +28,7 @@ async fn a_request_carries_every_header_once_in_title_case() {
         "Webhook-Id",
         "Webhook-Signature",
         "Webhook-Timestamp",
+        "X-Hidden-Value",
         "X-Webhook-Attempt",
         "X-Webhook-Event",
         "X-Webhook-Signature",

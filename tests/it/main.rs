@@ -23,6 +23,7 @@ mod fails_over;
 mod fairness;
 mod fuzz_corpus;
 mod health;
+mod hidden_value;
 mod hostile_receivers;
 mod kept_connections;
 mod migrates;

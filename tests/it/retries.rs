@@ -245,7 +245,7 @@ async fn a_missing_key_is_one_line_however_many_webhooks_and_deliveries_need_it(
     let site = Site::new().await.set("worker.probe_interval", "50ms").set("worker.probe_interval_max", "100ms");
     let receiver = Receiver::start().await;
     for account in ["acc_1", "acc_2", "acc_3"] {
-        site.create_webhook(account, &receiver.url(), &[TYPE]).await;
+        site.create_plain_webhook(account, &receiver.url(), &[TYPE]).await;
     }
     let site = site.set("security.encryption_keys", &encryption_key("k2"));
     let mut worker = site.worker().await;

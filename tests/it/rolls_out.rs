@@ -156,7 +156,7 @@ async fn a_worker_and_an_api_serve_the_schema_before_the_causes_and_keep_them_as
     let mut api = site.api_of(site.launch(&["run"])).await;
     api.replica.wait_for_log(replica::ATTACHED).await;
     let customer = api.customer("acc_1");
-    let path = customer.create_at(&nobody.url()).await;
+    let path = customer.create_plain_at(&nobody.url()).await;
     let log = format!("{path}/deliveries?status=failed");
     let newest = async |wanted: fn(&serde_json::Value) -> bool| {
         eventually("the attempt is in the log", async || {

@@ -98,9 +98,9 @@ async fn an_envelope_moved_to_another_webhook_does_not_decrypt_and_nothing_is_se
 async fn reencrypting_moves_every_secret_to_the_newest_key_and_may_be_repeated() {
     let (old, new) = (encryption_key("k1"), encryption_key("k2"));
     let (site, receiver) = (Site::new().await.set("security.encryption_keys", &old), Receiver::start().await);
-    let webhook = site.create_webhook("acc_1", &receiver.url(), &[TYPE]).await;
+    let webhook = site.create_plain_webhook("acc_1", &receiver.url(), &[TYPE]).await;
     let regenerated = regenerate(&site, &webhook).await;
-    site.create_webhook("acc_2", &receiver.url(), &[TYPE]).await;
+    site.create_plain_webhook("acc_2", &receiver.url(), &[TYPE]).await;
 
     let site = site.set("security.encryption_keys", &format!("{new},{old}"));
     assert_eq!(site.json(&["webhooks", "reencrypt"]).await["reencrypted"], 3);

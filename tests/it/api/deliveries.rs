@@ -34,7 +34,7 @@ async fn a_delivery_is_shown_with_what_was_sent_as_long_as_it_can_be_made_again(
     let (receiver, api, _worker) = (Receiver::start().await, site.api().await, site.worker().await);
     receiver.always(Reply::body(500, "broken"));
     let customer = api.customer("acc_1");
-    let path = customer.create_at(&receiver.url()).await;
+    let path = customer.create_plain_at(&receiver.url()).await;
     let data = "{\"title\": \"M\\u00fcller\",  \"price\": 1.0}";
     site.json(&["publish", "--account", "acc_1", "--type", "content.created", "--data", data, "--id", "evt_1"]).await;
     let request = receiver.wait_for(1).await.remove(0);

@@ -157,7 +157,7 @@ async fn before_the_migration_nobody_knows_since_when_a_webhook_is_off() {
     site.sql().await.batch_execute(&back_to(14)).await.unwrap();
     let api = site.api().await;
     let customer = api.customer("acc_1");
-    let path = customer.create_at(URL).await;
+    let path = customer.create_plain_at(URL).await;
     let switch = async |active: bool| {
         let answer = customer.patch(&path, &json!({ "active": active })).await;
         assert_eq!(answer.status, 200, "{}", answer.text());

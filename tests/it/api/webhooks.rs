@@ -195,7 +195,7 @@ async fn an_api_serves_the_schema_of_the_release_before_and_goes_on_when_it_is_m
     site.sql().await.batch_execute(&back_to(10)).await.unwrap();
     let api = site.api().await;
     let customer = api.customer("acc_1");
-    let path = customer.create_at(URL).await;
+    let path = customer.create_plain_at(URL).await;
     let old = customer.get(&path).await.header("etag").unwrap().to_owned();
     assert_eq!(old, format!("\"{}\"", version_of_the_release_before(&site).await));
     let save = async |if_match: &str, name: &str| {

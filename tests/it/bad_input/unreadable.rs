@@ -112,6 +112,7 @@ async fn headers_that_outgrow_a_frame_when_redelivered_kill_their_message_only()
     scene.worker.kill9();
     scene.worker.wait().await;
     scene.receiver = Receiver::start().await;
+    scene.site.remove_headers(&scene.webhook).await;
     scene.site.json(&["webhooks", "update", &scene.webhook.id, "--url", &scene.receiver.url()]).await;
     scene.publish_good(100).await;
     scene.worker = scene.site.launch(&["worker"]).start();

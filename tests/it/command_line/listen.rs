@@ -31,7 +31,7 @@ async fn listen_finds_both_signatures_invalid_with_another_secret() {
 
 /// Delivers one event to `listen --json`. Returns its id and the printed line.
 async fn deliver_to_a_listener(site: &Site, secret: Option<&str>) -> (String, Value) {
-    let webhook = site.create_webhook(ACCOUNT, "http://hooks.example.com/", &[TYPE]).await;
+    let webhook = site.create_plain_webhook(ACCOUNT, "http://hooks.example.com/", &[TYPE]).await;
     let listener = Listener::start(site, secret.unwrap_or(&webhook.secret), &["--json"]).await;
     let url = format!("http://{}/hook", listener.address);
     site.json(&["webhooks", "update", &webhook.id, "--url", &url]).await;

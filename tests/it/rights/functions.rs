@@ -93,7 +93,7 @@ async fn an_owner_runs_nothing_that_others_have_put_on_the_search_path() {
         narrow.batch_execute(&traps.replace("SCHEMA", schema)).await.unwrap();
         let output = site.cli(&["migrate", "--grant-to", &role.name]).await;
         assert_eq!(output.code, 0, "{schema}: {}", output.stderr);
-        site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
+        site.create_plain_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
         site.json(&["migrate", "--retention"]).await;
         let report = site.doctor().await;
         report.assert_nowhere("trapped");

@@ -8,8 +8,10 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
+use super::hidden_value;
 use super::http::{self, Response};
 use super::replica::{Launch, Replica};
+use super::search;
 use super::settings::Configure;
 use super::site::Site;
 
@@ -87,9 +89,22 @@ impl Customer {
         self.ask(method, path, &[("Content-Type", "application/json")], body.as_bytes()).await
     }
 
-    /// Registers a webhook and returns it, with its secret.
+    /// Registers a webhook whose requests have the run's hidden value, and returns it, with its secret.
     pub async fn create(&self, url: &str, events: &[&str]) -> Value {
-        let answer = self.post("/v1/webhooks", &json!({ "name": "A test's", "url": url, "events": events })).await;
+        let headers = hidden_value::headers();
+        let webhook = json!({ "name": "A test's", "url": url, "events": events, "headers": headers });
+        let webhook = self.register(&webhook).await;
+        search::count("webhooks", 1);
+        webhook
+    }
+
+    /// The same without headers.
+    pub async fn create_plain(&self, url: &str, events: &[&str]) -> Value {
+        self.register(&json!({ "name": "A test's", "url": url, "events": events })).await
+    }
+
+    async fn register(&self, webhook: &Value) -> Value {
+        let answer = self.post("/v1/webhooks", webhook).await;
         assert_eq!(answer.status, 201, "{}", answer.text());
         answer.json()
     }
@@ -97,8 +112,17 @@ impl Customer {
     /// Registers a webhook for `content.created` and returns its path in the API.
     pub async fn create_at(&self, url: &str) -> String {
         let webhook = self.create(url, &["content.created"]).await;
-        format!("/v1/webhooks/{}", webhook["id"].as_str().unwrap())
+        path_of(&webhook)
     }
+
+    /// The same without headers.
+    pub async fn create_plain_at(&self, url: &str) -> String {
+        path_of(&self.create_plain(url, &["content.created"]).await)
+    }
+}
+
+fn path_of(webhook: &Value) -> String {
+    format!("/v1/webhooks/{}", webhook["id"].as_str().expect("a webhook has an id"))
 }
 
 /// A JSON Web Token of these two texts, whatever they are.

@@ -11,6 +11,7 @@ use fantoccini::{Client, ClientBuilder};
 use serde_json::{Map, Value, json};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::search;
 use super::wait::{PATIENCE, eventually, within};
 use driver::{Command, Driver};
 
@@ -207,6 +208,8 @@ impl Browser {
     /// Asserts what must hold in every state: no violation of the policy, nothing on the console, no accessibility problem, no
     /// sideways scrolling.
     pub async fn is_sound(&self) {
+        let page = self.js("return document.documentElement.outerHTML").await;
+        search::no_value_in_output("the page", page.as_str().unwrap_or_default(), "");
         let violations = self.js("return window.violations").await;
         assert_eq!(violations, json!([]), "the content security policy was violated");
         assert_eq!(self.console().await, Vec::<String>::new(), "the console says something");

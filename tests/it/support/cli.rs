@@ -7,8 +7,12 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
+use tokio_postgres::error::SqlState;
+use uuid::Uuid;
 
+use super::hidden_value::{self, sealed};
 use super::receiver::Receiver;
+use super::search;
 use super::settings::Settings;
 use super::site::Site;
 use super::wait::within;
@@ -64,7 +68,7 @@ impl Site {
         command.stdout(closed_pipe()).stderr(Stdio::piped());
         let child = command.spawn().expect("the binary starts");
         let output = within(&name(arguments), LIMIT, child.wait_with_output()).await.expect("it is our child");
-        Output::from(output)
+        Output::of(arguments, &output)
     }
 
     /// The command on a terminal of so many columns, on which this is typed. `shell` is run before it, in the same shell, such as
@@ -82,7 +86,7 @@ impl Site {
         keyboard.write_all(typed.as_bytes()).await.expect("the terminal reads");
         let output = within(&name(arguments), LIMIT, child.wait_with_output()).await.expect("it is our child");
         drop(keyboard);
-        Output::from(output)
+        Output::of(arguments, &output)
     }
 
     /// What the command prints with `--json`; it must succeed.
@@ -93,7 +97,15 @@ impl Site {
             .unwrap_or_else(|error| panic!("{arguments:?} printed no JSON ({error}): {}", output.stdout))
     }
 
+    /// Registers a webhook whose requests have the run's hidden value.
     pub async fn create_webhook(&self, account: &str, url: &str, events: &[&str]) -> Webhook {
+        let webhook = self.create_plain_webhook(account, url, events).await;
+        self.add_hidden_value(&webhook).await;
+        webhook
+    }
+
+    /// The same without headers.
+    pub async fn create_plain_webhook(&self, account: &str, url: &str, events: &[&str]) -> Webhook {
         let list = events.join(",");
         let arguments =
             ["webhooks", "create", "--account", account, "--name", "A test's", "--url", url, "--events", &list];
@@ -106,6 +118,27 @@ impl Site {
             url: url.to_owned(),
             events: events.iter().map(|&event| event.to_owned()).collect(),
         }
+    }
+
+    async fn add_hidden_value(&self, webhook: &Webhook) {
+        let id = Uuid::parse_str(&webhook.id).expect("ids are UUIDs");
+        let envelope = sealed(self.settings().get("security.encryption_keys"), &webhook.account, id);
+        let add =
+            "UPDATE webhooks SET header_names = $2, headers = $3, headers_set_at = clock_timestamp() WHERE id = $1";
+        let names: &[&str] = &[hidden_value::NAME];
+        match self.sql().await.execute(add, &[&id, &names, &envelope]).await {
+            Ok(_) => search::count("webhooks", 1),
+            // An older schema has no headers.
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_COLUMN) => {}
+            Err(error) => panic!("{}: {error}", webhook.id),
+        }
+    }
+
+    /// So that its URL may be changed to another receiver's.
+    pub async fn remove_headers(&self, webhook: &Webhook) {
+        let remove = "UPDATE webhooks SET header_names = NULL, headers = NULL, headers_set_at = clock_timestamp()
+            WHERE id::text = $1";
+        self.sql().await.execute(remove, &[&webhook.id]).await.expect("the schema has headers");
     }
 
     /// A receiver that answers 200 until told otherwise, and its webhook for these events of an account.
@@ -129,7 +162,7 @@ impl Site {
 pub async fn run(settings: &Settings, folder: &Path, arguments: &[&str]) -> Output {
     let mut command = command(settings, folder, arguments);
     let output = within(&name(arguments), LIMIT, command.output()).await.expect("the binary starts");
-    Output::from(output)
+    Output::of(arguments, &output)
 }
 
 fn command(settings: &Settings, folder: &Path, arguments: &[&str]) -> Command {
@@ -150,12 +183,14 @@ pub fn closed_pipe() -> Stdio {
     writer.into()
 }
 
-impl From<std::process::Output> for Output {
-    fn from(output: std::process::Output) -> Self {
-        Self {
+impl Output {
+    fn of(arguments: &[&str], output: &std::process::Output) -> Self {
+        let output = Self {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
+        };
+        search::no_value_in_output(&arguments.join(" "), &output.stdout, &output.stderr);
+        output
     }
 }

@@ -6,6 +6,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
+use super::search;
 use super::wait::{PATIENCE, within};
 
 #[derive(Debug, Clone, Default)]
@@ -129,7 +130,9 @@ impl Kept {
             Ok::<_, Error>(Response { status, head, body })
         };
         let what = format!("GET {path} is answered");
-        within(&what, PATIENCE, answer).await.unwrap_or_else(|error| panic!("GET {path}: {error}"))
+        let answer = within(&what, PATIENCE, answer).await.unwrap_or_else(|error| panic!("GET {path}: {error}"));
+        search::no_value_in_answer(path, &answer);
+        answer
     }
 
     /// Waits until the other side closes the connection without having sent anything more.
@@ -165,5 +168,7 @@ pub async fn try_ask(
     let status = head.first_line.split(' ').nth(1).and_then(|code| code.parse().ok());
     let status = status.ok_or_else(|| Error::other(format!("no status line: {}", head.first_line)))?;
     let body = if method == "HEAD" { Vec::new() } else { head.read_body(&mut stream).await? };
-    Ok(Response { status, head, body })
+    let answer = Response { status, head, body };
+    search::no_value_in_answer(path, &answer);
+    Ok(answer)
 }

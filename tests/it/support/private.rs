@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::hidden_value::HiddenValue;
+use super::search::{self, Searched};
 use super::servers::{Servers, unique_name};
 
 /// How many tests may have servers of their own at a time. A test that waits here keeps its thread from tests that need no
@@ -143,6 +145,25 @@ impl Instance {
         line.unwrap_or_else(|| panic!("scripts/services gives no {name}")).replace('\\', "")
     }
 
+    /// Searches all files of its servers: data, logs and messages.
+    pub fn search(&self, value: &HiddenValue) -> Option<Searched> {
+        let output =
+            command(&["search", &self.0, value.text()]).output().ok().filter(|output| output.status.success())?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        let mut lines = text.lines();
+        let (files, bytes) = lines.next()?.split_once(' ')?;
+        let leaks = lines.map(str::to_owned).collect();
+        Some(Searched { places: files.parse().ok()?, size: bytes.parse().ok()?, leaks })
+    }
+
+    /// Where the run's hidden value is in them. Servers that did not start have nothing to search.
+    fn leaks(&self) -> Vec<String> {
+        let Some(found) = self.search(HiddenValue::of_run()) else { return Vec::new() };
+        search::count("instances", 1);
+        search::count("instance_files", found.places);
+        found.leaks
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.0
     }
@@ -178,10 +199,12 @@ impl Instance {
 
 impl Drop for Instance {
     fn drop(&mut self) {
+        let leaks = self.leaks();
         let stopped = command(&["stop", &self.0]).stdout(Stdio::null()).output();
         if !stopped.is_ok_and(|output| output.status.success()) {
             eprintln!("scripts/services stop {} failed", self.0);
         }
+        search::report(&leaks);
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::process::{Child, Command};
 
 use super::http;
 use super::level::Level;
+use super::search;
 use super::servers::unique_name;
 use super::settings::{Configure, Settings};
 use super::wait::{PATIENCE, eventually, within};
@@ -229,6 +230,20 @@ impl Replica {
         table.lines().skip(1).filter(counts).count()
     }
 
+    /// Where its metrics are, if it can answer. For `drop`: without a panic.
+    fn operations_of_running(&mut self) -> Option<String> {
+        let Ok(None) = self.child.try_wait() else { return None };
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()?)).ok()?;
+        // Not one that is stopped by a signal.
+        if !status.lines().any(|line| line.starts_with("State:\tS") || line.starts_with("State:\tR")) {
+            return None;
+        }
+        let log = fs::read(&self.log).ok()?;
+        let lines = log.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice::<Value>(line).ok());
+        let line = lines.into_iter().find(|line| of(line, "message") == Some(&"operations address".into()))?;
+        of(&line, "address")?.as_str().map(str::to_owned)
+    }
+
     fn log_tail(&self) -> String {
         // Not `log()`: a panic while another unwinds would abort all tests.
         let log = fs::read(&self.log).unwrap_or_default();
@@ -240,6 +255,9 @@ impl Replica {
 
 impl Drop for Replica {
     fn drop(&mut self) {
+        if let Some(operations) = self.operations_of_running() {
+            search::no_value_at(&operations);
+        }
         let _ = self.child.start_kill();
         if std::thread::panicking() {
             eprintln!("--- the end of {}:\n{}\n---", self.log.display(), self.log_tail());

@@ -13,6 +13,7 @@ use url::Url;
 use super::amqp::Amqp;
 use super::broker::Names;
 use super::replica::{Launch, Replica};
+use super::search;
 use super::servers::{Servers, connect, unique_name};
 use super::settings::{Configure, Settings};
 use super::wait::wait_until;
@@ -183,17 +184,21 @@ impl Configure for Site {
 impl Drop for Site {
     fn drop(&mut self) {
         let (servers, names, database) = (self.servers.clone(), self.names.clone(), self.database.clone());
+        let (url, folder) = (self.database_url.clone(), self.folder().to_owned());
         let clear = async move {
+            let leaks = search::search_site(&url, &folder).await;
             tokio::join!(servers.delete_queues(&names), servers.drop_database(&database));
+            leaks
         };
         // A thread and a runtime of its own: the test's runtime may have one thread only, or may be ending.
         let clearing = thread::spawn(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(async { Ok(tokio::time::timeout(Duration::from_secs(15), clear).await?) })
+            runtime.block_on(async { Ok(tokio::time::timeout(Duration::from_secs(30), clear).await?) })
         });
-        let outcome: thread::Result<anyhow::Result<()>> = clearing.join();
-        if !matches!(outcome, Ok(Ok(()))) {
-            eprintln!("{} was not cleared away", self.database);
+        let outcome: thread::Result<anyhow::Result<Vec<String>>> = clearing.join();
+        match outcome {
+            Ok(Ok(leaks)) => search::report(&leaks),
+            _ => eprintln!("{} was not cleared away", self.database),
         }
     }
 }

@@ -8,9 +8,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_rustls::server::TlsStream;
 
+use super::super::hidden_value::{self, HiddenValue};
 use super::super::http::Head;
 use super::super::reply::{Reply, Then};
 use super::super::request::Request;
+use super::super::search;
 use super::Shared;
 
 /// Accepts and serves connections; all of them end with this task.
@@ -97,6 +99,9 @@ async fn read_request(stream: &mut BufReader<impl AsyncRead + Unpin>, number: us
         return Ok(reply);
     }
     let body = head.read_body(stream).await?;
+    if head.header(hidden_value::NAME).is_some_and(|value| HiddenValue::of_run().is_in(value.as_bytes())) {
+        search::count("requests", 1);
+    }
     let request = Arc::new(Request::new(head, body, number, &shared.origin));
     let scripted = shared.script.lock().unwrap().pop_front();
     let reply = scripted.unwrap_or_else(|| {
