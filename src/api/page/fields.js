@@ -122,7 +122,7 @@ export function headersField(given) {
 			says(reason);
 			const words = reason.split(/[\s`;]+/);
 			for (const { title, value, name } of rows) {
-				const wrong = words.includes(name()) && (reason.includes('value') ? value : title);
+				const wrong = name() && words.includes(name()) && (reason.includes('value') ? value : title);
 				for (const input of [title, value]) input.setAttribute('aria-invalid', input === wrong);
 			}
 		},
