@@ -221,6 +221,7 @@ CREATE TABLE public.webhooks (
     headers_set_at timestamp with time zone,
     max_per_second integer,
     CONSTRAINT webhooks_check CHECK (((disabled_reason IS NULL) OR (NOT active))),
+    CONSTRAINT webhooks_headers_check CHECK (((headers IS NULL) = (COALESCE(cardinality(header_names), 0) = 0))),
     CONSTRAINT webhooks_max_per_second_check CHECK (((max_per_second >= 1) AND (max_per_second <= 1000)))
 );
 

@@ -131,12 +131,23 @@ impl Owner<'_> {
         let id = self.webhook_id.0;
         [header, id.as_bytes(), self.account_id.as_str().as_bytes()].concat()
     }
+}
 
-    /// No account's id contains a newline, so these bytes differ from those of every secret.
-    fn associated_data_of_headers(self, header: &[u8]) -> Vec<u8> {
-        let mut data = self.associated_data(header);
-        data.extend_from_slice(b"\nheaders");
-        data
+/// The webhook that headers belong to, and where they may be sent. All of it is authenticated with the envelope: whoever changes
+/// the URL without giving the values again, be it in the database, makes the envelope unreadable.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadersOwner<'a> {
+    /// The account and the webhook.
+    pub owner: Owner<'a>,
+    /// Scheme, host and port of the webhook's URL, such as `https://example.com`.
+    pub origin: &'a str,
+}
+
+impl HeadersOwner<'_> {
+    fn associated_data(self, header: &[u8]) -> Vec<u8> {
+        // The newlines make these bytes differ from those of every secret and every answer: no id of an account contains one.
+        let ids = self.owner.associated_data(b"headers\n");
+        [header, &ids, b"\n", self.origin.as_bytes()].concat()
     }
 }
 
@@ -263,8 +274,8 @@ impl Keyring {
     }
 
     /// Encrypts the headers of a webhook, as one text. `nonce` must be random and used once.
-    pub fn seal_headers(&self, headers: &SecretText, owner: Owner<'_>, nonce: [u8; NONCE_BYTES]) -> Vec<u8> {
-        self.seal_text(headers.expose(), |header| owner.associated_data_of_headers(header), nonce)
+    pub fn seal_headers(&self, headers: &SecretText, owner: HeadersOwner<'_>, nonce: [u8; NONCE_BYTES]) -> Vec<u8> {
+        self.seal_text(headers.expose(), |header| owner.associated_data(header), nonce)
     }
 
     /// Decrypts an envelope that [`Keyring::seal_headers`] made for the same owner.
@@ -272,8 +283,8 @@ impl Keyring {
     /// # Errors
     ///
     /// The key is unknown, or the envelope is damaged, belongs to another owner or holds something else.
-    pub(crate) fn open_headers(&self, envelope: &[u8], owner: Owner<'_>) -> Result<SecretText, OpenError> {
-        self.open_text(envelope, |header| owner.associated_data_of_headers(header))
+    pub(crate) fn open_headers(&self, envelope: &[u8], owner: HeadersOwner<'_>) -> Result<SecretText, OpenError> {
+        self.open_text(envelope, |header| owner.associated_data(header))
     }
 
     /// Encrypts the body of an answer. `nonce` must be random and used once.

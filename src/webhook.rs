@@ -18,7 +18,7 @@ pub use headers::{
     CustomHeaders, HeaderName, HeaderNames, HeaderRefusal, LONGEST_NAME, LONGEST_VALUE, MOST_HEADERS, WantedHeaders,
 };
 pub use pace::MaxPerSecond;
-pub use url::{AllowedHosts, UrlPolicy, UrlRefusal, WebhookUrl};
+pub use url::{AllowedHosts, UrlPolicy, UrlRefusal, WebhookUrl, origin_of};
 pub(crate) use warnings::url_warnings;
 
 /// What its customer calls a webhook: 1 to 200 characters, at least one of them visible and none a control character.

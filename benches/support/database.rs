@@ -4,8 +4,8 @@
 use anyhow::Context as _;
 use penr_webhooks::config::Settings;
 use penr_webhooks::ids::{AccountId, WebhookId};
-use penr_webhooks::secret::{Owner, SecretText, SigningSecret};
-use penr_webhooks::webhook::{CustomHeaders, WantedHeaders};
+use penr_webhooks::secret::{HeadersOwner, Owner, SecretText, SigningSecret};
+use penr_webhooks::webhook::{CustomHeaders, WantedHeaders, origin_of};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, NoTls};
 use uuid::Uuid;
@@ -90,13 +90,19 @@ impl Database {
         let value = || Some(SecretText::new("k".repeat(40)));
         let given = WantedHeaders::parse(names.iter().map(|name| (name.clone(), value())).collect())?;
         let text = given.with_kept(&CustomHeaders::default(), true)?.to_text();
-        let rows = self.client.query("SELECT id, account_id FROM webhooks WHERE id = ANY ($1)", &[&webhooks]).await?;
+        let rows =
+            self.client.query("SELECT id, account_id, url FROM webhooks WHERE id = ANY ($1)", &[&webhooks]).await?;
         let (mut ids, mut envelopes) = (vec![], vec![]);
         for row in rows {
-            let (id, account): (Uuid, String) = (row.try_get(0)?, row.try_get(1)?);
+            let (id, account, url): (Uuid, String, &str) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+            let origin = origin_of(url).context("a URL")?;
             let account = AccountId::parse(&account).context("a valid account id")?;
             let owner = Owner { account_id: &account, webhook_id: WebhookId(id) };
-            envelopes.push(settings.keyring()?.seal_headers(&text, owner, rand::random()));
+            envelopes.push(settings.keyring()?.seal_headers(
+                &text,
+                HeadersOwner { owner, origin: &origin },
+                rand::random(),
+            ));
             ids.push(id);
         }
         self.client.execute(GIVE_HEADERS, &[&ids, &envelopes, &names]).await?;

@@ -168,12 +168,14 @@ pub(super) async fn update(
         Changed::Webhook(webhook) => Ok(([(header::ETAG, etag::tag(&webhook.version))], JsonAnswer(*webhook))),
         Changed::Unknown => Err(Problem::not_found()),
         Changed::Stale => Err(Problem::stale()),
-        Changed::Refused(refusal) => {
-            Err(Problem::invalid(vec![FieldError { field: "headers".to_owned(), reason: refusal.to_string() }]))
-        }
+        Changed::Refused(refusal) => Err(refused_headers(&refusal.to_string())),
         Changed::Unreadable(error) => {
             tracing::error!(webhook_id = %id, error = crate::error_chain(&error), "the headers cannot be decrypted");
-            Err(Problem::internal())
+            Err(refused_headers("a stored value cannot be read; give all values again, or remove the headers"))
         }
     }
+}
+
+fn refused_headers(reason: &str) -> Problem {
+    Problem::invalid(vec![FieldError { field: "headers".to_owned(), reason: reason.to_owned() }])
 }

@@ -45,16 +45,23 @@ fn sealed_headers_open_for_their_owner_and_never_as_anything_else() {
     let owner = Owner { account_id: &one, webhook_id: WebhookId(Uuid::from_u128(1)) };
     // What else would be a secret, too.
     let text = SecretText::from("whsec_c2VjcmV0");
-    let envelope = ring.seal_headers(&text, owner, [1; 24]);
-    assert_eq!(ring.open_headers(&envelope, owner), Ok(text));
+    let ours = HeadersOwner { owner, origin: "https://a.example" };
+    let envelope = ring.seal_headers(&text, ours, [1; 24]);
+    assert_eq!(ring.open_headers(&envelope, ours), Ok(text));
     let another = Owner { webhook_id: WebhookId(Uuid::from_u128(2)), ..owner };
-    for stranger in [another, Owner { account_id: &other, ..owner }] {
+    for stranger in [
+        HeadersOwner { owner: another, ..ours },
+        HeadersOwner { owner: Owner { account_id: &other, ..owner }, ..ours },
+        HeadersOwner { origin: "http://a.example", ..ours },
+        HeadersOwner { origin: "https://a.example:8443", ..ours },
+        HeadersOwner { origin: "https://b.example", ..ours },
+    ] {
         assert_eq!(ring.open_headers(&envelope, stranger), Err(OpenError::Damaged));
     }
     assert_eq!(ring.open(&envelope, owner), Err(OpenError::Damaged), "no secret");
     let secret = SigningSecret::parse("whsec_c2VjcmV0").unwrap();
     let envelope = ring.seal(&secret, owner, [1; 24]);
-    assert_eq!(ring.open_headers(&envelope, owner), Err(OpenError::Damaged), "no headers");
+    assert_eq!(ring.open_headers(&envelope, ours), Err(OpenError::Damaged), "no headers");
 }
 
 #[test]

@@ -7,8 +7,8 @@ use super::known_columns::Addition;
 use super::sql::query;
 use super::{Scope, Store, StoreError, account, column};
 use crate::ids::WebhookId;
-use crate::secret::{Keyring, OpenError, Owner};
-use crate::webhook::{CustomHeaders, HeaderNames, HeaderRefusal, MaxPerSecond, WantedHeaders, WebhookUrl};
+use crate::secret::{HeadersOwner, Keyring, OpenError, Owner};
+use crate::webhook::{CustomHeaders, HeaderNames, HeaderRefusal, MaxPerSecond, WantedHeaders, WebhookUrl, origin_of};
 
 /// What the schema keeps of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,11 +27,11 @@ impl HeadersAndPace {
         }
     }
 
-    /// The column `headers`, which [`open_headers`] reads.
+    /// The columns that [`open_headers`] reads beside `url`.
     pub(super) fn envelope(self) -> &'static str {
         match self {
-            Self::Kept => "headers",
-            Self::BeforeV16 => "NULL::bytea AS headers",
+            Self::Kept => "headers, header_names",
+            Self::BeforeV16 => "NULL::bytea AS headers, NULL::text[] AS header_names",
         }
     }
 
@@ -73,11 +73,24 @@ pub(super) fn max_per_second(row: &Row) -> Option<MaxPerSecond> {
     column::<Option<i32>>(row, "max_per_second").and_then(|number| MaxPerSecond::new(number.into()).ok())
 }
 
-/// Reads the headers of a webhook from its column `headers`, which may be missing: then it has none.
+/// As the column `max_per_second` has it.
+pub(super) fn stored_number(pace: Option<MaxPerSecond>) -> Option<i32> {
+    pace.map(|pace| i32::try_from(pace.get().get()).expect("it is 1,000 at most"))
+}
+
+/// Reads the headers of a webhook from its columns `headers`, `header_names` and `url`. Headers of other names than those that its
+/// owner is shown, or none, count as damaged: nothing is sent without them.
 pub(super) fn open_headers(row: &Row, keyring: &Keyring, owner: Owner<'_>) -> Result<CustomHeaders, OpenError> {
-    let Some(envelope) = column::<Option<&[u8]>>(row, "headers") else { return Ok(CustomHeaders::default()) };
-    let text = keyring.open_headers(envelope, owner)?;
-    CustomHeaders::from_text(&text).ok_or(OpenError::Damaged)
+    let headers = match column::<Option<&[u8]>>(row, "headers") {
+        Some(envelope) => {
+            let origin = origin_of(column(row, "url")).ok_or(OpenError::Damaged)?;
+            let text = keyring.open_headers(envelope, HeadersOwner { owner, origin: &origin })?;
+            CustomHeaders::from_text(&text).ok_or(OpenError::Damaged)?
+        }
+        None => CustomHeaders::default(),
+    };
+    let names = column::<Option<Vec<&str>>>(row, "header_names").unwrap_or_default();
+    if headers.iter().map(|(name, _)| name.as_str()).eq(names) { Ok(headers) } else { Err(OpenError::Damaged) }
 }
 
 /// Headers as they are stored: their names, and all in an envelope if there are any.
@@ -87,7 +100,7 @@ pub(super) struct SealedHeaders {
 }
 
 impl SealedHeaders {
-    pub(super) fn of(headers: &CustomHeaders, keyring: &Keyring, owner: Owner<'_>) -> Self {
+    pub(super) fn of(headers: &CustomHeaders, keyring: &Keyring, owner: HeadersOwner<'_>) -> Self {
         let envelope = (!headers.is_empty()).then(|| keyring.seal_headers(&headers.to_text(), owner, rand::random()));
         Self { names: headers.names(), envelope }
     }
@@ -144,7 +157,8 @@ pub(super) async fn after_change(
     );
     let rows = query(transaction, &sql, &[&id.0, &scope.account(), &only_if]).await?;
     let Some(row) = rows.first() else { return Ok(None) };
-    let same_receiver = url.is_none_or(|url| url.has_origin_of(column(row, "url")));
+    let stored_origin = origin_of(column(row, "url"));
+    let same_receiver = url.is_none_or(|url| stored_origin.as_ref() == Some(&url.origin()));
     let names = header_names(row).0;
     let Some(wanted) = wanted else {
         let given = names.into_iter().next().filter(|_| !same_receiver);
@@ -164,7 +178,10 @@ pub(super) async fn after_change(
         Err(error) => Err(NotSet::Unreadable(error)),
         Ok(stored) if wanted.repeats(&stored) && same_receiver => Ok(None),
         Ok(stored) => match wanted.clone().with_kept(&stored, same_receiver) {
-            Ok(headers) => Ok(Some(SealedHeaders::of(&headers, keyring, owner))),
+            Ok(headers) => {
+                let origin = url.map(WebhookUrl::origin).or(stored_origin).unwrap_or_default();
+                Ok(Some(SealedHeaders::of(&headers, keyring, HeadersOwner { owner, origin: &origin })))
+            }
             Err(refusal) => Err(NotSet::Refused(refusal)),
         },
     }))

@@ -317,5 +317,6 @@ const NEWEST_ANSWERS: &str = "
     WHERE created_at > now() - interval '24 hours' ORDER BY created_at DESC LIMIT $1";
 
 const NEWEST_ENVELOPES: &str = "
-    SELECT id, account_id, secret, CASE WHEN previous_secret_until > now() THEN previous_secret END AS previous_secret, headers
+    SELECT id, account_id, secret, CASE WHEN previous_secret_until > now() THEN previous_secret END AS previous_secret, url, headers,
+        header_names
     FROM webhooks ORDER BY id DESC LIMIT $1";

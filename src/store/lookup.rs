@@ -35,7 +35,7 @@ macro_rules! snapshot_columns {
         CASE WHEN w.previous_secret_until > now() THEN w.previous_secret END AS previous_secret,
         w.active, w.disabled_reason, w.activation, w.consecutive_failures > 0 AS troubled,
         CASE WHEN added.paused_until > now() THEN extract(epoch FROM added.paused_until - now())::float8 END AS paused_for,
-        added.headers, added.max_per_second"
+        added.headers, added.header_names, added.max_per_second"
     };
 }
 /// The columns of `w` that came with V10 and V16; this program also works with older schemas. So the names stand there without a
@@ -44,8 +44,8 @@ macro_rules! snapshot_columns {
 macro_rules! added {
     () => {
         "(SELECT NULL::timestamptz AS paused_until, NULL::bytea AS headers,
-            NULL::integer AS max_per_second) AS absent
-        CROSS JOIN LATERAL (SELECT paused_until, headers, max_per_second FROM (SELECT w.*) AS webhook) AS added"
+            NULL::text[] AS header_names, NULL::integer AS max_per_second) AS absent
+        CROSS JOIN LATERAL (SELECT paused_until, headers, header_names, max_per_second FROM (SELECT w.*) AS webhook) AS added"
     };
 }
 pub(super) use {added, snapshot_columns};

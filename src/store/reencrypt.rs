@@ -4,7 +4,8 @@ use uuid::Uuid;
 
 use super::{Store, StoreError, account, column};
 use crate::ids::WebhookId;
-use crate::secret::{Keyring, OpenError, Owner};
+use crate::secret::{HeadersOwner, Keyring, OpenError, Owner};
+use crate::webhook::origin_of;
 
 /// What [`Store::reencrypt_page`] did with one page of webhooks.
 #[derive(Debug, Default)]
@@ -47,7 +48,7 @@ impl Store {
         let after = after.map_or(Uuid::nil(), |id| id.0);
         let headers = self.headers_and_pace().await?.envelope();
         let sql = format!(
-            "SELECT id, account_id, secret, previous_secret, {headers} FROM webhooks WHERE id > $1 ORDER BY id LIMIT $2"
+            "SELECT id, account_id, secret, previous_secret, url, {headers} FROM webhooks WHERE id > $1 ORDER BY id LIMIT $2"
         );
         let rows = self.query(&sql, &[&after, &page]).await?;
         let mut done = Reencrypted::default();
@@ -60,7 +61,7 @@ impl Store {
                 if keyring.is_newest(old) {
                     continue;
                 }
-                match again(keyring, old, owner) {
+                match again(keyring, old, owner, column(row, "url")) {
                     Ok(new) => match self.execute(update, &[&id.0, &old, &new]).await? {
                         0 => done.raced += 1,
                         _ => done.moved += 1,
@@ -75,8 +76,8 @@ impl Store {
     }
 }
 
-/// Opens an envelope, and encrypts what it holds with the newest key.
-type Again = fn(&Keyring, &[u8], Owner<'_>) -> Result<Vec<u8>, OpenError>;
+/// Opens an envelope, and encrypts what it holds with the newest key. The text is the webhook's URL.
+type Again = fn(&Keyring, &[u8], Owner<'_>, &str) -> Result<Vec<u8>, OpenError>;
 
 /// The columns with envelopes; how each is made again, and written if it is still the same. None of them is part of a webhook's
 /// version.
@@ -90,11 +91,13 @@ const ENVELOPES: [(&str, Again, &str); 3] = [
     ("headers", headers_again, "UPDATE webhooks SET headers = $3 WHERE id = $1 AND headers = $2"),
 ];
 
-fn secret_again(keyring: &Keyring, envelope: &[u8], owner: Owner<'_>) -> Result<Vec<u8>, OpenError> {
+fn secret_again(keyring: &Keyring, envelope: &[u8], owner: Owner<'_>, _url: &str) -> Result<Vec<u8>, OpenError> {
     Ok(keyring.seal(&keyring.open(envelope, owner)?, owner, rand::random()))
 }
 
 /// The text within stays as it is, whatever this release thinks of it.
-fn headers_again(keyring: &Keyring, envelope: &[u8], owner: Owner<'_>) -> Result<Vec<u8>, OpenError> {
+fn headers_again(keyring: &Keyring, envelope: &[u8], owner: Owner<'_>, url: &str) -> Result<Vec<u8>, OpenError> {
+    let origin = origin_of(url).ok_or(OpenError::Damaged)?;
+    let owner = HeadersOwner { owner, origin: &origin };
     Ok(keyring.seal_headers(&keyring.open_headers(envelope, owner)?, owner, rand::random()))
 }

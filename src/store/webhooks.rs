@@ -12,7 +12,7 @@ use super::kept_answers::{self, AnswerOnce, NotDone};
 use super::sql::query;
 use super::{Params, Scope, Store, StoreError, account, column};
 use crate::ids::{AccountId, EventType, WebhookId};
-use crate::secret::{Keyring, OpenError, Owner, SigningSecret};
+use crate::secret::{HeadersOwner, Keyring, OpenError, Owner, SigningSecret};
 use crate::webhook::{
     CustomHeaders, HeaderRefusal, MaxPerSecond, Subscriptions, WantedHeaders, Webhook, WebhookName, WebhookUrl,
 };
@@ -145,8 +145,8 @@ impl Store {
         let account = new.account_id.as_str();
         let types = names(new.events.types());
         let most = i64::from(most);
-        let headers = SealedHeaders::of(new.headers, keyring, owner);
-        let max_per_second = stored_number(new.max_per_second);
+        let headers = SealedHeaders::of(new.headers, keyring, HeadersOwner { owner, origin: &new.url.origin() });
+        let max_per_second = headers_and_pace::stored_number(new.max_per_second);
         let params: Params<'_> = &[
             &new.id.0,
             &account,
@@ -244,7 +244,9 @@ impl Store {
         change: &WebhookChange,
     ) -> Result<Changed, StoreError> {
         let version = self.webhook_version().await?;
-        if change.headers.is_some() || change.max_per_second.is_some() {
+        // No headers and no pace are what every webhook has before V16.
+        if change.headers.as_ref().is_some_and(|wanted| !wanted.is_empty()) || change.max_per_second.flatten().is_some()
+        {
             self.needs_headers_and_pace().await?;
         }
         let headers_and_pace = self.headers_and_pace().await?;
@@ -260,7 +262,7 @@ impl Store {
         let url = change.url.as_ref().map(WebhookUrl::as_str);
         let types = change.events.as_ref().map(|events| names(events.types()));
         let sets_pace = change.max_per_second.is_some();
-        let max_per_second = stored_number(change.max_per_second.flatten());
+        let max_per_second = headers_and_pace::stored_number(change.max_per_second.flatten());
         let work = async |client: &mut Object| {
             let transaction = client.transaction().await?;
             let mut headers = None;
@@ -361,11 +363,6 @@ fn update_statement(
              updated_at = now() {unpaused} {noted} {headers_and_pace}
          WHERE id = $1 AND account_id = coalesce($6::text, account_id) AND {is_expected} RETURNING {columns}"
     )
-}
-
-/// As the column `max_per_second` has it.
-fn stored_number(pace: Option<MaxPerSecond>) -> Option<i32> {
-    pace.map(|pace| i32::try_from(pace.get().get()).expect("it is 1,000 at most"))
 }
 
 const NIL: &str = "'00000000-0000-0000-0000-000000000000'";

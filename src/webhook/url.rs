@@ -79,9 +79,9 @@ impl WebhookUrl {
         &self.0
     }
 
-    /// Whether a saved URL has the same scheme, host and port.
-    pub(crate) fn has_origin_of(&self, saved: &str) -> bool {
-        Url::parse(saved).is_ok_and(|saved| saved.origin() == self.0.origin())
+    /// Scheme, host and port, such as `https://example.com`.
+    pub fn origin(&self) -> String {
+        self.0.origin().ascii_serialization()
     }
 
     /// The host: the only part of the URL that may be logged. An IPv6 address is in brackets.
@@ -89,6 +89,11 @@ impl WebhookUrl {
     pub fn host(&self) -> &str {
         self.0.host_str().expect("a URL without a host is refused")
     }
+}
+
+/// Scheme, host and port of a saved URL, also of one that the present policy refuses. `None` if it is no URL.
+pub fn origin_of(saved: &str) -> Option<String> {
+    Url::parse(saved).ok().map(|url| url.origin().ascii_serialization())
 }
 
 impl fmt::Debug for WebhookUrl {

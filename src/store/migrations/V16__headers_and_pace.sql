@@ -9,7 +9,9 @@ ALTER TABLE webhooks
     -- When the customer last set them. Encrypting them again with another key does not change it.
     ADD COLUMN headers_set_at timestamptz,
     -- Null: as fast as the receiver takes them.
-    ADD COLUMN max_per_second integer CHECK (max_per_second BETWEEN 1 AND 1000);
+    ADD COLUMN max_per_second integer CHECK (max_per_second BETWEEN 1 AND 1000),
+    -- Nobody is shown headers that are not sent.
+    ADD CONSTRAINT webhooks_headers_check CHECK ((headers IS NULL) = (coalesce(cardinality(header_names), 0) = 0));
 
 -- As `raise_revision` for the columns that V11 knows.
 CREATE TRIGGER raise_revision_of_v16 BEFORE UPDATE OF headers_set_at, max_per_second ON webhooks FOR EACH ROW

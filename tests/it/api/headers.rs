@@ -58,7 +58,7 @@ async fn every_answer_shows_the_names_as_they_were_typed_with_null() {
     assert_eq!(changed(&customer.get(&path).await), shown);
     assert_eq!(changed(&customer.patch(&path, &json!({ "name": "Other" })).await), shown);
     assert_eq!(customer.get(WEBHOOKS).await.json()["data"][0]["headers"], shown);
-    let plain = customer.create_at(URL).await;
+    let plain = customer.create_plain_at(URL).await;
     assert_eq!(changed(&customer.get(&plain).await), json!({}));
     for output in [
         site.cli(&["webhooks", "show", &path[13..], "--json"]).await,
@@ -309,9 +309,11 @@ async fn before_the_schema_keeps_headers_they_are_refused_and_all_else_goes_on()
     let customer = api.customer("acc_1");
     let refused = customer.post(WEBHOOKS, &registration(&receiver.url(), &json!({ "X-One": "hunter2" }))).await;
     assert!(refused.status == 503 && !refused.text().contains("hunter2"), "{}", refused.text());
-    let path = customer.create_at(&receiver.url()).await;
+    let path = customer.create_plain_at(&receiver.url()).await;
     assert_eq!(changed(&customer.patch(&path, &json!({ "url": receiver.url_at("/other") })).await), json!({}));
     assert_eq!(customer.patch(&path, &json!({ "headers": { "X-One": "hunter2" } })).await.status, 503);
+    let whole = customer.get(&path).await.json();
+    assert_eq!(changed(&customer.patch(&path, &whole).await), json!({}));
     site.publish("acc_1", "content.created", 1.into()).await;
     assert_eq!(receiver.next().await.head.header("x-one"), None);
     let list = format!("{path}/deliveries");

@@ -7,10 +7,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
-use tokio_postgres::error::SqlState;
-use uuid::Uuid;
 
-use super::hidden_value::{self, sealed};
+use super::hidden_value;
 use super::receiver::Receiver;
 use super::search;
 use super::settings::Settings;
@@ -37,6 +35,24 @@ pub struct Webhook {
     pub events: Vec<String>,
 }
 
+impl Webhook {
+    fn of(created: &Value, account: &str, url: &str, events: &[&str]) -> Self {
+        let text = |field: &str| created[field].as_str().unwrap_or_else(|| panic!("no {field}: {created}")).to_owned();
+        Self {
+            id: text("id"),
+            secret: text("secret"),
+            account: account.to_owned(),
+            url: url.to_owned(),
+            events: events.iter().map(|&event| event.to_owned()).collect(),
+        }
+    }
+}
+
+/// The command that registers a webhook for a list of events.
+fn create<'a>(account: &'a str, url: &'a str, list: &'a str) -> [&'a str; 10] {
+    ["webhooks", "create", "--account", account, "--name", "A test's", "--url", url, "--events", list]
+}
+
 impl Site {
     pub async fn cli(&self, arguments: &[&str]) -> Output {
         run(self.settings(), self.folder(), arguments).await
@@ -52,7 +68,7 @@ impl Site {
         let _ = stdin.write_all(input.as_bytes()).await;
         drop(stdin);
         let output = within(&name(arguments), LIMIT, child.wait_with_output()).await.expect("it is our child");
-        Output::from(output)
+        Output::of(arguments, &output)
     }
 
     /// A command whose stdout and stderr nobody reads any more, as after `| head`; how it ends.
@@ -97,41 +113,23 @@ impl Site {
             .unwrap_or_else(|error| panic!("{arguments:?} printed no JSON ({error}): {}", output.stdout))
     }
 
-    /// Registers a webhook whose requests have the run's hidden value.
+    /// Registers a webhook whose requests have the run's hidden value. In an older schema, which keeps no headers, without it.
     pub async fn create_webhook(&self, account: &str, url: &str, events: &[&str]) -> Webhook {
-        let webhook = self.create_plain_webhook(account, url, events).await;
-        self.add_hidden_value(&webhook).await;
-        webhook
+        let list = events.join(",");
+        let arguments = [&create(account, url, &list)[..], &["--headers", "-", "--json"]].concat();
+        let output = self.cli_with_input(&arguments, &hidden_value::headers().to_string()).await;
+        if output.code != 0 && output.stderr.contains("keeps no headers") {
+            return self.create_plain_webhook(account, url, events).await;
+        }
+        assert_eq!(output.code, 0, "{arguments:?} failed: {}", output.stderr);
+        search::count("webhooks", 1);
+        Webhook::of(&serde_json::from_str(&output.stdout).expect("JSON"), account, url, events)
     }
 
     /// The same without headers.
     pub async fn create_plain_webhook(&self, account: &str, url: &str, events: &[&str]) -> Webhook {
-        let list = events.join(",");
-        let arguments =
-            ["webhooks", "create", "--account", account, "--name", "A test's", "--url", url, "--events", &list];
-        let webhook = self.json(&arguments).await;
-        let text = |field: &str| webhook[field].as_str().unwrap_or_else(|| panic!("no {field}: {webhook}")).to_owned();
-        Webhook {
-            id: text("id"),
-            secret: text("secret"),
-            account: account.to_owned(),
-            url: url.to_owned(),
-            events: events.iter().map(|&event| event.to_owned()).collect(),
-        }
-    }
-
-    async fn add_hidden_value(&self, webhook: &Webhook) {
-        let id = Uuid::parse_str(&webhook.id).expect("ids are UUIDs");
-        let envelope = sealed(self.settings().get("security.encryption_keys"), &webhook.account, id);
-        let add =
-            "UPDATE webhooks SET header_names = $2, headers = $3, headers_set_at = clock_timestamp() WHERE id = $1";
-        let names: &[&str] = &[hidden_value::NAME];
-        match self.sql().await.execute(add, &[&id, &names, &envelope]).await {
-            Ok(_) => search::count("webhooks", 1),
-            // An older schema has no headers.
-            Err(error) if error.code() == Some(&SqlState::UNDEFINED_COLUMN) => {}
-            Err(error) => panic!("{}: {error}", webhook.id),
-        }
+        let created = self.json(&create(account, url, &events.join(","))).await;
+        Webhook::of(&created, account, url, events)
     }
 
     /// So that its URL may be changed to another receiver's.

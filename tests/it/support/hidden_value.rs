@@ -6,8 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD};
-use chacha20poly1305::aead::{Aead, KeyInit, Payload};
-use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -82,21 +80,4 @@ fn forms(text: &str) -> Vec<String> {
 /// `headers` of a new webhook.
 pub fn headers() -> Value {
     json!({ NAME: HiddenValue::of_run().next() })
-}
-
-/// The same as the database keeps them, made without the product's code. `keys` is `security.encryption_keys`.
-pub fn sealed(keys: &str, account: &str, webhook: Uuid) -> Vec<u8> {
-    let first = keys.split(',').next().expect("it has a first one");
-    let (id, key) = first.split_once(':').expect("a key has an id");
-    let key = BASE64_STANDARD.decode(key.trim()).expect("a key is base64");
-    let cipher = XChaCha20Poly1305::new_from_slice(&key).expect("a key has 32 bytes");
-    let mut envelope = [&[1, id.len() as u8], id.as_bytes()].concat();
-    let associated = [&envelope, webhook.as_bytes().as_slice(), account.as_bytes(), b"\nheaders"].concat();
-    let nonce: [u8; 24] = rand::random();
-    let text = format!("{NAME}\n{}\n", HiddenValue::of_run().next());
-    let payload = Payload { msg: text.as_bytes(), aad: &associated };
-    let sealed = cipher.encrypt(&XNonce::from(nonce), payload).expect("it is short");
-    envelope.extend_from_slice(&nonce);
-    envelope.extend_from_slice(&sealed);
-    envelope
 }
