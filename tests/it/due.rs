@@ -8,7 +8,8 @@ use serde_json::json;
 use tokio_postgres::Client;
 
 use penr_webhooks::config::{Database, UrlSource};
-use penr_webhooks::store::{ReadUntil, Store};
+use penr_webhooks::ids::WebhookId;
+use penr_webhooks::store::{PaceAsk, ReadUntil, Store};
 
 use crate::support::*;
 
@@ -153,6 +154,20 @@ async fn deliveries_that_wait_for_their_pace_make_no_claim_read_more() {
     let pages = cost_of_retries(&queue, worker).await;
     assert!(pages < 10_000, "{pages} pages looked at, 60,000 rows wait for their pace");
     assert!(queue.receiver.requests_at("/waiting").len() < 1000);
+
+    // Most are due still, and the statement that takes grants counts only what it may grant.
+    let (sql, since) = (queue.site.sql().await, Some(jiff::Timestamp::UNIX_EPOCH));
+    let before = pages_read(sql).await;
+    {
+        let store = store(&queue.site);
+        let ask = PaceAsk { webhook: WebhookId(queue.waiting.id.parse().unwrap()), wanted: 1000, due_since: since };
+        for _ in 0..50 {
+            store.take_pace(None, &[ask]).await.unwrap();
+        }
+    }
+    wait_for_the_end_of_sessions(&queue.site).await;
+    let pages = pages_read(sql).await - before;
+    assert!(pages < 50 * 20, "{pages} pages looked at by 50 statements");
 }
 
 #[tokio::test]
