@@ -98,8 +98,8 @@ async fn a_secret_is_replaced_once_and_kept_only_in_an_envelope_that_is_reencryp
     }
 
     let site = site.set("security.encryption_keys", &format!("{new},{old}"));
-    // Three secrets of the two webhooks, and those of two kept answers.
-    assert_eq!(site.json(&["webhooks", "reencrypt"]).await["reencrypted"], 5);
+    // Three secrets of the two webhooks, the headers of one, and the secrets of two kept answers.
+    assert_eq!(site.json(&["webhooks", "reencrypt"]).await["reencrypted"], 6);
     assert_eq!(site.json(&["webhooks", "reencrypt"]).await["reencrypted"], 0);
     let site = site.set("security.encryption_keys", &new);
     let api = site.api().await;

@@ -126,7 +126,7 @@ async fn what_waits_for_one_webhook_is_counted_by_its_index_up_to_a_bound_also_i
     site.sql().await.batch_execute(&back_to(15)).await.unwrap();
     let api = site.api().await;
     let customer = api.customer("acc_1");
-    let path = customer.create_at("http://127.0.0.1:9999/").await;
+    let path = customer.create_plain_at("http://127.0.0.1:9999/").await;
     park(&site, &path, 120_000).await;
     site.sql().await.batch_execute("VACUUM ANALYZE pending_deliveries").await.unwrap();
     let whole = "SELECT seq_scan FROM pg_stat_user_tables WHERE relname = 'pending_deliveries'";
