@@ -14,7 +14,7 @@ mod policy;
 #[cfg(test)]
 mod tests;
 
-use policy::is_refused;
+use policy::{is_refused, opens_metadata};
 
 /// The most headers of one webhook.
 pub const MOST_HEADERS: usize = 10;
@@ -24,8 +24,8 @@ pub const LONGEST_VALUE: usize = 2048;
 pub const MOST_BYTES: usize = 4096;
 /// The longest name, in bytes.
 pub const LONGEST_NAME: usize = 128;
-/// How much of a refused name an error repeats, in bytes.
-const SHOWN_BYTES: usize = 64;
+/// How much of a text that is no name an error repeats, in bytes: somebody may have swapped the name and the value.
+const SHOWN_BYTES: usize = 16;
 
 /// Why a header cannot be saved. The texts are for the person who gave it; none repeats a value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +36,10 @@ pub enum HeaderRefusal {
     /// Names and values together are longer than [`MOST_BYTES`].
     #[error("all names and values together have at most {MOST_BYTES} bytes")]
     TooLong,
-    /// No token of RFC 9110, section 5.6.2, or a long one.
+    /// The name is longer than [`LONGEST_NAME`]. It may be a value in the wrong place, so nothing of it is repeated.
+    #[error("the name of a header has at most {LONGEST_NAME} characters")]
+    LongName,
+    /// No token of RFC 9110, section 5.6.2.
     #[error(
         "the name of a header has 1 to {LONGEST_NAME} letters, digits and !#$%&'*+-.^_`|~ alone, unlike the one that begins \
          with `{0}`"
@@ -51,6 +54,9 @@ pub enum HeaderRefusal {
     /// The value has other characters, none, too many, or a blank at an end.
     #[error("the value of {0} must have 1 to {LONGEST_VALUE} printable ASCII characters, and no blank at either end")]
     Value(String),
+    /// The value opens the metadata of a cloud.
+    #[error("the value of {0} cannot be sent: it is the one that opens the metadata service of Oracle's cloud")]
+    OpensMetadata(String),
     /// `null` for a name that is not stored.
     #[error("there is no stored value of {0} to keep; give one")]
     NotStored(String),
@@ -70,14 +76,17 @@ impl HeaderName {
     ///
     /// # Errors
     ///
-    /// [`HeaderRefusal::Name`] or [`HeaderRefusal::Refused`]
+    /// [`HeaderRefusal::LongName`], [`HeaderRefusal::Name`] or [`HeaderRefusal::Refused`]
     pub fn parse(name: &str) -> Result<Self, HeaderRefusal> {
+        if name.len() > LONGEST_NAME {
+            return Err(HeaderRefusal::LongName);
+        }
         let known = Self::of_stored(name).ok_or_else(|| {
             // No more of it: somebody may have written a whole line, `Authorization: Bearer x`, where the name belongs.
             let token: String = name.chars().take_while(|char| u8::try_from(*char).is_ok_and(is_token)).collect();
             HeaderRefusal::Name(printable(&token, SHOWN_BYTES))
         })?;
-        if is_refused(name) { Err(HeaderRefusal::Refused(printable(name, SHOWN_BYTES))) } else { Ok(known) }
+        if is_refused(name) { Err(HeaderRefusal::Refused(name.to_owned())) } else { Ok(known) }
     }
 
     /// A name that was accepted once, perhaps by an earlier release.
@@ -138,6 +147,9 @@ impl WantedHeaders {
             }
             if value.as_ref().is_some_and(|value| !is_value(value.expose())) {
                 return Err(HeaderRefusal::Value(name.0));
+            }
+            if value.as_ref().is_some_and(|value| opens_metadata(&name.0, value.expose())) {
+                return Err(HeaderRefusal::OpensMetadata(name.0));
             }
             wanted.0.push((name, value));
         }

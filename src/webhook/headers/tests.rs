@@ -26,15 +26,29 @@ fn values_are_printable_ascii_without_a_blank_at_either_end() {
 }
 
 #[test]
+fn the_value_that_opens_metadata_is_refused_without_being_repeated() {
+    let refusal = set(&[("authorization", "bearer   ORACLE")]).unwrap_err();
+    assert_eq!(refusal, HeaderRefusal::OpensMetadata("authorization".to_owned()));
+    assert!(!refusal.to_string().to_lowercase().contains("bearer"), "{refusal}");
+    assert!(set(&[("Authorization", "Bearer Oracle2")]).is_ok());
+}
+
+#[test]
 fn names_are_tokens_and_a_refusal_repeats_no_more_than_the_token_at_its_beginning() {
     for accepted in ["X", "x-1", "!#$%&'*+-.^_`|~", &"x".repeat(LONGEST_NAME)] {
         assert!(set(&[(accepted, "x")]).is_ok(), "{accepted}");
     }
-    let long = "x".repeat(LONGEST_NAME + 1);
-    for (refused, shown) in
-        [("", ""), ("Token: secret", "Token"), ("Tökén", "T"), ("a\r\nb", "a"), (&long, &long[..64])]
-    {
+    for (refused, shown) in [
+        ("", ""),
+        ("Token: secret", "Token"),
+        ("Tökén", "T"),
+        ("a\r\nb", "a"),
+        ("sk_live_51H8hunter2 ", "sk_live_51H8hunt"),
+    ] {
         assert_eq!(set(&[(refused, "x")]), Err(HeaderRefusal::Name(shown.to_owned())));
+    }
+    for long in ["x".repeat(LONGEST_NAME + 1), "sk_live_51H8 ".repeat(LONGEST_NAME)] {
+        assert_eq!(set(&[(&long, "x")]), Err(HeaderRefusal::LongName));
     }
     assert_eq!(set(&[("HOST", "x")]), Err(HeaderRefusal::Refused("HOST".to_owned())));
 }
