@@ -3,18 +3,17 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use base64::Engine as _;
-use base64::alphabet::{STANDARD, URL_SAFE};
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use zeroize::Zeroizing;
 
 use crate::scrub::{SHORT, is_word};
 use crate::webhook::CustomHeaders;
 
+mod parts;
 mod spelled;
 #[cfg(test)]
 mod tests;
 
+use parts::parts;
 use spelled::Reading;
 
 /// Takes the place of a value that is shown to nobody.
@@ -40,7 +39,7 @@ impl Hidden {
         let mut texts: Vec<Zeroizing<String>> = Vec::new();
         for (_, value) in headers.iter() {
             for part in parts(value.expose()) {
-                if !part.is_empty() && !texts.contains(&part) {
+                if !texts.contains(&part) {
                     texts.push(part);
                 }
             }
@@ -66,39 +65,12 @@ impl Hidden {
     }
 }
 
-/// A value, what follows its first word (`Bearer x`: `x`), and for `Basic` the login that this encodes, and its password.
-fn parts(value: &str) -> Vec<Zeroizing<String>> {
-    let mut parts = vec![Zeroizing::new(value.to_owned())];
-    if let Some((scheme, credentials)) = value.split_once(' ') {
-        let credentials = credentials.trim_start();
-        parts.push(Zeroizing::new(credentials.to_owned()));
-        if scheme.eq_ignore_ascii_case("basic")
-            && let Some(login) = decoded(credentials)
-        {
-            parts.extend(login.split_once(':').map(|(_, password)| Zeroizing::new(password.to_owned())));
-            parts.push(login);
-        }
-    }
-    parts
-}
-
-/// The text that this base64 encodes, in either alphabet, with or without the `=` at its end.
-fn decoded(encoded: &str) -> Option<Zeroizing<String>> {
-    let lenient = GeneralPurposeConfig::new()
-        .with_decode_padding_mode(DecodePaddingMode::Indifferent)
-        .with_decode_allow_trailing_bits(true);
-    [STANDARD, URL_SAFE].iter().find_map(|alphabet| {
-        let bytes = GeneralPurpose::new(alphabet, lenient).decode(encoded).ok()?;
-        String::from_utf8(bytes).ok().map(Zeroizing::new)
-    })
-}
-
 /// Where the text is. One of few characters is part of many words: only where it is a whole word.
 fn occurrences(reading: &Reading<'_>, hidden: &str) -> Vec<Range<usize>> {
     let is_short = hidden.chars().count() < SHORT;
     let all = reading.text.match_indices(hidden).map(|(at, found)| at..at + found.len());
     let shown = all.filter(|range| !is_short || is_word(&reading.text, range.start, range.end));
-    shown.map(|range| reading.place(range.start)..reading.place(range.end)).collect()
+    shown.map(|range| reading.original(range)).collect()
 }
 
 /// Where an occurrence begins that the end of the text cuts.
@@ -111,7 +83,7 @@ fn cut_occurrence(reading: &Reading<'_>, hidden: &str) -> Option<usize> {
         let text = &reading.text.as_bytes()[..end];
         let longest = text.len().min(hidden.len() - 1);
         let cut = (shortest..=longest).rev().find(|length| text.ends_with(&hidden.as_bytes()[..*length]))?;
-        Some(reading.place(end - cut))
+        Some(reading.original(end - cut..end).start)
     })
 }
 

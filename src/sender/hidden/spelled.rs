@@ -1,12 +1,18 @@
-//! Reads a text as its writer may have meant it: with the escapes of JSON, HTML or URLs undone.
+//! Reads a text as its writer may have meant it: with the escapes of JSON, HTML or URLs undone, and without what nobody sees.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
-/// What the beginning of a text stands for, and its length in bytes; `None` if it is no escape.
+use crate::text::is_unprintable;
+
+/// What the beginning of a text stands for, and its length in bytes; `None` if it is no escape. [`NOTHING`] stands for no character.
 type Escape = fn(&str) -> Option<(char, usize)>;
 
+/// No text that is hidden has this character.
+const NOTHING: char = '\0';
+
 /// The escapes that are undone, one after the other. Twice: JSON in an HTML page, or a JSON text within JSON.
-const READINGS: [&[Escape]; 9] = [
+const READINGS: [&[Escape]; 15] = [
     &[json],
     &[html],
     &[percent],
@@ -16,7 +22,16 @@ const READINGS: [&[Escape]; 9] = [
     &[json, json],
     &[json, percent],
     &[html, percent],
+    &[unseen],
+    &[json, unseen],
+    &[html, unseen],
+    &[percent, unseen],
+    &[blank],
+    &[json, blank],
 ];
+
+/// The longest colour code that is read. Longer than any that is used.
+const LONGEST_CODE: usize = 40;
 
 /// No escape is longer than one of these that is cut: `%F0%9F%98%8`, `&#x1F600`.
 const LONGEST_CUT_ESCAPE: usize = 12;
@@ -24,8 +39,8 @@ const LONGEST_CUT_ESCAPE: usize = 12;
 /// A text in which escapes are undone.
 pub(super) struct Reading<'a> {
     pub(super) text: Cow<'a, str>,
-    /// The place in the original of each byte of `text`, and of its end. `None`: the same.
-    places: Option<Vec<usize>>,
+    /// For each byte of `text`, where in the original its character stands. `None`: in the same place.
+    places: Option<Vec<Range<usize>>>,
 }
 
 impl<'a> Reading<'a> {
@@ -39,9 +54,12 @@ impl<'a> Reading<'a> {
         std::iter::once(plain).chain(others)
     }
 
-    /// Where in the original this byte of the text begins.
-    pub(super) fn place(&self, at: usize) -> usize {
-        self.places.as_ref().map_or(at, |places| places[at])
+    /// Where in the original this part of the text stands. It is not empty.
+    pub(super) fn original(&self, part: Range<usize>) -> Range<usize> {
+        match &self.places {
+            Some(places) => places[part.start].start..places[part.end - 1].end,
+            None => part,
+        }
     }
 
     /// Where the text may have been cut: at its end, or before an escape at its end that is not whole.
@@ -63,22 +81,24 @@ impl<'a> Reading<'a> {
                 }
                 None => (next, next.len_utf8()),
             };
-            text.push(char);
-            places.resize(text.len(), self.place(at));
+            if char != NOTHING {
+                text.push(char);
+                places.resize(text.len(), self.original(at..at + length));
+            }
             at += length;
         }
-        places.push(self.place(at));
         is_other.then_some(Self { text: text.into(), places: Some(places) })
     }
 }
 
-/// Strings of JSON (RFC 8259, section 7), and what writers of JavaScript add. Control characters need not be read: no value has one.
+/// Strings of JSON (RFC 8259, section 7), and what writers of JavaScript add. No value has a control character, so all are read as one.
 fn json(text: &str) -> Option<(char, usize)> {
     let rest = text.strip_prefix('\\')?;
     match rest.as_bytes().first()? {
         b'u' => hex(rest.get(1..5)?, 6),
         b'x' => hex(rest.get(1..3)?, 4),
         byte @ (b'"' | b'\'' | b'\\' | b'/' | b'`') => Some((char::from(*byte), 2)),
+        b'b' | b'f' | b'n' | b'r' | b't' => Some(('\n', 2)),
         _ => None,
     }
 }
@@ -125,6 +145,28 @@ fn percent(text: &str) -> Option<(char, usize)> {
 /// Forms, as in queries: the same, and `+` for a blank.
 fn form(text: &str) -> Option<(char, usize)> {
     if text.starts_with('+') { Some((' ', 1)) } else { percent(text) }
+}
+
+/// What nobody sees: control characters, line breaks (long texts are wrapped), invisible characters, and the codes with which
+/// terminals change their colours (ECMA-48, section 5.4), also one that the end of the text cuts.
+fn unseen(text: &str) -> Option<(char, usize)> {
+    let first = text.chars().next().filter(|char| is_unprintable(*char))?;
+    let is_code = first == '\u{9b}' || text.starts_with("\x1b[");
+    let begin = if first == '\x1b' && is_code { 2 } else { first.len_utf8() };
+    let code = text[begin..].bytes().take(LONGEST_CODE);
+    let inner = code.take_while(|byte| (0x20..=0x3f).contains(byte)).count();
+    let length = match text.as_bytes().get(begin + inner) {
+        Some(0x40..=0x7e) if is_code => begin + inner + 1,
+        None if is_code => text.len(),
+        _ => first.len_utf8(),
+    };
+    Some((NOTHING, length))
+}
+
+/// A control character that stands where the value has a blank, as a line break may.
+fn blank(text: &str) -> Option<(char, usize)> {
+    let first = text.chars().next().filter(|char| char.is_control())?;
+    Some((' ', if text.starts_with("\r\n") { 2 } else { first.len_utf8() }))
 }
 
 fn hex(digits: &str, length: usize) -> Option<(char, usize)> {

@@ -1,3 +1,5 @@
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use proptest::prelude::*;
 
@@ -5,11 +7,17 @@ use super::*;
 use crate::secret::SecretText;
 use crate::webhook::WantedHeaders;
 
-/// What hides the values of these headers.
+impl Hidden {
+    /// What hides the values of these headers.
+    pub(in crate::sender) fn of_values(values: &[&str]) -> Self {
+        let named = values.iter().enumerate().map(|(at, value)| (format!("X-{at}"), Some(SecretText::from(*value))));
+        let wanted = WantedHeaders::parse(named.collect()).unwrap();
+        Self::of(&wanted.with_kept(&CustomHeaders::default(), true).unwrap())
+    }
+}
+
 fn hiding(values: &[&str]) -> Hidden {
-    let named = values.iter().enumerate().map(|(at, value)| (format!("X-{at}"), Some(SecretText::from(*value))));
-    let wanted = WantedHeaders::parse(named.collect()).unwrap();
-    Hidden::of(&wanted.with_kept(&CustomHeaders::default(), true).unwrap())
+    Hidden::of_values(values)
 }
 
 fn hide(values: &[&str], text: &str) -> String {
@@ -61,6 +69,55 @@ fn the_credentials_after_the_scheme_and_what_basic_encodes_are_hidden_too() {
     for value in ["Basic", "Basic !", "Basic dTo", "Basic /w=="] {
         assert_eq!(hide(&[value], &format!("({value})")), "([hidden])");
     }
+}
+
+#[test]
+fn credentials_within_a_value_are_hidden() {
+    let encode = |text: &str| BASE64_STANDARD.encode(text);
+    for (value, said) in [
+        (&*format!("Basic {}", encode("sk_live_51H8:")), "user sk_live_51H8"),
+        (&*format!("Basic {}", encode("key7:x")), "user key7, password x"),
+        (&*format!("Basic {}", encode("sk_live_51H8:ignored")), "user sk_live_51H8"),
+        (&*format!("Basic {}", encode("user:hunter2\n")), "password hunter2"),
+        (&*encode("user:hunter2"), "password hunter2 (user:hunter2)"),
+        (&*format!("Custom {}", encode("user:hunter2")), "password hunter2"),
+        (&*format!("key={}", encode("TOPSECRET")), "TOPSECRET"),
+        (r#"Token token="abcdefTOPSECRET", nonce="x""#, "bad token abcdefTOPSECRET"),
+        ("key=AAAASECRET", "no key AAAASECRET"),
+        ("ApiKey id:TOPSECRETkey", "no key TOPSECRETkey"),
+        ("user:TOPSECRETpass", "password TOPSECRETpass"),
+        ("user:TOP,SECRET=pass", "password TOP,SECRET=pass"),
+        ("a=1;b=TOPSECRETx;c", "b is TOPSECRETx"),
+    ] {
+        let shown = hide(&[value], said);
+        let words = ["sk_live", "key7", "hunter2", "SECRET"];
+        assert!(!words.iter().any(|word| shown.contains(word)), "{value}: {shown}");
+    }
+    assert_eq!(hide(&["GoogleLogin auth=hunter2hunter2"], "GoogleLogin failed"), "GoogleLogin failed");
+    let many: Vec<_> = (0..200).map(|at| format!("piece-{at:03}")).collect();
+    assert_eq!(hide(&[&many.join(",")], &many.join(",")), "[hidden]");
+}
+
+#[test]
+fn values_are_hidden_with_what_nobody_sees_between_their_characters() {
+    let value = "0123456789abcdef";
+    for text in [
+        "01234567\x1b[1;31m89abc\u{9b}0mdef",
+        "0\u{200b}1\u{ad}23456789abcdef",
+        "0123456789ab\r\n\tcdef",
+        r"01\u000023456789\u001b[0mabcdef",
+        r"0123456789\u200babcdef",
+        "01234567&#8203;89abcdef",
+        "01%0023456789abcdef",
+        r"01234567\r\n89\tabcdef",
+    ] {
+        assert_eq!(hide(&[value], &format!("<{text}\n>")), "<[hidden]\n>", "{text:?}");
+    }
+    for text in ["a b c d e f", "a\tb\r\nc d\ne\u{b}f", r"a\tb\u000bc d\ne f"] {
+        assert_eq!(hide(&["a b c d e f"], &format!("<{text}>")), "<[hidden]>", "{text:?}");
+    }
+    assert_eq!(hide_cut(value, "is 0123\x1b[0m4567\x1b[3"), "is [hidden]");
+    assert_eq!(hide(&[value], "\x1b[31mé\n"), "\x1b[31mé\n");
 }
 
 #[test]
