@@ -47,6 +47,21 @@ impl Hidden {
         Self(texts)
     }
 
+    /// The text without what is hidden, also where that becomes readable only when `clean` takes characters out of it. Without any
+    /// header the text is left as it is.
+    pub(super) fn hide_and_clean<'a>(&self, text: &'a str, end: End, clean: fn(&str) -> String) -> Cow<'a, str> {
+        if self.0.is_empty() {
+            return Cow::Borrowed(text);
+        }
+        let clean = clean(&self.hide(text, end));
+        Cow::Owned(self.hide(&clean, end).into_owned())
+    }
+
+    /// Whether nothing is hidden.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The text with [`HIDDEN`] for each occurrence of a hidden text, in any of the spellings that [`Reading`] knows.
     pub(super) fn hide<'a>(&self, text: &'a str, end: End) -> Cow<'a, str> {
         if self.0.is_empty() {

@@ -35,11 +35,20 @@ pub(super) fn of(status: StatusCode, headers: &HeaderMap, hidden: &Hidden) -> Op
         let Some(first) = values.next() else { continue };
         let value = values.fold(first.into_owned(), |all, value| all + ", " + &value);
         let Some(left) = room.checked_sub(name.len()) else { break };
-        let value = printable(&hidden.hide(&value, End::Whole), left);
+        let value = shown(&value, left, hidden);
         room = left - value.len();
         kept.insert(*name, value);
     }
     if kept.is_empty() { None } else { serde_json::to_string(&kept).ok() }
+}
+
+/// At most so many bytes of the value, cleaned and without what is hidden. A few times more is looked at, since a value becomes
+/// shorter when a part of it is hidden.
+fn shown(value: &str, max_bytes: usize, hidden: &Hidden) -> String {
+    let beginning = &value[..value.floor_char_boundary(4 * max_bytes)];
+    let end = if beginning.len() < value.len() { End::Cut } else { End::Whole };
+    let beginning = hidden.hide_and_clean(beginning, end, |text| printable(text, usize::MAX));
+    printable(&beginning, max_bytes)
 }
 
 #[cfg(test)]
@@ -83,5 +92,15 @@ mod tests {
             cut.as_object().unwrap().iter().map(|(name, value)| name.len() + value.as_str().unwrap().len()).sum();
         assert_eq!((bytes, cut["X-Request-Id"].as_str()), (MAX_BYTES, Some("r-1")));
         assert_eq!(cut["Server"].as_str().unwrap().len(), 700);
+    }
+
+    #[test]
+    fn a_long_value_is_read_only_as_far_as_it_can_be_kept() {
+        let hidden = Hidden::of_values(&["hunter2hunter2"]);
+        // All of it becomes one mark, so the end would be shown if it were read.
+        let long = "hunter2hunter2".repeat(10_000) + " the end";
+        assert_eq!(shown(&long, MAX_BYTES, &hidden), "[hidden]");
+        assert_eq!(shown(&long, MAX_BYTES, &Hidden::default()), long[..MAX_BYTES]);
+        assert_eq!(shown("a\thunter2hunter2, hunter2hunter2 the end", 12, &hidden), "a [hidden], ");
     }
 }
