@@ -144,6 +144,7 @@ mod tests {
             "hunter2 &\r\n hunter3",
             r"hun\u001b[31mter2 & hun\u200bter3",
             "hun&#x200b;ter2 &amp; hunter3",
+            "hunter2%20%26\x02hunter3",
         ] {
             let body = format!("it is {body}, yes\nhunter2");
             let (text, _) = shown(body.as_bytes(), false, &hidden);
