@@ -30,10 +30,10 @@ const SHOWN_BYTES: usize = 16;
 /// Why a header cannot be saved. The texts are for the person who gave it; none repeats a value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderRefusal {
-    /// More than [`MOST_HEADERS`].
+    /// More than 10.
     #[error("a webhook has at most {MOST_HEADERS} headers")]
     TooMany,
-    /// Names and values together are longer than [`MOST_BYTES`].
+    /// Names and values together are longer than 4 KiB.
     #[error("all names and values together have at most {MOST_BYTES} bytes")]
     TooLong,
     /// The name is longer than [`LONGEST_NAME`]. It may be a value in the wrong place, so nothing of it is repeated.
