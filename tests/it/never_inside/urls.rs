@@ -5,7 +5,8 @@ use crate::support::{Configure, LoggedAttempt, Receiver, Site, Webhook};
 
 /// Writes a URL that `webhooks create` refuses into the database.
 pub async fn smuggle(site: &Site, webhook: &Webhook, url: &str) {
-    let update = "UPDATE webhooks SET url = $1 WHERE id::text = $2";
+    // The values of its headers would not go to another host.
+    let update = "UPDATE webhooks SET url = $1, header_names = NULL, headers = NULL WHERE id::text = $2";
     let changed = site.sql().await.execute(update, &[&url, &webhook.id]).await.expect("the statement is right");
     assert_eq!(changed, 1);
 }

@@ -140,7 +140,9 @@ async fn two_recoveries_at_once_recover_all_once_at_one_rate() {
 async fn a_webhook_switched_off_during_its_recovery_is_not_called() {
     let (quiet, holder) = stopped_halfway().await;
     let receiver = Receiver::start().await;
-    quiet.execute(&format!("UPDATE webhooks SET url = '{}'", receiver.url())).await;
+    quiet
+        .execute(&format!("UPDATE webhooks SET url = '{}', header_names = NULL, headers = NULL", receiver.url()))
+        .await;
     let mut recovery = started(&quiet);
     wait_for_blocked_sessions(&quiet, 1).await;
     let update = ["webhooks", "update", &quiet.webhook.id, "--active", "false"];
