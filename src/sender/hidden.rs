@@ -21,6 +21,9 @@ pub(super) const HIDDEN: &str = "[hidden]";
 /// So many bytes of the beginning of a value, or half of it, are hidden where a text is cut.
 const BEGINNING: usize = 8;
 
+/// The most texts that are hidden. Each is searched for in all readings of an answer, which takes about a millisecond in a debug build.
+const MOST_TEXTS: usize = 80;
+
 /// The texts that are hidden: the values of headers, and the parts of them that are credentials alone.
 #[derive(Default)]
 pub(super) struct Hidden(Vec<Zeroizing<String>>);
@@ -37,8 +40,9 @@ pub(super) enum End {
 impl Hidden {
     pub(super) fn of(headers: &CustomHeaders) -> Self {
         let mut texts: Vec<Zeroizing<String>> = Vec::new();
+        let most = MOST_TEXTS / headers.iter().count().max(1);
         for (_, value) in headers.iter() {
-            for part in parts(value.expose()) {
+            for part in parts(value.expose(), most) {
                 if !texts.contains(&part) {
                     texts.push(part);
                 }

@@ -10,11 +10,9 @@ use crate::text::is_unprintable;
 
 /// A piece of a value that has fewer characters may be a usual word.
 const SHORTEST_PIECE: usize = 8;
-/// The most texts that are hidden of one value. Each is searched for in all readings of an answer.
-const MOST_PARTS: usize = 20;
-
-/// The value, what follows its first word (`Bearer x`: `x`), its pieces, and what they encode in base64. The most important first.
-pub(super) fn parts(value: &str) -> Vec<Zeroizing<String>> {
+/// The value, what follows its first word (`Bearer x`: `x`), its pieces, and what they encode in base64: at most
+/// so many, the most important first.
+pub(super) fn parts(value: &str, most: usize) -> Vec<Zeroizing<String>> {
     let mut parts = vec![owned(value)];
     if let Some((scheme, credentials)) = value.split_once(' ') {
         let credentials = credentials.trim_start();
@@ -29,7 +27,7 @@ pub(super) fn parts(value: &str) -> Vec<Zeroizing<String>> {
     parts.extend(pieces.into_iter().map(owned));
     let mut kept: Vec<Zeroizing<String>> = Vec::new();
     for part in parts {
-        if kept.len() < MOST_PARTS && !part.is_empty() && !kept.contains(&part) {
+        if kept.len() < most && !part.is_empty() && !kept.contains(&part) {
             kept.push(part);
         }
     }
