@@ -49,12 +49,14 @@ impl HeadersAndPace {
         }
     }
 
-    /// A statement that deletes webhooks, and what they were granted. It returns their ids.
+    /// A statement that deletes webhooks, and what they were granted, locked in the order of their ids. It returns the ids.
     pub(super) fn with_paces(self, delete: &str) -> String {
         let delete = format!("{delete} RETURNING id");
         match self {
             Self::Kept => format!(
-                "WITH gone AS ({delete}), forgotten AS (DELETE FROM paces WHERE webhook_id IN (SELECT id FROM gone))
+                "WITH gone AS ({delete}), locked AS MATERIALIZED (
+                     SELECT webhook_id FROM paces WHERE webhook_id IN (SELECT id FROM gone) ORDER BY webhook_id FOR UPDATE
+                 ), forgotten AS (DELETE FROM paces WHERE webhook_id IN (SELECT webhook_id FROM locked))
                  SELECT id FROM gone"
             ),
             Self::BeforeV16 => delete,

@@ -157,7 +157,7 @@ const TAKE_PACE: &str = "
         FROM free
     ), noted AS (
         UPDATE paces SET granted_until = base + granted * cost * interval '1 microsecond'
-        FROM taken WHERE paces.webhook_id = taken.webhook_id AND granted > 0
+        FROM taken WHERE paces.webhook_id = taken.webhook_id AND (granted > 0 OR paces.granted_until > base)
     )
     SELECT asked.webhook_id, asked.rate, asked.wanted, asked.cost,
         CASE WHEN asked.wanted > 0 THEN taken.granted ELSE 0 END AS granted,
@@ -165,10 +165,12 @@ const TAKE_PACE: &str = "
         END AS until_granted
     FROM asked LEFT JOIN taken USING (webhook_id)";
 
-/// The first requests of a webhook: all that are kept for it.
+/// The first requests of a webhook: all that are kept for it. The webhooks are locked, so that none is deleted meanwhile: its row
+/// would stay.
 const BEGIN_PACES: &str = "
     INSERT INTO paces (webhook_id, granted_until)
-    SELECT id, '-infinity' FROM webhooks WHERE id = ANY ($1) AND active ORDER BY id ON CONFLICT DO NOTHING";
+    SELECT id, '-infinity' FROM webhooks WHERE id = ANY ($1) AND active ORDER BY id FOR KEY SHARE
+    ON CONFLICT DO NOTHING";
 
 /// The least time between two grants that were not enough: a fast webhook is then granted several requests at once.
 const PORTION: Duration = Duration::from_millis(75);

@@ -301,6 +301,8 @@ async fn the_database_grants_a_pace_and_no_more_and_at_first_a_quarter_of_a_seco
     site.sql().await.batch_execute("UPDATE paces SET granted_until = now() + interval '1 day'").await.unwrap();
     let Pace::Paced(late) = take(NonZeroU32::new(1)).await else { panic!("it has a pace") };
     assert!(late.granted == 0 && late.again_in <= Duration::from_secs(6), "{late:?}");
+    let is_granted = async || matches!(take(NonZeroU32::new(1)).await, Pace::Paced(granted) if granted.granted > 0);
+    wait_until("requests are granted again", is_granted).await;
     site.json(&["webhooks", "update", &webhook.id, "--active", "false"]).await;
     assert_eq!(take(NonZeroU32::new(7)).await, Pace::Unpaced, "what is off is closed without waiting");
 }
