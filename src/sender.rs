@@ -2,7 +2,7 @@
 //!
 //! The URL that a lookup found is checked before its first attempt, the addresses of its host at each one. The clients follow no
 //! redirect, use no proxy but that of the settings, and keep no cookies. A request whose kept connection ended is made once more
-//! within the attempt.
+//! within the attempt, unless the webhook has a pace.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -83,6 +83,8 @@ pub struct Sender {
     route: Route,
     urls: UrlPolicy,
     timeout: Duration,
+    /// Whether every webhook has a pace.
+    has_ceiling: bool,
     limits: answer::AnswerLimits,
 }
 
@@ -99,7 +101,8 @@ impl Sender {
             max_bytes: settings.max_body_bytes,
             keeps_snippets: settings.keep_snippets,
         };
-        Ok(Self { clients, route, urls: settings.urls.clone(), timeout: settings.timeout, limits })
+        let has_ceiling = settings.max_per_second.is_some();
+        Ok(Self { clients, route, urls: settings.urls.clone(), timeout: settings.timeout, has_ceiling, limits })
     }
 
     /// Makes one attempt. Every failure is in its outcome. It takes at most the timeouts of the attempt and of the answer's
@@ -163,7 +166,10 @@ impl Sender {
     /// The outcome, and the time until it was known. The time for reading the body does not count.
     async fn execute(&self, delivery: &Delivery, request: Request, started: Instant) -> (Outcome, Duration) {
         // Kept until the answer is read, since its connection is in use until then.
-        let chosen = self.clients.for_attempt(request.url());
+        let mut chosen = self.clients.for_attempt(request.url());
+        if self.has_ceiling || delivery.webhook.max_per_second.is_some() {
+            chosen = chosen.without_second_try();
+        }
         let hop = self.route.hop(request.url());
         let made = tokio::time::timeout(self.timeout, self.exchange(&chosen, request, hop, started)).await;
         let made = match made.unwrap_or_else(|_| Err(Failure::of_timeout(chosen.is_connecting(), hop))) {

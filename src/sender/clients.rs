@@ -69,7 +69,8 @@ impl Clients {
         let host = self.hasher.hash_one(&url[..Position::BeforePath]);
         let reservation = Reservation::new(&self.reservations, host, now);
         let pooled = reservation.is_some().then(|| self.pooled(now));
-        Chosen { pooled, unpooled: self.unpooled.clone(), opening: Arc::new(Opening::new(reservation)) }
+        let opening = Arc::new(Opening::new(reservation));
+        Chosen { pooled, unpooled: self.unpooled.clone(), opening, tries_again: true }
     }
 
     /// The pooled client, a new one if it has reached `sender.max_connection_age`. Connections of the old client close: idle
@@ -128,9 +129,15 @@ pub(super) struct Chosen {
     pooled: Option<Client>,
     unpooled: Client,
     opening: Arc<Opening>,
+    tries_again: bool,
 }
 
 impl Chosen {
+    /// For a webhook with a pace, which counts requests: a request whose kept connection ends is not made once more.
+    pub(super) fn without_second_try(self) -> Self {
+        Self { tries_again: false, ..self }
+    }
+
     /// Sends the request and waits for the head of its answer.
     ///
     /// A receiver may close a kept connection just as a request arrives on it. So a request that ended without the whole
@@ -144,7 +151,7 @@ impl Chosen {
         let Some(client) = &self.pooled else {
             return self.execute_unpooled(request).await;
         };
-        let again = request.try_clone();
+        let again = if self.tries_again { request.try_clone() } else { None };
         let answered = noted(self.opening.clone(), client.execute(request)).await;
         let was_reused = !self.opening.was_opened();
         match (answered, again) {

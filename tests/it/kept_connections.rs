@@ -106,6 +106,12 @@ async fn a_request_whose_kept_connection_ends_is_made_once_more_as_the_same_atte
     table
         .add(Receiver::start().await, script, ("closed within a body, after a whole head", ["ok 200"; 2], &[1, 1]))
         .await;
+    // Its pace counts requests, and a second one has no grant.
+    let script = [ok(), Reply::close()];
+    let paced = ("a webhook with a pace: no second request", ["ok 200", "protocol"], &[1, 1][..]);
+    table.add(Receiver::start().await, script, paced).await;
+    let webhook = &table.rows.last().expect("it was added").webhook.id;
+    table.site.json(&["webhooks", "update", webhook, "--max-per-second", "1000"]).await;
     let script = [ok(), Reply::raw("nonsense\r\n\r\n")];
     table.add(Receiver::start().await, script, ("an answer that is no HTTP", ["ok 200", "protocol"], &[1, 1])).await;
     table.play().await;
