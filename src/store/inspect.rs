@@ -218,17 +218,20 @@ fn server(row: &Row, latency: Duration, before: Timestamp, after: Timestamp) -> 
     }
 }
 
-/// Whether a secret or headers whose key the keyring has cannot be decrypted. An envelope too short to name its key was counted before.
+/// Whether a secret or headers whose key the keyring has cannot be decrypted. A webhook with an envelope too short to name its key was
+/// counted before.
 fn is_damaged(row: &Row, keyring: &Keyring) -> bool {
     let account_id = account(row);
     let owner = Owner { account_id: &account_id, webhook_id: WebhookId(column(row, "id")) };
-    let envelopes = ["secret", "previous_secret"].map(|name| column::<Option<&[u8]>>(row, name));
-    let is_damaged = |envelope: &[u8]| {
-        keyring.check_key(envelope).is_ok() && matches!(keyring.open(envelope, owner), Err(OpenError::Damaged))
-    };
-    let headers = column::<Option<&[u8]>>(row, "headers").filter(|envelope| keyring.check_key(envelope).is_ok());
-    let has_damaged_headers = headers.is_some() && open_headers(row, keyring, owner) == Err(OpenError::Damaged);
-    has_damaged_headers || envelopes.into_iter().flatten().any(is_damaged)
+    let [secret, previous, headers] =
+        ["secret", "previous_secret", "headers"].map(|name| column::<Option<&[u8]>>(row, name));
+    let names_its_key = |envelope: &[u8]| keyring.check_key(envelope) != Err(OpenError::Damaged);
+    if ![secret, previous, headers].into_iter().flatten().all(names_its_key) {
+        return false;
+    }
+    let is_damaged = |envelope: &[u8]| matches!(keyring.open(envelope, owner), Err(OpenError::Damaged));
+    [secret, previous].into_iter().flatten().any(is_damaged)
+        || open_headers(row, keyring, owner) == Err(OpenError::Damaged)
 }
 
 const SERVER: &str = "
