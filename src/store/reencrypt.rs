@@ -66,6 +66,7 @@ impl Store {
                         0 => done.raced += 1,
                         _ => done.moved += 1,
                     },
+                    Err(_) if done.unreadable.last() == Some(&id) => {}
                     Err(_) => done.unreadable.push(id),
                 }
             }
