@@ -156,11 +156,10 @@ impl WantedHeaders {
         Ok(wanted)
     }
 
-    /// Whether this is what is stored, under the names as they are typed there, with no new value.
+    /// Whether this is what is stored, in any order, under the names as they are typed there, with no new value.
     pub fn repeats(&self, stored: &CustomHeaders) -> bool {
-        let (wanted, stored) = (self.0.iter(), stored.0.iter());
-        wanted.len() == stored.len()
-            && wanted.zip(stored).all(|((name, value), (known, _))| name.0 == known.0 && value.is_none())
+        let is_stored = |name: &HeaderName| stored.0.iter().any(|(known, _)| known.0 == name.0);
+        self.0.len() == stored.0.len() && self.0.iter().all(|(name, value)| value.is_none() && is_stored(name))
     }
 
     /// Whether the webhook shall have none.

@@ -82,6 +82,7 @@ fn what_is_stored_is_repeated_by_its_own_names_with_null_and_nothing_else() {
     let stored = set(&[("Token", "x"), ("Other", "y")]).unwrap();
     let repeats = |given: &[(&str, Option<&str>)]| wanted(given).unwrap().repeats(&stored);
     assert!(repeats(&[("Token", None), ("Other", None)]));
+    assert!(repeats(&[("Other", None), ("Token", None)]), "clients sort names in ways of their own");
     assert!(!repeats(&[("TOKEN", None), ("Other", None)]), "another spelling is shown from then on");
     assert!(!repeats(&[("Token", Some("x")), ("Other", None)]));
     assert!(!repeats(&[("Token", None)]) && !repeats(&[]));
