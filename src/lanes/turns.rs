@@ -41,6 +41,14 @@ impl<T> Lanes<T> {
         Offer::Waits
     }
 
+    /// How many fresh turns of a webhook have to be granted at most, if it has a pace: a lane that is probed parks the others.
+    pub(crate) fn fresh_room(&self, webhook: WebhookId, now: Instant) -> usize {
+        match self.lanes.get(&webhook) {
+            Some(lane) if lane.probe.is_some() => self.room(webhook, now).unwrap_or(0).saturating_sub(lane.waiting()),
+            _ => usize::MAX,
+        }
+    }
+
     /// How many due deliveries of a webhook may be claimed: those that there is room for, and as many again to follow them. A
     /// lane without room for fresh turns that wait claims a few all the same, so that due turns alternate with them.
     pub(crate) fn claimable(&self, webhook: WebhookId, now: Instant) -> usize {

@@ -29,7 +29,9 @@ pub struct PaceAsk {
 /// What [`Store::take_pace`] answers for one webhook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
-    /// Its requests need no grant.
+    /// The schema is older than V16 and knows no pace: there is none, and no ceiling.
+    Unknown,
+    /// It has no pace, or it is off or deleted.
     Unpaced,
     Paced(Granted),
 }
@@ -79,10 +81,11 @@ impl Store {
         asks: &[PaceAsk],
         ahead: Ahead,
     ) -> Result<HashMap<WebhookId, Pace>, StoreError> {
-        let mut paces: HashMap<WebhookId, Pace> = asks.iter().map(|ask| (ask.webhook, Pace::Unpaced)).collect();
+        let all = |pace: Pace| asks.iter().map(move |ask| (ask.webhook, pace)).collect::<HashMap<_, _>>();
         if asks.is_empty() || !self.has(Addition::HeadersAndPace).await? {
-            return Ok(paces);
+            return Ok(all(Pace::Unknown));
         }
+        let mut paces = all(Pace::Unpaced);
         let mut new = Vec::new();
         for row in self.grants(ceiling, asks, ahead).await? {
             match pace(&row) {

@@ -134,7 +134,7 @@ impl Attempts {
         if let Some(pause) = pause_of(webhook, Instant::now()) {
             return Some(Obstacle::Paused(pause));
         }
-        if self.pace_of(webhook).is_some() && turn.granted_until.is_none_or(|until| until <= Instant::now()) {
+        if self.pace_of(webhook).is_some() && !turn.grant.holds(webhook.max_per_second.is_some(), Instant::now()) {
             return Some(Obstacle::NotGranted);
         }
         (turn.is_claimed() && self.claim_time_left(turn).is_zero()).then_some(Obstacle::LeaseEnds)

@@ -16,20 +16,23 @@ use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
 use super::attempts::Attempts;
+use super::grants::Grants;
 use super::pacing::MayClaim;
 use super::portion::Portion;
-use super::turn::{Origin, Turn};
+use super::turn::{Grant, Origin, Turn};
 use crate::config::Worker;
 use crate::delivery::ClosedReason;
 use crate::error_chain;
 use crate::ids::WebhookId;
 use crate::metrics::Reason;
-use crate::store::{Claimed, Claims, Ended, PaceAsk, Pages, ReadUntil, Room, StoreError};
+use crate::store::{Claimed, Claims, Ended, Pages, ReadUntil, Room, StoreError};
 
 mod agenda;
+mod asking;
 mod sweep;
 
 use agenda::Agenda;
+use asking::Asking;
 use sweep::Sweep;
 
 /// The wait before the next step while there is more to do: the turns just claimed begin meanwhile.
@@ -56,6 +59,7 @@ struct Search {
     sweep: Sweep,
     /// Deliveries claimed by one statement: fewer after one ran out of time.
     portion: Portion,
+    asking: Asking,
     /// Between reads: longer each time while they find nothing.
     idle: Duration,
     /// When the first pause of a webhook on the agenda is over, or the first one may be granted requests again.
@@ -68,8 +72,27 @@ struct Rooms {
     paced: Vec<Room>,
 }
 
+impl Search {
+    /// Waits for the next step. What is granted is claimed at once.
+    async fn wait(&mut self, wait: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = self.asking.answered() => {}
+        }
+    }
+}
+
 impl Due {
     pub(super) async fn run(self) {
+        let (asking, asked) = Asking::new();
+        tokio::select! {
+            () = self.search(asking) => {}
+            // It ends only if the search does.
+            () = asked.answer_all(&self.attempts) => {}
+        }
+    }
+
+    async fn search(&self, asking: Asking) {
         let now = Instant::now();
         let mut search = Search {
             agenda: Agenda::default(),
@@ -78,11 +101,12 @@ impl Due {
             read_deep: now,
             sweep: Sweep::new(now),
             portion: Portion::of(self.worker.batch),
+            asking,
             idle: self.worker.poll_interval,
             wake: None,
         };
         let (mut wait, mut stall) = (Duration::ZERO, self.attempts.stalls.wait());
-        while self.stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
+        while self.stop.run_until_cancelled(search.wait(wait)).await.is_some() {
             // A stop does not interrupt a step: what was claimed must be started or given back.
             wait = match self.step(&mut search).await {
                 Ok(wait) => wait,
@@ -148,7 +172,7 @@ impl Due {
         pacing.forget_unused(now);
         let mut waiting = 0;
         let oldest = search.agenda.oldest(|webhook| {
-            let waits = pacing.waits(webhook, now);
+            let waits = pacing.is_in_time(webhook, now);
             waiting += i64::from(waits);
             waits
         });
@@ -204,12 +228,17 @@ impl Due {
 
     /// Claims deliveries of the webhooks on the agenda that have room. Returns whether there were any.
     async fn claim(&self, search: &mut Search) -> Result<bool, StoreError> {
+        let answer = search.asking.take_answer();
         if !self.attempts.outage.permits_claims() {
             search.wake = None;
             return Ok(false);
         }
-        let rooms = self.rooms(search);
-        let (rooms, granted_until) = self.granted(search, rooms).await;
+        let granted = answer.as_ref().map(|(rooms, grants)| self.granted(search, rooms, grants)).unwrap_or_default();
+        let Rooms { unpaced: mut rooms, paced } = self.rooms(search, &granted);
+        if !paced.is_empty() {
+            search.asking.ask(paced);
+        }
+        rooms.extend(granted);
         if rooms.is_empty() {
             return Ok(false);
         }
@@ -242,46 +271,47 @@ impl Due {
         let found = !claims.taken.is_empty() || !claims.ungranted.is_empty();
         let turn = |Claimed { delivery, claim: number }| {
             let origin = Origin::Claim(number);
-            Turn { delivery, origin, looked_up, granted_until }
+            let grant = answer.as_ref().map_or(Grant::None, |(_, grants)| grants.grant(delivery.webhook.id));
+            Turn { delivery, origin, looked_up, grant }
         };
         self.attempts.admit_claimed(claims.deliveries.into_iter().map(turn));
         Ok(found)
     }
 
-    /// Asks for grants for the rooms of webhooks with a pace. Returns the rooms of which something may be claimed, and until
-    /// when what is granted may begin.
-    async fn granted(&self, search: &mut Search, rooms: Rooms) -> (Vec<Room>, Option<Instant>) {
-        let Rooms { mut unpaced, paced } = rooms;
-        if paced.is_empty() {
-            return (unpaced, None);
-        }
-        let ask = |room: &Room| PaceAsk { webhook: room.webhook, wanted: room.most, due_since: Some(room.since) };
-        let (grants, again) = self.attempts.take_grants(&paced.iter().map(ask).collect::<Vec<_>>()).await;
-        search.wake = search.wake.into_iter().chain(again).min();
-        for room in paced {
+    /// The rooms of which something may be claimed, of those that grants were asked for.
+    fn granted(&self, search: &mut Search, asked: &[Room], grants: &Grants) -> Vec<Room> {
+        let mut rooms = Vec::new();
+        for room in asked {
             if grants.has_nothing_due(room.webhook) {
-                search.agenda.claimed(&room, None);
+                search.agenda.claimed(room, None);
                 self.attempts.pacing().nothing_waits(room.webhook);
             }
-            unpaced.extend(grants.granted(room));
+            rooms.extend(grants.granted(*room));
         }
-        (unpaced, Some(grants.until))
+        rooms
     }
 
-    /// How many deliveries to claim of which webhooks. Notes when the first of their pauses, or of their waits for a grant, is
-    /// over.
-    fn rooms(&self, search: &mut Search) -> Rooms {
+    /// How many deliveries to claim of which other webhooks than those of the rooms that are `granted`. Notes when the first
+    /// of their pauses, or of their waits for a grant, is over.
+    fn rooms(&self, search: &mut Search, granted: &[Room]) -> Rooms {
         let most = if self.attempts.outage.is_out() { 1 } else { search.portion.size() };
+        let most = most.saturating_sub(granted.iter().map(|room| room.most).sum());
+        let is_granted: HashSet<WebhookId> = granted.iter().map(|room| room.webhook).collect();
         let (mut wake, mut asking): (Option<Instant>, _) = (None, HashSet::new());
+        let may_ask = !search.asking.is_under_way();
         let (mut pacing, lanes, now) = (self.attempts.pacing(), self.attempts.lanes(), Instant::now());
         let rooms = search.agenda.rooms(most, |webhook| {
+            if is_granted.contains(&webhook) {
+                return 0;
+            }
             let paused_until = lanes.paused_until(webhook, now);
             let (room, granted_from) = match pacing.may_claim(webhook, now) {
                 MayClaim::Unpaced => (lanes.claimable(webhook, now), None),
-                MayClaim::WithGrant(most) => {
+                MayClaim::WithGrant(most) if may_ask => {
                     asking.insert(webhook);
                     (lanes.claimable_to_start(webhook, now).min(most), None)
                 }
+                MayClaim::WithGrant(_) => (0, None),
                 MayClaim::From(at) => (0, Some(at)),
             };
             wake = wake.into_iter().chain(paused_until).chain(granted_from).min();

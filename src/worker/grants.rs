@@ -7,13 +7,12 @@ use std::time::{Duration, Instant};
 
 use super::attempts::Attempts;
 use super::pacing::{GRANT_LASTS, Pacing};
+use super::turn::Grant;
 use crate::error_chain;
 use crate::ids::WebhookId;
 use crate::snapshot::Snapshot;
-use crate::store::{Granted, Pace, PaceAsk, Room};
+use crate::store::{Granted, Pace, PaceAsk, Room, StoreError};
 
-/// The longest wait for grants: what needs none waits behind them.
-const PATIENCE: Duration = Duration::from_millis(500);
 /// Webhooks that one statement asks for.
 const WEBHOOKS: usize = 256;
 
@@ -22,25 +21,38 @@ const WEBHOOKS: usize = 256;
 pub(super) struct Grants {
     paces: HashMap<WebhookId, Pace>,
     /// From then on they must not be used.
-    pub(super) until: Instant,
+    until: Instant,
+    /// Why there is no answer for some webhooks.
+    pub(super) error: Option<StoreError>,
 }
 
 impl Grants {
-    /// How many requests of a webhook may begin.
+    /// How many requests of a webhook may begin that had a pace when it was read. It may be off or deleted now, and then none
+    /// may begin.
     pub(super) fn of(&self, webhook: WebhookId) -> usize {
         match self.paces.get(&webhook) {
+            Some(Pace::Unknown) => usize::MAX,
             Some(Pace::Paced(Granted { granted, .. })) => *granted,
-            Some(Pace::Unpaced) => usize::MAX,
-            None => 0,
+            Some(Pace::Unpaced) | None => 0,
         }
     }
 
     /// The same for a room, whose size is then what may be claimed. `None`: nothing.
     pub(super) fn granted(&self, room: Room) -> Option<Room> {
         match self.paces.get(&room.webhook)? {
-            Pace::Unpaced => Some(room),
+            Pace::Unknown | Pace::Unpaced => Some(room),
+            Pace::Paced(_) if self.until <= Instant::now() => None,
             Pace::Paced(Granted { granted: 0, .. }) => None,
             Pace::Paced(Granted { granted, .. }) => Some(Room { most: *granted, granted: true, ..room }),
+        }
+    }
+
+    /// What a request of the webhook begins with, if it is one of those that may.
+    pub(super) fn grant(&self, webhook: WebhookId) -> Grant {
+        match self.paces.get(&webhook) {
+            Some(Pace::Unknown) => Grant::NoPaces,
+            Some(Pace::Paced(_)) => Grant::Until(self.until),
+            Some(Pace::Unpaced) | None => Grant::None,
         }
     }
 
@@ -61,30 +73,31 @@ impl Attempts {
         paces.into_iter().flatten().min()
     }
 
-    /// Asks for grants. Webhooks for which there is no answer soon are missing in the result: they get none. Returns also when
-    /// the first of the others is to be asked for again.
-    pub(super) async fn take_grants(&self, asks: &[PaceAsk]) -> (Grants, Option<Instant>) {
-        let (mut paces, mut again) = (HashMap::new(), None);
+    /// Asks for grants. Webhooks for which there is no answer in time are missing in the result: they get none.
+    pub(super) async fn take_grants(&self, asks: &[PaceAsk], patience: Duration) -> Grants {
+        let (mut paces, mut error) = (HashMap::new(), None);
         let asked = Instant::now();
         for asks in asks.chunks(WEBHOOKS) {
             let asking = self.store.take_pace(self.max_per_second, asks);
             // Whatever the database grants later is lost.
-            match tokio::time::timeout(PATIENCE.saturating_sub(asked.elapsed()), asking).await {
+            match tokio::time::timeout(patience.saturating_sub(asked.elapsed()), asking).await {
                 Ok(Ok(answers)) => paces.extend(answers),
-                Ok(Err(error)) => tracing::debug!(error = error_chain(&error), "cannot take grants, trying again"),
-                Err(_) => tracing::debug!("no grants in time, trying again"),
+                Ok(Err(failed)) => error = Some(failed),
+                Err(_) => error = Some(StoreError::Busy(anyhow::anyhow!("no grants of requests within {patience:?}"))),
             }
+        }
+        if let Some(error) = &error {
+            tracing::debug!(error = error_chain(error), "cannot take grants, trying again");
         }
         let now = Instant::now();
         let mut pacing = self.pacing();
         for PaceAsk { webhook, .. } in asks {
-            let at = match paces.get(webhook) {
+            match paces.get(webhook) {
                 Some(pace) => pacing.answered(*webhook, *pace, now),
                 None => pacing.no_answer(*webhook, now),
-            };
-            again = again.into_iter().chain(at).min();
+            }
         }
         drop(pacing);
-        (Grants { paces, until: asked + GRANT_LASTS }, again)
+        Grants { paces, until: asked + GRANT_LASTS, error }
     }
 }

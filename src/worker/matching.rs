@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::civil::Date;
 use uuid::Uuid;
@@ -10,13 +10,16 @@ use uuid::Uuid;
 use super::attempts::Attempts;
 use super::portion::Portion;
 use super::share::{MessageShare, Report};
-use super::turn::{Origin, Turn};
+use super::turn::{Grant, Origin, Turn};
 use crate::delivery::{ClosedReason, Delivery, EventRow, Trigger};
 use crate::event::Event;
 use crate::ids::{DeliveryId, WebhookId};
 use crate::queue::{Receipt, Settled, Settlement};
 use crate::snapshot::Snapshot;
 use crate::store::PaceAsk;
+
+/// The longest wait for grants of fresh deliveries: the next events wait behind them.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// An event and the broker message it came in.
 pub(super) struct ReceivedEvent {
@@ -112,7 +115,7 @@ impl Attempts {
         for webhook in webhooks {
             let id = DeliveryId::of(webhook.id, &row.event.id);
             let delivery = Delivery { id, row: row.clone(), webhook, trigger: Trigger::Event, attempt: 1 };
-            let turn = Turn { delivery, origin: Origin::Message(share.another()), looked_up, granted_until: None };
+            let turn = Turn { delivery, origin: Origin::Message(share.another()), looked_up, grant: Grant::None };
             match ClosedReason::of(turn.delivery.webhook.state.standing()) {
                 Some(reason) => self.close(turn, reason).await,
                 None if isolated => self.park(turn).await,
@@ -126,33 +129,37 @@ impl Attempts {
     }
 
     /// Starts fresh turns of webhooks with a pace, as many as are granted. The others wait in the database, and so do all of a
-    /// webhook of which some wait there already.
+    /// webhook of which some wait there already, and of one that is off, deleted or without a pace since it was read: they
+    /// are closed or claimed there.
     async fn offer_paced(self: &Arc<Self>, turns: Vec<Turn>) {
         let mut wanted: BTreeMap<WebhookId, usize> = BTreeMap::new();
         {
-            let (pacing, now) = (self.pacing(), Instant::now());
-            for webhook in turns.iter().map(|turn| turn.delivery.webhook.id) {
-                if !pacing.waits(webhook, now) {
-                    *wanted.entry(webhook).or_default() += 1;
+            let (mut pacing, lanes, now) = (self.pacing(), self.lanes(), Instant::now());
+            for webhook in turns.iter().map(|turn| &turn.delivery.webhook) {
+                let Some(pace) = self.pace_of(webhook) else { continue };
+                let wanted = wanted.entry(webhook.id).or_default();
+                if pacing.waits(webhook.id, now) {
+                    pacing.parked(webhook.id, pace, now);
+                } else if *wanted < lanes.fresh_room(webhook.id, now) {
+                    pacing.found(webhook.id, pace, now);
+                    *wanted += 1;
                 }
             }
         }
+        let asked = wanted.into_iter().filter(|(_, wanted)| *wanted > 0);
         let ask = |(webhook, wanted)| PaceAsk { webhook, wanted, due_since: None };
-        let (grants, _) = self.take_grants(&wanted.into_iter().map(ask).collect::<Vec<_>>()).await;
+        let grants = self.take_grants(&asked.map(ask).collect::<Vec<_>>(), PATIENCE).await;
         let mut left: HashMap<WebhookId, usize> = HashMap::new();
         for mut turn in turns {
             let webhook = turn.delivery.webhook.id;
             let left = left.entry(webhook).or_insert_with(|| grants.of(webhook));
             if *left > 0 {
                 *left -= 1;
-                turn.granted_until = Some(grants.until);
+                turn.grant = grants.grant(webhook);
                 self.offer(turn).await;
-                continue;
+            } else {
+                self.park(turn).await;
             }
-            if let Some(pace) = self.pace_of(&turn.delivery.webhook) {
-                self.pacing().parked(webhook, pace, Instant::now());
-            }
-            self.park(turn).await;
         }
     }
 }

@@ -36,6 +36,8 @@ struct Paced {
     ask_at: Option<Instant>,
     /// When deliveries were last seen that waited for grants.
     seen_waiting: Option<Instant>,
+    /// PostgreSQL did not answer when it was last asked.
+    unanswered: bool,
     used: Instant,
 }
 
@@ -78,11 +80,11 @@ impl Pacing {
         self.paced(webhook, rate, now).seen_waiting = Some(now);
     }
 
-    /// PostgreSQL has answered. Returns when to ask again if it granted less than was wanted.
-    pub(super) fn answered(&mut self, webhook: WebhookId, pace: Pace, now: Instant) -> Option<Instant> {
+    /// PostgreSQL has answered.
+    pub(super) fn answered(&mut self, webhook: WebhookId, pace: Pace, now: Instant) {
         let Pace::Paced(Granted { rate, wanted, granted, again_in, .. }) = pace else {
             self.webhooks.remove(&webhook);
-            return None;
+            return;
         };
         let paced = self.paced(webhook, rate, now);
         let waits = granted < wanted;
@@ -90,7 +92,7 @@ impl Pacing {
         if waits {
             paced.seen_waiting = Some(now);
         }
-        paced.ask_at
+        paced.unanswered = false;
     }
 
     /// Nothing waits for the webhook's grants any more.
@@ -106,19 +108,26 @@ impl Pacing {
         seen.is_some_and(|seen| now.saturating_duration_since(seen) < SEEN_WAITING)
     }
 
+    /// Whether they wait for their pace alone, and so are not late. While PostgreSQL does not answer they wait for it.
+    pub(super) fn is_in_time(&self, webhook: WebhookId, now: Instant) -> bool {
+        self.waits(webhook, now) && !self.webhooks.get(&webhook).is_some_and(|paced| paced.unanswered)
+    }
+
     /// Forgets webhooks that had nothing to do for long.
     pub(super) fn forget_unused(&mut self, now: Instant) {
         self.webhooks.retain(|_, paced| now.saturating_duration_since(paced.used) < REMEMBERED);
     }
 
-    pub(super) fn no_answer(&mut self, webhook: WebhookId, now: Instant) -> Option<Instant> {
-        let paced = self.webhooks.get_mut(&webhook)?;
-        paced.ask_at = Some(now + AFTER_NO_ANSWER);
-        paced.ask_at
+    /// PostgreSQL has not answered. Fresh deliveries are parked meanwhile, without a further statement.
+    pub(super) fn no_answer(&mut self, webhook: WebhookId, now: Instant) {
+        let known = self.webhooks.get(&webhook).map(|paced| paced.rate);
+        let Some(rate) = known.or(self.ceiling) else { return };
+        let paced = self.paced(webhook, rate, now);
+        (paced.ask_at, paced.seen_waiting, paced.unanswered) = (Some(now + AFTER_NO_ANSWER), Some(now), true);
     }
 
     fn paced(&mut self, webhook: WebhookId, rate: NonZeroU32, now: Instant) -> &mut Paced {
-        let new = Paced { rate, ask_at: None, seen_waiting: None, used: now };
+        let new = Paced { rate, ask_at: None, seen_waiting: None, unanswered: false, used: now };
         let paced = self.webhooks.entry(webhook).or_insert(new);
         (paced.rate, paced.used) = (rate, now);
         paced
@@ -221,16 +230,28 @@ mod tests {
         pacing.found(webhook, rate(20), now);
         assert_eq!(pacing.may_claim(webhook, now), MayClaim::WithGrant(5));
         assert!(!pacing.waits(webhook, now));
-        let again = pacing.answered(webhook, granted(2, 5), now).unwrap();
-        assert_eq!(again, now + Duration::from_millis(200));
+        pacing.answered(webhook, granted(2, 5), now);
+        let again = now + Duration::from_millis(200);
         assert_eq!(pacing.may_claim(webhook, now), MayClaim::From(again));
         assert!(pacing.waits(webhook, now));
         assert_eq!(pacing.may_claim(webhook, again), MayClaim::WithGrant(5));
-        assert_eq!(pacing.answered(webhook, granted(5, 5), again), None);
+        pacing.answered(webhook, granted(5, 5), again);
+        assert_eq!(pacing.may_claim(webhook, again), MayClaim::WithGrant(5));
         pacing.nothing_waits(webhook);
         assert!(!pacing.waits(webhook, again));
         pacing.answered(webhook, Pace::Unpaced, again);
         assert_eq!(pacing.may_claim(webhook, again), MayClaim::Unpaced);
+    }
+
+    #[test]
+    fn what_postgresql_does_not_answer_for_is_late_and_fresh_deliveries_do_not_go_before_it() {
+        let (mut pacing, now, webhook) = (Pacing::new(Some(rate(20))), Instant::now(), WebhookId::default());
+        pacing.no_answer(webhook, now);
+        let again = now + AFTER_NO_ANSWER;
+        assert_eq!(pacing.may_claim(webhook, now), MayClaim::From(again));
+        assert!(pacing.waits(webhook, now) && !pacing.is_in_time(webhook, now));
+        pacing.answered(webhook, granted(0, 5), again);
+        assert!(pacing.waits(webhook, again) && pacing.is_in_time(webhook, again));
     }
 
     #[test]

@@ -55,9 +55,16 @@ enum Told {
 #[derive(Debug)]
 pub(super) struct DatabaseWait<'a> {
     stalls: &'a Stalls,
-    /// Others do not wait for this part: it counts as `holding` only while the database is away.
-    aside: bool,
+    holds: Holds,
     stall: Option<Stall>,
+}
+
+/// When a part's waits count as `holding`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holds {
+    Always,
+    WhileAway,
+    Never,
 }
 
 /// One wait that is under way.
@@ -77,7 +84,7 @@ impl DatabaseWait<'_> {
     pub(super) async fn after(&mut self, part: &'static str, error: &StoreError) {
         let stall = self.stall.get_or_insert_with(|| self.stalls.begin());
         tracing::debug!(error = error_chain(error), "{part}");
-        stall.failed_again(error, self.aside);
+        stall.failed_again(error, self.holds);
         let wait = stall.reconnect.wait();
         tokio::time::sleep(match error {
             StoreError::Busy(_) => wait.min(BUSY_WAIT),
@@ -106,13 +113,19 @@ impl Stalls {
 
     /// For a part that others wait for: its waits make the consumer give messages back.
     pub(super) fn wait(&self) -> DatabaseWait<'_> {
-        DatabaseWait { stalls: self, aside: false, stall: None }
+        DatabaseWait { stalls: self, holds: Holds::Always, stall: None }
     }
 
     /// For a part that others do not wait for. When its own statement runs out of time or meets a lock, that is no reason
     /// to give back what the broker handed out; when the database is away, it is.
     pub(super) fn wait_aside(&self) -> DatabaseWait<'_> {
-        DatabaseWait { aside: true, ..self.wait() }
+        DatabaseWait { holds: Holds::WhileAway, ..self.wait() }
+    }
+
+    /// For a part that only some webhooks need: whatever it waits for, the others go on. If the database is away, other parts
+    /// find that, too.
+    pub(super) fn wait_apart(&self) -> DatabaseWait<'_> {
+        DatabaseWait { holds: Holds::Never, ..self.wait() }
     }
 
     fn begin(&self) -> Stall {
@@ -146,12 +159,12 @@ impl Stalls {
 }
 
 impl Stall {
-    fn failed_again(&mut self, error: &StoreError, aside: bool) {
+    fn failed_again(&mut self, error: &StoreError, holds: Holds) {
         let long = self.since.elapsed() >= self.stalls.busy_told_after;
         self.stalls.state.clone().send_modify(|state| {
             let away = !matches!(error, StoreError::Busy(_));
             self.count_as(state, away);
-            self.hold(state, away || !aside);
+            self.hold(state, holds == Holds::Always || away && holds == Holds::WhileAway);
             let news = match error {
                 // The task of the operations address logs it, in all roles alike.
                 StoreError::ReadOnly(_) => None,
@@ -292,6 +305,17 @@ mod tests {
         assert!(!held());
         aside.over();
         assert_eq!(stalls.state.borrow().waiting, 0);
+    }
+
+    #[tokio::test]
+    async fn what_waits_apart_is_told_and_never_holds_the_others() {
+        let stalls = Stalls::new(Metrics::default());
+        let mut apart = stalls.wait_apart();
+        apart.after("apart", &busy()).await;
+        apart.after("apart", &away()).await;
+        assert_eq!((stalls.state.borrow().since, told(&stalls)), (None, Some(Told::Away)));
+        apart.over();
+        assert_eq!(told(&stalls), None);
     }
 
     #[tokio::test]

@@ -12,8 +12,28 @@ pub(super) struct Turn {
     /// Taken just before its webhook was read, so that its age is never underestimated. A claimed delivery was claimed then,
     /// too: an age that is too small would let an attempt begin after the end of the claim's lease.
     pub(super) looked_up: Instant,
-    /// Until when its request may begin, if it was granted: see `pacing`.
-    pub(super) granted_until: Option<Instant>,
+    pub(super) grant: Grant,
+}
+
+/// Whether PostgreSQL granted a turn's request: see `pacing`.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Grant {
+    None,
+    /// The request may begin until then.
+    Until(Instant),
+    /// The schema knew no paces, so the operator's ceiling does not hold.
+    NoPaces,
+}
+
+impl Grant {
+    /// Whether a request may begin. `own_pace`: the webhook itself has a pace, not only the operator's ceiling.
+    pub(super) fn holds(self, own_pace: bool, now: Instant) -> bool {
+        match self {
+            Self::None => false,
+            Self::Until(until) => now < until,
+            Self::NoPaces => !own_pace,
+        }
+    }
 }
 
 /// Where a delivery came from, and so what has to be done when its turn is over.
@@ -48,5 +68,22 @@ impl Turn {
     /// Whether the broker will hand the message out again whatever is done here: its channel has closed.
     pub(super) fn has_lost_its_message(&self) -> bool {
         matches!(&self.origin, Origin::Message(share) if !share.is_usable())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_grant_ends_and_a_ceiling_needs_none_while_the_schema_knows_no_paces() {
+        let now = Instant::now();
+        let later = now + Duration::from_secs(60);
+        assert!(!Grant::None.holds(false, now));
+        assert!(Grant::Until(later).holds(true, now) && !Grant::Until(later).holds(true, later));
+        assert!(Grant::NoPaces.holds(false, later), "however long the turn waited in its lane");
+        assert!(!Grant::NoPaces.holds(true, now), "the schema was migrated, and the webhook got a pace");
     }
 }

@@ -69,3 +69,17 @@ fn a_lane_none_of_whose_turns_can_be_attempted_is_probed_at_once_and_costs_its_r
     lanes.ended(probe.slot, Feedback::Succeeded, Some(QUICK), later);
     assert!(room(&lanes, webhook(1), later) > 0);
 }
+
+#[test]
+fn a_lane_that_is_probed_wants_no_grants_for_fresh_turns_that_it_would_park() {
+    let (mut lanes, now) = (Lanes::new(limits()), Instant::now());
+    assert_eq!(lanes.fresh_room(webhook(1), now), usize::MAX);
+    for turn in 0..3 {
+        assert!(matches!(lanes.offer(webhook(1), turn, now), Offer::Start(_)));
+    }
+    for _ in 0..3 {
+        end(&mut lanes, 1, Kind::Usual, Feedback::Failed, now);
+    }
+    assert_eq!(lanes.fresh_room(webhook(1), now), 0);
+    assert_eq!(lanes.fresh_room(webhook(1), now + limits().probe_interval), 1);
+}

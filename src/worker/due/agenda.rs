@@ -63,6 +63,10 @@ impl Agenda {
     /// To be called after a claim for this room. If fewer deliveries were due than there was room for, none is left, and
     /// the webhook is removed; what falls due later adds it again.
     pub(super) fn claimed(&mut self, room: &Room, taken: Option<&Taken>) {
+        if self.since.get(&room.webhook).is_some_and(|since| *since < room.since) {
+            // Something older was found since the room was made.
+            return;
+        }
         match taken {
             Some(taken) if taken.count >= room.most => drop(self.since.insert(room.webhook, taken.until)),
             _ => drop(self.since.remove(&room.webhook)),

@@ -93,6 +93,31 @@ async fn a_worker_that_lacks_a_right_says_so_once_and_waits_without_losing_anyth
 }
 
 #[tokio::test]
+async fn a_role_that_owns_nothing_sends_to_a_webhook_with_a_pace_and_a_missing_right_is_told() {
+    let site = Site::new().await;
+    let role = Role::with_rights(&site).await;
+    let (site, receiver) = (role.used_by(site).await, Receiver::start().await);
+    let webhook = site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
+    let pace = format!("UPDATE webhooks SET max_per_second = 20 WHERE id = '{}'", webhook.id);
+    site.sql().await.batch_execute(&pace).await.unwrap();
+    let mut worker = site.worker().await;
+    site.publish_many(10, ACCOUNT, TYPE, json!({})).await;
+    receiver.wait_for(10).await;
+    assert_eq!(errors(&worker), [""; 0]);
+    role.sql.batch_execute(&format!("REVOKE UPDATE ON paces FROM {}", role.name)).await.unwrap();
+    site.publish_many(10, ACCOUNT, TYPE, json!({})).await;
+    worker.wait_for_log_times("cannot take grants for webhooks that have a pace", 2).await;
+    let told = errors(&worker);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("permission denied for table paces") && told[0].contains("migrate --grant-to ROLE"));
+    role.sql.batch_execute(&format!("GRANT UPDATE ON paces TO {}", role.name)).await.unwrap();
+    receiver.wait_for(20).await;
+    worker.wait_for_log("the database takes what waited").await;
+    drop(worker);
+    role.drop().await;
+}
+
+#[tokio::test]
 async fn a_worker_that_may_not_make_partitions_says_so_and_delivers_meanwhile() {
     let site = Site::new().await;
     let role = Role::with_all_rows(&site).await;
