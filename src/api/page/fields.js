@@ -120,7 +120,7 @@ export function headersField(given) {
 		/** Marks the header that the reason names, too. */
 		says(reason) {
 			says(reason);
-			const words = reason.split(/[\s`;]+/);
+			const words = reason.split(/[\s\x60;]+/);
 			for (const { title, value, name } of rows) {
 				const wrong = name() && words.includes(name()) && (reason.includes('value') ? value : title);
 				for (const input of [title, value]) input.setAttribute('aria-invalid', input === wrong);
