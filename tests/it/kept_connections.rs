@@ -146,7 +146,9 @@ async fn a_busy_receiver_that_moves_is_found_at_its_new_address() {
         after.count() > 0
     })
     .await;
-    assert_eq!((before.connections(), after.connections()), (1, 1));
+    assert_eq!(before.connections(), 1);
+    // The HTTP client may have begun to open one more that it did not need.
+    assert!((1..=2).contains(&after.connections()), "{}", after.connections());
     drop(worker);
 }
 
