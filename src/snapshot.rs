@@ -30,6 +30,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// A webhook of which no more is known than that it was in this activation: it takes no deliveries.
+    pub(crate) fn off(id: WebhookId, activation: i32) -> Self {
+        let state = SnapshotState::Off;
+        Self { id, activation, troubled: false, paused_until: None, max_per_second: None, state }
+    }
+
     /// The saved URL; `None` if the webhook is not active.
     pub fn url(&self) -> Option<&str> {
         match &self.state {

@@ -20,7 +20,7 @@ use crate::error_chain;
 use crate::event::Event;
 use crate::ids::{AccountId, DeliveryId, EventId, EventType, WebhookId};
 use crate::secret::Keyring;
-use crate::snapshot::{Snapshot, SnapshotState};
+use crate::snapshot::Snapshot;
 
 /// A due delivery that this worker may attempt until its lease ends.
 #[derive(Debug)]
@@ -223,14 +223,7 @@ fn id_and_claim(row: &Row) -> (DeliveryId, i64) {
 fn claimed(row: &Row, event: Arc<EventRow>, webhook: Option<&Arc<Snapshot>>) -> Claimed {
     let attempts_made: i32 = column(row, "attempts_made");
     let (id, activation) = (WebhookId(column(row, "pending_webhook")), column(row, "pending_activation"));
-    let seen = Snapshot {
-        id,
-        activation,
-        troubled: false,
-        paused_until: None,
-        max_per_second: None,
-        state: SnapshotState::Off,
-    };
+    let seen = Snapshot::off(id, activation);
     let delivery = Delivery {
         id: DeliveryId(column(row, "id")),
         row: event,

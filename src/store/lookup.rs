@@ -1,7 +1,6 @@
 //! Finds the webhooks that must get an event.
 
 use std::collections::{HashMap, HashSet};
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,12 +11,13 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::days::within_window;
-use super::headers_and_pace::open_headers;
+use super::headers_and_pace::{max_per_second, open_headers};
 use super::{Scope, Store, StoreError, TypedParams, WAIT_FOR_STANDBY, account, column};
 use crate::ids::{AccountId, DeliveryId, EventType, WebhookId};
 use crate::secret::{Keyring, Owner};
 use crate::signature::SigningKey;
 use crate::snapshot::{SavedUrl, Secrets, Snapshot, SnapshotState, Standing};
+use crate::webhook::MaxPerSecond;
 
 /// What one query found.
 #[derive(Debug)]
@@ -187,14 +187,9 @@ pub(super) fn snapshot(row: &Row, keyring: &Keyring) -> Snapshot {
         activation: column(row, "activation"),
         troubled: column(row, "troubled"),
         paused_until: paused_for(row).map(|remaining| Instant::now() + remaining),
-        max_per_second: max_per_second(row),
+        max_per_second: max_per_second(row).map(MaxPerSecond::get),
         state,
     }
-}
-
-/// Only values from 1 on are stored.
-fn max_per_second(row: &Row) -> Option<NonZeroU32> {
-    column::<Option<i32>>(row, "max_per_second").and_then(|number| NonZeroU32::new(number.cast_unsigned()))
 }
 
 /// How much longer the webhook is paused.

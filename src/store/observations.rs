@@ -188,15 +188,7 @@ mod tests {
 
     fn of_a_troubled_webhook(mut result: TurnResult) -> TurnResult {
         let webhook = &result.delivery.webhook;
-        let state = crate::snapshot::SnapshotState::Off;
-        let troubled = Snapshot {
-            id: webhook.id,
-            activation: webhook.activation,
-            troubled: true,
-            paused_until: None,
-            max_per_second: None,
-            state,
-        };
+        let troubled = Snapshot { troubled: true, ..Snapshot::off(webhook.id, webhook.activation) };
         result.delivery.webhook = troubled.into();
         result
     }

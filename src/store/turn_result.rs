@@ -96,7 +96,7 @@ impl TurnResult {
         use uuid::Uuid;
 
         use crate::ids::{AccountId, DeliveryId, EventId, EventType, WebhookId};
-        use crate::snapshot::{Snapshot, SnapshotState};
+        use crate::snapshot::Snapshot;
 
         let id = WebhookId(Uuid::from_u128(webhook));
         let event = Event {
@@ -108,15 +108,7 @@ impl TurnResult {
         let delivery = Delivery {
             id: DeliveryId::of(id, &event.id),
             row: EventRow::new(event, Date::default(), Uuid::nil()).into(),
-            webhook: Snapshot {
-                id,
-                activation,
-                troubled: false,
-                paused_until: None,
-                max_per_second: None,
-                state: SnapshotState::Off,
-            }
-            .into(),
+            webhook: Snapshot::off(id, activation).into(),
             trigger: Trigger::Event,
             attempt: 1,
         };
