@@ -140,10 +140,21 @@ CREATE TABLE public.events (
     account_id text NOT NULL,
     event_id text NOT NULL,
     event_type text NOT NULL,
-    body bytea NOT NULL
+    body bytea NOT NULL,
+    traceparent text
 )
 PARTITION BY RANGE (day);
 ALTER TABLE ONLY public.events ALTER COLUMN body SET COMPRESSION lz4;
+
+CREATE TABLE public.holds (
+    id uuid NOT NULL,
+    webhook_id uuid,
+    account_id text,
+    since timestamp with time zone DEFAULT now() NOT NULL,
+    reason text,
+    released_at timestamp with time zone,
+    CONSTRAINT holds_check CHECK (((webhook_id IS NULL) OR (account_id IS NULL)))
+);
 
 CREATE TABLE public.kept_answers (
     account_id text NOT NULL,
@@ -179,6 +190,17 @@ CREATE TABLE public.pending_deliveries (
     created_at timestamp with time zone DEFAULT now() NOT NULL
 )
 WITH (autovacuum_vacuum_cost_delay='0', fillfactor='80', autovacuum_vacuum_scale_factor='0.01', autovacuum_vacuum_threshold='500', autovacuum_analyze_scale_factor='0.05');
+
+CREATE TABLE public.processes (
+    id uuid NOT NULL,
+    role text NOT NULL,
+    version text NOT NULL,
+    host text NOT NULL,
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    seen_at timestamp with time zone DEFAULT now() NOT NULL,
+    figures jsonb NOT NULL
+)
+WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.02', autovacuum_vacuum_cost_delay='0');
 
 CREATE TABLE public.recoveries (
     webhook_id uuid NOT NULL,
@@ -231,6 +253,15 @@ ALTER TABLE ONLY public.closed_deliveries
 ALTER TABLE ONLY public.events
     ADD CONSTRAINT events_pkey PRIMARY KEY (day, key);
 
+ALTER TABLE ONLY public.holds
+    ADD CONSTRAINT holds_account_id_key UNIQUE (account_id);
+
+ALTER TABLE ONLY public.holds
+    ADD CONSTRAINT holds_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.holds
+    ADD CONSTRAINT holds_webhook_id_key UNIQUE (webhook_id);
+
 ALTER TABLE ONLY public.kept_answers
     ADD CONSTRAINT kept_answers_pkey PRIMARY KEY (account_id, key);
 
@@ -242,6 +273,9 @@ ALTER TABLE ONLY public.paces
 
 ALTER TABLE ONLY public.pending_deliveries
     ADD CONSTRAINT pending_deliveries_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.processes
+    ADD CONSTRAINT processes_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.recoveries
     ADD CONSTRAINT recoveries_pkey PRIMARY KEY (webhook_id);
@@ -263,6 +297,8 @@ CREATE INDEX closed_deliveries_by_event_day ON public.closed_deliveries USING bt
 CREATE INDEX closed_deliveries_by_webhook ON public.closed_deliveries USING btree (webhook_id, closed_at);
 
 CREATE INDEX closed_deliveries_unattempted ON public.closed_deliveries USING btree (webhook_id, event_key) WHERE (attempts_made = 0);
+
+CREATE UNIQUE INDEX holds_everything ON public.holds USING btree (((webhook_id IS NULL))) WHERE ((webhook_id IS NULL) AND (account_id IS NULL));
 
 CREATE INDEX kept_answers_by_time ON public.kept_answers USING btree (created_at);
 

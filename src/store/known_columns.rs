@@ -24,12 +24,27 @@ pub(super) enum Addition {
     InactiveSince,
     /// The headers and the pace of a webhook: columns of `webhooks`, and the table `paces` (V16).
     HeadersAndPace,
+    /// The table `processes` (V17).
+    Processes,
+    /// The table `holds` (V17).
+    Holds,
+    /// `events.traceparent` (V17).
+    Traceparents,
 }
 
 impl Addition {
     /// In the order of the variants.
-    const ALL: [Self; 6] =
-        [Self::Pauses, Self::Revisions, Self::Causes, Self::Answers, Self::InactiveSince, Self::HeadersAndPace];
+    const ALL: [Self; 9] = [
+        Self::Pauses,
+        Self::Revisions,
+        Self::Causes,
+        Self::Answers,
+        Self::InactiveSince,
+        Self::HeadersAndPace,
+        Self::Processes,
+        Self::Holds,
+        Self::Traceparents,
+    ];
 
     /// A table and a column that come with it.
     fn sign(self) -> (&'static str, &'static str) {
@@ -40,6 +55,9 @@ impl Addition {
             Self::Answers => ("kept_answers", "envelope"),
             Self::InactiveSince => ("webhooks", "inactive_activation"),
             Self::HeadersAndPace => ("webhooks", "max_per_second"),
+            Self::Processes => ("processes", "figures"),
+            Self::Holds => ("holds", "released_at"),
+            Self::Traceparents => ("events", "traceparent"),
         }
     }
 }

@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     /// The version and the checksum of each released migration. Add a migration here when it is released.
-    const RELEASED: [(i32, u64); 15] = [
+    const RELEASED: [(i32, u64); 16] = [
         (1, 7325152237251624401),
         (2, 8385304903333994969),
         (3, 17836971776923424035),
@@ -40,6 +40,7 @@ mod tests {
         (13, 17955919312314237370),
         (14, 14801991149665727627),
         (15, 4583731307451308341),
+        (16, 1659850252136641289),
     ];
 
     #[test]

@@ -12,7 +12,7 @@ use super::{Store, StoreError, column, migration_lock};
 const LOCK_BOUND: Duration = Duration::from_secs(60);
 
 /// The rights on each table. Partitions need none: all statements name the whole table.
-const TABLES: [(&str, &[&str]); 10] = [
+const TABLES: [(&str, &[&str]); 12] = [
     ("webhooks", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("events", &["SELECT", "INSERT"]),
     ("attempts", &["SELECT", "INSERT"]),
@@ -22,6 +22,8 @@ const TABLES: [(&str, &[&str]); 10] = [
     ("recoveries", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("kept_answers", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("paces", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+    ("processes", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
+    ("holds", &["SELECT", "INSERT", "UPDATE", "DELETE"]),
     ("refinery_schema_history", &["SELECT"]),
 ];
 

@@ -21,7 +21,7 @@ macro_rules! history {
 pub(super) const HISTORY: &str = history!();
 
 /// The tables that our migrations make.
-pub(super) const OURS: [&str; 10] = [
+pub(super) const OURS: [&str; 12] = [
     "webhooks",
     "events",
     "attempts",
@@ -32,6 +32,8 @@ pub(super) const OURS: [&str; 10] = [
     "dropped_partitions",
     "kept_answers",
     "paces",
+    "processes",
+    "holds",
 ];
 
 /// The version of the database's schema, compared with the one that this program was built for.

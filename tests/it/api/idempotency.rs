@@ -296,10 +296,7 @@ async fn before_the_migration_a_key_has_no_effect() {
         assert_eq!(post(&customer, PATH, "k", &registration("Blog")).await.status, 201);
         assert_eq!(webhooks(&site).await, made);
     }
-    assert_eq!(
-        site.json(&["migrate"]).await["applied"],
-        json!(["V13__idempotency", "V14__sealed_answers", "V15__inactive_since", "V16__headers_and_pace"])
-    );
+    assert_eq!(site.json(&["migrate"]).await["applied"], json!(older_schema::names_after(12)));
     for _ in 0..2 {
         assert_eq!(post(&customer, PATH, "k", &registration("Blog")).await.status, 201);
         assert_eq!(webhooks(&site).await, 3);

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::support::api::assert_problem;
-use crate::support::older_schema::back_to;
+use crate::support::older_schema::{back_to, names_after};
 use crate::support::*;
 
 const URL: &str = "http://127.0.0.1:9999/hook";
@@ -205,17 +205,7 @@ async fn an_api_serves_the_schema_of_the_release_before_and_goes_on_when_it_is_m
     let first = save(&old, "first").await;
     assert_eq!(first.status, 200, "{}", first.text());
     assert_problem(&save(&old, "second").await, 412, "precondition-failed");
-    assert_eq!(
-        site.json(&["migrate"]).await["applied"],
-        json!([
-            "V11__revision",
-            "V12__causes",
-            "V13__idempotency",
-            "V14__sealed_answers",
-            "V15__inactive_since",
-            "V16__headers_and_pace"
-        ])
-    );
+    assert_eq!(site.json(&["migrate"]).await["applied"], json!(names_after(10)));
     let migrated = save(first.header("etag").unwrap(), "second").await;
     assert_eq!(migrated.status, 200, "a tag from before the migration is still accepted");
     assert_eq!(save(migrated.header("etag").unwrap(), "third").await.status, 200);

@@ -1,7 +1,8 @@
 //! Takes a schema back to an older version, as the database of an older release has it.
 
 /// What each migration added that older releases do not know, newest first.
-const ADDED: [(i32, &str); 8] = [
+const ADDED: [(i32, &str); 9] = [
+    (17, "DROP TABLE processes, holds; ALTER TABLE events DROP COLUMN traceparent;"),
     (
         16,
         "DROP TABLE paces; DROP TRIGGER raise_revision_of_v16 ON webhooks;
@@ -24,6 +25,17 @@ const ADDED: [(i32, &str); 8] = [
     (10, "ALTER TABLE webhooks DROP COLUMN paused_until;"),
     (9, "DROP FUNCTION make_events_partition(integer), make_attempts_partition(integer);"),
 ];
+
+/// The names of all migrations after `version`, in their order, as `migrate --json` lists those that it applied.
+pub fn names_after(version: i32) -> Vec<String> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/store/migrations");
+    let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+    let number = |name: &str| name[1..].split("__").next().unwrap().parse::<i32>().unwrap();
+    let mut names: Vec<String> = files.filter_map(|file| file.strip_suffix(".sql").map(str::to_owned)).collect();
+    names.retain(|name| number(name) > version);
+    names.sort_by_key(|name| number(name));
+    names
+}
 
 /// SQL that undoes all migrations after `version`, which must be 8 at least.
 pub fn back_to(version: i32) -> String {
