@@ -1,4 +1,4 @@
-//! The identifiers of accounts, events, webhooks and deliveries, each a type of its own. `parse` returns `None` for a text that
+//! The identifiers of accounts, events, webhooks, deliveries and processes, each a type of its own. `parse` returns `None` for a text that
 //! is no such identifier: there is only one reason, and the caller names it.
 
 use std::fmt;
@@ -100,5 +100,15 @@ impl DeliveryId {
     /// The id of the delivery of an event to a webhook.
     pub fn of(webhook: WebhookId, event: &EventId) -> Self {
         Self(Uuid::new_v5(&webhook.0, event.as_str().as_bytes()))
+    }
+}
+
+/// The id of a process: a version 7 UUID, made when the process starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProcessId(pub Uuid);
+
+impl fmt::Display for ProcessId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }

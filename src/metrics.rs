@@ -76,6 +76,8 @@ pub struct Metrics {
     /// Runs of the partitions' upkeep that failed, by reason: `make`, `drop`, `locked` by another session, `clocks` that
     /// differ.
     pub upkeep_failures: Family<Reason, Counter>,
+    /// Processes seen lately, by role. Kept by workers.
+    pub processes: Family<RoleLabel, Gauge>,
     /// The API's answers.
     pub api_requests: Family<ApiRequest, Counter>,
     /// Seconds from the head of a request to the head of its answer.
@@ -114,6 +116,11 @@ impl From<HeldBackBy> for HeldBackLabel {
     fn from(by: HeldBackBy) -> Self {
         Self { by: by.as_str() }
     }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RoleLabel {
+    pub role: &'static str,
 }
 
 /// `route` is its template, `status` such as `2xx`.
@@ -160,6 +167,7 @@ impl Default for Metrics {
             oldest_snapshot: Gauge::default(),
             partition_days: Gauge::default(),
             upkeep_failures: Family::default(),
+            processes: Family::default(),
             api_requests: Family::default(),
             api_request_duration: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             api_connections_closed: Counter::default(),
@@ -246,6 +254,7 @@ impl Metrics {
         all.register("partition_days", "Days from today on that have all their partitions", days);
         let failures = self.upkeep_failures.clone();
         all.register("upkeep_failures", "Runs of the partitions' upkeep that failed", failures);
+        all.register("processes", "Processes seen lately, by role", self.processes.clone());
         all.register("api_requests", "The API's answers", self.api_requests.clone());
         let duration = self.api_request_duration.clone();
         all.register_with_unit("api_request_duration", "From a request to its answer", Unit::Seconds, duration);

@@ -40,6 +40,20 @@ pub(crate) enum Role {
     Both,
 }
 
+impl Role {
+    /// In the order of the variants.
+    pub(crate) const ALL: [Self; 3] = [Self::Worker, Self::Api, Self::Both];
+
+    /// As other processes and the metrics name it.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Worker => "worker",
+            Self::Api => "api",
+            Self::Both => "both",
+        }
+    }
+}
+
 /// Serves until the handle is dropped.
 ///
 /// # Errors

@@ -19,6 +19,7 @@
 //! | 6 | `kept_answers`, one row | `create_webhook_within`, `replace_secret` with a key. `forget_answers` skips locked rows. |
 //! | 7 | rows of `webhooks`, skipping locked ones; then new `notices` | `record`, `record_health`: the health of webhooks. |
 //! | 8 | `paces`, by webhook | `take_pace`: one statement, and no other lock. `delete_webhook`, `delete_webhooks`: delete. |
+//! | 9 | `processes`, one's own row | `note_process`, `forget_process`: one statement each, and no other lock. `note_process` skips locked rows when it deletes old ones. |
 //!
 //! - Rows that are there are locked by a statement of their own (`ORDER BY id FOR UPDATE`) before a transaction changes more
 //!   than one of them: updates and deletes lock in the order of their plan.
@@ -79,6 +80,7 @@ mod observations;
 mod openings;
 mod paces;
 mod partitions;
+mod processes;
 mod record;
 mod recover;
 mod recycling;
@@ -122,6 +124,8 @@ pub(crate) use notices::Notice;
 pub use observations::Observations;
 pub(crate) use paces::{Ahead, LONGEST_AHEAD};
 pub use paces::{Granted, Pace, PaceAsk};
+pub(crate) use processes::OwnProcess;
+pub use processes::SeenProcess;
 pub use recover::{ClosedSpan, RecoverError, RecoverySpan};
 pub(crate) use recover::{Recovery, Requested, YEARS};
 pub(crate) use retention::{DropError, Dropped};

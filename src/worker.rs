@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::Settings;
+use crate::ids::ProcessId;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
 use crate::queue::{Acknowledger, Consumer, Incoming, Settled};
@@ -71,6 +72,7 @@ pub(crate) async fn run(
     settings: Settings,
     store: Store,
     metrics: Metrics,
+    process: ProcessId,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let sender = Sender::new(&settings.sender)?;
@@ -79,7 +81,7 @@ pub(crate) async fn run(
         None => return Ok(()),
         Some(found) => found?,
     }
-    let parts = Parts::start(&settings, Shared { store, sender, metrics, stalls }, &stop)?;
+    let parts = Parts::start(&settings, Shared { process, store, sender, metrics, stalls }, &stop)?;
     parts.until_stopped(&stop, settings.shutdown_grace).await
 }
 
@@ -106,6 +108,7 @@ async fn probe_egress(attempts: Arc<Attempts>) {
 
 /// What several parts use.
 struct Shared {
+    process: ProcessId,
     store: Store,
     sender: Sender,
     metrics: Metrics,
@@ -143,8 +146,9 @@ impl Parts {
         let (reports, reported) = mpsc::channel(worker.max_in_flight + worker.batch);
         let (returns, returned) = mpsc::unbounded_channel();
         let attempts = attempts(settings, &shared, stop, &abandon, Outlets { reports, returns })?;
-        let Shared { store, metrics, stalls, .. } = shared;
+        let Shared { process, store, metrics, stalls, .. } = shared;
         let consumer = Consumer {
+            process,
             amqp: settings.amqp.clone(),
             queue: settings.queue.clone(),
             catalogue: settings.events.catalogue.clone(),
@@ -272,7 +276,7 @@ fn attempts(
     abandon: &CancellationToken,
     Outlets { reports, returns }: Outlets,
 ) -> anyhow::Result<Arc<Attempts>> {
-    let Shared { store, sender, metrics, stalls } = shared;
+    let Shared { store, sender, metrics, stalls, .. } = shared;
     let worker = &settings.worker;
     Ok(Arc::new(Attempts {
         sender: sender.clone(),

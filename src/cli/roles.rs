@@ -1,11 +1,14 @@
 //! Runs the roles of a process, worker and API, until they are told to stop.
 
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::{CommandResult, Process, broker_address};
 use crate::config::{Database, Settings};
+use crate::ids::ProcessId;
 use crate::metrics::Metrics;
 use crate::ops::{self, Role};
+use crate::presence::{self, Presence};
 use crate::store::Store;
 use crate::{api, worker};
 
@@ -36,22 +39,27 @@ pub(super) async fn run(settings: Settings, role: Role, process: &Process) -> Co
         Role::Api => "API starts",
         Role::Both => "worker and API start",
     };
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), "{name}");
+    let id = ProcessId(Uuid::now_v7());
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), process_id = %id, "{name}");
     let metrics = Metrics::with_log(process.log.dropped_lines.clone());
     let state = ops::ProbeState { store: store.clone(), metrics: metrics.clone(), role, stop: stop.clone() };
     // Serves until this function ends.
     let _ops = ops::serve(settings.ops_listen, state)?;
-    match role {
-        Role::Worker => worker::run(settings, store, metrics, stop).await?,
-        Role::Api => api::run(settings, metrics, stop).await?,
-        Role::Both => {
-            let api = until_either_ends(&stop, api::run(settings.clone(), metrics.clone(), stop.clone()));
-            let worker = until_either_ends(&stop, worker::run(settings, store, metrics, stop.clone()));
-            let (api, worker) = tokio::join!(api, worker);
-            worker.and(api)?;
+    let presence = Presence::new(id, role, &settings, store.clone(), metrics.clone());
+    // Boxed, for it is large: moved from function to function, it would overflow the stack of an unoptimised build.
+    let work = Box::pin(async move {
+        match role {
+            Role::Worker => worker::run(settings, store, metrics, id, stop).await,
+            Role::Api => api::run(settings, metrics, stop).await,
+            Role::Both => {
+                let api = until_either_ends(&stop, api::run(settings.clone(), metrics.clone(), stop.clone()));
+                let worker = until_either_ends(&stop, worker::run(settings, store, metrics, id, stop.clone()));
+                let (api, worker) = tokio::join!(api, worker);
+                worker.and(api)
+            }
         }
-    }
-    Ok(())
+    });
+    Ok(presence::beside(presence, work).await?)
 }
 
 /// Runs a role, and stops the other one when it ends: whoever asked for both roles wants both or none.

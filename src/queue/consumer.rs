@@ -39,6 +39,7 @@ use super::quorum::until_lost;
 use super::topology::watch::keep_declared;
 use crate::config::{Amqp, Queue};
 use crate::event::Catalogue;
+use crate::ids::ProcessId;
 use crate::metrics::Metrics;
 use attach::{Attached, Consuming, attach, consume, fresh_tag};
 use cancelled::consumer_cancelled;
@@ -57,6 +58,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The consumer of the worker queue.
 #[derive(Debug)]
 pub(crate) struct Consumer {
+    /// Named by the tags of the broker's consumers.
+    pub(crate) process: ProcessId,
     pub(crate) amqp: Amqp,
     pub(crate) queue: Queue,
     pub(crate) catalogue: Catalogue,
@@ -127,7 +130,8 @@ impl Consumer {
             Some(Err(error)) => return ConsumerState::Lost(error),
             None => return ConsumerState::Stopped,
         };
-        let attach = attach(&link, &self.queue, &self.catalogue, self.prefetch, &mut supervisor.isolation);
+        let attach =
+            attach(&link, &self.queue, &self.catalogue, self.prefetch, self.process, &mut supervisor.isolation);
         let (attachment, consuming, unchecked) = match self.stop.run_until_cancelled(attach).await {
             Some(Ok(attached)) => attached,
             Some(Err(error)) => return lose(link, error).await,
@@ -273,7 +277,7 @@ impl Consumer {
             self.hand_on(attachment, delivery, hold_off).await?;
         }
         // The tag is set before the request: if a stop ends the wait for the answer, the new consumer is cancelled by its tag.
-        consuming.tag = fresh_tag();
+        consuming.tag = fresh_tag(self.process);
         let consume = consume(channel, &self.queue.worker_queue, consuming.tag.clone(), self.prefetch);
         consuming.messages = self.answer(consume).await?;
         attachment.end_isolation();

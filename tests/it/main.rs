@@ -33,6 +33,7 @@ mod nobody_waits;
 mod paces;
 mod page;
 mod poolers;
+mod processes;
 mod reaches_postgres;
 mod reaches_rabbitmq;
 mod recovers;

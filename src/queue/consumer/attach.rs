@@ -11,6 +11,7 @@ use lapin::types::{FieldTable, ShortString};
 use super::isolation::Isolation;
 use crate::config::Queue;
 use crate::event::Catalogue;
+use crate::ids::ProcessId;
 use crate::queue::attachment::Attachment;
 use crate::queue::connection::link::Link;
 use crate::queue::convert::name;
@@ -51,6 +52,7 @@ pub(super) async fn attach(
     queue: &Queue,
     catalogue: &Catalogue,
     prefetch: u16,
+    process: ProcessId,
     isolation: &mut Isolation,
 ) -> Result<(Arc<Attachment>, Consuming, UncheckedTopology), QueueError> {
     let (channel, unchecked) = answer_or_no_quorum(link, "declaring queues", declare(link, queue, catalogue)).await?;
@@ -61,7 +63,7 @@ pub(super) async fn attach(
             oldest_message(link, &channel, queue).await.map_err(|error| error.or_missing_rights(missing_rights))?;
         isolation.looked_at(oldest.as_ref().map(|oldest| &oldest.properties));
     }
-    let tag = fresh_tag();
+    let tag = fresh_tag(process);
     let consume = consume(&channel, &queue.worker_queue, tag.clone(), isolation.prefetch(prefetch));
     let messages = answer_or_no_quorum(link, "beginning to consume", consume).await;
     let messages = messages.map_err(|error| error.or_missing_rights(missing_rights))?;
@@ -90,7 +92,12 @@ pub(super) async fn consume(
     channel.basic_consume(name(queue), tag, options, FieldTable::default()).await
 }
 
-/// A tag that no other consumer has.
-pub(super) fn fresh_tag() -> ShortString {
-    format!("{CONSUMER_TAG}-{}", uuid::Uuid::new_v4().simple()).into()
+/// A tag that no other consumer has, and that names the process.
+pub(super) fn fresh_tag(process: ProcessId) -> ShortString {
+    format!("{}{}", tag_prefix(process), uuid::Uuid::new_v4().simple()).into()
+}
+
+/// How the tags of all consumers of a process begin.
+pub(crate) fn tag_prefix(process: ProcessId) -> String {
+    format!("{CONSUMER_TAG}-{process}-")
 }

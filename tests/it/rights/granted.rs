@@ -196,3 +196,23 @@ async fn the_name_of_a_role_is_only_a_name() {
     assert_eq!(output.code, 1);
     assert!(output.stderr.contains("PostgreSQL has no role nobody"), "{}", output.stderr);
 }
+
+#[tokio::test]
+async fn a_worker_that_may_not_say_that_it_is_there_says_so_once_and_works() {
+    let site = Site::new().await;
+    let role = Role::with_rights(&site).await;
+    role.sql.batch_execute(&format!("REVOKE INSERT ON processes FROM {}", role.name)).await.unwrap();
+    let (site, receiver) = (role.used_by(site).await, Receiver::start().await);
+    site.create_webhook(ACCOUNT, &receiver.url(), &[TYPE]).await;
+    let mut worker = site.worker().await;
+    site.publish(ACCOUNT, TYPE, json!({})).await;
+    receiver.wait_for(1).await;
+    worker.wait_for_log("cannot write this process's row").await;
+    let told = errors(&worker);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("permission denied for table processes") && told[0].contains("migrate --grant-to ROLE"));
+    role.sql.batch_execute(&format!("GRANT INSERT ON processes TO {}", role.name)).await.unwrap();
+    worker.wait_for_log("other processes see this one again").await;
+    drop(worker);
+    role.drop().await;
+}

@@ -1,0 +1,173 @@
+//! Tells others that this process is there, and what it does: writes its row of the table `processes` every few seconds.
+//!
+//! Nothing waits for this. Without the table (before `migrate`), or without a right on it, the process works all the same and
+//! goes on trying.
+
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Settings;
+use crate::error_chain;
+use crate::figures::Figures;
+use crate::ids::ProcessId;
+use crate::metrics::{Metrics, RoleLabel};
+use crate::ops::Role;
+use crate::reconnect::Outage;
+use crate::store::{OwnProcess, Store, StoreError};
+
+/// Between two writes of the row.
+const EVERY: Duration = Duration::from_secs(5);
+/// A process that was not seen for so long counts as gone. It may miss a few writes.
+pub(crate) const GONE_AFTER: Duration = Duration::from_secs(30);
+/// The longest time that a stop waits for the row to be deleted. If it stays, the process counts as gone after
+/// [`GONE_AFTER`].
+const FORGETTING: Duration = Duration::from_secs(1);
+/// Sessions at PostgreSQL that a worker, and an API, may have beside its pool: for partitions, and to look for the server
+/// that has replaced a silent one.
+pub(crate) const BESIDE_POOL: u64 = 2;
+
+/// What a process tells of itself.
+pub(crate) struct Presence {
+    store: Store,
+    metrics: Metrics,
+    process: OwnProcess,
+    role: Role,
+    /// Those that never change.
+    settings: Figures,
+    started: Instant,
+    told: Told,
+}
+
+/// What the log has said.
+#[derive(Debug, Default)]
+struct Told {
+    without_table: bool,
+    denied: Outage,
+}
+
+/// What was counted when the row was last written.
+#[derive(Debug, Clone, Copy)]
+struct Counted {
+    at: Instant,
+    events: u64,
+}
+
+impl Presence {
+    pub(crate) fn new(id: ProcessId, role: Role, settings: &Settings, store: Store, metrics: Metrics) -> Self {
+        let process = OwnProcess { id, role: role.as_str(), version: env!("CARGO_PKG_VERSION"), host: host() };
+        let settings = figures_of(settings, role);
+        Self { store, metrics, process, role, settings, started: Instant::now(), told: Told::default() }
+    }
+
+    /// Writes the row until `over`, then deletes it.
+    pub(crate) async fn run(mut self, over: CancellationToken) {
+        let mut before = self.counted();
+        loop {
+            let now = self.counted();
+            self.write(&self.figures(before, now)).await;
+            before = now;
+            if over.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_none() {
+                break;
+            }
+        }
+        if let Err(error) = self.store.forget_process(self.process.id).await {
+            tracing::debug!(error = error_chain(&error), "cannot delete this process's row");
+        }
+    }
+
+    /// Writes the row, and counts all processes if this is a worker.
+    async fn write(&mut self, figures: &Figures) {
+        match self.store.note_process(&self.process, self.started.elapsed(), figures).await {
+            Ok(true) => {
+                if self.told.denied.end().is_some() {
+                    tracing::info!("other processes see this one again");
+                }
+            }
+            Ok(false) => {
+                if !std::mem::replace(&mut self.told.without_table, true) {
+                    tracing::debug!("the schema has no table for processes yet: `penr-webhooks migrate` makes it");
+                }
+                return;
+            }
+            Err(error) => return self.tell(&error),
+        }
+        if self.role != Role::Api
+            && let Err(error) = self.count().await
+        {
+            self.tell(&error);
+        }
+    }
+
+    /// An operator must give a right. Other parts of the process log a database that is away.
+    fn tell(&mut self, error: &StoreError) {
+        let reason = error_chain(error);
+        match matches!(error, StoreError::Denied(_)) && self.told.denied.is_news(&reason) {
+            true => tracing::error!(error = reason, "other processes do not see this one, which works all the same"),
+            false => tracing::debug!(error = reason, "cannot write this process's row"),
+        }
+    }
+
+    async fn count(&self) -> Result<(), StoreError> {
+        let seen = self.store.processes(GONE_AFTER).await?.unwrap_or_default();
+        for role in Role::ALL.map(Role::as_str) {
+            let count = seen.iter().filter(|process| process.role == role).count();
+            self.metrics.processes.get_or_create(&RoleLabel { role }).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        Ok(())
+    }
+
+    fn counted(&self) -> Counted {
+        Counted { at: Instant::now(), events: self.metrics.events.get() }
+    }
+
+    fn figures(&self, before: Counted, now: Counted) -> Figures {
+        let settings = self.settings.clone();
+        if self.role == Role::Api {
+            return settings;
+        }
+        let seconds = now.at.duration_since(before.at).as_secs_f64();
+        #[allow(clippy::cast_precision_loss, reason = "it is shown with a few digits")]
+        let per_second = |count: u64| (seconds > 0.0).then(|| count as f64 / seconds);
+        Figures {
+            in_flight: u64::try_from(self.metrics.in_flight.get()).ok(),
+            attached: Some(self.metrics.consumer_attached.get() == 1),
+            events_per_second: per_second(now.events - before.events),
+            ..settings
+        }
+    }
+}
+
+/// Runs a process's work beside its [`Presence`], which ends after it.
+pub(crate) async fn beside<T>(presence: Presence, work: impl Future<Output = T>) -> T {
+    let over = CancellationToken::new();
+    let told = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(presence.run(over.clone())));
+    let ended = work.await;
+    over.cancel();
+    let _ = tokio::time::timeout(FORGETTING, told).await;
+    ended
+}
+
+fn figures_of(settings: &Settings, role: Role) -> Figures {
+    let of_one = settings.database.pool_size as u64 + BESIDE_POOL;
+    let connections = Some(if role == Role::Both { 2 * of_one } else { of_one });
+    if role == Role::Api {
+        return Figures { connections, ..Figures::default() };
+    }
+    Figures {
+        in_flight_limit: Some(settings.worker.limits().in_flight as u64),
+        prefetch: Some(settings.worker.prefetch.into()),
+        connections,
+        queues: Some(vec![settings.queue.worker_queue.clone()]),
+        ..Figures::default()
+    }
+}
+
+/// The name of this machine, as the kernel of Linux has it, or that of the container.
+fn host() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" => "unknown".to_owned(),
+        name => name.to_owned(),
+    }
+}
