@@ -38,6 +38,7 @@ mod answer;
 mod auth;
 mod body;
 mod connections;
+mod counted;
 mod cursor;
 mod deliveries;
 mod delivery;
@@ -106,7 +107,9 @@ struct Api {
 /// that does not keep sessions.
 pub(crate) async fn run(settings: Settings, metrics: Metrics, stop: CancellationToken) -> anyhow::Result<()> {
     let listener = listening::listen("api.listen", settings.api.listen)?;
+    counted::expect_all(&metrics);
     let api = Arc::new(Api::new(&settings, metrics)?);
+    api.metrics.watch_pool(&api.store);
     tracing::info!(address = %listener.local_addr()?, "API address");
     let store = api.store.clone();
     let drain_delay = settings.api.drain_delay;

@@ -268,6 +268,9 @@ pub enum ClosedReason {
 }
 
 impl ClosedReason {
+    /// In the order of the variants.
+    pub(crate) const ALL: [Self; 4] = [Self::Exhausted, Self::Cancelled, Self::Disabled, Self::Unrecordable];
+
     /// Why the deliveries of a webhook with this standing are closed without an attempt; `None` if they are attempted.
     pub fn of(standing: Standing) -> Option<Self> {
         match standing {
@@ -278,12 +281,30 @@ impl ClosedReason {
     }
 
     /// The name in the database and in the API.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Exhausted => "exhausted",
             Self::Cancelled => "cancelled",
             Self::Disabled => "disabled",
             Self::Unrecordable => "unrecordable",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ClosedReason;
+
+    #[test]
+    fn the_list_of_reasons_has_all() {
+        // A new variant does not compile here before it has its place.
+        let next = |reason: &ClosedReason| match reason {
+            ClosedReason::Exhausted => Some(ClosedReason::Cancelled),
+            ClosedReason::Cancelled => Some(ClosedReason::Disabled),
+            ClosedReason::Disabled => Some(ClosedReason::Unrecordable),
+            ClosedReason::Unrecordable => None,
+        };
+        let all: Vec<_> = std::iter::successors(Some(ClosedReason::Exhausted), next).collect();
+        assert_eq!(all, ClosedReason::ALL);
     }
 }

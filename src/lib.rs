@@ -67,6 +67,7 @@ mod bounds;
 pub mod config;
 pub mod delivery;
 mod delivery_state;
+mod durations;
 mod egress;
 pub mod event;
 mod figures;

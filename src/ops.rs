@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{RawQuery, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::metrics::{self, Metrics};
+use crate::metrics::{Format, Metrics};
 use crate::reconnect::Outage;
 use crate::store::Store;
 use crate::{listening, millis};
@@ -191,8 +191,10 @@ fn readiness(role: Role, seen: &Seen) -> (bool, String) {
     (ready, lines)
 }
 
-async fn render(State(state): State<Arc<ProbeState>>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], state.metrics.render())
+async fn render(State(state): State<Arc<ProbeState>>, headers: HeaderMap) -> impl IntoResponse {
+    let accept = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let format = Format::asked_by(&accept.collect::<Vec<_>>().join(","));
+    ([(header::CONTENT_TYPE, format.content_type()), (header::VARY, "Accept")], state.metrics.render(format))
 }
 
 #[cfg(test)]

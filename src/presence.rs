@@ -3,14 +3,16 @@
 //! Nothing waits for this. Without the table (before `migrate`), or without a right on it, the process works all the same and
 //! goes on trying.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Settings;
 use crate::error_chain;
-use crate::figures::Figures;
+use crate::figures::{Distribution, Figures};
 use crate::ids::ProcessId;
+use crate::lanes::HeldBackBy;
 use crate::metrics::{Metrics, RoleLabel};
 use crate::ops::Role;
 use crate::reconnect::Outage;
@@ -18,6 +20,8 @@ use crate::store::{OwnProcess, Store, StoreError};
 
 /// Between two writes of the row.
 const EVERY: Duration = Duration::from_secs(5);
+/// The time of which the figures tell how long first verdicts took.
+const LATELY: Duration = Duration::from_secs(60);
 /// A process that was not seen for so long counts as gone. It may miss a few writes.
 pub(crate) const GONE_AFTER: Duration = Duration::from_secs(30);
 /// The longest time that a stop waits for the row to be deleted. If it stays, the process counts as gone after
@@ -47,10 +51,14 @@ struct Told {
 }
 
 /// What was counted when the row was last written.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Counted {
     at: Instant,
     events: u64,
+    attempts: u64,
+    failed: u64,
+    held_back: [u64; HeldBackBy::ALL.len()],
+    first_verdict: Vec<u64>,
 }
 
 impl Presence {
@@ -62,11 +70,15 @@ impl Presence {
 
     /// Writes the row until `over`, then deletes it.
     pub(crate) async fn run(mut self, over: CancellationToken) {
-        let mut before = self.counted();
+        let mut before = VecDeque::from([self.counted()]);
         loop {
             let now = self.counted();
-            self.write(&self.figures(before, now)).await;
-            before = now;
+            self.write(&self.figures(&before, &now)).await;
+            before.push_back(now);
+            // The first one stays that is a minute old.
+            while before.len() > 2 && before[1].at.elapsed() >= LATELY {
+                before.pop_front();
+            }
             if over.run_until_cancelled(tokio::time::sleep(EVERY)).await.is_none() {
                 break;
             }
@@ -118,21 +130,42 @@ impl Presence {
     }
 
     fn counted(&self) -> Counted {
-        Counted { at: Instant::now(), events: self.metrics.events.get() }
+        let (attempts, failed) = self.metrics.attempts.made_and_failed();
+        Counted {
+            at: Instant::now(),
+            events: self.metrics.events.get(),
+            attempts,
+            failed,
+            held_back: HeldBackBy::ALL.map(|by| self.metrics.lane_held_back.get_or_create(&by.into()).get()),
+            first_verdict: self.metrics.first_verdict.counts(),
+        }
     }
 
-    fn figures(&self, before: Counted, now: Counted) -> Figures {
+    fn figures(&self, before: &VecDeque<Counted>, now: &Counted) -> Figures {
         let settings = self.settings.clone();
+        let (Some(oldest), Some(last)) = (before.front(), before.back()) else { return settings };
         if self.role == Role::Api {
             return settings;
         }
-        let seconds = now.at.duration_since(before.at).as_secs_f64();
+        let seconds = now.at.duration_since(last.at).as_secs_f64();
         #[allow(clippy::cast_precision_loss, reason = "it is shown with a few digits")]
-        let per_second = |count: u64| (seconds > 0.0).then(|| count as f64 / seconds);
+        let per_second = |now: u64, before: u64| (seconds > 0.0).then(|| now.saturating_sub(before) as f64 / seconds);
+        let held_back = HeldBackBy::ALL.iter().zip(now.held_back).zip(last.held_back);
+        let held_back = held_back.map(|((by, now), before)| (by.as_str().to_owned(), now.saturating_sub(before)));
+        let lately =
+            now.first_verdict.iter().zip(&oldest.first_verdict).map(|(now, before)| now.saturating_sub(*before));
         Figures {
             in_flight: u64::try_from(self.metrics.in_flight.get()).ok(),
+            unacknowledged: u64::try_from(self.metrics.unacknowledged.get()).ok(),
             attached: Some(self.metrics.consumer_attached.get() == 1),
-            events_per_second: per_second(now.events - before.events),
+            events_per_second: per_second(now.events, last.events),
+            attempts_per_second: per_second(now.attempts, last.attempts),
+            failed_per_second: per_second(now.failed, last.failed),
+            held_back: Some(held_back.filter(|(_, count)| *count > 0).collect()),
+            first_verdict: Some(Distribution {
+                bounds: self.metrics.first_verdict.bounds().to_vec(),
+                counts: lately.collect(),
+            }),
             ..settings
         }
     }

@@ -40,6 +40,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Error, Row};
 
 use crate::config::Database;
+use crate::durations::Durations;
 use crate::ids::AccountId;
 
 mod abandoned;
@@ -80,6 +81,7 @@ mod observations;
 mod openings;
 mod paces;
 mod partitions;
+mod pool_use;
 mod processes;
 mod record;
 mod recover;
@@ -109,7 +111,7 @@ pub use claim::{Claimed, Claims, Room, Taken};
 pub(crate) use days::LogSpan;
 pub(crate) use delivery_list::PageBounds;
 pub use delivery_rows::DeliveryRow;
-pub use due::{ClosedAtOnce, DueWebhook, Ended, FoundDue, Pages, ReadUntil, Swept};
+pub use due::{ClosedAtOnce, DueWebhook, Ended, FoundDue, Owed, Pages, ReadUntil, Swept};
 pub(crate) use erase::{Erased, Erasure};
 pub use error::StoreError;
 pub(crate) use indexes::INDEXES;
@@ -124,6 +126,7 @@ pub(crate) use notices::Notice;
 pub use observations::Observations;
 pub(crate) use paces::{Ahead, LONGEST_AHEAD};
 pub use paces::{Granted, Pace, PaceAsk};
+pub(crate) use pool_use::{PoolUse, WAITS};
 pub(crate) use processes::OwnProcess;
 pub use processes::SeenProcess;
 pub use recover::{ClosedSpan, RecoverError, RecoverySpan};
@@ -231,6 +234,16 @@ impl Store {
     /// Whether Postgres has answered a statement since this time.
     pub(crate) fn has_answered_since(&self, time: Instant) -> bool {
         self.connections.last_answer().is_some_and(|last| last >= time)
+    }
+
+    /// How many connections of the pool are lent.
+    pub(crate) fn pool_use(&self) -> PoolUse {
+        self.connections.pool.used()
+    }
+
+    /// The waits for a connection so far.
+    pub(crate) fn connection_waits(&self) -> &Durations {
+        &self.connections.pool.waits
     }
 
     /// Whether a session that is opened now may write.

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Retention;
 use crate::error_chain;
-use crate::metrics::{Metrics, Reason};
+use crate::metrics::{Metrics, UpkeepFailure};
 use crate::store::{DropError, Dropped, Store, StoreError};
 
 /// The time between two runs. Partitions are made for a week ahead, so a missed run does no harm.
@@ -54,7 +54,7 @@ impl Upkeep {
             Ok(Err(error)) => error_chain(&error),
             Err(_) => "no answer".to_owned(),
         };
-        self.count("make");
+        self.metrics.upkeep_failures.count(UpkeepFailure::Make);
         failures.log(&error, "cannot make partitions ahead, trying again every minute");
         false
     }
@@ -76,23 +76,21 @@ impl Upkeep {
                 }
                 return failures.end("partitions past their retention are left to their owner");
             }
-            Ok(Err(DropError::Locked)) => ("locked", error_chain(&DropError::Locked)),
-            Ok(Err(error @ DropError::Clocks(_))) => ("clocks", error_chain(&error)),
-            Ok(Err(DropError::Store(error))) => ("drop", error_chain(&error)),
-            Err(_) => ("drop", "no answer".to_owned()),
+            Ok(Err(DropError::Locked)) => (UpkeepFailure::Locked, error_chain(&DropError::Locked)),
+            Ok(Err(error @ DropError::Clocks(_))) => (UpkeepFailure::Clocks, error_chain(&error)),
+            Ok(Err(DropError::Store(error))) => (UpkeepFailure::Drop, error_chain(&error)),
+            Err(_) => (UpkeepFailure::Drop, "no answer".to_owned()),
         };
-        self.count(reason);
+        self.metrics.upkeep_failures.count(reason);
         const WHAT: &str = "partitions past their retention are not dropped, trying again every minute";
         match reason {
             // Workers that start together drop at the same time. If the lock is still held a minute later, it is a failure.
-            "locked" if !std::mem::replace(&mut failures.was_locked, true) => tracing::info!(error, "{WHAT}"),
+            UpkeepFailure::Locked if !std::mem::replace(&mut failures.was_locked, true) => {
+                tracing::info!(error, "{WHAT}")
+            }
             _ => failures.log(&error, WHAT),
         }
         false
-    }
-
-    fn count(&self, reason: &'static str) {
-        self.metrics.upkeep_failures.get_or_create(&Reason { reason }).inc();
     }
 }
 

@@ -24,7 +24,7 @@ use crate::config::Settings;
 use crate::ids::ProcessId;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
-use crate::queue::{Acknowledger, Consumer, Incoming, Settled};
+use crate::queue::{Acknowledger, Consumer, Incoming, Settled, Taking};
 use crate::sender::Sender;
 use crate::store::{Store, StoreError};
 use crate::upkeep::Upkeep;
@@ -81,6 +81,8 @@ pub(crate) async fn run(
         None => return Ok(()),
         Some(found) => found?,
     }
+    metrics.in_flight_limit.set(i64::try_from(settings.worker.limits().in_flight).unwrap_or(i64::MAX));
+    metrics.prefetch.set(settings.worker.prefetch.into());
     let parts = Parts::start(&settings, Shared { process, store, sender, metrics, stalls }, &stop)?;
     parts.until_stopped(&stop, settings.shutdown_grace).await
 }
@@ -148,13 +150,11 @@ impl Parts {
         let attempts = attempts(settings, &shared, stop, &abandon, Outlets { reports, returns })?;
         let Shared { process, store, metrics, stalls, .. } = shared;
         let consumer = Consumer {
-            process,
+            taking: Taking { process, prefetch: worker.prefetch, metrics: metrics.clone() },
             amqp: settings.amqp.clone(),
             queue: settings.queue.clone(),
             catalogue: settings.events.catalogue.clone(),
-            prefetch: worker.prefetch,
             messages,
-            metrics: metrics.clone(),
             hold_off: held_off,
             stop: stop.clone(),
             settled: settled.clone(),
@@ -172,7 +172,7 @@ impl Parts {
             batch: worker.batch,
             last_health: Deadlines::reserve(settings.shutdown_grace) / 3,
             give_up: give_up.clone(),
-            acknowledger: Acknowledger::default(),
+            acknowledger: Acknowledger::new(metrics.clone()),
         };
         let notices = notices::Notices {
             store: store.clone(),

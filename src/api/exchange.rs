@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use uuid::Uuid;
 
 use super::auth::AccountSeen;
+use super::counted::{UNKNOWN, class};
 use super::problem::Problem;
 use super::{Api, test_sends};
 use crate::metrics::{ApiRequest, ApiRoute};
@@ -36,14 +37,14 @@ pub(super) async fn observe(State(api): State<Arc<Api>>, mut request: Request, n
     let started = Instant::now();
     let request_id = request_id(request.headers());
     let method = request.method().clone();
-    let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
+    let route = request.extensions().get::<MatchedPath>().map_or(UNKNOWN, MatchedPath::as_str).to_owned();
     let account = AccountSeen(Arc::new(OnceLock::new()));
     request.extensions_mut().insert(account.clone());
     let limit = if route == test_sends::PATH { api.test_timeout } else { api.settings.limits.request_timeout };
     let mut response = answer(request, next, limit).await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         response = problem.render(&request_id);
-        if response.status() == axum::http::StatusCode::METHOD_NOT_ALLOWED && route == "none" {
+        if response.status() == axum::http::StatusCode::METHOD_NOT_ALLOWED && route == UNKNOWN {
             let methods = HeaderValue::from_static("GET, HEAD, POST, PATCH, DELETE");
             response.headers_mut().insert(header::ALLOW, methods);
         }
@@ -60,8 +61,8 @@ pub(super) async fn observe(State(api): State<Arc<Api>>, mut request: Request, n
         account = account.0.get().map(tracing::field::display),
         "request"
     );
-    let class = ["1xx", "2xx", "3xx", "4xx", "5xx"][usize::from(status.as_u16() / 100 - 1).min(4)];
-    let labels = ApiRequest { method: method_label(&method), route: route.clone(), status: class };
+    let status = class(status.as_u16());
+    let labels = ApiRequest { method: method_label(&method), route: route.clone(), status };
     api.metrics.api_requests.get_or_create(&labels).inc();
     api.metrics.api_request_duration.get_or_create(&ApiRoute { route }).observe(duration.as_secs_f64());
     response

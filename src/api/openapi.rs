@@ -15,7 +15,7 @@ mod nulls;
 
 use super::{Api, deliveries, delivery, event_types, problem, secrets, sending_addresses, stats, test_sends, webhooks};
 
-const PATH: &str = "/v1/openapi.json";
+pub(super) const PATH: &str = "/v1/openapi.json";
 
 #[derive(OpenApi)]
 #[openapi(

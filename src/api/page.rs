@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use super::{Api, etag, verify_examples};
 use crate::advice;
 
-const PATH: &str = "/settings/webhooks";
+pub(super) const PATH: &str = "/settings/webhooks";
 const PAGE: &str = include_str!("page/index.html");
 /// A line of the page. The origins that may give the page its token are filled in when the program starts.
 const HOST_ORIGINS: &str = r#"<meta name="host-origins" content="">"#;

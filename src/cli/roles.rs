@@ -41,7 +41,8 @@ pub(super) async fn run(settings: Settings, role: Role, process: &Process) -> Co
     };
     let id = ProcessId(Uuid::now_v7());
     tracing::info!(version = env!("CARGO_PKG_VERSION"), process_id = %id, "{name}");
-    let metrics = Metrics::with_log(process.log.dropped_lines.clone());
+    let metrics = Metrics::new(&settings.events.catalogue, process.log.dropped_lines.clone());
+    metrics.watch_pool(&store);
     let state = ops::ProbeState { store: store.clone(), metrics: metrics.clone(), role, stop: stop.clone() };
     // Serves until this function ends.
     let _ops = ops::serve(settings.ops_listen, state)?;

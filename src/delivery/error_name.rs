@@ -26,6 +26,36 @@ pub enum ErrorName {
     Internal,
 }
 
+impl ErrorName {
+    /// In the order of the variants.
+    pub(crate) const ALL: [Self; 9] = [
+        Self::BlockedAddress,
+        Self::InvalidUrl,
+        Self::Dns,
+        Self::Connect,
+        Self::Tls,
+        Self::Timeout,
+        Self::Protocol,
+        Self::HttpStatus,
+        Self::Internal,
+    ];
+
+    /// The name in the database, in the API and in metrics.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::BlockedAddress => "blocked_address",
+            Self::InvalidUrl => "invalid_url",
+            Self::Dns => "dns",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Timeout => "timeout",
+            Self::Protocol => "protocol",
+            Self::HttpStatus => "http_status",
+            Self::Internal => "internal",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -46,5 +76,6 @@ mod tests {
         let refused = Outcome::Answered(Answer { status: 500, ..Answer::default() });
         let known: BTreeSet<&str> = failed.chain([refused]).filter_map(|outcome| outcome.error()).collect();
         assert_eq!(described, known);
+        assert_eq!(described, super::ErrorName::ALL.map(super::ErrorName::as_str).into());
     }
 }

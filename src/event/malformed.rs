@@ -57,6 +57,24 @@ pub enum Malformed {
 }
 
 impl Malformed {
+    /// Everything that [`Malformed::reason`] may say.
+    pub(crate) const REASONS: [&'static str; 14] = [
+        "too_large",
+        "encoded",
+        "empty",
+        "not_utf8",
+        "too_deep",
+        "not_json",
+        "not_an_object",
+        "repeated_key",
+        "missing_field",
+        "wrong_type",
+        "invalid_id",
+        "invalid_account_id",
+        "invalid_occurred_at",
+        "unknown_type",
+    ];
+
     /// A short name for metrics and filters.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -75,5 +93,35 @@ impl Malformed {
             Self::OccurredAt => "invalid_occurred_at",
             Self::UnknownType => "unknown_type",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Malformed;
+
+    #[test]
+    fn the_list_of_reasons_has_all() {
+        // A new variant does not compile here before it has its place.
+        let next = |malformed: &Malformed| {
+            Some(match malformed {
+                Malformed::TooLarge(_) => Malformed::Encoded(String::new()),
+                Malformed::Encoded(_) => Malformed::Empty,
+                Malformed::Empty => Malformed::NotUtf8,
+                Malformed::NotUtf8 => Malformed::TooDeep,
+                Malformed::TooDeep => Malformed::NotJson { line: 1, column: 1 },
+                Malformed::NotJson { .. } => Malformed::NotAnObject,
+                Malformed::NotAnObject => Malformed::RepeatedKey,
+                Malformed::RepeatedKey => Malformed::Missing("id"),
+                Malformed::Missing(_) => Malformed::NotAString("id"),
+                Malformed::NotAString(_) => Malformed::Id,
+                Malformed::Id => Malformed::AccountId,
+                Malformed::AccountId => Malformed::OccurredAt,
+                Malformed::OccurredAt => Malformed::UnknownType,
+                Malformed::UnknownType => return None,
+            })
+        };
+        let all = std::iter::successors(Some(Malformed::TooLarge(1)), next).map(|malformed| malformed.reason());
+        assert_eq!(all.collect::<Vec<_>>(), Malformed::REASONS);
     }
 }

@@ -15,7 +15,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::pin::Pin;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use futures_util::poll;
@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use super::attachment::{Attachment, Receipt};
+use crate::metrics::{Metrics, observe_since, observe_size};
 
 /// A broker message, and what becomes of it.
 #[derive(Debug, PartialEq, Eq)]
@@ -53,9 +54,17 @@ const MAX_BATCHES: usize = 64;
 
 /// Sends the acks for every channel that the consumer has had. A message that is done before an older one waits a little for a
 /// group: an ack frame for each message would cost the broker more than delivering the message.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Acknowledger {
     channels: HashMap<u64, Ledger>,
+    metrics: Metrics,
+}
+
+/// Messages to settle, and when the results of their last deliveries were recorded.
+#[derive(Debug)]
+pub(crate) struct Recorded {
+    pub(crate) at: Instant,
+    pub(crate) messages: Vec<Settled>,
 }
 
 /// The messages of one channel.
@@ -66,11 +75,15 @@ struct Ledger {
 }
 
 impl Acknowledger {
+    pub(crate) fn new(metrics: Metrics) -> Self {
+        Self { channels: HashMap::new(), metrics }
+    }
+
     /// Settles the messages of `settled` and `returned`, until all senders of `settled` are dropped and every frame is sent.
     /// The recorder does not wait for the frames, unless the channel `settled` is full: then the broker takes nothing.
     pub(crate) async fn run(
         mut self,
-        mut settled: mpsc::Receiver<Vec<Settled>>,
+        mut settled: mpsc::Receiver<Recorded>,
         returned: &mut mpsc::UnboundedReceiver<Settled>,
     ) {
         let (mut batches, mut ended) = (Vec::new(), false);
@@ -80,7 +93,7 @@ impl Acknowledger {
             tokio::select! {
                 received = settled.recv_many(&mut batches, MAX_BATCHES), if !ended => {
                     ended = received == 0;
-                    self.settle(batches.drain(..).flatten().collect()).await;
+                    self.settle_recorded(&mut batches).await;
                 }
                 Some(first) = returned.recv() => self.settle(all_that_came(first, returned)).await,
                 _ = regularly.tick(), if self.has_unacked() => self.ack_singly().await,
@@ -88,10 +101,21 @@ impl Acknowledger {
         }
     }
 
+    async fn settle_recorded(&mut self, batches: &mut Vec<Recorded>) {
+        let recorded: Vec<Instant> = batches.iter().map(|batch| batch.at).collect();
+        let messages: Vec<Settled> = batches.drain(..).flat_map(|batch| batch.messages).collect();
+        if messages.is_empty() {
+            return;
+        }
+        observe_size(&self.metrics.ack_batch_size, messages.len());
+        self.settle(messages).await;
+        recorded.into_iter().for_each(|at| observe_since(&self.metrics.ack_duration, at));
+    }
+
     /// Settles messages. Those of a channel that has ended are ignored: the broker delivers them again.
     async fn settle(&mut self, settled: Vec<Settled>) {
         let mut by_channel: HashMap<u64, Vec<(u64, Settlement)>> = HashMap::new();
-        for Settled { receipt, settlement } in settled {
+        for Settled { receipt, settlement } in &settled {
             let Attachment { number, channel, .. } = &*receipt.attachment;
             if !receipt.is_usable() {
                 self.channels.remove(number);
@@ -101,7 +125,7 @@ impl Acknowledger {
                 self.channels.retain(|_, ledger| ledger.channel.status().connected());
                 self.channels.insert(*number, Ledger { channel: channel.clone(), tags: Tags::default() });
             }
-            by_channel.entry(*number).or_default().push((receipt.tag, settlement));
+            by_channel.entry(*number).or_default().push((receipt.tag, *settlement));
         }
         for (number, settled) in by_channel {
             let Some(ledger) = self.channels.get_mut(&number) else { continue };

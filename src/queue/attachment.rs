@@ -3,9 +3,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use lapin::Channel;
 use lapin::message::Delivery;
+use prometheus_client::metrics::gauge::Gauge;
 
 use super::convert::properties;
 use super::headers::{DEATH, REQUEUED, delivery_count};
@@ -26,26 +28,40 @@ impl Incoming {
         let headers = delivery.properties.headers().as_ref();
         let was_dead = headers.is_some_and(|table| table.contains_key(DEATH) || table.contains_key(REQUEUED));
         let redelivered = delivery.redelivered || was_dead || delivery_count(&delivery.properties) > 0;
+        attachment.unacknowledged.inc();
         Self {
             properties: properties(&delivery.properties),
             redelivered,
-            receipt: Receipt { attachment: attachment.clone(), tag: delivery.delivery_tag },
+            receipt: Receipt { attachment: attachment.clone(), tag: delivery.delivery_tag, received: Instant::now() },
             body: delivery.data,
         }
     }
 }
 
-/// What it takes to settle a message: its channel, and its delivery tag there.
-#[derive(Debug, Clone)]
+/// What it takes to settle a message: its channel, and its delivery tag there. The message counts as unacknowledged until this is
+/// dropped.
+#[derive(Debug)]
 pub(crate) struct Receipt {
     pub(super) attachment: Arc<Attachment>,
     pub(super) tag: u64,
+    received: Instant,
+}
+
+impl Drop for Receipt {
+    fn drop(&mut self) {
+        self.attachment.unacknowledged.dec();
+    }
 }
 
 impl Receipt {
     /// Whether the message can still be settled. Once its channel has ended, the broker delivers it again.
     pub(crate) fn is_usable(&self) -> bool {
         self.attachment.channel.status().connected()
+    }
+
+    /// When the worker took the message.
+    pub(crate) fn received(&self) -> Instant {
+        self.received
     }
 
     /// Whether the consumer takes one message at a time: the next one comes only after this one is settled.
@@ -61,6 +77,8 @@ pub(super) struct Attachment {
     pub(super) number: u64,
     pub(super) channel: Channel,
     prefetch: u16,
+    /// The messages of all channels that the worker has in hand.
+    unacknowledged: Gauge,
     isolated: AtomicBool,
     /// Whether a message came since the last call of `take_message_seen`.
     message_seen: AtomicBool,
@@ -70,12 +88,13 @@ pub(super) struct Attachment {
 }
 
 impl Attachment {
-    pub(super) fn new(channel: Channel, prefetch: u16, isolated: bool) -> Arc<Self> {
+    pub(super) fn new(channel: Channel, prefetch: u16, isolated: bool, unacknowledged: Gauge) -> Arc<Self> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         Arc::new(Self {
             number: NUMBER.fetch_add(1, Ordering::Relaxed),
             channel,
             prefetch,
+            unacknowledged,
             isolated: AtomicBool::new(isolated),
             message_seen: AtomicBool::default(),
             blocked: AtomicBool::default(),

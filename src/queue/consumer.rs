@@ -34,14 +34,15 @@ use super::attachment::{Attachment, Incoming};
 use super::connection::connect::connect;
 use super::connection::link::{Link, Purpose, bounded};
 use super::convert::name;
+use super::depth::keep_counted;
 use super::error::QueueError;
 use super::quorum::until_lost;
 use super::topology::watch::keep_declared;
 use crate::config::{Amqp, Queue};
 use crate::event::Catalogue;
-use crate::ids::ProcessId;
-use crate::metrics::Metrics;
 use attach::{Attached, Consuming, attach, consume, fresh_tag};
+
+pub(crate) use attach::Taking;
 use cancelled::consumer_cancelled;
 use hold_off::HoldOff;
 use supervisor::{ELECTION, Supervisor};
@@ -58,16 +59,12 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The consumer of the worker queue.
 #[derive(Debug)]
 pub(crate) struct Consumer {
-    /// Named by the tags of the broker's consumers.
-    pub(crate) process: ProcessId,
     pub(crate) amqp: Amqp,
     pub(crate) queue: Queue,
     pub(crate) catalogue: Catalogue,
-    /// How many unsettled messages the worker may have.
-    pub(crate) prefetch: u16,
+    pub(crate) taking: Taking,
     /// Receives the messages, in the queue's order.
     pub(crate) messages: mpsc::Sender<Incoming>,
-    pub(crate) metrics: Metrics,
     /// True while the worker cannot use the database.
     pub(crate) hold_off: watch::Receiver<bool>,
     /// Take no more messages.
@@ -130,8 +127,7 @@ impl Consumer {
             Some(Err(error)) => return ConsumerState::Lost(error),
             None => return ConsumerState::Stopped,
         };
-        let attach =
-            attach(&link, &self.queue, &self.catalogue, self.prefetch, self.process, &mut supervisor.isolation);
+        let attach = attach(&link, &self.queue, &self.catalogue, &self.taking, &mut supervisor.isolation);
         let (attachment, consuming, unchecked) = match self.stop.run_until_cancelled(attach).await {
             Some(Ok(attached)) => attached,
             Some(Err(error)) => return lose(link, error).await,
@@ -141,10 +137,10 @@ impl Consumer {
             }
         };
         supervisor.attached(&self.queue.worker_queue, &unchecked);
-        self.metrics.rights_missing.set(0);
-        self.metrics.consumer_attached.set(1);
-        self.metrics.queue_without_quorum.set(0);
-        self.metrics.isolated.set(attachment.is_isolated().into());
+        self.taking.metrics.rights_missing.set(0);
+        self.taking.metrics.consumer_attached.set(1);
+        self.taking.metrics.queue_without_quorum.set(0);
+        self.taking.metrics.isolated.set(attachment.is_isolated().into());
         ConsumerState::Consuming(Box::new(Attached { link, attachment, consuming, unchecked }))
     }
 
@@ -154,11 +150,12 @@ impl Consumer {
         let end = tokio::select! {
             biased;
             end = self.pump(&attachment, consuming, supervisor) => end,
-            never = keep_declared(&link, &self.queue, &self.catalogue, unchecked, &self.metrics) => match never {},
+            never = keep_declared(&link, &self.queue, &self.catalogue, unchecked, &self.taking.metrics) => match never {},
+            never = keep_counted(&link, &self.queue, &self.taking.metrics) => match never {},
             lost = until_lost(&link, queue, &attachment, quiet) => End::Lost(lost),
         };
         if !matches!(end, End::Lost(_)) {
-            self.metrics.consumer_attached.set(0);
+            self.taking.metrics.consumer_attached.set(0);
         }
         match end {
             End::Lost(error) => lose(link, error).await,
@@ -189,12 +186,12 @@ impl Consumer {
         if matches!(error, QueueError::Mismatch(_) | QueueError::Address(..)) {
             return Err(error);
         }
-        self.metrics.consumer_losses.inc();
-        self.metrics.rights_missing.set(matches!(error, QueueError::Forbidden(_)).into());
-        self.metrics.queue_without_quorum.set(supervisor.has_no_quorum(&error, ELECTION).into());
+        self.taking.metrics.consumer_losses.inc();
+        self.taking.metrics.rights_missing.set(matches!(error, QueueError::Forbidden(_)).into());
+        self.taking.metrics.queue_without_quorum.set(supervisor.has_no_quorum(&error, ELECTION).into());
         // After an unreadable message the next connection follows at once: the process stays ready.
         if !matches!(error, QueueError::Unreadable(_)) {
-            self.metrics.consumer_attached.set(0);
+            self.taking.metrics.consumer_attached.set(0);
         }
         let wait = supervisor.wait_after(&error);
         self.stop.run_until_cancelled(tokio::time::sleep(wait)).await;
@@ -269,7 +266,7 @@ impl Consumer {
         consuming: &mut Consuming,
         hold_off: &mut HoldOff,
     ) -> Result<(), End> {
-        tracing::info!(prefetch = self.prefetch, "messages are not taken one at a time any more");
+        tracing::info!(prefetch = self.taking.prefetch, "messages are not taken one at a time any more");
         let channel = &attachment.channel;
         self.answer(channel.basic_cancel(consuming.tag.clone(), BasicCancelOptions::default())).await?;
         while let Some(delivery) = consuming.messages.next().await {
@@ -277,11 +274,11 @@ impl Consumer {
             self.hand_on(attachment, delivery, hold_off).await?;
         }
         // The tag is set before the request: if a stop ends the wait for the answer, the new consumer is cancelled by its tag.
-        consuming.tag = fresh_tag(self.process);
-        let consume = consume(channel, &self.queue.worker_queue, consuming.tag.clone(), self.prefetch);
+        consuming.tag = fresh_tag(self.taking.process);
+        let consume = consume(channel, &self.queue.worker_queue, consuming.tag.clone(), self.taking.prefetch);
         consuming.messages = self.answer(consume).await?;
         attachment.end_isolation();
-        self.metrics.isolated.set(0);
+        self.taking.metrics.isolated.set(0);
         Ok(())
     }
 

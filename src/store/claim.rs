@@ -28,6 +28,8 @@ pub struct Claimed {
     pub delivery: Delivery,
     /// The number of this claim. A result with an older number does not change the delivery.
     pub claim: i64,
+    /// How long ago a worker received its event, if it had no attempt yet.
+    pub waited: Option<Duration>,
 }
 
 /// How many of a webhook's due deliveries a worker wants to claim.
@@ -187,7 +189,8 @@ static CLAIM_DUE: LazyLock<String> = LazyLock::new(|| {
             SET due_at = now() + make_interval(secs => $4), claim = pending.claim + 1
             WHERE pending.id = ANY (ARRAY(SELECT id FROM due))
             RETURNING pending.id, pending.claim, pending.webhook_id AS pending_webhook, pending.activation AS pending_activation,
-                pending.event_day, pending.event_key, pending.trigger, pending.attempts_made
+                pending.event_day, pending.event_key, pending.trigger, pending.attempts_made,
+                extract(epoch FROM now() - pending.created_at)::float8 AS waited
         )
         SELECT asked.*, claimed.*, due.due_at AS was_due_at
         FROM asked LEFT JOIN (claimed JOIN due ON due.id = claimed.id) ON claimed.pending_webhook = asked.asked_for
@@ -231,7 +234,11 @@ fn claimed(row: &Row, event: Arc<EventRow>, webhook: Option<&Arc<Snapshot>>) -> 
         trigger: Trigger::from_name(column(row, "trigger")).expect("only known triggers are stored"),
         attempt: u32::try_from(attempts_made).expect("attempts are counted from 0") + 1,
     };
-    Claimed { delivery, claim: column(row, "claim") }
+    // A clock that was set back makes it negative.
+    let waited = || Duration::try_from_secs_f64(column(row, "waited")).unwrap_or_default();
+    // Every attempt, also one that is repeated, gives the delivery another trigger.
+    let waited = (delivery.trigger == Trigger::Event).then(waited);
+    Claimed { delivery, claim: column(row, "claim"), waited }
 }
 
 pub(super) fn event_row(row: &Row) -> EventRow {

@@ -18,6 +18,7 @@ use super::backends;
 use super::error::{OutOfTime, StoreError};
 use super::known_columns::KnownColumns;
 use super::openings::{Openings, with_backend};
+use super::pool_use::MeasuredPool;
 use super::recycling::{not_older_than, only_answering, only_fit};
 use super::session::Sessions;
 use super::tasks::Tasks;
@@ -52,7 +53,7 @@ const RENEWALS_APART: Duration = Duration::from_secs(1);
 
 /// The pool of connections, and how new ones are opened.
 pub(super) struct Connections {
-    pool: Pool,
+    pub(super) pool: MeasuredPool,
     sessions: Sessions,
     openings: Openings,
     tasks: Arc<Tasks>,
@@ -84,6 +85,7 @@ impl Connections {
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|error| StoreError::Unavailable(error.into()))?;
+        let pool = MeasuredPool::of(pool);
         let unanswered = Unanswered::new(sessions.clone(), settings.pool_size).into();
         let (statement_timeout, known_columns) = (settings.statement_timeout, KnownColumns::default());
         Ok(Self { pool, sessions, openings, tasks, unanswered, statement_timeout, answers, renewed, known_columns })
@@ -111,7 +113,10 @@ impl Connections {
         if let Some(fault) = self.sessions.backends().recent_fault() {
             return Err(StoreError::Sessions(fault));
         }
-        let object = self.object(deadline).await.map_err(|error| match (error, self.sessions.backends().fault()) {
+        let began = Instant::now();
+        let object = self.object(deadline).await;
+        self.pool.waits.observe(began.elapsed());
+        let object = object.map_err(|error| match (error, self.sessions.backends().fault()) {
             (PoolError::PostCreateHook(_), Some(fault)) => StoreError::Sessions(fault),
             (error, _) => self.sessions.explain(error.into()),
         })?;

@@ -54,15 +54,35 @@ pub struct Pages {
 }
 
 /// What one step of the sweep found on its pages.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Swept {
     pub due: Vec<DueWebhook>,
     /// Deliveries to close with [`Store::close_ended`].
     pub ended: Vec<Ended>,
+    /// Webhooks of these that are off or deleted now.
+    pub off: Vec<WebhookId>,
     /// Pending deliveries on these pages.
-    pub deliveries: u64,
+    pub deliveries: Owed,
     /// Pages of the whole table.
     pub pages: u32,
+}
+
+/// Numbers of pending deliveries.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Owed {
+    pub all: u64,
+    /// Those that are due, without those that their webhooks will never get.
+    pub due: u64,
+    /// Those that had no attempt yet, without the same.
+    pub unattempted: u64,
+}
+
+impl std::ops::AddAssign for Owed {
+    fn add_assign(&mut self, more: Self) {
+        self.all += more.all;
+        self.due += more.due;
+        self.unattempted += more.unattempted;
+    }
 }
 
 /// Pending deliveries that a webhook will never get, because it is off or deleted, or was off since their events came.
@@ -111,14 +131,21 @@ impl Store {
     pub async fn sweep(&self, pages: Pages) -> Result<Swept, StoreError> {
         let (from, to) = pages.bounds();
         let rows = self.query(SWEEP, &[&from, &to]).await?;
-        let mut swept = Swept { due: Vec::new(), ended: Vec::new(), deliveries: 0, pages: 0 };
+        let mut swept = Swept::default();
         for row in &rows {
             swept.pages = u32::try_from(column::<i64>(row, "pages")).unwrap_or(u32::MAX);
             let Some(pending_activation) = column::<Option<i32>>(row, "pending_activation") else { continue };
-            swept.deliveries += count(row, "deliveries");
+            swept.deliveries.all += count(row, "deliveries");
+            if !column::<Option<bool>>(row, "active").unwrap_or(false) {
+                swept.off.push(id(row));
+            }
             match ClosedReason::of(standing(row, pending_activation)) {
                 Some(reason) => swept.ended.push(Ended { webhook: id(row), activation: pending_activation, reason }),
-                None => swept.due.extend(due_webhook(row)),
+                None => {
+                    swept.deliveries.due += count(row, "due");
+                    swept.deliveries.unattempted += count(row, "unattempted");
+                    swept.due.extend(due_webhook(row));
+                }
             }
         }
         Ok(swept)
@@ -184,13 +211,15 @@ const FIND_DUE: &str = "
 
 /// Bounded by row addresses: only these limit what is read whatever rows are dead and whatever plan PostgreSQL chooses.
 const SWEEP: &str = "
-    SELECT size.pages, p.webhook_id, p.pending_activation, p.due_at, p.deliveries, w.activation, w.active, w.disabled_reason
+    SELECT size.pages, p.webhook_id, p.pending_activation, p.due_at, p.deliveries, p.due, p.unattempted, w.activation, w.active,
+        w.disabled_reason
     FROM (
         SELECT pg_relation_size('pending_deliveries') / current_setting('block_size')::bigint AS pages
     ) AS size
     LEFT JOIN (
         SELECT webhook_id, activation AS pending_activation, min(due_at) FILTER (WHERE due_at <= now()) AS due_at,
-            count(*) AS deliveries
+            count(*) AS deliveries, count(*) FILTER (WHERE due_at <= now()) AS due,
+            count(*) FILTER (WHERE trigger = 'event') AS unattempted
         FROM pending_deliveries WHERE ctid >= $1::text::tid AND ctid < $2::text::tid GROUP BY webhook_id, activation
     ) AS p ON true
     LEFT JOIN webhooks w ON w.id = p.webhook_id";

@@ -29,6 +29,17 @@ impl Store {
         Ok(rows.iter().map(notice).collect())
     }
 
+    /// The number of notices that wait; no more than 100,000 are counted.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available or busy.
+    pub(crate) async fn count_notices(&self) -> Result<i64, StoreError> {
+        let rows =
+            self.query("SELECT count(*) AS notices FROM (SELECT FROM notices LIMIT 100000) AS counted", &[]).await?;
+        Ok(rows.first().map_or(0, |row| column(row, "notices")))
+    }
+
     /// Deletes notices that were published.
     ///
     /// # Errors

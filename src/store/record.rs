@@ -70,7 +70,7 @@ impl Store {
     /// The database is not available, busy or read-only: the test is perhaps not in the log.
     pub(crate) async fn record_test(&self, delivery: &Delivery, attempt: &Attempt) -> Result<(), StoreError> {
         let ending = Ending::Attempted(attempt.clone(), Step::Succeeded);
-        let result = [TurnResult { delivery: delivery.clone(), claim: None, ending }];
+        let result = [TurnResult { delivery: delivery.clone(), claim: None, ending, received: None }];
         let write = async |client: &mut Object| {
             let transaction = client.transaction().await?;
             let (columns, batch) = (self.attempt_columns(&transaction).await?, references(&result));

@@ -1,6 +1,6 @@
 //! The result of a delivery's turn, as the worker gives it to the store to be recorded.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::delivery::{Attempt, ClosedReason, Delivery, Trigger};
 use crate::retry::Step;
@@ -12,6 +12,8 @@ pub struct TurnResult {
     /// The number of the delivery's claim; `None` if the delivery came straight from its broker message.
     pub claim: Option<i64>,
     pub ending: Ending,
+    /// When a worker received the event, if the delivery had no attempt before this turn.
+    pub received: Option<Instant>,
 }
 
 impl AsRef<Self> for TurnResult {
@@ -48,6 +50,11 @@ impl TurnResult {
             Ending::ClosedUnattempted(reason) => Some(*reason),
             Ending::Parked => None,
         }
+    }
+
+    /// How long ago a worker received the event.
+    pub(super) fn waited(&self) -> Duration {
+        self.received.map_or(Duration::ZERO, |received| received.elapsed())
     }
 
     pub(super) fn succeeded(&self) -> bool {
@@ -112,6 +119,6 @@ impl TurnResult {
             trigger: Trigger::Event,
             attempt: 1,
         };
-        Self { delivery, claim: None, ending }
+        Self { delivery, claim: None, ending, received: None }
     }
 }

@@ -8,7 +8,6 @@ use super::turn::Turn;
 use crate::delivery::{Attempt, ClosedReason, Delivery};
 use crate::ids::WebhookId;
 use crate::lanes::{Feedback, Pause};
-use crate::metrics::{AttemptLabel, Reason};
 use crate::millis;
 use crate::retry::Step;
 use crate::snapshot::{Snapshot, SnapshotState};
@@ -105,7 +104,7 @@ impl Attempts {
     async fn conclude(&self, turn: Turn, mut attempt: Attempt) -> Feedback {
         attempt.paused_until = self.retry.pause(&attempt.outcome).map(|asked| attempt.ended() + asked);
         let step = self.retry.next_step(turn.delivery.attempt, &attempt.outcome, rand::random());
-        self.count(&attempt, step);
+        self.count(&turn, &attempt, step);
         log(&turn.delivery, &attempt, step);
         let feedback = match attempt.paused_until {
             Some(until) => Feedback::Paused(Pause { until, by: turn.delivery.webhook.receiver() }),
@@ -179,12 +178,15 @@ impl Attempts {
         }
     }
 
-    fn count(&self, attempt: &Attempt, step: Step) {
-        let outcome = attempt.outcome.error().unwrap_or("success");
-        self.metrics.attempts.get_or_create(&AttemptLabel { outcome }).inc();
+    fn count(&self, turn: &Turn, attempt: &Attempt, step: Step) {
+        self.metrics.attempts.count(attempt.outcome.error(), &turn.delivery.event().event_type);
         self.metrics.attempt_duration.observe(attempt.duration.as_secs_f64());
+        // An attempt that is repeated failed by our own fault: it is no verdict.
+        if let Some(received) = turn.received.filter(|_| !matches!(step, Step::RepeatIn(_))) {
+            self.metrics.first_verdict.observe(attempt.ended().saturating_duration_since(received));
+        }
         if let Some(reason) = step.closes() {
-            self.metrics.closed.get_or_create(&Reason { reason: reason.as_str() }).inc();
+            self.metrics.closed.count(reason.as_str());
         }
     }
 }

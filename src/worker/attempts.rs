@@ -17,7 +17,7 @@ use super::turn::Turn;
 use super::unopened::Unopened;
 use crate::delivery::ClosedReason;
 use crate::lanes::Lanes;
-use crate::metrics::{Metrics, Reason};
+use crate::metrics::Metrics;
 use crate::queue::Settled;
 use crate::retry::RetryPolicy;
 use crate::secret::Keyring;
@@ -94,7 +94,7 @@ impl Attempts {
 
     /// Reports a delivery that ends without an attempt.
     pub(super) async fn close(&self, turn: Turn, reason: ClosedReason) {
-        self.metrics.closed.get_or_create(&Reason { reason: reason.as_str() }).inc();
+        self.metrics.closed.count(reason.as_str());
         tracing::info!(
             webhook_id = %turn.delivery.webhook.id,
             delivery_id = %turn.delivery.id.0,

@@ -24,7 +24,6 @@ use crate::config::Worker;
 use crate::delivery::ClosedReason;
 use crate::error_chain;
 use crate::ids::WebhookId;
-use crate::metrics::Reason;
 use crate::store::{Claimed, Claims, Ended, Pages, ReadUntil, Room, StoreError};
 
 mod agenda;
@@ -62,6 +61,8 @@ struct Search {
     asking: Asking,
     /// Between reads: longer each time while they find nothing.
     idle: Duration,
+    /// Webhooks that were off when they were last seen. What is owed to them is closed and not late, however long it takes.
+    off: HashSet<WebhookId>,
     /// When the first pause of a webhook on the agenda is over, or the first one may be granted requests again.
     wake: Option<Instant>,
 }
@@ -103,6 +104,7 @@ impl Due {
             portion: Portion::of(self.worker.batch),
             asking,
             idle: self.worker.poll_interval,
+            off: HashSet::new(),
             wake: None,
         };
         let (mut wait, mut stall) = (Duration::ZERO, self.attempts.stalls.wait());
@@ -154,6 +156,7 @@ impl Due {
             search.read_deep = Instant::now() + DEEP_EVERY;
         }
         search.read_until = found.until;
+        search.off.retain(|webhook| search.agenda.has(*webhook));
         let news = found.webhooks.into_iter().filter(|due| search.agenda.note(*due)).count();
         let late = self.oldest(search).map(|since| found.now.duration_since(since).as_secs_f64());
         self.attempts.metrics.due_lag.set(late.unwrap_or_default().max(0.0));
@@ -165,13 +168,16 @@ impl Due {
         Ok(found.more)
     }
 
-    /// Since when the delivery that has waited longest may have been due, apart from those that wait for their pace. Counts the
-    /// webhooks of these.
+    /// Since when the delivery that has waited longest may have been due, apart from those that wait for their pace and those of
+    /// webhooks that are off. Counts the webhooks that wait for their pace.
     fn oldest(&self, search: &Search) -> Option<Timestamp> {
         let (mut pacing, now) = (self.attempts.pacing(), Instant::now());
         pacing.forget_unused(now);
         let mut waiting = 0;
         let oldest = search.agenda.oldest(|webhook| {
+            if search.off.contains(&webhook) {
+                return true;
+            }
             let waits = pacing.is_in_time(webhook, now);
             waiting += i64::from(waits);
             waits
@@ -184,8 +190,11 @@ impl Due {
     /// that failed are looked through again, fewer at a time if that took too long.
     async fn sweep(&self, search: &mut Search) -> bool {
         let pages = search.sweep.pages();
+        let off = &mut search.off;
         let swept = async {
             let swept = self.attempts.store.sweep(pages).await?;
+            // Before they are closed, which may fail.
+            off.extend(&swept.off);
             if !swept.ended.is_empty() {
                 self.close_ended(pages, &swept.ended).await?;
             }
@@ -195,9 +204,13 @@ impl Due {
             Ok(swept) => {
                 for due in &swept.due {
                     search.agenda.note(*due);
+                    search.off.remove(&due.id);
                 }
-                if let Some(pending) = search.sweep.looked_at(pages, &swept, Instant::now()) {
-                    self.attempts.metrics.pending.set(i64::try_from(pending).unwrap_or(i64::MAX));
+                if let Some(owed) = search.sweep.looked_at(pages, &swept, Instant::now()) {
+                    let (number, metrics) = (|count| i64::try_from(count).unwrap_or(i64::MAX), &self.attempts.metrics);
+                    metrics.pending.set(number(owed.all));
+                    metrics.due.set(number(owed.due));
+                    metrics.parked_waiting.set(number(owed.unattempted));
                     self.attempts.unopened.forget_unseen(3 * self.worker.probe_interval_max);
                 }
                 search.sweep.next <= Instant::now()
@@ -214,7 +227,7 @@ impl Due {
         for closed in self.attempts.store.close_ended(pages, ended).await? {
             self.attempts.unopened.forget(closed.webhook);
             let reason = closed.reason.as_str();
-            self.attempts.metrics.closed.get_or_create(&Reason { reason }).inc_by(closed.deliveries);
+            self.attempts.metrics.closed.add(reason, closed.deliveries);
             let deliveries = closed.deliveries;
             tracing::info!(
                 webhook_id = %closed.webhook,
@@ -253,6 +266,11 @@ impl Due {
             }
         };
         search.portion.ended();
+        for Claimed { delivery, .. } in &claims.deliveries {
+            if ClosedReason::of(delivery.webhook.state.standing()).is_none() {
+                search.off.remove(&delivery.webhook.id);
+            }
+        }
         for room in &rooms {
             // A webhook that is paused, or that needs grants, stays on the agenda.
             if let Some(webhook) = claims.paused.get(&room.webhook) {
@@ -269,10 +287,11 @@ impl Due {
         }
         self.log_without_event(&claims);
         let found = !claims.taken.is_empty() || !claims.ungranted.is_empty();
-        let turn = |Claimed { delivery, claim: number }| {
+        let turn = |Claimed { delivery, claim: number, waited }| {
             let origin = Origin::Claim(number);
+            let received = waited.and_then(|waited| looked_up.checked_sub(waited));
             let grant = answer.as_ref().map_or(Grant::None, |(_, grants)| grants.grant(delivery.webhook.id));
-            Turn { delivery, origin, looked_up, grant }
+            Turn { delivery, origin, looked_up, grant, received }
         };
         self.attempts.admit_claimed(claims.deliveries.into_iter().map(turn));
         Ok(found)
@@ -331,7 +350,7 @@ impl Due {
             tracing::debug!(webhook_id = %webhook, delivery_id = %delivery.0, "the event of a delivery is gone");
         }
         for (webhook, deliveries) in webhooks {
-            self.attempts.metrics.closed.get_or_create(&Reason { reason }).inc_by(deliveries);
+            self.attempts.metrics.closed.add(reason, deliveries);
             tracing::warn!(webhook_id = %webhook, deliveries, reason, "closed deliveries whose events are gone");
         }
     }

@@ -12,7 +12,6 @@ use super::portion::Portion;
 use super::redelivered::Redelivered;
 use super::share::Report;
 use crate::event::EventParser;
-use crate::metrics::Reason;
 use crate::queue::{Incoming, Settled, Settlement};
 
 pub(super) struct Intake {
@@ -61,7 +60,7 @@ impl Intake {
             }
             Err(malformed) => {
                 let (reason, bytes) = (malformed.reason(), body.len());
-                self.attempts.metrics.dead_letters.get_or_create(&Reason { reason }).inc();
+                self.attempts.metrics.dead_letters.count(reason);
                 tracing::warn!(reason, bytes, "a message is no event and becomes a dead letter: {malformed}");
                 self.attempts.report(Report::Settled(Settled { receipt, settlement: Settlement::Dead })).await;
                 None

@@ -14,6 +14,7 @@ use super::turn::{Grant, Origin, Turn};
 use crate::delivery::{ClosedReason, Delivery, EventRow, Trigger};
 use crate::event::Event;
 use crate::ids::{DeliveryId, WebhookId};
+use crate::metrics::{observe_since, observe_size};
 use crate::queue::{Receipt, Settled, Settlement};
 use crate::snapshot::Snapshot;
 use crate::store::PaceAsk;
@@ -61,8 +62,11 @@ impl Attempts {
         while webhooks.len() < pairs.len() {
             let rest = &pairs[webhooks.len()..];
             let asked = &rest[..rest.len().min(portion.size())];
+            let began = Instant::now();
             match self.store.lookup(&self.keyring, asked).await {
                 Ok(found) => {
+                    observe_since(&self.metrics.lookup_duration, began);
+                    observe_size(&self.metrics.lookup_batch_size, asked.len());
                     stall.over();
                     portion.ended();
                     webhooks.extend(found.webhooks);
@@ -108,14 +112,15 @@ impl Attempts {
                 .await;
         };
         // The consumer takes one message at a time now: the next waits for this one's ack, and must not wait for a receiver.
-        let isolated = received.receipt.is_isolated();
+        let (isolated, came) = (received.receipt.is_isolated(), Some(received.receipt.received()));
         let row = Arc::new(EventRow::new(received.event, day, Uuid::now_v7()));
         // The first share stays here until every delivery has its own, so that the message is not acked too early.
         let share = MessageShare::of(received.receipt, &self.returns);
         for webhook in webhooks {
             let id = DeliveryId::of(webhook.id, &row.event.id);
             let delivery = Delivery { id, row: row.clone(), webhook, trigger: Trigger::Event, attempt: 1 };
-            let turn = Turn { delivery, origin: Origin::Message(share.another()), looked_up, grant: Grant::None };
+            let origin = Origin::Message(share.another());
+            let turn = Turn { delivery, origin, looked_up, grant: Grant::None, received: came };
             match ClosedReason::of(turn.delivery.webhook.state.standing()) {
                 Some(reason) => self.close(turn, reason).await,
                 None if isolated => self.park(turn).await,

@@ -1,4 +1,5 @@
-//! Measures how old the oldest transaction and snapshot of the database are: they keep it from removing dead rows.
+//! Measures how old the oldest transaction and snapshot of the database are: they keep it from removing dead rows. Also counts
+//! the notices that wait.
 
 use std::time::Duration;
 
@@ -30,5 +31,6 @@ async fn measure(store: &Store, metrics: &Metrics) -> Result<(), StoreError> {
     metrics.oldest_transaction.set(ages.max().unwrap_or_default().as_secs_f64());
     let snapshots = holders.iter().map(|holder| holder.transactions);
     metrics.oldest_snapshot.set(snapshots.max().unwrap_or_default());
+    metrics.notices_waiting.set(store.count_notices().await?);
     Ok(())
 }

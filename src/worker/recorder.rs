@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::share::Report;
 use super::writer::Writer;
-use crate::queue::{Acknowledger, Settled};
+use crate::queue::{Acknowledger, Recorded, Settled};
 
 /// Transactions at a time: the next is written while one commits.
 const WRITERS: usize = 2;
@@ -79,7 +79,7 @@ async fn record_all<'a>(
     writer: &'a Writer,
     batch: usize,
     reports: &mut mpsc::Receiver<Report>,
-    done: mpsc::Sender<Vec<Settled>>,
+    done: mpsc::Sender<Recorded>,
 ) -> HealthWrites<'a> {
     let (mut in_hand, mut written, mut ended) = (Vec::with_capacity(batch), FuturesUnordered::new(), false);
     let (mut earliest, mut health_written) = (Instant::now(), HealthWrites::new());
@@ -88,9 +88,9 @@ async fn record_all<'a>(
     while !ended || !written.is_empty() {
         tokio::select! {
             // Record before ack: repeating an attempt is harmless, losing one is not.
-            Some(settled) = written.next() => {
+            Some(messages) = written.next() => {
                 // The acknowledger ends after this task.
-                let _ = done.send(settled).await;
+                let _ = done.send(Recorded { at: Instant::now(), messages }).await;
             }
             Some(()) = health_written.next() => {}
             _ = health.tick(), if writer.keeps_health() && written.len() + health_written.len() < WRITERS => {

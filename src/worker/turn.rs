@@ -13,6 +13,8 @@ pub(super) struct Turn {
     /// too: an age that is too small would let an attempt begin after the end of the claim's lease.
     pub(super) looked_up: Instant,
     pub(super) grant: Grant,
+    /// When a worker received the event, if the delivery had no attempt yet.
+    pub(super) received: Option<Instant>,
 }
 
 /// Whether PostgreSQL granted a turn's request: see `pacing`.
@@ -50,7 +52,8 @@ impl Turn {
             Origin::Message(share) => (None, Some(share)),
             Origin::Claim(number) => (Some(number), None),
         };
-        Report::TurnOver(Reported { turn_result: TurnResult { delivery: self.delivery, claim, ending }, share })
+        let turn_result = TurnResult { delivery: self.delivery, claim, ending, received: self.received };
+        Report::TurnOver(Reported { turn_result, share })
     }
 
     /// What gives a claim back. `None` for a turn from a broker message: dropping the turn returns the message.

@@ -10,7 +10,7 @@ use super::stalls::{DatabaseWait, Stalls};
 use crate::config::{HealthThresholds, Settings};
 use crate::delivery::{ClosedReason, Outcome};
 use crate::error_chain;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, observe_since, observe_size};
 use crate::queue::Settled;
 use crate::store::{Ending, Store, StoreError, TurnResult};
 
@@ -131,7 +131,8 @@ impl Writer {
     }
 
     fn written(&self, results: &[Reported], health_write: HealthWrite, began: Instant) {
-        self.metrics.record_duration.observe(began.elapsed().as_secs_f64());
+        observe_since(&self.metrics.record_duration, began);
+        observe_size(&self.metrics.record_batch_size, results.len());
         self.metrics.recorded.inc_by(results.len() as u64);
         self.portion().ended();
         self.kept().written(health_write);

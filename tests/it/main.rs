@@ -26,6 +26,7 @@ mod health;
 mod hidden_value;
 mod hostile_receivers;
 mod kept_connections;
+mod metrics;
 mod migrates;
 mod model;
 mod never_inside;

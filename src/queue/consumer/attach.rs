@@ -12,6 +12,7 @@ use super::isolation::Isolation;
 use crate::config::Queue;
 use crate::event::Catalogue;
 use crate::ids::ProcessId;
+use crate::metrics::Metrics;
 use crate::queue::attachment::Attachment;
 use crate::queue::connection::link::Link;
 use crate::queue::convert::name;
@@ -40,6 +41,16 @@ pub(super) struct Consuming {
     pub(super) oldest: Option<Delivery>,
 }
 
+/// How a worker takes messages.
+#[derive(Debug)]
+pub(crate) struct Taking {
+    /// Named by the tags of the broker's consumers.
+    pub(crate) process: ProcessId,
+    /// How many unsettled messages the worker may have.
+    pub(crate) prefetch: u16,
+    pub(crate) metrics: Metrics,
+}
+
 /// Attaches a consumer to the worker queue, on a connection that is open.
 ///
 /// # Errors
@@ -51,8 +62,7 @@ pub(super) async fn attach(
     link: &Link,
     queue: &Queue,
     catalogue: &Catalogue,
-    prefetch: u16,
-    process: ProcessId,
+    taking: &Taking,
     isolation: &mut Isolation,
 ) -> Result<(Arc<Attachment>, Consuming, UncheckedTopology), QueueError> {
     let (channel, unchecked) = answer_or_no_quorum(link, "declaring queues", declare(link, queue, catalogue)).await?;
@@ -63,11 +73,12 @@ pub(super) async fn attach(
             oldest_message(link, &channel, queue).await.map_err(|error| error.or_missing_rights(missing_rights))?;
         isolation.looked_at(oldest.as_ref().map(|oldest| &oldest.properties));
     }
-    let tag = fresh_tag(process);
-    let consume = consume(&channel, &queue.worker_queue, tag.clone(), isolation.prefetch(prefetch));
+    let Taking { prefetch, process, metrics } = taking;
+    let tag = fresh_tag(*process);
+    let consume = consume(&channel, &queue.worker_queue, tag.clone(), isolation.prefetch(*prefetch));
     let messages = answer_or_no_quorum(link, "beginning to consume", consume).await;
     let messages = messages.map_err(|error| error.or_missing_rights(missing_rights))?;
-    let attachment = Attachment::new(channel, prefetch, isolation.is_on());
+    let attachment = Attachment::new(channel, *prefetch, isolation.is_on(), metrics.unacknowledged.clone());
     Ok((attachment, Consuming { tag, messages, oldest }, unchecked))
 }
 

@@ -58,6 +58,7 @@ impl<'a> Deliveries<'a> {
                 &collect(rows, TurnResult::attempts_made),
                 &collect(rows, |result| result.next_trigger().as_str()),
                 &collect(rows, |result| result.wait().unwrap_or_default().as_secs_f64()),
+                &collect(rows, |result| result.waited().as_secs_f64()),
             ],
         )
         .await
@@ -137,11 +138,12 @@ impl<'a> Deliveries<'a> {
 static INSERT_PENDING: LazyLock<String> = LazyLock::new(|| {
     format!(
         "INSERT INTO pending_deliveries
-            (id, webhook_id, activation, event_day, event_key, attempts_made, trigger, due_at, claim)
+            (id, webhook_id, activation, event_day, event_key, attempts_made, trigger, due_at, claim, created_at)
         SELECT id, webhook_id, activation, event_day, event_key, attempts_made, trigger,
-            now() + make_interval(secs => wait), {NEW_CLAIM}
-        FROM unnest($1::uuid[], $2::uuid[], $3::integer[], $4::date[], $5::uuid[], $6::integer[], $7::text[], $8::float8[])
-            AS result (id, webhook_id, activation, event_day, event_key, attempts_made, trigger, wait)
+            now() + make_interval(secs => wait), {NEW_CLAIM}, now() - make_interval(secs => waited)
+        FROM unnest($1::uuid[], $2::uuid[], $3::integer[], $4::date[], $5::uuid[], $6::integer[], $7::text[], $8::float8[],
+                $9::float8[])
+            AS result (id, webhook_id, activation, event_day, event_key, attempts_made, trigger, wait, waited)
         ON CONFLICT DO NOTHING"
     )
 });

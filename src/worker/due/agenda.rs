@@ -30,6 +30,10 @@ impl Agenda {
         !known
     }
 
+    pub(super) fn has(&self, webhook: WebhookId) -> bool {
+        self.since.contains_key(&webhook)
+    }
+
     /// Since when the delivery that has waited longest may have been due, those of some webhooks left out.
     pub(super) fn oldest(&self, mut is_left_out: impl FnMut(WebhookId) -> bool) -> Option<Timestamp> {
         self.since.iter().filter(|(webhook, _)| !is_left_out(**webhook)).map(|(_, since)| *since).min()

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::store::{Pages, StoreError, Swept};
+use crate::store::{Owed, Pages, StoreError, Swept};
 use crate::worker::portion::Portion;
 
 /// Pages per step.
@@ -23,14 +23,14 @@ pub(super) struct Sweep {
     first: u32,
     portion: Portion,
     /// Pending deliveries seen in this round.
-    seen: u64,
+    seen: Owed,
     /// The first round is over.
     has_seen_all: bool,
 }
 
 impl Sweep {
     pub(super) fn new(now: Instant) -> Self {
-        Self { next: now, first: 0, portion: Portion::of(PAGES), seen: 0, has_seen_all: false }
+        Self { next: now, first: 0, portion: Portion::of(PAGES), seen: Owed::default(), has_seen_all: false }
     }
 
     /// The pages of the next step.
@@ -39,7 +39,7 @@ impl Sweep {
     }
 
     /// To be called after a step. Returns, at the end of a round, how many deliveries are pending.
-    pub(super) fn looked_at(&mut self, pages: Pages, swept: &Swept, now: Instant) -> Option<u64> {
+    pub(super) fn looked_at(&mut self, pages: Pages, swept: &Swept, now: Instant) -> Option<Owed> {
         self.portion.ended();
         self.seen += swept.deliveries;
         self.first = pages.first.saturating_add(pages.count);
@@ -69,8 +69,8 @@ mod tests {
 
     fn step(sweep: &mut Sweep, table: u32, now: Instant) -> (u32, Option<u64>, Duration) {
         let pages = sweep.pages();
-        let swept = Swept { due: Vec::new(), ended: Vec::new(), deliveries: 10, pages: table };
-        let counted = sweep.looked_at(pages, &swept, now);
+        let swept = Swept { deliveries: Owed { all: 10, ..Owed::default() }, pages: table, ..Swept::default() };
+        let counted = sweep.looked_at(pages, &swept, now).map(|owed| owed.all);
         (pages.first, counted, sweep.next - now)
     }
 

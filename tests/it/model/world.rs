@@ -160,7 +160,7 @@ impl<'a> World<'a> {
         for mut turn in std::mem::take(&mut self.hand(worker).turns) {
             match turn.ending.take() {
                 Some(ending) if pairs.insert(turn.pair) => {
-                    batch.push(TurnResult { delivery: turn.delivery, claim: turn.claim, ending });
+                    batch.push(TurnResult { delivery: turn.delivery, claim: turn.claim, ending, received: None });
                 }
                 ending => rest.push(RealTurn { ending, ..turn }),
             }
