@@ -15,7 +15,10 @@ use crate::queue::{self, Login, QueueError};
 use crate::text::printable;
 use crate::tls;
 
+mod consumers;
 mod policy;
+
+pub(crate) use consumers::QueueConsumer;
 
 pub(crate) use policy::{Harm, InForce, OurQueue, SetBy, harms};
 

@@ -43,7 +43,7 @@ mod topology;
 
 pub(crate) use acks::{Acknowledger, Recorded, Settled, Settlement};
 pub(crate) use attachment::{Incoming, Receipt};
-pub(crate) use consumer::{Consumer, Taking};
+pub(crate) use consumer::{Consumer, Taking, tag_prefix};
 pub(crate) use dead_letters::letter::DeadLetter;
 pub(crate) use dead_letters::rewriter::RewriteError;
 pub(crate) use dead_letters::{BATCH, BATCH_BYTES, Counted, DeadLetters};
@@ -51,7 +51,7 @@ pub(crate) use depth::Depth;
 pub use error::QueueError;
 pub(crate) use inspect::{Broker, RoundTrip, Topology};
 pub use publisher::{PublishError, Publisher, Unconfirmed};
-pub(crate) use quorum::{Quorum, check_quorum};
+pub(crate) use quorum::{QUORUM_TAG, Quorum, check_quorum};
 
 /// Checks `AMQP_URL` and `amqp.ca_file` without connecting.
 ///

@@ -19,6 +19,7 @@ mod database;
 mod machine;
 mod management;
 mod memory;
+mod processes;
 mod rights;
 mod settings;
 mod versions;
@@ -48,16 +49,17 @@ enum Status {
 
 pub(super) async fn run(settings: &Settings, json: bool) -> CommandResult {
     let deadline = Deadline(Instant::now() + PATIENCE);
-    let (database, broker, management, dns, proxy) = tokio::join!(
+    let ((database, seen), (broker, consumers), management, dns, proxy) = tokio::join!(
         database::checks(settings, deadline),
         broker::checks(settings, deadline),
         management::checks(settings, deadline),
         machine::dns(settings, deadline),
         machine::proxy(settings, deadline),
     );
+    let processes = processes::checks(settings, &seen, consumers, deadline).await;
     let (certificates, open_files) = (machine::certificates(settings), machine::open_files(settings));
     let of_machine = vec![dns, proxy, certificates, open_files, memory::memory(settings)];
-    let checks = [settings::checks(settings), database, broker, management, of_machine].concat();
+    let checks = [settings::checks(settings), database, broker, management, processes, of_machine].concat();
     if json {
         output::json(&json!({ "data": checks }))?;
     } else {

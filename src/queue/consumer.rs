@@ -42,7 +42,7 @@ use crate::config::{Amqp, Queue};
 use crate::event::Catalogue;
 use attach::{Attached, Consuming, attach, consume, fresh_tag};
 
-pub(crate) use attach::Taking;
+pub(crate) use attach::{Taking, tag_prefix};
 use cancelled::consumer_cancelled;
 use hold_off::HoldOff;
 use supervisor::{ELECTION, Supervisor};

@@ -193,7 +193,12 @@ impl Broker {
         }
     }
 
-    async fn depth(&self, queue: &str) -> Result<Option<Depth>, QueueError> {
+    /// How many messages and consumers a queue has. `None` if it does not exist, or is not shown to this user.
+    ///
+    /// # Errors
+    ///
+    /// The broker does not answer, or the connection has ended.
+    pub(crate) async fn depth(&self, queue: &str) -> Result<Option<Depth>, QueueError> {
         let channel = self.link.channel().await?;
         match self.answer(depth(&channel, queue)).await? {
             Ok(depth) => self.close_channel(&channel).await.map(|()| Some(depth)),

@@ -27,6 +27,9 @@ use super::depth::depth;
 use super::error::{QueueError, is_missing};
 use crate::config::{Amqp, Queue};
 
+/// The tag of the consumer that is added for a moment.
+pub(crate) const QUORUM_TAG: &str = "penr-webhooks-quorum";
+
 /// How long the broker has to open a channel, which usually takes a millisecond.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait for an answer that must have come already.
@@ -114,7 +117,7 @@ async fn ask(channel: &Channel, queue: &str) -> lapin::Result<()> {
     channel.basic_qos(1, BasicQosOptions::default()).await?;
     let (options, mut arguments) = (BasicConsumeOptions::default(), FieldTable::default());
     arguments.insert("x-priority".into(), AMQPValue::LongInt(LOWEST_PRIORITY));
-    let consumer = channel.basic_consume(name(queue), name("penr-webhooks-quorum"), options, arguments).await?;
+    let consumer = channel.basic_consume(name(queue), name(QUORUM_TAG), options, arguments).await?;
     channel.close(200, name("done")).await?;
     drop(consumer);
     Ok(())

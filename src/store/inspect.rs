@@ -33,6 +33,8 @@ pub(crate) struct Server {
     pub connections: i32,
     /// The connections in use, those of superusers included.
     pub connections_used: i32,
+    /// Those of them that are no sessions of this program at this database.
+    pub connections_of_others: i32,
     /// How far its clock is ahead of this machine's; a difference that the query's own time can explain counts as none.
     pub clock_ahead: SignedDuration,
 }
@@ -214,6 +216,7 @@ fn server(row: &Row, latency: Duration, before: Timestamp, after: Timestamp) -> 
         unsafe_settings: column(row, "unsafe_settings"),
         connections: column(row, "connections"),
         connections_used: column(row, "connections_used"),
+        connections_of_others: column(row, "connections_of_others"),
         clock_ahead,
     }
 }
@@ -244,6 +247,9 @@ const SERVER: &str = "
         current_setting('max_connections')::integer - current_setting('superuser_reserved_connections')::integer
             AS connections,
         (SELECT sum(numbackends) FROM pg_stat_database)::integer AS connections_used,
+        (SELECT count(*) FROM pg_stat_activity
+         WHERE backend_type = 'client backend' AND (datname <> current_database()
+            OR application_name IS DISTINCT FROM current_setting('application_name')))::integer AS connections_of_others,
         clock_timestamp() AS clock";
 
 /// A session keeps old rows by its snapshot or by its own transaction, whichever is older. Vacuums and the sessions of other

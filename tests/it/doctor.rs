@@ -12,6 +12,7 @@ mod broker;
 mod database;
 mod machine;
 mod policies;
+mod processes;
 
 /// The names of the checks that need the settings alone.
 const OF_SETTINGS: [&str; 7] =
@@ -35,12 +36,15 @@ const OF_DATABASE: [&str; 11] = [
 /// The checks that need a broker that answers.
 const OF_BROKER: [&str; 4] = ["topology", "worker_queue", "dead_letters", "round_trip"];
 
+/// The checks of who works here, which need both servers.
+const OF_PROCESSES: [&str; 2] = ["processes", "consumers"];
+
 /// The checks of the machine.
 const OF_MACHINE: [&str; 5] = ["dns", "proxy", "certificates", "open_files", "memory"];
 
 /// The names of all checks, in the order in which they are shown.
 fn checks() -> Vec<&'static str> {
-    [&OF_SETTINGS[..], &["database"], &OF_DATABASE, &["broker"], &OF_BROKER, &OF_MACHINE].concat()
+    [&OF_SETTINGS[..], &["database"], &OF_DATABASE, &["broker"], &OF_BROKER, &OF_PROCESSES, &OF_MACHINE].concat()
 }
 
 pub struct Report {

@@ -1,5 +1,7 @@
 //! RabbitMQ: the server, what is declared there, and whether a message comes through.
 
+use std::time::Duration;
+
 use super::versions::{RABBITMQ, Version};
 use super::{Check, Deadline, Status, millis};
 use crate::config::{Queue, Settings};
@@ -11,10 +13,11 @@ const DECLARED_AGAIN: &str = "workers declare it again within seconds; if not, s
 
 const OF_TOPOLOGY: [&str; 3] = ["topology", "worker_queue", "dead_letters"];
 
-pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check> {
+/// The checks, and how many consumers the worker queue has, if the broker tells.
+pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> (Vec<Check>, Option<u32>) {
     let dependent = [&OF_TOPOLOGY[..], &["round_trip"]].concat();
     if let Err(missing) = settings.amqp_url() {
-        return Check::skipped(&[&["broker"], &dependent[..]].concat(), &missing.to_string());
+        return (Check::skipped(&[&["broker"], &dependent[..]].concat(), &missing.to_string()), None);
     }
     let broker = match deadline.answer(Broker::connect(&settings.amqp)).await {
         Ok(broker) => broker,
@@ -22,11 +25,12 @@ pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check
             let is_read = queue::check_address(&settings.amqp).is_ok();
             let advice = if is_read { "is it up, and is AMQP_URL right?" } else { "correct it: workers do not start" };
             let check = Check::fails("broker", error, advice);
-            return [vec![check], Check::skipped(&dependent, "the broker does not answer")].concat();
+            return ([vec![check], Check::skipped(&dependent, "the broker does not answer")].concat(), None);
         }
     };
     let mut checks = vec![version(&broker)];
     checks.extend(topology(&broker, &settings.queue, deadline).await);
+    let consumers = fewest_consumers(&broker, &settings.queue, deadline).await;
     // After the topology, for this check consumes and would be counted as a worker.
     match deadline.answer(check_quorum(&settings.amqp, &settings.queue)).await {
         Ok(Quorum::Lost) => without_quorum(&mut checks, &settings.queue),
@@ -39,7 +43,21 @@ pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check
     if let Err(error) = deadline.answer(broker.close()).await {
         tracing::debug!(error, "closing the connection to the broker failed");
     }
-    checks
+    (checks, consumers)
+}
+
+/// The number of consumers that stay: a worker whose queue is quiet adds one for a moment, to see whether the queue answers.
+async fn fewest_consumers(broker: &Broker, queue: &Queue, deadline: Deadline) -> Option<u32> {
+    let mut fewest: Option<u32> = None;
+    for _ in 0..3 {
+        let depth = deadline.answer(broker.depth(&queue.worker_queue)).await.ok()??;
+        fewest = Some(fewest.map_or(depth.consumers, |fewest| fewest.min(depth.consumers)));
+        if depth.consumers == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    fewest
 }
 
 fn version(broker: &Broker) -> Check {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
+use super::processes::{self, Seen};
 use super::versions::{POSTGRESQL, Version};
 use super::{Check, Deadline, Status, millis, rights};
 use crate::config::{Retention, Settings};
@@ -43,10 +44,15 @@ const OF_SERVER: [&str; 11] = [
     "secrets",
 ];
 
-pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check> {
-    let unusable = |check| [vec![check], Check::skipped(&OF_SERVER, "the database does not answer")].concat();
+/// The checks, and the processes that were seen lately.
+pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> (Vec<Check>, Seen) {
+    let unusable = |check| {
+        let skipped = Check::skipped(&OF_SERVER, "the database does not answer");
+        ([vec![check], skipped].concat(), Err("the database does not answer".to_owned()))
+    };
     if let Err(missing) = settings.database_url() {
-        return Check::skipped(&[&["database"][..], &OF_SERVER].concat(), &missing.to_string());
+        let missing = missing.to_string();
+        return (Check::skipped(&[&["database"][..], &OF_SERVER].concat(), &missing), Err(missing));
     }
     let store = match Store::new(&settings.database) {
         Ok(store) => store,
@@ -63,11 +69,12 @@ pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check
         Ok(Err(fault)) => return unusable(Check::fails("database", fault.to_string(), SessionFault::ADVICE)),
         Err(error) => return unusable(Check::fails("database", error, "is it up, and is DATABASE_URL right?")),
     };
-    let mut checks =
-        vec![version(&server), durability(&server), connections(&server, settings.database.pool_size), clock(&server)];
+    let seen = processes::seen(&store, deadline).await;
+    let connections = processes::connections(&server, settings.database.pool_size, &seen);
+    let mut checks = vec![version(&server), durability(&server), connections, clock(&server)];
     checks.push(snapshots(&deadline.answer(store.snapshot_holders()).await));
     checks.extend(tables(&store, settings, deadline).await);
-    checks
+    (checks, seen)
 }
 
 async fn tables(store: &Store, settings: &Settings, deadline: Deadline) -> Vec<Check> {
@@ -115,15 +122,6 @@ fn durability(server: &Server) -> Check {
     }
     let off = server.unsafe_settings.join(", ");
     Check::warns("durability", format!("{off} off: a crash may lose what was recorded"), "switch it on")
-}
-
-fn connections(server: &Server, pool_size: usize) -> Check {
-    let (used, room) = (server.connections_used, server.connections);
-    let detail = format!("{used} of {room} in use, a worker takes up to {pool_size}");
-    if usize::try_from(room - used).unwrap_or(0) < pool_size {
-        return Check::warns("connections", detail, "raise max_connections, or lower database.pool_size");
-    }
-    Check::ok("connections", detail)
 }
 
 fn clock(server: &Server) -> Check {
@@ -271,6 +269,7 @@ mod tests {
             unsafe_settings: Vec::new(),
             connections: 97,
             connections_used: 5,
+            connections_of_others: 5,
             clock_ahead: SignedDuration::ZERO,
         }
     }
@@ -307,10 +306,13 @@ mod tests {
 
     #[test]
     fn a_pool_that_finds_no_room_is_warned_about() {
-        assert_eq!(connections(&healthy(), 92).status, Status::Ok);
-        assert_eq!(connections(&healthy(), 93).status, Status::Warns);
-        assert_eq!(connections(&Server { connections_used: 120, ..healthy() }, 2).status, Status::Warns);
+        let of = |server: Server, pool_size| processes::connections(&server, pool_size, &Ok(Vec::new())).status;
+        assert_eq!(of(healthy(), 90), Status::Ok);
+        assert_eq!(of(healthy(), 91), Status::Warns);
+        assert_eq!(of(Server { connections_used: 120, ..healthy() }, 2), Status::Warns);
+        assert_eq!(of(Server { connections_of_others: 95, ..healthy() }, 2), Status::Warns);
     }
+
     #[test]
     fn a_retention_whose_partitions_need_more_locks_than_there_are_is_warned_about() {
         let room = LockRoom { per_session: 64, sessions: 100, events_day: 2, attempts_day: 4 };

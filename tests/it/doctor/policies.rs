@@ -71,7 +71,9 @@ async fn the_doctor_names_policies_that_break_a_promise_and_what_it_may_not_read
     let unknown = ["penr.webhooks is not declared yet", "penr.webhooks.dead is not declared yet", "the first worker"];
     report.assert("policies", "warns", &unknown);
     report.assert("members", "warns", &unknown);
-    drop(site.worker().await);
+    let worker = site.worker().await;
+    names_a_stranger(&site).await;
+    drop(worker);
     plugin.wait_until_in_force(site.worker_queue(), json!({})).await;
     plugin.wait_until_in_force(site.dead_queue(), json!({})).await;
     let report = site.doctor().await;
@@ -167,4 +169,20 @@ async fn an_address_that_is_not_the_plugins_is_reported(site: Site, plugin: &Plu
     report.assert_nowhere("s3cret");
     assert_eq!(report.code, 0);
     site
+}
+
+/// The plugin learns of a consumer some seconds later.
+async fn names_a_stranger(site: &Site) {
+    wait_until("the worker is seen", async || site.count("SELECT count(*) FROM processes").await == 1).await;
+    let mut stranger = site.own_amqp().await;
+    let _consumer = stranger.consume(site.worker_queue(), "stranger").await.unwrap();
+    let user = Url::parse(site.amqp_url()).unwrap().username().to_owned();
+    eventually("the stranger is named, and the worker is not", async || {
+        let said = site.doctor().await.check("consumers").to_string();
+        let told =
+            said.contains("nobody's: consumer stranger of connection") && said.contains(&format!("as user {user}"));
+        (told && said.contains("from 127.0.0.1:") && !said.contains("penr-webhooks-")).then_some(())
+    })
+    .await;
+    stranger.close().await.unwrap();
 }

@@ -193,6 +193,12 @@ impl Amqp {
     }
 
     /// Declares a durable queue with these arguments.
+    /// Consumes from a queue under this tag, as long as this client is open. What it gets goes back then.
+    pub async fn consume(&mut self, queue: &str, tag: &str) -> Result<lapin::Consumer> {
+        let (options, arguments) = (BasicConsumeOptions::default(), FieldTable::default());
+        self.channel.basic_consume(queue.into(), tag.into(), options, arguments).await
+    }
+
     pub async fn declare_queue(&mut self, queue: &str, arguments: &[(&str, &str)]) -> Result<()> {
         let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         self.channel.queue_declare(queue.into(), durable, table(arguments)).await.map(drop)
