@@ -51,14 +51,33 @@ pub struct AccountId(Arc<str>);
 impl AccountId {
     /// Reads an account's id.
     pub fn parse(text: &str) -> Option<Self> {
-        let printable = |b: u8| (b' '..=b'~').contains(&b);
-        ((1..=128).contains(&text.len()) && text.bytes().all(printable)).then(|| Self(text.into()))
+        is_printable_name(text).then(|| Self(text.into()))
     }
 
     /// The text that was read.
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// Who acts for an account, such as one of its users: 1 to 128 printable ASCII characters. Only penr.ai knows what they mean.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Actor(Arc<str>);
+
+impl Actor {
+    /// Reads an actor's name.
+    pub fn parse(text: &str) -> Option<Self> {
+        is_printable_name(text).then(|| Self(text.into()))
+    }
+
+    /// The text that was read.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn is_printable_name(text: &str) -> bool {
+    (1..=128).contains(&text.len()) && text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
 }
 
 macro_rules! display_as_str {
@@ -70,7 +89,7 @@ macro_rules! display_as_str {
         }
     )*};
 }
-display_as_str!(EventId EventType AccountId);
+display_as_str!(EventId EventType AccountId Actor);
 
 /// The id of a webhook.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]

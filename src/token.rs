@@ -14,7 +14,7 @@ use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-use crate::ids::AccountId;
+use crate::ids::{AccountId, Actor};
 use crate::secret::SecretText;
 
 /// A token that expires later than this from now is refused.
@@ -50,6 +50,8 @@ pub struct Grant {
     pub account: AccountId,
     /// What its holder may do there.
     pub access: Access,
+    /// Who acts for the account. Gives no rights and takes none away.
+    pub actor: Option<Actor>,
 }
 
 /// Why a token is refused. The caller may be an attacker, so only a token that one of our secrets signed, and whose only fault
@@ -88,21 +90,24 @@ pub enum TokenRefusal {
 impl Tokens {
     /// A token for an account, with all rights, that expires after `lifetime`. `now` is in unix seconds.
     pub fn sign(&self, account: &AccountId, now: i64, lifetime: Duration) -> String {
-        self.sign_scope(account, None, now, lifetime)
+        let grant = Grant { account: account.clone(), access: Access::Full, actor: None };
+        self.sign_grant(&grant, now, lifetime)
     }
 
-    /// The same, but the token may only look, and not at secrets: its scope is `read`.
-    pub fn sign_read_only(&self, account: &AccountId, now: i64, lifetime: Duration) -> String {
-        self.sign_scope(account, Some("read".to_owned()), now, lifetime)
-    }
-
-    fn sign_scope(&self, account: &AccountId, scope: Option<String>, now: i64, lifetime: Duration) -> String {
+    /// The same for a token that says this.
+    pub fn sign_grant(&self, grant: &Grant, now: i64, lifetime: Duration) -> String {
         let seconds = i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX);
-        let mut claims = json!({ "sub": account.as_str(), "iat": now, "exp": now.saturating_add(seconds) });
-        for (name, value) in [("iss", &self.issuer), ("aud", &self.audience), ("scope", &scope)] {
+        let mut claims = json!({ "sub": grant.account.as_str(), "iat": now, "exp": now.saturating_add(seconds) });
+        for (name, value) in [("iss", &self.issuer), ("aud", &self.audience)] {
             if let Some(value) = value {
                 claims[name] = value.as_str().into();
             }
+        }
+        if grant.access == Access::ReadOnly {
+            claims["scope"] = "read".into();
+        }
+        if let Some(actor) = &grant.actor {
+            claims["act"] = json!({ "sub": actor.as_str() });
         }
         let encode = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
         let signed = format!("{}.{}", encode(&json!({ "alg": "HS256", "typ": "JWT" })), encode(&claims));
@@ -125,9 +130,10 @@ impl Tokens {
         }
         let account = claims.0.get("sub").and_then(Value::as_str).and_then(AccountId::parse);
         let account = account.ok_or(TokenRefusal::Invalid)?;
+        let actor = claims.actor()?;
         // Last, so that only the holder of a token that is valid at another time is told that the time is wrong.
         times.check(now)?;
-        Ok(Grant { account, access: claims.access()? })
+        Ok(Grant { account, access: claims.access()?, actor })
     }
 
     /// The claims of a token that one of our secrets signed.
@@ -234,6 +240,18 @@ impl Members {
         let texts = texts.ok_or(TokenRefusal::ScopeUnreadable)?;
         let has = |wanted: &str| texts.iter().any(|text| text.split(' ').any(|word| word == wanted));
         Ok(if has("read") && !has("write") { Access::ReadOnly } else { Access::Full })
+    }
+
+    /// Who acts, by the claim `act` (RFC 8693, section 4.1). Its other members are not read: an `act` inside it names somebody who
+    /// acted before, which is only information, and `sub` alone names the actor.
+    ///
+    /// # Errors
+    ///
+    /// The claim is there, and names nobody by a usable `sub`.
+    fn actor(&self) -> Result<Option<Actor>, TokenRefusal> {
+        let Some(act) = self.0.get("act") else { return Ok(None) };
+        let actor = act.get("sub").and_then(Value::as_str).and_then(Actor::parse);
+        actor.map(Some).ok_or(TokenRefusal::Invalid)
     }
 
     /// Whether a claim is this text, or a list that contains it.

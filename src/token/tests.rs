@@ -15,7 +15,7 @@ fn account() -> AccountId {
 }
 
 fn grant() -> Grant {
-    Grant { account: account(), access: Access::Full }
+    Grant { account: account(), access: Access::Full, actor: None }
 }
 
 /// A well-signed token of these two texts.
@@ -162,7 +162,7 @@ fn only_a_scope_of_read_without_write_takes_rights_away() {
         assert_eq!(of_scope(scope), Access::Full, "{scope}");
     }
     let looking = Grant { access: Access::ReadOnly, ..grant() };
-    assert_eq!(tokens().verify(&tokens().sign_read_only(&account(), NOW, LONGEST), NOW), Ok(looking));
+    assert_eq!(tokens().verify(&tokens().sign_grant(&looking, NOW, LONGEST), NOW), Ok(looking));
 }
 
 #[test]
@@ -177,6 +177,41 @@ fn a_scope_that_cannot_be_read_gives_no_access() {
     }
     // Whoever has no valid token learns nothing about scopes.
     assert_eq!(verdict(HEADER, &format!(r#"{{"exp":{exp},"scope":1}}"#)), Err(TokenRefusal::Invalid));
+}
+
+#[test]
+fn the_actor_is_the_sub_of_act_and_nobody_else() {
+    let of_act = |act: &str| of_claims(&format!(r#""exp":{},"act":{act}"#, NOW + 60)).map(|grant| grant.actor);
+    let actor = |name: &str| Ok(Some(Actor::parse(name).unwrap()));
+    assert_eq!(of_claims(&format!(r#""exp":{}"#, NOW + 60)).unwrap().actor, None);
+    let longest = "a".repeat(128);
+    for name in ["user_7", "Ann Example <ann@example.com>", &longest] {
+        assert_eq!(of_act(&format!(r#"{{"sub":"{name}"}}"#)), actor(name));
+    }
+    // Who acted before, and whatever else the issuer says about the actor.
+    let chain = r#"{"sub":"user_7","iss":"https://penr.ai","act":{"sub":"service_2","act":{"sub":7}},"exp":1}"#;
+    assert_eq!(of_act(chain), actor("user_7"));
+    let long = format!(r#"{{"sub":"{}"}}"#, "a".repeat(129));
+    for wrong in [
+        "null",
+        r#""user_7""#,
+        "[]",
+        r#"[{"sub":"user_7"}]"#,
+        "{}",
+        r#"{"iss":"https://penr.ai"}"#,
+        r#"{"act":{"sub":"user_7"}}"#,
+        r#"{"sub":null}"#,
+        r#"{"sub":7}"#,
+        r#"{"sub":["user_7"]}"#,
+        r#"{"sub":""}"#,
+        r#"{"sub":"a\nb"}"#,
+        "{\"sub\":\"\u{e4}\"}",
+        &long,
+    ] {
+        assert_eq!(of_act(wrong), Err(TokenRefusal::Invalid), "{wrong}");
+    }
+    let acting = Grant { actor: Actor::parse("user_7"), ..grant() };
+    assert_eq!(tokens().verify(&tokens().sign_grant(&acting, NOW, LONGEST), NOW), Ok(acting));
 }
 
 #[test]
