@@ -35,6 +35,7 @@ use crate::upkeep::Upkeep;
 use crate::webhook::UrlPolicy;
 
 mod answer;
+mod audit;
 mod auth;
 mod body;
 mod connections;
@@ -67,6 +68,7 @@ mod webhooks;
 
 pub(crate) use given_headers::GivenHeaders;
 
+use audit::Audit;
 use limits::RateLimits;
 use problem::{Again, Problem};
 use query::Parameters;
@@ -225,17 +227,20 @@ impl Api {
         answer_by(Instant::now() + self.settings.database_timeout, question, Problem::unavailable).await
     }
 
-    /// Makes a change, as [`Api::ask`] asks a question. The change must use the store that it gets.
+    /// Makes a change, as [`Api::ask`] asks a question. The change must use the store that it gets. The audit line tells whether
+    /// it was made.
     ///
     /// # Errors
     ///
     /// As `ask`, but if the change may have been made, the problem says so, and what to do.
     async fn change<T, E: From<StoreError> + Into<Problem>>(
         &self,
+        audit: &Audit,
         again: Again,
         change: impl AsyncFnOnce(Store) -> Result<T, E>,
     ) -> Result<T, Problem> {
-        told_if_unconfirmed(again, async |unconfirmed| self.ask(change(self.store.noting(&unconfirmed))).await).await
+        let change = async |unconfirmed| self.ask(change(self.store.noting(&unconfirmed))).await;
+        told_if_unconfirmed(audit, again, change).await
     }
 }
 
@@ -245,15 +250,18 @@ impl Api {
 ///
 /// Those of `work`, but if a write may have been made, the problem says so, and what to do.
 async fn told_if_unconfirmed<T>(
+    audit: &Audit,
     again: Again,
     work: impl AsyncFnOnce(Arc<AtomicBool>) -> Result<T, Problem>,
 ) -> Result<T, Problem> {
     let unconfirmed = Arc::new(AtomicBool::new(false));
+    audit.change_begins();
     let done = work(unconfirmed.clone()).await;
-    match unconfirmed.load(Ordering::Relaxed) {
-        true => done.map_err(|_| Problem::outcome_unknown(again)),
-        false => done,
+    if unconfirmed.load(Ordering::Relaxed) {
+        return done.map_err(|_| Problem::outcome_unknown(again));
     }
+    audit.change_is_answered();
+    done
 }
 
 async fn answer_by<T, E: Into<Problem>>(

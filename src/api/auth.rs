@@ -10,9 +10,10 @@ use axum::http::{Method, header};
 use jiff::Timestamp;
 
 use super::Api;
+use super::audit::{self, Audit};
 use super::limits::weight;
 use super::problem::Problem;
-use super::query::Query;
+use super::query::{DeliveryPath, Query, WebhookPath};
 use crate::ids::AccountId;
 use crate::store::Scope;
 use crate::token::{Access, Grant};
@@ -21,6 +22,7 @@ use crate::token::{Access, Grant};
 pub(super) struct Caller {
     pub(super) account: AccountId,
     pub(super) query: Query,
+    pub(super) audit: Audit,
     access: Access,
 }
 
@@ -55,11 +57,18 @@ impl FromRequestParts<Arc<Api>> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
-        let Grant { account, access } = api.tokens.verify(bearer(parts)?, Timestamp::now().as_second())?;
+        let Grant { account, access, actor } = api.tokens.verify(bearer(parts)?, Timestamp::now().as_second())?;
         if let Some(seen) = parts.extensions.get::<AccountSeen>() {
             let _ = seen.0.set(account.clone());
         }
-        let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+        let matched = parts.extensions.get::<MatchedPath>().cloned();
+        let route = matched.as_ref().map_or("", MatchedPath::as_str);
+        let audit = parts.extensions.get::<Audit>().cloned().expect("`observe` is around every route");
+        if let Some(action) = audit::action(&parts.method, route) {
+            let webhook = WebhookPath::from_request_parts(parts, api).await.ok().map(|WebhookPath(id)| id);
+            let delivery = DeliveryPath::from_request_parts(parts, api).await.ok().map(|DeliveryPath(_, id)| id);
+            audit.begins(audit::Begun { action, account: account.clone(), actor, webhook, delivery });
+        }
         let query = Query::read(parts.uri.query().unwrap_or_default(), api.parameters.of(&parts.method, route));
         // Counts before the database is asked: a caller who hangs up uses as much of the rate as one who waits.
         api.limits.request(&account, query.as_ref().map_or(NonZeroU32::MIN, |query| weight(route, query)))?;
@@ -67,7 +76,7 @@ impl FromRequestParts<Arc<Api>> for Caller {
         if changes && access == Access::ReadOnly {
             return Err(Problem::read_only_token());
         }
-        Ok(Self { account, query: query?, access })
+        Ok(Self { account, query: query?, audit, access })
     }
 }
 

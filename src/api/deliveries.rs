@@ -211,7 +211,7 @@ pub(super) async fn resend(
     let resend = async |store: Store| store.resend(caller.scope(), id, delivery).await;
     let again =
         Again::LookFirst("the log and the delivery's state show whether it was sent; a second request sends it again");
-    api.change(again, resend).await?;
+    api.change(&caller.audit, again, resend).await?;
     Ok((StatusCode::ACCEPTED, JsonAnswer(Resent { delivery_id: delivery.0 })))
 }
 
@@ -247,7 +247,7 @@ pub(super) async fn recover(
         api.ask_in_turn(&caller.account, question).await
     };
     let again = Again::Harmless("nothing is sent twice for it, and the answer counts only what is not being sent yet");
-    let recovering = told_if_unconfirmed(again, recover).await?;
+    let recovering = told_if_unconfirmed(&caller.audit, again, recover).await?;
     api.recoveries.notify();
     Ok((StatusCode::ACCEPTED, JsonAnswer(Recovering { recovering })))
 }

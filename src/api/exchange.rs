@@ -9,6 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use uuid::Uuid;
 
+use super::audit::Audit;
 use super::auth::AccountSeen;
 use super::counted::{UNKNOWN, class};
 use super::problem::Problem;
@@ -40,6 +41,8 @@ pub(super) async fn observe(State(api): State<Arc<Api>>, mut request: Request, n
     let route = request.extensions().get::<MatchedPath>().map_or(UNKNOWN, MatchedPath::as_str).to_owned();
     let account = AccountSeen(Arc::new(OnceLock::new()));
     request.extensions_mut().insert(account.clone());
+    let audit = Audit::of(&request_id);
+    request.extensions_mut().insert(audit.clone());
     let limit = if route == test_sends::PATH { api.test_timeout } else { api.settings.limits.request_timeout };
     let mut response = answer(request, next, limit).await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
@@ -51,6 +54,7 @@ pub(super) async fn observe(State(api): State<Arc<Api>>, mut request: Request, n
     }
     finish(response.headers_mut(), &request_id);
     let (status, duration) = (response.status(), started.elapsed());
+    audit.answered(status);
     // The log has neither path nor query: callers may have put a secret there.
     tracing::info!(
         request_id,

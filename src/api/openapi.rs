@@ -37,7 +37,7 @@ impl Modify for Bearer {
         let scheme = HttpBuilder::new()
             .scheme(HttpAuthScheme::Bearer)
             .bearer_format("JWT")
-            .description(Some("HS256; `sub` is the account's id, `exp` is required and at most 24 hours ahead"));
+            .description(Some("HS256; `sub` is the account's id, `exp` is required and at most 24 hours ahead; `act.sub` may name who acts for the account"));
         let components = openapi.components.get_or_insert_default();
         components.add_security_scheme("bearer", SecurityScheme::Http(scheme.build()));
     }
@@ -80,12 +80,37 @@ pub(super) fn serve(document: &utoipa::openapi::OpenApi) -> axum::Router<Arc<Api
 
 #[cfg(test)]
 mod tests {
-    use super::super::limits;
+    use axum::http::Method;
+
+    use super::super::{audit, limits};
     use super::*;
 
     #[test]
     fn every_route_that_counts_for_more_is_described() {
         let paths = document().paths.paths;
         assert!(limits::EXPENSIVE.iter().all(|path| paths.contains_key(*path)));
+    }
+
+    #[test]
+    fn every_route_that_changes_something_and_that_of_the_secret_have_an_action() {
+        let paths = document().paths.paths;
+        let mut actions = Vec::new();
+        for (route, path) in &paths {
+            let methods = [
+                (Method::POST, &path.post),
+                (Method::PATCH, &path.patch),
+                (Method::DELETE, &path.delete),
+                (Method::PUT, &path.put),
+            ];
+            for (method, _) in methods.into_iter().filter(|(_, operation)| operation.is_some()) {
+                let action = audit::action(&method, route);
+                actions.push(action.unwrap_or_else(|| panic!("{method} {route} has no audit line")));
+            }
+        }
+        actions.push(audit::action(&Method::GET, "/v1/webhooks/{id}/secret").expect("it shows a secret"));
+        actions.sort_unstable();
+        let count = actions.len();
+        actions.dedup();
+        assert_eq!((actions.len(), count), (9, 9), "{actions:?}");
     }
 }

@@ -97,10 +97,13 @@ pub(super) async fn regenerate(
     let again = if once.is_some() { Again::WithKey } else { idempotency::WITHOUT_KEY };
     let once = once.as_ref().map(|once| (once, &body as _));
     let replace = async |store: Store| store.replace_secret(&api.keyring, &new, once).await;
-    match api.change(again, replace).await? {
+    match api.change(&caller.audit, again, replace).await? {
         Replaced::Until(until) => Ok(JsonText(body(&until))),
         Replaced::Unknown => Err(Problem::not_found()),
-        Replaced::NotDone(not_done) => Ok(JsonText(idempotency::answer(&not_done, &api.keyring)?)),
+        Replaced::NotDone(not_done) => {
+            caller.audit.repeats();
+            Ok(JsonText(idempotency::answer(&not_done, &api.keyring)?))
+        }
     }
 }
 
@@ -116,7 +119,8 @@ pub(super) async fn end_previous(
     WebhookPath(id): WebhookPath,
 ) -> Result<StatusCode, Problem> {
     let end = async |store: Store| store.end_previous_secret(caller.scope(), id).await;
-    match api.change(Again::Harmless("the answer is 204, whether it was done or not"), end).await? {
+    let again = Again::Harmless("the answer is 204, whether it was done or not");
+    match api.change(&caller.audit, again, end).await? {
         true => Ok(StatusCode::NO_CONTENT),
         false => Err(Problem::not_found()),
     }

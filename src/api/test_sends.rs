@@ -79,11 +79,14 @@ pub(super) async fn send(
     api.limits.test(&caller.account)?;
     let prepared = api.ask(prepared.take_place(&api.store, api.max_per_second)).await?;
     let sending = {
-        let api = api.clone();
+        let (api, audit) = (api.clone(), caller.audit.clone());
         async move {
+            audit.change_begins();
             let sent = prepared.send(&api.sender).await;
             let recorded = api.ask::<_, StoreError>(sent.record(&api.store)).await;
-            recorded.map_err(|_| Problem::test_not_confirmed())
+            let recorded = recorded.map_err(|_| Problem::test_not_confirmed())?;
+            audit.change_is_done();
+            Ok::<_, Problem>(recorded)
         }
     };
     // In a task of its own: the test is sent and logged also if the caller hangs up.

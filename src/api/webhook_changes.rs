@@ -146,6 +146,7 @@ pub(super) async fn update(
 ) -> Result<([(HeaderName, String); 1], JsonAnswer<Webhook>), Problem> {
     let (mut change, created_at) = change.check(&api, id)?;
     change.only_if = etag::if_match(&headers);
+    caller.audit.changes(fields(&change));
     let update = async |store: Store| {
         // Nothing changes the time of creation, so it may be compared before.
         if let Some(believed) = created_at {
@@ -164,7 +165,7 @@ pub(super) async fn update(
         ),
         None => Again::Harmless("if it was done, nothing changes but updated_at and the version"),
     };
-    match api.change(again, update).await? {
+    match api.change(&caller.audit, again, update).await? {
         Changed::Webhook(webhook) => Ok(([(header::ETAG, etag::tag(&webhook.version))], JsonAnswer(*webhook))),
         Changed::Unknown => Err(Problem::not_found()),
         Changed::Stale => Err(Problem::stale()),
@@ -174,6 +175,19 @@ pub(super) async fn update(
             Err(refused_headers("a stored value cannot be read; give all values again, or remove the headers"))
         }
     }
+}
+
+/// The names of the fields that a change sets.
+fn fields(change: &WebhookChange) -> Vec<&'static str> {
+    let set = [
+        ("name", change.name.is_some()),
+        ("url", change.url.is_some()),
+        ("events", change.events.is_some()),
+        ("active", change.active.is_some()),
+        ("headers", change.headers.is_some()),
+        ("max_per_second", change.max_per_second.is_some()),
+    ];
+    set.into_iter().filter_map(|(name, is_set)| is_set.then_some(name)).collect()
 }
 
 fn refused_headers(reason: &str) -> Problem {

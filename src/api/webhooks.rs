@@ -145,6 +145,7 @@ pub(super) async fn create(
     let secret = SigningSecret::from_random(rand::random());
     let account_id: &AccountId = &caller.account;
     let id = WebhookId(Uuid::now_v7());
+    caller.audit.about(id);
     let new = NewWebhook {
         id,
         account_id,
@@ -161,12 +162,16 @@ pub(super) async fn create(
     let again = if once.is_some() { Again::WithKey } else { idempotency::WITHOUT_KEY };
     let once = once.as_ref().map(|once| (once, &body as _));
     let create = async |store: Store| store.create_webhook_within(&api.keyring, &new, most, once).await;
-    let body = match api.change(again, create).await? {
+    let body = match api.change(&caller.audit, again, create).await? {
         Created::Webhook(webhook) => body(&webhook),
         Created::TooMany => return Err(Problem::too_many_webhooks(most)),
-        Created::NotDone(not_done) => idempotency::answer(&not_done, &api.keyring)?,
+        Created::NotDone(not_done) => {
+            caller.audit.repeats();
+            idempotency::answer(&not_done, &api.keyring)?
+        }
     };
     let created: Headed = serde_json::from_str(&body).map_err(|_| Problem::internal())?;
+    caller.audit.about(WebhookId(created.id));
     let location = format!("/v1/webhooks/{}", created.id);
     let headers = [(header::ETAG, etag::tag(&created.version)), (header::LOCATION, location)];
     Ok((StatusCode::CREATED, headers, JsonText(body)))
@@ -220,7 +225,7 @@ pub(super) async fn delete(
 ) -> Result<StatusCode, Problem> {
     let only_if = etag::if_match(&headers);
     let delete = async |store: Store| store.delete_webhook(caller.scope(), id, only_if.as_deref()).await;
-    match api.change(Again::Harmless("404 then means that it was done"), delete).await? {
+    match api.change(&caller.audit, Again::Harmless("404 then means that it was done"), delete).await? {
         Deleted::Done => Ok(StatusCode::NO_CONTENT),
         Deleted::Unknown => Err(Problem::not_found()),
         Deleted::Stale => Err(Problem::stale()),

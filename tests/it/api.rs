@@ -1,6 +1,7 @@
 //! The HTTP API: what customers can do, and what it refuses to everybody.
 
 mod additions;
+mod audit;
 mod bodies;
 mod clients;
 mod deliveries;

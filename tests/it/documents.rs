@@ -99,7 +99,10 @@ fn names(text: &str) -> (BTreeSet<&str>, BTreeSet<&str>) {
     let words = || text.split(|c| !known(c)).map(|word| word.trim_matches([':', '.', '/']));
     let files = words().filter(|word| word.ends_with(".rs")).map(|word| word.trim_start_matches("src/"));
     let is_function = |word: &&str| word.starts_with(|c: char| c.is_ascii_lowercase());
-    let functions = words().filter_map(|word| word.split_once("::")).map(|(_, function)| function).filter(is_function);
+    // The targets of log lines look like functions.
+    let functions = words().filter(|word| !word.starts_with("penr_webhooks::"));
+    let functions =
+        functions.filter_map(|word| word.split_once("::")).map(|(_, function)| function).filter(is_function);
     (files.collect(), functions.collect())
 }
 
