@@ -17,6 +17,8 @@ use crate::reconnect::Outage;
 use crate::store::Store;
 use crate::{listening, millis};
 
+/// The first line stays `alive`, which probes may look for.
+const ALIVE: &str = concat!("alive\nversion: ", env!("CARGO_PKG_VERSION"), "\n");
 /// A database is ready if it answered within this time, or if all connections are busy. A probe waits as long for an answer.
 const RECENTLY: Duration = Duration::from_secs(2);
 /// How often to ask whether the database takes writes. A process that only reads would not notice otherwise.
@@ -65,7 +67,7 @@ pub(crate) fn serve(listen: SocketAddr, state: ProbeState) -> anyhow::Result<Abo
     let state = Arc::new(state);
     let watching = watch_writes(state.clone());
     let router = Router::new()
-        .route("/livez", get(|| async { "alive\n" }))
+        .route("/livez", get(|| async { ALIVE }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(render))
         .with_state(state);

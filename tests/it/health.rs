@@ -34,7 +34,9 @@ async fn a_worker_lives_before_it_is_ready_and_says_what_is_missing() {
     let site = site.amqp_through(&broker.addr()).postgres_through(&postgres.addr());
     let mut worker = site.launch(&["worker"]).start();
     let operations = Operations::of(&mut worker).await;
-    assert_eq!(get(&operations.0, "/livez").await.status, 200);
+    let alive = get(&operations.0, "/livez").await;
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!((alive.status, alive.text()), (200, format!("alive\nversion: {version}\n")));
     wait_until("only the consumer is missing", async || {
         operations.ready().await == (503, "consumer: not ready\ndatabase: ready\n".to_owned())
     })
