@@ -30,6 +30,7 @@ mod output;
 mod publish;
 mod ready;
 mod roles;
+mod running;
 mod signals;
 mod terminal;
 mod threads;

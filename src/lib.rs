@@ -73,6 +73,7 @@ pub mod event;
 mod figures;
 pub mod ids;
 mod lanes;
+mod releases;
 pub mod retry;
 mod scrub;
 pub mod secret;

@@ -122,6 +122,7 @@ pub(crate) use kept_delivery::KeptDelivery;
 pub use log::LogRow;
 pub(crate) use log::{LogFilter, LogStatus};
 pub use lookup::Lookup;
+pub(crate) use migrate::Unmigrated;
 pub(crate) use notices::Notice;
 pub use observations::Observations;
 pub(crate) use paces::{Ahead, LONGEST_AHEAD};

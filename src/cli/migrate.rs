@@ -5,23 +5,31 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
+use super::running::Running;
 use super::{CommandResult, output, store};
 use crate::config::Settings;
 use crate::error_chain;
 use crate::reconnect::Reconnect;
-use crate::store::{GrantError, INDEXES, Store, StoreError};
+use crate::store::{GrantError, INDEXES, Schema, Store, StoreError, Unmigrated};
+use crate::text::printable;
 
+/// A process's host may have any name.
+const MAX_LINE_BYTES: usize = 400;
 /// How long to wait for a database that starts at the same time.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
   penr-webhooks migrate
+  penr-webhooks migrate --check
   penr-webhooks migrate --grant-to penr_app
   penr-webhooks migrate --retention";
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
+    /// Only say which migrations and indexes are missing, and change nothing; exit code 1 if any is
+    #[arg(long, conflicts_with_all = ["grant_to", "retention"])]
+    check: bool,
     /// Then give a role, such as penr_app, what workers, APIs and the other commands need, and nothing else; may be repeated
     #[arg(long, value_name = "ROLE")]
     grant_to: Vec<String>,
@@ -32,6 +40,9 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(arguments: &Arguments, settings: &Settings, json: bool) -> CommandResult {
     let store = store(settings)?;
+    if arguments.check {
+        return check(&store, json).await;
+    }
     if arguments.retention {
         return drop_expired(&store, settings, json).await;
     }
@@ -42,6 +53,10 @@ pub(super) async fn run(arguments: &Arguments, settings: &Settings, json: bool) 
             error => anyhow::Error::from(error),
         })?;
     }
+    let newer = match store.schema().await? {
+        Schema::Newer { version, ours } => Some(newer(version, ours)),
+        _ => None,
+    };
     if json {
         let mut done = json!({ "applied": applied });
         if !arguments.grant_to.is_empty() {
@@ -49,11 +64,43 @@ pub(super) async fn run(arguments: &Arguments, settings: &Settings, json: bool) 
         }
         return output::json(&done);
     }
-    match applied.len() {
-        0 => output::line("the schema is up to date"),
+    match (newer, applied.len()) {
+        (Some(newer), 0) => output::line(format_args!("{newer}; nothing was changed")),
+        (None, 0) => output::line("the schema is up to date"),
         _ => output::line(format_args!("applied {}", applied.join(", "))),
     }?;
     arguments.grant_to.iter().try_for_each(|role| output::line(format_args!("{role} has what it needs")))
+}
+
+async fn check(store: &Store, json: bool) -> CommandResult {
+    let Unmigrated { version, ours, missing } = store.unmigrated(INDEXES).await?;
+    let running = Running::find(store).await;
+    let waiting = version.filter(|version| *version < ours).and_then(|_| running.waiting_for_migrate());
+    let warnings: Vec<String> = running.too_far_apart().into_iter().chain(waiting).collect();
+    if json {
+        let processes = running.to_json();
+        let found = json!({ "schema": version, "program": ours, "missing": missing, "processes": processes, "warnings": warnings });
+        output::json(&found)?;
+    } else {
+        match version {
+            None => output::line("there is no schema yet"),
+            Some(version) if version > ours => output::line(newer(version, ours)),
+            Some(version) => output::line(format_args!("the schema is version {version}, this program makes {ours}")),
+        }?;
+        missing.iter().try_for_each(|name| output::line(format_args!("missing: {name}")))?;
+        let summary = running.summary();
+        output::line(summary.unwrap_or_else(|unknown| format!("which processes run is not known: {unknown}")))?;
+        running.of_other_versions().try_for_each(|process| output::line(printable(&process, MAX_LINE_BYTES)))?;
+        warnings.iter().try_for_each(|warning| output::line(format_args!("warning: {warning}")))?;
+    }
+    match missing.len() {
+        0 => Ok(()),
+        count => Err(anyhow::anyhow!("{count} missing: run `penr-webhooks migrate`").into()),
+    }
+}
+
+fn newer(version: i32, ours: i32) -> String {
+    format!("the schema is version {version}, newer than this program's {ours}, which it serves too")
 }
 
 async fn check_and_migrate(store: &Store) -> Result<Vec<String>, StoreError> {

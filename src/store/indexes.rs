@@ -80,6 +80,28 @@ pub(super) async fn build(session: &Client, home: &Home, indexes: &[Index]) -> R
     Ok(built)
 }
 
+/// The names of the indexes that [`build`] would build or complete. Changes nothing.
+pub(super) async fn missing(session: &Client, home: &Home, indexes: &[Index]) -> Result<Vec<String>, Error> {
+    let mut missing = Vec::new();
+    for index in indexes {
+        if home.is_fresh() || !is_complete(session, home, index).await? {
+            missing.push(index.name.to_owned());
+        }
+    }
+    Ok(missing)
+}
+
+async fn is_complete(session: &Client, home: &Home, index: &Index) -> Result<bool, Error> {
+    let (table, parent_index) = (format!("{}.{}", home.name, index.table), format!("{}.{}", home.name, index.name));
+    let Some(found) = session.query_opt(TABLE_IF_THERE, &[&table]).await? else { return Ok(false) };
+    let oid: u32 = column(&found, "oid");
+    let built = session.query_opt(INDEX, &[&oid, &index.name]).await?;
+    if !column::<bool>(&found, "partitioned") {
+        return Ok(built.is_some_and(|built| column(&built, "valid")));
+    }
+    Ok(built.is_some() && first_partition_without_index(session, &table, &parent_index).await?.is_none())
+}
+
 async fn build_one(session: &Client, home: &Home, index: &Index) -> Result<bool, BuildError> {
     let (table, parent_index) = (format!("{}.{}", home.name, index.table), format!("{}.{}", home.name, index.name));
     let failed = |cause| BuildError { index: index.name, partition: None, cause };
@@ -185,6 +207,9 @@ fn is_lock_conflict(error: &Error) -> bool {
 }
 
 const TABLE: &str = "SELECT oid, relkind = 'p' AS partitioned FROM pg_class WHERE oid = $1::text::regclass";
+
+const TABLE_IF_THERE: &str =
+    "SELECT oid, relkind = 'p' AS partitioned FROM pg_class WHERE oid = to_regclass($1::text)::oid";
 
 const INDEX: &str = "
     SELECT i.indisvalid AS valid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid

@@ -6,8 +6,8 @@
 
 use std::time::Duration;
 
-use refinery::Report;
 use refinery::error::Kind;
+use refinery::{Migration, Report};
 use tokio::time::timeout;
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{Client, Error};
@@ -25,7 +25,8 @@ const SESSION_BOUND: Duration = Duration::from_secs(60);
 impl Store {
     /// Applies the migrations and builds the indexes that the database lacks, and makes the partitions of the coming days.
     /// Returns the names of what was applied and built. One session works at a time. Others wait for it up to 5 minutes, then
-    /// fail with `Unavailable`; run them again. An index over a long log may take hours.
+    /// fail with `Unavailable`; run them again. An index over a long log may take hours. If a newer program has migrated further,
+    /// nothing is changed: its schema serves this version too, and it alone knows which indexes are still needed.
     ///
     /// # Errors
     ///
@@ -37,10 +38,15 @@ impl Store {
     /// - [`StoreError::Busy`], [`StoreError::Unavailable`], [`StoreError::ReadOnly`]: try again; what was applied stays.
     pub async fn migrate(&self, indexes: &[Index]) -> Result<Vec<String>, StoreError> {
         let (mut client, home) = self.session_that_migrates().await?;
-        traps::check(&client, &home, schema::newest(&migrations::all())).await?;
+        let newest = schema::newest(&migrations::all());
+        if home.is_newer_than(newest) {
+            migration_lock::free(&client).await?;
+            return Ok(Vec::new());
+        }
+        traps::check(&client, &home, newest).await?;
         // Migrations make their tables in the first schema of the search path.
         client.batch_execute(&home.within("SET search_path = {home}")).await?;
-        // A newer program may have migrated further: its schema serves this version too.
+        // A migration that this program does not have may stand between those that it has.
         let runner = migrations::runner().set_abort_missing(false);
         let report = runner.run_async(&mut client).await.map_err(|error| {
             let _ = error.report().map(log_applied);
@@ -53,6 +59,27 @@ impl Store {
         let built = indexes::build(&client, &home, indexes).await.map_err(|error| not_built(&error))?;
         migration_lock::free(&client).await?;
         Ok([applied, built].concat())
+    }
+
+    /// Compares the schema with what [`Store::migrate`] would make of it. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Schema`] if the tables are another product's, [`StoreError::Denied`] if this role may not look; else the
+    /// database is not available or busy.
+    pub(crate) async fn unmigrated(&self, indexes: &[Index]) -> Result<Unmigrated, StoreError> {
+        let (client, home) = self.session_at_home().await?;
+        let mut migrations = migrations::all();
+        let ours = schema::newest(&migrations);
+        let mut unmigrated = Unmigrated { version: home.version(), ours, missing: Vec::new() };
+        if home.is_newer_than(ours) {
+            return Ok(unmigrated);
+        }
+        migrations.sort_by_key(Migration::version);
+        migrations.retain(|migration| !home.is_at_least(migration.version()));
+        unmigrated.missing.extend(migrations.iter().map(ToString::to_string));
+        unmigrated.missing.extend(indexes::missing(&client, &home, indexes).await?);
+        Ok(unmigrated)
     }
 
     /// The session holds the migration lock until it is closed.
@@ -68,7 +95,9 @@ impl Store {
         };
         let (client, home) = within_bound(opened).await?;
         migration_lock::take(&client, &home, LOCK_BOUND).await?;
-        Ok((client, home))
+        // Another process may have migrated meanwhile. `at_home` looks along the session's own search path.
+        client.batch_execute("RESET search_path").await?;
+        within_bound(at_home(client)).await
     }
 
     /// A session whose search path is `pg_catalog` alone, and the schema that our tables are in or will be made in. Its role
@@ -82,6 +111,17 @@ impl Store {
     pub(super) async fn session_at_home(&self) -> Result<(Client, Home), StoreError> {
         within_bound(async { at_home(self.open_session().await?).await }).await
     }
+}
+
+/// What `migrate` would do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unmigrated {
+    /// The version of the schema; `None` if there is none.
+    pub version: Option<i32>,
+    /// The version that this program makes.
+    pub ours: i32,
+    /// The migrations and indexes that the schema lacks, by name, in the order in which they would be made.
+    pub missing: Vec<String>,
 }
 
 async fn within_bound<T>(opened: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {

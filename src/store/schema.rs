@@ -65,6 +65,16 @@ impl Home {
         self.version.is_none()
     }
 
+    /// The version of the newest migration that was applied; `None` before the first.
+    pub(crate) fn version(&self) -> Option<i32> {
+        self.version
+    }
+
+    /// Whether a newer program than one that has these migrations has migrated further.
+    pub(crate) fn is_newer_than(&self, newest: i32) -> bool {
+        self.version.is_some_and(|ours| ours > newest)
+    }
+
     /// Whether all migrations up to this one were applied.
     pub(crate) fn is_at_least(&self, version: i32) -> bool {
         self.version.is_some_and(|ours| ours >= version)

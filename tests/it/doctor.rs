@@ -19,12 +19,13 @@ const OF_SETTINGS: [&str; 7] =
     ["settings", "published_keys", "private_networks", "private_hosts", "https", "retries", "shutdown"];
 
 /// The checks that need a database that answers.
-const OF_DATABASE: [&str; 11] = [
+const OF_DATABASE: [&str; 12] = [
     "durability",
     "connections",
     "clock",
     "snapshots",
     "schema",
+    "releases",
     "rights",
     "search_path",
     "retention",

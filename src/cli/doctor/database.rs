@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 
 use super::processes::{self, Seen};
+use super::super::running::Running;
 use super::versions::{POSTGRESQL, Version};
 use super::{Check, Deadline, Status, millis, rights};
 use crate::config::{Retention, Settings};
@@ -30,12 +31,13 @@ const DAYS_BESIDE_RETENTION: u64 = 12;
 /// recovery over a long time, somebody who reads the whole log.
 const USES_OF_ALL_PARTITIONS: i64 = 8;
 
-const OF_SERVER: [&str; 11] = [
+const OF_SERVER: [&str; 12] = [
     "durability",
     "connections",
     "clock",
     "snapshots",
     "schema",
+    "releases",
     "rights",
     "search_path",
     "retention",
@@ -90,12 +92,13 @@ async fn tables(store: &Store, settings: &Settings, deadline: Deadline) -> Vec<C
         Ok(Schema::Missing) => Check::fails("schema", "there is none", migrate),
         Err(error) => Check::fails("schema", error, "solve that first"),
     };
+    let releases = releases(store, &schema, deadline).await;
     if schema.status == Status::Fails {
         let skipped = Check::skipped(
             &["rights", "search_path", "retention", "partitions", "locks", "secrets"],
             "the schema is not the one needed",
         );
-        return [vec![schema], skipped].concat();
+        return [vec![schema, releases], skipped].concat();
     }
     let (rights, partitions, locks, secrets) = tokio::join!(
         rights::checks(store, &settings.retention, deadline),
@@ -103,7 +106,28 @@ async fn tables(store: &Store, settings: &Settings, deadline: Deadline) -> Vec<C
         locks(store, &settings.retention, deadline),
         secrets(store, settings, deadline)
     );
-    [vec![schema], rights, vec![partitions, locks, secrets]].concat()
+    [vec![schema, releases], rights, vec![partitions, locks, secrets]].concat()
+}
+
+/// Which releases run. Warns if they may not run together, and if processes wait for `migrate`.
+async fn releases(store: &Store, schema: &Check, deadline: Deadline) -> Check {
+    let unknown = |reason: &str| {
+        let advice = "run `penr-webhooks migrate`, and make the table processes readable for this role";
+        Check::warns("releases", format!("it is not known which processes run: {reason}"), advice)
+    };
+    let running = match deadline.wait(Running::find(store)).await {
+        Ok(running) => running,
+        Err(late) => return unknown(&late),
+    };
+    let summary = match running.summary() {
+        Ok(summary) => summary,
+        Err(reason) => return unknown(reason),
+    };
+    let waiting = (schema.status == Status::Fails).then(|| running.waiting_for_migrate()).flatten();
+    match running.too_far_apart().or(waiting) {
+        Some(advice) => Check::warns("releases", summary, advice),
+        None => Check::ok("releases", summary),
+    }
 }
 
 fn version(server: &Server) -> Check {
