@@ -5,6 +5,7 @@ mod fail_overs;
 mod memory;
 mod nodes;
 mod standbys;
+mod upgrades;
 mod wal;
 
 use std::time::{Duration, Instant};

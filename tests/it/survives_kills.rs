@@ -196,7 +196,12 @@ async fn two_workers_killed_over_and_over_under_load_lose_nothing() {
 /// Publishes until `end`, or until a slow machine has come to the least number of kills. Kills one of two workers after the
 /// other, 200 to 800 ms after it has attached to the queue. Returns the number of kills, and the workers that run at the end.
 pub async fn kill_over_and_over(ledger: &Ledger, end: Instant) -> (usize, Vec<Replica>) {
-    let mut workers = vec![ledger.site.worker().await, ledger.site.worker().await];
+    kill_in_turn(ledger, end, |_| ledger.site.launch(&["worker"])).await
+}
+
+/// The same with two workers that may differ: `launch` gets 0 for the first and 1 for the second.
+pub async fn kill_in_turn(ledger: &Ledger, end: Instant, launch: impl Fn(usize) -> Launch) -> (usize, Vec<Replica>) {
+    let mut workers = vec![launch(0).start_worker().await, launch(1).start_worker().await];
     let kill = async {
         let mut kills = 0;
         while Instant::now() < end || kills < LEAST_KILLS {
@@ -205,7 +210,7 @@ pub async fn kill_over_and_over(ledger: &Ledger, end: Instant) -> (usize, Vec<Re
             worker.wait_for_log(replica::ATTACHED).await;
             tokio::time::sleep(Duration::from_millis(rand::random_range(200..800))).await;
             worker.kill9();
-            *worker = ledger.site.launch(&["worker"]).start();
+            *worker = launch(kills % 2).start();
             kills += 1;
         }
         kills

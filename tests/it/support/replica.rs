@@ -33,6 +33,12 @@ impl Launch {
         Self { command, settings, folder: folder.to_owned(), log_blocked: false }
     }
 
+    /// Another build of the program, with the same arguments.
+    pub fn of(mut self, program: &Path) -> Self {
+        program.to_str().expect("a readable path").clone_into(&mut self.command[0]);
+        self
+    }
+
     /// Started by another program, which then becomes it: `.under(&["prlimit", "--nofile=64"])`.
     pub fn under(mut self, program: &[&str]) -> Self {
         self.command.splice(0..0, program.iter().map(|&word| word.to_owned()));
