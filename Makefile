@@ -54,6 +54,7 @@ schema: toolchain
 	PENR_WRITE_SCHEMA=1 scripts/with-services test cargo test --test it migrates::schema_file
 
 soak: toolchain
+	@scripts/services need prometheus
 	scripts/with-services soak cargo test --test it soak::$(ARGS) -- --ignored --nocapture --test-threads 1
 
 bench: toolchain
