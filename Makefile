@@ -18,7 +18,7 @@ help:
 	@echo "make check   formatting, lints, documentation, scripts"
 	@echo "make check-compose  the image and the compose files on a Docker engine, with restarts of everything"
 	@echo "make journeys  longer visits of the page in a browser"
-	@echo "make examples  the code that the page shows for verifying requests, run in all its languages"
+	@echo "make examples  what others read: the code that the page shows, in all its languages; alerts, dashboard, manifests"
 	@echo "make screenshots  pictures of every state of the page into target/screenshots"
 	@echo "make clean   stop all private servers, remove what was built"
 	@echo "SERVERS=trixie behind any of them takes RabbitMQ 4.0 and PostgreSQL 17; SERVERS=forky newer ones"
@@ -54,6 +54,7 @@ schema: toolchain
 	PENR_WRITE_SCHEMA=1 scripts/with-services test cargo test --test it migrates::schema_file
 
 soak: toolchain
+	@scripts/services need prometheus
 	scripts/with-services soak cargo test --test it soak::$(ARGS) -- --ignored --nocapture --test-threads 1
 
 bench: toolchain
@@ -93,6 +94,8 @@ journeys: toolchain browser beside
 
 examples:
 	@scripts/examples
+	@scripts/check-monitoring
+	@scripts/check-kubernetes
 
 # Takes pictures of every state of the page, light and dark, narrow and wide, into target/screenshots.
 screenshots: toolchain browser

@@ -1,5 +1,5 @@
-//! The documents fit together: links lead somewhere, README stays short, the workflow uses pinned actions, and nothing in the
-//! tree names the address of a package registry.
+//! The documents fit together: links lead somewhere, every alert has its runbook, README stays short, the workflow uses pinned
+//! actions, and nothing in the tree names the address of a package registry.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -128,6 +128,41 @@ fn files_and_functions_that_the_documents_name_exist() {
 fn readme_is_short() {
     let lines = fs::read_to_string(root().join("README.md")).unwrap().lines().count();
     assert!(lines < 250, "README.md has {lines} lines: move what only some readers need to docs/");
+}
+
+/// The alert rules of `config/prometheus`.
+fn alerts() -> Vec<serde_json::Value> {
+    let rules = fs::read_to_string(root().join("config/prometheus/alerts.yml")).unwrap();
+    let rules: serde_json::Value = serde_saphyr::from_str(&rules).expect("the rules are YAML");
+    rules["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap()).cloned().collect()
+}
+
+#[test]
+fn every_alert_has_a_runbook_of_its_name_and_every_runbook_an_alert() {
+    let runbooks = fs::read_to_string(root().join("docs/operating.md")).unwrap();
+    let written = prose(&runbooks).filter_map(|line| line.strip_prefix("### PenrWebhooks"));
+    let written: BTreeSet<String> = written.map(|name| format!("PenrWebhooks{name}")).collect();
+    let alerts = alerts();
+    let named: BTreeSet<String> = alerts.iter().map(|alert| alert["alert"].as_str().unwrap().to_owned()).collect();
+    assert!(named.len() > 20, "{named:?}");
+    assert_eq!(named, written);
+    for alert in alerts {
+        let url = format!("docs/operating.md#{}", alert["alert"].as_str().unwrap().to_lowercase());
+        assert_eq!(alert["annotations"]["runbook_url"], url);
+        assert!(["page", "ticket"].contains(&alert["labels"]["severity"].as_str().unwrap()), "{alert}");
+    }
+}
+
+#[test]
+fn every_alert_is_expected_to_fire_in_a_test_of_the_rules() {
+    let test = |name| fs::read_to_string(root().join("config/prometheus").join(name)).unwrap();
+    let tests = test("alerts_test.yml") + &test("alerts_days_test.yml");
+    for alert in alerts() {
+        let (name, severity) = (alert["alert"].as_str().unwrap(), alert["labels"]["severity"].as_str().unwrap());
+        let fires = tests.contains(&format!(r#"alertname="{name}", severity="{severity}""#))
+            || tests.contains(&format!("alertname: {name}\n"));
+        assert!(fires, "{name} ({severity}) has no test");
+    }
 }
 
 /// A tag can be moved to other code, a commit cannot.

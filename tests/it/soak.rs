@@ -4,6 +4,7 @@ mod cut_off;
 mod fail_overs;
 mod memory;
 mod nodes;
+mod scaling;
 mod standbys;
 mod upgrades;
 mod wal;
