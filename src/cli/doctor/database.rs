@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 
-use super::processes::{self, Seen};
 use super::super::running::Running;
+use super::processes::{self, Seen};
 use super::versions::{POSTGRESQL, Version};
 use super::{Check, Deadline, Status, millis, rights};
 use crate::config::{Retention, Settings};
