@@ -43,6 +43,7 @@ mod retention;
 mod retries;
 mod rights;
 mod rolls_out;
+mod runbooks;
 mod secrets;
 mod soak;
 mod stops;
