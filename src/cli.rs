@@ -36,6 +36,7 @@ mod terminal;
 mod threads;
 mod times;
 mod token;
+mod top;
 mod webhooks;
 
 /// Delivers penr.ai's webhooks: events from RabbitMQ become signed POSTs and log rows.
@@ -87,6 +88,9 @@ enum Command {
     /// Ask the process on this machine whether it is ready (ops.listen): for health checks of containers
     #[command(after_help = ready::EXAMPLES)]
     Ready(ready::Arguments),
+    /// Show what the whole installation does, until q is pressed
+    #[command(after_help = top::EXAMPLES)]
+    Top(top::Arguments),
     /// Check settings, servers, network and machine, and say what to do; changes nothing
     #[command(after_help = DOCTOR_EXAMPLE)]
     Doctor,
@@ -245,6 +249,7 @@ async fn execute(cli: Cli, settings: Settings, process: &Process) -> CommandResu
         Command::Ready(_) | Command::Completions(_) | Command::ManPages(_) => {
             unreachable!("they ran before there was a runtime")
         }
+        Command::Top(arguments) => top::run(arguments, &settings, json, &process.signals).await,
         Command::Doctor => doctor::run(&settings, json).await,
     }
 }

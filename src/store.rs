@@ -50,6 +50,7 @@ mod all_webhooks;
 mod answers;
 mod attempt_columns;
 mod backends;
+mod backlog;
 mod by_connection;
 mod claim;
 mod connections;
@@ -107,6 +108,7 @@ mod webhooks;
 
 pub(crate) use activity::{Activity, COUNTED_FOR_ONE};
 pub use backends::SessionFault;
+pub(crate) use backlog::{Backlog, FailingWebhook, Waiting};
 pub use claim::{Claimed, Claims, Room, Taken};
 pub(crate) use days::LogSpan;
 pub(crate) use delivery_list::PageBounds;

@@ -139,7 +139,7 @@ pub(super) fn waiting(count: u64, at: Option<MaxPerSecond>) -> CommandResult {
 }
 
 /// A number with a comma before each three digits.
-fn thousands(number: u64) -> String {
+pub(super) fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().filter_map(|group| str::from_utf8(group).ok()).collect();
     groups.join(",")

@@ -19,6 +19,7 @@ mod rotates;
 mod startup;
 mod stories;
 mod tables;
+mod top;
 
 const ACCOUNT: &str = "acc_42";
 const TYPE: &str = "content.published";

@@ -1,0 +1,194 @@
+//! What operators ask about all webhooks together: how much waits, for whom, and who fails.
+//!
+//! Of a large table of pending deliveries a sample is read, so that a question costs about the same with a thousand rows and
+//! with ten million.
+
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::known_columns::Addition;
+use super::{Store, StoreError, column, count};
+
+/// Pages of 8 KiB that are read at most: up to about 200,000 rows, some 50 ms.
+const MOST_PAGES: f64 = 2500.0;
+
+/// What waits in the table of pending deliveries.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Backlog {
+    /// The numbers were calculated from a part of the table.
+    pub estimated: bool,
+    #[serde(flatten)]
+    pub all: Waiting,
+    /// Those for which most is due, then those for which most waits.
+    pub webhooks: Vec<WaitingWebhook>,
+    /// The same, by account.
+    pub accounts: Vec<WaitingAccount>,
+}
+
+/// Numbers of deliveries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub(crate) struct Waiting {
+    pub pending: u64,
+    /// Of these, those whose time has come. Held ones, and those of webhooks that are switched off, are not due.
+    pub due: u64,
+    /// Of these, those that had no attempt yet.
+    pub parked: u64,
+    /// Of these, those that an operator holds.
+    pub held: u64,
+    /// How late the one is that has been due for longest; null if none is due.
+    pub oldest_due_seconds: Option<f64>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct WaitingWebhook {
+    pub webhook_id: Uuid,
+    /// Null if the webhook was deleted.
+    pub account_id: Option<String>,
+    pub name: Option<String>,
+    #[serde(flatten)]
+    pub waiting: Waiting,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct WaitingAccount {
+    pub account_id: String,
+    #[serde(flatten)]
+    pub waiting: Waiting,
+}
+
+/// A webhook without a success since some time.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct FailingWebhook {
+    pub webhook_id: Uuid,
+    pub account_id: String,
+    pub name: String,
+    pub failing_since: Timestamp,
+    /// Failed attempts in a row.
+    pub failures: i32,
+    pub last_error: Option<String>,
+}
+
+impl Store {
+    /// What waits, with at most so many webhooks and accounts.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or not migrated.
+    pub(crate) async fn backlog(&self, most: u32) -> Result<Backlog, StoreError> {
+        let pages: i64 = match self.query(PAGES, &[]).await?.first() {
+            Some(row) => column(row, "pages"),
+            None => 0,
+        };
+        let percent = sampled_percent(pages);
+        let held = if self.has(Addition::Holds).await? { HELD } else { "false" };
+        let sql = BACKLOG.replace("{held}", held);
+        let rows = self.query(&sql, &[&percent, &i64::from(most)]).await?;
+        let factor = 100.0 / percent;
+        let (mut webhooks, mut accounts, mut all) = (Vec::new(), Vec::new(), Waiting::default());
+        for row in &rows {
+            let waiting = waiting(row, factor);
+            match (column::<Option<Uuid>>(row, "webhook_id"), column::<Option<String>>(row, "account_id")) {
+                (Some(webhook_id), account_id) => {
+                    webhooks.push(WaitingWebhook { webhook_id, account_id, name: column(row, "name"), waiting });
+                }
+                (None, Some(account_id)) => accounts.push(WaitingAccount { account_id, waiting }),
+                (None, None) => all = waiting,
+            }
+        }
+        Ok(Backlog { estimated: percent < 100.0, all, webhooks, accounts })
+    }
+
+    /// The active webhooks that fail, those first that have failed for longest, `most` at most.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or not migrated.
+    pub(crate) async fn failing_webhooks(&self, most: u32) -> Result<Vec<FailingWebhook>, StoreError> {
+        let rows = self.query(FAILING, &[&i64::from(most)]).await?;
+        let failing = |row| FailingWebhook {
+            webhook_id: column(row, "id"),
+            account_id: column(row, "account_id"),
+            name: column(row, "name"),
+            failing_since: column(row, "failing_since"),
+            failures: column(row, "consecutive_failures"),
+            last_error: column(row, "last_error"),
+        };
+        Ok(rows.iter().map(failing).collect())
+    }
+}
+
+/// How much of a table with so many pages is read.
+#[expect(clippy::cast_precision_loss, reason = "no table has so many pages that it matters")]
+fn sampled_percent(pages: i64) -> f64 {
+    if pages as f64 <= MOST_PAGES { 100.0 } else { 100.0 * MOST_PAGES / pages as f64 }
+}
+
+fn waiting(row: &Row, factor: f64) -> Waiting {
+    let number = |name: &str| scaled(count(row, name), factor);
+    Waiting {
+        pending: number("pending"),
+        due: number("due"),
+        parked: number("parked"),
+        held: number("held"),
+        oldest_due_seconds: column(row, "oldest"),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate")]
+fn scaled(count: u64, factor: f64) -> u64 {
+    if factor <= 1.0 { count } else { (count as f64 * factor).round() as u64 }
+}
+
+const PAGES: &str = "SELECT pg_relation_size('pending_deliveries') / current_setting('block_size')::bigint AS pages";
+
+const HELD: &str = "EXISTS (SELECT FROM holds h WHERE h.webhook_id = w.id OR h.account_id = w.account_id
+    OR (h.webhook_id IS NULL AND h.account_id IS NULL))";
+
+/// The first row is about all deliveries. Then come those about one webhook each, and those about one account each.
+///
+/// The webhooks that most waits for are looked up by their ids, not all webhooks.
+const BACKLOG: &str = "
+    WITH sampled AS (
+        SELECT webhook_id, count(*) AS pending, count(*) FILTER (WHERE attempts_made = 0) AS parked,
+            count(*) FILTER (WHERE due_at <= now()) AS fell_due, min(due_at) AS first_due
+        FROM pending_deliveries TABLESAMPLE SYSTEM ($1::float8::float4) GROUP BY webhook_id
+    ), named AS MATERIALIZED (
+        SELECT sampled.webhook_id, w.account_id, w.name, sampled.pending, sampled.parked,
+            CASE WHEN w.active AND NOT {held} THEN sampled.fell_due ELSE 0 END AS due,
+            CASE WHEN {held} THEN sampled.pending ELSE 0 END AS held,
+            CASE WHEN w.active AND NOT {held} AND sampled.fell_due > 0
+                THEN extract(epoch FROM now() - sampled.first_due)::float8 END AS oldest
+        FROM sampled LEFT JOIN webhooks w ON w.id = sampled.webhook_id
+    )
+    SELECT NULL::uuid AS webhook_id, NULL::text AS account_id, NULL::text AS name, coalesce(sum(pending), 0)::bigint AS pending,
+        coalesce(sum(due), 0)::bigint AS due, coalesce(sum(parked), 0)::bigint AS parked,
+        coalesce(sum(held), 0)::bigint AS held, max(oldest) AS oldest
+    FROM named
+    UNION ALL (
+        SELECT webhook_id, account_id, name, pending, due, parked, held, oldest
+        FROM named ORDER BY due DESC, pending DESC, webhook_id LIMIT $2)
+    UNION ALL (
+        SELECT NULL, account_id, NULL, sum(pending)::bigint, sum(due)::bigint, sum(parked)::bigint, sum(held)::bigint,
+            max(oldest)
+        FROM named WHERE account_id IS NOT NULL GROUP BY account_id
+        ORDER BY sum(due) DESC, sum(pending) DESC, account_id LIMIT $2)";
+
+const FAILING: &str = "
+    SELECT id, account_id, name, failing_since, consecutive_failures, last_error FROM webhooks
+    WHERE active AND failing_since IS NOT NULL ORDER BY failing_since, id LIMIT $1";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn at_most_so_many_pages_are_read_and_numbers_are_calculated_from_them() {
+        assert_eq!(sampled_percent(0), 100.0);
+        assert_eq!(sampled_percent(2500), 100.0);
+        assert_eq!(sampled_percent(250_000), 1.0);
+        assert_eq!(scaled(7, 1.0), 7);
+        assert_eq!(scaled(7, 100.0), 700);
+    }
+}
