@@ -69,6 +69,7 @@ pub mod delivery;
 mod delivery_state;
 mod egress;
 pub mod event;
+pub mod hold;
 pub mod ids;
 mod lanes;
 pub mod retry;

@@ -60,6 +60,12 @@ pub struct Metrics {
     pub database_read_only: Gauge,
     /// Deliveries waiting in the database, as counted by this worker's last sweep.
     pub pending: Gauge,
+    /// Those of them whose webhooks are held, as counted by the same sweep.
+    pub held: Gauge,
+    /// Holds that are in force, those that are being released too.
+    pub holds: Gauge,
+    /// 1 while everything is held.
+    pub held_all: Gauge,
     /// Seconds by which the delivery that has waited longest is overdue, as of the last look at all webhooks. Deliveries that
     /// wait for their webhook's pace are left out.
     pub due_lag: Gauge<f64, std::sync::atomic::AtomicU64>,
@@ -153,6 +159,9 @@ impl Default for Metrics {
             database_waiting: Gauge::default(),
             database_read_only: Gauge::default(),
             pending: Gauge::default(),
+            held: Gauge::default(),
+            holds: Gauge::default(),
+            held_all: Gauge::default(),
             due_lag: Gauge::default(),
             pace_waiting: Gauge::default(),
             secrets_unopened: Gauge::default(),
@@ -224,6 +233,9 @@ impl Metrics {
         all.register("database_waiting", "1 while something waits for the database", self.database_waiting.clone());
         all.register("database_read_only", "1 while the database refuses writes", self.database_read_only.clone());
         all.register("pending", "Deliveries waiting in the database", self.pending.clone());
+        all.register("held", "Deliveries waiting in the database whose webhooks are held", self.held.clone());
+        all.register("holds", "Holds of operators that are in force", self.holds.clone());
+        all.register("held_all", "1 while everything is held, and no event is taken", self.held_all.clone());
         let lag = self.due_lag.clone();
         all.register_with_unit(
             "due_lag",

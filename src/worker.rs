@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::Settings;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
-use crate::queue::{Acknowledger, Consumer, Incoming, Settled};
+use crate::queue::{Acknowledger, Consumer, HoldOffReasons, Incoming, Settled};
 use crate::sender::Sender;
 use crate::store::{Store, StoreError};
 use crate::upkeep::Upkeep;
@@ -34,6 +34,7 @@ mod attempts;
 mod due;
 mod egress_outage;
 mod grants;
+mod holds;
 mod intake;
 mod kept_health;
 mod lookups;
@@ -44,6 +45,7 @@ mod pacing;
 mod portion;
 mod recorder;
 mod redelivered;
+mod releases;
 mod saturation;
 mod share;
 mod stalls;
@@ -53,6 +55,7 @@ mod writer;
 
 use attempts::Attempts;
 use egress_outage::EgressOutage;
+use holds::Holds;
 use lookups::Lookups;
 use pacing::Pacing;
 use recorder::Recorder;
@@ -79,7 +82,11 @@ pub(crate) async fn run(
         None => return Ok(()),
         Some(found) => found?,
     }
-    let parts = Parts::start(&settings, Shared { store, sender, metrics, stalls }, &stop)?;
+    let holds = Arc::new(Holds::new(metrics.clone(), stop.clone()));
+    if stop.run_until_cancelled(holds.read_first(&store, &stalls)).await.is_none() {
+        return Ok(());
+    }
+    let parts = Parts::start(&settings, Shared { store, sender, metrics, stalls, holds }, &stop)?;
     parts.until_stopped(&stop, settings.shutdown_grace).await
 }
 
@@ -104,12 +111,24 @@ async fn probe_egress(attempts: Arc<Attempts>) {
     attempts.outage.probe_regularly().await;
 }
 
+/// Keeps what is held known, and carries out releases, until the stop.
+async fn follow_holds(
+    attempts: Arc<Attempts>,
+    rate: u32,
+    hold_off: watch::Sender<HoldOffReasons>,
+    stop: CancellationToken,
+) {
+    let releases = stop.run_until_cancelled(releases::run(&attempts, rate));
+    tokio::join!(attempts.holds.follow(&attempts.store, hold_off), releases);
+}
+
 /// What several parts use.
 struct Shared {
     store: Store,
     sender: Sender,
     metrics: Metrics,
     stalls: Stalls,
+    holds: Arc<Holds>,
 }
 
 /// The tasks of a running worker, each owned here.
@@ -122,6 +141,7 @@ struct Parts {
     oldest_transactions: JoinHandle<()>,
     upkeep: JoinHandle<()>,
     hold_off: JoinHandle<()>,
+    holds: JoinHandle<()>,
     notices: JoinHandle<()>,
     recorder: JoinHandle<()>,
     attempts: Arc<Attempts>,
@@ -137,7 +157,7 @@ impl Parts {
     fn start(settings: &Settings, shared: Shared, stop: &CancellationToken) -> anyhow::Result<Self> {
         let worker = settings.worker.clone();
         let (abandon, give_up, settled): (CancellationToken, CancellationToken, CancellationToken) = Default::default();
-        let (hold_off, held_off) = watch::channel(false);
+        let (hold_off, held_off) = watch::channel(HoldOffReasons::default());
         let (messages, incoming) = mpsc::channel::<Incoming>(worker.batch);
         // An attempt that finds no room here keeps its slot: so a stuck database stops the intake.
         let (reports, reported) = mpsc::channel(worker.max_in_flight + worker.batch);
@@ -188,6 +208,7 @@ impl Parts {
             egress_probes: part.spawn(probe_egress(attempts.clone())),
             oldest_transactions: part.spawn(oldest_transactions::run(store, metrics, stop.clone())),
             upkeep: part.spawn(upkeep.run(stop.clone())),
+            holds: part.spawn(follow_holds(attempts.clone(), settings.recover.rate, hold_off.clone(), stop.clone())),
             hold_off: part.spawn(stalls.hold_off_when_long(worker.give_back_after, hold_off, stop.clone())),
             notices: part.spawn(notices.run()),
             recorder: part.spawn(recorder.run(reported, returned)),
@@ -205,9 +226,10 @@ impl Parts {
         let mut ended = Vec::new();
         // Turns that wait in the lanes are not started any more.
         self.attempts.give_back_waiting();
-        let Self { intake, due, saturation, egress_probes, oldest_transactions, upkeep, hold_off, notices, .. } =
-            &mut self;
-        for task in [intake, due, saturation, egress_probes, oldest_transactions, upkeep, hold_off, notices] {
+        let Self {
+            intake, due, saturation, egress_probes, oldest_transactions, upkeep, hold_off, holds, notices, ..
+        } = &mut self;
+        for task in [intake, due, saturation, egress_probes, oldest_transactions, upkeep, hold_off, holds, notices] {
             ended.push(timeout_at(deadlines.attempts, &mut *task).await);
             if ended.last().is_some_and(Result::is_err) {
                 task.abort();
@@ -272,7 +294,7 @@ fn attempts(
     abandon: &CancellationToken,
     Outlets { reports, returns }: Outlets,
 ) -> anyhow::Result<Arc<Attempts>> {
-    let Shared { store, sender, metrics, stalls } = shared;
+    let Shared { store, sender, metrics, stalls, holds } = shared;
     let worker = &settings.worker;
     Ok(Arc::new(Attempts {
         sender: sender.clone(),
@@ -284,6 +306,7 @@ fn attempts(
         claim_lifetime: worker.lease.saturating_sub(settings.sender.timeout + settings.sender.body_timeout),
         unopened: Unopened::new(metrics.clone()),
         outage: EgressOutage::new(metrics.clone(), stop.clone()),
+        holds: holds.clone(),
         lanes: Mutex::new(Lanes::new(worker.limits())),
         fewer_in_hand: Notify::new(),
         max_per_second: settings.sender.max_per_second,

@@ -59,7 +59,9 @@ pub struct Swept {
     pub due: Vec<DueWebhook>,
     /// Deliveries to close with [`Store::close_ended`].
     pub ended: Vec<Ended>,
-    /// Pending deliveries on these pages.
+    /// Pending deliveries on these pages by webhook. A webhook may be named twice.
+    pub of_webhooks: Vec<(WebhookId, u64)>,
+    /// All of them.
     pub deliveries: u64,
     /// Pages of the whole table.
     pub pages: u32,
@@ -111,11 +113,12 @@ impl Store {
     pub async fn sweep(&self, pages: Pages) -> Result<Swept, StoreError> {
         let (from, to) = pages.bounds();
         let rows = self.query(SWEEP, &[&from, &to]).await?;
-        let mut swept = Swept { due: Vec::new(), ended: Vec::new(), deliveries: 0, pages: 0 };
+        let mut swept = Swept { due: Vec::new(), ended: Vec::new(), of_webhooks: Vec::new(), deliveries: 0, pages: 0 };
         for row in &rows {
             swept.pages = u32::try_from(column::<i64>(row, "pages")).unwrap_or(u32::MAX);
             let Some(pending_activation) = column::<Option<i32>>(row, "pending_activation") else { continue };
             swept.deliveries += count(row, "deliveries");
+            swept.of_webhooks.push((id(row), count(row, "deliveries")));
             match ClosedReason::of(standing(row, pending_activation)) {
                 Some(reason) => swept.ended.push(Ended { webhook: id(row), activation: pending_activation, reason }),
                 None => swept.due.extend(due_webhook(row)),

@@ -165,13 +165,16 @@ impl Due {
         Ok(found.more)
     }
 
-    /// Since when the delivery that has waited longest may have been due, apart from those that wait for their pace. Counts the
-    /// webhooks of these.
+    /// Since when the delivery that has waited longest may have been due, apart from those that wait for their pace or are
+    /// held. Counts the webhooks that wait for their pace.
     fn oldest(&self, search: &Search) -> Option<Timestamp> {
         let (mut pacing, now) = (self.attempts.pacing(), Instant::now());
         pacing.forget_unused(now);
-        let mut waiting = 0;
+        let (mut waiting, held) = (0, self.attempts.holds.now());
         let oldest = search.agenda.oldest(|webhook| {
+            if held.seems_to_have(webhook) {
+                return true;
+            }
             let waits = pacing.is_in_time(webhook, now);
             waiting += i64::from(waits);
             waits
@@ -196,8 +199,12 @@ impl Due {
                 for due in &swept.due {
                     search.agenda.note(*due);
                 }
-                if let Some(pending) = search.sweep.looked_at(pages, &swept, Instant::now()) {
-                    self.attempts.metrics.pending.set(i64::try_from(pending).unwrap_or(i64::MAX));
+                let held = self.attempts.holds.now();
+                let held = swept.of_webhooks.iter().filter(|(webhook, _)| held.seems_to_have(*webhook));
+                let held = held.map(|(_, deliveries)| deliveries).sum();
+                if let Some(counted) = search.sweep.looked_at(pages, &swept, held, Instant::now()) {
+                    self.attempts.metrics.pending.set(i64::try_from(counted.pending).unwrap_or(i64::MAX));
+                    self.attempts.metrics.held.set(i64::try_from(counted.held).unwrap_or(i64::MAX));
                     self.attempts.unopened.forget_unseen(3 * self.worker.probe_interval_max);
                 }
                 search.sweep.next <= Instant::now()
@@ -229,7 +236,7 @@ impl Due {
     /// Claims deliveries of the webhooks on the agenda that have room. Returns whether there were any.
     async fn claim(&self, search: &mut Search) -> Result<bool, StoreError> {
         let answer = search.asking.take_answer();
-        if !self.attempts.outage.permits_claims() {
+        if self.attempts.holds.has_every_webhook() || !self.attempts.outage.permits_claims() {
             search.wake = None;
             return Ok(false);
         }
@@ -286,7 +293,9 @@ impl Due {
                 search.agenda.claimed(room, None);
                 self.attempts.pacing().nothing_waits(room.webhook);
             }
-            rooms.extend(grants.granted(*room));
+            if !self.attempts.holds.now().seems_to_have(room.webhook) {
+                rooms.extend(grants.granted(*room));
+            }
         }
         rooms
     }
@@ -300,8 +309,9 @@ impl Due {
         let (mut wake, mut asking): (Option<Instant>, _) = (None, HashSet::new());
         let may_ask = !search.asking.is_under_way();
         let (mut pacing, lanes, now) = (self.attempts.pacing(), self.attempts.lanes(), Instant::now());
+        let held = self.attempts.holds.now();
         let rooms = search.agenda.rooms(most, |webhook| {
-            if is_granted.contains(&webhook) {
+            if is_granted.contains(&webhook) || held.seems_to_have(webhook) {
                 return 0;
             }
             let paused_until = lanes.paused_until(webhook, now);

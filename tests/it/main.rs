@@ -24,6 +24,7 @@ mod fairness;
 mod fuzz_corpus;
 mod health;
 mod hidden_value;
+mod holds;
 mod hostile_receivers;
 mod kept_connections;
 mod migrates;

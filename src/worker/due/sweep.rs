@@ -13,6 +13,14 @@ const ROUND: Duration = Duration::from_secs(60);
 const SHORTEST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(2);
 
+/// What a round has counted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Counted {
+    pub(super) pending: u64,
+    /// Those of them whose webhooks are held.
+    pub(super) held: u64,
+}
+
 /// A sweep goes through the table again and again. There is no pause between the steps of the first round, which finds what
 /// fell due before this worker started, and none after a step that closed something.
 #[derive(Debug)]
@@ -23,14 +31,14 @@ pub(super) struct Sweep {
     first: u32,
     portion: Portion,
     /// Pending deliveries seen in this round.
-    seen: u64,
+    seen: Counted,
     /// The first round is over.
     has_seen_all: bool,
 }
 
 impl Sweep {
     pub(super) fn new(now: Instant) -> Self {
-        Self { next: now, first: 0, portion: Portion::of(PAGES), seen: 0, has_seen_all: false }
+        Self { next: now, first: 0, portion: Portion::of(PAGES), seen: Counted::default(), has_seen_all: false }
     }
 
     /// The pages of the next step.
@@ -38,10 +46,12 @@ impl Sweep {
         Pages { first: self.first, count: u32::try_from(self.portion.size()).unwrap_or(u32::MAX) }
     }
 
-    /// To be called after a step. Returns, at the end of a round, how many deliveries are pending.
-    pub(super) fn looked_at(&mut self, pages: Pages, swept: &Swept, now: Instant) -> Option<u64> {
+    /// To be called after a step, which found so many deliveries of webhooks that are held. Returns, at the end of a round, what
+    /// the round has counted.
+    pub(super) fn looked_at(&mut self, pages: Pages, swept: &Swept, held: u64, now: Instant) -> Option<Counted> {
         self.portion.ended();
-        self.seen += swept.deliveries;
+        self.seen.pending += swept.deliveries;
+        self.seen.held += held;
         self.first = pages.first.saturating_add(pages.count);
         let counted = (self.first >= swept.pages).then(|| {
             self.first = 0;
@@ -67,10 +77,10 @@ impl Sweep {
 mod tests {
     use super::*;
 
-    fn step(sweep: &mut Sweep, table: u32, now: Instant) -> (u32, Option<u64>, Duration) {
+    fn step(sweep: &mut Sweep, table: u32, now: Instant) -> (u32, Option<Counted>, Duration) {
         let pages = sweep.pages();
-        let swept = Swept { due: Vec::new(), ended: Vec::new(), deliveries: 10, pages: table };
-        let counted = sweep.looked_at(pages, &swept, now);
+        let swept = Swept { due: Vec::new(), ended: Vec::new(), of_webhooks: Vec::new(), deliveries: 10, pages: table };
+        let counted = sweep.looked_at(pages, &swept, 2, now);
         (pages.first, counted, sweep.next - now)
     }
 
@@ -80,7 +90,7 @@ mod tests {
         let mut sweep = Sweep::new(now);
         assert_eq!(step(&mut sweep, 150, now), (0, None, Duration::ZERO));
         assert_eq!(step(&mut sweep, 150, now), (64, None, Duration::ZERO));
-        assert_eq!(step(&mut sweep, 150, now), (128, Some(30), LONGEST));
+        assert_eq!(step(&mut sweep, 150, now), (128, Some(Counted { pending: 30, held: 6 }), LONGEST));
         assert_eq!(step(&mut sweep, 150, now).0, 0);
     }
 
