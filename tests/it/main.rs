@@ -25,6 +25,7 @@ mod fuzz_corpus;
 mod health;
 mod hidden_value;
 mod holds;
+mod holds_seen;
 mod hostile_receivers;
 mod kept_connections;
 mod migrates;
