@@ -157,7 +157,7 @@ impl Parts {
     fn start(settings: &Settings, shared: Shared, stop: &CancellationToken) -> anyhow::Result<Self> {
         let worker = settings.worker.clone();
         let (abandon, give_up, settled): (CancellationToken, CancellationToken, CancellationToken) = Default::default();
-        let (hold_off, held_off) = watch::channel(HoldOffReasons::default());
+        let (hold_off, held_off) = watch::channel(HoldOffReasons { operator: shared.holds.has_all(), database: false });
         let (messages, incoming) = mpsc::channel::<Incoming>(worker.batch);
         // An attempt that finds no room here keeps its slot: so a stuck database stops the intake.
         let (reports, reported) = mpsc::channel(worker.max_in_flight + worker.batch);
