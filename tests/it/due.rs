@@ -104,7 +104,7 @@ fn quick(site: Site) -> Site {
 }
 
 /// The pages of `pending_deliveries` and its indexes that were read so far by sessions that have ended.
-pub async fn pages_read(sql: &Client) -> i64 {
+async fn pages_read(sql: &Client) -> i64 {
     let read = "SELECT (heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read)::bigint
                 FROM pg_statio_user_tables WHERE relname = 'pending_deliveries'";
     sql.query_one(read, &[]).await.unwrap().get(0)
