@@ -153,6 +153,7 @@ CREATE TABLE public.holds (
     since timestamp with time zone DEFAULT now() NOT NULL,
     reason text,
     released_at timestamp with time zone,
+    released_through uuid,
     CONSTRAINT holds_check CHECK (((webhook_id IS NULL) OR (account_id IS NULL)))
 );
 

@@ -71,6 +71,7 @@ mod durations;
 mod egress;
 pub mod event;
 mod figures;
+pub mod hold;
 pub mod ids;
 mod lanes;
 mod releases;

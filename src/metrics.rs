@@ -94,6 +94,12 @@ pub struct Metrics {
     /// Those of them that are due, and those that had no attempt yet. Webhooks that are off are left out.
     pub due: Gauge,
     pub parked_waiting: Gauge,
+    /// Those of them whose webhooks are held, as counted by the same sweep.
+    pub held: Gauge,
+    /// Holds that are in force, those that are being released too.
+    pub holds: Gauge,
+    /// 1 while everything is held.
+    pub held_all: Gauge,
     /// Seconds by which the delivery that has waited longest is overdue, as of the last look at all webhooks. Deliveries that
     /// wait for their webhook's pace are left out, and so are webhooks that are off.
     pub due_lag: Gauge<f64, AtomicU64>,
@@ -191,6 +197,9 @@ impl Metrics {
             pending: Gauge::default(),
             due: Gauge::default(),
             parked_waiting: Gauge::default(),
+            held: Gauge::default(),
+            holds: Gauge::default(),
+            held_all: Gauge::default(),
             due_lag: Gauge::default(),
             pace_waiting: Gauge::default(),
             secrets_unopened: Gauge::default(),

@@ -120,6 +120,7 @@ async fn readyz(State(state): State<Arc<ProbeState>>, RawQuery(query): RawQuery)
     let metrics = &state.metrics;
     let seen = Seen {
         attached: metrics.consumer_attached.get() == 1,
+        held: metrics.held_all.get() == 1,
         quorum: metrics.queue_without_quorum.get() == 0,
         waiting: metrics.database_waiting.get() != 0,
         answers,
@@ -153,6 +154,8 @@ fn asked(query: &str, ours: Role) -> Result<Role, (StatusCode, String)> {
 #[derive(Debug, Clone, Copy)]
 struct Seen {
     attached: bool,
+    /// Operators hold everything: then the worker takes no events, and that is no fault.
+    held: bool,
     quorum: bool,
     /// A part of the worker waits for the database.
     waiting: bool,
@@ -167,7 +170,7 @@ struct Seen {
 
 /// Whether a role is ready, and the lines that say why or why not.
 ///
-/// A worker needs its queue, and a database that takes writes. An API needs a database that answers; while writes are
+/// A worker needs its queue, unless everything is held, and a database that takes writes. An API needs a database that answers; while writes are
 /// refused it still serves reads. A process with both roles is ready when its API is, so that customers reach it; the
 /// lines say what its worker lacks.
 fn readiness(role: Role, seen: &Seen) -> (bool, String) {
@@ -175,11 +178,13 @@ fn readiness(role: Role, seen: &Seen) -> (bool, String) {
     let worker = role != Role::Api;
     let database = seen.answers && (role != Role::Worker || !seen.waiting);
     let consumer = match (role, seen.attached) {
+        (_, false) if seen.held => "waiting",
         (Role::Both, false) => "away",
         (_, attached) => word(attached),
     };
     let lines = [
         (worker, format!("consumer: {consumer}\n")),
+        (worker && seen.held, "held: all\n".to_owned()),
         (worker && !seen.quorum, "queue: no quorum\n".to_owned()),
         (true, format!("database: {}\n", word(database))),
         (role == Role::Both && database && seen.waiting, "results: waiting for the database\n".to_owned()),
@@ -189,7 +194,7 @@ fn readiness(role: Role, seen: &Seen) -> (bool, String) {
         (seen.egress_out, "egress: out\n".to_owned()),
     ];
     let lines = lines.into_iter().filter_map(|(applies, line)| applies.then_some(line)).collect();
-    let ready = database && (role != Role::Worker || seen.attached && seen.quorum && !seen.refused);
+    let ready = database && (role != Role::Worker || (seen.attached || seen.held) && seen.quorum && !seen.refused);
     (ready, lines)
 }
 
@@ -205,6 +210,7 @@ mod tests {
 
     const WELL: Seen = Seen {
         attached: true,
+        held: false,
         quorum: true,
         waiting: false,
         answers: true,
@@ -217,7 +223,7 @@ mod tests {
     #[test]
     fn a_process_that_serves_customers_is_ready_as_long_as_the_database_answers() {
         type Case = (Seen, [(bool, &'static str); 3]);
-        let cases: [Case; 6] = [
+        let cases: [Case; 7] = [
             (
                 WELL,
                 [
@@ -232,6 +238,14 @@ mod tests {
                     (false, "consumer: not ready\ndatabase: ready\n"),
                     (true, "database: ready\n"),
                     (true, "consumer: away\ndatabase: ready\n"),
+                ],
+            ),
+            (
+                Seen { held: true, attached: false, ..WELL },
+                [
+                    (true, "consumer: waiting\nheld: all\ndatabase: ready\n"),
+                    (true, "database: ready\n"),
+                    (true, "consumer: waiting\nheld: all\ndatabase: ready\n"),
                 ],
             ),
             (

@@ -43,7 +43,7 @@ mod topology;
 
 pub(crate) use acks::{Acknowledger, Recorded, Settled, Settlement};
 pub(crate) use attachment::{Incoming, Receipt};
-pub(crate) use consumer::{Consumer, Taking, tag_prefix};
+pub(crate) use consumer::{Consumer, HoldOffReasons, Taking, tag_prefix};
 pub(crate) use dead_letters::letter::DeadLetter;
 pub(crate) use dead_letters::rewriter::RewriteError;
 pub(crate) use dead_letters::{BATCH, BATCH_BYTES, Counted, DeadLetters};

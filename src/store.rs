@@ -12,7 +12,7 @@
 //! | | lock | taken by |
 //! |---|---|---|
 //! | 1 | advisory locks | `record`, `is_recorded`: of the batch. `create_webhook_within`, `replace_secret` with a key: of the account. `resend`, `recover`: of old events, shared; `drop_expired`: the same, exclusive, while it marks partitions. |
-//! | 2 | one row of `webhooks` | `resend`, `recover`: `FOR NO KEY UPDATE`, until they end. `update_webhook`: the same, until it ends, and no other lock. `replace_secret`, `end_previous_secret`, `reencrypt_page`: one statement each, and no other lock. `delete_webhook`: likewise, and then its row of `paces`. |
+//! | 2 | one row of `webhooks` | `resend`, `recover`: `FOR NO KEY UPDATE`, until they end. `update_webhook`: the same, until it ends, and no other lock. `replace_secret`, `end_previous_secret`, `reencrypt_page`: one statement each, and no other lock. `delete_webhook`: likewise, and then its rows of `paces` and `holds`. `hold` of a webhook: `FOR KEY SHARE`, and then its row of `holds`. `step_release`: skips a locked row. |
 //! | 3 | `events`, by key | `record`: inserts. |
 //! | 4 | `pending_deliveries`, by id: first inserts, then rows that are there | `record`, `recover`, `resend`: insert; then `record`, `recover`: lock, update and delete. `claim_due`, `release`, `close_ended`: skip locked rows. |
 //! | 5 | `closed_deliveries`, by id | `record`, `close_ended`, `claim_due`: insert. `record`, `resend`: delete. `recover`, `drop_expired`: delete, and skip locked rows. |
@@ -20,6 +20,7 @@
 //! | 7 | rows of `webhooks`, skipping locked ones; then new `notices` | `record`, `record_health`: the health of webhooks. |
 //! | 8 | `paces`, by webhook | `take_pace`: one statement, and no other lock. `delete_webhook`, `delete_webhooks`: delete. |
 //! | 9 | `processes`, one's own row | `note_process`, `forget_process`: one statement each, and no other lock. `note_process` skips locked rows when it deletes old ones. |
+//! | 10 | `holds`, one row | `hold`, `release_hold`: one statement. `delete_webhook`, `delete_webhooks`: delete. `step_release` skips a locked row. |
 //!
 //! - Rows that are there are locked by a statement of their own (`ORDER BY id FOR UPDATE`) before a transaction changes more
 //!   than one of them: updates and deletes lock in the order of their plan.
@@ -63,6 +64,7 @@ mod erase;
 mod error;
 mod headers_and_pace;
 mod health;
+mod holds;
 mod hosts;
 mod inactive_since;
 mod indexes;
@@ -88,6 +90,7 @@ mod record;
 mod recover;
 mod recycling;
 mod reencrypt;
+mod release;
 mod resend;
 mod retention;
 mod rights;
@@ -134,6 +137,7 @@ pub(crate) use processes::OwnProcess;
 pub use processes::SeenProcess;
 pub use recover::{ClosedSpan, RecoverError, RecoverySpan};
 pub(crate) use recover::{Recovery, Requested, YEARS};
+pub(crate) use release::ReleaseStep;
 pub(crate) use retention::{DropError, Dropped};
 pub(crate) use rights::{GrantError, Rights};
 pub(crate) use schema::Schema;

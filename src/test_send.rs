@@ -27,6 +27,9 @@ pub enum TestRefusal {
     /// With the reason if it was disabled for its failures.
     #[error("the webhook is not active")]
     Inactive(Option<String>),
+    /// Operators hold the webhook, since this time.
+    #[error("the webhook is held")]
+    Held(Timestamp),
     /// The webhook has a pace, and its next requests are all granted. With the time after which to try again.
     #[error("the webhook's pace leaves no room for a test within {} s", LONGEST_AHEAD.as_secs())]
     OverPace(Duration),
@@ -73,7 +76,7 @@ impl Prepared {
     /// # Errors
     ///
     /// [`TestRefusal::Unknown`] without such a webhook within the scope, [`TestRefusal::Inactive`] if the webhook takes no
-    /// deliveries, [`TestRefusal::Store`] if the database did not answer.
+    /// deliveries, [`TestRefusal::Held`] if operators hold it, [`TestRefusal::Store`] if the database did not answer.
     pub async fn read(
         store: &Store,
         keyring: &Keyring,
@@ -85,6 +88,9 @@ impl Prepared {
         let snapshot = store.snapshot(keyring, scope, id).await?.ok_or(TestRefusal::Unknown)?;
         if !matches!(snapshot.state, SnapshotState::Active { .. }) {
             return Err(TestRefusal::Inactive(webhook.disabled_reason));
+        }
+        if let Some(since) = webhook.held_since {
+            return Err(TestRefusal::Held(since));
         }
         let first = || EventType::parse(webhook.events.first()?);
         let event_type = wish.event_type.or_else(first).expect("a webhook subscribes to something");

@@ -146,6 +146,11 @@ pub struct Webhook {
     #[serde(serialize_with = "optional_rfc3339")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub previous_valid_until: Option<Timestamp>,
+    /// Since when its deliveries wait because the operators hold them: nothing is sent, everything is kept, and sent later. Null:
+    /// they do not.
+    #[serde(serialize_with = "optional_rfc3339")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub held_since: Option<Timestamp>,
     /// Changes with `name`, `url`, `events`, `active`, `headers` and `max_per_second`, and with nothing else. An opaque string: in quotes it is the
     /// webhook's `ETag`, for `If-Match`.
     pub version: String,

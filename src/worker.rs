@@ -24,7 +24,7 @@ use crate::config::Settings;
 use crate::ids::ProcessId;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
-use crate::queue::{Acknowledger, Consumer, Incoming, Settled, Taking};
+use crate::queue::{Acknowledger, Consumer, HoldOffReasons, Incoming, Settled, Taking};
 use crate::sender::Sender;
 use crate::store::{Store, StoreError};
 use crate::upkeep::Upkeep;
@@ -35,6 +35,7 @@ mod attempts;
 mod due;
 mod egress_outage;
 mod grants;
+mod holds;
 mod intake;
 mod kept_health;
 mod lookups;
@@ -45,6 +46,7 @@ mod pacing;
 mod portion;
 mod recorder;
 mod redelivered;
+mod releases;
 mod saturation;
 mod share;
 mod stalls;
@@ -54,6 +56,7 @@ mod writer;
 
 use attempts::Attempts;
 use egress_outage::EgressOutage;
+use holds::Holds;
 use lookups::Lookups;
 use pacing::Pacing;
 use recorder::Recorder;
@@ -81,9 +84,13 @@ pub(crate) async fn run(
         None => return Ok(()),
         Some(found) => found?,
     }
+    let holds = Arc::new(Holds::new(metrics.clone(), stop.clone()));
+    if stop.run_until_cancelled(holds.read_first(&store, &stalls)).await.is_none() {
+        return Ok(());
+    }
     metrics.in_flight_limit.set(i64::try_from(settings.worker.limits().in_flight).unwrap_or(i64::MAX));
     metrics.prefetch.set(settings.worker.prefetch.into());
-    let parts = Parts::start(&settings, Shared { process, store, sender, metrics, stalls }, &stop)?;
+    let parts = Parts::start(&settings, Shared { process, store, sender, metrics, stalls, holds }, &stop)?;
     parts.until_stopped(&stop, settings.shutdown_grace).await
 }
 
@@ -108,6 +115,17 @@ async fn probe_egress(attempts: Arc<Attempts>) {
     attempts.outage.probe_regularly().await;
 }
 
+/// Keeps what is held known, and carries out releases, until the stop.
+async fn follow_holds(
+    attempts: Arc<Attempts>,
+    rate: u32,
+    hold_off: watch::Sender<HoldOffReasons>,
+    stop: CancellationToken,
+) {
+    let releases = stop.run_until_cancelled(releases::run(&attempts, rate));
+    tokio::join!(attempts.holds.follow(&attempts.store, hold_off), releases);
+}
+
 /// What several parts use.
 struct Shared {
     process: ProcessId,
@@ -115,6 +133,7 @@ struct Shared {
     sender: Sender,
     metrics: Metrics,
     stalls: Stalls,
+    holds: Arc<Holds>,
 }
 
 /// The tasks of a running worker, each owned here.
@@ -127,6 +146,7 @@ struct Parts {
     oldest_transactions: JoinHandle<()>,
     upkeep: JoinHandle<()>,
     hold_off: JoinHandle<()>,
+    holds: JoinHandle<()>,
     notices: JoinHandle<()>,
     recorder: JoinHandle<()>,
     attempts: Arc<Attempts>,
@@ -142,7 +162,7 @@ impl Parts {
     fn start(settings: &Settings, shared: Shared, stop: &CancellationToken) -> anyhow::Result<Self> {
         let worker = settings.worker.clone();
         let (abandon, give_up, settled): (CancellationToken, CancellationToken, CancellationToken) = Default::default();
-        let (hold_off, held_off) = watch::channel(false);
+        let (hold_off, held_off) = watch::channel(HoldOffReasons { operator: shared.holds.has_all(), database: false });
         let (messages, incoming) = mpsc::channel::<Incoming>(worker.batch);
         // An attempt that finds no room here keeps its slot: so a stuck database stops the intake.
         let (reports, reported) = mpsc::channel(worker.max_in_flight + worker.batch);
@@ -192,6 +212,7 @@ impl Parts {
             egress_probes: part.spawn(probe_egress(attempts.clone())),
             oldest_transactions: part.spawn(oldest_transactions::run(store, metrics, stop.clone())),
             upkeep: part.spawn(upkeep.run(stop.clone())),
+            holds: part.spawn(follow_holds(attempts.clone(), settings.recover.rate, hold_off.clone(), stop.clone())),
             hold_off: part.spawn(stalls.hold_off_when_long(worker.give_back_after, hold_off, stop.clone())),
             notices: part.spawn(notices.run()),
             recorder: part.spawn(recorder.run(reported, returned)),
@@ -209,9 +230,10 @@ impl Parts {
         let mut ended = Vec::new();
         // Turns that wait in the lanes are not started any more.
         self.attempts.give_back_waiting();
-        let Self { intake, due, saturation, egress_probes, oldest_transactions, upkeep, hold_off, notices, .. } =
-            &mut self;
-        for task in [intake, due, saturation, egress_probes, oldest_transactions, upkeep, hold_off, notices] {
+        let Self {
+            intake, due, saturation, egress_probes, oldest_transactions, upkeep, hold_off, holds, notices, ..
+        } = &mut self;
+        for task in [intake, due, saturation, egress_probes, oldest_transactions, upkeep, hold_off, holds, notices] {
             ended.push(timeout_at(deadlines.attempts, &mut *task).await);
             if ended.last().is_some_and(Result::is_err) {
                 task.abort();
@@ -276,7 +298,7 @@ fn attempts(
     abandon: &CancellationToken,
     Outlets { reports, returns }: Outlets,
 ) -> anyhow::Result<Arc<Attempts>> {
-    let Shared { store, sender, metrics, stalls, .. } = shared;
+    let Shared { store, sender, metrics, stalls, holds, .. } = shared;
     let worker = &settings.worker;
     Ok(Arc::new(Attempts {
         sender: sender.clone(),
@@ -288,6 +310,7 @@ fn attempts(
         claim_lifetime: worker.lease.saturating_sub(settings.sender.timeout + settings.sender.body_timeout),
         unopened: Unopened::new(metrics.clone()),
         outage: EgressOutage::new(metrics.clone(), stop.clone()),
+        holds: holds.clone(),
         lanes: Mutex::new(Lanes::new(worker.limits())),
         fewer_in_hand: Notify::new(),
         max_per_second: settings.sender.max_per_second,

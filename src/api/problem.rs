@@ -56,7 +56,7 @@ pub(super) struct FieldError {
 pub(super) struct Document<'a> {
     /// `urn:penr-webhooks:problem:` and the kind of problem: `unauthorized`, `read-only-token`, `not-found`, `method-not-allowed`,
     /// `malformed-request`, `unsupported-media-type`, `payload-too-large`, `uri-too-long`, `headers-too-large`,
-    /// `invalid-fields`, `precondition-failed`, `inactive-webhook`, `event-dropped`, `too-many-webhooks`, `rate-limited`, `unavailable`, `outcome-unknown`, `timeout` or
+    /// `invalid-fields`, `precondition-failed`, `inactive-webhook`, `held`, `event-dropped`, `too-many-webhooks`, `rate-limited`, `unavailable`, `outcome-unknown`, `timeout` or
     /// `internal`.
     r#type: String,
     title: &'a str,
@@ -82,6 +82,7 @@ enum Kind {
     InvalidFields,
     PreconditionFailed,
     InactiveWebhook,
+    Held,
     EventDropped,
     TooManyWebhooks,
     RateLimited,
@@ -114,6 +115,7 @@ impl Kind {
                 (StatusCode::PRECONDITION_FAILED, "precondition-failed", "Somebody else changed it before")
             }
             Self::InactiveWebhook => (StatusCode::CONFLICT, "inactive-webhook", "The webhook is not active"),
+            Self::Held => (StatusCode::CONFLICT, "held", "The webhook is on hold"),
             Self::EventDropped => (StatusCode::CONFLICT, "event-dropped", "The event is no longer kept"),
             Self::TooManyWebhooks => (StatusCode::CONFLICT, "too-many-webhooks", "There are too many webhooks"),
             Self::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "rate-limited", "Too many requests"),
@@ -206,6 +208,12 @@ impl Problem {
             None => "the webhook is switched off; switch it on first".to_owned(),
         };
         Self::new(Kind::InactiveWebhook, why)
+    }
+
+    pub(super) fn held() -> Self {
+        let detail = "the service's operators hold the webhook's deliveries: nothing is sent now, nothing is lost, and all is \
+                      sent later";
+        Self::new(Kind::Held, detail)
     }
 
     pub(super) fn too_many_webhooks(most: u32) -> Self {

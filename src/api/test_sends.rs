@@ -61,7 +61,7 @@ impl Wish {
     params(("id" = Uuid, Path)),
     responses(
         (status = 200, body = TestSent, description = "What came of it, whether it succeeded or not"),
-        (status = 409, description = "The webhook is not active", body = super::problem::Document, content_type = "application/problem+json"),
+        (status = 409, description = "The webhook is not active, or the operators hold it", body = super::problem::Document, content_type = "application/problem+json"),
         WebhookProblems, BodyProblems, ReadOnlyProblem,
     ))]
 pub(super) async fn send(
@@ -99,6 +99,7 @@ impl From<TestRefusal> for Problem {
         match refusal {
             TestRefusal::Unknown => Self::not_found(),
             TestRefusal::Inactive(reason) => Self::inactive(reason.as_deref()),
+            TestRefusal::Held(_) => Self::held(),
             TestRefusal::OverPace(wait) => Self::over_pace(wait),
             TestRefusal::Store(error) => error.into(),
         }

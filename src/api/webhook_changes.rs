@@ -81,6 +81,10 @@ pub(super) struct Change {
     /// Ignored.
     #[serde(default)]
     #[schema(value_type = Value, required = false)]
+    held_since: IgnoredAny,
+    /// Ignored.
+    #[serde(default)]
+    #[schema(value_type = Value, required = false)]
     warnings: IgnoredAny,
     /// Ignored.
     #[serde(default)]

@@ -123,6 +123,12 @@ pub(super) fn webhook(webhook: &Webhook) -> CommandResult {
     for warning in &webhook.warnings {
         line(format_args!("warning: {warning}"))?;
     }
+    if let Some(since) = webhook.held_since {
+        line(format_args!(
+            "held since {} UTC: nothing is sent, everything is kept. See: webhooks holds",
+            short(since)
+        ))?;
+    }
     webhook.previous_valid_until.map_or(Ok(()), |until| line(previous_secret(until)))
 }
 
@@ -222,6 +228,7 @@ pub(super) fn short(time: Timestamp) -> String {
 
 fn status(webhook: &Webhook) -> Cell {
     match (&webhook.disabled_reason, webhook.active) {
+        (_, true) if webhook.held_since.is_some() => Cell::new("held").fg(Color::Yellow),
         (_, true) => Cell::new("active").fg(Color::Green),
         (Some(reason), _) => Cell::new(format!("disabled: {reason}")).fg(Color::Red),
         (None, _) => Cell::new("inactive"),

@@ -15,6 +15,7 @@ use crate::webhook_activity::ListedWebhook;
 mod change;
 mod delivery;
 mod headers_and_pace;
+mod hold;
 mod list;
 mod log;
 mod recover;
@@ -95,6 +96,15 @@ pub(super) enum Command {
     /// Send closed deliveries again, at a bounded rate; safe to interrupt and to repeat
     #[command(after_help = recover::RECOVER_EXAMPLES)]
     Recover(recover::Recover),
+    /// Send nothing to a webhook, an account's webhooks, or all, and keep everything until the release
+    #[command(after_help = hold::HOLD_EXAMPLES)]
+    Hold(hold::HoldArguments),
+    /// End a hold: what waits is sent at a bounded rate
+    #[command(after_help = hold::RELEASE_EXAMPLES)]
+    Release(hold::What),
+    /// List what is held, since when, and why
+    #[command(after_help = hold::LIST_EXAMPLE)]
+    Holds,
     /// Encrypt all secrets and headers with the newest key; safe to interrupt and to repeat
     #[command(after_help = REENCRYPT_EXAMPLE)]
     Reencrypt,
@@ -125,6 +135,9 @@ pub(super) async fn run(command: Command, settings: &Settings, json: bool, signa
         Command::Test(arguments) => test::send(&store, settings, arguments, json).await,
         Command::Resend(arguments) => recover::resend(&store, arguments, json).await,
         Command::Recover(arguments) => recover::recover(&store, arguments, settings.recover.rate, json, signals).await,
+        Command::Hold(arguments) => hold::hold(&store, arguments, json).await,
+        Command::Release(what) => hold::release(&store, what, settings.recover.rate, json).await,
+        Command::Holds => hold::list(&store, json).await,
         Command::Reencrypt => reencrypt(&store, settings, json).await,
     }
 }

@@ -106,7 +106,10 @@ impl Metrics {
         all.register("database_waiting", "1 while something waits for the database", self.database_waiting.clone());
         all.register("database_read_only", "1 while the database refuses writes", self.database_read_only.clone());
         all.register("pending", "Deliveries waiting in the database", self.pending.clone());
-        all.register("due", "Deliveries that are due now, those of webhooks that are off left out", self.due.clone());
+        all.register("held", "Deliveries waiting in the database whose webhooks are held", self.held.clone());
+        all.register("holds", "Holds of operators that are in force", self.holds.clone());
+        all.register("held_all", "1 while everything is held, and no event is taken", self.held_all.clone());
+        all.register("due", "Deliveries due now, held ones and those of webhooks that are off left out", self.due.clone());
         all.register(
             "parked_waiting",
             "Deliveries waiting in the database that had no attempt yet",

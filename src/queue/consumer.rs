@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!  state      waits for                                        left when ─▶ next state
-//!  HeldOff    the worker, while it cannot use the database     it can ─▶ Attaching
+//!  HeldOff    the worker, while it cannot use the database,    it can, and may ─▶ Attaching
+//!             or operators hold everything
 //!  Attaching  connection, declarations, the broker's consumer  all are there ─▶ Consuming
 //!                                                              an error ─▶ Lost
 //!  Consuming  messages, and hands each on to the worker        hold-off begins ─▶ HeldOff
@@ -18,7 +19,7 @@
 //! then delivers again, to any consumer, every message that was not settled.
 //!
 //! What a consumer remembers from one connection to the next is in `supervisor`. `isolation` decides when it takes one
-//! message at a time, `hold_off` tells when the worker cannot use the database.
+//! message at a time, `hold_off` tells when the worker cannot use the database, or must not take events.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -45,6 +46,7 @@ use attach::{Attached, Consuming, attach, consume, fresh_tag};
 pub(crate) use attach::{Taking, tag_prefix};
 use cancelled::consumer_cancelled;
 use hold_off::HoldOff;
+pub(crate) use hold_off::HoldOffReasons;
 use supervisor::{ELECTION, Supervisor};
 
 mod attach;
@@ -65,8 +67,8 @@ pub(crate) struct Consumer {
     pub(crate) taking: Taking,
     /// Receives the messages, in the queue's order.
     pub(crate) messages: mpsc::Sender<Incoming>,
-    /// True while the worker cannot use the database.
-    pub(crate) hold_off: watch::Receiver<bool>,
+    /// Why the worker takes no messages.
+    pub(crate) hold_off: watch::Receiver<HoldOffReasons>,
     /// Take no more messages.
     pub(crate) stop: CancellationToken,
     /// Every message that was taken is settled: the channel may close.
@@ -165,7 +167,12 @@ impl Consumer {
             }
             End::Stopped => ConsumerState::Settling(link, attachment),
             End::HeldOff => {
-                tracing::warn!("what the broker handed out has waited too long for the database and goes back");
+                match self.hold_off.borrow().operator {
+                    true => tracing::info!("everything is held: what the broker handed out goes back"),
+                    false => {
+                        tracing::warn!("what the broker handed out has waited too long for the database and goes back");
+                    }
+                }
                 close(link, &attachment).await;
                 ConsumerState::HeldOff
             }

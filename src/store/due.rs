@@ -61,8 +61,8 @@ pub struct Swept {
     pub ended: Vec<Ended>,
     /// Webhooks of these that are off or deleted now.
     pub off: Vec<WebhookId>,
-    /// Pending deliveries on these pages.
-    pub deliveries: Owed,
+    /// Pending deliveries on these pages by webhook. A webhook may be named twice.
+    pub of_webhooks: Vec<(WebhookId, Owed)>,
     /// Pages of the whole table.
     pub pages: u32,
 }
@@ -71,15 +71,25 @@ pub struct Swept {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Owed {
     pub all: u64,
-    /// Those that are due, without those that their webhooks will never get.
+    /// Those of webhooks that are held.
+    pub held: u64,
+    /// Those that are due, without held ones and those that their webhooks will never get.
     pub due: u64,
     /// Those that had no attempt yet, without the same.
     pub unattempted: u64,
 }
 
+impl Owed {
+    /// The same, held: none is due, and none counts as parked.
+    pub fn held(self) -> Self {
+        Self { all: self.all, held: self.all, ..Self::default() }
+    }
+}
+
 impl std::ops::AddAssign for Owed {
     fn add_assign(&mut self, more: Self) {
         self.all += more.all;
+        self.held += more.held;
         self.due += more.due;
         self.unattempted += more.unattempted;
     }
@@ -135,18 +145,18 @@ impl Store {
         for row in &rows {
             swept.pages = u32::try_from(column::<i64>(row, "pages")).unwrap_or(u32::MAX);
             let Some(pending_activation) = column::<Option<i32>>(row, "pending_activation") else { continue };
-            swept.deliveries.all += count(row, "deliveries");
+            let mut owed = Owed { all: count(row, "deliveries"), ..Owed::default() };
             if !column::<Option<bool>>(row, "active").unwrap_or(false) {
                 swept.off.push(id(row));
             }
             match ClosedReason::of(standing(row, pending_activation)) {
                 Some(reason) => swept.ended.push(Ended { webhook: id(row), activation: pending_activation, reason }),
                 None => {
-                    swept.deliveries.due += count(row, "due");
-                    swept.deliveries.unattempted += count(row, "unattempted");
+                    (owed.due, owed.unattempted) = (count(row, "due"), count(row, "unattempted"));
                     swept.due.extend(due_webhook(row));
                 }
             }
+            swept.of_webhooks.push((id(row), owed));
         }
         Ok(swept)
     }

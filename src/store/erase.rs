@@ -107,6 +107,7 @@ impl Store {
                 }
             }
             self.erase_notices(account).await?;
+            self.forget_hold_of(account).await?;
         }
         Ok(erased)
     }
@@ -117,7 +118,7 @@ impl Store {
     ///
     /// As [`Store::erase_traces`].
     pub(crate) async fn delete_webhooks(&self, account: &AccountId) -> Result<Vec<Uuid>, StoreError> {
-        let (mut deleted, delete) = (Vec::new(), self.headers_and_pace().await?.with_paces(DELETE_WEBHOOKS));
+        let (mut deleted, delete) = (Vec::new(), self.deletion(DELETE_WEBHOOKS).await?);
         loop {
             let rows = self.query_to_write(&delete, &[&account.as_str(), &WEBHOOKS]).await?;
             if rows.is_empty() {

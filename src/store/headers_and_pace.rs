@@ -3,6 +3,7 @@
 use deadpool_postgres::Transaction;
 use tokio_postgres::{Error, Row};
 
+use super::holds::Holds;
 use super::known_columns::Addition;
 use super::sql::query;
 use super::{Scope, Store, StoreError, account, column};
@@ -49,15 +50,15 @@ impl HeadersAndPace {
         }
     }
 
-    /// A statement that deletes webhooks, and what they were granted, locked in the order of their ids. It returns the ids.
-    pub(super) fn with_paces(self, delete: &str) -> String {
+    fn deletion(self, delete: &str, holds: Holds) -> String {
         let delete = format!("{delete} RETURNING id");
         match self {
             Self::Kept => format!(
                 "WITH gone AS ({delete}), locked AS MATERIALIZED (
                      SELECT webhook_id FROM paces WHERE webhook_id IN (SELECT id FROM gone) ORDER BY webhook_id FOR UPDATE
-                 ), forgotten AS (DELETE FROM paces WHERE webhook_id IN (SELECT webhook_id FROM locked))
-                 SELECT id FROM gone"
+                 ), forgotten AS (DELETE FROM paces WHERE webhook_id IN (SELECT webhook_id FROM locked)) {}
+                 SELECT id FROM gone",
+                holds.forgotten()
             ),
             Self::BeforeV16 => delete,
         }
@@ -122,6 +123,12 @@ impl Store {
             true => HeadersAndPace::Kept,
             false => HeadersAndPace::BeforeV16,
         })
+    }
+
+    /// A statement that deletes webhooks, their holds, and what they were granted, locked in the order of their ids. It returns the
+    /// ids.
+    pub(super) async fn deletion(&self, delete: &str) -> Result<String, StoreError> {
+        Ok(self.headers_and_pace().await?.deletion(delete, self.keeps_holds().await?))
     }
 
     /// Fails if the schema cannot keep headers and paces.

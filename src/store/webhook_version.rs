@@ -1,6 +1,7 @@
 //! A webhook's version, which is its `ETag` in the API: how statements compute it and compare it.
 
 use super::headers_and_pace::HeadersAndPace;
+use super::holds::Holds;
 use super::inactive_since::InactiveSince;
 use super::known_columns::Addition;
 use super::{Store, StoreError};
@@ -28,14 +29,20 @@ impl WebhookVersion {
     /// All columns that a [`Webhook`] is read from.
     ///
     /// [`Webhook`]: crate::webhook::Webhook
-    pub(super) fn columns(self, inactive_since: InactiveSince, headers_and_pace: HeadersAndPace) -> String {
+    pub(super) fn columns(
+        self,
+        inactive_since: InactiveSince,
+        headers_and_pace: HeadersAndPace,
+        holds: Holds,
+    ) -> String {
         format!(
             "id, account_id, name, url, event_types, active, {}, disabled_reason, failing_since, \
              failing_noticed_at IS NOT NULL AS failing, created_at, updated_at, \
              CASE WHEN previous_secret_until > now() THEN previous_secret_until END AS previous_valid_until, \
-             {}, {} AS version",
+             {}, {}, {} AS version",
             inactive_since.read(),
             headers_and_pace.read(),
+            holds.read(),
             self.sql()
         )
     }
@@ -55,7 +62,8 @@ impl WebhookVersion {
 impl Store {
     /// All columns that a webhook is read from, in the schema as it is.
     pub(super) async fn webhook_columns(&self) -> Result<String, StoreError> {
-        Ok(self.webhook_version().await?.columns(self.inactive_since().await?, self.headers_and_pace().await?))
+        let (version, inactive_since) = (self.webhook_version().await?, self.inactive_since().await?);
+        Ok(version.columns(inactive_since, self.headers_and_pace().await?, self.keeps_holds().await?))
     }
 
     /// How to compute versions in the schema as it is, which may be that of the release before.

@@ -323,7 +323,7 @@ impl Store {
             "DELETE FROM webhooks WHERE id = $1 AND account_id = coalesce($2::text, account_id) AND {}",
             self.webhook_version().await?.is_one_of(3, only_if)
         );
-        let sql = self.headers_and_pace().await?.with_paces(&delete);
+        let sql = self.deletion(&delete).await?;
         if !self.query_to_write(&sql, &[&id.0, &scope.account(), &only_if]).await?.is_empty() {
             return Ok(Deleted::Done);
         }
@@ -391,6 +391,7 @@ fn webhook(row: &Row) -> Webhook {
         created_at: column(row, "created_at"),
         updated_at: column(row, "updated_at"),
         previous_valid_until: column(row, "previous_valid_until"),
+        held_since: column(row, "held_since"),
         version: column(row, "version"),
     }
 }

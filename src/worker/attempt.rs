@@ -34,6 +34,8 @@ enum Obstacle {
     /// Its secret or headers cannot be decrypted before an operator brings a key back.
     Unsignable,
     Paused(Pause),
+    /// Operators hold the webhook.
+    Held,
     /// The webhook has a pace, and the turn has no grant, or not any more.
     NotGranted,
     /// The claim's lease could end during the attempt: another worker would claim the delivery then, and the receiver
@@ -79,6 +81,9 @@ impl Attempts {
     /// Attempts a turn and reports the result. Returns the turn if it is to be attempted again, for no receiver can be
     /// reached.
     async fn attempt(&self, mut turn: Turn) -> ControlFlow<TurnEnd, Turn> {
+        if !turn.is_claimed() {
+            self.holds.while_all(|| turn.has_lost_its_message()).await;
+        }
         if turn.has_lost_its_message() {
             return Break(TurnEnd::without_attempt(Feedback::Nothing));
         }
@@ -127,6 +132,9 @@ impl Attempts {
         if let Some(reason) = ClosedReason::of(webhook.state.standing()) {
             return Some(Obstacle::Closed(reason));
         }
+        if self.holds.has(webhook.id, &turn.delivery.event().account_id) {
+            return Some(Obstacle::Held);
+        }
         if unsignable.is_some() {
             return Some(Obstacle::Unsignable);
         }
@@ -147,7 +155,9 @@ impl Attempts {
             }
             Obstacle::Unsignable => Feedback::Unsignable,
             Obstacle::Paused(pause) => Feedback::Paused(pause),
-            Obstacle::NotGranted | Obstacle::LeaseEnds => Feedback::Nothing,
+            // The worker stops before the consumer has given its messages back: dropping the turn does that.
+            Obstacle::Held if !turn.is_claimed() && self.holds.has_all() => return Feedback::Nothing,
+            Obstacle::Held | Obstacle::NotGranted | Obstacle::LeaseEnds => Feedback::Nothing,
         };
         self.turn_away(turn).await;
         feedback

@@ -1,7 +1,7 @@
 //! What the tasks of a worker share to attempt deliveries, and how they report the end of a turn to the recorder.
 
 use std::num::NonZeroU32;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc};
@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::egress_outage::EgressOutage;
+use super::holds::Holds;
 use super::lookups::Lookups;
 use super::pacing::Pacing;
 use super::share::Report;
@@ -36,6 +37,7 @@ pub(super) struct Attempts {
     pub(super) claim_lifetime: Duration,
     pub(super) unopened: Unopened,
     pub(super) outage: EgressOutage,
+    pub(super) holds: Arc<Holds>,
     pub(super) lanes: Mutex<Lanes<Turn>>,
     /// Wakes the intake when fewer fresh turns are in hand.
     pub(super) fewer_in_hand: Notify,

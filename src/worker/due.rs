@@ -24,7 +24,7 @@ use crate::config::Worker;
 use crate::delivery::ClosedReason;
 use crate::error_chain;
 use crate::ids::WebhookId;
-use crate::store::{Claimed, Claims, Ended, Pages, ReadUntil, Room, StoreError};
+use crate::store::{Claimed, Claims, Ended, Owed, Pages, ReadUntil, Room, StoreError};
 
 mod agenda;
 mod asking;
@@ -168,14 +168,14 @@ impl Due {
         Ok(found.more)
     }
 
-    /// Since when the delivery that has waited longest may have been due, apart from those that wait for their pace and those of
-    /// webhooks that are off. Counts the webhooks that wait for their pace.
+    /// Since when the delivery that has waited longest may have been due, apart from those that wait for their pace, are held, or
+    /// are of webhooks that are off. Counts the webhooks that wait for their pace.
     fn oldest(&self, search: &Search) -> Option<Timestamp> {
         let (mut pacing, now) = (self.attempts.pacing(), Instant::now());
         pacing.forget_unused(now);
-        let mut waiting = 0;
+        let (mut waiting, held) = (0, self.attempts.holds.now());
         let oldest = search.agenda.oldest(|webhook| {
-            if search.off.contains(&webhook) {
+            if search.off.contains(&webhook) || held.seems_to_have(webhook) {
                 return true;
             }
             let waits = pacing.is_in_time(webhook, now);
@@ -206,9 +206,15 @@ impl Due {
                     search.agenda.note(*due);
                     search.off.remove(&due.id);
                 }
-                if let Some(owed) = search.sweep.looked_at(pages, &swept, Instant::now()) {
+                let held = self.attempts.holds.now();
+                let mut owed = Owed::default();
+                for (webhook, of_webhook) in &swept.of_webhooks {
+                    owed += if held.seems_to_have(*webhook) { of_webhook.held() } else { *of_webhook };
+                }
+                if let Some(owed) = search.sweep.looked_at(pages, &swept, owed, Instant::now()) {
                     let (number, metrics) = (|count| i64::try_from(count).unwrap_or(i64::MAX), &self.attempts.metrics);
                     metrics.pending.set(number(owed.all));
+                    metrics.held.set(number(owed.held));
                     metrics.due.set(number(owed.due));
                     metrics.parked_waiting.set(number(owed.unattempted));
                     self.attempts.unopened.forget_unseen(3 * self.worker.probe_interval_max);
@@ -242,7 +248,7 @@ impl Due {
     /// Claims deliveries of the webhooks on the agenda that have room. Returns whether there were any.
     async fn claim(&self, search: &mut Search) -> Result<bool, StoreError> {
         let answer = search.asking.take_answer();
-        if !self.attempts.outage.permits_claims() {
+        if self.attempts.holds.has_every_webhook() || !self.attempts.outage.permits_claims() {
             search.wake = None;
             return Ok(false);
         }
@@ -305,7 +311,9 @@ impl Due {
                 search.agenda.claimed(room, None);
                 self.attempts.pacing().nothing_waits(room.webhook);
             }
-            rooms.extend(grants.granted(*room));
+            if !self.attempts.holds.now().seems_to_have(room.webhook) {
+                rooms.extend(grants.granted(*room));
+            }
         }
         rooms
     }
@@ -319,8 +327,9 @@ impl Due {
         let (mut wake, mut asking): (Option<Instant>, _) = (None, HashSet::new());
         let may_ask = !search.asking.is_under_way();
         let (mut pacing, lanes, now) = (self.attempts.pacing(), self.attempts.lanes(), Instant::now());
+        let held = self.attempts.holds.now();
         let rooms = search.agenda.rooms(most, |webhook| {
-            if is_granted.contains(&webhook) {
+            if is_granted.contains(&webhook) || held.seems_to_have(webhook) {
                 return 0;
             }
             let paused_until = lanes.paused_until(webhook, now);

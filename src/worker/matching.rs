@@ -99,8 +99,8 @@ impl Attempts {
         }
     }
 
-    /// Starts an event's deliveries, except those to webhooks with a pace, which it adds to `paced`. An event that no webhook
-    /// subscribes to is done.
+    /// Starts an event's deliveries, except those to webhooks with a pace, which it adds to `paced`. Those to webhooks that are held
+    /// wait in the database. An event that no webhook subscribes to is done.
     async fn deliver(
         self: &Arc<Self>,
         MatchedEvent { received, webhooks, looked_up, day }: MatchedEvent,
@@ -123,7 +123,11 @@ impl Attempts {
             let turn = Turn { delivery, origin, looked_up, grant: Grant::None, received: came };
             match ClosedReason::of(turn.delivery.webhook.state.standing()) {
                 Some(reason) => self.close(turn, reason).await,
-                None if isolated => self.park(turn).await,
+                // The turn waits until the consumer has given its message back.
+                None if self.holds.has_all() => self.offer(turn).await,
+                None if isolated || self.holds.has(turn.delivery.webhook.id, &row.event.account_id) => {
+                    self.park(turn).await;
+                }
                 None if self.pace_of(&turn.delivery.webhook).is_some() => paced.push(turn),
                 None => self.offer(turn).await,
             }

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
+use crate::queue::HoldOffReasons;
 use crate::reconnect::Reconnect;
 use crate::store::StoreError;
 use crate::{error_chain, millis};
@@ -139,7 +140,7 @@ impl Stalls {
     pub(super) async fn hold_off_when_long(
         self,
         give_back_after: Duration,
-        hold_off: watch::Sender<bool>,
+        hold_off: watch::Sender<HoldOffReasons>,
         stop: CancellationToken,
     ) {
         let mut state = self.state.subscribe();
@@ -148,9 +149,9 @@ impl Stalls {
             let deadline = begun.expect("it was waited for") + give_back_after;
             let over = state.wait_for(|state| state.since.is_none());
             if tokio::time::timeout_at(deadline, over).await.is_err() {
-                hold_off.send_replace(true);
+                hold_off.send_modify(|reasons| reasons.database = true);
                 state.wait_for(|state| state.since.is_none()).await.ok()?;
-                hold_off.send_replace(false);
+                hold_off.send_modify(|reasons| reasons.database = false);
             }
             Some(())
         };

@@ -24,6 +24,8 @@ mod fairness;
 mod fuzz_corpus;
 mod health;
 mod hidden_value;
+mod holds;
+mod holds_seen;
 mod hostile_receivers;
 mod kept_connections;
 mod metrics;

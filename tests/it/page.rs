@@ -17,6 +17,7 @@ mod edits;
 mod embedded;
 mod files;
 mod forced_colours;
+mod holds;
 mod hosts;
 mod journeys;
 mod list;

@@ -47,7 +47,7 @@ function nothing([{ type, example }]) {
 
 function webhookRow(webhook, refresh) {
 	// The activity is missing if the webhook was deleted while the list was read.
-	const { id, name, url, events, active, failing, failing_since: since, warnings, activity = {} } = webhook;
+	const { id, name, url, events, active, failing, failing_since: since, held_since: held, warnings, activity = {} } = webhook;
 	const { last_status: status, last_attempt_at: at, last_error: error, last_error_detail: detail, last_http_status: code, waiting } = activity;
 	const cell = (label, ...content) => h('div', h('span.label', label), content);
 	return h('li', { 'data-id': id },
@@ -57,7 +57,7 @@ function webhookRow(webhook, refresh) {
 				h('.address', warnings.map(triangle), h('.url', h('bdi', url)))),
 			h('.events', h('span.label', 'Events'), chips(events)),
 			cell('Last delivery', h('span.last', outcome(status), at && h('small.muted', time(at)),
-				active && since && !failing && waiting > 0 && h('small.muted', 'Retrying'))),
+				active && (held || (since && !failing && waiting > 0)) && h('small.muted', held ? 'On hold' : 'Retrying'))),
 			cell('Waiting', waiting ? queue(id, waiting) : h('span.muted', 0)),
 			cell('Active', activeSwitch(webhook, `Active: ${name}`, refresh))),
 		banner(webhook, error && { error, error_detail: detail, http_status: code }, refresh));

@@ -107,9 +107,10 @@ async function recover(webhook) {
 	say(`${active ? '' : 'Active again. '}${recovering ? `${count(recovering, 'missed delivery')} will be sent.` : 'Nothing was found to recover.'}`);
 }
 
-/** What is said quietly: of a webhook that is off, or whose last attempt failed, before that is an alarm. */
-export function aside({ active, disabled_reason: reason, inactive_since: off, failing, failing_since: since }, last) {
+/** What is said quietly: of a webhook that is off, on hold, or whose last attempt failed, before that is an alarm. */
+export function aside({ active, disabled_reason: reason, inactive_since: off, held_since: held, failing, failing_since: since }, last) {
 	if (!active && !reason) return h('p.calm.muted', icon('none'), h('span', 'Inactive', off && [' since ', time(off)], ': events are not kept for it.'));
+	if (active && held) return h('p.calm.muted', icon('none'), h('span', 'On hold since ', time(held), ': deliveries wait and nothing is lost.'));
 	if (!active || failing || !since || !last) return null;
 	const { next_attempt_at: next } = last;
 	return h('p.calm.muted', icon('retry'), h('span', `The last attempt failed: ${failure(last).join(' ')}`,

@@ -55,9 +55,9 @@ function tester(types, { path, signal, edited, webhook, onChange, show }) {
 	const control = submit('Send');
 	const asleep = h('div');
 	const update = () => {
-		const { active, disabled_reason: reason } = webhook();
-		control.disabled = !active;
-		put(asleep, !active && notice('', 'An inactive webhook cannot be tested',
+		const { active, held_since: held, disabled_reason: reason } = webhook();
+		control.disabled = !active || held;
+		put(asleep, active ? held && notice('', 'A webhook on hold cannot be tested') : notice('', 'An inactive webhook cannot be tested',
 			reason ? h('p', 'Re-enable it above.') : button('Activate', async () => show(await activate(webhook(), true)))));
 	};
 	const send = async () => {

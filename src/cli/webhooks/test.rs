@@ -67,6 +67,10 @@ fn failure(id: WebhookId, refused: TestRefusal) -> Failure {
     match refused {
         TestRefusal::Unknown => unknown(id),
         TestRefusal::Inactive(reason) => inactive(id, reason.as_deref()),
+        TestRefusal::Held(since) => {
+            let (since, refused) = (output::short(since), TestRefusal::Held(since));
+            Failure::Failed(anyhow!("{refused} since {since} UTC: nothing is sent before its release"))
+        }
         TestRefusal::OverPace(wait) => {
             let seconds = wait.as_secs() + 1;
             Failure::Failed(anyhow!("{refused}; try again in {seconds} s"))

@@ -27,6 +27,8 @@ CREATE TABLE holds (
     reason      text,
     -- Not null: an operator has released it, and what waits is being spread over time. Then the row is deleted.
     released_at timestamptz,
+    -- Of a hold of several webhooks: those with an id up to this one are sent to again.
+    released_through uuid,
     CONSTRAINT holds_check CHECK (webhook_id IS NULL OR account_id IS NULL)
 );
 CREATE UNIQUE INDEX holds_everything ON holds ((webhook_id IS NULL)) WHERE webhook_id IS NULL AND account_id IS NULL;

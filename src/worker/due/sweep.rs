@@ -38,10 +38,10 @@ impl Sweep {
         Pages { first: self.first, count: u32::try_from(self.portion.size()).unwrap_or(u32::MAX) }
     }
 
-    /// To be called after a step. Returns, at the end of a round, how many deliveries are pending.
-    pub(super) fn looked_at(&mut self, pages: Pages, swept: &Swept, now: Instant) -> Option<Owed> {
+    /// To be called after a step, with what it has counted. Returns, at the end of a round, what the round has counted.
+    pub(super) fn looked_at(&mut self, pages: Pages, swept: &Swept, owed: Owed, now: Instant) -> Option<Owed> {
         self.portion.ended();
-        self.seen += swept.deliveries;
+        self.seen += owed;
         self.first = pages.first.saturating_add(pages.count);
         let counted = (self.first >= swept.pages).then(|| {
             self.first = 0;
@@ -67,10 +67,11 @@ impl Sweep {
 mod tests {
     use super::*;
 
-    fn step(sweep: &mut Sweep, table: u32, now: Instant) -> (u32, Option<u64>, Duration) {
+    fn step(sweep: &mut Sweep, table: u32, now: Instant) -> (u32, Option<Owed>, Duration) {
         let pages = sweep.pages();
-        let swept = Swept { deliveries: Owed { all: 10, ..Owed::default() }, pages: table, ..Swept::default() };
-        let counted = sweep.looked_at(pages, &swept, now).map(|owed| owed.all);
+        let swept = Swept { pages: table, ..Swept::default() };
+        let owed = Owed { all: 10, held: 2, ..Owed::default() };
+        let counted = sweep.looked_at(pages, &swept, owed, now);
         (pages.first, counted, sweep.next - now)
     }
 
@@ -80,7 +81,7 @@ mod tests {
         let mut sweep = Sweep::new(now);
         assert_eq!(step(&mut sweep, 150, now), (0, None, Duration::ZERO));
         assert_eq!(step(&mut sweep, 150, now), (64, None, Duration::ZERO));
-        assert_eq!(step(&mut sweep, 150, now), (128, Some(30), LONGEST));
+        assert_eq!(step(&mut sweep, 150, now), (128, Some(Owed { all: 30, held: 6, ..Owed::default() }), LONGEST));
         assert_eq!(step(&mut sweep, 150, now).0, 0);
     }
 

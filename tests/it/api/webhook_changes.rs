@@ -55,6 +55,7 @@ async fn a_whole_webhook_may_be_sent_back_as_it_was_read() {
         "disabled_reason",
         "warnings",
         "previous_valid_until",
+        "held_since",
     ] {
         listed[field] = json!("2001-01-01T00:00:00Z");
     }

@@ -1,0 +1,161 @@
+//! Releases holds: spreads what waits over time, at so many deliveries in a second to each webhook, then ends the hold.
+//!
+//! A hold of several webhooks is released webhook by webhook, in the order of their ids, and its row tells how far that has come.
+//! A batch of deliveries is one transaction. It skips what another transaction has locked, and waits for no lock. So any number
+//! of workers may release one hold together, and if one of them dies, another goes on.
+
+use deadpool_postgres::{Object, Transaction};
+use jiff::Timestamp;
+use tokio_postgres::{Error, Row};
+
+use super::recover::CONTINUE_AFTER;
+use super::sql::{execute, query};
+use super::{Params, Store, StoreError, column, count};
+use crate::hold::{Held, Hold, Release};
+use crate::ids::WebhookId;
+
+/// Deliveries that one transaction moves: so few that results of these deliveries wait only briefly.
+const BATCH: i64 = 500;
+
+/// How one step of a release ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReleaseStep {
+    /// Some deliveries of this webhook are spread, and more may follow. The next step may leave out those that fell due before
+    /// this time.
+    Spread(WebhookId, Timestamp),
+    /// A webhook is sent to again.
+    Freed(WebhookId),
+    /// The hold has ended.
+    Ended,
+    /// Another transaction works on the webhook or the hold, or the hold has changed: look again.
+    Skipped,
+}
+
+impl Store {
+    /// Makes one step of a release. `after` is what the step before said of a webhook, and only saves work. Deliveries fall due
+    /// `rate` a second, after those of the webhook that were recovered or released before.
+    ///
+    /// # Errors
+    ///
+    /// The database is not available, busy or read-only: make the step again.
+    pub(crate) async fn step_release(
+        &self,
+        hold: &Hold,
+        after: Option<(WebhookId, Timestamp)>,
+        rate: u32,
+    ) -> Result<ReleaseStep, StoreError> {
+        let Some(release) = hold.release else { return Ok(ReleaseStep::Skipped) };
+        let Some(webhook) = self.next_to_free(hold, release).await? else {
+            let ended = self.execute(END, &[&hold.id, &release.at, &release.through.map(|id| id.0)]).await?;
+            return Ok(if ended > 0 { ReleaseStep::Ended } else { ReleaseStep::Skipped });
+        };
+        let since = after.filter(|(id, _)| *id == webhook).map_or(Timestamp::UNIX_EPOCH, |(_, since)| since);
+        let work = async |client: &mut Object| {
+            let transaction = client.transaction().await?;
+            let step = step(&transaction, hold, release, (webhook, since), rate).await?;
+            transaction.commit().await.map(|()| step)
+        };
+        self.write(work).await
+    }
+
+    /// The next webhook of a hold that may have deliveries to spread.
+    async fn next_to_free(&self, hold: &Hold, release: Release) -> Result<Option<WebhookId>, StoreError> {
+        let after = release.through.unwrap_or_default().0;
+        let rows = match &hold.held {
+            // When its only webhook is free, the row of the hold is gone.
+            Held::Webhook(webhook) => return Ok(Some(*webhook)),
+            Held::Account(account) => self.query(NEXT_OF_ACCOUNT, &[&account.as_str(), &after, &release.at]).await?,
+            Held::All => self.query(NEXT_OF_ALL, &[&after]).await?,
+        };
+        Ok(rows.first().map(|row| WebhookId(column(row, "id"))))
+    }
+}
+
+/// The transaction of [`Store::step_release`].
+async fn step(
+    transaction: &Transaction<'_>,
+    hold: &Hold,
+    release: Release,
+    (webhook, since): (WebhookId, Timestamp),
+    rate: u32,
+) -> Result<ReleaseStep, Error> {
+    let found = query(transaction, LOCK_WEBHOOK, &[&webhook.0]).await?;
+    if found.is_empty() && !query(transaction, IS_THERE, &[&webhook.0]).await?.is_empty() {
+        return Ok(ReleaseStep::Skipped);
+    }
+    let through = release.through.map(|id| id.0);
+    if query(transaction, LOCK_HOLD, &[&hold.id, &release.at, &through]).await?.is_empty() {
+        return Ok(ReleaseStep::Skipped);
+    }
+    // The sweep closes the deliveries of a webhook that is off or gone.
+    if found.first().is_some_and(|row| column(row, "active")) {
+        let rate = f64::from(rate);
+        let params: Params<'_> = &[&webhook.0, &since, &release.at, &BATCH, &rate];
+        let spread = query(transaction, SPREAD, params).await?;
+        let row: &Row = &spread[0];
+        let deliveries = count(row, "deliveries");
+        if deliveries > 0 {
+            let (start, until): (Timestamp, Timestamp) = (column(row, "start"), column(row, "until"));
+            let long = deliveries as f64 / rate;
+            execute(transaction, CONTINUE_AFTER, &[&webhook.0, &start, &long]).await?;
+            if i64::try_from(deliveries) == Ok(BATCH) {
+                return Ok(ReleaseStep::Spread(webhook, until));
+            }
+        }
+    }
+    match hold.held {
+        Held::Webhook(_) => {
+            execute(transaction, "DELETE FROM holds WHERE id = $1", &[&hold.id]).await?;
+            Ok(ReleaseStep::Ended)
+        }
+        Held::Account(_) | Held::All => {
+            let freed: Params<'_> = &[&hold.id, &webhook.0];
+            execute(transaction, "UPDATE holds SET released_through = $2::uuid WHERE id = $1", freed).await?;
+            Ok(ReleaseStep::Freed(webhook))
+        }
+    }
+}
+
+const NEXT_OF_ACCOUNT: &str = "
+    SELECT w.id FROM webhooks w CROSS JOIN LATERAL (
+        SELECT FROM pending_deliveries p
+        WHERE (p.webhook_id, p.due_at) >= (w.id, '-infinity') AND (p.webhook_id, p.due_at) <= (w.id, $3)
+        ORDER BY p.webhook_id, p.due_at LIMIT 1) AS waiting
+    WHERE w.account_id = $1 AND w.id > $2 ORDER BY w.id LIMIT 1";
+
+/// Reads one entry of the index by webhook, and dead ones before it.
+const NEXT_OF_ALL: &str = "
+    SELECT webhook_id AS id FROM pending_deliveries WHERE webhook_id > $1 ORDER BY webhook_id LIMIT 1";
+
+const LOCK_WEBHOOK: &str = "SELECT active FROM webhooks WHERE id = $1 FOR NO KEY UPDATE SKIP LOCKED";
+
+const IS_THERE: &str = "SELECT FROM webhooks WHERE id = $1";
+
+/// Only if nobody has held it again, or has come further.
+const LOCK_HOLD: &str = "
+    SELECT FROM holds WHERE id = $1 AND released_at = $2::timestamptz AND released_through IS NOT DISTINCT FROM $3::uuid
+    FOR UPDATE SKIP LOCKED";
+
+const END: &str = "
+    DELETE FROM holds
+    WHERE id = $1 AND released_at = $2::timestamptz AND released_through IS NOT DISTINCT FROM $3::uuid";
+
+/// Moves the oldest deliveries that were due at the release, in their order.
+///
+/// - `head`: these deliveries, locked here. Bounded as in `CLAIM_DUE`.
+/// - `start`: the new time of the first. It comes after the release in any case, so that none is moved twice.
+const SPREAD: &str = "
+    WITH head AS MATERIALIZED (
+        SELECT id, due_at FROM pending_deliveries
+        WHERE (webhook_id, due_at) >= ($1::uuid, $2::timestamptz) AND (webhook_id, due_at) <= ($1::uuid, $3::timestamptz)
+        ORDER BY webhook_id, due_at LIMIT $4 FOR UPDATE SKIP LOCKED
+    ), placed AS MATERIALIZED (
+        SELECT id, row_number() OVER (ORDER BY due_at, id) - 1 AS place FROM head
+    ), start AS MATERIALIZED (
+        SELECT greatest(recovering_until, statement_timestamp(), $3::timestamptz + interval '1 ms') AS start
+        FROM webhooks WHERE id = $1
+    ), moved AS (
+        UPDATE pending_deliveries pending SET due_at = start.start + make_interval(secs => placed.place / $5::float8)
+        FROM placed, start WHERE pending.id = ANY (ARRAY(SELECT id FROM head)) AND pending.id = placed.id
+    )
+    SELECT (SELECT count(*) FROM head) AS deliveries, (SELECT max(due_at) FROM head) AS until, start FROM start";
