@@ -79,6 +79,7 @@ pub mod snapshot;
 mod text;
 mod timestamps;
 mod token;
+pub mod trace_context;
 pub mod webhook;
 
 // Edges.

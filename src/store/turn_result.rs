@@ -104,6 +104,7 @@ impl TurnResult {
             event_type: EventType::parse("content.created").unwrap(),
             account_id: AccountId::parse("acc_1").unwrap(),
             body: body.into(),
+            trace: None,
         };
         let delivery = Delivery {
             id: DeliveryId::of(id, &event.id),

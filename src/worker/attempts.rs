@@ -87,7 +87,8 @@ impl Attempts {
     }
 
     pub(super) async fn park(&self, turn: Turn) {
-        tracing::debug!(delivery_id = %turn.delivery.id.0, "parked");
+        let trace_id = turn.delivery.event().trace_id().map(tracing::field::display);
+        tracing::debug!(delivery_id = %turn.delivery.id.0, trace_id, "parked");
         self.metrics.parked.inc();
         self.report(turn.over(Ending::Parked)).await;
     }
@@ -98,6 +99,7 @@ impl Attempts {
         tracing::info!(
             webhook_id = %turn.delivery.webhook.id,
             delivery_id = %turn.delivery.id.0,
+            trace_id = turn.delivery.event().trace_id().map(tracing::field::display),
             reason = reason.as_str(),
             "closed a delivery"
         );

@@ -62,7 +62,8 @@ impl Intake {
             Err(malformed) => {
                 let (reason, bytes) = (malformed.reason(), body.len());
                 self.attempts.metrics.dead_letters.get_or_create(&Reason { reason }).inc();
-                tracing::warn!(reason, bytes, "a message is no event and becomes a dead letter: {malformed}");
+                let trace_id = properties.trace.map(|trace| tracing::field::display(trace.trace_id));
+                tracing::warn!(reason, bytes, trace_id, "a message is no event and becomes a dead letter: {malformed}");
                 self.attempts.report(Report::Settled(Settled { receipt, settlement: Settlement::Dead })).await;
                 None
             }

@@ -220,18 +220,19 @@ enum Reduced {
 /// Takes something away from a result that the database refuses: first what the receiver wrote, then the attempt.
 fn reduce(turn_result: &mut TurnResult, refused: &StoreError) -> Reduced {
     let (delivery_id, error) = (turn_result.delivery.id.0, error_chain(refused));
+    let trace_id = turn_result.delivery.event().trace_id().map(tracing::field::display);
     if let Ending::Attempted(attempt, _) = &mut turn_result.ending {
         if let Outcome::Answered(answer) = &mut attempt.outcome
             && (answer.snippet.take().is_some() | answer.headers.take().is_some())
         {
-            tracing::error!(%delivery_id, error, "the database refuses a result; recording it without its answer");
+            tracing::error!(%delivery_id, trace_id, error, "the database refuses a result; recording it without its answer");
             return Reduced::TryAgain;
         }
-        tracing::error!(%delivery_id, error, "the database refuses a result; closing its delivery");
+        tracing::error!(%delivery_id, trace_id, error, "the database refuses a result; closing its delivery");
         turn_result.ending = Ending::ClosedUnattempted(ClosedReason::Unrecordable);
         return Reduced::TryAgain;
     }
-    tracing::error!(%delivery_id, error, "the database refuses to close a delivery");
+    tracing::error!(%delivery_id, trace_id, error, "the database refuses to close a delivery");
     Reduced::NothingLeft
 }
 

@@ -50,3 +50,4 @@ mod survives_egress;
 mod survives_kills;
 mod survives_postgres;
 mod survives_scarcity;
+mod traces;

@@ -136,7 +136,7 @@ impl<'a> World<'a> {
     async fn take(&mut self, worker: Worker, event: Event, before: &Model) -> anyhow::Result<()> {
         let (account_id, event_type) = (AccountId::parse(ACCOUNT).unwrap(), EventType::parse(TYPE).unwrap());
         let (mut webhooks, day) = self.rig.lookup(&account_id, &event_type).await?;
-        let event = event::Event { id: event_id(event), event_type, account_id, body: b"{}"[..].into() };
+        let event = event::Event { id: event_id(event), event_type, account_id, body: b"{}"[..].into(), trace: None };
         let message = before.waiting(Event(event.id.as_str()[4..].parse()?)).expect("it waits");
         if before.is_redelivered(message) && !webhooks.is_empty() {
             let deliveries: Vec<_> = webhooks.iter().map(|webhook| DeliveryId::of(webhook.id, &event.id)).collect();
