@@ -38,6 +38,13 @@ impl TraceId {
     }
 }
 
+impl SpanId {
+    /// The id that consists of these random bits.
+    pub(crate) fn of(random: u64) -> Self {
+        Self(NonZeroU64::new(random).unwrap_or(NonZeroU64::MIN))
+    }
+}
+
 impl TraceContext {
     /// Reads the value of a `traceparent`.
     pub fn parse(text: &[u8]) -> Option<Self> {
@@ -57,6 +64,11 @@ impl TraceContext {
         let flags = u8::try_from(hex(&known[53..])?).ok()?;
         // The other flags have no meaning yet, and may not be passed on.
         Some(Self { trace_id: TraceId::of(trace_id), span_id: SpanId(span_id), flags: flags & (SAMPLED | RANDOM) })
+    }
+
+    /// A child of this span.
+    pub(crate) fn child(self, span_id: SpanId) -> Self {
+        Self { span_id, ..self }
     }
 }
 
@@ -179,5 +191,11 @@ mod tests {
             assert_eq!(read(&broken), None, "{broken:?}");
         }
         assert_eq!(read(&valid), Some(valid));
+    }
+
+    #[test]
+    fn a_child_has_the_trace_and_the_flags_of_its_parent() {
+        let parent = TraceContext::parse(format!("00-{TRACE}-{SPAN}-01").as_bytes()).unwrap();
+        assert_eq!(parent.child(SpanId::of(0x2a)).to_string(), format!("00-{TRACE}-000000000000002a-01"));
     }
 }

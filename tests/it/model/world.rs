@@ -262,6 +262,6 @@ fn attempt(number: u32, answer: Answer) -> Ending {
     let policy = RetryPolicy { schedule, jitter: 0.0, max_retry_after: hour, internal_delay: hour };
     let step = policy.next_step(number, &outcome, 0.5);
     let (duration, started, paused_until) = (Duration::ZERO, Instant::now(), None);
-    let attempt = Attempt { id: Uuid::now_v7(), outcome, duration, started, paused_until, signed_at: 0 };
+    let attempt = Attempt { id: Uuid::now_v7(), outcome, duration, started, paused_until, signed_at: 0, trace: None };
     Ending::Attempted(attempt, step)
 }
