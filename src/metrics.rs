@@ -82,6 +82,8 @@ pub struct Metrics {
     pub api_request_duration: Family<ApiRoute, Histogram>,
     /// Idle connections of the API that were closed to make room for others.
     pub api_connections_closed: Counter,
+    /// Spans that could not be sent to the collector of traces.
+    pub spans_dropped: Counter,
     registry: std::sync::Arc<Registry>,
 }
 
@@ -163,6 +165,7 @@ impl Default for Metrics {
             api_requests: Family::default(),
             api_request_duration: Family::new_with_constructor(|| Histogram::new(SECONDS)),
             api_connections_closed: Counter::default(),
+            spans_dropped: Counter::default(),
             registry: std::sync::Arc::default(),
         };
         // Every reason is shown from the start, at 0.
@@ -251,6 +254,8 @@ impl Metrics {
         all.register_with_unit("api_request_duration", "From a request to its answer", Unit::Seconds, duration);
         let closed = self.api_connections_closed.clone();
         all.register("api_connections_closed", "Waiting connections of the API closed to make room for others", closed);
+        let spans = self.spans_dropped.clone();
+        all.register("spans_dropped", "Spans that could not be sent to the collector of traces", spans);
         all
     }
 

@@ -143,6 +143,13 @@ impl Sender {
         Attempt { id: Uuid::now_v7(), outcome, duration, started, paused_until: None, signed_at, trace }
     }
 
+    /// The host and the port that an attempt of the delivery calls; `None` if its URL may not be called.
+    pub fn host_and_port<'a>(&self, delivery: &'a Delivery) -> Option<(&'a str, u16)> {
+        let SnapshotState::Active { url, .. } = &delivery.webhook.state else { return None };
+        let url = url.check(&self.urls).ok()?.url();
+        Some((url.host_str()?, url.port_or_known_default()?))
+    }
+
     fn headers(&self, delivery: &Delivery, began: Began) -> Result<HeaderMap, AttemptError> {
         let SnapshotState::Active { secrets, .. } = &delivery.webhook.state else {
             return Err(AttemptError::Internal);

@@ -36,12 +36,22 @@ impl TraceId {
     pub(crate) fn of(random: u128) -> Self {
         Self(random.max(1).to_be_bytes())
     }
+
+    /// The id as it stands in `traceparent`, but binary.
+    pub(crate) fn to_bytes(self) -> [u8; 16] {
+        self.0
+    }
 }
 
 impl SpanId {
     /// The id that consists of these random bits.
     pub(crate) fn of(random: u64) -> Self {
         Self(NonZeroU64::new(random).unwrap_or(NonZeroU64::MIN))
+    }
+
+    /// The id as it stands in `traceparent`, but binary.
+    pub(crate) fn to_bytes(self) -> [u8; 8] {
+        self.0.get().to_be_bytes()
     }
 }
 
@@ -66,9 +76,23 @@ impl TraceContext {
         Some(Self { trace_id: TraceId::of(trace_id), span_id: SpanId(span_id), flags: flags & (SAMPLED | RANDOM) })
     }
 
+    /// The first span of a new trace, which is sampled.
+    pub(crate) fn first(trace_id: TraceId, span_id: SpanId) -> Self {
+        Self { trace_id, span_id, flags: SAMPLED | RANDOM }
+    }
+
     /// A child of this span.
     pub(crate) fn child(self, span_id: SpanId) -> Self {
         Self { span_id, ..self }
+    }
+
+    /// Whether spans of this trace are to be sent to a collector.
+    pub(crate) fn is_sampled(self) -> bool {
+        self.flags & SAMPLED != 0
+    }
+
+    pub(crate) fn flags(self) -> u8 {
+        self.flags
     }
 }
 
@@ -197,5 +221,12 @@ mod tests {
     fn a_child_has_the_trace_and_the_flags_of_its_parent() {
         let parent = TraceContext::parse(format!("00-{TRACE}-{SPAN}-01").as_bytes()).unwrap();
         assert_eq!(parent.child(SpanId::of(0x2a)).to_string(), format!("00-{TRACE}-000000000000002a-01"));
+    }
+
+    #[test]
+    fn no_random_bits_make_an_id_that_is_all_zero() {
+        let context = TraceContext::first(TraceId::of(0), SpanId::of(0));
+        assert!(context.is_sampled());
+        assert_eq!(TraceContext::parse(context.to_string().as_bytes()), Some(context));
     }
 }

@@ -26,6 +26,7 @@ use crate::metrics::Metrics;
 use crate::queue::{Acknowledger, Consumer, Incoming, Settled};
 use crate::sender::Sender;
 use crate::store::{Store, StoreError};
+use crate::telemetry::{Telemetry, Tracer};
 use crate::upkeep::Upkeep;
 
 mod admission;
@@ -46,6 +47,7 @@ mod recorder;
 mod redelivered;
 mod saturation;
 mod share;
+mod spans;
 mod stalls;
 mod turn;
 mod unopened;
@@ -79,8 +81,10 @@ pub(crate) async fn run(
         None => return Ok(()),
         Some(found) => found?,
     }
-    let parts = Parts::start(&settings, Shared { store, sender, metrics, stalls }, &stop)?;
-    parts.until_stopped(&stop, settings.shutdown_grace).await
+    let telemetry = Telemetry::start(&settings.otel, &metrics)?;
+    let tracer = telemetry.tracer.clone();
+    let parts = Parts::start(&settings, Shared { store, sender, metrics, stalls, tracer }, &stop)?;
+    parts.until_stopped(&stop, settings.shutdown_grace, telemetry).await
 }
 
 /// Waits until the database is there and migrated.
@@ -110,6 +114,7 @@ struct Shared {
     sender: Sender,
     metrics: Metrics,
     stalls: Stalls,
+    tracer: Tracer,
 }
 
 /// The tasks of a running worker, each owned here.
@@ -143,7 +148,7 @@ impl Parts {
         let (reports, reported) = mpsc::channel(worker.max_in_flight + worker.batch);
         let (returns, returned) = mpsc::unbounded_channel();
         let attempts = attempts(settings, &shared, stop, &abandon, Outlets { reports, returns })?;
-        let Shared { store, metrics, stalls, .. } = shared;
+        let Shared { store, metrics, stalls, tracer, .. } = shared;
         let consumer = Consumer {
             amqp: settings.amqp.clone(),
             queue: settings.queue.clone(),
@@ -157,6 +162,7 @@ impl Parts {
         };
         let intake = intake::Intake {
             parser: settings.events.clone(),
+            queue: settings.queue.worker_queue.clone(),
             attempts: attempts.clone(),
             batch: worker.batch,
             retention: settings.retention.attempts,
@@ -164,7 +170,7 @@ impl Parts {
         };
         let due = due::Due { attempts: attempts.clone(), worker: worker.clone(), stop: stop.clone() };
         let recorder = Recorder {
-            writer: Writer::new(settings, store.clone(), stalls.clone(), metrics.clone()),
+            writer: Writer::new(settings, store.clone(), stalls.clone(), metrics.clone(), tracer),
             batch: worker.batch,
             last_health: Deadlines::reserve(settings.shutdown_grace) / 3,
             give_up: give_up.clone(),
@@ -198,7 +204,12 @@ impl Parts {
         })
     }
 
-    async fn until_stopped(mut self, stop: &CancellationToken, grace: Duration) -> anyhow::Result<()> {
+    async fn until_stopped(
+        mut self,
+        stop: &CancellationToken,
+        grace: Duration,
+        telemetry: Telemetry,
+    ) -> anyhow::Result<()> {
         stop.cancelled().await;
         let deadlines = Deadlines::within(grace);
         tracing::info!(in_flight = self.attempts.under_way.len(), "stopping");
@@ -220,7 +231,8 @@ impl Parts {
         self.finish_attempts(deadlines.attempts).await;
         ended.push(Ok(self.finish_recording(deadlines.recording).await));
         self.settled.cancel();
-        let consumed = timeout_at(deadlines.end, self.consumer).await;
+        let consumed = timeout_at(deadlines.end, self.consumer);
+        let (consumed, ()) = tokio::join!(consumed, telemetry.flush(deadlines.end));
         for panicked in ended.into_iter().flatten() {
             panicked.context("a part of the worker panicked")?;
         }
@@ -272,7 +284,7 @@ fn attempts(
     abandon: &CancellationToken,
     Outlets { reports, returns }: Outlets,
 ) -> anyhow::Result<Arc<Attempts>> {
-    let Shared { store, sender, metrics, stalls } = shared;
+    let Shared { store, sender, metrics, stalls, tracer } = shared;
     let worker = &settings.worker;
     Ok(Arc::new(Attempts {
         sender: sender.clone(),
@@ -290,6 +302,7 @@ fn attempts(
         pacing: Mutex::new(Pacing::new(settings.sender.max_per_second)),
         stalls: stalls.clone(),
         metrics: metrics.clone(),
+        tracer: tracer.clone(),
         under_way: TaskTracker::new(),
         abandon: abandon.clone(),
         reports,

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use lapin::Channel;
 use lapin::message::Delivery;
+use lapin::types::ShortString;
 
 use super::convert::properties;
 use super::headers::{DEATH, REQUEUED, delivery_count};
@@ -19,6 +20,8 @@ pub(crate) struct Incoming {
     /// The message may have been worked on before.
     pub(crate) redelivered: bool,
     pub(crate) receipt: Receipt,
+    exchange: ShortString,
+    routing_key: ShortString,
 }
 
 impl Incoming {
@@ -31,7 +34,15 @@ impl Incoming {
             redelivered,
             receipt: Receipt { attachment: attachment.clone(), tag: delivery.delivery_tag },
             body: delivery.data,
+            exchange: delivery.exchange,
+            routing_key: delivery.routing_key,
         }
+    }
+
+    /// Where the message was published to, and the queue that it came from: as OpenTelemetry names a destination at RabbitMQ.
+    pub(crate) fn destination(&self, queue: &str) -> String {
+        let parts = [self.exchange.as_str(), self.routing_key.as_str(), queue];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(":")
     }
 }
 

@@ -65,7 +65,8 @@ impl TurnResult {
         i32::try_from(made).unwrap_or(i32::MAX)
     }
 
-    pub(super) fn attempt(&self) -> Option<&Attempt> {
+    /// The attempt that was made, if one was.
+    pub(crate) fn attempt(&self) -> Option<&Attempt> {
         match &self.ending {
             Ending::Attempted(attempt, _) => Some(attempt),
             Ending::ClosedUnattempted(_) | Ending::Parked => None,

@@ -91,6 +91,7 @@ impl Attempts {
         }
         let attempt = self.sender.attempt(&turn.delivery).await;
         let took = attempt.started.elapsed();
+        self.note_attempt(&turn, &attempt);
         // A claim's lease must not end before its result is recorded.
         let longest = if turn.is_claimed() { self.claim_time_left(&turn) } else { Duration::MAX };
         if self.outage.is_the_cause(&turn.delivery, &attempt.outcome, longest).await {

@@ -23,6 +23,7 @@ use crate::retry::RetryPolicy;
 use crate::secret::Keyring;
 use crate::sender::Sender;
 use crate::store::{Ending, Store};
+use crate::telemetry::Tracer;
 
 pub(super) struct Attempts {
     pub(super) sender: Sender,
@@ -44,6 +45,7 @@ pub(super) struct Attempts {
     pub(super) pacing: Mutex<Pacing>,
     pub(super) stalls: Stalls,
     pub(super) metrics: Metrics,
+    pub(super) tracer: Tracer,
     pub(super) under_way: TaskTracker,
     /// Ends attempts that are under way, unrecorded.
     pub(super) abandon: CancellationToken,
