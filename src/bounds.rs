@@ -64,6 +64,16 @@ pub(crate) fn up_to_half<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f
     if (0.0..=0.5).contains(&share) { Ok(share) } else { Err(D::Error::custom("must be from 0 to 0.5")) }
 }
 
+/// A share from 0 to 1.
+///
+/// # Errors
+///
+/// The value is no number within the bounds.
+pub(crate) fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    let share = f64::deserialize(deserializer)?;
+    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err(D::Error::custom("must be from 0 to 1")) }
+}
+
 /// A duration from `MIN` to `MAX` milliseconds.
 ///
 /// # Errors

@@ -26,6 +26,7 @@ mod layers;
 mod listen;
 mod log;
 mod management;
+mod otel;
 mod password;
 mod security;
 mod sender;
@@ -38,6 +39,7 @@ pub use database::{Database, Retention};
 pub use layers::ConfigFile;
 pub use log::{Log, LogFormat};
 pub use management::{Credentials, Management};
+pub use otel::Otel;
 pub use security::PublishedKeys;
 pub use sender::{EgressProxy, Sender};
 pub use source::UrlSource;
@@ -78,6 +80,8 @@ pub struct Settings {
     pub published_keys: PublishedKeys,
     /// How the log is written.
     pub log: Log,
+    /// Where spans are sent.
+    pub otel: Otel,
 }
 
 /// `[shutdown]`
@@ -142,6 +146,7 @@ impl Settings {
             api,
             keyring: security.keyring,
             log: layers.section("log")?,
+            otel: layers.section("otel")?,
         })
     }
 

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use crate::event::Event;
 use crate::ids::DeliveryId;
 use crate::snapshot::{Snapshot, Standing};
+use crate::trace_context::TraceContext;
 
 mod error_detail;
 mod error_name;
@@ -121,6 +122,8 @@ pub struct Attempt {
     pub paused_until: Option<Instant>,
     /// The second since 1970 that the request names as its time, and that its signature covers.
     pub signed_at: i64,
+    /// The span of the attempt, if its event belongs to a trace.
+    pub trace: Option<TraceContext>,
 }
 
 impl Attempt {

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::ids::{AccountId, EventId, EventType};
+use crate::trace_context::{TraceContext, TraceId};
 
 mod catalogue;
 mod data;
@@ -31,6 +32,8 @@ pub struct Event {
     pub account_id: AccountId,
     /// Serialised once: every request and every row holds these bytes.
     pub body: Bytes,
+    /// The span that the attempts of its deliveries are children of, if it belongs to a trace.
+    pub trace: Option<TraceContext>,
 }
 
 impl fmt::Debug for Event {
@@ -55,7 +58,12 @@ impl Event {
         let real = body_to_send(&id, event_type, &format!("{now:.3}"), data);
         let open = real.strip_suffix(b"}").expect("a body is an object");
         let body = [open, br#","test":true}"#].concat().into();
-        Self { id, event_type: event_type.clone(), account_id: account_id.clone(), body }
+        Self { id, event_type: event_type.clone(), account_id: account_id.clone(), body, trace: None }
+    }
+
+    /// The trace that it belongs to, for the log.
+    pub fn trace_id(&self) -> Option<TraceId> {
+        self.trace.map(|trace| trace.trace_id)
     }
 }
 

@@ -48,7 +48,7 @@
 //! 7. Due times, leases and partition days are Postgres's time; workers give durations. The two clocks are compared only for
 //!    retention: nothing is dropped while they differ by more than a day.
 //! 8. Each outside system has one module that speaks to it: RabbitMQ [`queue`], its management plugin `management`, Postgres
-//!    [`store`], receivers `sender`.
+//!    [`store`], receivers `sender`, the collector of traces `telemetry`.
 //! 9. The statement itself restricts a customer's request to the rows of the account ([`store::Scope`]).
 //! 10. No result waits for a lock on a webhook's row, and locks are taken in one order ([`store`]): a row that somebody locks
 //!     delays only what concerns that row.
@@ -83,6 +83,7 @@ pub mod snapshot;
 mod text;
 mod timestamps;
 mod token;
+pub mod trace_context;
 pub mod webhook;
 
 // Edges.
@@ -96,6 +97,7 @@ mod rotation;
 mod sender;
 #[allow(missing_docs)]
 pub mod store;
+mod telemetry;
 mod tls;
 
 // Services.

@@ -127,6 +127,8 @@ pub struct Metrics {
     pub api_connections_closed: Counter,
     pools: pools::Pools,
     registries: Arc<Registries>,
+    /// Spans that could not be sent to the collector of traces.
+    pub spans_dropped: Counter,
 }
 
 /// A request in flight: counted until this is dropped.
@@ -214,6 +216,7 @@ impl Metrics {
             api_connections_closed: Counter::default(),
             pools: pools::Pools::default(),
             registries: Arc::default(),
+            spans_dropped: Counter::default(),
         };
         // Every reason is shown from the start, at 0.
         HeldBackBy::ALL.into_iter().for_each(|by| drop(metrics.lane_held_back.get_or_create(&by.into())));

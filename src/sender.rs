@@ -18,6 +18,7 @@ use crate::delivery::{Answer, Attempt, AttemptError, Delivery, ErrorDetail, Outc
 use crate::event::Event;
 use crate::signature;
 use crate::snapshot::{Secrets, SnapshotState};
+use crate::trace_context::{SpanId, TraceContext};
 use crate::webhook::{UrlPolicy, UrlRefusal};
 
 mod answer;
@@ -50,6 +51,7 @@ const EVENT: HeaderName = HeaderName::from_static("x-webhook-event");
 const ATTEMPT: HeaderName = HeaderName::from_static("x-webhook-attempt");
 const STANDARD_ID: HeaderName = HeaderName::from_static("webhook-id");
 const STANDARD_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const STANDARD_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 
 /// Why a process cannot send at all.
@@ -63,16 +65,18 @@ pub enum SetupError {
     Client(#[source] anyhow::Error),
 }
 
-/// When an attempt began, by both clocks.
+/// When an attempt began, by both clocks, and its span if its event belongs to a trace.
 #[derive(Debug, Clone, Copy)]
 struct Began {
     started: Instant,
     signed_at: i64,
+    trace: Option<TraceContext>,
 }
 
 impl Began {
-    fn now() -> Self {
-        Self { started: Instant::now(), signed_at: jiff::Timestamp::now().as_second() }
+    fn now(event: &Event) -> Self {
+        let trace = event.trace.map(|parent| parent.child(SpanId::of(rand::random())));
+        Self { started: Instant::now(), signed_at: jiff::Timestamp::now().as_second(), trace }
     }
 }
 
@@ -85,6 +89,8 @@ pub struct Sender {
     timeout: Duration,
     /// Whether every webhook has a pace.
     has_ceiling: bool,
+    /// Whether receivers are told the span of the attempt.
+    sends_traceparent: bool,
     limits: answer::AnswerLimits,
 }
 
@@ -102,20 +108,21 @@ impl Sender {
             keeps_snippets: settings.keep_snippets,
         };
         let has_ceiling = settings.max_per_second.is_some();
-        Ok(Self { clients, route, urls: settings.urls.clone(), timeout: settings.timeout, has_ceiling, limits })
+        let (urls, sends_traceparent) = (settings.urls.clone(), settings.traceparent);
+        Ok(Self { clients, route, urls, timeout: settings.timeout, has_ceiling, sends_traceparent, limits })
     }
 
     /// Makes one attempt. Every failure is in its outcome. It takes at most the timeouts of the attempt and of the answer's
     /// body together.
     pub async fn attempt(&self, delivery: &Delivery) -> Attempt {
-        let began = Began::now();
+        let began = Began::now(delivery.event());
         self.send(delivery, self.request(delivery, began), began).await
     }
 
     /// Makes one attempt, and returns the request as the receiver gets it, too. The request is returned even if the URL is
     /// refused; it is `None` if it cannot be signed.
     pub async fn attempt_shown(&self, delivery: &Delivery) -> (Attempt, Option<SentRequest>) {
-        let began = Began::now();
+        let began = Began::now(delivery.event());
         let request = self.request(delivery, began);
         let sent = match &request {
             Ok(request) => Some(SentRequest::of(request.headers(), Some(request.url()), delivery.event())),
@@ -128,12 +135,19 @@ impl Sender {
     }
 
     async fn send(&self, delivery: &Delivery, request: Result<Request, AttemptError>, began: Began) -> Attempt {
-        let Began { started, signed_at } = began;
+        let Began { started, signed_at, trace } = began;
         let (outcome, duration) = match request {
             Ok(request) => self.execute(delivery, request, started).await,
             Err(error) => (Outcome::Failed(error), started.elapsed()),
         };
-        Attempt { id: Uuid::now_v7(), outcome, duration, started, paused_until: None, signed_at }
+        Attempt { id: Uuid::now_v7(), outcome, duration, started, paused_until: None, signed_at, trace }
+    }
+
+    /// The host and the port that an attempt of the delivery calls; `None` if its URL may not be called.
+    pub fn host_and_port<'a>(&self, delivery: &'a Delivery) -> Option<(&'a str, u16)> {
+        let SnapshotState::Active { url, .. } = &delivery.webhook.state else { return None };
+        let url = url.check(&self.urls).ok()?.url();
+        Some((url.host_str()?, url.port_or_known_default()?))
     }
 
     fn headers(&self, delivery: &Delivery, began: Began) -> Result<HeaderMap, AttemptError> {
@@ -145,7 +159,8 @@ impl Sender {
             tracing::error!(webhook_id = %delivery.webhook.id, error = crate::error_chain(error), "a secret or a header cannot be decrypted");
             AttemptError::Internal
         })?;
-        Ok(headers(delivery.event(), secrets, delivery.attempt, began.signed_at))
+        let trace = began.trace.filter(|_| self.sends_traceparent);
+        Ok(headers(delivery.event(), secrets, delivery.attempt, began.signed_at, trace))
     }
 
     fn request(&self, delivery: &Delivery, began: Began) -> Result<Request, AttemptError> {
@@ -291,7 +306,7 @@ fn hidden(delivery: &Delivery) -> Hidden {
     }
 }
 
-fn headers(event: &Event, secrets: &Secrets, attempt: u32, timestamp: i64) -> HeaderMap {
+fn headers(event: &Event, secrets: &Secrets, attempt: u32, timestamp: i64, trace: Option<TraceContext>) -> HeaderMap {
     let current = &secrets.current;
     let signed_by: Vec<_> = std::iter::once(current).chain(&secrets.previous).collect();
     let standard = signature::standard_signature(&signed_by, event.id.as_str(), timestamp, &event.body);
@@ -301,13 +316,14 @@ fn headers(event: &Event, secrets: &Secrets, attempt: u32, timestamp: i64) -> He
         (STANDARD_SIGNATURE, plain(&standard)),
     ];
     let unsigned = unsigned_headers(event.id.as_str(), event.event_type.as_str(), attempt);
+    let trace = trace.map(|trace| (TRACEPARENT, plain(&trace.to_string())));
     let own = secrets.headers.iter().map(|(name, value)| {
         let name = HeaderName::from_bytes(name.as_str().as_bytes()).expect("a token");
         let mut value = plain(value.expose());
         value.set_sensitive(true);
         (name, value)
     });
-    unsigned.into_iter().chain(signed).chain(own).collect()
+    unsigned.into_iter().chain(signed).chain(trace).chain(own).collect()
 }
 
 /// The headers that depend on neither the time nor a secret.

@@ -48,7 +48,8 @@ pub(crate) struct WholeDelivery {
     pub payload: Option<String>,
     /// The headers of the last attempt, made again; null before the first. Those that cannot be made are left out: both
     /// signatures without the payload, if the secret was replaced since, or for a token that may only read; the webhook's own,
-    /// whose values are hidden, if they were set since; and `Host`, which depends on the URL at that time.
+    /// whose values are hidden, if they were set since; `Host`, which depends on the URL at that time; and `Traceparent`, which
+    /// is not kept.
     pub request_headers: Option<BTreeMap<String, String>>,
     /// Newest first, 100 at most. The log, filtered by `delivery_id`, has all.
     pub attempts: Vec<LogRow>,

@@ -27,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::queue::{Acknowledger, Consumer, HoldOffReasons, Incoming, Settled, Taking};
 use crate::sender::Sender;
 use crate::store::{Store, StoreError};
+use crate::telemetry::{Telemetry, Tracer};
 use crate::upkeep::Upkeep;
 
 mod admission;
@@ -49,6 +50,7 @@ mod redelivered;
 mod releases;
 mod saturation;
 mod share;
+mod spans;
 mod stalls;
 mod turn;
 mod unopened;
@@ -90,8 +92,10 @@ pub(crate) async fn run(
     }
     metrics.in_flight_limit.set(i64::try_from(settings.worker.limits().in_flight).unwrap_or(i64::MAX));
     metrics.prefetch.set(settings.worker.prefetch.into());
-    let parts = Parts::start(&settings, Shared { process, store, sender, metrics, stalls, holds }, &stop)?;
-    parts.until_stopped(&stop, settings.shutdown_grace).await
+    let telemetry = Telemetry::start(&settings.otel, process, &metrics)?;
+    let tracer = telemetry.tracer.clone();
+    let parts = Parts::start(&settings, Shared { process, store, sender, metrics, stalls, holds, tracer }, &stop)?;
+    parts.until_stopped(&stop, settings.shutdown_grace, telemetry).await
 }
 
 /// Waits until the database is there and migrated.
@@ -134,6 +138,7 @@ struct Shared {
     metrics: Metrics,
     stalls: Stalls,
     holds: Arc<Holds>,
+    tracer: Tracer,
 }
 
 /// The tasks of a running worker, each owned here.
@@ -168,7 +173,7 @@ impl Parts {
         let (reports, reported) = mpsc::channel(worker.max_in_flight + worker.batch);
         let (returns, returned) = mpsc::unbounded_channel();
         let attempts = attempts(settings, &shared, stop, &abandon, Outlets { reports, returns })?;
-        let Shared { process, store, metrics, stalls, .. } = shared;
+        let Shared { process, store, metrics, stalls, tracer, .. } = shared;
         let consumer = Consumer {
             taking: Taking { process, prefetch: worker.prefetch, metrics: metrics.clone() },
             amqp: settings.amqp.clone(),
@@ -181,6 +186,7 @@ impl Parts {
         };
         let intake = intake::Intake {
             parser: settings.events.clone(),
+            queue: settings.queue.worker_queue.clone(),
             attempts: attempts.clone(),
             batch: worker.batch,
             retention: settings.retention.attempts,
@@ -188,7 +194,7 @@ impl Parts {
         };
         let due = due::Due { attempts: attempts.clone(), worker: worker.clone(), stop: stop.clone() };
         let recorder = Recorder {
-            writer: Writer::new(settings, store.clone(), stalls.clone(), metrics.clone()),
+            writer: Writer::new(settings, store.clone(), stalls.clone(), metrics.clone(), tracer),
             batch: worker.batch,
             last_health: Deadlines::reserve(settings.shutdown_grace) / 3,
             give_up: give_up.clone(),
@@ -223,7 +229,12 @@ impl Parts {
         })
     }
 
-    async fn until_stopped(mut self, stop: &CancellationToken, grace: Duration) -> anyhow::Result<()> {
+    async fn until_stopped(
+        mut self,
+        stop: &CancellationToken,
+        grace: Duration,
+        telemetry: Telemetry,
+    ) -> anyhow::Result<()> {
         stop.cancelled().await;
         let deadlines = Deadlines::within(grace);
         tracing::info!(in_flight = self.attempts.under_way.len(), "stopping");
@@ -246,7 +257,8 @@ impl Parts {
         self.finish_attempts(deadlines.attempts).await;
         ended.push(Ok(self.finish_recording(deadlines.recording).await));
         self.settled.cancel();
-        let consumed = timeout_at(deadlines.end, self.consumer).await;
+        let consumed = timeout_at(deadlines.end, self.consumer);
+        let (consumed, ()) = tokio::join!(consumed, telemetry.flush(deadlines.end));
         for panicked in ended.into_iter().flatten() {
             panicked.context("a part of the worker panicked")?;
         }
@@ -298,7 +310,7 @@ fn attempts(
     abandon: &CancellationToken,
     Outlets { reports, returns }: Outlets,
 ) -> anyhow::Result<Arc<Attempts>> {
-    let Shared { store, sender, metrics, stalls, holds, .. } = shared;
+    let Shared { store, sender, metrics, stalls, holds, tracer, .. } = shared;
     let worker = &settings.worker;
     Ok(Arc::new(Attempts {
         sender: sender.clone(),
@@ -317,6 +329,7 @@ fn attempts(
         pacing: Mutex::new(Pacing::new(settings.sender.max_per_second)),
         stalls: stalls.clone(),
         metrics: metrics.clone(),
+        tracer: tracer.clone(),
         under_way: TaskTracker::new(),
         abandon: abandon.clone(),
         reports,

@@ -55,6 +55,8 @@ pub struct Sender {
     /// The most requests that each webhook gets in a second, of all processes together. `None`: there is no such bound.
     #[serde(deserialize_with = "bounds::positive_unless_0::<_, 10_000>")]
     pub max_per_second: Option<NonZeroU32>,
+    /// Whether the requests of events with a trace continue it by a header `Traceparent`.
+    pub traceparent: bool,
     /// Which URLs and addresses may be called.
     #[serde(skip)]
     pub urls: UrlPolicy,

@@ -9,6 +9,7 @@ use super::{Catalogue, Event, Malformed, body_to_send};
 use crate::ids::{AccountId, EventId};
 use crate::text::printable;
 use crate::timestamps::is_rfc3339;
+use crate::trace_context::TraceContext;
 
 /// Bytes of an encoding's name that an error repeats.
 const MAX_ENCODING_BYTES: usize = 64;
@@ -22,6 +23,8 @@ pub struct Properties {
     pub timestamp: Option<u64>,
     /// A body with another encoding than UTF-8 text is refused.
     pub content_encoding: Option<String>,
+    /// A valid `traceparent`.
+    pub trace: Option<TraceContext>,
 }
 
 /// Reads events as the settings define them.
@@ -47,7 +50,7 @@ impl EventParser {
         let occurred_at = occurred_at(envelope.occurred_at, properties, now)?;
         let data = envelope.data.ok_or(Malformed::Missing("data"))?;
         let body = body_to_send(&id, event_type, &occurred_at, data.get());
-        Ok(Event { id, event_type: event_type.clone(), account_id, body })
+        Ok(Event { id, event_type: event_type.clone(), account_id, body, trace: properties.trace })
     }
 
     fn envelope<'a>(&self, body: &'a [u8], properties: &Properties) -> Result<Envelope<'a>, Malformed> {

@@ -1,5 +1,6 @@
 use super::*;
 use crate::timestamps::is_rfc3339;
+use crate::trace_context::TraceContext;
 use proptest::prelude::*;
 
 fn parser() -> EventParser {
@@ -122,13 +123,16 @@ fn whatever_is_no_event_says_why() {
 #[test]
 fn the_message_fills_in_what_the_event_leaves_out() {
     let body = r#"{"type":"content.published","account_id":"' OR 1=1--","data":{}}"#;
+    let trace = TraceContext::parse(b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
     let properties = Properties {
+        trace,
         message_id: Some("msg-1".into()),
         timestamp: Some(1_700_000_000),
         content_encoding: Some("identity".into()),
     };
     let event = parser().parse(body.as_bytes(), &properties, now()).unwrap();
     assert_eq!((event.id.as_str(), event.account_id.as_str()), ("msg-1", "' OR 1=1--"));
+    assert!(event.trace.is_some() && event.trace == trace);
     assert!(
         event
             .body

@@ -81,6 +81,11 @@ impl Metrics {
 
     /// The broker.
     fn register_broker(&self, all: &mut Registry) {
+        all.register(
+            "spans_dropped",
+            "Spans that could not be sent to the collector of traces",
+            self.spans_dropped.clone(),
+        );
         all.register("consumer_attached", "1 while this process takes events", self.consumer_attached.clone());
         all.register("consumer_losses", "Losses of the broker, a channel or a consumer", self.consumer_losses.clone());
         all.register(
@@ -109,7 +114,11 @@ impl Metrics {
         all.register("held", "Deliveries waiting in the database whose webhooks are held", self.held.clone());
         all.register("holds", "Holds of operators that are in force", self.holds.clone());
         all.register("held_all", "1 while everything is held, and no event is taken", self.held_all.clone());
-        all.register("due", "Deliveries due now, held ones and those of webhooks that are off left out", self.due.clone());
+        all.register(
+            "due",
+            "Deliveries due now, held ones and those of webhooks that are off left out",
+            self.due.clone(),
+        );
         all.register(
             "parked_waiting",
             "Deliveries waiting in the database that had no attempt yet",

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use lapin::Channel;
 use lapin::message::Delivery;
+use lapin::types::ShortString;
 use prometheus_client::metrics::gauge::Gauge;
 
 use super::convert::properties;
@@ -21,6 +22,8 @@ pub(crate) struct Incoming {
     /// The message may have been worked on before.
     pub(crate) redelivered: bool,
     pub(crate) receipt: Receipt,
+    exchange: ShortString,
+    routing_key: ShortString,
 }
 
 impl Incoming {
@@ -34,7 +37,15 @@ impl Incoming {
             redelivered,
             receipt: Receipt { attachment: attachment.clone(), tag: delivery.delivery_tag, received: Instant::now() },
             body: delivery.data,
+            exchange: delivery.exchange,
+            routing_key: delivery.routing_key,
         }
+    }
+
+    /// Where the message was published to, and the queue that it came from: as OpenTelemetry names a destination at RabbitMQ.
+    pub(crate) fn destination(&self, queue: &str) -> String {
+        let parts = [self.exchange.as_str(), self.routing_key.as_str(), queue];
+        parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(":")
     }
 }
 

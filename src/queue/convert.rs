@@ -3,6 +3,7 @@
 use lapin::BasicProperties;
 use lapin::types::ShortString;
 
+use super::headers::trace;
 use crate::event::Properties;
 
 /// A name as the AMQP library takes it.
@@ -23,5 +24,6 @@ pub(super) fn properties(amqp: &BasicProperties) -> Properties {
         message_id: text(amqp.message_id()),
         timestamp: *amqp.timestamp(),
         content_encoding: text(amqp.content_encoding()),
+        trace: trace(amqp),
     }
 }

@@ -1,7 +1,9 @@
-//! The message headers that the broker or we write, and how to read them.
+//! The message headers that we know, and how to read them.
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
+
+use crate::trace_context::TraceContext;
 
 /// The broker counts here how often it took the message back. See [`delivery_count`].
 pub(super) const DELIVERY_COUNT: &str = "x-delivery-count";
@@ -21,6 +23,19 @@ pub(super) const REWRITTEN_BY: &str = "x-rewritten-by";
 pub(super) const UNREADABLE: &str = "x-unreadable-properties";
 /// Stands beside [`UNREADABLE`] if only the first of those bytes are kept.
 pub(super) const UNREADABLE_CUT: &str = "x-unreadable-cut";
+
+/// Where a publisher names the span that the event belongs to (W3C Trace Context).
+const TRACEPARENT: &str = "traceparent";
+
+/// The span that the publisher named, if that is valid.
+pub(super) fn trace(amqp: &BasicProperties) -> Option<TraceContext> {
+    match amqp.headers().as_ref()?.inner().get(TRACEPARENT)? {
+        AMQPValue::LongString(text) => TraceContext::parse(text.as_bytes()),
+        AMQPValue::ShortString(text) => TraceContext::parse(text.as_str().as_bytes()),
+        AMQPValue::ByteArray(bytes) => TraceContext::parse(bytes.as_slice()),
+        _ => None,
+    }
+}
 
 /// How often the broker took the message back. RabbitMQ before 4.3 counts every return. From 4.3 on it counts only returns by
 /// the end of a channel or connection, and not those by `nack`, which raise `x-acquired-count`.
@@ -50,5 +65,33 @@ pub(super) fn bytes<'a>(table: &'a FieldTable, key: &str) -> Option<&'a [u8]> {
     match table.inner().get(key)? {
         AMQPValue::LongString(bytes) => Some(bytes.as_bytes()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_is_read_from_text_of_every_kind_and_from_nothing_else() {
+        const VALUE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let read = |name: &str, value: AMQPValue| {
+            let mut headers = FieldTable::default();
+            headers.insert(name.into(), value);
+            trace(&BasicProperties::default().with_headers(headers)).map(|trace| trace.to_string())
+        };
+        let texts = [
+            AMQPValue::LongString(VALUE.into()),
+            AMQPValue::ShortString(VALUE.into()),
+            AMQPValue::ByteArray(VALUE.as_bytes().into()),
+        ];
+        for text in texts {
+            assert_eq!(read(TRACEPARENT, text.clone()).as_deref(), Some(VALUE), "{text:?}");
+            assert_eq!(read("tracestate", text), None);
+        }
+        for other in [AMQPValue::Void, AMQPValue::LongLongInt(0), AMQPValue::LongString("00-x".into())] {
+            assert_eq!(read(TRACEPARENT, other), None);
+        }
+        assert_eq!(trace(&BasicProperties::default()), None);
     }
 }

@@ -52,14 +52,15 @@ pub struct PastRequest<'a> {
 }
 
 impl PastRequest<'_> {
-    /// Makes the headers again, by their names as they are written on the wire. What is not known is left out.
+    /// Makes the headers again, by their names as they are written on the wire. What is not known is left out, and so is
+    /// `Traceparent`: the span of a past attempt is not kept.
     pub fn headers(&self) -> BTreeMap<String, String> {
         let attempt = u32::try_from(self.attempt).unwrap_or_default();
         let mut headers = HeaderMap::from_iter(super::unsigned_headers(self.event_id, self.event_type, attempt));
         if let Some(timestamp) = self.signed_at {
             headers.insert(super::STANDARD_TIMESTAMP, timestamp.into());
             if let (Some(event), Some(secrets)) = (self.event, self.secrets) {
-                headers = super::headers(event, secrets, attempt, timestamp);
+                headers = super::headers(event, secrets, attempt, timestamp, None);
             }
         }
         let mut shown = by_name(&headers);

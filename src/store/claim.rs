@@ -12,6 +12,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
+use super::known_columns::Addition;
 use super::lookup::{added, snapshot, snapshot_columns};
 use super::sql::close_chosen;
 use super::{Params, Store, StoreError, TypedParams, column};
@@ -21,6 +22,7 @@ use crate::event::Event;
 use crate::ids::{AccountId, DeliveryId, EventId, EventType, WebhookId};
 use crate::secret::Keyring;
 use crate::snapshot::Snapshot;
+use crate::trace_context::TraceContext;
 
 /// A due delivery that this worker may attempt until its lease ends.
 #[derive(Debug)]
@@ -137,8 +139,9 @@ impl Store {
         let distinct_days = BTreeSet::from_iter(&days).into_iter().copied().collect::<Vec<_>>();
         let params: TypedParams<'_> =
             &[(&days, Type::DATE_ARRAY), (&keys, Type::UUID_ARRAY), (&distinct_days, Type::DATE_ARRAY)];
-        let events = self.query_planned_anew(EVENTS, params).await?;
-        Ok(events.iter().map(|row| (column(row, "key"), Arc::new(event_row(row)))).collect())
+        let sql = if self.has(Addition::Traceparents).await? { &EVENTS.with_traces } else { &EVENTS.before_v17 };
+        let events = self.query_planned_anew(sql, params).await?;
+        Ok(events.iter().map(|row| (column(row, "key"), Arc::new(traced_row(row)))).collect())
     }
 
     /// Gives claims back without an attempt: the deliveries are due at once. Returns how many; claims that are no longer the
@@ -200,10 +203,22 @@ static CLAIM_DUE: LazyLock<String> = LazyLock::new(|| {
 
 /// `$3` has the same days as `$1`, once each: only a comparison with an array lets the planner leave out the partitions of
 /// other days.
-const EVENTS: &str = "
-    SELECT e.day, e.key, e.account_id, e.event_id, e.event_type, e.body
-    FROM unnest($1, $2) AS wanted (day, key) CROSS JOIN LATERAL (
-        SELECT * FROM events e WHERE e.day = wanted.day AND e.key = wanted.key AND e.day = ANY ($3) LIMIT 1) AS e";
+static EVENTS: LazyLock<EventsStatement> = LazyLock::new(|| {
+    let of = |traceparent: &str| {
+        format!(
+            "SELECT e.day, e.key, e.account_id, e.event_id, e.event_type, e.body, {traceparent} AS traceparent
+            FROM unnest($1, $2) AS wanted (day, key) CROSS JOIN LATERAL (
+                SELECT * FROM events e WHERE e.day = wanted.day AND e.key = wanted.key AND e.day = ANY ($3) LIMIT 1) AS e"
+        )
+    };
+    EventsStatement { with_traces: of("e.traceparent"), before_v17: of("NULL::text") }
+});
+
+/// The statement for either schema: a worker goes on with that of the release before until `migrate` has run.
+struct EventsStatement {
+    with_traces: String,
+    before_v17: String,
+}
 
 static CLOSE_WITHOUT_EVENT: LazyLock<String> = LazyLock::new(|| {
     let chosen = "
@@ -241,6 +256,15 @@ fn claimed(row: &Row, event: Arc<EventRow>, webhook: Option<&Arc<Snapshot>>) -> 
     Claimed { delivery, claim: column(row, "claim"), waited }
 }
 
+/// An event with the trace that its later attempts continue.
+fn traced_row(row: &Row) -> EventRow {
+    let mut stored = event_row(row);
+    stored.event.trace =
+        column::<Option<&str>>(row, "traceparent").and_then(|text| TraceContext::parse(text.as_bytes()));
+    stored
+}
+
+/// An event without its trace.
 pub(super) fn event_row(row: &Row) -> EventRow {
     const STORED: &str = "only valid events are stored";
     let event = Event {
@@ -248,6 +272,7 @@ pub(super) fn event_row(row: &Row) -> EventRow {
         event_type: EventType::parse(column(row, "event_type")).expect(STORED),
         account_id: AccountId::parse(column(row, "account_id")).expect(STORED),
         body: column::<Vec<u8>>(row, "body").into(),
+        trace: None,
     };
     EventRow::stored(event, column(row, "day"), column(row, "key"))
 }

@@ -182,7 +182,8 @@ mod tests {
     fn answered(webhook: u128, activation: i32, status: u16, step: Step) -> TurnResult {
         let outcome = Outcome::Answered(Answer { status, ..Answer::default() });
         let (id, started) = (Uuid::nil(), std::time::Instant::now());
-        let attempt = Attempt { id, outcome, duration: Duration::ZERO, started, paused_until: None, signed_at: 0 };
+        let attempt =
+            Attempt { id, outcome, duration: Duration::ZERO, started, paused_until: None, signed_at: 0, trace: None };
         TurnResult::example(webhook, activation, b"{}", Ending::Attempted(attempt, step))
     }
 

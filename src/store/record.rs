@@ -3,12 +3,9 @@
 //! A batch is written completely or not at all. If a commit had no answer, its attempt ids tell whether it was written: the
 //! transaction holds an advisory lock, named after the batch's first attempt, so `is_recorded` can wait for its end.
 
-use std::collections::BTreeMap;
-
 use deadpool_postgres::{Object, Transaction};
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
-use jiff::civil::Date;
 use tokio_postgres::IsolationLevel;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
@@ -25,9 +22,11 @@ use crate::retry::Step;
 
 mod attempts;
 mod deliveries;
+mod events;
 
 use attempts::InsertAttempts;
 use deliveries::Deliveries;
+use events::InsertEvents;
 
 impl Store {
     /// Records a batch: events that are not stored yet, log rows, and pending and closed deliveries. A result whose claim is no
@@ -54,7 +53,8 @@ impl Store {
             let health_statement = self.health_statement(&transaction, observations).await?;
             let columns = self.attempt_columns(&transaction).await?;
             let attempts = InsertAttempts::of(batch, columns);
-            let statements = Statements { attempts, health: health_statement };
+            let events = self.insert_events(&transaction, batch).await?;
+            let statements = Statements { events, attempts, health: health_statement };
             write_batch(&transaction, batch, observations, health, statements).await?;
             transaction.commit().await
         };
@@ -125,6 +125,7 @@ const IS_RECORDED: &str = "
 /// The statements that depend on which columns the schema has.
 #[derive(Clone, Copy)]
 struct Statements {
+    events: InsertEvents,
     attempts: InsertAttempts,
     health: &'static str,
 }
@@ -142,13 +143,13 @@ async fn write_batch(
     health: &HealthThresholds,
     statements: Statements,
 ) -> Result<(), tokio_postgres::Error> {
-    let own = [LOCK_FOR_TRANSACTION, INSERT_EVENTS, statements.attempts.sql()].into_iter();
+    let own = [LOCK_FOR_TRANSACTION, statements.events.sql(), statements.attempts.sql()].into_iter();
     try_join_all(own.chain(deliveries::statements()).map(|sql| transaction.prepare_cached(sql))).await?;
     let deliveries = Deliveries::of(batch);
     let written: [_; 10] = tokio::join!(
         biased;
         lock_batch(transaction, batch),
-        insert_events(transaction, batch),
+        statements.events.write(transaction, batch),
         statements.attempts.write(transaction, batch),
         deliveries.insert_pending(transaction),
         deliveries.lock_pending(transaction),
@@ -179,27 +180,3 @@ async fn lock_batch(transaction: &Transaction<'_>, batch: &[&TurnResult]) -> Res
 fn references(batch: &[impl AsRef<TurnResult>]) -> Vec<&TurnResult> {
     batch.iter().map(AsRef::as_ref).collect()
 }
-
-async fn insert_events(transaction: &Transaction<'_>, batch: &[&TurnResult]) -> Result<(), tokio_postgres::Error> {
-    let missing = batch.iter().map(|result| &result.delivery.row).filter(|row| !row.is_stored());
-    // In the order of keys, so that two transactions with the same events cannot wait for each other.
-    let rows: BTreeMap<Uuid, _> = missing.map(|row| (row.key, row)).collect();
-    if rows.is_empty() {
-        return Ok(());
-    }
-    let days: Vec<Date> = rows.values().map(|row| row.day).collect();
-    let keys: Vec<Uuid> = rows.values().map(|row| row.key).collect();
-    let accounts: Vec<&str> = rows.values().map(|row| row.event.account_id.as_str()).collect();
-    let ids: Vec<&str> = rows.values().map(|row| row.event.id.as_str()).collect();
-    let types: Vec<&str> = rows.values().map(|row| row.event.event_type.as_str()).collect();
-    let bodies: Vec<&[u8]> = rows.values().map(|row| &row.event.body[..]).collect();
-    execute(transaction, INSERT_EVENTS, &[&days, &keys, &accounts, &ids, &types, &bodies]).await
-}
-
-/// `unnest` stands in the select list, where PostgreSQL evaluates it row by row. In FROM it would first copy all bodies, to disk
-/// if they are large.
-const INSERT_EVENTS: &str = "
-    INSERT INTO events (day, key, account_id, event_id, event_type, body)
-    SELECT unnest($1::date[]), unnest($2::uuid[]), unnest($3::text[]), unnest($4::text[]), unnest($5::text[]),
-           unnest($6::bytea[])
-    ON CONFLICT DO NOTHING";

@@ -72,7 +72,8 @@ impl TurnResult {
         i32::try_from(made).unwrap_or(i32::MAX)
     }
 
-    pub(super) fn attempt(&self) -> Option<&Attempt> {
+    /// The attempt that was made, if one was.
+    pub(crate) fn attempt(&self) -> Option<&Attempt> {
         match &self.ending {
             Ending::Attempted(attempt, _) => Some(attempt),
             Ending::ClosedUnattempted(_) | Ending::Parked => None,
@@ -111,6 +112,7 @@ impl TurnResult {
             event_type: EventType::parse("content.created").unwrap(),
             account_id: AccountId::parse("acc_1").unwrap(),
             body: body.into(),
+            trace: None,
         };
         let delivery = Delivery {
             id: DeliveryId::of(id, &event.id),

@@ -95,10 +95,12 @@ impl Attempts {
         }
         let attempt = self.sender.attempt(&turn.delivery).await;
         let took = attempt.started.elapsed();
+        self.note_attempt(&turn, &attempt);
         // A claim's lease must not end before its result is recorded.
         let longest = if turn.is_claimed() { self.claim_time_left(&turn) } else { Duration::MAX };
         if self.outage.is_the_cause(&turn.delivery, &attempt.outcome, longest).await {
-            tracing::debug!(delivery_id = %turn.delivery.id.0, "to be made again: no receiver can be reached");
+            let trace_id = turn.delivery.event().trace_id().map(tracing::field::display);
+            tracing::debug!(delivery_id = %turn.delivery.id.0, trace_id, "to be made again: no receiver can be reached");
             return Continue(turn);
         }
         let feedback = self.conclude(turn, attempt).await;
@@ -230,6 +232,7 @@ fn log(delivery: &Delivery, attempt: &Attempt, step: Step) {
         delivery_id = %delivery.id.0,
         event_id = %delivery.event().id,
         event_type = %delivery.event().event_type,
+        trace_id = delivery.event().trace_id().map(tracing::field::display),
         trigger = delivery.trigger.as_str(),
         attempt = delivery.attempt,
         http_status = attempt.outcome.http_status(),

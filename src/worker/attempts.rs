@@ -24,6 +24,7 @@ use crate::retry::RetryPolicy;
 use crate::secret::Keyring;
 use crate::sender::Sender;
 use crate::store::{Ending, Store};
+use crate::telemetry::Tracer;
 
 pub(super) struct Attempts {
     pub(super) sender: Sender,
@@ -46,6 +47,7 @@ pub(super) struct Attempts {
     pub(super) pacing: Mutex<Pacing>,
     pub(super) stalls: Stalls,
     pub(super) metrics: Metrics,
+    pub(super) tracer: Tracer,
     pub(super) under_way: TaskTracker,
     /// Ends attempts that are under way, unrecorded.
     pub(super) abandon: CancellationToken,
@@ -89,7 +91,8 @@ impl Attempts {
     }
 
     pub(super) async fn park(&self, turn: Turn) {
-        tracing::debug!(delivery_id = %turn.delivery.id.0, "parked");
+        let trace_id = turn.delivery.event().trace_id().map(tracing::field::display);
+        tracing::debug!(delivery_id = %turn.delivery.id.0, trace_id, "parked");
         self.metrics.parked.inc();
         self.report(turn.over(Ending::Parked)).await;
     }
@@ -100,6 +103,7 @@ impl Attempts {
         tracing::info!(
             webhook_id = %turn.delivery.webhook.id,
             delivery_id = %turn.delivery.id.0,
+            trace_id = turn.delivery.event().trace_id().map(tracing::field::display),
             reason = reason.as_str(),
             "closed a delivery"
         );

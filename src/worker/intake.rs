@@ -11,11 +11,14 @@ use super::matching::ReceivedEvent;
 use super::portion::Portion;
 use super::redelivered::Redelivered;
 use super::share::Report;
+use super::spans;
 use crate::event::EventParser;
 use crate::queue::{Incoming, Settled, Settlement};
 
 pub(super) struct Intake {
     pub(super) parser: EventParser,
+    /// The name of the queue that the messages come from.
+    pub(super) queue: String,
     pub(super) attempts: Arc<Attempts>,
     /// Messages taken at a time.
     pub(super) batch: usize,
@@ -52,16 +55,26 @@ impl Intake {
 
     /// Reads the event of a message. A message without a valid one is rejected, and `None` is returned.
     async fn parse(&self, message: Incoming) -> Option<ReceivedEvent> {
+        let mut span = spans::consume(&self.attempts.tracer, &message, &self.queue);
         let Incoming { body, properties, receipt, .. } = message;
         match self.parser.parse(&body, &properties, jiff::Timestamp::now()) {
-            Ok(event) => {
+            Ok(mut event) => {
                 self.attempts.metrics.events.inc();
-                Some(ReceivedEvent { event, receipt })
+                if let Some(span) = &mut span {
+                    spans::is_event(span, &event);
+                    // A trace that was begun here.
+                    event.trace = event.trace.or(Some(span.context()));
+                }
+                Some(ReceivedEvent { event, receipt, span })
             }
             Err(malformed) => {
                 let (reason, bytes) = (malformed.reason(), body.len());
+                if let Some(mut span) = span {
+                    span.failed(reason);
+                }
                 self.attempts.metrics.dead_letters.count(reason);
-                tracing::warn!(reason, bytes, "a message is no event and becomes a dead letter: {malformed}");
+                let trace_id = properties.trace.map(|trace| tracing::field::display(trace.trace_id));
+                tracing::warn!(reason, bytes, trace_id, "a message is no event and becomes a dead letter: {malformed}");
                 self.attempts.report(Report::Settled(Settled { receipt, settlement: Settlement::Dead })).await;
                 None
             }

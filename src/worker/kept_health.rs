@@ -152,6 +152,7 @@ mod tests {
             started: Instant::now(),
             paused_until: None,
             signed_at: 0,
+            trace: None,
         };
         TurnResult::example(webhook, 1, b"{}", Ending::Attempted(attempt, step))
     }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::attempts::Attempts;
 use super::portion::Portion;
 use super::share::{MessageShare, Report};
+use super::spans;
 use super::turn::{Grant, Origin, Turn};
 use crate::delivery::{ClosedReason, Delivery, EventRow, Trigger};
 use crate::event::Event;
@@ -18,6 +19,7 @@ use crate::metrics::{observe_since, observe_size};
 use crate::queue::{Receipt, Settled, Settlement};
 use crate::snapshot::Snapshot;
 use crate::store::PaceAsk;
+use crate::telemetry::Span;
 
 /// The longest wait for grants of fresh deliveries: the next events wait behind them.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -26,6 +28,8 @@ const PATIENCE: Duration = Duration::from_millis(500);
 pub(super) struct ReceivedEvent {
     pub(super) event: Event,
     pub(super) receipt: Receipt,
+    /// From when the message was taken until it is settled.
+    pub(super) span: Option<Box<Span>>,
 }
 
 /// An event and the webhooks that subscribe to it.
@@ -50,6 +54,7 @@ impl Attempts {
     /// pairs of account and event type at a time if it runs out of time.
     pub(super) async fn look_up(&self, events: Vec<ReceivedEvent>, portion: &mut Portion) -> Vec<MatchedEvent> {
         let looked_up = Instant::now();
+        let _span = spans::look_up(&self.tracer, events.iter().map(|event| event.span.as_deref()));
         let (mut pairs, mut known, mut pair_of) = (Vec::new(), HashMap::new(), Vec::with_capacity(events.len()));
         for ReceivedEvent { event, .. } in &events {
             let pair = (&event.account_id, &event.event_type);
@@ -115,7 +120,7 @@ impl Attempts {
         let (isolated, came) = (received.receipt.is_isolated(), Some(received.receipt.received()));
         let row = Arc::new(EventRow::new(received.event, day, Uuid::now_v7()));
         // The first share stays here until every delivery has its own, so that the message is not acked too early.
-        let share = MessageShare::of(received.receipt, &self.returns);
+        let share = MessageShare::of(received.receipt, received.span, &self.returns);
         for webhook in webhooks {
             let id = DeliveryId::of(webhook.id, &row.event.id);
             let delivery = Delivery { id, row: row.clone(), webhook, trigger: Trigger::Event, attempt: 1 };

@@ -11,6 +11,8 @@ use tokio::sync::mpsc::{UnboundedSender, WeakUnboundedSender};
 use crate::ids::DeliveryId;
 use crate::queue::{Receipt, Settled, Settlement};
 use crate::store::TurnResult;
+use crate::telemetry::Span;
+use crate::trace_context::TraceContext;
 
 /// What the rest of the worker tells the recorder.
 #[derive(Debug)]
@@ -48,6 +50,8 @@ pub(super) struct MessageShare<R = Receipt>(Option<Arc<Message<R>>>);
 #[derive(Debug)]
 struct Message<R> {
     receipt: R,
+    /// From when the message was taken until it is settled.
+    span: Option<Box<Span>>,
     /// At least one delivery was not recorded.
     incomplete: AtomicBool,
     /// Without a bound, for a message that could not be returned would stay unsettled as long as its channel is open. The
@@ -58,12 +62,18 @@ struct Message<R> {
 impl<R> MessageShare<R> {
     /// The first share of a message; [`another`](Self::another) makes further ones. The message goes to `returns` unless
     /// all of them are recorded.
-    pub(super) fn of(receipt: R, returns: &UnboundedSender<Settled<R>>) -> Self {
-        Self(Some(Arc::new(Message { receipt, incomplete: AtomicBool::new(false), returns: returns.downgrade() })))
+    pub(super) fn of(receipt: R, span: Option<Box<Span>>, returns: &UnboundedSender<Settled<R>>) -> Self {
+        let (incomplete, returns) = (AtomicBool::new(false), returns.downgrade());
+        Self(Some(Arc::new(Message { receipt, span, incomplete, returns })))
     }
 
     pub(super) fn another(&self) -> Self {
         Self(self.0.clone())
+    }
+
+    /// The message's span, if anything is sent of its trace.
+    pub(super) fn span(&self) -> Option<TraceContext> {
+        self.0.as_ref()?.span.as_ref().map(|span| span.context())
     }
 
     /// The delivery's result is recorded. Returns the message if this was its last share.
@@ -93,6 +103,9 @@ fn incomplete<R>(message: Arc<Message<R>>) -> Option<Settled<R>> {
 impl<R> Message<R> {
     fn settled(self) -> Settled<R> {
         let settlement = if self.incomplete.into_inner() { Settlement::Returned } else { Settlement::Done };
+        if let (Settlement::Returned, Some(mut span)) = (settlement, self.span) {
+            span.failed("returned");
+        }
         Settled { receipt: self.receipt, settlement }
     }
 }
@@ -116,7 +129,7 @@ mod tests {
     #[test]
     fn every_message_with_a_dropped_share_is_returned_though_nobody_takes_them_yet() {
         let (returns, mut returned) = unbounded_channel();
-        let shares: Vec<_> = (0..10_000).map(|tag| MessageShare::of(tag, &returns)).collect();
+        let shares: Vec<_> = (0..10_000).map(|tag| MessageShare::of(tag, None, &returns)).collect();
         drop(shares);
         for receipt in 0..10_000 {
             assert_eq!(returned.try_recv(), Ok(Settled { receipt, settlement: Settlement::Returned }));
@@ -126,11 +139,11 @@ mod tests {
     #[test]
     fn a_message_is_done_once_all_its_shares_are_recorded_and_returned_unless_all_are() {
         let (returns, mut returned) = unbounded_channel();
-        let first = MessageShare::of("done", &returns);
+        let first = MessageShare::of("done", None, &returns);
         let second = first.another();
         assert_eq!(first.recorded(), None);
         assert_eq!(second.recorded(), Some(Settled { receipt: "done", settlement: Settlement::Done }));
-        let first = MessageShare::of("half", &returns);
+        let first = MessageShare::of("half", None, &returns);
         let (second, third) = (first.another(), first.another());
         drop(first);
         assert_eq!(second.recorded(), None);

@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::share::{MessageShare, Report, Reported};
 use crate::delivery::Delivery;
 use crate::store::{Ending, TurnResult};
+use crate::trace_context::TraceContext;
 
 pub(super) struct Turn {
     pub(super) delivery: Delivery,
@@ -66,6 +67,15 @@ impl Turn {
 
     pub(super) fn is_claimed(&self) -> bool {
         matches!(self.origin, Origin::Claim(_))
+    }
+
+    /// The span that its attempt is a child of.
+    pub(super) fn trace(&self) -> Option<TraceContext> {
+        let consumed = match &self.origin {
+            Origin::Message(share) => share.span(),
+            Origin::Claim(_) => None,
+        };
+        consumed.or(self.delivery.event().trace)
     }
 
     /// Whether the broker will hand the message out again whatever is done here: its channel has closed.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::kept_health::{HealthWrite, KeptHealth};
 use super::portion::Portion;
 use super::share::{MessageShare, Report, Reported};
+use super::spans;
 use super::stalls::{DatabaseWait, Stalls};
 use crate::config::{HealthThresholds, Settings};
 use crate::delivery::{ClosedReason, Outcome};
@@ -13,6 +14,7 @@ use crate::error_chain;
 use crate::metrics::{Metrics, observe_since, observe_size};
 use crate::queue::Settled;
 use crate::store::{Ending, Store, StoreError, TurnResult};
+use crate::telemetry::Tracer;
 
 /// Bytes of event bodies that one transaction writes. The driver keeps a buffer of the largest that a connection ever
 /// wrote, for each connection of the pool and as long as it lives.
@@ -23,6 +25,7 @@ pub(super) struct Writer {
     health: HealthThresholds,
     stalls: Stalls,
     metrics: Metrics,
+    tracer: Tracer,
     /// What results say about webhooks whose rows somebody holds.
     kept: Mutex<KeptHealth>,
     /// Results written by one transaction.
@@ -30,9 +33,9 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(settings: &Settings, store: Store, stalls: Stalls, metrics: Metrics) -> Self {
+    pub(super) fn new(settings: &Settings, store: Store, stalls: Stalls, metrics: Metrics, tracer: Tracer) -> Self {
         let (kept, portion) = (Mutex::default(), Portion::of(settings.worker.batch).into());
-        Self { store, health: settings.health.clone(), stalls, metrics, kept, portion }
+        Self { store, health: settings.health.clone(), stalls, metrics, tracer, kept, portion }
     }
 
     /// Returns the messages that can be settled afterwards. Batches are numbered in the order of these calls.
@@ -102,6 +105,7 @@ impl Writer {
         loop {
             let began = Instant::now();
             let mut health_write = self.kept().with(number, results);
+            let mut span = spans::record(&self.tracer, results);
             let error = match self.store.record(results, &mut health_write.observations, &self.health).await {
                 Ok(()) => {
                     stall.over();
@@ -109,12 +113,18 @@ impl Writer {
                     return Ok(());
                 }
                 Err(error @ StoreError::Refused(_)) => {
+                    if let Some(span) = &mut span {
+                        span.failed("refused");
+                    }
                     stall.over();
                     self.kept().refused(health_write);
                     return Err(error);
                 }
                 Err(error) => error,
             };
+            if let Some(mut span) = span.take() {
+                span.failed("unavailable");
+            }
             stall.after("cannot record, holding the results", &error).await;
             if self.was_recorded(results, stall).await {
                 stall.over();
@@ -221,18 +231,19 @@ enum Reduced {
 /// Takes something away from a result that the database refuses: first what the receiver wrote, then the attempt.
 fn reduce(turn_result: &mut TurnResult, refused: &StoreError) -> Reduced {
     let (delivery_id, error) = (turn_result.delivery.id.0, error_chain(refused));
+    let trace_id = turn_result.delivery.event().trace_id().map(tracing::field::display);
     if let Ending::Attempted(attempt, _) = &mut turn_result.ending {
         if let Outcome::Answered(answer) = &mut attempt.outcome
             && (answer.snippet.take().is_some() | answer.headers.take().is_some())
         {
-            tracing::error!(%delivery_id, error, "the database refuses a result; recording it without its answer");
+            tracing::error!(%delivery_id, trace_id, error, "the database refuses a result; recording it without its answer");
             return Reduced::TryAgain;
         }
-        tracing::error!(%delivery_id, error, "the database refuses a result; closing its delivery");
+        tracing::error!(%delivery_id, trace_id, error, "the database refuses a result; closing its delivery");
         turn_result.ending = Ending::ClosedUnattempted(ClosedReason::Unrecordable);
         return Reduced::TryAgain;
     }
-    tracing::error!(%delivery_id, error, "the database refuses to close a delivery");
+    tracing::error!(%delivery_id, trace_id, error, "the database refuses to close a delivery");
     Reduced::NothingLeft
 }
 

@@ -6,12 +6,16 @@ use std::path::{Path, PathBuf};
 mod circles;
 
 /// A crate that speaks to an outside system, and the modules that may use it.
-const DOORS: [(&str, &[&str]); 6] = [
+const DOORS: [(&str, &[&str]); 10] = [
     ("lapin", &["queue"]),
     ("tokio_postgres", &["store"]),
     ("deadpool_postgres", &["store"]),
     ("refinery", &["store"]),
-    ("reqwest", &["sender", "management"]),
+    ("reqwest", &["sender", "management", "telemetry"]),
+    ("opentelemetry", &["telemetry"]),
+    ("opentelemetry_http", &["telemetry"]),
+    ("opentelemetry_otlp", &["telemetry"]),
+    ("opentelemetry_sdk", &["telemetry"]),
     ("axum", &["api", "ops", "cli/listen"]),
 ];
 

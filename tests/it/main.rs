@@ -55,3 +55,4 @@ mod survives_egress;
 mod survives_kills;
 mod survives_postgres;
 mod survives_scarcity;
+mod traces;

@@ -136,7 +136,7 @@ impl<'a> World<'a> {
     async fn take(&mut self, worker: Worker, event: Event, before: &Model) -> anyhow::Result<()> {
         let (account_id, event_type) = (AccountId::parse(ACCOUNT).unwrap(), EventType::parse(TYPE).unwrap());
         let (mut webhooks, day) = self.rig.lookup(&account_id, &event_type).await?;
-        let event = event::Event { id: event_id(event), event_type, account_id, body: b"{}"[..].into() };
+        let event = event::Event { id: event_id(event), event_type, account_id, body: b"{}"[..].into(), trace: None };
         let message = before.waiting(Event(event.id.as_str()[4..].parse()?)).expect("it waits");
         if before.is_redelivered(message) && !webhooks.is_empty() {
             let deliveries: Vec<_> = webhooks.iter().map(|webhook| DeliveryId::of(webhook.id, &event.id)).collect();
@@ -262,6 +262,6 @@ fn attempt(number: u32, answer: Answer) -> Ending {
     let policy = RetryPolicy { schedule, jitter: 0.0, max_retry_after: hour, internal_delay: hour };
     let step = policy.next_step(number, &outcome, 0.5);
     let (duration, started, paused_until) = (Duration::ZERO, Instant::now(), None);
-    let attempt = Attempt { id: Uuid::now_v7(), outcome, duration, started, paused_until, signed_at: 0 };
+    let attempt = Attempt { id: Uuid::now_v7(), outcome, duration, started, paused_until, signed_at: 0, trace: None };
     Ending::Attempted(attempt, step)
 }
