@@ -22,6 +22,8 @@ mod recover;
 mod secret;
 mod test;
 
+pub(super) use hold::{Shown as ShownHold, name as held_name};
+
 const CREATE_EXAMPLE: &str = "\
 Examples:
   penr-webhooks webhooks create --account acc_42 --name Blog --url https://example.com/hook \\

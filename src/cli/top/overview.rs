@@ -1,16 +1,14 @@
 //! What `top` shows, as one document.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
+use crate::cli::webhooks::ShownHold;
 use crate::figures::{Distribution, Figures};
+use crate::hold::Hold;
+use crate::presence::GONE_AFTER;
 use crate::store::{Backlog, FailingWebhook, SeenProcess, Store, StoreError};
-
-/// A process that was not seen for so long is gone.
-const GONE_AFTER: Duration = Duration::from_secs(30);
 
 /// Rows of each table.
 const MOST: u32 = 20;
@@ -29,6 +27,13 @@ pub(super) struct Overview {
     pub(super) in_flight: InFlight,
     pub(super) waiting: Backlog,
     pub(super) failing: Vec<FailingWebhook>,
+    /// What operators hold.
+    #[serde(serialize_with = "shown")]
+    pub(super) holds: Vec<Hold>,
+}
+
+fn shown<S: Serializer>(holds: &[Hold], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(holds.iter().map(ShownHold::from))
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -69,9 +74,13 @@ impl Overview {
     ///
     /// The database is not available, busy or not migrated.
     pub(super) async fn ask(store: &Store) -> Result<Self, StoreError> {
-        let (processes, waiting, failing) =
-            tokio::try_join!(store.processes(GONE_AFTER), store.backlog(MOST), store.failing_webhooks(MOST))?;
-        Ok(Self::of(processes.unwrap_or_default(), waiting, failing))
+        let (processes, waiting, failing, holds) = tokio::try_join!(
+            store.processes(GONE_AFTER),
+            store.backlog(MOST),
+            store.failing_webhooks(MOST),
+            store.holds()
+        )?;
+        Ok(Self { holds, ..Self::of(processes.unwrap_or_default(), waiting, failing) })
     }
 
     fn of(seen: Vec<SeenProcess>, waiting: Backlog, failing: Vec<FailingWebhook>) -> Self {
@@ -92,7 +101,7 @@ impl Overview {
             count: verdicts.counts.iter().sum(),
         };
         let processes = seen.into_iter().map(Process::from).collect();
-        Self { time: Timestamp::now(), rates, first_verdict, in_flight, waiting, failing, processes }
+        Self { time: Timestamp::now(), rates, first_verdict, in_flight, waiting, failing, processes, holds: Vec::new() }
     }
 
     /// How many processes there are of each role, in words.
@@ -149,6 +158,8 @@ fn quantile(values: &Distribution, part: f64) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::ids::ProcessId;
     use crate::store::Waiting;

@@ -9,6 +9,8 @@ use ratatui::widgets::{Block, Borders, Paragraph, Row, Table};
 
 use super::overview::{Overview, Process};
 use crate::cli::output::thousands;
+use crate::cli::webhooks::held_name;
+use crate::hold::Hold;
 use crate::store::{FailingWebhook, Waiting};
 use crate::text::printable;
 
@@ -88,6 +90,9 @@ impl Screen {
         let mut tables = Vec::new();
         if !overview.failing.is_empty() {
             tables.push((overview.failing.len(), self.failing(&overview.failing, overview.time)));
+        }
+        if !overview.holds.is_empty() {
+            tables.push((overview.holds.len(), holds(&overview.holds, overview.time)));
         }
         if !overview.waiting.webhooks.is_empty() {
             tables.push((overview.waiting.webhooks.len(), waiting_webhooks(overview)));
@@ -173,6 +178,22 @@ impl Screen {
     fn colour(&self, colour: Color) -> Style {
         if self.colours { Style::new().fg(colour) } else { Style::new() }
     }
+}
+
+fn holds(holds: &[Hold], now: Timestamp) -> Table<'static> {
+    let rows = holds.iter().map(|hold| {
+        let state = if hold.release.is_some() { "being released" } else { "held" };
+        let reason = hold.reason.as_deref().unwrap_or_default();
+        let since = now.duration_since(hold.since).as_secs_f64();
+        Row::new([
+            seconds(Some(since)),
+            state.to_owned(),
+            printable(&held_name(&hold.held), 140),
+            printable(reason, 200),
+        ])
+    });
+    let widths = [Constraint::Length(9), Constraint::Length(14), Constraint::Length(45), Constraint::Min(8)];
+    table("Held", ["FOR", "STATE", "WHAT", "REASON"], rows.collect(), &widths)
 }
 
 fn waiting_webhooks(overview: &Overview) -> Table<'static> {

@@ -65,7 +65,7 @@ impl What {
 
 /// A hold as JSON has it.
 #[derive(Serialize)]
-struct Shown<'a> {
+pub(in crate::cli) struct Shown<'a> {
     webhook_id: Option<WebhookId>,
     account_id: Option<&'a str>,
     /// Everything is held: both ids are null.
@@ -171,7 +171,8 @@ pub(super) async fn list(store: &Store, json: bool) -> CommandResult {
     output::show(&table)
 }
 
-fn name(held: &Held) -> Cow<'static, str> {
+/// What is held, in words.
+pub(in crate::cli) fn name(held: &Held) -> Cow<'static, str> {
     match held {
         Held::Webhook(id) => format!("webhook {id}").into(),
         Held::Account(account) => format!("account {}", account.as_str()).into(),

@@ -43,7 +43,7 @@ async fn top_prints_once_what_waits_for_whom_who_fails_and_which_processes_are_t
         (top["first_verdict"]["count"] == 1).then_some(top)
     })
     .await;
-    let parts = "time processes rates first_verdict in_flight waiting failing";
+    let parts = "time processes rates first_verdict in_flight waiting failing holds";
     assert_eq!(keys(&top), parts.split(' ').collect());
     let process = &top["processes"][0];
     assert_eq!([&process["role"], &process["version"]], [&json!("worker"), &json!(env!("CARGO_PKG_VERSION"))]);
@@ -94,6 +94,22 @@ async fn what_is_owed_to_webhooks_that_are_off_or_deleted_waits_and_is_not_due()
         .collect();
     assert_eq!(accounts, [("acc_1", [5, 5, 5, 0]), ("acc_2", [4, 0, 4, 0])]);
     assert_eq!(oldest(&waiting["accounts"][1]), None);
+}
+
+#[tokio::test]
+async fn what_is_held_is_listed_and_is_not_due() {
+    let site = Site::new().await;
+    let held = site.create_webhook(ACCOUNT, "https://hooks.example.com/", &[TYPE]).await.id;
+    park(&site, &held, 3).await;
+    site.json(&["webhooks", "hold", "--account", ACCOUNT, "--reason", "ticket 7"]).await;
+    let top = site.json(&["top"]).await;
+    let waiting = &top["waiting"];
+    assert_eq!(["pending", "due", "held"].map(|name| waiting[name].as_u64().unwrap()), [3, 0, 3]);
+    assert_eq!(waiting["oldest_due_seconds"], Value::Null);
+    assert_eq!([&top["holds"][0]["account_id"], &top["holds"][0]["reason"]], [&json!(ACCOUNT), &json!("ticket 7")]);
+    let shown = site.cli_on_terminal(&["top"], 160, "stty rows 40", "q").await;
+    assert!(text_of(&shown.stdout).contains("Held"), "{:?}", shown.stdout);
+    assert!(text_of(&shown.stdout).contains("account acc_42"), "{:?}", shown.stdout);
 }
 
 #[tokio::test]
