@@ -1,6 +1,7 @@
 //! The metrics of a process, rendered as OpenMetrics 1.0 text. Labels use the words of the log.
 
 use std::fmt;
+use std::sync::{Arc, Mutex};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -44,6 +45,8 @@ pub struct Metrics {
     pub record_duration: Histogram,
     /// 1 while this process takes events.
     pub consumer_attached: Gauge,
+    /// No metric: of a worker with several queues, those from which it takes no events now, for `/readyz`.
+    pub queues_away: Arc<Mutex<Vec<String>>>,
     /// How often the broker, its channel or its consumer was lost.
     pub consumer_losses: Counter,
     /// 1 while the worker queue does not answer though its broker does.
@@ -145,6 +148,7 @@ impl Default for Metrics {
             recorded: Counter::default(),
             record_duration: Histogram::new(SECONDS),
             consumer_attached: Gauge::default(),
+            queues_away: Arc::default(),
             consumer_losses: Counter::default(),
             queue_without_quorum: Gauge::default(),
             isolated: Gauge::default(),

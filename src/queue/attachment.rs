@@ -1,4 +1,4 @@
-//! A message from the worker queue, and the channel that it came from. A message can be settled only on that channel: once
+//! A message from a worker queue, and the channel that it came from. A message can be settled only on that channel: once
 //! the channel has ended, the broker delivers the message again.
 
 use std::sync::Arc;
@@ -60,6 +60,8 @@ pub(super) struct Attachment {
     /// Unique within the process.
     pub(super) number: u64,
     pub(super) channel: Channel,
+    /// Which consumer of the worker it belongs to.
+    pub(super) consumer: usize,
     prefetch: u16,
     isolated: AtomicBool,
     /// Whether a message came since the last call of `take_message_seen`.
@@ -70,11 +72,12 @@ pub(super) struct Attachment {
 }
 
 impl Attachment {
-    pub(super) fn new(channel: Channel, prefetch: u16, isolated: bool) -> Arc<Self> {
+    pub(super) fn new(channel: Channel, consumer: usize, prefetch: u16, isolated: bool) -> Arc<Self> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         Arc::new(Self {
             number: NUMBER.fetch_add(1, Ordering::Relaxed),
             channel,
+            consumer,
             prefetch,
             isolated: AtomicBool::new(isolated),
             message_seen: AtomicBool::default(),

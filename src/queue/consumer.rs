@@ -1,4 +1,5 @@
-//! Keeps one consumer attached to the worker queue, whatever happens to the connection.
+//! Keeps one consumer attached to its worker queue, whatever happens to the connection. A worker has one for each queue that it
+//! takes events from.
 //!
 //! ```text
 //!  state      waits for                                        left when ─▶ next state
@@ -36,35 +37,40 @@ use super::connection::link::{Link, Purpose, bounded};
 use super::convert::name;
 use super::error::QueueError;
 use super::quorum::until_lost;
+use super::topology::part::Part;
 use super::topology::watch::keep_declared;
-use crate::config::{Amqp, Queue};
-use crate::event::Catalogue;
+use crate::config::Amqp;
 use crate::metrics::Metrics;
-use attach::{Attached, Consuming, attach, consume, fresh_tag};
+use attach::{Attached, Consuming, Place, attach, consume, fresh_tag};
 use cancelled::consumer_cancelled;
 use hold_off::HoldOff;
+use standing::StandingReport;
 use supervisor::{ELECTION, Supervisor};
 
 mod attach;
 mod cancelled;
 mod hold_off;
 mod isolation;
+pub(super) mod standing;
 mod supervisor;
 
 /// How long the broker has to end the consumer or its channel when we stop. A stop must not wait longer.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The consumer of the worker queue.
+/// The consumer of one worker queue.
 #[derive(Debug)]
 pub(crate) struct Consumer {
     pub(crate) amqp: Amqp,
-    pub(crate) queue: Queue,
-    pub(crate) catalogue: Catalogue,
-    /// How many unsettled messages the worker may have.
+    /// Its queue, and what else it declares.
+    pub(crate) part: Part,
+    /// Its place among the consumers of the worker.
+    pub(crate) index: usize,
+    /// How many unsettled messages of this queue the worker may have.
     pub(crate) prefetch: u16,
     /// Receives the messages, in the queue's order.
     pub(crate) messages: mpsc::Sender<Incoming>,
     pub(crate) metrics: Metrics,
+    pub(crate) standing: StandingReport,
     /// True while the worker cannot use the database.
     pub(crate) hold_off: watch::Receiver<bool>,
     /// Take no more messages.
@@ -99,7 +105,7 @@ impl Consumer {
     ///
     /// [`QueueError::Mismatch`] and [`QueueError::Address`], which no new connection can cure.
     pub(crate) async fn run(self) -> Result<(), QueueError> {
-        let mut supervisor = Supervisor::default();
+        let mut supervisor = Supervisor::of(self.queue());
         let mut state = ConsumerState::HeldOff;
         loop {
             state = match state {
@@ -111,6 +117,10 @@ impl Consumer {
                 ConsumerState::Stopped => return Ok(()),
             };
         }
+    }
+
+    fn queue(&self) -> &str {
+        &self.part.shard.queue
     }
 
     async fn wait_while_held_off(&self) -> ConsumerState {
@@ -127,7 +137,8 @@ impl Consumer {
             Some(Err(error)) => return ConsumerState::Lost(error),
             None => return ConsumerState::Stopped,
         };
-        let attach = attach(&link, &self.queue, &self.catalogue, self.prefetch, &mut supervisor.isolation);
+        let place = Place { index: self.index, prefetch: self.prefetch };
+        let attach = attach(&link, &self.part, place, &mut supervisor.isolation);
         let (attachment, consuming, unchecked) = match self.stop.run_until_cancelled(attach).await {
             Some(Ok(attached)) => attached,
             Some(Err(error)) => return lose(link, error).await,
@@ -136,25 +147,26 @@ impl Consumer {
                 return ConsumerState::Stopped;
             }
         };
-        supervisor.attached(&self.queue.worker_queue, &unchecked);
-        self.metrics.rights_missing.set(0);
-        self.metrics.consumer_attached.set(1);
-        self.metrics.queue_without_quorum.set(0);
-        self.metrics.isolated.set(attachment.is_isolated().into());
+        supervisor.attached(&unchecked);
+        self.standing.change(|standing| {
+            (standing.attached, standing.isolated) = (true, attachment.is_isolated());
+            (standing.rights_missing, standing.without_quorum) = (false, false);
+        });
         ConsumerState::Consuming(Box::new(Attached { link, attachment, consuming, unchecked }))
     }
 
     async fn consume(&self, attached: Attached, supervisor: &mut Supervisor) -> ConsumerState {
         let Attached { link, attachment, consuming, unchecked } = attached;
-        let (queue, quiet) = (&self.queue.worker_queue, self.amqp.connect_timeout / 4);
+        let (queue, quiet) = (self.queue(), self.amqp.connect_timeout / 4);
+        let rights_missing = |missing| self.standing.change(|standing| standing.rights_missing = missing);
         let end = tokio::select! {
             biased;
             end = self.pump(&attachment, consuming, supervisor) => end,
-            never = keep_declared(&link, &self.queue, &self.catalogue, unchecked, &self.metrics) => match never {},
+            never = keep_declared(&link, &self.part, unchecked, rights_missing) => match never {},
             lost = until_lost(&link, queue, &attachment, quiet) => End::Lost(lost),
         };
         if !matches!(end, End::Lost(_)) {
-            self.metrics.consumer_attached.set(0);
+            self.standing.change(|standing| standing.attached = false);
         }
         match end {
             End::Lost(error) => lose(link, error).await,
@@ -164,7 +176,7 @@ impl Consumer {
             }
             End::Stopped => ConsumerState::Settling(link, attachment),
             End::HeldOff => {
-                tracing::warn!("what the broker handed out has waited too long for the database and goes back");
+                tracing::warn!(queue, "what the broker handed out has waited too long for the database and goes back");
                 close(link, &attachment).await;
                 ConsumerState::HeldOff
             }
@@ -186,12 +198,13 @@ impl Consumer {
             return Err(error);
         }
         self.metrics.consumer_losses.inc();
-        self.metrics.rights_missing.set(matches!(error, QueueError::Forbidden(_)).into());
-        self.metrics.queue_without_quorum.set(supervisor.has_no_quorum(&error, ELECTION).into());
-        // After an unreadable message the next connection follows at once: the process stays ready.
-        if !matches!(error, QueueError::Unreadable(_)) {
-            self.metrics.consumer_attached.set(0);
-        }
+        let without_quorum = supervisor.has_no_quorum(&error, ELECTION);
+        self.standing.change(|standing| {
+            standing.rights_missing = matches!(error, QueueError::Forbidden(_));
+            standing.without_quorum = without_quorum;
+            // After an unreadable message the next connection follows at once: the process stays ready.
+            standing.attached &= matches!(error, QueueError::Unreadable(_));
+        });
         let wait = supervisor.wait_after(&error);
         self.stop.run_until_cancelled(tokio::time::sleep(wait)).await;
         Ok(ConsumerState::HeldOff)
@@ -265,7 +278,7 @@ impl Consumer {
         consuming: &mut Consuming,
         hold_off: &mut HoldOff,
     ) -> Result<(), End> {
-        tracing::info!(prefetch = self.prefetch, "messages are not taken one at a time any more");
+        tracing::info!(queue = self.queue(), prefetch = self.prefetch, "messages are not taken one at a time any more");
         let channel = &attachment.channel;
         self.answer(channel.basic_cancel(consuming.tag.clone(), BasicCancelOptions::default())).await?;
         while let Some(delivery) = consuming.messages.next().await {
@@ -274,10 +287,10 @@ impl Consumer {
         }
         // The tag is set before the request: if a stop ends the wait for the answer, the new consumer is cancelled by its tag.
         consuming.tag = fresh_tag();
-        let consume = consume(channel, &self.queue.worker_queue, consuming.tag.clone(), self.prefetch);
+        let consume = consume(channel, self.queue(), consuming.tag.clone(), self.prefetch);
         consuming.messages = self.answer(consume).await?;
         attachment.end_isolation();
-        self.metrics.isolated.set(0);
+        self.standing.change(|standing| standing.isolated = false);
         Ok(())
     }
 
