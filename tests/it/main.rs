@@ -42,6 +42,7 @@ mod retries;
 mod rights;
 mod rolls_out;
 mod secrets;
+mod shards;
 mod soak;
 mod stops;
 mod survives_broker;
