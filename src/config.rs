@@ -33,7 +33,7 @@ mod sender;
 mod source;
 mod worker;
 
-pub use amqp::{Amqp, Queue};
+pub use amqp::{Amqp, Queue, Shard};
 pub use api::{Api, ApiLimits};
 pub use database::{Database, Retention};
 pub use layers::ConfigFile;
@@ -128,14 +128,14 @@ impl Settings {
         let Shutdown { grace: shutdown_grace } = layers.section("shutdown")?;
         let Ops { listen: ops_listen } = layers.section("ops")?;
         let api = Api::read(&layers, shutdown_grace)?;
-        let sender = Sender::read(&layers)?;
+        let (sender, queue) = (Sender::read(&layers)?, Queue::read(&layers)?);
         Ok(Self {
             database: Database::read(&layers)?,
             amqp: Amqp::read(&layers)?,
-            queue: Queue::read(&layers)?,
+            worker: Worker::read(&layers, &sender, &queue)?,
+            queue,
             events: events::read(&layers)?,
             retry: layers.section("retry")?,
-            worker: Worker::read(&layers, &sender)?,
             sender,
             health: layers.section("health")?,
             recover: layers.section("recover")?,

@@ -1,8 +1,8 @@
 //! The metrics of a process. `docs/metrics.md` lists them. Labels use the words of the log.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
@@ -72,6 +72,8 @@ pub struct Metrics {
     pub ack_batch_size: Histogram,
     /// 1 while this process takes events.
     pub consumer_attached: Gauge,
+    /// No metric: of a worker with several queues, those from which it takes no events now, for `/readyz`.
+    pub queues_away: Arc<Mutex<Vec<String>>>,
     /// How often the broker, its channel or its consumer was lost.
     pub consumer_losses: Counter,
     /// Messages that wait in a queue and that no worker has, and the queue's consumers.
@@ -187,6 +189,7 @@ impl Metrics {
             ack_duration: Histogram::new(SECONDS),
             ack_batch_size: Histogram::new(BATCH_SIZES),
             consumer_attached: Gauge::default(),
+            queues_away: Arc::default(),
             consumer_losses: Counter::default(),
             queue_messages: Family::default(),
             queue_consumers: Family::default(),

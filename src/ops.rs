@@ -1,7 +1,7 @@
 //! Serves `/livez`, `/readyz` and `/metrics` for the platform, on an address of their own.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -129,7 +129,11 @@ async fn readyz(State(state): State<Arc<ProbeState>>, RawQuery(query): RawQuery)
         isolated: metrics.isolated.get() == 1,
         egress_out: metrics.egress_out.get() == 1,
     };
-    let (ready, lines) = readiness(asked, &seen);
+    let (ready, mut lines) = readiness(asked, &seen);
+    let away = metrics.queues_away.lock().unwrap_or_else(PoisonError::into_inner).join(", ");
+    if asked != Role::Api && !away.is_empty() {
+        lines.push_str(&format!("queues away: {away}\n"));
+    }
     (if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, lines)
 }
 

@@ -41,8 +41,9 @@ mod publisher;
 mod quorum;
 mod topology;
 
-pub(crate) use acks::{Acknowledger, Recorded, Settled, Settlement};
+pub(crate) use acks::{Recorded, Settled, Settlement, acknowledge};
 pub(crate) use attachment::{Incoming, Receipt};
+pub(crate) use consumer::standing::StandingReport;
 pub(crate) use consumer::{Consumer, HoldOffReasons, Taking, tag_prefix};
 pub(crate) use dead_letters::letter::DeadLetter;
 pub(crate) use dead_letters::rewriter::RewriteError;
@@ -50,8 +51,10 @@ pub(crate) use dead_letters::{BATCH, BATCH_BYTES, Counted, DeadLetters};
 pub(crate) use depth::Depth;
 pub use error::QueueError;
 pub(crate) use inspect::{Broker, RoundTrip, Topology};
-pub use publisher::{PublishError, Publisher, Unconfirmed};
+pub use publisher::{EventAddress, PublishError, Publisher, Unconfirmed};
 pub(crate) use quorum::{QUORUM_TAG, Quorum, check_quorum};
+pub(crate) use topology::part::Part;
+pub(crate) use topology::plugin::knows_shards;
 
 /// Checks `AMQP_URL` and `amqp.ca_file` without connecting.
 ///

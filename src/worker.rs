@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use futures_util::future::join_all;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, timeout_at};
@@ -24,7 +25,9 @@ use crate::config::Settings;
 use crate::ids::ProcessId;
 use crate::lanes::Lanes;
 use crate::metrics::Metrics;
-use crate::queue::{Acknowledger, Consumer, HoldOffReasons, Incoming, Settled, Taking};
+use crate::queue::{
+    Consumer, HoldOffReasons, Incoming, Part as TopologyPart, QueueError, Settled, StandingReport, Taking,
+};
 use crate::sender::Sender;
 use crate::store::{Store, StoreError};
 use crate::telemetry::{Telemetry, Tracer};
@@ -143,7 +146,8 @@ struct Shared {
 
 /// The tasks of a running worker, each owned here.
 struct Parts {
-    consumer: JoinHandle<Result<(), crate::queue::QueueError>>,
+    /// One for each queue that the worker takes events from.
+    consumers: Vec<JoinHandle<Result<(), QueueError>>>,
     intake: JoinHandle<()>,
     due: JoinHandle<()>,
     saturation: JoinHandle<()>,
@@ -174,16 +178,7 @@ impl Parts {
         let (returns, returned) = mpsc::unbounded_channel();
         let attempts = attempts(settings, &shared, stop, &abandon, Outlets { reports, returns })?;
         let Shared { process, store, metrics, stalls, tracer, .. } = shared;
-        let consumer = Consumer {
-            taking: Taking { process, prefetch: worker.prefetch, metrics: metrics.clone() },
-            amqp: settings.amqp.clone(),
-            queue: settings.queue.clone(),
-            catalogue: settings.events.catalogue.clone(),
-            messages,
-            hold_off: held_off,
-            stop: stop.clone(),
-            settled: settled.clone(),
-        };
+        let consumers = consumers(settings, (process, &metrics), Feed { messages, held_off, stop, settled: &settled });
         let intake = intake::Intake {
             parser: settings.events.clone(),
             queue: settings.queue.worker_queue.clone(),
@@ -198,7 +193,8 @@ impl Parts {
             batch: worker.batch,
             last_health: Deadlines::reserve(settings.shutdown_grace) / 3,
             give_up: give_up.clone(),
-            acknowledger: Acknowledger::new(metrics.clone()),
+            consumers: consumers.len(),
+            metrics: metrics.clone(),
         };
         let notices = notices::Notices {
             store: store.clone(),
@@ -211,7 +207,7 @@ impl Parts {
         let upkeep = Upkeep { store: store.clone(), metrics: metrics.clone(), retention };
         let part = Part { stop };
         Ok(Self {
-            consumer: part.spawn(consumer.run()),
+            consumers: consumers.into_iter().map(|consumer| part.spawn(consumer.run())).collect(),
             intake: part.spawn(intake.run(incoming)),
             due: part.spawn(due.run()),
             saturation: part.spawn(saturation::run(attempts.clone(), stop.clone())),
@@ -257,14 +253,14 @@ impl Parts {
         self.finish_attempts(deadlines.attempts).await;
         ended.push(Ok(self.finish_recording(deadlines.recording).await));
         self.settled.cancel();
-        let consumed = timeout_at(deadlines.end, self.consumer);
+        let consumed = timeout_at(deadlines.end, join_all(self.consumers));
         let (consumed, ()) = tokio::join!(consumed, telemetry.flush(deadlines.end));
         for panicked in ended.into_iter().flatten() {
             panicked.context("a part of the worker panicked")?;
         }
         tracing::info!("stopped");
         match consumed {
-            Ok(consumed) => Ok(consumed.context("the consumer panicked")??),
+            Ok(consumed) => consumed.into_iter().try_for_each(|one| Ok(one.context("a consumer panicked")??)),
             // The broker did not close the connection in time. Everything was settled before.
             Err(_) => Ok(()),
         }
@@ -295,6 +291,35 @@ impl Parts {
         self.give_up.cancel();
         (&mut self.recorder).await
     }
+}
+
+/// What all consumers of the worker share.
+struct Feed<'a> {
+    messages: mpsc::Sender<Incoming>,
+    held_off: watch::Receiver<HoldOffReasons>,
+    stop: &'a CancellationToken,
+    settled: &'a CancellationToken,
+}
+
+/// A consumer for each queue that the worker takes events from.
+fn consumers(settings: &Settings, (process, metrics): (ProcessId, &Metrics), feed: Feed<'_>) -> Vec<Consumer> {
+    let shards = settings.worker.shards_taken(&settings.queue);
+    let prefetch = settings.worker.prefetch_of_each(shards.len());
+    let standings = StandingReport::of_each(shards.iter().map(|shard| shard.queue.clone()), metrics);
+    let consumer = |(index, (shard, standing))| {
+        let (queue, catalogue) = (settings.queue.clone(), settings.events.catalogue.clone());
+        Consumer {
+            amqp: settings.amqp.clone(),
+            part: TopologyPart { queue, catalogue, shard, watches_shared: index == 0 },
+            taking: Taking { process, consumer: index, prefetch, metrics: metrics.clone() },
+            messages: feed.messages.clone(),
+            standing,
+            hold_off: feed.held_off.clone(),
+            stop: feed.stop.clone(),
+            settled: feed.settled.clone(),
+        }
+    };
+    shards.into_iter().zip(standings).enumerate().map(consumer).collect()
 }
 
 /// Where attempts send what becomes of their turns.

@@ -8,7 +8,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use penr_webhooks::config::Settings;
 use penr_webhooks::event::Properties;
-use penr_webhooks::queue::Publisher;
+use penr_webhooks::queue::{EventAddress, PublishError, Publisher, Unconfirmed};
 use tokio::runtime::Handle;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -46,24 +46,24 @@ impl Load {
         events - self.hundredth.map_or(0, |_| events / HUNDREDTH)
     }
 
-    pub fn message(&self, event: u64) -> (String, String) {
+    pub fn message(&self, event: u64) -> Outgoing {
         let own = (self.name, event % self.accounts as u64);
         let other = self.hundredth.filter(|_| event % HUNDREDTH == HUNDREDTH - 1);
         let (name, account) = other.map_or(own, |other| (other, 0));
-        let id = format!("{name}{event}");
+        let (id, account) = (format!("{name}{event}"), format!("{name}{account}"));
         let mut body = format!(
-            r#"{{"id":"{id}","type":"{TYPE}","account_id":"{name}{account}","occurred_at":"2026-11-23T10:00:00Z","data":{{"f":""#,
+            r#"{{"id":"{id}","type":"{TYPE}","account_id":"{account}","occurred_at":"2026-11-23T10:00:00Z","data":{{"f":""#,
         );
         let end = "\"}}";
         let filler = self.bytes.saturating_sub(body.len() + end.len());
         body.extend(std::iter::repeat_n(char::from(FILLER), filler));
         body.push_str(end);
-        (id, body)
+        Outgoing { id, account, body }
     }
 
     /// What a receiver is sent of such an event.
     pub fn sent_body(&self, settings: &Settings) -> anyhow::Result<bytes::Bytes> {
-        let (_, body) = self.message(0);
+        let body = self.message(0).body;
         Ok(settings.events.parse(body.as_bytes(), &Properties::default(), jiff::Timestamp::now())?.body)
     }
 
@@ -72,8 +72,7 @@ impl Load {
         let publisher = Publisher::connect(&settings.amqp, &settings.queue).await?;
         let mut unconfirmed = FuturesUnordered::new();
         for event in events {
-            let (id, body) = self.message(event);
-            let sent = publisher.send(&settings.queue.events_exchange, TYPE, &id, body.as_bytes()).await?;
+            let sent = self.message(event).send(&publisher, &settings.queue.events_exchange).await?;
             unconfirmed.push(sent.confirmed());
             if unconfirmed.len() >= UNCONFIRMED {
                 unconfirmed.next().await.transpose()?;
@@ -101,9 +100,7 @@ impl Load {
         for event in 0..count {
             let due = Duration::from_nanos(event * spacing);
             std::thread::sleep(due.saturating_sub(started.elapsed()));
-            let (id, body) = self.message(event);
-            let exchange = &settings.queue.events_exchange;
-            let sent = handle.block_on(publisher.send(exchange, TYPE, &id, body.as_bytes()))?;
+            let sent = handle.block_on(self.message(event).send(&publisher, &settings.queue.events_exchange))?;
             confirms.spawn_on(sent.confirmed(), handle);
             while let Some(confirmed) = confirms.try_join_next() {
                 confirmed??;
@@ -114,6 +111,20 @@ impl Load {
         }
         handle.block_on(publisher.close());
         Ok(Schedule { first, spacing, count })
+    }
+}
+
+/// An event as it is published.
+pub struct Outgoing {
+    pub id: String,
+    account: String,
+    pub body: String,
+}
+
+impl Outgoing {
+    async fn send(&self, publisher: &Publisher, exchange: &str) -> Result<Unconfirmed, PublishError> {
+        let event = EventAddress { event_type: TYPE, id: &self.id, account: &self.account };
+        publisher.send_event(exchange, event, self.body.as_bytes()).await
     }
 }
 

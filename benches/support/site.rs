@@ -92,7 +92,8 @@ impl Site {
         let url = self.settings.amqp.url.expose();
         let connection = Connection::connect(url, ConnectionProperties::default()).await.context("the broker")?;
         let channel = connection.create_channel().await?;
-        for queue in [&self.settings.queue.worker_queue, &self.settings.queue.dead_queue] {
+        let queues = self.settings.queue.all_shards().map(|shard| shard.queue);
+        for queue in queues.chain([self.settings.queue.dead_queue.clone()]) {
             channel.queue_purge(queue.as_str().into(), QueuePurgeOptions::default()).await?;
         }
         Ok(connection.close(200, "done".into()).await?)

@@ -15,7 +15,7 @@ use super::{CommandResult, Failure, account, broker_address, nearest, output};
 use crate::config::Settings;
 use crate::event::Properties;
 use crate::ids::AccountId;
-use crate::queue::{PublishError, Publisher};
+use crate::queue::{EventAddress, PublishError, Publisher};
 
 /// Events that were sent and are not confirmed yet, at most.
 const UNCONFIRMED: usize = 256;
@@ -139,7 +139,8 @@ impl Publishing<'_> {
     ) -> Result<(), PublishError> {
         let (exchange, event_type) = (&self.settings.queue.events_exchange, &self.arguments.event_type);
         for OutgoingEvent { id, body } in events {
-            let sent = self.publisher.send(exchange, event_type, &id, body.as_bytes()).await?;
+            let event = EventAddress { event_type, id: &id, account: self.arguments.account.as_str() };
+            let sent = self.publisher.send_event(exchange, event, body.as_bytes()).await?;
             unconfirmed.push_back(async move { sent.confirmed().await.map(|()| id) }.boxed());
             if unconfirmed.len() >= UNCONFIRMED {
                 self.confirm_next(unconfirmed, progress).await?;

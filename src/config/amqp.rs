@@ -10,6 +10,11 @@ use super::{ConfigError, UrlSource, password};
 use crate::bounds::{self, SECOND};
 use crate::secret::SecretText;
 
+/// More queues than this are of no use: each is a connection of every worker that takes from it.
+const MAX_SHARDS: u16 = 64;
+/// AMQP sends a name as a short string, whose length is one byte.
+const MAX_NAME_BYTES: usize = 255;
+
 /// `[amqp]`
 #[derive(Debug, Clone, Deserialize)]
 pub struct Amqp {
@@ -59,6 +64,15 @@ pub struct Queue {
     /// The exchange for notices to penr.ai's own services.
     #[serde(deserialize_with = "broker_name")]
     pub notices_exchange: String,
+    /// How many worker queues get events. See [`Queue::shard`].
+    #[serde(deserialize_with = "bounds::number::<_, _, 1, { MAX_SHARDS as i64 }>")]
+    pub shards: u16,
+    /// How many worker queues exist; 0: as many as get events.
+    #[serde(deserialize_with = "bounds::number::<_, _, 0, { MAX_SHARDS as i64 }>")]
+    pub shard_queues: u16,
+    /// The exchange that spreads events over several worker queues.
+    #[serde(deserialize_with = "broker_name")]
+    pub shards_exchange: String,
     /// How often the worker queue delivers a message before it becomes a dead letter.
     #[serde(deserialize_with = "bounds::number::<_, _, 1, 1_000_000>")]
     pub delivery_limit: i64,
@@ -76,7 +90,53 @@ impl Queue {
         if queue.worker_queue == queue.dead_queue {
             return layers.refuse("queue.dead_queue", "must differ from queue.worker_queue");
         }
+        if queue.shard_queues != 0 && queue.shard_queues < queue.shards {
+            return layers.refuse("queue.shard_queues", "must be 0, or not less than queue.shards");
+        }
+        if queue.is_sharded() {
+            queue.check_names_of_shards(layers)?;
+        }
         Ok(queue)
+    }
+
+    fn check_names_of_shards(&self, layers: &Layers) -> Result<(), ConfigError> {
+        let shards: Vec<_> = self.all_shards().collect();
+        if shards.iter().any(|shard| shard.queue == self.dead_queue) {
+            return layers.refuse("queue.dead_queue", "must differ from the names of all queues of the workers");
+        }
+        if shards.iter().any(|shard| shard.queue.len() > MAX_NAME_BYTES) {
+            return layers
+                .refuse("queue.worker_queue", "is too long: with the number of a shard it has more than 255 bytes");
+        }
+        if [&self.events_exchange, &self.dead_exchange, &self.notices_exchange].contains(&&self.shards_exchange) {
+            return layers.refuse("queue.shards_exchange", "must differ from the names of the other exchanges");
+        }
+        Ok(())
+    }
+
+    /// Whether there are several worker queues, and an exchange that spreads events over them.
+    #[must_use]
+    pub fn is_sharded(&self) -> bool {
+        self.queues() > 1
+    }
+
+    /// How many worker queues exist.
+    #[must_use]
+    pub fn queues(&self) -> u16 {
+        self.shards.max(self.shard_queues)
+    }
+
+    /// A worker queue by its number. Number 1 is `queue.worker_queue`, so that the step from one queue to several leaves no
+    /// queue behind.
+    #[must_use]
+    pub fn shard(&self, number: u16) -> Shard {
+        let queue = if number == 1 { self.worker_queue.clone() } else { format!("{}.{number}", self.worker_queue) };
+        Shard { number, queue, gets_events: number <= self.shards }
+    }
+
+    /// All worker queues that exist, by their numbers.
+    pub fn all_shards(&self) -> impl Iterator<Item = Shard> {
+        (1..=self.queues()).map(|number| self.shard(number))
     }
 
     /// Names and limits for the unit tests of other modules.
@@ -88,6 +148,9 @@ impl Queue {
             dead_exchange: "dead".into(),
             dead_queue: "dead.queue".into(),
             notices_exchange: "notices".into(),
+            shards: 1,
+            shard_queues: 0,
+            shards_exchange: "shards".into(),
             delivery_limit: 100,
             dead_delivery_limit: 1_000_000,
             confirm_timeout: Duration::from_secs(10),
@@ -95,9 +158,38 @@ impl Queue {
     }
 }
 
+/// One of the queues that workers consume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shard {
+    /// From 1 on.
+    pub number: u16,
+    /// The queue's name.
+    pub queue: String,
+    /// False: it gets no new events, and workers empty it.
+    pub gets_events: bool,
+}
+
 /// A name that RabbitMQ lets users declare.
 fn broker_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let name = String::deserialize(deserializer)?;
-    let allowed = (1..=255).contains(&name.len()) && !name.starts_with("amq.") && !name.chars().any(char::is_control);
+    let allowed =
+        (1..=MAX_NAME_BYTES).contains(&name.len()) && !name.starts_with("amq.") && !name.chars().any(char::is_control);
     if allowed { Ok(name) } else { Err(de::Error::custom("must have 1 to 255 bytes and not start with amq.")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_several_queues_is_the_worker_queue_and_those_beyond_the_shards_get_no_events() {
+        let shown = |shards, shard_queues| -> Vec<(String, bool)> {
+            let queue = Queue { shards, shard_queues, ..Queue::example() };
+            queue.all_shards().map(|shard| (shard.queue, shard.gets_events)).collect()
+        };
+        let (first, second) = ("events.queue".to_owned(), "events.queue.2".to_owned());
+        assert_eq!(shown(1, 0), [(first.clone(), true)]);
+        assert_eq!(shown(2, 0), [(first.clone(), true), (second.clone(), true)]);
+        assert_eq!(shown(1, 2), [(first, true), (second, false)]);
+    }
 }

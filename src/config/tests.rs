@@ -363,6 +363,22 @@ fn a_range_that_depends_on_another_setting_is_named_as_it_is() {
             "[worker]\nprobe_interval_max = \"2days\"",
             "worker.probe_interval_max (in penr.toml) must be from 1s to 1day",
         ),
+        (
+            "[worker]\nshards = [1, \"s3cret\"]",
+            "worker.shards (in penr.toml) must be a TOML array of whole numbers, such as [1, 2]",
+        ),
+        (
+            "[queue]\nshards = 3\n[worker]\nshards = [1, 4]",
+            "worker.shards (in penr.toml) must name numbers from 1 to 3, as many queues as [queue] has",
+        ),
+        (
+            "[queue]\nshards = 4\nshard_queues = 2",
+            "queue.shard_queues (in penr.toml) must be 0, or not less than queue.shards",
+        ),
+        (
+            "[queue]\nshards = 2\ndead_queue = \"penr.webhooks.2\"",
+            "queue.dead_queue (in penr.toml) must differ from the names of all queues of the workers",
+        ),
         ("[worker]\npoll_interval_max = \"2h\"", "worker.poll_interval_max (in penr.toml) must be from 100ms to 10m"),
         (
             "[api]\ndrain_delay = \"2h\"",

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 use super::layers::Layers;
-use super::{ConfigError, Sender};
+use super::{ConfigError, Queue, Sender, Shard};
 use crate::bounds::{self, DAY, SECOND};
 use crate::lanes::LaneLimits;
 
@@ -15,6 +16,9 @@ pub struct Worker {
     /// Broker messages in hand.
     #[serde(deserialize_with = "bounds::number::<_, _, 1, { u16::MAX as i64 }>")]
     pub prefetch: u16,
+    /// The numbers of the queues to take events from. Empty: all.
+    #[serde(deserialize_with = "numbers")]
+    pub shards: Vec<u16>,
     /// Requests in flight.
     #[serde(deserialize_with = "bounds::number::<_, _, 1, 100_000>")]
     pub max_in_flight: usize,
@@ -59,8 +63,12 @@ impl Worker {
     /// # Errors
     ///
     /// A value is none that its setting allows.
-    pub(super) fn read(layers: &Layers, sender: &Sender) -> Result<Self, ConfigError> {
+    pub(super) fn read(layers: &Layers, sender: &Sender, queue: &Queue) -> Result<Self, ConfigError> {
         let worker: Self = layers.section("worker")?;
+        if !worker.shards.iter().all(|number| (1..=queue.queues()).contains(number)) {
+            let problem = format!("must name numbers from 1 to {}, as many queues as [queue] has", queue.queues());
+            return layers.refuse("worker.shards", &problem);
+        }
         // A lease that ends during its attempt would have the attempt made twice.
         let shortest_lease = 2 * (sender.timeout + sender.body_timeout);
         for (setting, duration, from, to) in [
@@ -72,6 +80,17 @@ impl Worker {
             bounds::check(duration, range).or_else(|problem| layers.refuse(setting, problem))?;
         }
         Ok(worker)
+    }
+
+    /// The queues to take events from, each once. At least one.
+    pub(crate) fn shards_taken(&self, queue: &Queue) -> Vec<Shard> {
+        queue.all_shards().filter(|shard| self.shards.is_empty() || self.shards.contains(&shard.number)).collect()
+    }
+
+    /// The share of the prefetch for each of so many queues.
+    pub(crate) fn prefetch_of_each(&self, queues: usize) -> u16 {
+        let queues = u16::try_from(queues).unwrap_or(u16::MAX).max(1);
+        (self.prefetch / queues).max(1)
     }
 
     /// What the lanes divide between webhooks.
@@ -89,6 +108,12 @@ impl Worker {
             probe_interval_max: self.probe_interval_max,
         }
     }
+}
+
+fn numbers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u16>, D::Error> {
+    // The error of serde would repeat the value.
+    Vec::deserialize(deserializer)
+        .map_err(|_| D::Error::custom("must be a TOML array of whole numbers, such as [1, 2]"))
 }
 
 /// `[health]`: when a webhook's owner is told of its failures, and when the webhook is disabled. Each needs both: so many

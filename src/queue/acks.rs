@@ -1,6 +1,6 @@
 //! Settles broker messages, in as few frames as possible: a single ack frame can cover every message up to its delivery tag.
 //!
-//! One task sends all frames. If an ack for a group overtook an earlier ack, the broker would see a tag settled twice and close
+//! One task sends all frames of a consumer. If an ack for a group overtook an earlier ack, the broker would see a tag settled twice and close
 //! the channel.
 //!
 //! ```text
@@ -27,6 +27,10 @@ use tokio::time::MissedTickBehavior;
 use super::attachment::{Attachment, Receipt};
 use crate::metrics::{Metrics, observe_since, observe_size};
 
+mod by_consumer;
+
+pub(crate) use by_consumer::acknowledge;
+
 /// A broker message, and what becomes of it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Settled<R = Receipt> {
@@ -52,10 +56,10 @@ const SINGLE_ACKS_EVERY: Duration = Duration::from_millis(10);
 /// How many batches of the recorder are settled together.
 const MAX_BATCHES: usize = 64;
 
-/// Sends the acks for every channel that the consumer has had. A message that is done before an older one waits a little for a
+/// Sends the acks for every channel that one consumer has had. A message that is done before an older one waits a little for a
 /// group: an ack frame for each message would cost the broker more than delivering the message.
 #[derive(Debug)]
-pub(crate) struct Acknowledger {
+struct Acknowledger {
     channels: HashMap<u64, Ledger>,
     metrics: Metrics,
 }
@@ -75,17 +79,13 @@ struct Ledger {
 }
 
 impl Acknowledger {
-    pub(crate) fn new(metrics: Metrics) -> Self {
+    fn new(metrics: Metrics) -> Self {
         Self { channels: HashMap::new(), metrics }
     }
 
     /// Settles the messages of `settled` and `returned`, until all senders of `settled` are dropped and every frame is sent.
     /// The recorder does not wait for the frames, unless the channel `settled` is full: then the broker takes nothing.
-    pub(crate) async fn run(
-        mut self,
-        mut settled: mpsc::Receiver<Recorded>,
-        returned: &mut mpsc::UnboundedReceiver<Settled>,
-    ) {
+    async fn run(mut self, mut settled: mpsc::Receiver<Recorded>, returned: &mut mpsc::UnboundedReceiver<Settled>) {
         let (mut batches, mut ended) = (Vec::new(), false);
         let mut regularly = tokio::time::interval(SINGLE_ACKS_EVERY);
         regularly.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,4 +1,4 @@
-//! A message from the worker queue, and the channel that it came from. A message can be settled only on that channel: once
+//! A message from a worker queue, and the channel that it came from. A message can be settled only on that channel: once
 //! the channel has ended, the broker delivers the message again.
 
 use std::sync::Arc;
@@ -87,6 +87,8 @@ pub(super) struct Attachment {
     /// Unique within the process.
     pub(super) number: u64,
     pub(super) channel: Channel,
+    /// Which consumer of the worker it belongs to.
+    pub(super) consumer: usize,
     prefetch: u16,
     /// The messages of all channels that the worker has in hand.
     unacknowledged: Gauge,
@@ -99,11 +101,18 @@ pub(super) struct Attachment {
 }
 
 impl Attachment {
-    pub(super) fn new(channel: Channel, prefetch: u16, isolated: bool, unacknowledged: Gauge) -> Arc<Self> {
+    pub(super) fn new(
+        channel: Channel,
+        consumer: usize,
+        prefetch: u16,
+        isolated: bool,
+        unacknowledged: Gauge,
+    ) -> Arc<Self> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         Arc::new(Self {
             number: NUMBER.fetch_add(1, Ordering::Relaxed),
             channel,
+            consumer,
             prefetch,
             unacknowledged,
             isolated: AtomicBool::new(isolated),

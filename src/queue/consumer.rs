@@ -1,4 +1,5 @@
-//! Keeps one consumer attached to the worker queue, whatever happens to the connection.
+//! Keeps one consumer attached to its worker queue, whatever happens to the connection. A worker has one for each queue that it
+//! takes events from.
 //!
 //! ```text
 //!  state      waits for                                        left when ─▶ next state
@@ -38,35 +39,38 @@ use super::convert::name;
 use super::depth::keep_counted;
 use super::error::QueueError;
 use super::quorum::until_lost;
+use super::topology::part::Part;
 use super::topology::watch::keep_declared;
-use crate::config::{Amqp, Queue};
-use crate::event::Catalogue;
+use crate::config::Amqp;
 use attach::{Attached, Consuming, attach, consume, fresh_tag};
-
-pub(crate) use attach::{Taking, tag_prefix};
 use cancelled::consumer_cancelled;
 use hold_off::HoldOff;
-pub(crate) use hold_off::HoldOffReasons;
+use standing::StandingReport;
 use supervisor::{ELECTION, Supervisor};
+
+pub(crate) use attach::{Taking, tag_prefix};
+pub(crate) use hold_off::HoldOffReasons;
 
 mod attach;
 mod cancelled;
 mod hold_off;
 mod isolation;
+pub(super) mod standing;
 mod supervisor;
 
 /// How long the broker has to end the consumer or its channel when we stop. A stop must not wait longer.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The consumer of the worker queue.
+/// The consumer of one worker queue.
 #[derive(Debug)]
 pub(crate) struct Consumer {
     pub(crate) amqp: Amqp,
-    pub(crate) queue: Queue,
-    pub(crate) catalogue: Catalogue,
+    /// Its queue, and what else it declares.
+    pub(crate) part: Part,
     pub(crate) taking: Taking,
     /// Receives the messages, in the queue's order.
     pub(crate) messages: mpsc::Sender<Incoming>,
+    pub(crate) standing: StandingReport,
     /// Why the worker takes no messages.
     pub(crate) hold_off: watch::Receiver<HoldOffReasons>,
     /// Take no more messages.
@@ -101,7 +105,7 @@ impl Consumer {
     ///
     /// [`QueueError::Mismatch`] and [`QueueError::Address`], which no new connection can cure.
     pub(crate) async fn run(self) -> Result<(), QueueError> {
-        let mut supervisor = Supervisor::default();
+        let mut supervisor = Supervisor::of(self.queue());
         let mut state = ConsumerState::HeldOff;
         loop {
             state = match state {
@@ -113,6 +117,10 @@ impl Consumer {
                 ConsumerState::Stopped => return Ok(()),
             };
         }
+    }
+
+    fn queue(&self) -> &str {
+        &self.part.shard.queue
     }
 
     async fn wait_while_held_off(&self) -> ConsumerState {
@@ -129,7 +137,7 @@ impl Consumer {
             Some(Err(error)) => return ConsumerState::Lost(error),
             None => return ConsumerState::Stopped,
         };
-        let attach = attach(&link, &self.queue, &self.catalogue, &self.taking, &mut supervisor.isolation);
+        let attach = attach(&link, &self.part, &self.taking, &mut supervisor.isolation);
         let (attachment, consuming, unchecked) = match self.stop.run_until_cancelled(attach).await {
             Some(Ok(attached)) => attached,
             Some(Err(error)) => return lose(link, error).await,
@@ -138,26 +146,27 @@ impl Consumer {
                 return ConsumerState::Stopped;
             }
         };
-        supervisor.attached(&self.queue.worker_queue, &unchecked);
-        self.taking.metrics.rights_missing.set(0);
-        self.taking.metrics.consumer_attached.set(1);
-        self.taking.metrics.queue_without_quorum.set(0);
-        self.taking.metrics.isolated.set(attachment.is_isolated().into());
+        supervisor.attached(&unchecked);
+        self.standing.change(|standing| {
+            (standing.attached, standing.isolated) = (true, attachment.is_isolated());
+            (standing.rights_missing, standing.without_quorum) = (false, false);
+        });
         ConsumerState::Consuming(Box::new(Attached { link, attachment, consuming, unchecked }))
     }
 
     async fn consume(&self, attached: Attached, supervisor: &mut Supervisor) -> ConsumerState {
         let Attached { link, attachment, consuming, unchecked } = attached;
-        let (queue, quiet) = (&self.queue.worker_queue, self.amqp.connect_timeout / 4);
+        let (queue, quiet) = (self.queue(), self.amqp.connect_timeout / 4);
+        let rights_missing = |missing| self.standing.change(|standing| standing.rights_missing = missing);
         let end = tokio::select! {
             biased;
             end = self.pump(&attachment, consuming, supervisor) => end,
-            never = keep_declared(&link, &self.queue, &self.catalogue, unchecked, &self.taking.metrics) => match never {},
-            never = keep_counted(&link, &self.queue, &self.taking.metrics) => match never {},
+            never = keep_declared(&link, &self.part, unchecked, rights_missing) => match never {},
+            never = keep_counted(&link, &self.part, &self.taking.metrics) => match never {},
             lost = until_lost(&link, queue, &attachment, quiet) => End::Lost(lost),
         };
         if !matches!(end, End::Lost(_)) {
-            self.taking.metrics.consumer_attached.set(0);
+            self.standing.change(|standing| standing.attached = false);
         }
         match end {
             End::Lost(error) => lose(link, error).await,
@@ -168,9 +177,12 @@ impl Consumer {
             End::Stopped => ConsumerState::Settling(link, attachment),
             End::HeldOff => {
                 match self.hold_off.borrow().operator {
-                    true => tracing::info!("everything is held: what the broker handed out goes back"),
+                    true => tracing::info!(queue, "everything is held: what the broker handed out goes back"),
                     false => {
-                        tracing::warn!("what the broker handed out has waited too long for the database and goes back");
+                        tracing::warn!(
+                            queue,
+                            "what the broker handed out has waited too long for the database and goes back"
+                        );
                     }
                 }
                 close(link, &attachment).await;
@@ -194,12 +206,13 @@ impl Consumer {
             return Err(error);
         }
         self.taking.metrics.consumer_losses.inc();
-        self.taking.metrics.rights_missing.set(matches!(error, QueueError::Forbidden(_)).into());
-        self.taking.metrics.queue_without_quorum.set(supervisor.has_no_quorum(&error, ELECTION).into());
-        // After an unreadable message the next connection follows at once: the process stays ready.
-        if !matches!(error, QueueError::Unreadable(_)) {
-            self.taking.metrics.consumer_attached.set(0);
-        }
+        let without_quorum = supervisor.has_no_quorum(&error, ELECTION);
+        self.standing.change(|standing| {
+            standing.rights_missing = matches!(error, QueueError::Forbidden(_));
+            standing.without_quorum = without_quorum;
+            // After an unreadable message the next connection follows at once: the process stays ready.
+            standing.attached &= matches!(error, QueueError::Unreadable(_));
+        });
         let wait = supervisor.wait_after(&error);
         self.stop.run_until_cancelled(tokio::time::sleep(wait)).await;
         Ok(ConsumerState::HeldOff)
@@ -273,7 +286,11 @@ impl Consumer {
         consuming: &mut Consuming,
         hold_off: &mut HoldOff,
     ) -> Result<(), End> {
-        tracing::info!(prefetch = self.taking.prefetch, "messages are not taken one at a time any more");
+        tracing::info!(
+            queue = self.queue(),
+            prefetch = self.taking.prefetch,
+            "messages are not taken one at a time any more"
+        );
         let channel = &attachment.channel;
         self.answer(channel.basic_cancel(consuming.tag.clone(), BasicCancelOptions::default())).await?;
         while let Some(delivery) = consuming.messages.next().await {
@@ -282,10 +299,10 @@ impl Consumer {
         }
         // The tag is set before the request: if a stop ends the wait for the answer, the new consumer is cancelled by its tag.
         consuming.tag = fresh_tag(self.taking.process);
-        let consume = consume(channel, &self.queue.worker_queue, consuming.tag.clone(), self.taking.prefetch);
+        let consume = consume(channel, self.queue(), consuming.tag.clone(), self.taking.prefetch);
         consuming.messages = self.answer(consume).await?;
         attachment.end_isolation();
-        self.taking.metrics.isolated.set(0);
+        self.standing.change(|standing| standing.isolated = false);
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use lapin::types::FieldTable;
 use super::connection::link::Link;
 use super::convert::name;
 use super::error::{QueueError, is_forbidden};
-use crate::config::Queue;
+use super::topology::part::Part;
 use crate::metrics::{Metrics, QueueLabel};
 
 /// Between two counts of the queues.
@@ -35,10 +35,11 @@ pub(super) async fn depth(channel: &Channel, queue: &str) -> lapin::Result<Depth
     Ok(Depth { messages: queue.message_count(), consumers: queue.consumer_count() })
 }
 
-/// Keeps the metrics of the worker queue and the dead queue, as long as the connection is open. A queue that the broker does
-/// not show has none.
-pub(super) async fn keep_counted(link: &Link, queue: &Queue, metrics: &Metrics) -> Infallible {
-    let mut shown = vec![&queue.worker_queue, &queue.dead_queue];
+/// Keeps the metrics of a consumer's queue, and of the dead queue if the consumer watches what all share, as long as the connection
+/// is open. A queue that the broker does not show has none.
+pub(super) async fn keep_counted(link: &Link, part: &Part, metrics: &Metrics) -> Infallible {
+    let mut shown = vec![&part.shard.queue];
+    shown.extend(part.watches_shared.then_some(&part.queue.dead_queue));
     loop {
         let mut hidden = Vec::new();
         for name in &shown {

@@ -31,6 +31,12 @@ pub enum QueueError {
     /// The user lacks a right. An operator may grant it at any time: try again.
     #[error("{0}")]
     Forbidden(MissingRights),
+    /// The broker does not know the type of this exchange. An operator may enable its plugin at any time: try again.
+    #[error(
+        "the broker cannot declare the exchange {0}, since it does not know its type: enable its plugin on every node \
+         (`rabbitmq-plugins enable rabbitmq_consistent_hash_exchange`), or set queue.shards to 1"
+    )]
+    NoPlugin(String),
     /// The address in the settings cannot be used: only new settings help.
     #[error("{0} cannot be used")]
     Address(String, #[source] anyhow::Error),
@@ -75,7 +81,7 @@ impl QueueError {
     /// Whether the broker answers and refuses us. Waiting alone does not help: an operator has to act.
     pub(super) fn is_refusal(&self) -> bool {
         match self {
-            Self::Forbidden(_) => true,
+            Self::Forbidden(_) | Self::NoPlugin(_) => true,
             Self::Unavailable(cause) => cause.downcast_ref().is_some_and(Unserved::is_login_refused),
             _ => false,
         }
@@ -126,7 +132,7 @@ impl QueueError {
 
     /// Whether the broker says that a precondition failed.
     pub(super) fn is_precondition_failed(&self) -> bool {
-        self.amqp_error().is_some_and(|error| is_code(error, AMQPSoftError::PRECONDITIONFAILED))
+        self.amqp_error().is_some_and(is_precondition_failed)
     }
 
     /// The library's error, if it made the broker unavailable.
@@ -146,6 +152,11 @@ pub(super) fn is_forbidden(error: &Error) -> bool {
 /// Whether the exchange or queue does not exist: NOT_FOUND.
 pub(super) fn is_missing(error: &Error) -> bool {
     is_code(error, AMQPSoftError::NOTFOUND)
+}
+
+/// Whether a precondition failed, such as other arguments of an exchange that exists.
+pub(super) fn is_precondition_failed(error: &Error) -> bool {
+    is_code(error, AMQPSoftError::PRECONDITIONFAILED)
 }
 
 fn is_code(error: &Error, code: AMQPSoftError) -> bool {

@@ -50,8 +50,10 @@ pub(crate) struct Topology {
     pub(crate) different: Vec<String>,
     /// What this user may not declare or bind.
     pub(crate) unchecked: UncheckedTopology,
-    /// `None` if it does not exist, or is not shown to this user.
-    pub(crate) worker_queue: Option<Depth>,
+    /// Each worker queue; `None` if it does not exist, or is not shown to this user.
+    pub(crate) worker_queues: Vec<(String, Option<Depth>)>,
+    /// A further queue that looks like one of the workers', and that the settings do not have.
+    pub(crate) left_over: Option<(String, Depth)>,
     /// `None` if it does not exist, or is not shown to this user.
     pub(crate) dead_queue: Option<Depth>,
 }
@@ -65,9 +67,9 @@ pub(crate) enum RoundTrip {
 }
 
 impl Topology {
-    /// Whether anybody consumes from the worker queue.
+    /// Whether anybody consumes from a worker queue.
     pub(crate) fn has_workers(&self) -> bool {
-        self.worker_queue.is_some_and(|queue| queue.consumers > 0)
+        self.worker_queues.iter().any(|(_, depth)| depth.is_some_and(|queue| queue.consumers > 0))
     }
 }
 
@@ -110,7 +112,7 @@ impl Broker {
         let mut found = Topology { unchecked: UncheckedTopology::of(self.link.user()), ..Topology::default() };
         for entity in entities(queue) {
             match self.exists(&entity).await? {
-                Some(false) => found.missing.push(entity.name.to_owned()),
+                Some(false) => found.missing.push(entity.name),
                 Some(true) => self.compare(&entity, &mut found).await?,
                 None => found.unchecked.add(&entity),
             }
@@ -119,7 +121,12 @@ impl Broker {
             let note = note_unbindable(&self.link, queue, &mut found.unchecked);
             self.link.answer("looking at what is bound", note).await?;
         }
-        found.worker_queue = self.depth(&queue.worker_queue).await?;
+        for shard in queue.all_shards() {
+            let depth = self.depth(&shard.queue).await?;
+            found.worker_queues.push((shard.queue, depth));
+        }
+        let further = queue.shard(queue.queues() + 1).queue;
+        found.left_over = self.depth(&further).await?.map(|depth| (further, depth));
         found.dead_queue = self.depth(&queue.dead_queue).await?;
         Ok(found)
     }
@@ -183,7 +190,7 @@ impl Broker {
     }
 
     /// `None` if the broker does not tell this user.
-    async fn exists(&self, entity: &Entity<'_>) -> Result<Option<bool>, QueueError> {
+    async fn exists(&self, entity: &Entity) -> Result<Option<bool>, QueueError> {
         let channel = self.link.channel().await?;
         match self.answer(entity.check_exists(&channel)).await? {
             Ok(()) => self.close_channel(&channel).await.map(|()| Some(true)),
@@ -207,7 +214,7 @@ impl Broker {
         }
     }
 
-    async fn compare(&self, entity: &Entity<'_>, found: &mut Topology) -> Result<(), QueueError> {
+    async fn compare(&self, entity: &Entity, found: &mut Topology) -> Result<(), QueueError> {
         let channel = self.link.channel().await?;
         match self.answer(entity.declare(&channel)).await? {
             Ok(()) => return self.close_channel(&channel).await,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use lapin::message::BasicReturnMessage;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation, PublisherConfirm};
 use uuid::Uuid;
 
@@ -14,6 +15,7 @@ use super::connection::link::{Link, Purpose};
 use super::connection::nodes::Peer;
 use super::convert::{name, persistent};
 use super::error::{QueueError, is_missing};
+use super::topology::entities::HASHED_HEADER;
 use super::topology::rights::MissingRights;
 use crate::config::{Amqp, Queue};
 
@@ -46,6 +48,17 @@ impl PublishError {
             Self::Queue(QueueError::from(error).or_missing_rights(|| missing_rights))
         }
     }
+}
+
+/// What of an event stands outside its body when it is published.
+#[derive(Debug, Clone, Copy)]
+pub struct EventAddress<'a> {
+    /// The event's type: the routing key.
+    pub event_type: &'a str,
+    /// The event's id: the message's id.
+    pub id: &'a str,
+    /// The account that the event belongs to.
+    pub account: &'a str,
 }
 
 /// A connection that publishes.
@@ -91,8 +104,24 @@ impl Publisher {
         message_id: &str,
         body: &[u8],
     ) -> Result<Unconfirmed, PublishError> {
-        let properties = persistent().with_content_type(name("application/json")).with_message_id(name(message_id));
-        self.publish(exchange, routing_key, properties, body).await
+        self.publish(exchange, routing_key, json(message_id), body).await
+    }
+
+    /// Sends an event with the header by which RabbitMQ chooses one of several worker queues.
+    ///
+    /// # Errors
+    ///
+    /// As [`Publisher::send`].
+    pub async fn send_event(
+        &self,
+        exchange: &str,
+        event: EventAddress<'_>,
+        body: &[u8],
+    ) -> Result<Unconfirmed, PublishError> {
+        let mut headers = FieldTable::default();
+        headers.insert(HASHED_HEADER.into(), AMQPValue::LongString(event.account.into()));
+        let properties = json(event.id).with_headers(headers);
+        self.publish(exchange, event.event_type, properties, body).await
     }
 
     /// Publishes a copy of a message straight to one queue, so that no other queue gets it.
@@ -165,6 +194,10 @@ impl Unconfirmed {
             Confirmation::Nack(_) | Confirmation::NotRequested => Err(PublishError::Refused),
         }
     }
+}
+
+fn json(message_id: &str) -> BasicProperties {
+    persistent().with_content_type(name("application/json")).with_message_id(name(message_id))
 }
 
 /// The broker was too late. The next publisher tries the other nodes first.

@@ -39,12 +39,13 @@ const QUEUE_TIMEOUT: Duration = Duration::from_secs(8);
 /// The priority of the second consumer: the queue prefers every other consumer.
 const LOWEST_PRIORITY: i32 = -1000;
 
-/// Whether the worker queue has a quorum.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Whether the worker queues have a quorum.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Quorum {
     There,
-    Lost,
-    /// Nothing was asked, since messages wait in both queues, or the queues do not exist.
+    /// This queue has none.
+    Lost(String),
+    /// Nothing was asked, since messages wait in all queues, or the queues do not exist.
     NotAsked,
 }
 
@@ -123,31 +124,42 @@ async fn ask(channel: &Channel, queue: &str) -> lapin::Result<()> {
     Ok(())
 }
 
-/// Asks the worker queue, on a connection of its own: an unanswered request occupies its channel, and may end its connection.
-/// If events wait in the worker queue, the dead queue is asked, whose members are on the same nodes: the request might deliver
-/// an event, and the broker would count that delivery.
+/// Asks each worker queue that is empty, on a connection of its own: an unanswered request occupies its channel, and may end its
+/// connection. If events wait in all of them, the dead queue is asked, whose members are on the same nodes: the request might
+/// deliver an event, and the broker would count that delivery.
 ///
 /// # Errors
 ///
 /// The broker cannot be reached, or does not answer.
 pub(crate) async fn check_quorum(amqp: &Amqp, queue: &Queue) -> Result<Quorum, QueueError> {
     let link = connect(amqp, Purpose::Doctor).await?;
+    let limit = QUEUE_TIMEOUT.min(amqp.connect_timeout);
     let checked = async {
-        for queue in [&queue.worker_queue, &queue.dead_queue] {
-            if is_empty(&link, queue).await? {
-                let (limit, channel) = (QUEUE_TIMEOUT.min(amqp.connect_timeout), link.channel().await?);
-                return match timeout(limit, ask(&channel, queue)).await {
-                    Ok(asked) => asked.map(|()| Quorum::There).map_err(QueueError::from),
-                    Err(_) if broker_answers(&link).await => Ok(Quorum::Lost),
-                    Err(_) => Err(QueueError::silence("asking a queue")),
-                };
+        let mut found = Quorum::NotAsked;
+        for shard in queue.all_shards() {
+            match quorum_of(&link, &shard.queue, limit).await? {
+                Quorum::NotAsked => {}
+                Quorum::There => found = Quorum::There,
+                lost => return Ok(lost),
             }
         }
-        Ok(Quorum::NotAsked)
+        if found == Quorum::NotAsked { quorum_of(&link, &queue.dead_queue, limit).await } else { Ok(found) }
     };
     let found = checked.await;
     link.close().await.ok();
     found
+}
+
+async fn quorum_of(link: &Link, queue: &str, limit: Duration) -> Result<Quorum, QueueError> {
+    if !is_empty(link, queue).await? {
+        return Ok(Quorum::NotAsked);
+    }
+    let channel = link.channel().await?;
+    match timeout(limit, ask(&channel, queue)).await {
+        Ok(asked) => asked.map(|()| Quorum::There).map_err(QueueError::from),
+        Err(_) if broker_answers(link).await => Ok(Quorum::Lost(queue.to_owned())),
+        Err(_) => Err(QueueError::silence("asking a queue")),
+    }
 }
 
 async fn is_empty(link: &Link, queue: &str) -> Result<bool, QueueError> {

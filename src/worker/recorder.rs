@@ -23,7 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::share::Report;
 use super::writer::Writer;
-use crate::queue::{Acknowledger, Recorded, Settled};
+use crate::metrics::Metrics;
+use crate::queue::{Recorded, Settled, acknowledge};
 
 /// Transactions at a time: the next is written while one commits.
 const WRITERS: usize = 2;
@@ -49,7 +50,9 @@ pub(super) struct Recorder {
     /// The longest time that a stop spends on writing webhooks' health, though rows are locked or the database is away.
     pub(super) last_health: Duration,
     pub(super) give_up: CancellationToken,
-    pub(super) acknowledger: Acknowledger,
+    /// How many consumers take events. Each has its own connection to the broker.
+    pub(super) consumers: usize,
+    pub(super) metrics: Metrics,
 }
 
 /// Writes of webhooks' health that are under way.
@@ -61,14 +64,14 @@ type Returned = mpsc::UnboundedReceiver<Settled>;
 impl Recorder {
     /// Runs until nobody can report any more, or until told to give up.
     pub(super) async fn run(self, mut reports: mpsc::Receiver<Report>, mut returned: Returned) {
-        let Self { writer, batch, last_health, give_up, acknowledger } = self;
+        let Self { writer, batch, last_health, give_up, consumers, metrics } = self;
         let (done, settled) = mpsc::channel(BATCHES_UNACKED);
         let record = async {
             let health_under_way = record_all(&writer, batch, &mut reports, done).await;
             let _ = tokio::time::timeout(last_health, write_last_health(&writer, health_under_way)).await;
         };
         // Side by side: what is written next does not wait for acks.
-        let both = async { tokio::join!(record, acknowledger.run(settled, &mut returned)) };
+        let both = async { tokio::join!(record, acknowledge(consumers, settled, &mut returned, &metrics)) };
         give_up.run_until_cancelled(both).await;
     }
 }

@@ -47,6 +47,7 @@ mod rights;
 mod rolls_out;
 mod runbooks;
 mod secrets;
+mod shards;
 mod soak;
 mod stops;
 mod survives_broker;

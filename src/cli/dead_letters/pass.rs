@@ -193,7 +193,7 @@ impl<'a> Pass<'a> {
         };
         let (mut unconfirmed, mut failed) = (FuturesUnordered::new(), Ok(()));
         for letter in selected {
-            match letter.requeue(publisher, &self.settings.queue.worker_queue).await {
+            match letter.requeue(publisher, &self.settings.queue).await {
                 Ok(sent) => unconfirmed.push(async move { sent.confirmed().await.map(|()| letter) }),
                 Err(error) => {
                     failed = Err(error);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::versions::{RABBITMQ, Version};
 use super::{Check, Deadline, Status, millis};
 use crate::config::{Queue, Settings};
-use crate::queue::{self, Broker, Depth, Quorum, RoundTrip, Topology, check_quorum};
+use crate::queue::{self, Broker, Depth, Quorum, RoundTrip, Topology, check_quorum, knows_shards};
 
 /// Somebody has deleted it: what workers reject, or others publish, has no destination.
 const MISSING_UNDER_WORKERS: &str = "missing although workers consume";
@@ -30,10 +30,11 @@ pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> (Vec<Chec
     };
     let mut checks = vec![version(&broker)];
     checks.extend(topology(&broker, &settings.queue, deadline).await);
+    checks.extend(plugin(settings, deadline).await);
     let consumers = fewest_consumers(&broker, &settings.queue, deadline).await;
     // After the topology, for this check consumes and would be counted as a worker.
     match deadline.answer(check_quorum(&settings.amqp, &settings.queue)).await {
-        Ok(Quorum::Lost) => without_quorum(&mut checks, &settings.queue),
+        Ok(Quorum::Lost(queue)) => without_quorum(&mut checks, &queue),
         Ok(Quorum::There | Quorum::NotAsked) => {}
         // If the broker does not answer, the other checks say so.
         Err(error) => tracing::debug!(error, "the queue was not asked for its quorum"),
@@ -76,12 +77,35 @@ fn version(broker: &Broker) -> Check {
 
 async fn topology(broker: &Broker, queue: &Queue, deadline: Deadline) -> Vec<Check> {
     match deadline.answer(broker.topology(queue)).await {
-        Ok(found) => vec![declared(&found), worker_queue(&found), dead_letters(&found)],
+        Ok(found) => vec![declared(&found), worker_queues(&found), dead_letters(&found)],
         Err(error) => {
             let check = Check::fails("topology", error, "may this user configure what [queue] names?");
             [vec![check], Check::skipped(&OF_TOPOLOGY[1..], "the topology cannot be read")].concat()
         }
     }
+}
+
+/// Makes no check unless the settings have several worker queues.
+async fn plugin(settings: &Settings, deadline: Deadline) -> Option<Check> {
+    const PLUGIN: &str = "rabbitmq_consistent_hash_exchange";
+    if !settings.queue.is_sharded() {
+        return None;
+    }
+    Some(match deadline.answer(knows_shards(&settings.amqp, &settings.queue)).await {
+        Ok(Some(true)) => Check::ok("shards", format!("the plugin {PLUGIN} is enabled")),
+        Ok(Some(false)) => {
+            let advice = format!(
+                "`rabbitmq-plugins enable {PLUGIN}` on every node, or set queue.shards to 1: until then workers take no events"
+            );
+            Check::fails("shards", format!("the plugin {PLUGIN} is not enabled"), advice)
+        }
+        Ok(None) => Check::warns(
+            "shards",
+            format!("whether the plugin {PLUGIN} is enabled is not checked: this user may not make itself an exchange"),
+            "look at `rabbitmq-plugins list --enabled` on every node",
+        ),
+        Err(error) => Check::fails("shards", error, "is it up?"),
+    })
 }
 
 fn declared(found: &Topology) -> Check {
@@ -102,13 +126,44 @@ fn declared(found: &Topology) -> Check {
     }
 }
 
-fn worker_queue(found: &Topology) -> Check {
-    let Some(Depth { messages, consumers }) = found.worker_queue else { return unseen("worker_queue", found) };
+fn worker_queues(found: &Topology) -> Check {
+    let [(_, Some(Depth { messages, consumers }))] = found.worker_queues[..] else { return several(found) };
     let detail = format!("{messages} events wait, {consumers} workers consume");
-    match consumers {
+    let check = match consumers {
         0 => Check::warns("worker_queue", detail, "start a worker"),
         _ => Check::ok("worker_queue", detail),
+    };
+    check_left_over(check, found)
+}
+
+fn several(found: &Topology) -> Check {
+    if found.worker_queues.iter().any(|(_, depth)| depth.is_none()) {
+        return unseen("worker_queue", found);
     }
+    let seen: Vec<_> = found.worker_queues.iter().filter_map(|(queue, depth)| Some((queue, (*depth)?))).collect();
+    let detail: Vec<_> = seen
+        .iter()
+        .map(|(queue, Depth { messages, consumers })| {
+            format!("{queue}: {messages} events wait, {consumers} workers consume")
+        })
+        .collect();
+    let check = match seen.iter().any(|(_, depth)| depth.consumers == 0) {
+        true => {
+            let advice =
+                "start a worker that takes each queue: worker.shards names their numbers, and is empty for all";
+            Check::warns("worker_queue", detail.join("; "), advice)
+        }
+        false => Check::ok("worker_queue", detail.join("; ")),
+    };
+    check_left_over(check, found)
+}
+
+/// Events in a queue of former settings would wait for ever.
+fn check_left_over(check: Check, found: &Topology) -> Check {
+    let Some((queue, Depth { messages, consumers })) = &found.left_over else { return check };
+    let detail = format!("{}; {queue} exists, too: {messages} events wait, {consumers} workers consume", check.detail);
+    let advice = "these settings do not have this queue: raise queue.shard_queues until it is empty, then delete it";
+    Check::warns("worker_queue", detail, advice)
 }
 
 /// A queue that was not seen: not declared, or hidden by newer brokers from a user who has no right on it.
@@ -119,10 +174,9 @@ fn unseen(check: &'static str, found: &Topology) -> Check {
     }
 }
 
-fn without_quorum(checks: &mut [Check], queue: &Queue) {
+fn without_quorum(checks: &mut [Check], queue: &str) {
     let advice = format!(
-        "start the nodes that are down: `rabbitmq-queues quorum_status {}` names its members and says which are there",
-        queue.worker_queue
+        "start the nodes that are down: `rabbitmq-queues quorum_status {queue}` names its members and says which are there"
     );
     let found = Check::fails("worker_queue", "no quorum: the broker answers, and the queue does not", advice);
     checks.iter_mut().filter(|check| check.check == found.check).for_each(|check| *check = found.clone());

@@ -1,5 +1,7 @@
 //! RabbitMQ's management plugin, if `amqp.management_url` is set: policies, members of the queues, alarms.
 
+use futures_util::future::try_join_all;
+
 use super::{Check, Deadline, millis};
 use crate::config::{Queue, Settings};
 use crate::error_chain;
@@ -8,8 +10,8 @@ use crate::tls;
 
 const OF_QUEUES: [&str; 2] = ["policies", "members"];
 
-/// Our two queues with their names, and what the plugin says of them; `None` if not declared.
-type Found<'a> = [(OurQueue, &'a str, Option<QueueDescription>); 2];
+/// Our queues with their names, and what the plugin says of them; `None` if not declared.
+type Found = [(OurQueue, String, Option<QueueDescription>)];
 
 /// Makes no checks unless `amqp.management_url` is set.
 pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check> {
@@ -31,9 +33,13 @@ pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check
         Err(error) => return unreadable(format!("{}: {}", management.url(), error_chain(&error)), &error),
     };
     let queues = within(deadline, async {
-        let Queue { worker_queue, dead_queue, .. } = &settings.queue;
-        let (events, dead) = tokio::try_join!(management.queue(worker_queue), management.queue(dead_queue))?;
-        Ok([(OurQueue::Events, worker_queue.as_str(), events), (OurQueue::DeadLetters, dead_queue.as_str(), dead)])
+        let workers = settings.queue.all_shards().map(|shard| (OurQueue::Events, shard.queue));
+        let ours = workers.chain([(OurQueue::DeadLetters, settings.queue.dead_queue.clone())]);
+        try_join_all(ours.map(async |(kept, name)| {
+            let described = management.queue(&name).await?;
+            Ok::<_, ManagementError>((kept, name, described))
+        }))
+        .await
     });
     let (queues, alarms) = tokio::join!(queues, within(deadline, management.alarms()));
     let of_queues = match queues {
@@ -83,7 +89,7 @@ const DECLARE_ANEW: &str = "what a queue's own argument sets goes with the queue
 const ASK_AGAIN: &str = "ask again in a few seconds; it cannot tell where its statistics are off";
 const DECLARED_BY_WORKER: &str = "the first worker declares it: ask again then";
 
-fn policies(found: &Found<'_>, expected: &Queue) -> Check {
+fn policies(found: &Found, expected: &Queue) -> Check {
     let (mut problems, mut loses, mut harmless) = (Vec::new(), false, Vec::new());
     let (mut unknown, mut advice) = (Vec::new(), Vec::new());
     for (kept, name, queue) in found {
@@ -125,7 +131,7 @@ fn each_once(advice: &[&str]) -> String {
     once.join("; ")
 }
 
-fn members(found: &Found<'_>) -> Check {
+fn members(found: &Found) -> Check {
     let (mut others, mut lost, mut fewer, mut all) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut undeclared, mut untold) = (Vec::new(), Vec::new());
     for (_, name, queue) in found {
@@ -207,7 +213,9 @@ mod tests {
 
     #[test]
     fn a_queue_without_a_majority_of_its_members_fails() {
-        let of = |events, dead| members(&[(OurQueue::Events, "a", events), (OurQueue::DeadLetters, "b", dead)]);
+        let of = |events, dead| {
+            members(&[(OurQueue::Events, "a".to_owned(), events), (OurQueue::DeadLetters, "b".to_owned(), dead)])
+        };
         let statuses =
             |cases: [(usize, usize); 5]| cases.map(|(all, online)| of(queue(1, 1), queue(all, online)).status);
         let expected = [Status::Ok, Status::Ok, Status::Warns, Status::Fails, Status::Fails];
@@ -233,7 +241,10 @@ mod tests {
                 ..QueueDescription::default()
             };
             policies(
-                &[(OurQueue::DeadLetters, "a", Some(dead())), (OurQueue::DeadLetters, "b", Some(dead()))],
+                &[
+                    (OurQueue::DeadLetters, "a".to_owned(), Some(dead())),
+                    (OurQueue::DeadLetters, "b".to_owned(), Some(dead())),
+                ],
                 &expected,
             )
         };
@@ -251,14 +262,20 @@ mod tests {
     #[test]
     fn of_a_queue_that_is_not_declared_yet_nothing_is_known() {
         let expected = Settings::load(None, [], |_| Err(std::io::ErrorKind::NotFound.into())).unwrap().queue;
-        let none = policies(&[(OurQueue::Events, "a", None), (OurQueue::DeadLetters, "b", None)], &expected);
+        let none = policies(
+            &[(OurQueue::Events, "a".to_owned(), None), (OurQueue::DeadLetters, "b".to_owned(), None)],
+            &expected,
+        );
         assert_eq!((none.status, none.advice.as_deref()), (Status::Warns, Some(DECLARED_BY_WORKER)));
         assert!(none.detail.contains("a is not declared yet") && none.detail.contains("; b is not"), "{none:?}");
         // The declared queue comes first. The advice depends on who has set the harmful value.
         let arguments = serde_json::json!({"x-delivery-limit": 5}).as_object().unwrap().clone();
         let in_force = serde_json::json!({"max-length": 5}).as_object().cloned();
         let dead = Some(QueueDescription { in_force, arguments, ..QueueDescription::default() });
-        let harmful = policies(&[(OurQueue::Events, "a", None), (OurQueue::DeadLetters, "b", dead)], &expected);
+        let harmful = policies(
+            &[(OurQueue::Events, "a".to_owned(), None), (OurQueue::DeadLetters, "b".to_owned(), dead)],
+            &expected,
+        );
         assert_eq!(harmful.status, Status::Fails);
         assert!(harmful.detail.starts_with("b: ") && harmful.detail.ends_with("nothing is known of it"), "{harmful:?}");
         assert_eq!(harmful.advice.unwrap(), [DECLARE_ANEW, NARROW_POLICY, DECLARED_BY_WORKER].join("; "));

@@ -1,5 +1,5 @@
-//! Attaches a consumer to the worker queue: declares what it needs, looks at the oldest message if the process has just
-//! started, and consumes.
+//! Attaches a consumer to its worker queue: declares what it needs, looks at the oldest message if the process has just
+//! started, consumes, and only then has events sent to that queue.
 
 use std::sync::Arc;
 
@@ -9,8 +9,6 @@ use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 
 use super::isolation::Isolation;
-use crate::config::Queue;
-use crate::event::Catalogue;
 use crate::ids::ProcessId;
 use crate::metrics::Metrics;
 use crate::queue::attachment::Attachment;
@@ -19,7 +17,8 @@ use crate::queue::convert::name;
 use crate::queue::error::QueueError;
 use crate::queue::get::get;
 use crate::queue::quorum::answer_or_no_quorum;
-use crate::queue::topology::declare::declare;
+use crate::queue::topology::declare::{declare, join};
+use crate::queue::topology::part::Part;
 use crate::queue::topology::rights::MissingRights;
 use crate::queue::topology::unchecked::UncheckedTopology;
 
@@ -41,51 +40,57 @@ pub(super) struct Consuming {
     pub(super) oldest: Option<Delivery>,
 }
 
-/// How a worker takes messages.
+/// How a worker takes messages from one queue.
 #[derive(Debug)]
 pub(crate) struct Taking {
     /// Named by the tags of the broker's consumers.
     pub(crate) process: ProcessId,
-    /// How many unsettled messages the worker may have.
+    /// The place of the consumer among all of the worker.
+    pub(crate) consumer: usize,
+    /// How many unsettled messages of this queue the worker may have.
     pub(crate) prefetch: u16,
     pub(crate) metrics: Metrics,
 }
 
-/// Attaches a consumer to the worker queue, on a connection that is open.
+/// Attaches a consumer to its queue, on a connection that is open.
 ///
 /// # Errors
 ///
 /// [`QueueError::Mismatch`] if something is declared otherwise, [`QueueError::Forbidden`] if a right is lacking,
 /// [`QueueError::NoQuorum`] or [`QueueError::NoLeader`] if the queue cannot work now, [`QueueError::Unavailable`] if the broker
-/// does not answer, [`QueueError::Unreadable`] if the oldest message cannot be read.
+/// does not answer, [`QueueError::Unreadable`] if the oldest message cannot be read, [`QueueError::NoPlugin`] if it cannot spread
+/// events over several queues.
 pub(super) async fn attach(
     link: &Link,
-    queue: &Queue,
-    catalogue: &Catalogue,
+    part: &Part,
     taking: &Taking,
     isolation: &mut Isolation,
 ) -> Result<(Arc<Attachment>, Consuming, UncheckedTopology), QueueError> {
-    let (channel, unchecked) = answer_or_no_quorum(link, "declaring queues", declare(link, queue, catalogue)).await?;
-    let missing_rights = || MissingRights::reading(link.user(), &queue.worker_queue);
+    let queue = &part.shard.queue;
+    let (channel, mut unchecked) = answer_or_no_quorum(link, "declaring queues", declare(link, part)).await?;
+    let missing_rights = || MissingRights::reading(link.user(), queue);
     let mut oldest = None;
     if isolation.is_unknown() {
         oldest =
             oldest_message(link, &channel, queue).await.map_err(|error| error.or_missing_rights(missing_rights))?;
         isolation.looked_at(oldest.as_ref().map(|oldest| &oldest.properties));
     }
-    let Taking { prefetch, process, metrics } = taking;
-    let tag = fresh_tag(*process);
-    let consume = consume(&channel, &queue.worker_queue, tag.clone(), isolation.prefetch(*prefetch));
+    let tag = fresh_tag(taking.process);
+    let consume = consume(&channel, queue, tag.clone(), isolation.prefetch(taking.prefetch));
     let messages = answer_or_no_quorum(link, "beginning to consume", consume).await;
     let messages = messages.map_err(|error| error.or_missing_rights(missing_rights))?;
-    let attachment = Attachment::new(channel, *prefetch, isolation.is_on(), metrics.unacknowledged.clone());
+    answer_or_no_quorum(link, "binding the queue", join(link, part, &mut unchecked)).await?;
+    let attachment = {
+        let Taking { consumer, prefetch, metrics, .. } = taking;
+        Attachment::new(channel, *consumer, *prefetch, isolation.is_on(), metrics.unacknowledged.clone())
+    };
     Ok((attachment, Consuming { tag, messages, oldest }, unchecked))
 }
 
 /// Takes the message at the head of the queue, alone: if this message ends the process, it takes no others with it.
-async fn oldest_message(link: &Link, channel: &Channel, queue: &Queue) -> Result<Option<Delivery>, QueueError> {
+async fn oldest_message(link: &Link, channel: &Channel, queue: &str) -> Result<Option<Delivery>, QueueError> {
     let mut events = link.events();
-    let got = async { get(channel, &queue.worker_queue, &mut events).await.map_err(QueueError::of_get) };
+    let got = async { get(channel, queue, &mut events).await.map_err(QueueError::of_get) };
     let message = answer_or_no_quorum(link, "looking at the oldest message", got).await?;
     Ok(message.map(|message| message.delivery))
 }

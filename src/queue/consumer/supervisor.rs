@@ -20,6 +20,8 @@ const LONGEST_WAIT_AFTER_REFUSAL: Duration = Duration::from_secs(5);
 pub(super) const ELECTION: Duration = Duration::from_secs(8);
 
 pub(super) struct Supervisor {
+    /// The queue's name, for the log.
+    queue: String,
     pub(super) isolation: Isolation,
     reconnect: Reconnect,
     /// After a refusal, which an operator has to act on. The broker logs each try, and may lock out a user whom it refuses too
@@ -31,9 +33,10 @@ pub(super) struct Supervisor {
     without_leader_since: Option<Instant>,
 }
 
-impl Default for Supervisor {
-    fn default() -> Self {
+impl Supervisor {
+    pub(super) fn of(queue: &str) -> Self {
         Self {
+            queue: queue.to_owned(),
             isolation: Isolation::default(),
             reconnect: Reconnect::up_to(LONGEST_WAIT),
             reconnect_after_refusal: Reconnect::up_to(LONGEST_WAIT_AFTER_REFUSAL),
@@ -42,11 +45,9 @@ impl Default for Supervisor {
             without_leader_since: None,
         }
     }
-}
 
-impl Supervisor {
-    /// The consumer is attached to `queue`.
-    pub(super) fn attached(&mut self, queue: &str, unchecked: &UncheckedTopology) {
+    /// The consumer is attached.
+    pub(super) fn attached(&mut self, unchecked: &UncheckedTopology) {
         if !unchecked.is_empty() && self.logged_unchecked != *unchecked {
             tracing::warn!(advice = unchecked.remedy(), "{unchecked}");
             self.logged_unchecked = unchecked.clone();
@@ -55,7 +56,7 @@ impl Supervisor {
         let away_ms = self.outage.end().map(millis);
         self.without_leader_since = None;
         self.reconnect_after_refusal.reset();
-        tracing::info!(queue, isolated, away_ms, "consumer attached");
+        tracing::info!(queue = self.queue, isolated, away_ms, "consumer attached");
     }
 
     /// A message has come: the next wait is short again.
@@ -88,13 +89,16 @@ impl Supervisor {
             _ => self.reconnect.wait(),
         };
         const LOST: &str = "lost the broker, connecting again";
-        let (reason, wait_ms) = (error_chain(error), millis(wait));
+        let (queue, reason, wait_ms) = (&self.queue, error_chain(error), millis(wait));
         match (is_news, error) {
             (true, QueueError::Forbidden(_)) => {
-                tracing::error!(error = reason, "the worker lacks a right at the broker, and waits for it");
+                tracing::error!(queue, error = reason, "the worker lacks a right at the broker, and waits for it");
             }
-            (true, _) => tracing::warn!(error = reason, wait_ms, "{LOST}"),
-            (false, _) => tracing::debug!(error = reason, wait_ms, "{LOST}"),
+            (true, QueueError::NoPlugin(_)) => {
+                tracing::error!(queue, error = reason, "the broker lacks a plugin, and the worker waits for it");
+            }
+            (true, _) => tracing::warn!(queue, error = reason, wait_ms, "{LOST}"),
+            (false, _) => tracing::debug!(queue, error = reason, wait_ms, "{LOST}"),
         }
         wait
     }
@@ -122,7 +126,7 @@ mod tests {
             lapin::Error::from(lapin::ErrorKind::ProtocolError(error))
         };
         let lost = || QueueError::Unavailable(anyhow::anyhow!("refused"));
-        let mut supervisor = Supervisor::default();
+        let mut supervisor = Supervisor::of("q");
         assert!(supervisor.has_no_quorum(&QueueError::NoQuorum, ELECTION));
         assert!(!supervisor.has_no_quorum(&QueueError::of_get(refusal()), ELECTION));
         assert!(supervisor.has_no_quorum(&QueueError::of_get(refusal()), Duration::ZERO));

@@ -7,6 +7,7 @@ use lapin::types::AMQPValue;
 use uuid::Uuid;
 
 use super::republish::{RepublishAs, republished};
+use crate::config::Queue;
 use crate::event::Properties;
 use crate::queue::connection::frames::MAX_FRAME_BYTES;
 use crate::queue::connection::repair::time_of_death;
@@ -27,6 +28,8 @@ pub(crate) struct DeadLetter {
     pub(crate) broker_reason: Option<String>,
     /// When the broker did, in Unix seconds.
     pub(crate) died_at: Option<u64>,
+    /// The queue in which it died.
+    pub(crate) from_queue: Option<String>,
     /// Its properties cannot be read: `properties` is empty.
     pub(crate) unreadable: bool,
     amqp: BasicProperties,
@@ -45,6 +48,7 @@ impl DeadLetter {
         let unreadable = headers.and_then(|table| bytes(table, UNREADABLE));
         let death = headers.and_then(last_death);
         let reason = death.and_then(|death| bytes(death, "reason"));
+        let from_queue = death.and_then(|death| bytes(death, "queue"));
         let died_at = death.and_then(|death| match death.inner().get("time") {
             Some(AMQPValue::Timestamp(seconds)) => Some(*seconds),
             _ => None,
@@ -57,6 +61,7 @@ impl DeadLetter {
             properties: properties(&delivery.properties),
             routing_key: routing_key.map_or_else(|| delivery.routing_key.to_string(), text),
             broker_reason: reason.map(text),
+            from_queue: from_queue.map(text),
             died_at: died_at.or_else(|| unreadable.and_then(time_of_death)),
             unreadable: unreadable.is_some(),
             rewritten_by: rewritten_by.and_then(|run| Uuid::try_parse_ascii(run).ok()),
@@ -66,13 +71,16 @@ impl DeadLetter {
         }
     }
 
-    /// Sends it to the workers as an event. The letter itself stays in its queue until it is removed.
+    /// Sends it to the workers as an event: to the queue in which it died if workers still consume that, else to the first one.
+    /// The letter itself stays in its queue until it is removed.
     ///
     /// # Errors
     ///
     /// As [`Publisher::send`].
-    pub(crate) async fn requeue(&self, publisher: &Publisher, worker_queue: &str) -> Result<Unconfirmed, PublishError> {
-        self.republish(publisher, worker_queue, RepublishAs::Event).await
+    pub(crate) async fn requeue(&self, publisher: &Publisher, queue: &Queue) -> Result<Unconfirmed, PublishError> {
+        let same = queue.all_shards().find(|shard| Some(&shard.queue) == self.from_queue.as_ref());
+        let to = same.map_or_else(|| queue.worker_queue.clone(), |shard| shard.queue);
+        self.republish(publisher, &to, RepublishAs::Event).await
     }
 
     /// Sends a copy of it to the end of the dead queue: the broker counts the copy's returns from 0.

@@ -1,15 +1,17 @@
 //! Declares what a worker needs at the broker, and binds it. Declaring again changes nothing; other arguments are an error.
 
 use lapin::Channel;
-use lapin::options::QueueBindOptions;
+use lapin::options::{ExchangeBindOptions, ExchangeUnbindOptions, QueueBindOptions};
 use lapin::types::FieldTable;
 use uuid::Uuid;
 
-use super::entities::{Entity, bindings, entities};
+use super::bindings::{Binding, Destination, Keys, Wanted, bindings, share};
+use super::entities::Entity;
+use super::part::Part;
+use super::plugin::or_no_plugin;
 use super::rights::{MissingRights, listed};
 use super::unchecked::UncheckedTopology;
 use crate::config::Queue;
-use crate::event::Catalogue;
 use crate::queue::connection::link::Link;
 use crate::queue::convert::name;
 use crate::queue::error::{QueueError, is_forbidden, is_missing};
@@ -46,39 +48,70 @@ impl<'a> Declarer<'a> {
         Ok(refusal)
     }
 
-    async fn declare(&mut self, entity: &Entity<'_>) -> Result<DeclareAnswer, QueueError> {
-        let answer = entity.declare(&self.channel).await;
+    async fn declare(&mut self, entity: &Entity) -> Result<DeclareAnswer, QueueError> {
+        let answer = or_no_plugin(self.link, entity, entity.declare(&self.channel).await).await?;
         self.sort(answer).await
     }
 
-    pub(super) async fn check_exists(&mut self, entity: &Entity<'_>) -> Result<DeclareAnswer, QueueError> {
+    pub(super) async fn check_exists(&mut self, entity: &Entity) -> Result<DeclareAnswer, QueueError> {
         let answer = entity.check_exists(&self.channel).await;
         self.sort(answer).await
     }
 
-    /// Binds both queues. AMQP has no request for whether a binding exists; binding again changes nothing. A binding that this
-    /// user may not make is added to `unchecked`; one that is in `unchecked` already is not tried.
-    pub(super) async fn bind_all(
+    /// Makes the bindings that all consumers need. AMQP has no request for whether a binding exists; binding again changes
+    /// nothing, and so does the removal of a binding that does not exist. What this user may not bind is added to `unchecked`;
+    /// what is in `unchecked` already is not tried.
+    pub(super) async fn bind_shared(
         &mut self,
-        queue: &Queue,
-        catalogue: &Catalogue,
+        part: &Part,
         unchecked: &mut UncheckedTopology,
     ) -> Result<DeclareAnswer, QueueError> {
-        let types: Vec<&str> = catalogue.types().map(|event_type| event_type.as_str()).collect();
-        for ((queue, exchange), keys) in bindings(queue).into_iter().zip([vec![""], types]) {
-            for key in keys {
-                if unchecked.has_binding(queue, exchange) {
-                    break;
-                }
-                let options = QueueBindOptions::default();
-                let bind =
-                    self.channel.queue_bind(name(queue), name(exchange), name(key), options, FieldTable::default());
-                let answer = bind.await;
-                match self.sort(answer).await? {
-                    DeclareAnswer::Ok => {}
-                    DeclareAnswer::Forbidden => unchecked.add_binding(queue, exchange),
-                    DeclareAnswer::Missing => return Ok(DeclareAnswer::Missing),
-                }
+        let bindings = bindings(&part.queue);
+        for binding in &bindings {
+            let is_of_events = |binding: &&Binding| binding.from != part.queue.dead_exchange;
+            let unknown = bindings.iter().filter(is_of_events).any(|binding| unchecked.has_binding(binding));
+            if binding.wanted == Wanted::UnboundAtLast && unknown {
+                // Nobody knows whether events have another way.
+                continue;
+            }
+            if let DeclareAnswer::Missing = self.bind(binding, part, unchecked).await? {
+                return Ok(DeclareAnswer::Missing);
+            }
+        }
+        Ok(DeclareAnswer::Ok)
+    }
+
+    /// Gives the part's queue its share of the events, or takes it away. Only while the queue is consumed.
+    pub(super) async fn bind_share(
+        &mut self,
+        part: &Part,
+        unchecked: &mut UncheckedTopology,
+    ) -> Result<DeclareAnswer, QueueError> {
+        match share(&part.queue, &part.shard) {
+            Some(binding) => self.bind(&binding, part, unchecked).await,
+            None => Ok(DeclareAnswer::Ok),
+        }
+    }
+
+    async fn bind(
+        &mut self,
+        binding: &Binding,
+        part: &Part,
+        unchecked: &mut UncheckedTopology,
+    ) -> Result<DeclareAnswer, QueueError> {
+        let keys: Vec<&str> = match binding.keys {
+            Keys::One(key) => vec![key],
+            Keys::EventTypes => part.catalogue.types().map(|event_type| event_type.as_str()).collect(),
+        };
+        for key in keys {
+            if unchecked.has_binding(binding) {
+                break;
+            }
+            let answer = request(&self.channel, binding, key).await;
+            match self.sort(answer).await? {
+                DeclareAnswer::Ok => {}
+                DeclareAnswer::Forbidden => unchecked.add_binding(binding),
+                DeclareAnswer::Missing => return Ok(DeclareAnswer::Missing),
             }
         }
         Ok(DeclareAnswer::Ok)
@@ -89,22 +122,34 @@ impl<'a> Declarer<'a> {
     }
 }
 
-/// Declares and binds everything that a worker needs. What this user may not declare is fine if somebody else has declared
+async fn request(channel: &Channel, binding: &Binding, key: &str) -> lapin::Result<()> {
+    let (to, from, key, none) = (name(binding.to.name()), name(&binding.from), name(key), FieldTable::default());
+    match (&binding.to, binding.wanted) {
+        (Destination::Queue(_), Wanted::Bound) => {
+            channel.queue_bind(to, from, key, QueueBindOptions::default(), none).await
+        }
+        (Destination::Exchange(_), Wanted::Bound) => {
+            channel.exchange_bind(to, from, key, ExchangeBindOptions::default(), none).await
+        }
+        (Destination::Queue(_), _) => channel.queue_unbind(to, from, key, none).await,
+        (Destination::Exchange(_), _) => {
+            channel.exchange_unbind(to, from, key, ExchangeUnbindOptions::default(), none).await
+        }
+    }
+}
+
+/// Declares and binds everything that a consumer needs before it begins. What this user may not declare is fine if somebody else has declared
 /// it: it is returned as unchecked. The channel may be used further.
 ///
 /// # Errors
 ///
 /// [`QueueError::Mismatch`] if something exists with other arguments, [`QueueError::Forbidden`] if something does not exist
-/// and this user may not declare it.
-pub(in crate::queue) async fn declare(
-    link: &Link,
-    queue: &Queue,
-    catalogue: &Catalogue,
-) -> Result<(Channel, UncheckedTopology), QueueError> {
+/// and this user may not declare it, [`QueueError::NoPlugin`] if the broker does not know the type of an exchange.
+pub(in crate::queue) async fn declare(link: &Link, part: &Part) -> Result<(Channel, UncheckedTopology), QueueError> {
     let mut declarer = Declarer::begin(link).await?;
     let mut unchecked = UncheckedTopology::of(link.user());
     let mut missing = Vec::new();
-    for entity in entities(queue) {
+    for entity in part.entities() {
         if let DeclareAnswer::Ok = declarer.declare(&entity).await? {
             continue;
         }
@@ -114,22 +159,45 @@ pub(in crate::queue) async fn declare(
             // RabbitMQ 4.2.6 and 4.3.0 require configure for this check; later versions, any right on the entity.
             DeclareAnswer::Forbidden => {
                 unchecked.add(&entity);
-                unchecked.hidden.push(entity.name.to_owned());
+                unchecked.hidden.push(entity.name.clone());
             }
         }
     }
     if !missing.is_empty() {
-        return Err(QueueError::Forbidden(undeclared(link.user(), &missing, queue)));
+        return Err(QueueError::Forbidden(undeclared(link.user(), &missing, &part.queue)));
     }
-    match declarer.bind_all(queue, catalogue, &mut unchecked).await? {
-        DeclareAnswer::Missing => {
-            Err(QueueError::Unavailable(anyhow::anyhow!("somebody deletes what was just declared")))
-        }
+    match declarer.bind_shared(part, &mut unchecked).await? {
+        DeclareAnswer::Missing => Err(deleted_meanwhile()),
         DeclareAnswer::Ok | DeclareAnswer::Forbidden => Ok((declarer.channel, unchecked)),
     }
 }
 
-fn undeclared(user: &str, missing: &[Entity<'_>], queue: &Queue) -> MissingRights {
+/// Gives the part's queue its share of the events, now that it is consumed. On a channel of its own: a refusal closes it, and the
+/// consumer's must stay.
+///
+/// # Errors
+///
+/// The connection or channel has ended, or somebody has deleted what is to be bound.
+pub(in crate::queue) async fn join(
+    link: &Link,
+    part: &Part,
+    unchecked: &mut UncheckedTopology,
+) -> Result<(), QueueError> {
+    if share(&part.queue, &part.shard).is_none() {
+        return Ok(());
+    }
+    let mut declarer = Declarer::begin(link).await?;
+    if let DeclareAnswer::Missing = declarer.bind_share(part, unchecked).await? {
+        return Err(deleted_meanwhile());
+    }
+    declarer.close().await
+}
+
+fn deleted_meanwhile() -> QueueError {
+    QueueError::Unavailable(anyhow::anyhow!("somebody deletes what was just declared"))
+}
+
+fn undeclared(user: &str, missing: &[Entity], queue: &Queue) -> MissingRights {
     let shown: Vec<String> = missing.iter().map(ToString::to_string).collect();
     MissingRights {
         user: user.to_owned(),
@@ -151,12 +219,13 @@ pub(in crate::queue) async fn note_unbindable(
     unchecked: &mut UncheckedTopology,
 ) -> Result<(), QueueError> {
     let mut declarer = Declarer::begin(link).await?;
-    for (queue, exchange) in bindings(queue) {
-        let no_binding = name(&format!("doctor.{}", Uuid::new_v4()));
-        let unbind = declarer.channel.queue_unbind(name(queue), name(exchange), no_binding, FieldTable::default());
-        let answer = unbind.await;
+    let shares: Vec<_> = queue.all_shards().filter_map(|shard| share(queue, &shard)).collect();
+    for binding in bindings(queue).into_iter().chain(shares) {
+        let no_binding = format!("doctor.{}", Uuid::new_v4());
+        let unbind = Binding { wanted: Wanted::Unbound, ..binding.clone() };
+        let answer = request(&declarer.channel, &unbind, &no_binding).await;
         if let DeclareAnswer::Forbidden = declarer.sort(answer).await? {
-            unchecked.add_binding(queue, exchange);
+            unchecked.add_binding(&binding);
         }
     }
     declarer.close().await
@@ -165,12 +234,14 @@ pub(in crate::queue) async fn note_unbindable(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::queue::topology::entities::entities;
 
     #[test]
     fn an_error_names_what_is_missing_with_its_arguments_and_the_rights_that_it_takes() {
         let queue = Queue::example();
-        let [events, .., dead, worker] = entities(&queue);
-        let said = undeclared("u", &[events, dead], &queue).to_string();
+        let mut entities = entities(&queue);
+        let (worker, dead) = (entities.pop().unwrap(), entities.pop().unwrap());
+        let said = undeclared("u", &[entities.swap_remove(0), dead], &queue).to_string();
         let expected = "the user u may not declare the exchange events (durable, topic) and the queue dead.queue (durable, \
                         x-delivery-limit=1000000, x-queue-type=quorum), which nobody has declared: give it configure on \
                         ^(events|dead\\.queue)$, or declare it";

@@ -11,36 +11,42 @@ use crate::config::Queue;
 use crate::queue::convert::name;
 
 /// An exchange or a queue.
-pub(in crate::queue) struct Entity<'a> {
-    pub(in crate::queue) name: &'a str,
+pub(in crate::queue) struct Entity {
+    pub(in crate::queue) name: String,
     kind: EntityKind,
 }
 
 enum EntityKind {
-    Exchange(ExchangeKind),
+    Exchange(ExchangeKind, FieldTable),
     Queue(FieldTable),
 }
 
-/// Everything that a worker needs, in the order of declaration: exchanges before queues, and the dead queue before the worker
-/// queue, so that no message can become a dead letter before its queue exists.
-pub(in crate::queue) fn entities(queue: &Queue) -> [Entity<'_>; 5] {
-    let exchange = |name, kind| Entity { name, kind: EntityKind::Exchange(kind) };
-    let queue_of = |name, arguments| Entity { name, kind: EntityKind::Queue(arguments) };
-    [
+/// The type of the exchange that spreads events over several worker queues. A plugin of RabbitMQ has it.
+const CONSISTENT_HASH: &str = "x-consistent-hash";
+/// The message header whose value decides to which worker queue an event goes. All messages without it go to one of them.
+pub(in crate::queue) const HASHED_HEADER: &str = "account_id";
+
+/// Everything that workers need, in the order of declaration: exchanges before queues, and the dead queue before the worker
+/// queues, so that no message can become a dead letter before its queue exists.
+pub(in crate::queue) fn entities(queue: &Queue) -> Vec<Entity> {
+    let exchange =
+        |name: &str, kind| Entity { name: name.to_owned(), kind: EntityKind::Exchange(kind, FieldTable::default()) };
+    let queue_of = |name: &str, arguments| Entity { name: name.to_owned(), kind: EntityKind::Queue(arguments) };
+    let mut entities = vec![
         exchange(&queue.events_exchange, ExchangeKind::Topic),
         exchange(&queue.notices_exchange, ExchangeKind::Topic),
         exchange(&queue.dead_exchange, ExchangeKind::Fanout),
         queue_of(&queue.dead_queue, dead_arguments(queue)),
-        queue_of(&queue.worker_queue, worker_arguments(queue)),
-    ]
+    ];
+    if queue.is_sharded() {
+        let (kind, arguments) = consistent_hash();
+        entities.push(Entity { name: queue.shards_exchange.clone(), kind: EntityKind::Exchange(kind, arguments) });
+    }
+    entities.extend(queue.all_shards().map(|shard| queue_of(&shard.queue, worker_arguments(queue))));
+    entities
 }
 
-/// Each queue with the exchange that it is bound to.
-pub(super) fn bindings(queue: &Queue) -> [(&str, &str); 2] {
-    [(&queue.dead_queue, &queue.dead_exchange), (&queue.worker_queue, &queue.events_exchange)]
-}
-
-impl Entity<'_> {
+impl Entity {
     /// Declares it. If it exists with the same arguments, nothing changes.
     ///
     /// # Errors
@@ -61,13 +67,13 @@ impl Entity<'_> {
 
     async fn send(&self, channel: &Channel, passive: bool) -> lapin::Result<()> {
         match &self.kind {
-            EntityKind::Exchange(kind) => {
+            EntityKind::Exchange(kind, arguments) => {
                 let options = ExchangeDeclareOptions { durable: true, passive, ..ExchangeDeclareOptions::default() };
-                channel.exchange_declare(name(self.name), kind.clone(), options, FieldTable::default()).await
+                channel.exchange_declare(name(&self.name), kind.clone(), options, arguments.clone()).await
             }
             EntityKind::Queue(arguments) => {
                 let options = QueueDeclareOptions { durable: true, passive, ..QueueDeclareOptions::default() };
-                channel.queue_declare(name(self.name), options, arguments.clone()).await.map(drop)
+                channel.queue_declare(name(&self.name), options, arguments.clone()).await.map(drop)
             }
         }
     }
@@ -76,35 +82,55 @@ impl Entity<'_> {
         self.name == name && matches!(self.kind, EntityKind::Queue(_))
     }
 
+    /// Whether its type is one that only a plugin of RabbitMQ has.
+    pub(in crate::queue) fn needs_plugin(&self) -> bool {
+        matches!(self.kind, EntityKind::Exchange(ExchangeKind::Custom(_), _))
+    }
+
     /// The rights that declaring it takes. A queue with a dead-letter exchange takes rights on that exchange, too.
     pub(super) fn needs<'a>(&'a self, queue: &'a Queue) -> impl Iterator<Item = (Right, Names)> + 'a {
         let one = |name: &str| Names::One(name.to_owned());
-        let has_dead_letters = self.is_queue(&queue.worker_queue);
-        let more = move || [(Right::Read, one(self.name)), (Right::Write, one(&queue.dead_exchange))];
-        std::iter::once((Right::Configure, one(self.name))).chain(has_dead_letters.then(more).into_iter().flatten())
+        let has_dead_letters = queue.all_shards().any(|shard| self.is_queue(&shard.queue));
+        let more = move || [(Right::Read, one(&self.name)), (Right::Write, one(&queue.dead_exchange))];
+        std::iter::once((Right::Configure, one(&self.name))).chain(has_dead_letters.then(more).into_iter().flatten())
     }
 }
 
 /// With the arguments with which an operator would declare it.
-impl fmt::Display for Entity<'_> {
+impl fmt::Display for Entity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
-            EntityKind::Exchange(kind) => {
+            EntityKind::Exchange(ExchangeKind::Custom(kind), arguments) => {
+                write!(f, "the exchange {} (durable, {kind}", self.name)?;
+                write_arguments(f, arguments)
+            }
+            EntityKind::Exchange(kind, _) => {
                 write!(f, "the exchange {} (durable, {})", self.name, format!("{kind:?}").to_lowercase())
             }
             EntityKind::Queue(arguments) => {
                 write!(f, "the queue {} (durable", self.name)?;
-                for (key, value) in arguments.inner() {
-                    match value {
-                        AMQPValue::LongString(text) => write!(f, ", {key}={text}")?,
-                        AMQPValue::LongLongInt(number) => write!(f, ", {key}={number}")?,
-                        other => write!(f, ", {key}={other:?}")?,
-                    }
-                }
-                f.write_str(")")
+                write_arguments(f, arguments)
             }
         }
     }
+}
+
+fn write_arguments(f: &mut fmt::Formatter<'_>, arguments: &FieldTable) -> fmt::Result {
+    for (key, value) in arguments.inner() {
+        match value {
+            AMQPValue::LongString(text) => write!(f, ", {key}={text}")?,
+            AMQPValue::LongLongInt(number) => write!(f, ", {key}={number}")?,
+            other => write!(f, ", {key}={other:?}")?,
+        }
+    }
+    f.write_str(")")
+}
+
+/// The type and arguments of the exchange that spreads events.
+pub(super) fn consistent_hash() -> (ExchangeKind, FieldTable) {
+    let mut arguments = FieldTable::default();
+    arguments.insert("hash-header".into(), AMQPValue::LongString(HASHED_HEADER.into()));
+    (ExchangeKind::Custom(CONSISTENT_HASH.to_owned()), arguments)
 }
 
 fn worker_arguments(queue: &Queue) -> FieldTable {

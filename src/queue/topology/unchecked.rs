@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::bindings::{Binding, Wanted};
 use super::entities::Entity;
 use super::rights::{Names, Right, listed, needed};
 
@@ -11,8 +12,10 @@ pub(crate) struct UncheckedTopology {
     user: String,
     /// Exchanges and queues, each with the arguments that it should have.
     entities: Vec<String>,
-    /// Queues, each with the exchange that it should be bound to.
-    bindings: Vec<(String, String)>,
+    /// Bindings that should be there, each as `a to b`.
+    bindings: Vec<String>,
+    /// Bindings that should not be there, each as `a from b`.
+    unwanted: Vec<String>,
     /// The rights that would allow the check.
     needs: Vec<(Right, Names)>,
     /// Exchanges and queues of which this user may not even ask whether they exist.
@@ -24,23 +27,26 @@ impl UncheckedTopology {
         Self { user: user.to_owned(), ..Self::default() }
     }
 
-    pub(in crate::queue) fn add(&mut self, entity: &Entity<'_>) {
+    pub(in crate::queue) fn add(&mut self, entity: &Entity) {
         self.entities.push(entity.to_string());
-        self.needs.push((Right::Configure, Names::One(entity.name.to_owned())));
+        self.needs.push((Right::Configure, Names::One(entity.name.clone())));
     }
 
-    pub(super) fn add_binding(&mut self, queue: &str, exchange: &str) {
-        self.bindings.push((queue.to_owned(), exchange.to_owned()));
-        let needed = [(Right::Write, queue), (Right::Read, exchange)];
+    pub(super) fn add_binding(&mut self, binding: &Binding) {
+        match binding.wanted {
+            Wanted::Bound => self.bindings.push(shown(binding)),
+            Wanted::Unbound | Wanted::UnboundAtLast => self.unwanted.push(shown(binding)),
+        }
+        let needed = [(Right::Write, binding.to.name()), (Right::Read, &binding.from)];
         self.needs.extend(needed.map(|(right, name)| (right, Names::One(name.to_owned()))));
     }
 
-    pub(super) fn has_binding(&self, queue: &str, exchange: &str) -> bool {
-        self.bindings.iter().any(|(of, to)| of == queue && to == exchange)
+    pub(super) fn has_binding(&self, binding: &Binding) -> bool {
+        self.bindings.iter().chain(&self.unwanted).any(|unchecked| *unchecked == shown(binding))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.entities.is_empty() && self.bindings.is_empty()
+        self.entities.is_empty() && self.bindings.is_empty() && self.unwanted.is_empty()
     }
 
     /// What to do about it.
@@ -53,12 +59,18 @@ impl UncheckedTopology {
     }
 }
 
+fn shown(Binding { to, from, wanted, .. }: &Binding) -> String {
+    let word = if *wanted == Wanted::Bound { "to" } else { "from" };
+    format!("{} {word} {from}", to.name())
+}
+
 impl fmt::Display for UncheckedTopology {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bindings: Vec<_> = self.bindings.iter().map(|(queue, exchange)| format!("{queue} to {exchange}")).collect();
-        let declaring = (!self.entities.is_empty()).then(|| format!("declare {}", listed(&self.entities)));
-        let binding = (!bindings.is_empty()).then(|| format!("bind {}", listed(&bindings)));
-        let doing: Vec<String> = declaring.into_iter().chain(binding).collect();
+        let doing: Vec<String> = [("declare", &self.entities), ("bind", &self.bindings), ("unbind", &self.unwanted)]
+            .into_iter()
+            .filter(|(_, what)| !what.is_empty())
+            .map(|(verb, what)| format!("{verb} {}", listed(what)))
+            .collect();
         write!(
             f,
             "the user {} may not {}: whether the broker has it so is not checked",
@@ -72,6 +84,7 @@ impl fmt::Display for UncheckedTopology {
 mod tests {
     use super::*;
     use crate::config::Queue;
+    use crate::queue::topology::bindings::bindings;
     use crate::queue::topology::entities::entities;
 
     #[test]
@@ -85,8 +98,9 @@ mod tests {
             said,
             "the user u may not declare the exchange dead (durable, fanout): whether the broker has it so is not checked"
         );
-        unchecked.add_binding("events.queue", "events");
-        assert!(unchecked.has_binding("events.queue", "events") && !unchecked.has_binding("dead.queue", "events"));
+        let [dead_binding, binding] = &bindings(&queue)[..] else { panic!("two bindings") };
+        unchecked.add_binding(binding);
+        assert!(unchecked.has_binding(binding) && !unchecked.has_binding(dead_binding));
         assert!(unchecked.to_string().contains(", nor bind events.queue to events:"), "{unchecked}");
         let remedy = unchecked.remedy();
         assert!(remedy.starts_with(r"give it configure on ^dead$, write on ^events\.queue$ and read on ^events$, or"));

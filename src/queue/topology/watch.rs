@@ -3,12 +3,9 @@
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use super::declare::{DeclareAnswer, Declarer, declare};
-use super::entities::entities;
+use super::declare::{DeclareAnswer, Declarer, declare, join};
+use super::part::Part;
 use super::unchecked::UncheckedTopology;
-use crate::config::Queue;
-use crate::event::Catalogue;
-use crate::metrics::Metrics;
 use crate::queue::connection::link::Link;
 use crate::queue::convert::name;
 use crate::queue::error::QueueError;
@@ -22,13 +19,12 @@ const CHECK_EVERY: Duration = Duration::from_secs(5);
 const FORBIDDEN_AGAIN: Duration = Duration::from_secs(60);
 
 /// Declares again what somebody deletes while we consume. Without the dead queue, rejected messages would stay in the worker
-/// queue for ever. The worker queue itself is not watched: its deletion ends the consumer.
+/// queue for ever. The queue that we consume is not watched: its deletion ends the consumer.
 pub(in crate::queue) async fn keep_declared(
     link: &Link,
-    queue: &Queue,
-    catalogue: &Catalogue,
+    part: &Part,
     mut unchecked: UncheckedTopology,
-    metrics: &Metrics,
+    rights_missing: impl Fn(bool),
 ) -> Infallible {
     let mut outage = Outage::default();
     let mut forbidden_since = None;
@@ -43,11 +39,11 @@ pub(in crate::queue) async fn keep_declared(
             true => Missing::IsLeft,
             false => Missing::IsDeclared,
         };
-        match check(link, queue, catalogue, &mut unchecked, missing).await {
+        match check(link, part, &mut unchecked, missing).await {
             Ok(CheckResult::MissingLeft) => {}
             Ok(found) => {
                 forbidden_since = None;
-                metrics.rights_missing.set(0);
+                rights_missing(false);
                 if let Some(failed) = outage.end() {
                     tracing::info!(failed_ms = millis(failed), "all is declared at the broker");
                 }
@@ -64,7 +60,7 @@ pub(in crate::queue) async fn keep_declared(
                 let news = outage.is_news(&reason);
                 if let QueueError::Forbidden(_) = error {
                     forbidden_since = Some(Instant::now());
-                    metrics.rights_missing.set(1);
+                    rights_missing(true);
                     if news {
                         tracing::error!(
                             error = reason,
@@ -98,19 +94,19 @@ enum CheckResult {
 /// a further channel. The end of the connection ends it.
 async fn check(
     link: &Link,
-    queue: &Queue,
-    catalogue: &Catalogue,
+    part: &Part,
     unchecked: &mut UncheckedTopology,
     missing: Missing,
 ) -> Result<CheckResult, QueueError> {
     let mut declarer = Declarer::begin(link).await?;
-    let checked = check_all(&mut declarer, queue, catalogue, unchecked).await?;
+    let checked = check_all(&mut declarer, part, unchecked).await?;
     let found = match (checked, missing) {
         (DeclareAnswer::Ok | DeclareAnswer::Forbidden, _) => CheckResult::All,
         (DeclareAnswer::Missing, Missing::IsLeft) => CheckResult::MissingLeft,
         (DeclareAnswer::Missing, Missing::IsDeclared) => {
-            let (channel, not_checked) = declare(link, queue, catalogue).await?;
+            let (channel, not_checked) = declare(link, part).await?;
             *unchecked = not_checked;
+            join(link, part, unchecked).await?;
             channel.close(200, name("done")).await?;
             return Ok(CheckResult::DeclaredAgain);
         }
@@ -123,19 +119,31 @@ async fn check(
 /// two checks, its bindings are lost.
 async fn check_all(
     declarer: &mut Declarer<'_>,
-    queue: &Queue,
-    catalogue: &Catalogue,
+    part: &Part,
     unchecked: &mut UncheckedTopology,
 ) -> Result<DeclareAnswer, QueueError> {
-    for entity in entities(queue).iter().filter(|entity| !entity.is_queue(&queue.worker_queue)) {
-        if unchecked.hidden.iter().any(|hidden| hidden == entity.name) {
+    if part.watches_shared
+        && let DeclareAnswer::Missing = check_shared(declarer, part, unchecked).await?
+    {
+        return Ok(DeclareAnswer::Missing);
+    }
+    declarer.bind_share(part, unchecked).await
+}
+
+async fn check_shared(
+    declarer: &mut Declarer<'_>,
+    part: &Part,
+    unchecked: &mut UncheckedTopology,
+) -> Result<DeclareAnswer, QueueError> {
+    for entity in part.entities().iter().filter(|entity| !entity.is_queue(&part.shard.queue)) {
+        if unchecked.hidden.contains(&entity.name) {
             continue;
         }
         match declarer.check_exists(entity).await? {
             DeclareAnswer::Ok => {}
-            DeclareAnswer::Forbidden => unchecked.hidden.push(entity.name.to_owned()),
+            DeclareAnswer::Forbidden => unchecked.hidden.push(entity.name.clone()),
             DeclareAnswer::Missing => return Ok(DeclareAnswer::Missing),
         }
     }
-    declarer.bind_all(queue, catalogue, unchecked).await
+    declarer.bind_shared(part, unchecked).await
 }

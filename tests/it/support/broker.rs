@@ -17,6 +17,7 @@ pub struct Names {
     pub dead_exchange: String,
     pub dead_queue: String,
     pub notices_exchange: String,
+    pub shards_exchange: String,
 }
 
 impl Names {
@@ -27,6 +28,7 @@ impl Names {
             dead_exchange: format!("penr.webhooks.dead.{suffix}"),
             dead_queue: format!("penr.webhooks.dead.{suffix}"),
             notices_exchange: format!("penr.webhooks.notices.{suffix}"),
+            shards_exchange: format!("penr.webhooks.shards.{suffix}"),
         }
     }
 
@@ -38,6 +40,7 @@ impl Names {
             dead_exchange: "penr.webhooks.dead".into(),
             dead_queue: "penr.webhooks.dead".into(),
             notices_exchange: "penr.webhooks.notices".into(),
+            shards_exchange: "penr.webhooks.shards".into(),
         }
     }
 
@@ -47,15 +50,22 @@ impl Names {
         settings.set("queue.dead_exchange", &self.dead_exchange);
         settings.set("queue.dead_queue", &self.dead_queue);
         settings.set("queue.notices_exchange", &self.notices_exchange);
+        settings.set("queue.shards_exchange", &self.shards_exchange);
+    }
+
+    /// The second one of several worker queues. No test has a third.
+    pub fn second_queue(&self) -> String {
+        format!("{}.2", self.worker_queue)
     }
 
     /// Ignores errors: no other test uses these names.
     pub async fn delete_all(&self, amqp_url: &str) {
         let Ok(mut amqp) = Amqp::connect(amqp_url).await else { return };
-        for queue in [&self.worker_queue, &self.dead_queue] {
+        for queue in [&self.worker_queue, &self.dead_queue, &self.second_queue()] {
             let _ = amqp.delete_queue(queue).await;
         }
-        for exchange in [&self.events_exchange, &self.dead_exchange, &self.notices_exchange] {
+        let Self { events_exchange, dead_exchange, notices_exchange, shards_exchange, .. } = self;
+        for exchange in [events_exchange, dead_exchange, notices_exchange, shards_exchange] {
             let _ = amqp.delete_exchange(exchange).await;
         }
     }
@@ -68,6 +78,11 @@ impl Site {
 
     pub fn worker_queue(&self) -> &str {
         &self.names.worker_queue
+    }
+
+    /// The second one of several worker queues.
+    pub fn second_queue(&self) -> String {
+        self.names.second_queue()
     }
 
     pub fn dead_exchange(&self) -> &str {

@@ -58,6 +58,15 @@ impl PrivateServers {
         Self::broker_with(&["rabbitmq", "management"]).await
     }
 
+    /// A broker without the plugin that several worker queues need.
+    pub async fn bare_broker() -> Self {
+        let room = room().await;
+        let instance = Instance(unique_name());
+        services_with(&["start", &instance.0, "rabbitmq"], &[("PENR_SERVICES_BARE", "1")]).await;
+        let servers = Servers::with_disposable_broker(instance.export("AMQP_URL").await);
+        Self { instance, servers, _room: room }
+    }
+
     async fn broker_with(servers: &[&str]) -> Self {
         let room = room().await;
         let instance = Instance::start(servers).await;

@@ -67,8 +67,13 @@ impl Launch {
 
     /// Starts it and waits until it takes messages.
     pub async fn start_worker(self) -> Replica {
+        self.start_worker_of(1).await
+    }
+
+    /// Starts it and waits until it takes messages from this many queues.
+    pub async fn start_worker_of(self, queues: usize) -> Replica {
         let mut replica = self.start();
-        replica.wait_for_log(ATTACHED).await;
+        replica.wait_for_log_times(ATTACHED, queues).await;
         replica.level = Some(Level::of(&replica));
         replica
     }
