@@ -191,7 +191,7 @@ fn figures_of(settings: &Settings, role: Role) -> Figures {
         in_flight_limit: Some(settings.worker.limits().in_flight as u64),
         prefetch: Some(settings.worker.prefetch.into()),
         connections,
-        queues: Some(vec![settings.queue.worker_queue.clone()]),
+        queues: Some(settings.worker.shards_taken(&settings.queue).into_iter().map(|shard| shard.queue).collect()),
         ..Figures::default()
     }
 }

@@ -47,13 +47,17 @@ pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> (Vec<Chec
     (checks, consumers)
 }
 
-/// The number of consumers that stay: a worker whose queue is quiet adds one for a moment, to see whether the queue answers.
+/// The number of consumers that stay, of all worker queues: a worker whose queue is quiet adds one for a moment, to see whether the
+/// queue answers.
 async fn fewest_consumers(broker: &Broker, queue: &Queue, deadline: Deadline) -> Option<u32> {
     let mut fewest: Option<u32> = None;
     for _ in 0..3 {
-        let depth = deadline.answer(broker.depth(&queue.worker_queue)).await.ok()??;
-        fewest = Some(fewest.map_or(depth.consumers, |fewest| fewest.min(depth.consumers)));
-        if depth.consumers == 0 {
+        let mut consumers = 0;
+        for shard in queue.all_shards() {
+            consumers += deadline.answer(broker.depth(&shard.queue)).await.ok()??.consumers;
+        }
+        fewest = Some(fewest.map_or(consumers, |fewest| fewest.min(consumers)));
+        if consumers == 0 {
             break;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -30,9 +30,8 @@ pub(super) async fn checks(settings: &Settings, seen: &Seen, count: Option<u32>,
     let Some(count) = count else {
         return [vec![versions(seen)], Check::skipped(&["consumers"], "the broker does not tell them")].concat();
     };
-    let workers = seen.iter().filter(|process| process.role != "api").count();
     let told = named_consumers(settings, deadline).await.unwrap_or_default();
-    vec![versions(seen), consumers(count as usize, workers, &unknown(&told, seen))]
+    vec![versions(seen), consumers(count as usize, seen, &unknown(&told, seen))]
 }
 
 /// Names the processes of another release: they may be forgotten ones.
@@ -57,16 +56,20 @@ fn versions(seen: &[SeenProcess]) -> Check {
     }
 }
 
-fn consumers(count: usize, workers: usize, unknown: &[&QueueConsumer]) -> Check {
+/// A worker has a consumer for each of its queues.
+fn consumers(count: usize, seen: &[SeenProcess], unknown: &[&QueueConsumer]) -> Check {
     const ADVICE: &str = "stop it if it is not yours: it takes events that are then not delivered. Workers of a release that \
                           does not write who it is are not seen either";
+    let workers: Vec<_> = seen.iter().filter(|process| process.role != "api").collect();
+    let theirs: usize = workers.iter().map(|worker| worker.figures.queues.as_ref().map_or(1, Vec::len)).sum();
+    let workers = workers.len();
     let detail = format!("{count} consume from the worker queue, {workers} workers are seen");
     let names: Vec<String> = unknown.iter().map(|consumer| consumer.to_string()).collect();
     if !names.is_empty() {
         return Check::warns("consumers", format!("{detail}; nobody's: {}", names.join(", ")), ADVICE);
     }
-    if count > workers {
-        let more = count - workers;
+    if count > theirs {
+        let more = count - theirs;
         let advice =
             format!("{ADVICE}. `rabbitmqctl list_consumers`, or amqp.management_url and this check, say who it is");
         return Check::warns("consumers", format!("{detail}: {more} more than workers"), advice);
@@ -84,13 +87,17 @@ fn unknown<'a>(consumers: &'a [QueueConsumer], seen: &[SeenProcess]) -> Vec<&'a 
 /// Who consumes, if the management plugin tells. Its other checks say why it does not.
 async fn named_consumers(settings: &Settings, deadline: Deadline) -> Option<Vec<QueueConsumer>> {
     let management = Management::new(&settings.amqp).ok()??;
-    match deadline.answer(management.consumers(&settings.queue.worker_queue)).await {
-        Ok(consumers) => Some(consumers),
-        Err(error) => {
-            tracing::debug!(error, "the management plugin does not tell the consumers");
-            None
+    let mut consumers = Vec::new();
+    for shard in settings.queue.all_shards() {
+        match deadline.answer(management.consumers(&shard.queue)).await {
+            Ok(of_queue) => consumers.extend(of_queue),
+            Err(error) => {
+                tracing::debug!(error, "the management plugin does not tell the consumers");
+                return None;
+            }
         }
     }
+    Some(consumers)
 }
 
 /// Whether PostgreSQL has room for the connections of all processes that were seen, beside what others use.
@@ -149,10 +156,13 @@ mod tests {
         let told = [consumer(&own), consumer(QUORUM_TAG), consumer("penr-webhooks-other"), consumer("ctag1.1")];
         let unknown = unknown(&told, &seen);
         assert_eq!(unknown, [&told[2], &told[3]]);
-        assert_eq!(consumers(3, 1, &unknown).status, Status::Warns);
-        assert_eq!(consumers(1, 1, &[]).status, Status::Ok);
-        assert_eq!(consumers(1, 2, &[]).status, Status::Ok, "one was killed a moment ago");
-        assert_eq!(consumers(2, 1, &[]).status, Status::Warns);
+        assert_eq!(consumers(3, &seen, &unknown).status, Status::Warns);
+        assert_eq!(consumers(1, &seen, &[]).status, Status::Ok);
+        assert_eq!(consumers(0, &seen, &[]).status, Status::Ok, "it was killed a moment ago");
+        assert_eq!(consumers(2, &seen, &[]).status, Status::Warns);
+        let mut of_two_queues = process(1, "worker", "1.0.0");
+        of_two_queues.figures.queues = Some(vec!["a".to_owned(), "b".to_owned()]);
+        assert_eq!(consumers(2, &[of_two_queues], &[]).status, Status::Ok);
     }
 
     #[test]

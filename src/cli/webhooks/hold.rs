@@ -18,7 +18,7 @@ pub(super) const HOLD_EXAMPLES: &str = "\
 Examples:
   penr-webhooks webhooks hold 01926f3e-8b5a-7c3d-9e1f-2a4b6c8d0e1f --reason maintenance
   penr-webhooks webhooks hold --account acc_42
-  penr-webhooks webhooks hold --all --reason 'our own maintenance'";
+  penr-webhooks webhooks hold --all --reason upgrade";
 
 pub(super) const RELEASE_EXAMPLES: &str = "\
 Examples:
