@@ -112,10 +112,13 @@ impl Holds {
                 tokio::time::sleep(READ_AGAIN_AFTER).await;
                 let _ = tokio::time::timeout(READ_EVERY - READ_AGAIN_AFTER, self.changed.notified()).await;
             };
-            if self.stop.run_until_cancelled(wait).await.is_none() {
-                return;
-            }
-            match self.read(store).await {
+            // A stop does not wait for a database that does not answer.
+            let next = async {
+                wait.await;
+                self.read(store).await
+            };
+            let Some(read) = self.stop.run_until_cancelled(next).await else { return };
+            match read {
                 Ok(()) if failing.take().is_some_and(|failing| failing.is_told) => {
                     tracing::info!("what is held can be read again");
                 }

@@ -27,7 +27,7 @@ const TYPE: &str = "content.published";
 const NOBODY: &str = "01900000-0000-7000-8000-000000000000";
 
 /// The fields of a webhook in JSON.
-const WEBHOOK: [&str; 16] = [
+const WEBHOOK: [&str; 17] = [
     "id",
     "name",
     "url",
@@ -38,6 +38,7 @@ const WEBHOOK: [&str; 16] = [
     "failing",
     "failing_since",
     "headers",
+    "held_since",
     "max_per_second",
     "warnings",
     "created_at",
