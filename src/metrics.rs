@@ -116,7 +116,7 @@ pub struct Metrics {
     /// Transactions begun since the oldest snapshot that a session, a replication slot or a prepared transaction keeps.
     pub oldest_snapshot: Gauge,
     /// Days from today on that have all their partitions, when this process last looked.
-    pub partition_days: Gauge,
+    pub partitions_ahead: Gauge,
     /// Runs of the partitions' upkeep that failed, by reason.
     pub upkeep_failures: ByReason,
     /// Processes seen lately, by role. Kept by workers.
@@ -211,7 +211,7 @@ impl Metrics {
             notices_waiting: Gauge::default(),
             oldest_transaction: Gauge::default(),
             oldest_snapshot: Gauge::default(),
-            partition_days: Gauge::default(),
+            partitions_ahead: Gauge::default(),
             upkeep_failures: ByReason::new(UpkeepFailure::ALL.map(<&str>::from)),
             processes: Family::default(),
             api_requests: Family::default(),

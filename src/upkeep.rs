@@ -46,7 +46,7 @@ impl Upkeep {
     async fn make(&self, failures: &mut Failures) -> bool {
         let made = timeout(MAKING_BOUND, self.store.make_partitions()).await;
         if let Ok(Ok(days)) = timeout(MAKING_BOUND, self.store.partition_days()).await {
-            self.metrics.partition_days.set(i64::from(days));
+            self.metrics.partitions_ahead.set(i64::from(days));
         }
         failures.note_denied(matches!(made, Ok(Err(StoreError::Denied(_)))));
         let error = match made {

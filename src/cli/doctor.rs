@@ -49,17 +49,17 @@ enum Status {
 
 pub(super) async fn run(settings: &Settings, json: bool) -> CommandResult {
     let deadline = Deadline(Instant::now() + PATIENCE);
-    let ((database, seen), (broker, consumers), management, dns, proxy) = tokio::join!(
+    let (database, (broker, consumers), management, dns, proxy) = tokio::join!(
         database::checks(settings, deadline),
         broker::checks(settings, deadline),
         management::checks(settings, deadline),
         machine::dns(settings, deadline),
         machine::proxy(settings, deadline),
     );
-    let processes = processes::checks(settings, &seen, consumers, deadline).await;
+    let processes = processes::checks(settings, &database.running, database.schema_is_older, consumers, deadline).await;
     let (certificates, open_files) = (machine::certificates(settings), machine::open_files(settings));
     let of_machine = vec![dns, proxy, certificates, open_files, memory::memory(settings)];
-    let checks = [settings::checks(settings), database, broker, management, processes, of_machine].concat();
+    let checks = [settings::checks(settings), database.checks, broker, management, processes, of_machine].concat();
     if json {
         output::json(&json!({ "data": checks }))?;
     } else {

@@ -14,6 +14,11 @@ use crate::store::{SeenProcess, Store};
 pub(super) struct Running(Result<Vec<SeenProcess>, String>);
 
 impl Running {
+    /// The processes are not known.
+    pub(super) fn unknown(because: &str) -> Self {
+        Self(Err(because.to_owned()))
+    }
+
     pub(super) async fn find(store: &Store) -> Self {
         Self(match store.processes(GONE_AFTER).await {
             Ok(Some(processes)) => Ok(processes),
@@ -22,13 +27,25 @@ impl Running {
         })
     }
 
+    #[cfg(test)]
+    pub(super) fn seen_lately(processes: Vec<SeenProcess>) -> Self {
+        Self(Ok(processes))
+    }
+
+    /// # Errors
+    ///
+    /// Why they are not known.
+    pub(super) fn processes(&self) -> Result<&[SeenProcess], &str> {
+        self.0.as_deref().map_err(String::as_str)
+    }
+
     /// One sentence that counts the processes of each version.
     ///
     /// # Errors
     ///
     /// Why it is not known.
     pub(super) fn summary(&self) -> Result<String, &str> {
-        let processes = self.0.as_ref().map_err(String::as_str)?;
+        let processes = self.processes()?;
         let mut versions: BTreeMap<&str, usize> = BTreeMap::new();
         for process in processes {
             *versions.entry(&process.version).or_default() += 1;

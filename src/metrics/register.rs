@@ -149,9 +149,9 @@ impl Metrics {
             self.oldest_snapshot.clone(),
         );
         all.register(
-            "partition_days",
+            "partitions_ahead",
             "Days from today on that have all their partitions",
-            self.partition_days.clone(),
+            self.partitions_ahead.clone(),
         );
         all.register(
             "upkeep_failures",

@@ -19,13 +19,12 @@ const OF_SETTINGS: [&str; 7] =
     ["settings", "published_keys", "private_networks", "private_hosts", "https", "retries", "shutdown"];
 
 /// The checks that need a database that answers.
-const OF_DATABASE: [&str; 12] = [
+const OF_DATABASE: [&str; 11] = [
     "durability",
     "connections",
     "clock",
     "snapshots",
     "schema",
-    "releases",
     "rights",
     "search_path",
     "retention",

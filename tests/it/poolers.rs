@@ -145,7 +145,7 @@ async fn an_api_with_one_session_works_and_does_so_again_once_its_pooler_is_swit
     };
     wait_until("it answers", async || answered(200).await).await;
     // An API that is still starting would end with the error that follows.
-    wait_until("it has started", async || api.replica.metric("partition_days").await > 0.0).await;
+    wait_until("it has started", async || api.replica.metric("partitions_ahead").await > 0.0).await;
     pooler.set(&[TRANSACTION, two]);
     wait_until("the API answers 503", async || answered(503).await).await;
     pooler.set(&[SESSION, two]);

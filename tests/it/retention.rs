@@ -146,7 +146,7 @@ async fn a_session_that_holds_the_lock_is_logged_and_counted() {
     let address = worker.logged("operations address", "address").await;
     let metrics = http::get(&address, "/metrics").await.text();
     assert!(metrics.contains("penr_webhooks_upkeep_failures_total{reason=\"locked\"} 1\n"), "{metrics}");
-    assert!(metrics.contains("penr_webhooks_partition_days 8\n"), "{metrics}");
+    assert!(metrics.contains("penr_webhooks_partitions_ahead 8\n"), "{metrics}");
 }
 
 #[tokio::test]

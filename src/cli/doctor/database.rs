@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 
 use super::super::running::Running;
-use super::processes::{self, Seen};
+use super::processes;
 use super::versions::{POSTGRESQL, Version};
 use super::{Check, Deadline, Status, millis, rights};
 use crate::config::{Retention, Settings};
@@ -31,13 +31,12 @@ const DAYS_BESIDE_RETENTION: u64 = 12;
 /// recovery over a long time, somebody who reads the whole log.
 const USES_OF_ALL_PARTITIONS: i64 = 8;
 
-const OF_SERVER: [&str; 12] = [
+const OF_SERVER: [&str; 11] = [
     "durability",
     "connections",
     "clock",
     "snapshots",
     "schema",
-    "releases",
     "rights",
     "search_path",
     "retention",
@@ -46,15 +45,28 @@ const OF_SERVER: [&str; 12] = [
     "secrets",
 ];
 
-/// The checks, and the processes that were seen lately.
-pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> (Vec<Check>, Seen) {
+/// What the database tells.
+pub(super) struct OfDatabase {
+    pub(super) checks: Vec<Check>,
+    pub(super) running: Running,
+    /// The schema is not the one that this program needs.
+    pub(super) schema_is_older: bool,
+}
+
+impl OfDatabase {
+    fn unknown(checks: Vec<Check>, because: &str) -> Self {
+        Self { checks, running: Running::unknown(because), schema_is_older: false }
+    }
+}
+
+pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> OfDatabase {
     let unusable = |check| {
-        let skipped = Check::skipped(&OF_SERVER, "the database does not answer");
-        ([vec![check], skipped].concat(), Err("the database does not answer".to_owned()))
+        const SILENT: &str = "the database does not answer";
+        OfDatabase::unknown([vec![check], Check::skipped(&OF_SERVER, SILENT)].concat(), SILENT)
     };
     if let Err(missing) = settings.database_url() {
         let missing = missing.to_string();
-        return (Check::skipped(&[&["database"][..], &OF_SERVER].concat(), &missing), Err(missing));
+        return OfDatabase::unknown(Check::skipped(&[&["database"][..], &OF_SERVER].concat(), &missing), &missing);
     }
     let store = match Store::new(&settings.database) {
         Ok(store) => store,
@@ -71,15 +83,19 @@ pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> (Vec<Chec
         Ok(Err(fault)) => return unusable(Check::fails("database", fault.to_string(), SessionFault::ADVICE)),
         Err(error) => return unusable(Check::fails("database", error, "is it up, and is DATABASE_URL right?")),
     };
-    let seen = processes::seen(&store, deadline).await;
-    let connections = processes::connections(&server, settings.database.pool_size, &seen);
+    let running = deadline.wait(Running::find(&store)).await.unwrap_or_else(|late| Running::unknown(&late));
+    let connections = processes::connections(&server, settings.database.pool_size, &running);
     let mut checks = vec![version(&server), durability(&server), connections, clock(&server)];
     checks.push(snapshots(&deadline.answer(store.snapshot_holders()).await));
-    checks.extend(tables(&store, settings, deadline).await);
-    (checks, seen)
+    let (schema, tables) = tables(&store, settings, deadline).await;
+    let schema_is_older = schema.status == Status::Fails;
+    checks.push(schema);
+    checks.extend(tables);
+    OfDatabase { checks, running, schema_is_older }
 }
 
-async fn tables(store: &Store, settings: &Settings, deadline: Deadline) -> Vec<Check> {
+/// The check of the schema, and those of what is in it.
+async fn tables(store: &Store, settings: &Settings, deadline: Deadline) -> (Check, Vec<Check>) {
     let migrate = "run `penr-webhooks migrate`";
     let schema = match deadline.answer(store.schema()).await {
         Ok(Schema::Current { version }) => Check::ok("schema", format!("version {version}, as this program needs it")),
@@ -92,13 +108,12 @@ async fn tables(store: &Store, settings: &Settings, deadline: Deadline) -> Vec<C
         Ok(Schema::Missing) => Check::fails("schema", "there is none", migrate),
         Err(error) => Check::fails("schema", error, "solve that first"),
     };
-    let releases = releases(store, &schema, deadline).await;
     if schema.status == Status::Fails {
         let skipped = Check::skipped(
             &["rights", "search_path", "retention", "partitions", "locks", "secrets"],
             "the schema is not the one needed",
         );
-        return [vec![schema, releases], skipped].concat();
+        return (schema, skipped);
     }
     let (rights, partitions, locks, secrets) = tokio::join!(
         rights::checks(store, &settings.retention, deadline),
@@ -106,28 +121,7 @@ async fn tables(store: &Store, settings: &Settings, deadline: Deadline) -> Vec<C
         locks(store, &settings.retention, deadline),
         secrets(store, settings, deadline)
     );
-    [vec![schema, releases], rights, vec![partitions, locks, secrets]].concat()
-}
-
-/// Which releases run. Warns if they may not run together, and if processes wait for `migrate`.
-async fn releases(store: &Store, schema: &Check, deadline: Deadline) -> Check {
-    let unknown = |reason: &str| {
-        let advice = "run `penr-webhooks migrate`, and make the table processes readable for this role";
-        Check::warns("releases", format!("it is not known which processes run: {reason}"), advice)
-    };
-    let running = match deadline.wait(Running::find(store)).await {
-        Ok(running) => running,
-        Err(late) => return unknown(&late),
-    };
-    let summary = match running.summary() {
-        Ok(summary) => summary,
-        Err(reason) => return unknown(reason),
-    };
-    let waiting = (schema.status == Status::Fails).then(|| running.waiting_for_migrate()).flatten();
-    match running.too_far_apart().or(waiting) {
-        Some(advice) => Check::warns("releases", summary, advice),
-        None => Check::ok("releases", summary),
-    }
+    (schema, [rights, vec![partitions, locks, secrets]].concat())
 }
 
 fn version(server: &Server) -> Check {
@@ -330,7 +324,9 @@ mod tests {
 
     #[test]
     fn a_pool_that_finds_no_room_is_warned_about() {
-        let of = |server: Server, pool_size| processes::connections(&server, pool_size, &Ok(Vec::new())).status;
+        let of = |server: Server, pool_size| {
+            processes::connections(&server, pool_size, &Running::seen_lately(Vec::new())).status
+        };
         assert_eq!(of(healthy(), 90), Status::Ok);
         assert_eq!(of(healthy(), 91), Status::Warns);
         assert_eq!(of(Server { connections_used: 120, ..healthy() }, 2), Status::Warns);

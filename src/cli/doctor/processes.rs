@@ -3,56 +3,60 @@
 
 use std::collections::BTreeMap;
 
+use super::super::running::Running;
 use super::{Check, Deadline};
 use crate::config::Settings;
 use crate::management::{Management, QueueConsumer};
 use crate::presence::{BESIDE_POOL, GONE_AFTER};
 use crate::queue::{QUORUM_TAG, tag_prefix};
-use crate::store::{SeenProcess, Server, Store};
-
-/// The processes that were seen, or why they are not known.
-pub(super) type Seen = Result<Vec<SeenProcess>, String>;
-
-pub(super) async fn seen(store: &Store, deadline: Deadline) -> Seen {
-    match deadline.answer(store.processes(GONE_AFTER)).await {
-        Ok(Some(seen)) => Ok(seen),
-        Ok(None) => Err("the schema has no table for processes yet".to_owned()),
-        Err(error) => Err(error),
-    }
-}
+use crate::store::{SeenProcess, Server};
 
 /// The processes, and the consumers: `count` of them there are as the broker tells.
-pub(super) async fn checks(settings: &Settings, seen: &Seen, count: Option<u32>, deadline: Deadline) -> Vec<Check> {
-    let seen = match seen {
+pub(super) async fn checks(
+    settings: &Settings,
+    running: &Running,
+    schema_is_older: bool,
+    count: Option<u32>,
+    deadline: Deadline,
+) -> Vec<Check> {
+    let seen = match running.processes() {
         Ok(seen) => seen,
-        Err(because) => return Check::skipped(&["processes", "consumers"], because),
+        Err(because) => {
+            let because = format!("it is not known which processes run: {because}");
+            return Check::skipped(&["processes", "consumers"], &because);
+        }
     };
+    let processes = processes(running, schema_is_older);
     let Some(count) = count else {
-        return [vec![versions(seen)], Check::skipped(&["consumers"], "the broker does not tell them")].concat();
+        return [vec![processes], Check::skipped(&["consumers"], "the broker does not tell them")].concat();
     };
     let told = named_consumers(settings, deadline).await.unwrap_or_default();
-    vec![versions(seen), consumers(count as usize, seen, &unknown(&told, seen))]
+    vec![processes, consumers(count as usize, seen, &unknown(&told, seen))]
 }
 
-/// Names the processes of another release: they may be forgotten ones.
-fn versions(seen: &[SeenProcess]) -> Check {
-    const OURS: &str = env!("CARGO_PKG_VERSION");
+/// Counts the processes, and names those of another version: they may be forgotten ones.
+fn processes(running: &Running, schema_is_older: bool) -> Check {
+    const MIXED: &str = "bring all to one version, unless an upgrade is under way";
+    let seen = running.processes().unwrap_or_default();
     if seen.is_empty() {
         return Check::ok("processes", format!("none was seen in the last {} s", GONE_AFTER.as_secs()));
     }
     let mut roles: BTreeMap<&str, usize> = BTreeMap::new();
     seen.iter().for_each(|process| *roles.entry(&process.role).or_default() += 1);
     let roles: Vec<String> = roles.iter().map(|(role, count)| format!("{count} {role}")).collect();
-    let others = seen.iter().filter(|process| process.version != OURS);
-    let others: Vec<String> = others
-        .map(|SeenProcess { role, version, host, id, .. }| format!("{role} {id} on {host} is {version}"))
-        .collect();
-    match others.is_empty() {
-        true => Check::ok("processes", format!("seen: {}, all of this version {OURS}", roles.join(", "))),
-        false => {
-            let detail = format!("seen: {}; this program is {OURS}, {}", roles.join(", "), others.join(", "));
-            Check::warns("processes", detail, "bring all to one version, unless an upgrade is under way")
-        }
+    let others: Vec<String> = running.of_other_versions().collect();
+    let (roles, ours) = (roles.join(", "), env!("CARGO_PKG_VERSION"));
+    let (detail, mixed) = match others.is_empty() {
+        true => (format!("seen: {roles}, all of this version {ours}"), None),
+        false => (
+            format!("seen: {roles}; this program is {ours}, others are: {}", others.join(", ")),
+            Some(MIXED.to_owned()),
+        ),
+    };
+    let waiting = schema_is_older.then(|| running.waiting_for_migrate()).flatten();
+    match running.too_far_apart().or(waiting).or(mixed) {
+        Some(advice) => Check::warns("processes", detail, advice),
+        None => Check::ok("processes", detail),
     }
 }
 
@@ -101,10 +105,10 @@ async fn named_consumers(settings: &Settings, deadline: Deadline) -> Option<Vec<
 }
 
 /// Whether PostgreSQL has room for the connections of all processes that were seen, beside what others use.
-pub(super) fn connections(server: &Server, pool_size: usize, seen: &Seen) -> Check {
+pub(super) fn connections(server: &Server, pool_size: usize, running: &Running) -> Check {
     let (used, room, others) = (server.connections_used, server.connections, server.connections_of_others);
     let of_one = pool_size as u64 + BESIDE_POOL;
-    let processes = seen.as_deref().unwrap_or_default();
+    let processes = running.processes().unwrap_or_default();
     let needed: u64 = processes.iter().map(|process| process.figures.connections.unwrap_or(of_one)).sum();
     let detail = match processes.len() {
         0 => format!("{used} of {room} in use, {others} by others; a worker or an API takes up to {of_one}"),
@@ -168,9 +172,10 @@ mod tests {
     #[test]
     fn a_process_of_another_version_is_named() {
         let ours = env!("CARGO_PKG_VERSION");
-        assert_eq!(versions(&[process(1, "worker", ours), process(2, "api", ours)]).status, Status::Ok);
-        let mixed = versions(&[process(1, "worker", ours), process(2, "worker", "0.0.1")]);
-        assert!(mixed.status == Status::Warns && mixed.detail.contains("on a is 0.0.1"), "{mixed:?}");
+        let check = |seen: Vec<SeenProcess>| processes(&Running::seen_lately(seen), false);
+        assert_eq!(check(vec![process(1, "worker", ours), process(2, "api", ours)]).status, Status::Ok);
+        let mixed = check(vec![process(1, "worker", ours), process(2, "worker", "0.0.1")]);
+        assert!(mixed.status == Status::Warns && mixed.detail.contains("worker 0.0.1 on a"), "{mixed:?}");
         assert!(mixed.detail.contains("seen: 2 worker;"), "{mixed:?}");
     }
 }
