@@ -30,13 +30,16 @@ mod register;
 
 pub use format::Format;
 pub use histogram::{observe_since, observe_size};
-pub use labels::{ApiRequest, ApiRoute, AttemptCounts, ByReason, HeldBackLabel, QueueLabel, RoleLabel, UpkeepFailure};
+pub use labels::{
+    ApiRequest, ApiRoute, AttemptCounts, ByReason, EventCounter, EventCounts, HeldBackLabel, QueueLabel, RoleLabel,
+    UpkeepFailure,
+};
 
 /// The metrics of one process. All clones count together.
 #[derive(Debug, Clone)]
 pub struct Metrics {
-    /// Broker messages that were events.
-    pub events: Counter,
+    /// Broker messages that were events, by queue.
+    pub events: EventCounts,
     /// Broker messages that were no events, by reason.
     pub dead_letters: ByReason,
     /// HTTP requests by result (`success` or an error of the webhook log) and event type.
@@ -169,7 +172,7 @@ impl Metrics {
 
     fn of(catalogue: &Catalogue, dropped_lines: Option<ErrorCounter>) -> Self {
         let mut metrics = Self {
-            events: Counter::default(),
+            events: EventCounts::default(),
             dead_letters: ByReason::new(Malformed::REASONS),
             attempts: AttemptCounts::new(catalogue),
             attempt_duration: Histogram::new(SECONDS),

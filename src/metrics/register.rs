@@ -19,7 +19,7 @@ impl Metrics {
 
     /// What becomes of events.
     fn register_events_and_attempts(&self, all: &mut Registry) {
-        all.register("events", "Broker messages that were events", self.events.clone());
+        all.register("events", "Broker messages that were events", self.events.family.clone());
         all.register("dead_letters", "Broker messages that were no events", self.dead_letters.family.clone());
         all.register("attempts", "HTTP requests by result and event type", self.attempts.family.clone());
         all.register_with_unit(

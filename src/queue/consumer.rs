@@ -105,6 +105,8 @@ impl Consumer {
     ///
     /// [`QueueError::Mismatch`] and [`QueueError::Address`], which no new connection can cure.
     pub(crate) async fn run(self) -> Result<(), QueueError> {
+        // Shown from the start, at 0.
+        drop(self.taking.metrics.events.of(self.queue()));
         let mut supervisor = Supervisor::of(self.queue());
         let mut state = ConsumerState::HeldOff;
         loop {

@@ -99,8 +99,9 @@ async fn what_a_worker_does_is_counted() {
     ledger.site.publish_message(&ledger.site.message("no event")).await;
     ledger.site.wait_for_dead_letters(1).await;
     wait_until("all is recorded", async || operations.metric("recorded_total").await == 3.0).await;
-    let expected = [
-        ("events_total", 3.0),
+    let of_queue = format!("events_total{{queue=\"{}\"}}", ledger.site.worker_queue());
+    let expected: [(&str, f64); 7] = [
+        (&of_queue, 3.0),
         ("dead_letters_total{reason=\"not_json\"}", 1.0),
         ("attempts_total{outcome=\"success\",event_type=\"content.created\"}", 1.0),
         ("attempts_total{outcome=\"http_status\",event_type=\"content.created\"}", 2.0),
