@@ -190,6 +190,8 @@ async fn while_everything_is_held_events_wait_at_the_broker_and_workers_are_read
 
 #[tokio::test]
 async fn a_hold_of_everything_keeps_due_deliveries_and_ends_webhook_by_webhook() {
+    let counted = format!("queue_messages{{queue=\"{queue}\"}}");
+    wait_until("what waits is counted", async || worker.metric(&counted).await == f64::from(waiting + 5)).await;
     let site = Site::new().await.set("retry.schedule", r#"["1h"]"#);
     let receiver = Receiver::start().await;
     receiver.script((0..6).map(|_| Reply::status(500)));
