@@ -103,6 +103,8 @@ pub struct Metrics {
     pub held: Gauge,
     /// Holds that are in force, those that are being released too.
     pub holds: Gauge,
+    /// Seconds since the oldest of them began; 0 without holds.
+    pub oldest_hold: Gauge<f64, AtomicU64>,
     /// 1 while everything is held.
     pub held_all: Gauge,
     /// Seconds by which the delivery that has waited longest is overdue, as of the last look at all webhooks. Deliveries that
@@ -207,6 +209,7 @@ impl Metrics {
             parked_waiting: Gauge::default(),
             held: Gauge::default(),
             holds: Gauge::default(),
+            oldest_hold: Gauge::default(),
             held_all: Gauge::default(),
             due_lag: Gauge::default(),
             pace_waiting: Gauge::default(),
