@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Usage: monitoring.py config FILE OPERATIONS… | visit API TOKEN | ready PROMETHEUS | queries PROMETHEUS |
-       shape
+       shape | scaling-test
 
 ready:   fails unless this Prometheus answers.
 visit:   reads the API's list of webhooks again and again, until it is ended.
 config:  writes a configuration of Prometheus that scrapes these addresses every second and loads our alerts.
 queries: asks Prometheus each query of the dashboard, of the alerts and of the ScaledObject, and fails if it refuses one, if a query
          of the dashboard finds nothing, or if an alert or the ScaledObject names a metric that is not there.
+scaling-test: prints config/prometheus/scaling_test.yml with the query of the ScaledObject in it.
 shape:   fails if the dashboard's panels overlap, or lack what a reader needs.
 """
 
@@ -21,6 +22,7 @@ import urllib.request
 
 DASHBOARD = pathlib.Path("config/grafana/penr-webhooks.json")
 ALERTS = pathlib.Path("config/prometheus/alerts.yml")
+SCALING_TEST = pathlib.Path("config/prometheus/scaling_test.yml")
 SCALING = pathlib.Path("config/kubernetes/scaling/scaledobject.yaml")
 
 # Grafana's own variables, as it would fill them in for these seconds of scraping.
@@ -71,6 +73,12 @@ def rules():
 
 def scaling():
     return re.findall(r"^ +query: >-\n((?: {10}.*\n)+)", SCALING.read_text(), re.M) if SCALING.exists() else []
+
+
+def scaling_test():
+    (query,) = [query for query in scaling() if "first_verdict" in query]
+    query = " ".join(query.split()).replace("'", "''")
+    print(SCALING_TEST.read_text().replace("expr: (FIRST_VERDICT_AGE)", f"expr: '{query}'"))
 
 
 def check(prometheus):
@@ -157,6 +165,8 @@ def main():
                 sys.exit(1)
         case ["queries", prometheus]:
             sys.exit(not queries(prometheus))
+        case ["scaling-test"]:
+            scaling_test()
         case ["shape"]:
             sys.exit(not shape())
         case _:

@@ -30,13 +30,16 @@ mod register;
 
 pub use format::Format;
 pub use histogram::{observe_since, observe_size};
-pub use labels::{ApiRequest, ApiRoute, AttemptCounts, ByReason, HeldBackLabel, QueueLabel, RoleLabel, UpkeepFailure};
+pub use labels::{
+    ApiRequest, ApiRoute, AttemptCounts, ByReason, EventCounter, EventCounts, HeldBackLabel, QueueLabel, RoleLabel,
+    UpkeepFailure,
+};
 
 /// The metrics of one process. All clones count together.
 #[derive(Debug, Clone)]
 pub struct Metrics {
-    /// Broker messages that were events.
-    pub events: Counter,
+    /// Broker messages that were events, by queue.
+    pub events: EventCounts,
     /// Broker messages that were no events, by reason.
     pub dead_letters: ByReason,
     /// HTTP requests by result (`success` or an error of the webhook log) and event type.
@@ -100,6 +103,8 @@ pub struct Metrics {
     pub held: Gauge,
     /// Holds that are in force, those that are being released too.
     pub holds: Gauge,
+    /// Seconds since the oldest of them began; 0 without holds.
+    pub oldest_hold: Gauge<f64, AtomicU64>,
     /// 1 while everything is held.
     pub held_all: Gauge,
     /// Seconds by which the delivery that has waited longest is overdue, as of the last look at all webhooks. Deliveries that
@@ -169,7 +174,7 @@ impl Metrics {
 
     fn of(catalogue: &Catalogue, dropped_lines: Option<ErrorCounter>) -> Self {
         let mut metrics = Self {
-            events: Counter::default(),
+            events: EventCounts::default(),
             dead_letters: ByReason::new(Malformed::REASONS),
             attempts: AttemptCounts::new(catalogue),
             attempt_duration: Histogram::new(SECONDS),
@@ -204,6 +209,7 @@ impl Metrics {
             parked_waiting: Gauge::default(),
             held: Gauge::default(),
             holds: Gauge::default(),
+            oldest_hold: Gauge::default(),
             held_all: Gauge::default(),
             due_lag: Gauge::default(),
             pace_waiting: Gauge::default(),

@@ -133,7 +133,7 @@ impl Presence {
         let (attempts, failed) = self.metrics.attempts.made_and_failed();
         Counted {
             at: Instant::now(),
-            events: self.metrics.events.get(),
+            events: self.metrics.events.all(),
             attempts,
             failed,
             held_back: HeldBackBy::ALL.map(|by| self.metrics.lane_held_back.get_or_create(&by.into()).get()),

@@ -45,9 +45,9 @@ impl Upkeep {
     /// Returns whether all partitions are there.
     async fn make(&self, failures: &mut Failures) -> bool {
         let made = timeout(MAKING_BOUND, self.store.make_partitions()).await;
-        if let Ok(Ok(days)) = timeout(MAKING_BOUND, self.store.partition_days()).await {
-            self.metrics.partitions_ahead.set(i64::from(days));
-        }
+        let looked = timeout(MAKING_BOUND, self.store.partition_days()).await;
+        // 0 without an answer: what was seen hours ago may hold no more, and the figures of other processes are to count.
+        self.metrics.partitions_ahead.set(looked.ok().and_then(Result::ok).map_or(0, i64::from));
         failures.note_denied(matches!(made, Ok(Err(StoreError::Denied(_)))));
         let error = match made {
             Ok(Ok(())) => return failures.end("partitions are made again"),
@@ -133,5 +133,26 @@ impl Failures {
             tracing::info!("{what}");
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Database, UrlSource};
+
+    #[tokio::test]
+    async fn what_was_seen_before_does_not_stand_after_a_look_that_failed() {
+        let store = Store::new(&Database {
+            url: "postgres://nobody@127.0.0.1:1/nothing".into(),
+            url_from: UrlSource::default(),
+            pool_size: 1,
+            connect_timeout: Duration::from_millis(100),
+            statement_timeout: Duration::from_secs(1),
+        });
+        let upkeep = Upkeep { store: store.unwrap(), metrics: Metrics::default(), retention: None };
+        upkeep.metrics.partitions_ahead.set(8);
+        assert!(!upkeep.make(&mut Failures::default()).await);
+        assert_eq!(upkeep.metrics.partitions_ahead.get(), 0);
     }
 }

@@ -47,6 +47,40 @@ pub struct QueueLabel {
     pub queue: String,
 }
 
+/// Events by the queue that they came from.
+#[derive(Debug, Clone, Default)]
+pub struct EventCounts {
+    all: Counter,
+    pub(super) family: Family<QueueLabel, Counter>,
+}
+
+/// Counts the events of one queue.
+#[derive(Debug, Clone)]
+pub struct EventCounter {
+    all: Counter,
+    of_queue: Counter,
+}
+
+impl EventCounts {
+    /// The counter of a queue, which is shown from now on.
+    pub fn of(&self, queue: &str) -> EventCounter {
+        let of_queue = self.family.get_or_create(&QueueLabel { queue: queue.to_owned() }).clone();
+        EventCounter { all: self.all.clone(), of_queue }
+    }
+
+    /// The events of all queues.
+    pub fn all(&self) -> u64 {
+        self.all.get()
+    }
+}
+
+impl EventCounter {
+    pub fn inc(&self) {
+        self.all.inc();
+        self.of_queue.inc();
+    }
+}
+
 /// `busy` or `idle`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct StateLabel {

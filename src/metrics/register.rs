@@ -19,7 +19,7 @@ impl Metrics {
 
     /// What becomes of events.
     fn register_events_and_attempts(&self, all: &mut Registry) {
-        all.register("events", "Broker messages that were events", self.events.clone());
+        all.register("events", "Broker messages that were events", self.events.family.clone());
         all.register("dead_letters", "Broker messages that were no events", self.dead_letters.family.clone());
         all.register("attempts", "HTTP requests by result and event type", self.attempts.family.clone());
         all.register_with_unit(
@@ -113,6 +113,7 @@ impl Metrics {
         all.register("pending", "Deliveries waiting in the database", self.pending.clone());
         all.register("held", "Deliveries waiting in the database whose webhooks are held", self.held.clone());
         all.register("holds", "Holds of operators that are in force", self.holds.clone());
+        all.register_with_unit("oldest_hold", "Age of the oldest hold", Unit::Seconds, self.oldest_hold.clone());
         all.register("held_all", "1 while everything is held, and no event is taken", self.held_all.clone());
         all.register(
             "due",

@@ -13,6 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use super::convert::properties;
 use super::headers::{DEATH, REQUEUED, delivery_count};
 use crate::event::Properties;
+use crate::metrics::EventCounter;
 
 /// A broker message, to be settled exactly once.
 #[derive(Debug)]
@@ -31,7 +32,7 @@ impl Incoming {
         let headers = delivery.properties.headers().as_ref();
         let was_dead = headers.is_some_and(|table| table.contains_key(DEATH) || table.contains_key(REQUEUED));
         let redelivered = delivery.redelivered || was_dead || delivery_count(&delivery.properties) > 0;
-        attachment.unacknowledged.inc();
+        attachment.counts.unacknowledged.inc();
         Self {
             properties: properties(&delivery.properties),
             redelivered,
@@ -60,7 +61,7 @@ pub(crate) struct Receipt {
 
 impl Drop for Receipt {
     fn drop(&mut self) {
-        self.attachment.unacknowledged.dec();
+        self.attachment.counts.unacknowledged.dec();
     }
 }
 
@@ -68,6 +69,11 @@ impl Receipt {
     /// Whether the message can still be settled. Once its channel has ended, the broker delivers it again.
     pub(crate) fn is_usable(&self) -> bool {
         self.attachment.channel.status().connected()
+    }
+
+    /// Counts the message as an event of its queue.
+    pub(crate) fn count_event(&self) {
+        self.attachment.counts.events.inc();
     }
 
     /// When the worker took the message.
@@ -81,6 +87,15 @@ impl Receipt {
     }
 }
 
+/// Metrics of the messages of a channel.
+#[derive(Debug)]
+pub(super) struct MessageCounts {
+    /// The messages of all channels that the worker has in hand.
+    pub(super) unacknowledged: Gauge,
+    /// The events of its queue.
+    pub(super) events: EventCounter,
+}
+
 /// One channel on which the worker consumes, from its first message to its end.
 #[derive(Debug)]
 pub(super) struct Attachment {
@@ -90,8 +105,7 @@ pub(super) struct Attachment {
     /// Which consumer of the worker it belongs to.
     pub(super) consumer: usize,
     prefetch: u16,
-    /// The messages of all channels that the worker has in hand.
-    unacknowledged: Gauge,
+    counts: MessageCounts,
     isolated: AtomicBool,
     /// Whether a message came since the last call of `take_message_seen`.
     message_seen: AtomicBool,
@@ -106,7 +120,7 @@ impl Attachment {
         consumer: usize,
         prefetch: u16,
         isolated: bool,
-        unacknowledged: Gauge,
+        counts: MessageCounts,
     ) -> Arc<Self> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         Arc::new(Self {
@@ -114,7 +128,7 @@ impl Attachment {
             channel,
             consumer,
             prefetch,
-            unacknowledged,
+            counts,
             isolated: AtomicBool::new(isolated),
             message_seen: AtomicBool::default(),
             blocked: AtomicBool::default(),

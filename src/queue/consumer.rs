@@ -36,7 +36,7 @@ use super::attachment::{Attachment, Incoming};
 use super::connection::connect::connect;
 use super::connection::link::{Link, Purpose, bounded};
 use super::convert::name;
-use super::depth::keep_counted;
+use super::depth::{keep_counted, keep_counted_without_consumer};
 use super::error::QueueError;
 use super::quorum::until_lost;
 use super::topology::part::Part;
@@ -105,6 +105,8 @@ impl Consumer {
     ///
     /// [`QueueError::Mismatch`] and [`QueueError::Address`], which no new connection can cure.
     pub(crate) async fn run(self) -> Result<(), QueueError> {
+        // Shown from the start, at 0.
+        drop(self.taking.metrics.events.of(self.queue()));
         let mut supervisor = Supervisor::of(self.queue());
         let mut state = ConsumerState::HeldOff;
         loop {
@@ -125,10 +127,19 @@ impl Consumer {
 
     async fn wait_while_held_off(&self) -> ConsumerState {
         let mut hold_off = HoldOff::follow(&self.hold_off);
-        match self.stop.run_until_cancelled(hold_off.over()).await {
-            Some(()) => ConsumerState::Attaching,
-            None => ConsumerState::Stopped,
+        let mut counting = None;
+        let state = tokio::select! {
+            biased;
+            over = self.stop.run_until_cancelled(hold_off.over()) => match over {
+                Some(()) => ConsumerState::Attaching,
+                None => ConsumerState::Stopped,
+            },
+            never = keep_counted_without_consumer(&self.amqp, &self.part, &self.taking.metrics, &mut counting) => match never {},
+        };
+        if let Some(link) = counting {
+            link.close().await.ok();
         }
+        state
     }
 
     async fn attach(&self, supervisor: &mut Supervisor) -> ConsumerState {

@@ -132,6 +132,9 @@ impl Holds {
         let holds = store.holds().await?;
         let of_accounts = store.webhooks_of_held_accounts(&holds).await?;
         let held = HeldWebhooks::new(&holds, of_accounts);
+        let now = jiff::Timestamp::now();
+        let ages = holds.iter().map(|hold| now.duration_since(hold.since).as_secs_f64());
+        self.metrics.oldest_hold.set(ages.fold(0.0, f64::max));
         self.metrics.holds.set(i64::try_from(holds.len()).unwrap_or(i64::MAX));
         self.metrics.held_all.set(held.all.is_some().into());
         if held.is_empty() {

@@ -59,7 +59,7 @@ impl Intake {
         let Incoming { body, properties, receipt, .. } = message;
         match self.parser.parse(&body, &properties, jiff::Timestamp::now()) {
             Ok(mut event) => {
-                self.attempts.metrics.events.inc();
+                receipt.count_event();
                 if let Some(span) = &mut span {
                     spans::is_event(span, &event);
                     // A trace that was begun here.

@@ -72,6 +72,8 @@ async fn a_lost_broker_is_seen_in_readiness_in_the_metrics_and_in_two_lines_of_t
     broker.cut().await;
     wait_until("it is not ready", async || operations.ready().await.0 == 503).await;
     wait_until("the metric says so", async || operations.metric("consumer_attached").await == 0.0).await;
+    let is_counted = async || get(&operations.0, "/metrics").await.text().contains("penr_webhooks_queue_messages{");
+    wait_until("no old count of its queue is shown", async || !is_counted().await).await;
     wait_until("it tries again", async || operations.metric("consumer_losses_total").await >= 4.0).await;
     broker.refuse(false).await;
     operations.wait_until_ready().await;
@@ -99,8 +101,9 @@ async fn what_a_worker_does_is_counted() {
     ledger.site.publish_message(&ledger.site.message("no event")).await;
     ledger.site.wait_for_dead_letters(1).await;
     wait_until("all is recorded", async || operations.metric("recorded_total").await == 3.0).await;
-    let expected = [
-        ("events_total", 3.0),
+    let of_queue = format!("events_total{{queue=\"{}\"}}", ledger.site.worker_queue());
+    let expected: [(&str, f64); 7] = [
+        (&of_queue, 3.0),
         ("dead_letters_total{reason=\"not_json\"}", 1.0),
         ("attempts_total{outcome=\"success\",event_type=\"content.created\"}", 1.0),
         ("attempts_total{outcome=\"http_status\",event_type=\"content.created\"}", 2.0),

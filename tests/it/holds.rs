@@ -81,6 +81,14 @@ async fn nothing_goes_to_a_held_webhook_and_everything_after_the_release() {
     wait_for_pending(&site, 7).await;
     wait_until("all are counted", async || worker.metric("held").await == 7.0).await;
     assert_eq!((worker.metric("due_lag_seconds").await, receiver.count()), (0.0, 0));
+    // A second hold, so that one of the two is older.
+    hold(&site, &account("acc_2"), &mut []).await;
+    let older = "UPDATE holds SET since = since - interval '2 days' WHERE account_id IS NULL";
+    site.sql().await.batch_execute(older).await.unwrap();
+    let day = 86_400.0;
+    let two_days = |age: f64| (2.0 * day..3.0 * day).contains(&age);
+    wait_until("the age is shown", async || two_days(worker.metric("oldest_hold_seconds").await)).await;
+    release(&site, &account("acc_2")).await;
 
     release(&site, &only(&webhook)).await;
     let requests = receiver.wait_for(7).await;
@@ -88,6 +96,7 @@ async fn nothing_goes_to_a_held_webhook_and_everything_after_the_release() {
     wait_for_no_hold(&site).await;
     wait_for_pending(&site, 0).await;
     wait_until("the worker knows", async || worker.metric("holds").await == 0.0).await;
+    assert_eq!(worker.metric("oldest_hold_seconds").await, 0.0);
     site.publish("acc_1", TYPE, json!({})).await;
     receiver.wait_for(8).await;
     let attempts = format!("SELECT count(*) FROM attempts WHERE webhook_id = '{}' AND attempt = 1", webhook.id);
@@ -181,6 +190,8 @@ async fn while_everything_is_held_events_wait_at_the_broker_and_workers_are_read
     wait_until("a worker that starts then is ready", async || worker.is_ready().await).await;
     assert_eq!((site.queue_depth(queue).await, receiver.count(), site.count(PENDING).await), (waiting + 5, sent, 0));
     assert!(!worker.log().contains("consumer attached"), "{}", worker.log());
+    let counted = format!("queue_messages{{queue=\"{queue}\"}}");
+    wait_until("what waits is counted", async || worker.metric(&counted).await == f64::from(waiting + 5)).await;
     release(&site, &Held::All).await;
     let ended = "SELECT count(DISTINCT delivery_id) FROM attempts WHERE error IS NULL";
     wait_until("all are delivered", async || site.count(ended).await == events as i64 + 5).await;

@@ -113,11 +113,13 @@ async fn of_two_workers_each_takes_its_queue_and_what_a_killed_one_had_goes_to_t
     let mut second = worker("[2]").start_worker().await;
     let events = site.publish_of_each_account().await;
     wait_for_events(&receiver, &events).await;
+    let taken = |queue: &str| format!("events_total{{queue=\"{queue}\"}}");
+    let (of_first, of_second) = (taken(site.worker_queue()), taken(&site.second_queue()));
     wait_until("both have taken events", async || {
-        first.metric("events_total").await > ACCOUNTS as f64 && second.metric("events_total").await > 0.0
+        first.metric(&of_first).await > ACCOUNTS as f64 && second.metric(&of_second).await > 0.0
     })
     .await;
-    assert_eq!(first.metric("events_total").await + second.metric("events_total").await, 2.0 * ACCOUNTS as f64);
+    assert_eq!(first.metric(&of_first).await + second.metric(&of_second).await, 2.0 * ACCOUNTS as f64);
     let gate = Gate::default();
     receiver.always(Reply::status(200).held_by(&gate));
     let events = site.publish_of_each_account().await;
@@ -129,6 +131,24 @@ async fn of_two_workers_each_takes_its_queue_and_what_a_killed_one_had_goes_to_t
     let _second = worker("[2]").start_worker().await;
     wait_for_events(&receiver, &(&events | &later)).await;
     assert!(first.is_ready().await);
+}
+
+#[tokio::test]
+async fn a_worker_also_counts_a_queue_that_it_does_not_take_and_nobody_else_does() {
+    let site = two_queues(Site::new().await);
+    end(site.launch(&["worker"]).start_worker_of(2).await).await;
+    site.publish_of_each_account().await;
+    let waiting = site.queue_depth(&site.second_queue()).await;
+    assert!(waiting > 0);
+    let mut worker = site.launch(&["worker"]).set("worker.shards", "[1]").start_worker().await;
+    let of_second = |metric: &str| format!("{metric}{{queue=\"{}\"}}", site.second_queue());
+    wait_until("its messages are counted", async || {
+        worker.metric(&of_second("queue_messages")).await == f64::from(waiting)
+    })
+    .await;
+    let operations = worker.logged("operations address", "address").await;
+    let metrics = get(&operations, "/metrics").await.text();
+    assert!(metrics.contains(&format!("{} 0\n", of_second("queue_consumers"))), "{metrics}");
 }
 
 #[tokio::test]

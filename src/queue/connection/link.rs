@@ -36,6 +36,8 @@ pub(in crate::queue) enum Purpose {
     Consumer,
     Publisher,
     DeadLetters,
+    /// Counts queues while no consumer is attached.
+    Counting,
     Doctor,
 }
 
@@ -45,6 +47,7 @@ impl Purpose {
             Self::Consumer => "consumer",
             Self::Publisher => "publisher",
             Self::DeadLetters => "dead letters",
+            Self::Counting => "queue counter",
             Self::Doctor => "doctor",
         }
     }
@@ -53,7 +56,7 @@ impl Purpose {
     fn unreadable(self) -> Unreadable {
         match self {
             Self::DeadLetters => Unreadable::Repaired,
-            Self::Consumer | Self::Publisher | Self::Doctor => Unreadable::EndsConnection,
+            Self::Consumer | Self::Publisher | Self::Counting | Self::Doctor => Unreadable::EndsConnection,
         }
     }
 }

@@ -11,7 +11,7 @@ use lapin::types::{FieldTable, ShortString};
 use super::isolation::Isolation;
 use crate::ids::ProcessId;
 use crate::metrics::Metrics;
-use crate::queue::attachment::Attachment;
+use crate::queue::attachment::{Attachment, MessageCounts};
 use crate::queue::connection::link::Link;
 use crate::queue::convert::name;
 use crate::queue::error::QueueError;
@@ -80,10 +80,9 @@ pub(super) async fn attach(
     let messages = answer_or_no_quorum(link, "beginning to consume", consume).await;
     let messages = messages.map_err(|error| error.or_missing_rights(missing_rights))?;
     answer_or_no_quorum(link, "binding the queue", join(link, part, &mut unchecked)).await?;
-    let attachment = {
-        let Taking { consumer, prefetch, metrics, .. } = taking;
-        Attachment::new(channel, *consumer, *prefetch, isolation.is_on(), metrics.unacknowledged.clone())
-    };
+    let Taking { consumer, prefetch, metrics, .. } = taking;
+    let counts = MessageCounts { unacknowledged: metrics.unacknowledged.clone(), events: metrics.events.of(queue) };
+    let attachment = Attachment::new(channel, *consumer, *prefetch, isolation.is_on(), counts);
     Ok((attachment, Consuming { tag, messages, oldest }, unchecked))
 }
 
