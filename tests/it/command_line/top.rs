@@ -113,6 +113,27 @@ async fn what_is_held_is_listed_and_is_not_due() {
 }
 
 #[tokio::test]
+async fn what_a_release_has_freed_is_not_held_any_more() {
+    let site = Site::new().await;
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        ids.push(site.create_webhook(ACCOUNT, "https://hooks.example.com/", &[TYPE]).await.id);
+    }
+    // A release takes them in this order.
+    ids.sort();
+    park(&site, &ids[0], 3).await;
+    park(&site, &ids[1], 4).await;
+    let released = "UPDATE holds SET released_at = now(), released_through = $1::text::uuid";
+    for what in [&["--account", ACCOUNT][..], &["--all"]] {
+        site.json(&[&["webhooks", "hold"], what].concat()).await;
+        site.sql().await.execute(released, &[&ids[0]]).await.unwrap();
+        let waiting = site.json(&["top"]).await["waiting"].clone();
+        assert_eq!(["pending", "due", "held"].map(|name| waiting[name].as_u64().unwrap()), [7, 3, 4], "{what:?}");
+        site.sql().await.execute("DELETE FROM holds", &[]).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn of_a_large_table_a_sample_is_read_and_the_numbers_are_marked_as_estimated() {
     let site = Site::new().await;
     let webhook = site.create_webhook(ACCOUNT, "https://hooks.example.com/", &[TYPE]).await.id;
