@@ -156,6 +156,12 @@ async fn what_a_token_does_not_permit_is_a_line_and_what_is_refused_otherwise_is
         });
         assert_eq!(line(&api.replica, action).await, expected);
     }
+    // HEAD asks as GET does, and has no body.
+    for (reader, status, result) in [(&reader, 403, "refused"), (&owner, 200, "done")] {
+        assert_eq!(ask(reader, result, "HEAD", &format!("{path}/secret"), &json!({})).await.status, status);
+        let line = line(&api.replica, result).await;
+        assert_eq!([&line["action"], &line["result"]], ["show_secret", result], "{line}");
+    }
     let before = lines(&api.replica).len();
     let other = api.customer("acc_2");
     assert_problem(&other.get(&format!("{path}/secret")).await, 404, "not-found");
