@@ -181,6 +181,27 @@ async fn what_a_token_does_not_permit_is_a_line_and_what_is_refused_otherwise_is
 }
 
 #[tokio::test]
+async fn no_account_adds_fields_to_lines_of_text() {
+    let site = Site::new().await;
+    let mut replica = site.launch(&["api"]).set("log.format", "text").start();
+    replica.wait_for_log("API address").await;
+    let log = replica.log();
+    let address = log.lines().find_map(|line| line.split_once("API address address=")).expect("it was waited for").1;
+    let account = "acc_1 status=500 request_id=x";
+    let token = site.json(&["token", "--account", account]).await["token"].as_str().unwrap().to_owned();
+    let customer = Customer { address: address.to_owned(), account: account.to_owned(), token };
+    let webhook = json!({ "name": "x", "url": "https://example.com/", "events": [TYPE] });
+    assert_eq!(customer.post(PATH, &webhook).await.status, 201);
+    for (message, field) in [("request", "account"), ("audit", "account_id")] {
+        let quoted = format!(" {field}={account:?}");
+        wait_until(&format!("the line {message} has{quoted}"), async || {
+            replica.log().lines().any(|line| line.contains(&format!(" {message} ")) && line.contains(&quoted))
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
 async fn an_answer_that_was_kept_is_marked_as_repeated() {
     let site = Site::new().await;
     let receiver = Receiver::start().await;
