@@ -172,6 +172,23 @@ async fn top_shows_it_on_a_terminal_until_q_is_pressed() {
 }
 
 #[tokio::test]
+async fn a_hangup_ends_top_and_brings_the_screen_back() {
+    let site = Site::new().await;
+    // The program puts the terminal into this mode when it takes the screen.
+    let hang_up = "(until stty -a -F /dev/tty | grep -q -- -icanon; do sleep 0.05; done; kill -HUP $$) &";
+    let shown = site.cli_on_terminal(&["top"], 160, &format!("stty rows 40; {hang_up} :"), "").await;
+    assert_eq!(shown.code, 129, "{}", shown.stdout);
+    assert!(shown.stdout.contains("\x1b[?1049l"), "{:?}", shown.stdout);
+    assert!(shown.stdout.contains("stopped by a signal"), "{:?}", shown.stdout);
+}
+
+#[tokio::test]
+async fn top_ends_when_its_terminal_is_closed() {
+    let site = Site::new().await;
+    site.cli_on_closed_terminal(&["top"]).await;
+}
+
+#[tokio::test]
 async fn top_without_a_terminal_says_what_scripts_use() {
     let site = Site::new().await;
     assert_fails(&site.cli(&["top"]).await, 2, &["top --json"]);
