@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::Settings;
 use crate::error_chain;
@@ -174,11 +175,34 @@ impl Presence {
 /// Runs a process's work beside its [`Presence`], which ends after it.
 pub(crate) async fn beside<T>(presence: Presence, work: impl Future<Output = T>) -> T {
     let over = CancellationToken::new();
-    let told = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(presence.run(over.clone())));
-    let ended = work.await;
-    over.cancel();
-    let _ = tokio::time::timeout(FORGETTING, told).await;
-    ended
+    let telling = AbortOnDropHandle::new(tokio::spawn(presence.run(over.clone())));
+    let work = async {
+        let ended = work.await;
+        over.cancel();
+        ended
+    };
+    let late = async {
+        over.cancelled().await;
+        tokio::time::sleep(FORGETTING).await;
+    };
+    let told = async {
+        tokio::select! {
+            () = watch(telling) => {}
+            () = late => {}
+        }
+    };
+    tokio::join!(work, told).0
+}
+
+/// Waits for the end of the task. A panic there ends nothing else, so the log says it.
+async fn watch(telling: AbortOnDropHandle<()>) {
+    if let Err(error) = telling.await {
+        let error = error_chain(&error);
+        tracing::error!(
+            error,
+            "other processes will not see this one, which works all the same, until it is started again"
+        );
+    }
 }
 
 fn figures_of(settings: &Settings, role: Role) -> Figures {
@@ -202,5 +226,40 @@ fn host() -> String {
     match name.trim() {
         "" => "unknown".to_owned(),
         name => name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// Keeps what is logged.
+    #[derive(Clone, Default)]
+    struct Logged(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Logged {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn the_log_says_that_the_task_has_panicked() {
+        let written = Logged::default();
+        let writer = written.clone();
+        let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+        let _guard = tracing::subscriber::set_default(subscriber);
+        watch(AbortOnDropHandle::new(tokio::spawn(async {}))).await;
+        assert!(written.0.lock().unwrap().is_empty());
+        watch(AbortOnDropHandle::new(tokio::spawn(async { panic!("a bug") }))).await;
+        let log = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        assert!(log.contains("ERROR") && log.contains("will not see this one") && log.contains("a bug"), "{log}");
     }
 }

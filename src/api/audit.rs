@@ -59,7 +59,9 @@ enum Stage {
 
 /// The name of what a request does that has an audit line; `None` for all others.
 pub(super) fn action(method: &Method, route: &str) -> Option<&'static str> {
-    Some(match (method.as_str(), route) {
+    // The routes answer HEAD as they answer GET.
+    let method = if *method == Method::HEAD { "GET" } else { method.as_str() };
+    Some(match (method, route) {
         ("POST", "/v1/webhooks") => "create",
         ("PATCH", "/v1/webhooks/{id}") => "update",
         ("DELETE", "/v1/webhooks/{id}") => "delete",

@@ -14,6 +14,7 @@ use super::auth::AccountSeen;
 use super::counted::{UNKNOWN, class};
 use super::problem::Problem;
 use super::{Api, test_sends};
+use crate::ids::AccountId;
 use crate::metrics::{ApiRequest, ApiRoute};
 use crate::millis;
 
@@ -62,7 +63,8 @@ pub(super) async fn observe(State(api): State<Arc<Api>>, mut request: Request, n
         route,
         status = status.as_u16(),
         duration_ms = millis(duration),
-        account = account.0.get().map(tracing::field::display),
+        // Quoted in a log of text: it may have blanks.
+        account = account.0.get().map(AccountId::as_str),
         "request"
     );
     let status = class(status.as_u16());

@@ -57,12 +57,15 @@ impl Running {
         })
     }
 
-    /// What to do about releases that must not run together.
+    /// What to do about releases that must not run together. This program's counts too: its processes are about to be started.
     pub(super) fn too_far_apart(&self) -> Option<String> {
-        let releases = self.seen().filter_map(|process| Release::of(&process.version));
-        (!may_run_together(releases)).then(|| {
-            "releases run together that are more than one apart: replace the processes of all but the newest two"
-                .to_owned()
+        let seen = self.seen().filter_map(|process| Release::of(&process.version));
+        (!may_run_together(seen.chain([Release::ours()]))).then(|| {
+            format!(
+                "releases run together that are more than one apart, this program's {} included: upgrade one release after the \
+                 other, each time all processes",
+                env!("CARGO_PKG_VERSION")
+            )
         })
     }
 

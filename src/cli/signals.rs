@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 const INTERRUPTED: u8 = 130;
 /// The exit code after SIGTERM.
 const TERMINATED: u8 = 143;
+/// The exit code after SIGHUP.
+pub(super) const HUNG_UP: u8 = 129;
 
 /// The installed handlers.
 pub(super) struct Signals {
@@ -70,6 +72,15 @@ impl Signals {
         });
         Ok(())
     }
+}
+
+/// Receives SIGHUP, which comes when the terminal is closed. Without this the kernel ends the process.
+///
+/// # Errors
+///
+/// The system refuses a handler.
+pub(super) fn hangups() -> io::Result<Signal> {
+    signal(SignalKind::hangup())
 }
 
 /// Receives the signals for one command.

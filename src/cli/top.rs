@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use self::overview::Overview;
 use self::screen::Screen;
-use super::signals::{SignalReceiver, Signals};
+use super::signals::{HUNG_UP, SignalReceiver, Signals, hangups};
 use super::{CommandResult, Failure, output, store, terminal};
 use crate::config::Settings;
 use crate::error_chain;
@@ -54,11 +55,29 @@ pub(super) async fn run(arguments: Arguments, settings: &Settings, json: bool, s
     // The first answer comes before the screen is taken: what is wrong with the settings or the schema is told as usual.
     let overview = Some(Overview::ask(&store).await?);
     let screen = Screen { overview, problem: None, colours: terminal::has_colours(&stdout()) };
-    let signals = signals.receiver()?;
+    let ends = Ends { signals: signals.receiver()?, hangups: hangups()? };
     let terminal = ratatui::try_init()?;
-    let watched = watch(terminal, screen, &store, arguments.interval, signals).await;
-    ratatui::try_restore()?;
-    watched
+    let watched = watch(terminal, screen, &store, arguments.interval, ends).await;
+    let restored = ratatui::try_restore();
+    // A terminal that was closed cannot be restored.
+    watched?;
+    Ok(restored?)
+}
+
+/// The signals that end it.
+struct Ends {
+    signals: SignalReceiver,
+    hangups: Signal,
+}
+
+impl Ends {
+    /// Waits for one, and returns the exit code that belongs to it.
+    async fn next(&mut self) -> u8 {
+        tokio::select! {
+            code = self.signals.next() => code,
+            _ = self.hangups.recv() => HUNG_UP,
+        }
+    }
 }
 
 /// Draws until the user, or a signal, ends it.
@@ -67,7 +86,7 @@ async fn watch(
     mut screen: Screen,
     store: &Store,
     interval: Duration,
-    mut signals: SignalReceiver,
+    mut ends: Ends,
 ) -> CommandResult {
     let mut keys = Keys::read();
     let mut ask = Box::pin(ask_after(store, interval));
@@ -85,7 +104,7 @@ async fn watch(
                 Some(Pressed::Redraw) => {}
                 Some(Pressed::Quit) | None => return Ok(()),
             },
-            ended = signals.next() => return Err(Failure::Stopped("the screen was closed".to_owned(), ended)),
+            ended = ends.next() => return Err(Failure::Stopped("the screen was closed".to_owned(), ended)),
         }
     }
 }

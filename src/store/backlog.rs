@@ -8,7 +8,6 @@ use serde::Serialize;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::known_columns::Addition;
 use super::{Store, StoreError, column, count};
 
 /// Pages of 8 KiB that are read at most: up to about 200,000 rows, some 50 ms.
@@ -82,8 +81,7 @@ impl Store {
             None => 0,
         };
         let percent = sampled_percent(pages);
-        let held = if self.has(Addition::Holds).await? { HELD } else { "false" };
-        let sql = BACKLOG.replace("{held}", held);
+        let sql = BACKLOG.replace("{held}", &self.keeps_holds().await?.condition("w"));
         let rows = self.query(&sql, &[&percent, &i64::from(most)]).await?;
         let factor = 100.0 / percent;
         let (mut webhooks, mut accounts, mut all) = (Vec::new(), Vec::new(), Waiting::default());
@@ -142,9 +140,6 @@ fn scaled(count: u64, factor: f64) -> u64 {
 }
 
 const PAGES: &str = "SELECT pg_relation_size('pending_deliveries') / current_setting('block_size')::bigint AS pages";
-
-const HELD: &str = "EXISTS (SELECT FROM holds h WHERE h.webhook_id = w.id OR h.account_id = w.account_id
-    OR (h.webhook_id IS NULL AND h.account_id IS NULL))";
 
 /// The first row is about all deliveries. Then come those about one webhook each, and those about one account each.
 ///

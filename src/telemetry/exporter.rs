@@ -36,7 +36,8 @@ pub(super) struct Exporter {
     metrics: Metrics,
     /// Send what is there, and end.
     flush: CancellationToken,
-    endpoint: Url,
+    /// The collector's URL without its path, in which a token may stand.
+    endpoint: String,
     /// The log has said that the collector takes nothing.
     told: bool,
 }
@@ -60,7 +61,7 @@ impl Exporter {
             .with_retry_policy(RetryPolicy::disabled())
             .build()?;
         otlp.set_resource(&resource(process));
-        Ok(Self { otlp, client, spans, metrics, flush, endpoint: endpoint.clone(), told: false })
+        Ok(Self { otlp, client, spans, metrics, flush, endpoint: endpoint.origin().ascii_serialization(), told: false })
     }
 
     /// Runs until told to flush, and then until all is sent.
@@ -106,7 +107,7 @@ impl Exporter {
         if std::mem::replace(&mut self.told, true) {
             tracing::debug!(dropped, error, "cannot send spans");
         } else {
-            tracing::warn!(dropped, endpoint = %self.endpoint, error, "cannot send spans, dropping them until it can");
+            tracing::warn!(dropped, endpoint = self.endpoint, error, "cannot send spans, dropping them until it can");
         }
     }
 }
@@ -156,7 +157,12 @@ impl HttpClient for CollectorClient {
         Self: 'b,
     {
         Box::pin(async move {
-            let answer = self.client.send_bytes(request).await;
+            // Such an error names the URL.
+            let without_url = |error: HttpError| match error.downcast::<reqwest::Error>() {
+                Ok(error) => Box::new((*error).without_url()),
+                Err(other) => other,
+            };
+            let answer = self.client.send_bytes(request).await.map_err(without_url);
             if let Err(error) = &answer {
                 *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error_chain(error.as_ref()));
             }

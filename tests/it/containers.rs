@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use penr_webhooks::config::{ConfigFile, Settings};
+use penr_webhooks::secret::SecretText;
 use serde_json::json;
 
 use self::compose::{Compose, DEVELOPMENT, PRODUCTION, Service, text_of};
@@ -49,6 +50,17 @@ fn settings(service: &Service<'_>, more: Option<(&str, &str)>) -> Result<Setting
     Settings::load(Some(ConfigFile { path, text }), set, secret).map_err(|error| error.to_string())
 }
 
+/// What a service's process needs. In development, whose secrets everybody knows, each has all.
+fn secrets_of(file: &str, service: &str) -> &'static [&'static str] {
+    match (file, service) {
+        (DEVELOPMENT, _) => &["database_password", "amqp_password", "encryption_keys", "jwt_secret"],
+        (_, "migrate") => &["database_password"],
+        (_, "worker") => &["database_password", "amqp_password", "encryption_keys"],
+        (_, "api") => &["database_password", "encryption_keys", "jwt_secret"],
+        _ => &[],
+    }
+}
+
 #[test]
 fn every_setting_in_the_compose_files_exists_and_can_be_used() {
     let passwords = [("POSTGRES_PASSWORD", PASSWORD), ("RABBITMQ_PASSWORD", PASSWORD)];
@@ -56,10 +68,15 @@ fn every_setting_in_the_compose_files_exists_and_can_be_used() {
         let compose = Compose::read(file, environment).unwrap();
         for service in compose.services() {
             let whole = settings(&service, None).unwrap_or_else(|error| panic!("{file}, {}: {error}", service.name));
-            assert!(whole.keyring.is_some() && whole.api.tokens.is_some(), "{file}, {}", service.name);
-            for url in [&whole.database.url, &whole.amqp.url] {
-                assert!(url.expose().contains("ab%2Fcd%2Bef%3D%40x"), "{file}, {}", service.name);
-            }
+            let has_password = |url: &SecretText| url.expose().contains("ab%2Fcd%2Bef%3D%40x");
+            let given = [
+                ("database_password", has_password(&whole.database.url)),
+                ("amqp_password", has_password(&whole.amqp.url)),
+                ("encryption_keys", whole.keyring.is_some()),
+                ("jwt_secret", whole.api.tokens.is_some()),
+            ];
+            let given: Vec<&str> = given.into_iter().filter_map(|(name, given)| given.then_some(name)).collect();
+            assert_eq!(given, secrets_of(file, service.name), "{file}, {}", service.name);
             for handed_on in service.environment().1 {
                 let error = settings(&service, Some((handed_on, ""))).err().unwrap_or_default();
                 assert!(!error.contains("is no setting"), "{file}, {}: {error}", service.name);
@@ -104,6 +121,11 @@ fn production_gives_containers_no_more_than_they_need() {
     for service in compose.services() {
         assert_eq!([&service["read_only"], &service["cap_drop"]], [&json!(true), &json!(["ALL"])]);
         assert_eq!(service["security_opt"], json!(["no-new-privileges:true"]));
+        assert_eq!(service.words(&service["secrets"]), secrets_of(PRODUCTION, service.name));
+        let (set, handed_on) = service.environment();
+        let names = || set.keys().map(String::as_str).chain(handed_on.iter().copied());
+        let of_broker = |name: &str| name.contains("AMQP");
+        assert_eq!(names().any(of_broker), service.name == "worker", "{set:?}");
         let limits = &service["deploy"]["resources"]["limits"];
         assert!(limits["memory"].is_string() && limits["pids"].is_u64() && service["ulimits"]["nofile"].is_object());
     }

@@ -249,7 +249,8 @@ async fn no_receiver_is_told_of_a_trace_that_is_not_valid_or_unless_the_setting_
 #[tokio::test]
 async fn deliveries_go_on_while_the_collector_is_away_or_silent_and_lost_spans_are_counted() {
     let port = ReservedPort::new();
-    let endpoint = format!("http://{}", port.address());
+    // Some collectors take a token in the path.
+    let endpoint = format!("http://{}/hush-token", port.address());
     let site = Site::new().await.set("otel.endpoint", &endpoint).set("shutdown.grace", "2s");
     let (receiver, _) = site.subscriber(ACCOUNT, &[TYPE]).await;
     let mut worker = site.worker().await;
@@ -269,7 +270,9 @@ async fn deliveries_go_on_while_the_collector_is_away_or_silent_and_lost_spans_a
     publish(&site, &traced(&site, "evt_3", TRACE, "01")).await;
     assert_eq!(receiver.next().await.event_id(), "evt_3");
     // Its answer never comes, and the stop does not wait for it longer than the grace.
-    stop(worker).await;
+    let log = stop(worker).await.log();
+    assert!(log.contains(endpoint.trim_end_matches("/hush-token")), "{log}");
+    assert!(!log.contains("hush-token"), "{log}");
     assert!(!collector.spans().iter().any(|span| span.attributes.values().any(|value| value == "evt_3")));
 }
 

@@ -156,6 +156,12 @@ async fn what_a_token_does_not_permit_is_a_line_and_what_is_refused_otherwise_is
         });
         assert_eq!(line(&api.replica, action).await, expected);
     }
+    // HEAD asks as GET does, and has no body.
+    for (reader, status, result) in [(&reader, 403, "refused"), (&owner, 200, "done")] {
+        assert_eq!(ask(reader, result, "HEAD", &format!("{path}/secret"), &json!({})).await.status, status);
+        let line = line(&api.replica, result).await;
+        assert_eq!([&line["action"], &line["result"]], ["show_secret", result], "{line}");
+    }
     let before = lines(&api.replica).len();
     let other = api.customer("acc_2");
     assert_problem(&other.get(&format!("{path}/secret")).await, 404, "not-found");
@@ -172,6 +178,27 @@ async fn what_a_token_does_not_permit_is_a_line_and_what_is_refused_otherwise_is
     let last = json!({ "action": "delete", "result": "done", "account_id": "acc_1", "webhook_id": id, "status": 204 });
     assert_eq!(line(&api.replica, "last").await, last);
     assert_eq!(lines(&api.replica).len(), before + 1);
+}
+
+#[tokio::test]
+async fn no_account_adds_fields_to_lines_of_text() {
+    let site = Site::new().await;
+    let mut replica = site.launch(&["api"]).set("log.format", "text").start();
+    replica.wait_for_log("API address").await;
+    let log = replica.log();
+    let address = log.lines().find_map(|line| line.split_once("API address address=")).expect("it was waited for").1;
+    let account = "acc_1 status=500 request_id=x";
+    let token = site.json(&["token", "--account", account]).await["token"].as_str().unwrap().to_owned();
+    let customer = Customer { address: address.to_owned(), account: account.to_owned(), token };
+    let webhook = json!({ "name": "x", "url": "https://example.com/", "events": [TYPE] });
+    assert_eq!(customer.post(PATH, &webhook).await.status, 201);
+    for (message, field) in [("request", "account"), ("audit", "account_id")] {
+        let quoted = format!(" {field}={account:?}");
+        wait_until(&format!("the line {message} has{quoted}"), async || {
+            replica.log().lines().any(|line| line.contains(&format!(" {message} ")) && line.contains(&quoted))
+        })
+        .await;
+    }
 }
 
 #[tokio::test]

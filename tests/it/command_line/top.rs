@@ -113,6 +113,27 @@ async fn what_is_held_is_listed_and_is_not_due() {
 }
 
 #[tokio::test]
+async fn what_a_release_has_freed_is_not_held_any_more() {
+    let site = Site::new().await;
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        ids.push(site.create_webhook(ACCOUNT, "https://hooks.example.com/", &[TYPE]).await.id);
+    }
+    // A release takes them in this order.
+    ids.sort();
+    park(&site, &ids[0], 3).await;
+    park(&site, &ids[1], 4).await;
+    let released = "UPDATE holds SET released_at = now(), released_through = $1::text::uuid";
+    for what in [&["--account", ACCOUNT][..], &["--all"]] {
+        site.json(&[&["webhooks", "hold"], what].concat()).await;
+        site.sql().await.execute(released, &[&ids[0]]).await.unwrap();
+        let waiting = site.json(&["top"]).await["waiting"].clone();
+        assert_eq!(["pending", "due", "held"].map(|name| waiting[name].as_u64().unwrap()), [7, 3, 4], "{what:?}");
+        site.sql().await.execute("DELETE FROM holds", &[]).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn of_a_large_table_a_sample_is_read_and_the_numbers_are_marked_as_estimated() {
     let site = Site::new().await;
     let webhook = site.create_webhook(ACCOUNT, "https://hooks.example.com/", &[TYPE]).await.id;
@@ -148,6 +169,23 @@ async fn top_shows_it_on_a_terminal_until_q_is_pressed() {
         // The screen that was there before is back.
         assert!(shown.stdout.contains("\x1b[?1049l"), "{:?}", shown.stdout);
     }
+}
+
+#[tokio::test]
+async fn a_hangup_ends_top_and_brings_the_screen_back() {
+    let site = Site::new().await;
+    // The program puts the terminal into this mode when it takes the screen.
+    let hang_up = "(until stty -a -F /dev/tty | grep -q -- -icanon; do sleep 0.05; done; kill -HUP $$) &";
+    let shown = site.cli_on_terminal(&["top"], 160, &format!("stty rows 40; {hang_up} :"), "").await;
+    assert_eq!(shown.code, 129, "{}", shown.stdout);
+    assert!(shown.stdout.contains("\x1b[?1049l"), "{:?}", shown.stdout);
+    assert!(shown.stdout.contains("stopped by a signal"), "{:?}", shown.stdout);
+}
+
+#[tokio::test]
+async fn top_ends_when_its_terminal_is_closed() {
+    let site = Site::new().await;
+    site.cli_on_closed_terminal(&["top"]).await;
 }
 
 #[tokio::test]

@@ -87,6 +87,17 @@ async fn see(site: &Site, role: &str, version: &str) {
 }
 
 #[tokio::test]
+async fn processes_that_are_too_far_from_this_programs_release_are_warned_about() {
+    let site = Site::new().await;
+    see(&site, "worker", &later(2)).await;
+    let warning = check(&site).await.1["warnings"][0].as_str().unwrap_or_default().to_owned();
+    assert!(
+        warning.contains(concat!("more than one apart, this program's ", env!("CARGO_PKG_VERSION"), " included")),
+        "{warning}"
+    );
+}
+
+#[tokio::test]
 async fn releases_that_run_more_than_one_apart_are_warned_about() {
     let site = Site::new().await;
     let (next, far) = (later(1), later(2));

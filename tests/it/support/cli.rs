@@ -5,15 +5,15 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::AsyncWriteExt as _;
-use tokio::process::Command;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::process::{Child, Command};
 
 use super::hidden_value;
 use super::receiver::Receiver;
 use super::search;
 use super::settings::Settings;
 use super::site::Site;
-use super::wait::within;
+use super::wait::{wait_until, within};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -90,19 +90,49 @@ impl Site {
     /// The command on a terminal of so many columns, on which this is typed. `shell` is run before it, in the same shell, such as
     /// `export NO_COLOR=1`. A terminal has one stream for stdout and stderr.
     pub async fn cli_on_terminal(&self, arguments: &[&str], columns: u16, shell: &str, typed: &str) -> Output {
-        let quoted: Vec<String> = arguments.iter().map(|argument| format!("'{argument}'")).collect();
-        let program = env!("CARGO_BIN_EXE_penr-webhooks");
-        let line = format!("stty cols {columns}; export TERM=xterm; {shell}; exec {program} {}", quoted.join(" "));
-        let mut command = Command::new("script");
-        command.args(["--quiet", "--return", "--command", &line, "/dev/null"]).current_dir(self.folder());
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        self.settings().give_to(&mut command);
-        let mut child = command.spawn().expect("`script` is on every Debian machine");
+        let mut child = self.on_terminal(arguments, &format!("stty cols {columns}; {shell}"));
         let mut keyboard = child.stdin.take().expect("it was piped");
         keyboard.write_all(typed.as_bytes()).await.expect("the terminal reads");
         let output = within(&name(arguments), LIMIT, child.wait_with_output()).await.expect("it is our child");
         drop(keyboard);
         Output::of(arguments, &output)
+    }
+
+    /// Closes the terminal of a command that has taken its whole screen, and waits until the command has ended.
+    pub async fn cli_on_closed_terminal(&self, arguments: &[&str]) {
+        let mut terminal = self.on_terminal(arguments, "echo \"pid=$$;\"");
+        let mut shown = terminal.stdout.take().expect("it was piped");
+        let mut text = String::new();
+        let taken = async {
+            while !text.contains("\x1b[?1049h") {
+                let mut bytes = [0; 4096];
+                let count = shown.read(&mut bytes).await.expect("it was piped");
+                assert_ne!(count, 0, "{} has ended: {text}", name(arguments));
+                text.push_str(&String::from_utf8_lossy(&bytes[..count]));
+            }
+        };
+        within("the screen is taken", LIMIT, taken).await;
+        let pid = text.split_once("pid=").and_then(|(_, text)| text.split_once(';')).expect("it was shown first").0;
+        // Nobody else has the other side of the terminal.
+        terminal.kill().await.expect("it is our child");
+        let status = format!("/proc/{pid}/status");
+        wait_until(&name(arguments), async || {
+            // Where nobody waits for it, it stays as a zombie.
+            std::fs::read_to_string(&status).map_or(true, |status| status.contains("State:\tZ"))
+        })
+        .await;
+    }
+
+    /// The command on a terminal of its own, in the shell that has run `shell` before.
+    fn on_terminal(&self, arguments: &[&str], shell: &str) -> Child {
+        let quoted: Vec<String> = arguments.iter().map(|argument| format!("'{argument}'")).collect();
+        let program = env!("CARGO_BIN_EXE_penr-webhooks");
+        let line = format!("export TERM=xterm; {shell}; exec {program} {}", quoted.join(" "));
+        let mut command = Command::new("script");
+        command.args(["--quiet", "--return", "--command", &line, "/dev/null"]).current_dir(self.folder());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        self.settings().give_to(&mut command);
+        command.spawn().expect("`script` is on every Debian machine")
     }
 
     /// What the command prints with `--json`; it must succeed.
