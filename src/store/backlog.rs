@@ -33,7 +33,7 @@ pub(crate) struct Waiting {
     pub pending: u64,
     /// Of these, those whose time has come. Held ones, and those of webhooks that are switched off, are not due.
     pub due: u64,
-    /// Of these, those that had no attempt yet.
+    /// Of these, those that had no attempt yet. What was recovered or resent had some before.
     pub parked: u64,
     /// Of these, those that an operator holds.
     pub held: u64,
@@ -151,7 +151,7 @@ const HELD: &str = "EXISTS (SELECT FROM holds h WHERE h.webhook_id = w.id OR h.a
 /// The webhooks that most waits for are looked up by their ids, not all webhooks.
 const BACKLOG: &str = "
     WITH sampled AS (
-        SELECT webhook_id, count(*) AS pending, count(*) FILTER (WHERE attempts_made = 0) AS parked,
+        SELECT webhook_id, count(*) AS pending, count(*) FILTER (WHERE trigger = 'event') AS parked,
             count(*) FILTER (WHERE due_at <= now()) AS fell_due, min(due_at) AS first_due
         FROM pending_deliveries TABLESAMPLE SYSTEM ($1::float8::float4) GROUP BY webhook_id
     ), named AS MATERIALIZED (

@@ -97,6 +97,20 @@ async fn what_is_owed_to_webhooks_that_are_off_or_deleted_waits_and_is_not_due()
 }
 
 #[tokio::test]
+async fn what_is_sent_again_counts_as_attempted() {
+    let site = Site::new().await;
+    let webhook = site.create_webhook(ACCOUNT, "https://hooks.example.com/", &[TYPE]).await.id;
+    park(&site, &webhook, 3).await;
+    let resent =
+        "UPDATE pending_deliveries SET trigger = 'resend' WHERE id = (SELECT id FROM pending_deliveries LIMIT 1)";
+    site.sql().await.batch_execute(resent).await.unwrap();
+    let waiting = site.json(&["top"]).await["waiting"].clone();
+    for of in [&waiting, &waiting["webhooks"][0], &waiting["accounts"][0]] {
+        assert_eq!([&of["pending"], &of["due"], &of["parked"]], [3, 3, 2], "{of}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_held_is_listed_and_is_not_due() {
     let site = Site::new().await;
     let held = site.create_webhook(ACCOUNT, "https://hooks.example.com/", &[TYPE]).await.id;
