@@ -43,8 +43,8 @@ impl Incoming {
     }
 
     /// Where the message was published to, and the queue that it came from: as OpenTelemetry names a destination at RabbitMQ.
-    pub(crate) fn destination(&self, queue: &str) -> String {
-        let parts = [self.exchange.as_str(), self.routing_key.as_str(), queue];
+    pub(crate) fn destination(&self) -> String {
+        let parts = [self.exchange.as_str(), self.routing_key.as_str(), &self.receipt.attachment.queue];
         parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(":")
     }
 }
@@ -87,6 +87,8 @@ pub(super) struct Attachment {
     /// Unique within the process.
     pub(super) number: u64,
     pub(super) channel: Channel,
+    /// The name of the queue.
+    queue: String,
     /// Which consumer of the worker it belongs to.
     pub(super) consumer: usize,
     prefetch: u16,
@@ -103,6 +105,7 @@ pub(super) struct Attachment {
 impl Attachment {
     pub(super) fn new(
         channel: Channel,
+        queue: String,
         consumer: usize,
         prefetch: u16,
         isolated: bool,
@@ -112,6 +115,7 @@ impl Attachment {
         Arc::new(Self {
             number: NUMBER.fetch_add(1, Ordering::Relaxed),
             channel,
+            queue,
             consumer,
             prefetch,
             unacknowledged,

@@ -82,7 +82,8 @@ pub(super) async fn attach(
     answer_or_no_quorum(link, "binding the queue", join(link, part, &mut unchecked)).await?;
     let attachment = {
         let Taking { consumer, prefetch, metrics, .. } = taking;
-        Attachment::new(channel, *consumer, *prefetch, isolation.is_on(), metrics.unacknowledged.clone())
+        let unacknowledged = metrics.unacknowledged.clone();
+        Attachment::new(channel, queue.clone(), *consumer, *prefetch, isolation.is_on(), unacknowledged)
     };
     Ok((attachment, Consuming { tag, messages, oldest }, unchecked))
 }
