@@ -313,6 +313,8 @@ CREATE INDEX pending_deliveries_unattempted ON public.pending_deliveries USING b
 
 CREATE INDEX webhooks_by_account ON public.webhooks USING btree (account_id, created_at, id);
 
+CREATE INDEX webhooks_failing ON public.webhooks USING btree (failing_since, id) WHERE (active AND (failing_since IS NOT NULL));
+
 CREATE TRIGGER raise_revision BEFORE UPDATE OF name, url, event_types, active ON public.webhooks FOR EACH ROW WHEN (((old.name <> new.name) OR (old.url <> new.url) OR (old.event_types <> new.event_types) OR (old.active <> new.active))) EXECUTE FUNCTION public.raise_webhook_revision();
 
 CREATE TRIGGER raise_revision_of_v16 BEFORE UPDATE OF headers_set_at, max_per_second ON public.webhooks FOR EACH ROW WHEN (((COALESCE(old.headers_set_at, '-infinity'::timestamp with time zone) <> COALESCE(new.headers_set_at, '-infinity'::timestamp with time zone)) OR (COALESCE(old.max_per_second, 0) <> COALESCE(new.max_per_second, 0)))) EXECUTE FUNCTION public.raise_webhook_revision();

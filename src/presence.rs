@@ -28,9 +28,11 @@ pub(crate) const GONE_AFTER: Duration = Duration::from_secs(30);
 /// The longest time that a stop waits for the row to be deleted. If it stays, the process counts as gone after
 /// [`GONE_AFTER`].
 const FORGETTING: Duration = Duration::from_secs(1);
-/// Sessions at PostgreSQL that a worker, and an API, may have beside its pool: for partitions, and to look for the server
-/// that has replaced a silent one.
-pub(crate) const BESIDE_POOL: u64 = 2;
+/// Sessions at PostgreSQL that a worker may have beside its pool: for partitions, and to look for the server that has replaced a
+/// silent one.
+const BESIDE_POOL: u64 = 2;
+/// And an API, which has the same two, one for readiness and its row, and for this one also a look.
+const BESIDE_POOL_OF_API: u64 = 4;
 
 /// What a process tells of itself.
 pub(crate) struct Presence {
@@ -205,9 +207,19 @@ async fn watch(telling: AbortOnDropHandle<()>) {
     }
 }
 
+/// How many sessions at PostgreSQL a process has at most.
+pub(crate) fn connections(role: Role, pool_size: usize) -> u64 {
+    let pool_size = pool_size as u64;
+    match role {
+        Role::Worker => pool_size + BESIDE_POOL,
+        Role::Api => pool_size + BESIDE_POOL_OF_API,
+        // The worker's pool is also for readiness and the row.
+        Role::Both => 2 * (pool_size + BESIDE_POOL),
+    }
+}
+
 fn figures_of(settings: &Settings, role: Role) -> Figures {
-    let of_one = settings.database.pool_size as u64 + BESIDE_POOL;
-    let connections = Some(if role == Role::Both { 2 * of_one } else { of_one });
+    let connections = Some(connections(role, settings.database.pool_size));
     if role == Role::Api {
         return Figures { connections, ..Figures::default() };
     }

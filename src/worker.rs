@@ -181,7 +181,6 @@ impl Parts {
         let consumers = consumers(settings, (process, &metrics), Feed { messages, held_off, stop, settled: &settled });
         let intake = intake::Intake {
             parser: settings.events.clone(),
-            queue: settings.queue.worker_queue.clone(),
             attempts: attempts.clone(),
             batch: worker.batch,
             retention: settings.retention.attempts,

@@ -12,6 +12,9 @@ use crate::secret::SecretText;
 
 /// More queues than this are of no use: each is a connection of every worker that takes from it.
 const MAX_SHARDS: u16 = 64;
+/// How many queues beyond those of the settings are looked for: each costs a request, and if it does not exist, an error in the
+/// broker's log.
+const FURTHER_QUEUES: u16 = 16;
 /// AMQP sends a name as a short string, whose length is one byte.
 const MAX_NAME_BYTES: usize = 255;
 
@@ -139,6 +142,13 @@ impl Queue {
         (1..=self.queues()).map(|number| self.shard(number))
     }
 
+    /// The names of queues that workers with other settings may have left behind: those of the next numbers. AMQP has no
+    /// request for the names of all queues.
+    pub fn further_queues(&self) -> impl Iterator<Item = String> {
+        let numbers = self.queues() + 1..=MAX_SHARDS.min(self.queues() + FURTHER_QUEUES);
+        numbers.map(|number| self.shard(number).queue).filter(|queue| queue.len() <= MAX_NAME_BYTES)
+    }
+
     /// Names and limits for the unit tests of other modules.
     #[cfg(test)]
     pub(crate) fn example() -> Self {
@@ -191,5 +201,16 @@ mod tests {
         assert_eq!(shown(1, 0), [(first.clone(), true)]);
         assert_eq!(shown(2, 0), [(first.clone(), true), (second.clone(), true)]);
         assert_eq!(shown(1, 2), [(first, true), (second, false)]);
+    }
+
+    #[test]
+    fn further_queues_have_the_next_numbers_that_settings_may_have_and_names_that_a_broker_takes() {
+        let further = |queue: Queue| queue.further_queues().collect::<Vec<_>>();
+        let expected: Vec<_> = (3..=18).map(|number| format!("events.queue.{number}")).collect();
+        assert_eq!(further(Queue { shards: 2, ..Queue::example() }), expected);
+        let expected = ["events.queue.63", "events.queue.64"];
+        assert_eq!(further(Queue { shard_queues: 62, ..Queue::example() }), expected);
+        assert!(further(Queue { shards: 64, ..Queue::example() }).is_empty());
+        assert_eq!(further(Queue { worker_queue: "q".repeat(253), ..Queue::example() }).len(), 8);
     }
 }

@@ -44,8 +44,8 @@ impl Incoming {
     }
 
     /// Where the message was published to, and the queue that it came from: as OpenTelemetry names a destination at RabbitMQ.
-    pub(crate) fn destination(&self, queue: &str) -> String {
-        let parts = [self.exchange.as_str(), self.routing_key.as_str(), queue];
+    pub(crate) fn destination(&self) -> String {
+        let parts = [self.exchange.as_str(), self.routing_key.as_str(), &self.receipt.attachment.queue];
         parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(":")
     }
 }
@@ -102,6 +102,8 @@ pub(super) struct Attachment {
     /// Unique within the process.
     pub(super) number: u64,
     pub(super) channel: Channel,
+    /// The name of the queue.
+    queue: String,
     /// Which consumer of the worker it belongs to.
     pub(super) consumer: usize,
     prefetch: u16,
@@ -117,6 +119,7 @@ pub(super) struct Attachment {
 impl Attachment {
     pub(super) fn new(
         channel: Channel,
+        queue: String,
         consumer: usize,
         prefetch: u16,
         isolated: bool,
@@ -126,6 +129,7 @@ impl Attachment {
         Arc::new(Self {
             number: NUMBER.fetch_add(1, Ordering::Relaxed),
             channel,
+            queue,
             consumer,
             prefetch,
             counts,

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions,
     QueueDeclareOptions,
@@ -52,8 +52,8 @@ pub(crate) struct Topology {
     pub(crate) unchecked: UncheckedTopology,
     /// Each worker queue; `None` if it does not exist, or is not shown to this user.
     pub(crate) worker_queues: Vec<(String, Option<Depth>)>,
-    /// A further queue that looks like one of the workers', and that the settings do not have.
-    pub(crate) left_over: Option<(String, Depth)>,
+    /// Further queues that look like those of the workers, and that the settings do not have.
+    pub(crate) left_over: Vec<(String, Depth)>,
     /// `None` if it does not exist, or is not shown to this user.
     pub(crate) dead_queue: Option<Depth>,
 }
@@ -125,8 +125,9 @@ impl Broker {
             let depth = self.depth(&shard.queue).await?;
             found.worker_queues.push((shard.queue, depth));
         }
-        let further = queue.shard(queue.queues() + 1).queue;
-        found.left_over = self.depth(&further).await?.map(|depth| (further, depth));
+        let further: Vec<_> = queue.further_queues().collect();
+        let depths = try_join_all(further.iter().map(|queue| self.depth(queue))).await?;
+        found.left_over = further.into_iter().zip(depths).filter_map(|(queue, depth)| Some((queue, depth?))).collect();
         found.dead_queue = self.depth(&queue.dead_queue).await?;
         Ok(found)
     }

@@ -18,18 +18,15 @@ pub(super) enum Holds {
 
 impl Holds {
     /// The column `held_since` of a row of `webhooks`: the beginning of the oldest hold that is in force for the webhook.
-    pub(super) fn read(self) -> String {
+    pub(super) fn read(self) -> &'static str {
         match self {
-            Self::Kept => format!("(SELECT min(h.since) {}) AS held_since", in_force("webhooks")),
-            Self::BeforeV17 => "NULL::timestamptz AS held_since".to_owned(),
-        }
-    }
-
-    /// The condition that a hold is in force for the row `webhook` of `webhooks`.
-    pub(super) fn condition(self, webhook: &str) -> String {
-        match self {
-            Self::Kept => format!("EXISTS (SELECT {})", in_force(webhook)),
-            Self::BeforeV17 => "false".to_owned(),
+            Self::Kept => {
+                "(SELECT min(h.since) FROM holds h
+                  WHERE (h.webhook_id = webhooks.id OR h.account_id = webhooks.account_id
+                      OR (h.webhook_id IS NULL AND h.account_id IS NULL))
+                    AND (h.released_through IS NULL OR h.released_through < webhooks.id)) AS held_since"
+            }
+            Self::BeforeV17 => "NULL::timestamptz AS held_since",
         }
     }
 
@@ -40,16 +37,6 @@ impl Holds {
             Self::BeforeV17 => "",
         }
     }
-}
-
-/// The holds that are in force for the row `webhook` of `webhooks`: a release frees one after the other, in the order of their ids.
-fn in_force(webhook: &str) -> String {
-    format!(
-        "FROM holds h
-         WHERE (h.webhook_id = {webhook}.id OR h.account_id = {webhook}.account_id
-             OR (h.webhook_id IS NULL AND h.account_id IS NULL))
-           AND (h.released_through IS NULL OR h.released_through < {webhook}.id)"
-    )
 }
 
 impl Store {

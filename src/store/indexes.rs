@@ -35,6 +35,12 @@ pub(crate) const INDEXES: &[Index] = &[
         table: "closed_deliveries",
         definition: "(webhook_id, event_key) WHERE attempts_made = 0",
     },
+    // `top` asks every few seconds for those that have failed for longest.
+    Index {
+        name: "webhooks_failing",
+        table: "webhooks",
+        definition: "(failing_since, id) WHERE active AND failing_since IS NOT NULL",
+    },
 ];
 
 /// An index that a table is to have.

@@ -17,8 +17,6 @@ use crate::queue::{Incoming, Settled, Settlement};
 
 pub(super) struct Intake {
     pub(super) parser: EventParser,
-    /// The name of the queue that the messages come from.
-    pub(super) queue: String,
     pub(super) attempts: Arc<Attempts>,
     /// Messages taken at a time.
     pub(super) batch: usize,
@@ -55,7 +53,7 @@ impl Intake {
 
     /// Reads the event of a message. A message without a valid one is rejected, and `None` is returned.
     async fn parse(&self, message: Incoming) -> Option<ReceivedEvent> {
-        let mut span = spans::consume(&self.attempts.tracer, &message, &self.queue);
+        let mut span = spans::consume(&self.attempts.tracer, &message);
         let Incoming { body, properties, receipt, .. } = message;
         match self.parser.parse(&body, &properties, jiff::Timestamp::now()) {
             Ok(mut event) => {

@@ -16,10 +16,10 @@ use crate::store::TurnResult;
 use crate::telemetry::{Span, SpanKind, Tracer};
 use crate::trace_context::TraceContext;
 
-/// A message was taken from the queue with this name.
-pub(super) fn consume(tracer: &Tracer, message: &Incoming, queue: &str) -> Option<Box<Span>> {
+/// A message was taken from its queue.
+pub(super) fn consume(tracer: &Tracer, message: &Incoming) -> Option<Box<Span>> {
     let mut span = tracer.receive(message.properties.trace, SpanKind::Consumer)?;
-    let destination = message.destination(queue);
+    let destination = message.destination();
     span.name(format!("consume {destination}"));
     span.set("messaging.system", "rabbitmq");
     span.set("messaging.operation.name", "consume");

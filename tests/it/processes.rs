@@ -25,7 +25,7 @@ async fn workers_and_apis_see_who_is_there_and_who_is_gone() {
     let [role, version, host, figures] = [0, 1, 2, 3].map(|column| row.get::<_, String>(column));
     assert_eq!((&role[..], &version[..]), ("api", env!("CARGO_PKG_VERSION")));
     assert!(!host.is_empty());
-    assert_eq!(serde_json::from_str::<serde_json::Value>(&figures).unwrap(), json!({"connections": 10}));
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&figures).unwrap(), json!({"connections": 12}));
     api.replica.terminate();
     assert!(api.replica.wait().await.success());
     assert_eq!(site.count("SELECT count(*) FROM processes WHERE role = 'api'").await, 0, "a stop deletes the row");

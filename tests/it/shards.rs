@@ -234,6 +234,27 @@ async fn the_steps_from_one_queue_to_two_and_back_lose_and_double_no_event() {
 }
 
 #[tokio::test]
+async fn doctor_names_each_queue_that_is_left_over_also_behind_one_that_was_deleted() {
+    let site = Site::new().await;
+    end(site.worker().await).await;
+    let mut amqp = site.own_amqp().await;
+    let queues = [3, 4, 17].map(|number| format!("{}.{number}", site.worker_queue()));
+    for queue in &queues {
+        amqp.declare_queue(queue, &[]).await.unwrap();
+    }
+    let waiting = site.message("an event").into_queue(&queues[1]);
+    assert_eq!(site.publish_message(&waiting).await, Fate::Confirmed);
+    let report = site.cli(&["doctor"]).await.stdout;
+    for queue in &queues {
+        amqp.delete_queue(queue).await.unwrap();
+    }
+    for (queue, events) in queues.iter().zip([0, 1, 0]) {
+        let says = format!("{queue} exists, too: {events} events wait, 0 workers consume");
+        assert!(report.contains(&says), "{report}");
+    }
+}
+
+#[tokio::test]
 async fn a_dead_letter_goes_back_to_the_queue_in_which_it_died_if_workers_take_from_it() {
     let site = two_queues(Site::new().await);
     let worker = site.launch(&["worker"]).start_worker_of(2).await;

@@ -107,6 +107,25 @@ async fn spans_continue_the_publishers_trace_and_have_the_host_of_a_receiver_but
 }
 
 #[tokio::test]
+async fn a_span_names_the_queue_that_its_message_came_from() {
+    let collector = Collector::start().await;
+    let site = Site::new().await.set("otel.endpoint", &collector.url()).set("queue.shards", "2");
+    let worker = site.launch(&["worker"]).start_worker_of(2).await;
+    let queues = [site.worker_queue().to_owned(), site.second_queue()];
+    for (queue, id) in queues.iter().zip(["evt_1", "evt_2"]) {
+        // The default exchange has no name, and its routing key is the queue.
+        publish(&site, &traced(&site, id, TRACE, "01").into_queue(queue)).await;
+    }
+    let consumed = collector.wait_for("consume", 2).await;
+    for (queue, id) in queues.iter().zip(["evt_1", "evt_2"]) {
+        let span = consumed.iter().find(|span| span.attribute("messaging.message.id") == id).expect("its span");
+        assert_eq!(span.attribute("messaging.destination.name"), format!("{queue}:{queue}"));
+        assert_eq!(span.name, format!("consume {queue}:{queue}"));
+    }
+    stop(worker).await;
+}
+
+#[tokio::test]
 async fn what_is_not_sampled_has_no_spans() {
     let collector = Collector::start().await;
     let site = Site::new().await.set("otel.endpoint", &collector.url()).set("otel.sample_ratio", "0");

@@ -164,9 +164,15 @@ fn several(found: &Topology) -> Check {
 
 /// Events in a queue of former settings would wait for ever.
 fn check_left_over(check: Check, found: &Topology) -> Check {
-    let Some((queue, Depth { messages, consumers })) = &found.left_over else { return check };
-    let detail = format!("{}; {queue} exists, too: {messages} events wait, {consumers} workers consume", check.detail);
-    let advice = "these settings do not have this queue: raise queue.shard_queues until it is empty, then delete it";
+    if found.left_over.is_empty() {
+        return check;
+    }
+    let mut detail = check.detail;
+    for (queue, Depth { messages, consumers }) in &found.left_over {
+        detail += &format!("; {queue} exists, too: {messages} events wait, {consumers} workers consume");
+    }
+    let advice =
+        "these settings do not have these queues: raise queue.shard_queues until they are empty, then delete them";
     Check::warns("worker_queue", detail, advice)
 }
 

@@ -327,8 +327,8 @@ mod tests {
         let of = |server: Server, pool_size| {
             processes::connections(&server, pool_size, &Running::seen_lately(Vec::new())).status
         };
-        assert_eq!(of(healthy(), 90), Status::Ok);
-        assert_eq!(of(healthy(), 91), Status::Warns);
+        assert_eq!(of(healthy(), 88), Status::Ok);
+        assert_eq!(of(healthy(), 89), Status::Warns);
         assert_eq!(of(Server { connections_used: 120, ..healthy() }, 2), Status::Warns);
         assert_eq!(of(Server { connections_of_others: 95, ..healthy() }, 2), Status::Warns);
     }

@@ -7,7 +7,8 @@ use super::super::running::Running;
 use super::{Check, Deadline};
 use crate::config::Settings;
 use crate::management::{Management, QueueConsumer};
-use crate::presence::{BESIDE_POOL, GONE_AFTER};
+use crate::ops::Role;
+use crate::presence::{self, GONE_AFTER};
 use crate::queue::{QUORUM_TAG, tag_prefix};
 use crate::store::{SeenProcess, Server};
 
@@ -107,7 +108,7 @@ async fn named_consumers(settings: &Settings, deadline: Deadline) -> Option<Vec<
 /// Whether PostgreSQL has room for the connections of all processes that were seen, beside what others use.
 pub(super) fn connections(server: &Server, pool_size: usize, running: &Running) -> Check {
     let (used, room, others) = (server.connections_used, server.connections, server.connections_of_others);
-    let of_one = pool_size as u64 + BESIDE_POOL;
+    let of_one = presence::connections(Role::Api, pool_size);
     let processes = running.processes().unwrap_or_default();
     let needed: u64 = processes.iter().map(|process| process.figures.connections.unwrap_or(of_one)).sum();
     let detail = match processes.len() {

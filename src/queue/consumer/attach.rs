@@ -82,7 +82,7 @@ pub(super) async fn attach(
     answer_or_no_quorum(link, "binding the queue", join(link, part, &mut unchecked)).await?;
     let Taking { consumer, prefetch, metrics, .. } = taking;
     let counts = MessageCounts { unacknowledged: metrics.unacknowledged.clone(), events: metrics.events.of(queue) };
-    let attachment = Attachment::new(channel, *consumer, *prefetch, isolation.is_on(), counts);
+    let attachment = Attachment::new(channel, queue.clone(), *consumer, *prefetch, isolation.is_on(), counts);
     Ok((attachment, Consuming { tag, messages, oldest }, unchecked))
 }
 

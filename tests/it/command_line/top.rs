@@ -97,6 +97,20 @@ async fn what_is_owed_to_webhooks_that_are_off_or_deleted_waits_and_is_not_due()
 }
 
 #[tokio::test]
+async fn what_is_sent_again_counts_as_attempted() {
+    let site = Site::new().await;
+    let webhook = site.create_webhook(ACCOUNT, "https://hooks.example.com/", &[TYPE]).await.id;
+    park(&site, &webhook, 3).await;
+    let resent =
+        "UPDATE pending_deliveries SET trigger = 'resend' WHERE id = (SELECT id FROM pending_deliveries LIMIT 1)";
+    site.sql().await.batch_execute(resent).await.unwrap();
+    let waiting = site.json(&["top"]).await["waiting"].clone();
+    for of in [&waiting, &waiting["webhooks"][0], &waiting["accounts"][0]] {
+        assert_eq!([&of["pending"], &of["due"], &of["parked"]], [3, 3, 2], "{of}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_held_is_listed_and_is_not_due() {
     let site = Site::new().await;
     let held = site.create_webhook(ACCOUNT, "https://hooks.example.com/", &[TYPE]).await.id;
@@ -110,6 +124,25 @@ async fn what_is_held_is_listed_and_is_not_due() {
     let shown = site.cli_on_terminal(&["top"], 160, "stty rows 40", "q").await;
     assert!(text_of(&shown.stdout).contains("Held"), "{:?}", shown.stdout);
     assert!(text_of(&shown.stdout).contains("account acc_42"), "{:?}", shown.stdout);
+    // A release frees one webhook after the other.
+    let released =
+        "UPDATE holds SET released_at = now(), released_through = (SELECT max(id::text)::uuid FROM webhooks)";
+    site.sql().await.batch_execute(released).await.unwrap();
+    let waiting = site.json(&["top"]).await["waiting"].clone();
+    assert_eq!(["pending", "due", "held"].map(|name| waiting[name].as_u64().unwrap()), [3, 3, 0]);
+}
+
+#[tokio::test]
+async fn many_holds_do_not_delay_top() {
+    let site = Site::new().await;
+    let many = "INSERT INTO holds (id, account_id) SELECT gen_random_uuid(), 'acc_' || n FROM generate_series(1, 5000) n;
+        INSERT INTO pending_deliveries (id, webhook_id, activation, event_day, event_key, trigger, attempts_made, due_at)
+        SELECT gen_random_uuid(), gen_random_uuid(), 1, current_date, gen_random_uuid(), 'event', 0, now()
+        FROM generate_series(1, 20000)";
+    site.sql().await.batch_execute(many).await.unwrap();
+    // Each hold looked at for each webhook would take longer than a statement may.
+    let waiting = site.json(&["top"]).await["waiting"].clone();
+    assert_eq!([&waiting["pending"], &waiting["held"]], [20_000, 0]);
 }
 
 #[tokio::test]

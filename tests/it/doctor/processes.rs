@@ -11,7 +11,7 @@ async fn processes_of_another_version_are_named_and_the_connections_of_all_are_a
     let report = site.doctor().await;
     report.assert("processes", "ok", &["seen: 1 api, 1 worker", env!("CARGO_PKG_VERSION")]);
     report.assert("consumers", "ok", &["1 consume", "1 workers are seen"]);
-    report.assert("connections", "ok", &["the 2 processes that are seen take up to 20"]);
+    report.assert("connections", "ok", &["the 2 processes that are seen take up to 22"]);
 
     let id = worker.logged("worker starts", "process_id").await;
     let older =
