@@ -100,6 +100,8 @@ pub struct Metrics {
     pub held: Gauge,
     /// Holds that are in force, those that are being released too.
     pub holds: Gauge,
+    /// Holds that are being released.
+    pub releases: Gauge,
     /// 1 while everything is held.
     pub held_all: Gauge,
     /// Seconds by which the delivery that has waited longest is overdue, as of the last look at all webhooks. Deliveries that
@@ -204,6 +206,7 @@ impl Metrics {
             parked_waiting: Gauge::default(),
             held: Gauge::default(),
             holds: Gauge::default(),
+            releases: Gauge::default(),
             held_all: Gauge::default(),
             due_lag: Gauge::default(),
             pace_waiting: Gauge::default(),

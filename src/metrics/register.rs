@@ -113,6 +113,7 @@ impl Metrics {
         all.register("pending", "Deliveries waiting in the database", self.pending.clone());
         all.register("held", "Deliveries waiting in the database whose webhooks are held", self.held.clone());
         all.register("holds", "Holds of operators that are in force", self.holds.clone());
+        all.register("releases", "Holds that are being released", self.releases.clone());
         all.register("held_all", "1 while everything is held, and no event is taken", self.held_all.clone());
         all.register(
             "due",

@@ -1,8 +1,8 @@
 //! Releases holds: spreads what waits over time, at so many deliveries in a second to each webhook, then ends the hold.
 //!
 //! A hold of several webhooks is released webhook by webhook, in the order of their ids, and its row tells how far that has come.
-//! A batch of deliveries is one transaction. It skips what another transaction has locked, and waits for no lock. So any number
-//! of workers may release one hold together, and if one of them dies, another goes on.
+//! A batch of deliveries is one transaction. It skips what another transaction has locked. So any number of workers may release
+//! one hold together, and if one of them dies, another goes on.
 
 use deadpool_postgres::{Object, Transaction};
 use jiff::Timestamp;
@@ -31,6 +31,15 @@ pub(crate) enum ReleaseStep {
     Skipped,
 }
 
+/// What a step does if another transaction has locked the webhook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Locked {
+    /// It ends as [`ReleaseStep::Skipped`].
+    Skip,
+    /// It waits a moment. Then it fails and names the webhook.
+    WaitFor,
+}
+
 impl Store {
     /// Makes one step of a release. `after` is what the step before said of a webhook, and only saves work. Deliveries fall due
     /// `rate` a second, after those of the webhook that were recovered or released before.
@@ -43,6 +52,7 @@ impl Store {
         hold: &Hold,
         after: Option<(WebhookId, Timestamp)>,
         rate: u32,
+        locked: Locked,
     ) -> Result<ReleaseStep, StoreError> {
         let Some(release) = hold.release else { return Ok(ReleaseStep::Skipped) };
         let Some(webhook) = self.next_to_free(hold, release).await? else {
@@ -52,10 +62,17 @@ impl Store {
         let since = after.filter(|(id, _)| *id == webhook).map_or(Timestamp::UNIX_EPOCH, |(_, since)| since);
         let work = async |client: &mut Object| {
             let transaction = client.transaction().await?;
+            let Some(active) = lock_webhook(&transaction, webhook, locked).await? else {
+                return Ok(ReleaseStep::Skipped);
+            };
+            let since = active.then_some(since);
             let step = step(&transaction, hold, release, (webhook, since), rate).await?;
             transaction.commit().await.map(|()| step)
         };
-        self.write(work).await
+        self.write(work).await.map_err(|error| match error {
+            StoreError::Busy(cause) => StoreError::Busy(cause.context(format!("the release of webhook {webhook}"))),
+            error => error,
+        })
     }
 
     /// The next webhook of a hold that may have deliveries to spread.
@@ -71,24 +88,37 @@ impl Store {
     }
 }
 
-/// The transaction of [`Store::step_release`].
+/// Locks a webhook. Returns whether it is there and active. `None`: another transaction has locked it.
+async fn lock_webhook(
+    transaction: &Transaction<'_>,
+    webhook: WebhookId,
+    locked: Locked,
+) -> Result<Option<bool>, Error> {
+    let lock = match locked {
+        Locked::Skip => LOCK_WEBHOOK_OR_SKIP,
+        Locked::WaitFor => LOCK_WEBHOOK,
+    };
+    if let Some(row) = query(transaction, lock, &[&webhook.0]).await?.first() {
+        return Ok(Some(column(row, "active")));
+    }
+    let is_gone = query(transaction, IS_THERE, &[&webhook.0]).await?.is_empty();
+    Ok(is_gone.then_some(false))
+}
+
+/// The rest of the transaction of [`Store::step_release`]. Spreads deliveries that are due `since`, or none: the sweep closes those
+/// of a webhook that is off or gone.
 async fn step(
     transaction: &Transaction<'_>,
     hold: &Hold,
     release: Release,
-    (webhook, since): (WebhookId, Timestamp),
+    (webhook, since): (WebhookId, Option<Timestamp>),
     rate: u32,
 ) -> Result<ReleaseStep, Error> {
-    let found = query(transaction, LOCK_WEBHOOK, &[&webhook.0]).await?;
-    if found.is_empty() && !query(transaction, IS_THERE, &[&webhook.0]).await?.is_empty() {
-        return Ok(ReleaseStep::Skipped);
-    }
     let through = release.through.map(|id| id.0);
     if query(transaction, LOCK_HOLD, &[&hold.id, &release.at, &through]).await?.is_empty() {
         return Ok(ReleaseStep::Skipped);
     }
-    // The sweep closes the deliveries of a webhook that is off or gone.
-    if found.first().is_some_and(|row| column(row, "active")) {
+    if let Some(since) = since {
         let rate = f64::from(rate);
         let params: Params<'_> = &[&webhook.0, &since, &release.at, &BATCH, &rate];
         let spread = query(transaction, SPREAD, params).await?;
@@ -127,7 +157,9 @@ const NEXT_OF_ACCOUNT: &str = "
 const NEXT_OF_ALL: &str = "
     SELECT webhook_id AS id FROM pending_deliveries WHERE webhook_id > $1 ORDER BY webhook_id LIMIT 1";
 
-const LOCK_WEBHOOK: &str = "SELECT active FROM webhooks WHERE id = $1 FOR NO KEY UPDATE SKIP LOCKED";
+const LOCK_WEBHOOK_OR_SKIP: &str = "SELECT active FROM webhooks WHERE id = $1 FOR NO KEY UPDATE SKIP LOCKED";
+
+const LOCK_WEBHOOK: &str = "SELECT active FROM webhooks WHERE id = $1 FOR NO KEY UPDATE";
 
 const IS_THERE: &str = "SELECT FROM webhooks WHERE id = $1";
 

@@ -144,6 +144,7 @@ impl Holds {
             everything: held.all.is_some(),
         };
         let Counted { holds, releasing, everything } = counted;
+        self.metrics.releases.set(i64::try_from(releasing).unwrap_or(i64::MAX));
         if self.state.borrow().counted != counted {
             tracing::info!(holds, releasing, everything, "what is held has changed");
         }

@@ -333,6 +333,60 @@ async fn a_hold_that_is_released_can_be_held_again_before_all_is_spread() {
 }
 
 #[tokio::test]
+async fn a_release_that_meets_a_lock_says_which_webhook_is_locked_and_others_go_on() {
+    let (site, receiver) = (Site::new().await.set("log.filter", "debug"), Receiver::start().await);
+    let webhook = site.create_webhook("acc_1", &receiver.url_at("/locked"), &[TYPE]).await;
+    let other = site.create_webhook("acc_1", &receiver.url_at("/other"), &[TYPE]).await;
+    let mut worker = site.worker().await;
+    hold(&site, &only(&webhook), &mut [&mut worker]).await;
+    hold(&site, &only(&other), &mut [&mut worker]).await;
+    site.publish("acc_1", TYPE, json!({})).await;
+    wait_for_pending(&site, 2).await;
+    let locker = site.another_sql().await;
+    let lock = format!("BEGIN; SELECT FROM webhooks WHERE id = '{}' FOR UPDATE", webhook.id);
+    locker.batch_execute(&lock).await.unwrap();
+    release(&site, &only(&webhook)).await;
+    let log = worker.log();
+    let said = async || {
+        let is_it = |line: &str| line.contains("cannot release what was held") && line.contains(&webhook.id);
+        worker.log()[log.len()..].lines().any(is_it)
+    };
+    wait_until("the log names the locked webhook", said).await;
+    assert_eq!(worker.metric("releases").await, 1.0);
+    release(&site, &only(&other)).await;
+    receiver.wait_for(1).await;
+    assert_eq!(receiver.requests_at("/other").len(), 1);
+    locker.batch_execute("COMMIT").await.unwrap();
+    receiver.wait_for(2).await;
+    wait_for_no_hold(&site).await;
+    wait_until("the worker knows", async || worker.metric("releases").await == 0.0).await;
+}
+
+#[tokio::test]
+async fn a_release_that_fails_does_not_stop_those_of_younger_holds() {
+    let (site, receiver) = (Site::new().await, Receiver::start().await);
+    let failing = site.create_webhook("acc_1", &receiver.url_at("/failing"), &[TYPE]).await;
+    let other = site.create_webhook("acc_1", &receiver.url_at("/other"), &[TYPE]).await;
+    let mut worker = site.worker().await;
+    hold(&site, &only(&failing), &mut [&mut worker]).await;
+    hold(&site, &only(&other), &mut [&mut worker]).await;
+    site.publish("acc_1", TYPE, json!({})).await;
+    wait_for_pending(&site, 2).await;
+    let fail = format!(
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$;
+        CREATE TRIGGER fail BEFORE DELETE ON holds FOR EACH ROW WHEN (OLD.webhook_id = '{}') EXECUTE FUNCTION fail()",
+        failing.id
+    );
+    site.sql().await.batch_execute(&fail).await.unwrap();
+    release(&site, &only(&failing)).await;
+    release(&site, &only(&other)).await;
+    receiver.wait_for(1).await;
+    assert_eq!((receiver.requests_at("/other").len(), site.count(HOLDS).await), (1, 1));
+    site.sql().await.batch_execute("DROP TRIGGER fail ON holds").await.unwrap();
+    receiver.wait_for(2).await;
+}
+
+#[tokio::test]
 async fn a_release_reads_few_rows_for_each_that_it_spreads_also_while_an_old_snapshot_keeps_dead_ones() {
     let (site, receiver) = (Site::new().await.set("recover.rate", "1"), Receiver::start().await);
     let webhook = site.create_webhook("acc_1", &receiver.url(), &[TYPE]).await;
