@@ -137,7 +137,7 @@ pub(crate) use processes::OwnProcess;
 pub use processes::SeenProcess;
 pub use recover::{ClosedSpan, RecoverError, RecoverySpan};
 pub(crate) use recover::{Recovery, Requested, YEARS};
-pub(crate) use release::{Locked, ReleaseStep};
+pub(crate) use release::{Locked, Reached, ReleaseStep};
 pub(crate) use retention::{DropError, Dropped};
 pub(crate) use rights::{GrantError, Rights};
 pub(crate) use schema::Schema;

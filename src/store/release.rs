@@ -20,15 +20,24 @@ const BATCH: i64 = 500;
 /// How one step of a release ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReleaseStep {
-    /// Some deliveries of this webhook are spread, and more may follow. The next step may leave out those that fell due before
-    /// this time.
-    Spread(WebhookId, Timestamp),
+    /// Some deliveries of a webhook are spread, and more may follow.
+    Spread,
     /// A webhook is sent to again.
-    Freed(WebhookId),
+    Freed,
     /// The hold has ended.
     Ended,
     /// Another transaction works on the webhook or the hold, or the hold has changed: look again.
     Skipped,
+}
+
+/// Where a release has come to, as the last step found it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Reached {
+    release: Release,
+    /// The next webhook to free.
+    webhook: WebhookId,
+    /// Its deliveries that fell due before this time are spread.
+    since: Timestamp,
 }
 
 /// What a step does if another transaction has locked the webhook.
@@ -41,8 +50,9 @@ pub(crate) enum Locked {
 }
 
 impl Store {
-    /// Makes one step of a release. `after` is what the step before said of a webhook, and only saves work. Deliveries fall due
-    /// `rate` a second, after those of the webhook that were recovered or released before.
+    /// Makes one step of a release. `reached` is kept from step to step and only saves work: dead entries of the index, which an
+    /// old snapshot may keep for long, are not read again. Deliveries fall due `rate` a second, after those of the webhook that
+    /// were recovered or released before.
     ///
     /// # Errors
     ///
@@ -50,29 +60,34 @@ impl Store {
     pub(crate) async fn step_release(
         &self,
         hold: &Hold,
-        after: Option<(WebhookId, Timestamp)>,
+        reached: &mut Option<Reached>,
         rate: u32,
         locked: Locked,
     ) -> Result<ReleaseStep, StoreError> {
         let Some(release) = hold.release else { return Ok(ReleaseStep::Skipped) };
-        let Some(webhook) = self.next_to_free(hold, release).await? else {
+        if reached.is_none_or(|reached| reached.release != release) {
+            let next = self.next_to_free(hold, release).await?;
+            *reached = next.map(|webhook| Reached { release, webhook, since: Timestamp::UNIX_EPOCH });
+        }
+        let Some(Reached { webhook, since, .. }) = *reached else {
             let ended = self.execute(END, &[&hold.id, &release.at, &release.through.map(|id| id.0)]).await?;
             return Ok(if ended > 0 { ReleaseStep::Ended } else { ReleaseStep::Skipped });
         };
-        let since = after.filter(|(id, _)| *id == webhook).map_or(Timestamp::UNIX_EPOCH, |(_, since)| since);
         let work = async |client: &mut Object| {
             let transaction = client.transaction().await?;
             let Some(active) = lock_webhook(&transaction, webhook, locked).await? else {
-                return Ok(ReleaseStep::Skipped);
+                return Ok((ReleaseStep::Skipped, None));
             };
             let since = active.then_some(since);
             let step = step(&transaction, hold, release, (webhook, since), rate).await?;
             transaction.commit().await.map(|()| step)
         };
-        self.write(work).await.map_err(|error| match error {
+        let (step, until) = self.write(work).await.map_err(|error| match error {
             StoreError::Busy(cause) => StoreError::Busy(cause.context(format!("the release of webhook {webhook}"))),
             error => error,
-        })
+        })?;
+        *reached = Some(Reached { release, webhook, since: until.unwrap_or(since) });
+        Ok(step)
     }
 
     /// The next webhook of a hold that may have deliveries to spread.
@@ -106,17 +121,17 @@ async fn lock_webhook(
 }
 
 /// The rest of the transaction of [`Store::step_release`]. Spreads deliveries that are due `since`, or none: the sweep closes those
-/// of a webhook that is off or gone.
+/// of a webhook that is off or gone. Returns also when the last of those that it spread was due.
 async fn step(
     transaction: &Transaction<'_>,
     hold: &Hold,
     release: Release,
     (webhook, since): (WebhookId, Option<Timestamp>),
     rate: u32,
-) -> Result<ReleaseStep, Error> {
+) -> Result<(ReleaseStep, Option<Timestamp>), Error> {
     let through = release.through.map(|id| id.0);
     if query(transaction, LOCK_HOLD, &[&hold.id, &release.at, &through]).await?.is_empty() {
-        return Ok(ReleaseStep::Skipped);
+        return Ok((ReleaseStep::Skipped, None));
     }
     if let Some(since) = since {
         let rate = f64::from(rate);
@@ -129,19 +144,19 @@ async fn step(
             let long = deliveries as f64 / rate;
             execute(transaction, CONTINUE_AFTER, &[&webhook.0, &start, &long]).await?;
             if i64::try_from(deliveries) == Ok(BATCH) {
-                return Ok(ReleaseStep::Spread(webhook, until));
+                return Ok((ReleaseStep::Spread, Some(until)));
             }
         }
     }
     match hold.held {
         Held::Webhook(_) => {
             execute(transaction, "DELETE FROM holds WHERE id = $1", &[&hold.id]).await?;
-            Ok(ReleaseStep::Ended)
+            Ok((ReleaseStep::Ended, None))
         }
         Held::Account(_) | Held::All => {
             let freed: Params<'_> = &[&hold.id, &webhook.0];
             execute(transaction, "UPDATE holds SET released_through = $2::uuid WHERE id = $1", freed).await?;
-            Ok(ReleaseStep::Freed(webhook))
+            Ok((ReleaseStep::Freed, None))
         }
     }
 }

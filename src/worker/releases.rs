@@ -6,15 +6,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::attempts::Attempts;
 use super::stalls::DatabaseWait;
 use crate::hold::{Held, Hold};
-use crate::ids::WebhookId;
-use crate::store::{Locked, ReleaseStep, StoreError};
+use crate::store::{Locked, Reached, ReleaseStep, StoreError};
 
 /// The wait after a step that found others at work. It doubles up to [`AGAIN_AT_MOST`].
 const AGAIN_AFTER: Duration = Duration::from_millis(100);
@@ -57,11 +55,11 @@ async fn step_all<'a>(
             continue;
         }
         let locked = course.locked(Instant::now());
-        match attempts.store.step_release(hold, course.spread, rate, locked).await {
+        match attempts.store.step_release(hold, &mut course.reached, rate, locked).await {
             Ok(step) => {
                 course.made(step, Instant::now());
                 progress |= step != ReleaseStep::Skipped;
-                if let ReleaseStep::Freed(_) | ReleaseStep::Ended = step {
+                if let ReleaseStep::Freed | ReleaseStep::Ended = step {
                     attempts.holds.changed();
                 }
                 if step == ReleaseStep::Ended {
@@ -80,8 +78,7 @@ async fn step_all<'a>(
 
 /// How this worker gets on with one release.
 struct Course<'a> {
-    /// What the last step said of the webhook that it spread.
-    spread: Option<(WebhookId, Timestamp)>,
+    reached: Option<Reached>,
     /// When the next step is to be made.
     next: Instant,
     skipping: Option<Skipping>,
@@ -97,7 +94,7 @@ struct Skipping {
 
 impl<'a> Course<'a> {
     fn new(stall: DatabaseWait<'a>) -> Self {
-        Self { spread: None, next: Instant::now(), skipping: None, stall }
+        Self { reached: None, next: Instant::now(), skipping: None, stall }
     }
 
     fn locked(&self, now: Instant) -> Locked {
@@ -117,9 +114,6 @@ impl<'a> Course<'a> {
         }
         self.stall.over();
         (self.next, self.skipping) = (now, None);
-        if let ReleaseStep::Spread(webhook, until) = step {
-            self.spread = Some((webhook, until));
-        }
     }
 
     fn failed(&mut self, error: &StoreError) {
@@ -153,7 +147,7 @@ mod tests {
             now = course.next;
         }
         assert_eq!(waits, [100, 200, 400, 800, 1000]);
-        course.made(ReleaseStep::Freed(WebhookId::default()), now);
+        course.made(ReleaseStep::Freed, now);
         assert_eq!((course.locked(now), course.next), (Locked::Skip, now));
     }
 }

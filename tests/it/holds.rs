@@ -394,7 +394,7 @@ async fn a_release_reads_few_rows_for_each_that_it_spreads_also_while_an_old_sna
     site.publish("acc_1", TYPE, json!({})).await;
     receiver.wait_for(1).await;
     wait_until("it is recorded", async || site.count("SELECT count(*) FROM attempts").await == 1).await;
-    hold(&site, &only(&webhook), &mut [&mut worker]).await;
+    hold(&site, &account("acc_1"), &mut [&mut worker]).await;
     let rows = 20_000;
     add_pending(&site, &webhook, rows).await;
     let backup = site.another_sql().await;
@@ -405,7 +405,7 @@ async fn a_release_reads_few_rows_for_each_that_it_spreads_also_while_an_old_sna
     // Entries of the index that were read by sessions that have ended.
     let read = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'pending_deliveries_by_webhook'";
     let before = site.count(read).await;
-    release(&site, &only(&webhook)).await;
+    release(&site, &account("acc_1")).await;
     let mut worker = site.worker().await;
     wait_for_no_hold(&site).await;
     worker.terminate();
