@@ -8,7 +8,6 @@ use deadpool_postgres::{Object, Transaction};
 use jiff::Timestamp;
 use tokio_postgres::{Error, Row};
 
-use super::recover::CONTINUE_AFTER;
 use super::sql::{execute, query};
 use super::{Params, Store, StoreError, column, count};
 use crate::hold::{Held, Hold, Release};
@@ -51,8 +50,8 @@ pub(crate) enum Locked {
 
 impl Store {
     /// Makes one step of a release. `reached` is kept from step to step and only saves work: dead entries of the index, which an
-    /// old snapshot may keep for long, are not read again. Deliveries fall due `rate` a second, after those of the webhook that
-    /// were recovered or released before.
+    /// old snapshot may keep for long, are not read again. Deliveries fall due `rate` a second, the first ones at once. A later
+    /// recovery begins after them.
     ///
     /// # Errors
     ///
@@ -130,20 +129,22 @@ async fn step(
     rate: u32,
 ) -> Result<(ReleaseStep, Option<Timestamp>), Error> {
     let through = release.through.map(|id| id.0);
-    if query(transaction, LOCK_HOLD, &[&hold.id, &release.at, &through]).await?.is_empty() {
+    let locked = query(transaction, LOCK_HOLD, &[&hold.id, &release.at, &through]).await?;
+    let Some(spread_before) = locked.first().map(|row| column::<Option<Timestamp>>(row, "spread_until")) else {
         return Ok((ReleaseStep::Skipped, None));
-    }
+    };
     if let Some(since) = since {
         let rate = f64::from(rate);
-        let params: Params<'_> = &[&webhook.0, &since, &release.at, &BATCH, &rate];
+        let params: Params<'_> = &[&webhook.0, &since, &release.at, &BATCH, &rate, &spread_before];
         let spread = query(transaction, SPREAD, params).await?;
         let row: &Row = &spread[0];
         let deliveries = count(row, "deliveries");
         if deliveries > 0 {
-            let (start, until): (Timestamp, Timestamp) = (column(row, "start"), column(row, "until"));
-            let long = deliveries as f64 / rate;
-            execute(transaction, CONTINUE_AFTER, &[&webhook.0, &start, &long]).await?;
+            let (until, spread_until): (Timestamp, Timestamp) = (column(row, "until"), column(row, "spread_until"));
+            execute(transaction, RECOVER_AFTER, &[&webhook.0, &spread_until]).await?;
             if i64::try_from(deliveries) == Ok(BATCH) {
+                let continued: Params<'_> = &[&hold.id, &spread_until];
+                execute(transaction, "UPDATE holds SET spread_until = $2 WHERE id = $1", continued).await?;
                 return Ok((ReleaseStep::Spread, Some(until)));
             }
         }
@@ -155,7 +156,7 @@ async fn step(
         }
         Held::Account(_) | Held::All => {
             let freed: Params<'_> = &[&hold.id, &webhook.0];
-            execute(transaction, "UPDATE holds SET released_through = $2::uuid WHERE id = $1", freed).await?;
+            execute(transaction, FREE, freed).await?;
             Ok((ReleaseStep::Freed, None))
         }
     }
@@ -180,8 +181,11 @@ const IS_THERE: &str = "SELECT FROM webhooks WHERE id = $1";
 
 /// Only if nobody has held it again, or has come further.
 const LOCK_HOLD: &str = "
-    SELECT FROM holds WHERE id = $1 AND released_at = $2::timestamptz AND released_through IS NOT DISTINCT FROM $3::uuid
+    SELECT spread_until FROM holds
+    WHERE id = $1 AND released_at = $2::timestamptz AND released_through IS NOT DISTINCT FROM $3::uuid
     FOR UPDATE SKIP LOCKED";
+
+const FREE: &str = "UPDATE holds SET released_through = $2::uuid, spread_until = NULL WHERE id = $1";
 
 const END: &str = "
     DELETE FROM holds
@@ -190,7 +194,8 @@ const END: &str = "
 /// Moves the oldest deliveries that were due at the release, in their order.
 ///
 /// - `head`: these deliveries, locked here. Bounded as in `CLAIM_DUE`.
-/// - `start`: the new time of the first. It comes after the release in any case, so that none is moved twice.
+/// - `start`: the new time of the first. It comes after the release in any case, so that none is moved twice. It does not wait for
+///   what was recovered or released before: that may last for hours, and what came during a short hold would be as late.
 const SPREAD: &str = "
     WITH head AS MATERIALIZED (
         SELECT id, due_at FROM pending_deliveries
@@ -199,10 +204,14 @@ const SPREAD: &str = "
     ), placed AS MATERIALIZED (
         SELECT id, row_number() OVER (ORDER BY due_at, id) - 1 AS place FROM head
     ), start AS MATERIALIZED (
-        SELECT greatest(recovering_until, statement_timestamp(), $3::timestamptz + interval '1 ms') AS start
-        FROM webhooks WHERE id = $1
+        SELECT greatest($6::timestamptz, statement_timestamp(), $3::timestamptz + interval '1 ms') AS start
     ), moved AS (
         UPDATE pending_deliveries pending SET due_at = start.start + make_interval(secs => placed.place / $5::float8)
         FROM placed, start WHERE pending.id = ANY (ARRAY(SELECT id FROM head)) AND pending.id = placed.id
     )
-    SELECT (SELECT count(*) FROM head) AS deliveries, (SELECT max(due_at) FROM head) AS until, start FROM start";
+    SELECT head.deliveries, head.until, start.start + make_interval(secs => head.deliveries / $5::float8) AS spread_until
+    FROM start, (SELECT count(*) AS deliveries, max(due_at) AS until FROM head) AS head";
+
+/// The next recovery of the webhook begins after these.
+const RECOVER_AFTER: &str = "
+    UPDATE webhooks SET recovering_until = greatest(recovering_until, $2::timestamptz) WHERE id = $1";

@@ -387,6 +387,23 @@ async fn a_release_that_fails_does_not_stop_those_of_younger_holds() {
 }
 
 #[tokio::test]
+async fn what_came_during_a_hold_is_not_sent_after_hours_of_recovery() {
+    let (site, receiver) = (Site::new().await, Receiver::start().await);
+    let webhook = site.create_webhook("acc_1", &receiver.url(), &[TYPE]).await;
+    let mut worker = site.worker().await;
+    let recovery = "UPDATE webhooks SET recovering_until = now() + interval '8 hours'";
+    site.sql().await.batch_execute(recovery).await.unwrap();
+    hold(&site, &only(&webhook), &mut [&mut worker]).await;
+    site.publish_many(3, "acc_1", TYPE, json!({})).await;
+    wait_for_pending(&site, 3).await;
+    release(&site, &only(&webhook)).await;
+    receiver.wait_for(3).await;
+    wait_for_no_hold(&site).await;
+    let later = "SELECT count(*) FROM webhooks WHERE recovering_until > now() + interval '7 hours'";
+    assert_eq!(site.count(later).await, 1, "a recovery that is requested now still comes after the one before");
+}
+
+#[tokio::test]
 async fn a_release_reads_few_rows_for_each_that_it_spreads_also_while_an_old_snapshot_keeps_dead_ones() {
     let (site, receiver) = (Site::new().await.set("recover.rate", "1"), Receiver::start().await);
     let webhook = site.create_webhook("acc_1", &receiver.url(), &[TYPE]).await;

@@ -29,6 +29,8 @@ CREATE TABLE holds (
     released_at timestamptz,
     -- Of a hold of several webhooks: those with an id up to this one are sent to again.
     released_through uuid,
+    -- The webhook after that has deliveries that were given new times, up to this one. Null: none yet.
+    spread_until timestamptz,
     CONSTRAINT holds_check CHECK (webhook_id IS NULL OR account_id IS NULL)
 );
 CREATE UNIQUE INDEX holds_everything ON holds ((webhook_id IS NULL)) WHERE webhook_id IS NULL AND account_id IS NULL;
