@@ -112,7 +112,8 @@ impl Store {
                  since = CASE WHEN held.released_at IS NULL THEN held.since ELSE excluded.since END,
                  reason = CASE WHEN held.released_at IS NULL THEN coalesce(excluded.reason, held.reason)
                      ELSE excluded.reason END,
-                 released_at = NULL, released_through = NULL, spread_until = NULL
+                 released_at = NULL, released_through = NULL,
+                 spreading_since = NULL, spread_until = NULL
              RETURNING {COLUMNS}"
         );
         let rows = self.query_to_write(&sql, &[&id, &webhook, &account, &reason]).await?;

@@ -95,7 +95,7 @@ impl Store {
         let rows = match &hold.held {
             // When its only webhook is free, the row of the hold is gone.
             Held::Webhook(webhook) => return Ok(Some(*webhook)),
-            Held::Account(account) => self.query(NEXT_OF_ACCOUNT, &[&account.as_str(), &after, &release.at]).await?,
+            Held::Account(account) => self.query(NEXT_OF_ACCOUNT, &[&account.as_str(), &after]).await?,
             Held::All => self.query(NEXT_OF_ALL, &[&after]).await?,
         };
         Ok(rows.first().map(|row| WebhookId(column(row, "id"))))
@@ -130,12 +130,12 @@ async fn step(
 ) -> Result<(ReleaseStep, Option<Timestamp>), Error> {
     let through = release.through.map(|id| id.0);
     let locked = query(transaction, LOCK_HOLD, &[&hold.id, &release.at, &through]).await?;
-    let Some(spread_before) = locked.first().map(|row| column::<Option<Timestamp>>(row, "spread_until")) else {
-        return Ok((ReleaseStep::Skipped, None));
-    };
+    let Some(hold_row) = locked.first() else { return Ok((ReleaseStep::Skipped, None)) };
+    let begun: Timestamp = column(hold_row, "spreading_since");
+    let spread_before: Option<Timestamp> = column(hold_row, "spread_until");
     if let Some(since) = since {
         let rate = f64::from(rate);
-        let params: Params<'_> = &[&webhook.0, &since, &release.at, &BATCH, &rate, &spread_before];
+        let params: Params<'_> = &[&webhook.0, &since, &begun, &BATCH, &rate, &spread_before];
         let spread = query(transaction, SPREAD, params).await?;
         let row: &Row = &spread[0];
         let deliveries = count(row, "deliveries");
@@ -143,8 +143,7 @@ async fn step(
             let (until, spread_until): (Timestamp, Timestamp) = (column(row, "until"), column(row, "spread_until"));
             execute(transaction, RECOVER_AFTER, &[&webhook.0, &spread_until]).await?;
             if i64::try_from(deliveries) == Ok(BATCH) {
-                let continued: Params<'_> = &[&hold.id, &spread_until];
-                execute(transaction, "UPDATE holds SET spread_until = $2 WHERE id = $1", continued).await?;
+                execute(transaction, CONTINUE, &[&hold.id, &begun, &spread_until]).await?;
                 return Ok((ReleaseStep::Spread, Some(until)));
             }
         }
@@ -165,7 +164,7 @@ async fn step(
 const NEXT_OF_ACCOUNT: &str = "
     SELECT w.id FROM webhooks w CROSS JOIN LATERAL (
         SELECT FROM pending_deliveries p
-        WHERE (p.webhook_id, p.due_at) >= (w.id, '-infinity') AND (p.webhook_id, p.due_at) <= (w.id, $3)
+        WHERE (p.webhook_id, p.due_at) >= (w.id, '-infinity') AND (p.webhook_id, p.due_at) <= (w.id, now())
         ORDER BY p.webhook_id, p.due_at LIMIT 1) AS waiting
     WHERE w.account_id = $1 AND w.id > $2 ORDER BY w.id LIMIT 1";
 
@@ -179,22 +178,25 @@ const LOCK_WEBHOOK: &str = "SELECT active FROM webhooks WHERE id = $1 FOR NO KEY
 
 const IS_THERE: &str = "SELECT FROM webhooks WHERE id = $1";
 
-/// Only if nobody has held it again, or has come further.
+/// Only if nobody has held it again, or has come further. `spreading_since`: of a webhook that no step has begun with, now.
 const LOCK_HOLD: &str = "
-    SELECT spread_until FROM holds
+    SELECT coalesce(spreading_since, greatest(released_at, statement_timestamp())) AS spreading_since, spread_until FROM holds
     WHERE id = $1 AND released_at = $2::timestamptz AND released_through IS NOT DISTINCT FROM $3::uuid
     FOR UPDATE SKIP LOCKED";
 
-const FREE: &str = "UPDATE holds SET released_through = $2::uuid, spread_until = NULL WHERE id = $1";
+const CONTINUE: &str = "UPDATE holds SET spreading_since = $2, spread_until = $3 WHERE id = $1";
+
+const FREE: &str = "
+    UPDATE holds SET released_through = $2::uuid, spreading_since = NULL, spread_until = NULL WHERE id = $1";
 
 const END: &str = "
     DELETE FROM holds
     WHERE id = $1 AND released_at = $2::timestamptz AND released_through IS NOT DISTINCT FROM $3::uuid";
 
-/// Moves the oldest deliveries that were due at the release, in their order.
+/// Moves the oldest deliveries that were due when the first step began with the webhook, in their order.
 ///
 /// - `head`: these deliveries, locked here. Bounded as in `CLAIM_DUE`.
-/// - `start`: the new time of the first. It comes after the release in any case, so that none is moved twice. It does not wait for
+/// - `start`: the new time of the first. It comes after that step in any case, so that none is moved twice. It does not wait for
 ///   what was recovered or released before: that may last for hours, and what came during a short hold would be as late.
 const SPREAD: &str = "
     WITH head AS MATERIALIZED (

@@ -404,6 +404,27 @@ async fn what_came_during_a_hold_is_not_sent_after_hours_of_recovery() {
 }
 
 #[tokio::test]
+async fn what_is_parked_before_its_webhook_has_its_turn_is_spread_too() {
+    let (site, receiver) = (Site::new().await.set("recover.rate", "1"), Receiver::start().await);
+    let first = site.create_webhook("acc_1", &receiver.url(), &[TYPE]).await;
+    site.create_webhook("acc_1", &receiver.url(), &[TYPE]).await;
+    let mut worker = site.worker().await;
+    hold(&site, &account("acc_1"), &mut [&mut worker]).await;
+    let locker = site.another_sql().await;
+    let lock = format!("BEGIN; SELECT FROM webhooks WHERE id = '{}' FOR UPDATE", first.id);
+    site.publish("acc_1", TYPE, json!({})).await;
+    wait_for_pending(&site, 2).await;
+    locker.batch_execute(&lock).await.unwrap();
+    release(&site, &account("acc_1")).await;
+    site.publish_many(60, "acc_1", TYPE, json!({})).await;
+    wait_for_pending(&site, 2 * 61).await;
+    locker.batch_execute("COMMIT").await.unwrap();
+    wait_for_no_hold(&site).await;
+    let spread = "SELECT count(DISTINCT webhook_id) FROM pending_deliveries WHERE due_at > now()";
+    assert_eq!(site.count(spread).await, 2, "the last ones fall due after 61 s");
+}
+
+#[tokio::test]
 async fn a_release_reads_few_rows_for_each_that_it_spreads_also_while_an_old_snapshot_keeps_dead_ones() {
     let (site, receiver) = (Site::new().await.set("recover.rate", "1"), Receiver::start().await);
     let webhook = site.create_webhook("acc_1", &receiver.url(), &[TYPE]).await;
