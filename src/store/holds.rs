@@ -29,14 +29,6 @@ impl Holds {
             Self::BeforeV17 => "NULL::timestamptz AS held_since",
         }
     }
-
-    /// A common table expression that deletes the holds of the webhooks in `gone`, with a comma before it.
-    pub(super) fn forgotten(self) -> &'static str {
-        match self {
-            Self::Kept => ", forgotten_holds AS (DELETE FROM holds WHERE webhook_id IN (SELECT id FROM gone))",
-            Self::BeforeV17 => "",
-        }
-    }
 }
 
 impl Store {

@@ -475,6 +475,40 @@ async fn a_hold_goes_with_its_webhook_and_with_its_account() {
 }
 
 #[tokio::test]
+async fn a_webhook_that_is_deleted_while_it_is_being_held_leaves_no_hold() {
+    let (site, receiver) = (Site::new().await, Receiver::start().await);
+    let webhook = site.create_webhook("acc_1", &receiver.url(), &[TYPE]).await;
+    let holder = site.another_sql().await;
+    let hold = format!(
+        "BEGIN; INSERT INTO holds (id, webhook_id)
+         SELECT gen_random_uuid(), id FROM webhooks WHERE id = '{}' FOR KEY SHARE",
+        webhook.id
+    );
+    holder.batch_execute(&hold).await.unwrap();
+    let finish = async {
+        // A lock of a row belongs to no database in `pg_locks`.
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        wait_until("the deletion waits", async || site.count(waiting).await == 1).await;
+        holder.batch_execute("COMMIT").await.unwrap();
+    };
+    let delete = ["webhooks", "delete", &webhook.id];
+    let (deleted, ()) = tokio::join!(site.cli(&delete), finish);
+    assert_eq!((deleted.code, site.count(HOLDS).await), (0, 0), "{}", deleted.stderr);
+}
+
+#[tokio::test]
+async fn a_hold_of_a_webhook_that_is_gone_can_be_released() {
+    let (site, id) = (Site::new().await, "0193750b-7c00-7000-8000-000000000001");
+    let sql = format!("INSERT INTO holds (id, webhook_id) VALUES (gen_random_uuid(), '{id}')");
+    site.sql().await.batch_execute(&sql).await.unwrap();
+    let output = site.cli(&["webhooks", "release", id]).await;
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    let _worker = site.worker().await;
+    wait_for_no_hold(&site).await;
+}
+
+#[tokio::test]
 async fn on_the_schema_of_the_release_before_nothing_can_be_held_and_workers_work() {
     let (site, receiver) = (Site::new().await, Receiver::start().await);
     site.sql().await.batch_execute(&back_to(16)).await.unwrap();
