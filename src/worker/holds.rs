@@ -35,6 +35,8 @@ pub(super) struct Holds {
 #[derive(Debug, Default)]
 struct State {
     held: HeldWebhooks,
+    /// How often `held` has changed.
+    change: u64,
     counted: Counted,
 }
 
@@ -148,7 +150,10 @@ impl Holds {
         if self.state.borrow().counted != counted {
             tracing::info!(holds, releasing, everything, "what is held has changed");
         }
-        self.state.send_replace(State { held, counted });
+        self.state.send_modify(|state| {
+            let change = state.change + u64::from(state.held != held);
+            *state = State { held, change, counted };
+        });
         Ok(())
     }
 }
@@ -157,6 +162,11 @@ impl Holds {
 pub(super) struct HeldNow<'a>(watch::Ref<'a, State>);
 
 impl HeldNow<'_> {
+    /// A number that is another one after what is held has changed.
+    pub(super) fn change(&self) -> u64 {
+        self.0.change
+    }
+
     /// Whether deliveries of a webhook are to be left where they wait, as far as that is known without its account.
     pub(super) fn seems_to_have(&self, webhook: WebhookId) -> bool {
         self.0.held.seems_to_have(webhook)
