@@ -154,6 +154,8 @@ CREATE TABLE public.holds (
     reason text,
     released_at timestamp with time zone,
     released_through uuid,
+    spreading_since timestamp with time zone,
+    spread_until timestamp with time zone,
     CONSTRAINT holds_check CHECK (((webhook_id IS NULL) OR (account_id IS NULL)))
 );
 

@@ -105,6 +105,8 @@ pub struct Metrics {
     pub holds: Gauge,
     /// Seconds since the oldest of them began; 0 without holds.
     pub oldest_hold: Gauge<f64, AtomicU64>,
+    /// Holds that are being released.
+    pub releases: Gauge,
     /// 1 while everything is held.
     pub held_all: Gauge,
     /// Seconds by which the delivery that has waited longest is overdue, as of the last look at all webhooks. Deliveries that
@@ -210,6 +212,7 @@ impl Metrics {
             held: Gauge::default(),
             holds: Gauge::default(),
             oldest_hold: Gauge::default(),
+            releases: Gauge::default(),
             held_all: Gauge::default(),
             due_lag: Gauge::default(),
             pace_waiting: Gauge::default(),

@@ -114,6 +114,7 @@ impl Metrics {
         all.register("held", "Deliveries waiting in the database whose webhooks are held", self.held.clone());
         all.register("holds", "Holds of operators that are in force", self.holds.clone());
         all.register_with_unit("oldest_hold", "Age of the oldest hold", Unit::Seconds, self.oldest_hold.clone());
+        all.register("releases", "Holds that are being released", self.releases.clone());
         all.register("held_all", "1 while everything is held, and no event is taken", self.held_all.clone());
         all.register(
             "due",

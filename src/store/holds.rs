@@ -29,14 +29,6 @@ impl Holds {
             Self::BeforeV17 => "NULL::timestamptz AS held_since",
         }
     }
-
-    /// A common table expression that deletes the holds of the webhooks in `gone`, with a comma before it.
-    pub(super) fn forgotten(self) -> &'static str {
-        match self {
-            Self::Kept => ", forgotten_holds AS (DELETE FROM holds WHERE webhook_id IN (SELECT id FROM gone))",
-            Self::BeforeV17 => "",
-        }
-    }
 }
 
 impl Store {
@@ -112,7 +104,8 @@ impl Store {
                  since = CASE WHEN held.released_at IS NULL THEN held.since ELSE excluded.since END,
                  reason = CASE WHEN held.released_at IS NULL THEN coalesce(excluded.reason, held.reason)
                      ELSE excluded.reason END,
-                 released_at = NULL, released_through = NULL
+                 released_at = NULL, released_through = NULL,
+                 spreading_since = NULL, spread_until = NULL
              RETURNING {COLUMNS}"
         );
         let rows = self.query_to_write(&sql, &[&id, &webhook, &account, &reason]).await?;

@@ -350,7 +350,7 @@ const SPAN: &str = "
 const START: &str = "SELECT greatest(recovering_until, statement_timestamp()) AS start FROM webhooks WHERE id = $1";
 
 /// The next recovery of the webhook begins after the last of these.
-pub(super) const CONTINUE_AFTER: &str = "
+const CONTINUE_AFTER: &str = "
     UPDATE webhooks SET recovering_until = $2::timestamptz + make_interval(secs => $3) WHERE id = $1";
 
 /// Skips deliveries that are pending already.

@@ -30,7 +30,7 @@ mod agenda;
 mod asking;
 mod sweep;
 
-use agenda::Agenda;
+use agenda::{Agenda, Look};
 use asking::Asking;
 use sweep::Sweep;
 
@@ -170,10 +170,11 @@ impl Due {
 
     /// Since when the delivery that has waited longest may have been due, apart from those that wait for their pace, are held, or
     /// are of webhooks that are off. Counts the webhooks that wait for their pace.
-    fn oldest(&self, search: &Search) -> Option<Timestamp> {
+    fn oldest(&self, search: &mut Search) -> Option<Timestamp> {
         let (mut pacing, now) = (self.attempts.pacing(), Instant::now());
         pacing.forget_unused(now);
         let (mut waiting, held) = (0, self.attempts.holds.now());
+        search.agenda.holds_are(held.change());
         let oldest = search.agenda.oldest(|webhook| {
             if search.off.contains(&webhook) || held.seems_to_have(webhook) {
                 return true;
@@ -328,9 +329,13 @@ impl Due {
         let may_ask = !search.asking.is_under_way();
         let (mut pacing, lanes, now) = (self.attempts.pacing(), self.attempts.lanes(), Instant::now());
         let held = self.attempts.holds.now();
+        search.agenda.holds_are(held.change());
         let rooms = search.agenda.rooms(most, |webhook| {
-            if is_granted.contains(&webhook) || held.seems_to_have(webhook) {
-                return 0;
+            if held.seems_to_have(webhook) {
+                return Look::Held;
+            }
+            if is_granted.contains(&webhook) {
+                return Look::Room(0);
             }
             let paused_until = lanes.paused_until(webhook, now);
             let (room, granted_from) = match pacing.may_claim(webhook, now) {
@@ -343,7 +348,7 @@ impl Due {
                 MayClaim::From(at) => (0, Some(at)),
             };
             wake = wake.into_iter().chain(paused_until).chain(granted_from).min();
-            room
+            Look::Room(room)
         });
         search.wake = wake;
         let (paced, unpaced) = rooms.into_iter().partition(|room| asking.contains(&room.webhook));

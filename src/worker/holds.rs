@@ -35,6 +35,8 @@ pub(super) struct Holds {
 #[derive(Debug, Default)]
 struct State {
     held: HeldWebhooks,
+    /// How often `held` has changed.
+    change: u64,
     counted: Counted,
 }
 
@@ -147,10 +149,14 @@ impl Holds {
             everything: held.all.is_some(),
         };
         let Counted { holds, releasing, everything } = counted;
+        self.metrics.releases.set(i64::try_from(releasing).unwrap_or(i64::MAX));
         if self.state.borrow().counted != counted {
             tracing::info!(holds, releasing, everything, "what is held has changed");
         }
-        self.state.send_replace(State { held, counted });
+        self.state.send_modify(|state| {
+            let change = state.change + u64::from(state.held != held);
+            *state = State { held, change, counted };
+        });
         Ok(())
     }
 }
@@ -159,6 +165,11 @@ impl Holds {
 pub(super) struct HeldNow<'a>(watch::Ref<'a, State>);
 
 impl HeldNow<'_> {
+    /// A number that is another one after what is held has changed.
+    pub(super) fn change(&self) -> u64 {
+        self.0.change
+    }
+
     /// Whether deliveries of a webhook are to be left where they wait, as far as that is known without its account.
     pub(super) fn seems_to_have(&self, webhook: WebhookId) -> bool {
         self.0.held.seems_to_have(webhook)

@@ -83,16 +83,20 @@ struct Stall {
 impl DatabaseWait<'_> {
     /// A statement has failed, so that `part` of the work cannot go on: waits a little, longer each time.
     pub(super) async fn after(&mut self, part: &'static str, error: &StoreError) {
+        tokio::time::sleep(self.failed(part, error)).await;
+    }
+
+    /// As [`after`](Self::after), but returns how long to wait.
+    pub(super) fn failed(&mut self, part: &'static str, error: &StoreError) -> Duration {
         let stall = self.stall.get_or_insert_with(|| self.stalls.begin());
         tracing::debug!(error = error_chain(error), "{part}");
         stall.failed_again(error, self.holds);
         let wait = stall.reconnect.wait();
-        tokio::time::sleep(match error {
+        match error {
             StoreError::Busy(_) => wait.min(BUSY_WAIT),
             StoreError::ReadOnly(_) => wait.min(READ_ONLY_WAIT),
             _ => wait,
-        })
-        .await;
+        }
     }
 
     /// A statement has succeeded.

@@ -344,6 +344,98 @@ async fn a_hold_that_is_released_can_be_held_again_before_all_is_spread() {
 }
 
 #[tokio::test]
+async fn a_release_that_meets_a_lock_says_which_webhook_is_locked_and_others_go_on() {
+    let (site, receiver) = (Site::new().await.set("log.filter", "debug"), Receiver::start().await);
+    let webhook = site.create_webhook("acc_1", &receiver.url_at("/locked"), &[TYPE]).await;
+    let other = site.create_webhook("acc_1", &receiver.url_at("/other"), &[TYPE]).await;
+    let mut worker = site.worker().await;
+    hold(&site, &only(&webhook), &mut [&mut worker]).await;
+    hold(&site, &only(&other), &mut [&mut worker]).await;
+    site.publish("acc_1", TYPE, json!({})).await;
+    wait_for_pending(&site, 2).await;
+    let locker = site.another_sql().await;
+    let lock = format!("BEGIN; SELECT FROM webhooks WHERE id = '{}' FOR UPDATE", webhook.id);
+    locker.batch_execute(&lock).await.unwrap();
+    release(&site, &only(&webhook)).await;
+    let log = worker.log();
+    let said = async || {
+        let is_it = |line: &str| line.contains("cannot release what was held") && line.contains(&webhook.id);
+        worker.log()[log.len()..].lines().any(is_it)
+    };
+    wait_until("the log names the locked webhook", said).await;
+    assert_eq!(worker.metric("releases").await, 1.0);
+    release(&site, &only(&other)).await;
+    receiver.wait_for(1).await;
+    assert_eq!(receiver.requests_at("/other").len(), 1);
+    locker.batch_execute("COMMIT").await.unwrap();
+    receiver.wait_for(2).await;
+    wait_for_no_hold(&site).await;
+    wait_until("the worker knows", async || worker.metric("releases").await == 0.0).await;
+}
+
+#[tokio::test]
+async fn a_release_that_fails_does_not_stop_those_of_younger_holds() {
+    let (site, receiver) = (Site::new().await, Receiver::start().await);
+    let failing = site.create_webhook("acc_1", &receiver.url_at("/failing"), &[TYPE]).await;
+    let other = site.create_webhook("acc_1", &receiver.url_at("/other"), &[TYPE]).await;
+    let mut worker = site.worker().await;
+    hold(&site, &only(&failing), &mut [&mut worker]).await;
+    hold(&site, &only(&other), &mut [&mut worker]).await;
+    site.publish("acc_1", TYPE, json!({})).await;
+    wait_for_pending(&site, 2).await;
+    let fail = format!(
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$;
+        CREATE TRIGGER fail BEFORE DELETE ON holds FOR EACH ROW WHEN (OLD.webhook_id = '{}') EXECUTE FUNCTION fail()",
+        failing.id
+    );
+    site.sql().await.batch_execute(&fail).await.unwrap();
+    release(&site, &only(&failing)).await;
+    release(&site, &only(&other)).await;
+    receiver.wait_for(1).await;
+    assert_eq!((receiver.requests_at("/other").len(), site.count(HOLDS).await), (1, 1));
+    site.sql().await.batch_execute("DROP TRIGGER fail ON holds").await.unwrap();
+    receiver.wait_for(2).await;
+}
+
+#[tokio::test]
+async fn what_came_during_a_hold_is_not_sent_after_hours_of_recovery() {
+    let (site, receiver) = (Site::new().await, Receiver::start().await);
+    let webhook = site.create_webhook("acc_1", &receiver.url(), &[TYPE]).await;
+    let mut worker = site.worker().await;
+    let recovery = "UPDATE webhooks SET recovering_until = now() + interval '8 hours'";
+    site.sql().await.batch_execute(recovery).await.unwrap();
+    hold(&site, &only(&webhook), &mut [&mut worker]).await;
+    site.publish_many(3, "acc_1", TYPE, json!({})).await;
+    wait_for_pending(&site, 3).await;
+    release(&site, &only(&webhook)).await;
+    receiver.wait_for(3).await;
+    wait_for_no_hold(&site).await;
+    let later = "SELECT count(*) FROM webhooks WHERE recovering_until > now() + interval '7 hours'";
+    assert_eq!(site.count(later).await, 1, "a recovery that is requested now still comes after the one before");
+}
+
+#[tokio::test]
+async fn what_is_parked_before_its_webhook_has_its_turn_is_spread_too() {
+    let (site, receiver) = (Site::new().await.set("recover.rate", "1"), Receiver::start().await);
+    let first = site.create_webhook("acc_1", &receiver.url(), &[TYPE]).await;
+    site.create_webhook("acc_1", &receiver.url(), &[TYPE]).await;
+    let mut worker = site.worker().await;
+    hold(&site, &account("acc_1"), &mut [&mut worker]).await;
+    let locker = site.another_sql().await;
+    let lock = format!("BEGIN; SELECT FROM webhooks WHERE id = '{}' FOR UPDATE", first.id);
+    site.publish("acc_1", TYPE, json!({})).await;
+    wait_for_pending(&site, 2).await;
+    locker.batch_execute(&lock).await.unwrap();
+    release(&site, &account("acc_1")).await;
+    site.publish_many(60, "acc_1", TYPE, json!({})).await;
+    wait_for_pending(&site, 2 * 61).await;
+    locker.batch_execute("COMMIT").await.unwrap();
+    wait_for_no_hold(&site).await;
+    let spread = "SELECT count(DISTINCT webhook_id) FROM pending_deliveries WHERE due_at > now()";
+    assert_eq!(site.count(spread).await, 2, "the last ones fall due after 61 s");
+}
+
+#[tokio::test]
 async fn a_release_reads_few_rows_for_each_that_it_spreads_also_while_an_old_snapshot_keeps_dead_ones() {
     let (site, receiver) = (Site::new().await.set("recover.rate", "1"), Receiver::start().await);
     let webhook = site.create_webhook("acc_1", &receiver.url(), &[TYPE]).await;
@@ -351,7 +443,7 @@ async fn a_release_reads_few_rows_for_each_that_it_spreads_also_while_an_old_sna
     site.publish("acc_1", TYPE, json!({})).await;
     receiver.wait_for(1).await;
     wait_until("it is recorded", async || site.count("SELECT count(*) FROM attempts").await == 1).await;
-    hold(&site, &only(&webhook), &mut [&mut worker]).await;
+    hold(&site, &account("acc_1"), &mut [&mut worker]).await;
     let rows = 20_000;
     add_pending(&site, &webhook, rows).await;
     let backup = site.another_sql().await;
@@ -362,7 +454,7 @@ async fn a_release_reads_few_rows_for_each_that_it_spreads_also_while_an_old_sna
     // Entries of the index that were read by sessions that have ended.
     let read = "SELECT idx_tup_read FROM pg_stat_user_indexes WHERE indexrelname = 'pending_deliveries_by_webhook'";
     let before = site.count(read).await;
-    release(&site, &only(&webhook)).await;
+    release(&site, &account("acc_1")).await;
     let mut worker = site.worker().await;
     wait_for_no_hold(&site).await;
     worker.terminate();
@@ -391,6 +483,40 @@ async fn a_hold_goes_with_its_webhook_and_with_its_account() {
     let left = store(&site).holds().await.unwrap();
     assert!(left.iter().map(|hold| &hold.held).eq(&[only(&other), account("acc_2")]), "{left:?}");
     assert!(store(&site).hold(&only(&first), None).await.unwrap().is_none(), "it is deleted");
+}
+
+#[tokio::test]
+async fn a_webhook_that_is_deleted_while_it_is_being_held_leaves_no_hold() {
+    let (site, receiver) = (Site::new().await, Receiver::start().await);
+    let webhook = site.create_webhook("acc_1", &receiver.url(), &[TYPE]).await;
+    let holder = site.another_sql().await;
+    let hold = format!(
+        "BEGIN; INSERT INTO holds (id, webhook_id)
+         SELECT gen_random_uuid(), id FROM webhooks WHERE id = '{}' FOR KEY SHARE",
+        webhook.id
+    );
+    holder.batch_execute(&hold).await.unwrap();
+    let finish = async {
+        // A lock of a row belongs to no database in `pg_locks`.
+        let waiting = "SELECT count(*) FROM pg_stat_activity
+                       WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        wait_until("the deletion waits", async || site.count(waiting).await == 1).await;
+        holder.batch_execute("COMMIT").await.unwrap();
+    };
+    let delete = ["webhooks", "delete", &webhook.id];
+    let (deleted, ()) = tokio::join!(site.cli(&delete), finish);
+    assert_eq!((deleted.code, site.count(HOLDS).await), (0, 0), "{}", deleted.stderr);
+}
+
+#[tokio::test]
+async fn a_hold_of_a_webhook_that_is_gone_can_be_released() {
+    let (site, id) = (Site::new().await, "0193750b-7c00-7000-8000-000000000001");
+    let sql = format!("INSERT INTO holds (id, webhook_id) VALUES (gen_random_uuid(), '{id}')");
+    site.sql().await.batch_execute(&sql).await.unwrap();
+    let output = site.cli(&["webhooks", "release", id]).await;
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    let _worker = site.worker().await;
+    wait_for_no_hold(&site).await;
 }
 
 #[tokio::test]

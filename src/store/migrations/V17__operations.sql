@@ -29,6 +29,10 @@ CREATE TABLE holds (
     released_at timestamptz,
     -- Of a hold of several webhooks: those with an id up to this one are sent to again.
     released_through uuid,
+    -- The webhook after that is being spread since this time: what was due by then gets new times, so far up to `spread_until`.
+    -- Both null: it is not yet.
+    spreading_since timestamptz,
+    spread_until    timestamptz,
     CONSTRAINT holds_check CHECK (webhook_id IS NULL OR account_id IS NULL)
 );
 CREATE UNIQUE INDEX holds_everything ON holds ((webhook_id IS NULL)) WHERE webhook_id IS NULL AND account_id IS NULL;
