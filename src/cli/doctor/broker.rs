@@ -134,7 +134,9 @@ fn worker_queues(found: &Topology) -> Check {
     let [(_, Some(Depth { messages, consumers }))] = found.worker_queues[..] else { return several(found) };
     let detail = format!("{messages} events wait, {consumers} workers consume");
     let check = match consumers {
-        0 => Check::warns("worker_queue", detail, "start a worker"),
+        0 => {
+            Check::warns("worker_queue", detail, "start a worker, unless everything is held: see `penr-webhooks holds`")
+        }
         _ => Check::ok("worker_queue", detail),
     };
     check_left_over(check, found)

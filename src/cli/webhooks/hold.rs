@@ -48,7 +48,7 @@ pub(in crate::cli) struct What {
     /// All webhooks of this account, those made later too
     #[arg(long, value_parser = account)]
     account: Option<AccountId>,
-    /// All webhooks: then workers take no events from the broker either
+    /// All webhooks: while they are held, workers take no events from the broker either
     #[arg(long)]
     all: bool,
 }
