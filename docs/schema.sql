@@ -321,3 +321,6 @@ CREATE TRIGGER raise_revision BEFORE UPDATE OF name, url, event_types, active ON
 
 CREATE TRIGGER raise_revision_of_v16 BEFORE UPDATE OF headers_set_at, max_per_second ON public.webhooks FOR EACH ROW WHEN (((COALESCE(old.headers_set_at, '-infinity'::timestamp with time zone) <> COALESCE(new.headers_set_at, '-infinity'::timestamp with time zone)) OR (COALESCE(old.max_per_second, 0) <> COALESCE(new.max_per_second, 0)))) EXECUTE FUNCTION public.raise_webhook_revision();
 
+ALTER TABLE ONLY public.holds
+    ADD CONSTRAINT holds_webhook_id_fkey FOREIGN KEY (webhook_id) REFERENCES public.webhooks(id) ON DELETE CASCADE;
+

@@ -12,7 +12,7 @@
 //! | | lock | taken by |
 //! |---|---|---|
 //! | 1 | advisory locks | `record`, `is_recorded`: of the batch. `create_webhook_within`, `replace_secret` with a key: of the account. `resend`, `recover`: of old events, shared; `drop_expired`: the same, exclusive, while it marks partitions. |
-//! | 2 | one row of `webhooks` | `resend`, `recover`: `FOR NO KEY UPDATE`, until they end. `update_webhook`: the same, until it ends, and no other lock. `replace_secret`, `end_previous_secret`, `reencrypt_page`: one statement each, and no other lock. `delete_webhook`: until it ends, and then its rows of `paces` and `holds`. `hold` of a webhook: `FOR KEY SHARE`, and then its row of `holds`. `step_release`: `FOR NO KEY UPDATE`, until it ends; first it skips a locked row, later it waits. |
+//! | 2 | one row of `webhooks` | `resend`, `recover`: `FOR NO KEY UPDATE`, until they end. `update_webhook`: the same, until it ends, and no other lock. `replace_secret`, `end_previous_secret`, `reencrypt_page`: one statement each, and no other lock. `delete_webhook`: likewise, and then its rows of `paces` and `holds`. `hold` of a webhook: `FOR KEY SHARE`, and then its row of `holds`. `step_release`: `FOR NO KEY UPDATE`, until it ends; first it skips a locked row, later it waits. |
 //! | 3 | `events`, by key | `record`: inserts. |
 //! | 4 | `pending_deliveries`, by id: first inserts, then rows that are there | `record`, `recover`, `resend`: insert; then `record`, `recover`: lock, update and delete. `claim_due`, `release`, `close_ended`: skip locked rows. |
 //! | 5 | `closed_deliveries`, by id | `record`, `close_ended`, `claim_due`: insert. `record`, `resend`: delete. `recover`, `drop_expired`: delete, and skip locked rows. |

@@ -118,13 +118,13 @@ impl Store {
     ///
     /// As [`Store::erase_traces`].
     pub(crate) async fn delete_webhooks(&self, account: &AccountId) -> Result<Vec<Uuid>, StoreError> {
-        let mut deleted = Vec::new();
+        let (mut deleted, delete) = (Vec::new(), self.deletion(DELETE_WEBHOOKS).await?);
         loop {
-            let more = self.delete(DELETE_WEBHOOKS, &[&account.as_str(), &WEBHOOKS]).await?;
-            if more.is_empty() {
+            let rows = self.query_to_write(&delete, &[&account.as_str(), &WEBHOOKS]).await?;
+            if rows.is_empty() {
                 return Ok(deleted);
             }
-            deleted.extend(more);
+            deleted.extend(rows.iter().map(|row| column::<Uuid>(row, "id")));
         }
     }
 

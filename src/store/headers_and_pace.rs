@@ -1,13 +1,11 @@
 //! The headers and the pace of a webhook (V16): how statements read and write them.
 
-use deadpool_postgres::{Object, Transaction};
+use deadpool_postgres::Transaction;
 use tokio_postgres::{Error, Row};
-use uuid::Uuid;
 
-use super::holds::Holds;
 use super::known_columns::Addition;
-use super::sql::{execute, query};
-use super::{Params, Scope, Store, StoreError, account, column};
+use super::sql::query;
+use super::{Scope, Store, StoreError, account, column};
 use crate::ids::WebhookId;
 use crate::secret::{HeadersOwner, Keyring, OpenError, Owner};
 use crate::webhook::{CustomHeaders, HeaderNames, HeaderRefusal, MaxPerSecond, WantedHeaders, WebhookUrl, origin_of};
@@ -125,25 +123,10 @@ impl Store {
         })
     }
 
-    /// Deletes webhooks with a statement, and then their holds and what they were granted, locked in the order of their ids. Returns
-    /// the ids.
-    ///
-    /// # Errors
-    ///
-    /// The database is not available, busy or read-only: perhaps they were deleted, if only the answer is missing.
-    pub(super) async fn delete(&self, delete: &str, params: Params<'_>) -> Result<Vec<Uuid>, StoreError> {
-        let (sql, holds) = (self.headers_and_pace().await?.deletion(delete), self.keeps_holds().await?);
-        let work = async |client: &mut Object| {
-            let transaction = client.transaction().await?;
-            let gone: Vec<Uuid> =
-                query(&transaction, &sql, params).await?.iter().map(|row| column(row, "id")).collect();
-            if holds == Holds::Kept && !gone.is_empty() {
-                // A statement of its own, which sees also a hold that was committed while the first one waited for a webhook.
-                execute(&transaction, "DELETE FROM holds WHERE webhook_id = ANY ($1)", &[&gone]).await?;
-            }
-            transaction.commit().await.map(|()| gone)
-        };
-        self.write(work).await
+    /// A statement that deletes webhooks and what they were granted, locked in the order of their ids. It returns the ids. Their holds
+    /// go with them.
+    pub(super) async fn deletion(&self, delete: &str) -> Result<String, StoreError> {
+        Ok(self.headers_and_pace().await?.deletion(delete))
     }
 
     /// Fails if the schema cannot keep headers and paces.

@@ -323,7 +323,8 @@ impl Store {
             "DELETE FROM webhooks WHERE id = $1 AND account_id = coalesce($2::text, account_id) AND {}",
             self.webhook_version().await?.is_one_of(3, only_if)
         );
-        if !self.delete(&delete, &[&id.0, &scope.account(), &only_if]).await?.is_empty() {
+        let sql = self.deletion(&delete).await?;
+        if !self.query_to_write(&sql, &[&id.0, &scope.account(), &only_if]).await?.is_empty() {
             return Ok(Deleted::Done);
         }
         Ok(self.find_webhook(scope, id).await?.map_or(Deleted::Unknown, |_| Deleted::Stale))

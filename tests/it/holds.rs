@@ -509,17 +509,6 @@ async fn a_webhook_that_is_deleted_while_it_is_being_held_leaves_no_hold() {
 }
 
 #[tokio::test]
-async fn a_hold_of_a_webhook_that_is_gone_can_be_released() {
-    let (site, id) = (Site::new().await, "0193750b-7c00-7000-8000-000000000001");
-    let sql = format!("INSERT INTO holds (id, webhook_id) VALUES (gen_random_uuid(), '{id}')");
-    site.sql().await.batch_execute(&sql).await.unwrap();
-    let output = site.cli(&["webhooks", "release", id]).await;
-    assert_eq!(output.code, 0, "{}", output.stderr);
-    let _worker = site.worker().await;
-    wait_for_no_hold(&site).await;
-}
-
-#[tokio::test]
 async fn on_the_schema_of_the_release_before_nothing_can_be_held_and_workers_work() {
     let (site, receiver) = (Site::new().await, Receiver::start().await);
     site.sql().await.batch_execute(&back_to(16)).await.unwrap();

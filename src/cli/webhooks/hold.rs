@@ -10,7 +10,7 @@ use super::{find, id, unknown};
 use crate::cli::{CommandResult, Failure, account, output};
 use crate::hold::{Held, Hold, HoldReason};
 use crate::ids::{AccountId, WebhookId};
-use crate::store::{Scope, Store};
+use crate::store::Store;
 use crate::text::printable;
 use crate::timestamps::{optional_rfc3339, rfc3339};
 
@@ -134,7 +134,6 @@ pub(super) async fn release(store: &Store, what: What, rate: u32, json: bool) ->
 async fn not_held(store: &Store, held: &Held) -> Result<Failure, Failure> {
     let what = name(held);
     let Held::Webhook(id) = held else { return Ok(Failure::Failed(anyhow!("not held: {what}"))) };
-    find(store, *id).await?;
     let hint = others(store, *id).await?.first().map(|other| {
         format!(
             ", but there is a hold of {}. To release that: webhooks release {}",
@@ -145,13 +144,11 @@ async fn not_held(store: &Store, held: &Held) -> Result<Failure, Failure> {
     Ok(Failure::Failed(anyhow!("not held by itself: {what}{}", hint.unwrap_or_default())))
 }
 
-/// The holds of the webhook's account and of everything. The webhook may have been deleted.
+/// The holds of the webhook's account and of everything.
 async fn others(store: &Store, webhook: WebhookId) -> Result<Vec<Hold>, Failure> {
-    let webhook = store.find_webhook(Scope::Everyone, webhook).await?;
-    let account = webhook.map(|webhook| Held::Account(webhook.account_id));
+    let account = Held::Account(find(store, webhook).await?.account_id);
     let mut holds = store.holds().await?;
-    let is_other = |held: &Held| *held == Held::All || Some(held) == account.as_ref();
-    holds.retain(|hold| hold.release.is_none() && is_other(&hold.held));
+    holds.retain(|hold| hold.release.is_none() && (hold.held == Held::All || hold.held == account));
     Ok(holds)
 }
 

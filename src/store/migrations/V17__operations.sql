@@ -20,7 +20,7 @@ CREATE TABLE processes (
 CREATE TABLE holds (
     id          uuid PRIMARY KEY,
     -- At most one of these two. Neither: everything is held.
-    webhook_id  uuid UNIQUE,
+    webhook_id  uuid UNIQUE REFERENCES webhooks ON DELETE CASCADE,
     account_id  text UNIQUE,
     since       timestamptz NOT NULL DEFAULT now(),
     -- What the operator wrote.
