@@ -20,6 +20,7 @@ use crate::error_chain;
 use crate::store::Store;
 
 mod overview;
+mod room;
 mod screen;
 
 pub(super) const EXAMPLES: &str = "\

@@ -8,16 +8,17 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Paragraph, Row, Table};
 
 use super::overview::{Overview, Process};
+use super::room::{Wish, least, share};
 use crate::cli::output::thousands;
 use crate::cli::webhooks::held_name;
 use crate::hold::Hold;
-use crate::store::{FailingWebhook, Waiting};
+use crate::store::{FailingWebhook, Waiting, WaitingAccount, WaitingWebhook};
 use crate::text::printable;
 
 /// A delivery that is due for longer than this is shown in red, and so is a first verdict that took longer.
 const LATE_SECONDS: f64 = 60.0;
-/// The rows of one table, its title and header included.
-const SMALLEST_TABLE: u16 = 4;
+/// The rows of a table beside those of its content: the title and the header.
+const TABLE_HEAD: u16 = 2;
 
 /// What the screen shows.
 pub(super) struct Screen {
@@ -95,17 +96,20 @@ impl Screen {
             tables.push((overview.holds.len(), holds(&overview.holds, overview.time)));
         }
         if !overview.waiting.webhooks.is_empty() {
-            tables.push((overview.waiting.webhooks.len(), waiting_webhooks(overview)));
-            tables.push((overview.waiting.accounts.len(), waiting_accounts(overview)));
+            tables.push((overview.waiting.webhooks.len(), waiting_webhooks(&overview.waiting.webhooks)));
+            tables.push((overview.waiting.accounts.len(), waiting_accounts(&overview.waiting.accounts)));
         }
         tables.push((overview.processes.len(), self.processes(&overview.processes)));
-        let fitting = usize::from(area.height / SMALLEST_TABLE).clamp(1, tables.len());
-        tables.truncate(fitting);
-        let heights = tables.iter().map(|(rows, _)| {
-            // The title, the header and the rows.
-            Constraint::Max(u16::try_from(rows + 2).unwrap_or(u16::MAX).max(SMALLEST_TABLE - 1))
-        });
-        let areas = Layout::vertical(heights.collect::<Vec<_>>()).split(area);
+        // A table with content is shown if there is room for its first row.
+        let rows = |rows: usize, most: u16| TABLE_HEAD + u16::try_from(rows).unwrap_or(u16::MAX - TABLE_HEAD).min(most);
+        let mut heights: Vec<Wish> = tables
+            .iter()
+            .map(|(count, _)| Wish { least: rows(*count, 1), most: rows(*count, u16::MAX - TABLE_HEAD) })
+            .collect();
+        while heights.len() > 1 && least(&heights) > area.height {
+            heights.pop();
+        }
+        let areas = Layout::vertical(share(area.height, &heights).into_iter().map(Constraint::Length)).split(area);
         for ((_, table), area) in tables.into_iter().zip(areas.iter()) {
             frame.render_widget(table, *area);
         }
@@ -196,8 +200,8 @@ fn holds(holds: &[Hold], now: Timestamp) -> Table<'static> {
     table("Held", ["FOR", "STATE", "WHAT", "REASON"], rows.collect(), &widths)
 }
 
-fn waiting_webhooks(overview: &Overview) -> Table<'static> {
-    let rows = overview.waiting.webhooks.iter().map(|webhook| {
+fn waiting_webhooks(webhooks: &[WaitingWebhook]) -> Table<'static> {
+    let rows = webhooks.iter().map(|webhook| {
         let account = printable(webhook.account_id.as_deref().unwrap_or("deleted"), 40);
         let name = printable(webhook.name.as_deref().unwrap_or_default(), 60);
         Row::new(numbers(&webhook.waiting).into_iter().chain([account, webhook.webhook_id.to_string(), name]))
@@ -207,11 +211,10 @@ fn waiting_webhooks(overview: &Overview) -> Table<'static> {
     table("Waiting, by webhook", header, rows.collect(), &widths)
 }
 
-fn waiting_accounts(overview: &Overview) -> Table<'static> {
-    let rows =
-        overview.waiting.accounts.iter().map(|account| {
-            Row::new(numbers(&account.waiting).into_iter().chain([printable(&account.account_id, 128)]))
-        });
+fn waiting_accounts(accounts: &[WaitingAccount]) -> Table<'static> {
+    let rows = accounts
+        .iter()
+        .map(|account| Row::new(numbers(&account.waiting).into_iter().chain([printable(&account.account_id, 128)])));
     let widths = [WIDTHS.as_slice(), &[Constraint::Min(16)]].concat();
     table("Waiting, by account", ["DUE", "WAITING", "HELD", "OLDEST", "ACCOUNT"], rows.collect(), &widths)
 }
@@ -253,3 +256,6 @@ pub(super) fn seconds(seconds: Option<f64>) -> String {
         Some(seconds) => format!("{:.0} d", seconds / 86_400.0),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,109 @@
+use ratatui::Terminal;
+use ratatui::backend::TestBackend;
+use uuid::Uuid;
+
+use super::super::overview::{FirstVerdict, InFlight, Rates};
+use super::*;
+use crate::figures::Figures;
+use crate::hold::Held;
+use crate::store::Backlog;
+
+const HOUR: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
+
+/// An installation in trouble, so that every table is there.
+fn overview() -> Overview {
+    let time = Timestamp::UNIX_EPOCH + 24 * HOUR;
+    let waiting = Waiting { pending: 7, due: 5, parked: 3, held: 0, oldest_due_seconds: Some(300.0) };
+    let failing = FailingWebhook {
+        webhook_id: Uuid::from_u128(1),
+        account_id: "acc_42".to_owned(),
+        name: "orders".to_owned(),
+        failing_since: time - HOUR,
+        failures: 12,
+        last_error: Some("http_status".to_owned()),
+    };
+    let webhook = WaitingWebhook {
+        webhook_id: Uuid::from_u128(1),
+        account_id: Some("acc_42".to_owned()),
+        name: Some("orders".to_owned()),
+        waiting,
+    };
+    let hold = Hold {
+        id: Uuid::from_u128(2),
+        held: Held::All,
+        since: time - HOUR,
+        reason: Some("ticket 7".to_owned()),
+        release: None,
+    };
+    Overview {
+        time,
+        processes: vec![worker()],
+        rates: Rates { events_per_second: 5000.0, attempts_per_second: 5000.0, failed_per_second: 50.0 },
+        first_verdict: FirstVerdict { p50_seconds: Some(0.02), p99_seconds: Some(0.2), count: 300_000 },
+        in_flight: InFlight { now: 1, limit: 1000 },
+        waiting: Backlog {
+            estimated: false,
+            all: waiting,
+            webhooks: vec![webhook],
+            accounts: vec![WaitingAccount { account_id: "acc_42".to_owned(), waiting }],
+        },
+        failing: vec![failing],
+        holds: vec![hold],
+    }
+}
+
+fn worker() -> Process {
+    let figures = Figures {
+        in_flight: Some(1),
+        in_flight_limit: Some(1000),
+        unacknowledged: Some(3),
+        prefetch: Some(2000),
+        attached: Some(true),
+        ..Figures::default()
+    };
+    Process {
+        id: Uuid::from_u128(3),
+        role: "worker".to_owned(),
+        version: "1.2.3".to_owned(),
+        host: "host-1".to_owned(),
+        started_at: Timestamp::UNIX_EPOCH,
+        seen_seconds_ago: 2.0,
+        figures,
+    }
+}
+
+/// The lines of a screen of this size, without the blanks at their ends.
+fn shown(overview: Overview, columns: u16, rows: u16) -> Vec<String> {
+    let mut terminal = Terminal::new(TestBackend::new(columns, rows)).unwrap();
+    let screen = Screen { overview: Some(overview), problem: None, colours: false };
+    terminal.draw(|frame| screen.draw(frame)).unwrap();
+    let cells = terminal.backend().buffer().content();
+    let line = |cells: &[ratatui::buffer::Cell]| cells.iter().map(|cell| cell.symbol()).collect::<String>();
+    cells.chunks(columns.into()).map(|cells| line(cells).trim_end().to_owned()).collect()
+}
+
+#[test]
+fn every_table_is_shown_on_24_rows() {
+    let mut overview = overview();
+    for _ in 0..5 {
+        overview.failing.extend(overview.failing.first().cloned());
+        overview.waiting.webhooks.extend(overview.waiting.webhooks.first().cloned());
+    }
+    let lines = shown(overview, 120, 24);
+    for title in ["Failing", "Held", "Waiting, by webhook", "Waiting, by account", "Processes"] {
+        let at =
+            lines.iter().position(|line| line.starts_with(title)).unwrap_or_else(|| panic!("no {title} in {lines:#?}"));
+        assert!(!lines[at + 2].is_empty(), "{title} has no row: {lines:#?}");
+    }
+    // All rows are used: only the one below the numbers of the head is empty.
+    assert_eq!(lines.iter().filter(|line| line.is_empty()).count(), 1, "{lines:#?}");
+}
+
+#[test]
+fn a_table_that_lacks_room_for_a_row_is_left_out() {
+    // Beside the head and the foot there are 8 rows.
+    let lines = shown(overview(), 120, 15);
+    let titles =
+        ["Failing", "Held", "Waiting, by webhook"].map(|title| lines.iter().any(|line| line.starts_with(title)));
+    assert_eq!(titles, [true, true, false], "{lines:#?}");
+}
