@@ -141,7 +141,11 @@ impl Screen {
     }
 
     fn processes(&self, processes: &[Process]) -> Table<'static> {
-        let number = |number: Option<u64>| number.map_or_else(|| "?".to_owned(), thousands);
+        // An API writes neither of the two numbers.
+        let of = |number: Option<u64>, limit: Option<u64>| match (number, limit) {
+            (None, None) => "-".to_owned(),
+            (number, limit) => [number, limit].map(|of| of.map_or_else(|| "?".to_owned(), thousands)).join(" of "),
+        };
         let rows = processes.iter().map(|process| {
             let well = process.seen_seconds_ago < 15.0 && process.figures.attached != Some(false);
             let style = if well { Style::new() } else { self.colour(Color::Red) };
@@ -150,8 +154,8 @@ impl Screen {
                 printable(&process.version, 16),
                 printable(&process.host, 40),
                 format!("{:.0} s ago", process.seen_seconds_ago),
-                format!("{} of {}", number(process.figures.in_flight), number(process.figures.in_flight_limit)),
-                format!("{} of {}", number(process.figures.unacknowledged), number(process.figures.prefetch)),
+                of(process.figures.in_flight, process.figures.in_flight_limit),
+                of(process.figures.unacknowledged, process.figures.prefetch),
                 match process.figures.attached {
                     Some(true) => "attached".to_owned(),
                     Some(false) => "no events".to_owned(),

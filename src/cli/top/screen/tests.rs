@@ -82,6 +82,11 @@ fn shown(overview: Overview, columns: u16, rows: u16) -> Vec<String> {
     cells.chunks(columns.into()).map(|cells| line(cells).trim_end().to_owned()).collect()
 }
 
+/// The first line that has this text.
+fn line<'a>(lines: &'a [String], text: &str) -> &'a str {
+    lines.iter().find(|line| line.contains(text)).unwrap_or_else(|| panic!("no {text} in {lines:#?}"))
+}
+
 #[test]
 fn every_table_is_shown_on_24_rows() {
     let mut overview = overview();
@@ -106,4 +111,15 @@ fn a_table_that_lacks_room_for_a_row_is_left_out() {
     let titles =
         ["Failing", "Held", "Waiting, by webhook"].map(|title| lines.iter().any(|line| line.starts_with(title)));
     assert_eq!(titles, [true, true, false], "{lines:#?}");
+}
+
+#[test]
+fn an_api_has_nothing_in_flight_and_nothing_in_hand() {
+    let mut overview = overview();
+    let api = Process { role: "api".to_owned(), figures: Figures::default(), ..worker() };
+    overview.processes = vec![worker(), api];
+    let lines = shown(overview, 120, 40);
+    let words = |start| line(&lines, start).split_whitespace().skip(6).collect::<Vec<_>>().join(" ");
+    assert!(words("worker  ").starts_with("1 of 1,000 3 of 2,000 attached"), "{lines:#?}");
+    assert!(words("api  ").starts_with("- - 0000"), "{lines:#?}");
 }
