@@ -22,6 +22,7 @@ use crate::store::Store;
 mod overview;
 mod room;
 mod screen;
+mod table;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:

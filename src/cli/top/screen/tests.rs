@@ -113,6 +113,60 @@ fn a_table_that_lacks_room_for_a_row_is_left_out() {
     assert_eq!(titles, [true, true, false], "{lines:#?}");
 }
 
+/// An overview with large numbers. No number is the beginning of another.
+fn large() -> Overview {
+    let mut overview = overview();
+    let waiting = Waiting {
+        pending: 9_876_543,
+        due: 8_765_432,
+        parked: 7_654_321,
+        held: 6_543_210,
+        oldest_due_seconds: Some(118.0 * 60.0),
+    };
+    overview.waiting.all = waiting;
+    overview.waiting.webhooks[0].waiting = waiting;
+    overview.waiting.webhooks[0].webhook_id = Uuid::from_u128(u128::MAX);
+    overview.waiting.accounts[0].waiting = waiting;
+    overview.failing[0].webhook_id = Uuid::from_u128(u128::MAX);
+    overview.failing[0].name = "a name of many words that no narrow terminal shows".to_owned();
+    let figures = &mut overview.processes[0].figures;
+    (figures.in_flight, figures.in_flight_limit) = (Some(2345), Some(45_678));
+    (figures.unacknowledged, figures.prefetch) = (Some(34_567), Some(56_789));
+    overview
+}
+
+#[test]
+fn no_number_and_no_id_is_cut_at_any_width() {
+    let numbers = |columns| {
+        let words = shown(large(), columns, 30).join(" ");
+        let words = words.split_whitespace().map(|word| word.trim_end_matches(',').to_owned());
+        // What is shortened says so.
+        let numbers = words.filter(|word| word.contains(|c: char| c.is_ascii_digit()) && !word.contains('…'));
+        numbers.collect::<std::collections::BTreeSet<_>>()
+    };
+    let all = numbers(250);
+    for columns in 50..140 {
+        let cut: Vec<_> = numbers(columns).difference(&all).cloned().collect();
+        assert!(cut.is_empty(), "at {columns} columns: {cut:?} are none of {all:?}");
+    }
+}
+
+#[test]
+fn what_matters_is_shown_on_80_columns() {
+    let lines = shown(large(), 80, 40);
+    let id = Uuid::from_u128(u128::MAX).to_string();
+    assert!(line(&lines, "60 min").contains(&id), "{lines:#?}");
+    assert!(line(&lines, "60 min").contains('…'), "{lines:#?}");
+    assert!(lines.iter().any(|line| line.starts_with("8,765,432 9,876,543 6,543,210") && line.contains(&id)));
+    let process = line(&lines, "host-1");
+    assert!(process.contains("2,345 of 45,678") && process.contains("34,567 of 56,789"), "{lines:#?}");
+    assert!(process.contains("attached"), "{lines:#?}");
+    for number in ["9,876,543,", "8,765,432 due", "7,654,321 not attempted yet", "6,543,210 held", "oldest due 118 min"]
+    {
+        line(&lines[..7], number);
+    }
+}
+
 #[test]
 fn an_api_has_nothing_in_flight_and_nothing_in_hand() {
     let mut overview = overview();
@@ -120,6 +174,6 @@ fn an_api_has_nothing_in_flight_and_nothing_in_hand() {
     overview.processes = vec![worker(), api];
     let lines = shown(overview, 120, 40);
     let words = |start| line(&lines, start).split_whitespace().skip(6).collect::<Vec<_>>().join(" ");
-    assert!(words("worker  ").starts_with("1 of 1,000 3 of 2,000 attached"), "{lines:#?}");
-    assert!(words("api  ").starts_with("- - 0000"), "{lines:#?}");
+    assert!(words("worker ").starts_with("1 of 1,000 3 of 2,000 attached"), "{lines:#?}");
+    assert!(words("api ").starts_with("- - 0000"), "{lines:#?}");
 }
