@@ -7,13 +7,13 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::Paragraph;
 
-use super::overview::{Overview, Process};
+use super::overview::{MOST, Overview, Process};
 use super::room::{Wish, least, share};
 use super::table::{Listing, text, whole};
 use crate::cli::output::thousands;
 use crate::cli::webhooks::held_name;
 use crate::hold::Hold;
-use crate::store::{FailingWebhook, Waiting, WaitingAccount, WaitingWebhook};
+use crate::store::{Waiting, WaitingAccount, WaitingWebhook};
 use crate::text::printable;
 
 /// A delivery that is due for longer than this is shown in red, and so is a first verdict that took longer.
@@ -92,7 +92,7 @@ impl Screen {
     fn tables(&self, overview: &Overview, frame: &mut Frame<'_>, area: Rect) {
         let mut tables = Vec::new();
         if !overview.failing.is_empty() {
-            tables.push(self.failing(&overview.failing, overview.time));
+            tables.push(self.failing(overview));
         }
         if !overview.holds.is_empty() {
             tables.push(holds(&overview.holds, overview.time));
@@ -109,13 +109,13 @@ impl Screen {
         }
         let areas = Layout::vertical(share(area.height, &heights).into_iter().map(Constraint::Length)).split(area);
         for (table, area) in tables.into_iter().zip(areas.iter()) {
-            frame.render_widget(table.fitted(area.width), *area);
+            frame.render_widget(table.fitted(*area), *area);
         }
     }
 
-    fn failing(&self, failing: &[FailingWebhook], now: Timestamp) -> Listing {
-        let rows = failing.iter().map(|webhook| {
-            let since = now.duration_since(webhook.failing_since).as_secs_f64();
+    fn failing(&self, overview: &Overview) -> Listing {
+        let rows = overview.failing.iter().map(|webhook| {
+            let since = overview.time.duration_since(webhook.failing_since).as_secs_f64();
             let error = webhook.last_error.as_deref().unwrap_or_default();
             let cells = vec![
                 seconds(Some(since)),
@@ -135,7 +135,7 @@ impl Screen {
             text("ACCOUNT", 8),
             text("NAME", 8),
         ];
-        Listing { title: "Failing", columns, rows: rows.collect() }
+        Listing { title: "Failing", in_all: thousands(overview.failing_count), columns, rows: rows.collect() }
     }
 
     fn processes(&self, processes: &[Process]) -> Listing {
@@ -173,7 +173,7 @@ impl Screen {
             whole("CONSUMER"),
             whole("ID"),
         ];
-        Listing { title: "Processes", columns, rows: rows.collect() }
+        Listing { title: "Processes", in_all: processes.len().to_string(), columns, rows: rows.collect() }
     }
 
     fn unless_well(&self, text: String, bad: bool) -> Span<'static> {
@@ -218,7 +218,7 @@ fn holds(holds: &[Hold], now: Timestamp) -> Listing {
     });
     // `webhook` and its id have 44 characters.
     let columns = vec![whole("FOR"), whole("STATE"), text("WHAT", 44), text("REASON", 8)];
-    Listing { title: "Held", columns, rows: rows.collect() }
+    Listing { title: "Held", in_all: holds.len().to_string(), columns, rows: rows.collect() }
 }
 
 fn waiting_webhooks(webhooks: &[WaitingWebhook]) -> Listing {
@@ -237,7 +237,7 @@ fn waiting_webhooks(webhooks: &[WaitingWebhook]) -> Listing {
         text("ACCOUNT", 8),
         text("NAME", 8),
     ];
-    Listing { title: "Waiting, by webhook", columns, rows: rows.collect() }
+    Listing { title: "Waiting, by webhook", in_all: in_all(webhooks.len()), columns, rows: rows.collect() }
 }
 
 fn waiting_accounts(accounts: &[WaitingAccount]) -> Listing {
@@ -246,7 +246,12 @@ fn waiting_accounts(accounts: &[WaitingAccount]) -> Listing {
         (Style::new(), numbers(&account.waiting).into_iter().chain([name]).collect())
     });
     let columns = vec![whole("DUE"), whole("WAITING"), whole("HELD"), whole("OLDEST"), text("ACCOUNT", 8)];
-    Listing { title: "Waiting, by account", columns, rows: rows.collect() }
+    Listing { title: "Waiting, by account", in_all: in_all(accounts.len()), columns, rows: rows.collect() }
+}
+
+/// How many there are, if the database gave so many and [`MOST`] at most.
+fn in_all(given: usize) -> String {
+    if given < MOST as usize { given.to_string() } else { format!("{given} or more") }
 }
 
 fn numbers(waiting: &Waiting) -> [String; 4] {

@@ -3,7 +3,7 @@
 
 use std::iter::once;
 
-use ratatui::layout::Constraint;
+use ratatui::layout::{Constraint, Rect};
 use ratatui::style::{Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Row, Table};
@@ -32,6 +32,8 @@ pub(super) const fn text(header: &'static str, shortest: u16) -> Column {
 
 pub(super) struct Listing {
     pub(super) title: &'static str,
+    /// How many rows there are in all, in words. Not all of them may be in `rows`.
+    pub(super) in_all: String,
     pub(super) columns: Vec<Column>,
     /// Each with a cell for each column.
     pub(super) rows: Vec<(Style, Vec<String>)>,
@@ -44,9 +46,11 @@ impl Listing {
         Wish { least: HEAD + rows.min(1), most: HEAD.saturating_add(rows) }
     }
 
-    /// As it is shown in so many columns of the terminal.
-    pub(super) fn fitted(self, width: u16) -> Table<'static> {
-        let widths = self.widths(width);
+    /// As it is shown on so much of the terminal.
+    pub(super) fn fitted(self, area: Rect) -> Table<'static> {
+        let widths = self.widths(area.width);
+        let shown = self.rows.len().min(area.height.saturating_sub(HEAD).into());
+        let title = format!("{}, {shown} of {}", self.title, self.in_all);
         let rows = self.rows.into_iter().map(|(style, cells)| {
             Row::new(cells.iter().zip(&widths).map(|(cell, &width)| shortened(cell, width)).collect::<Vec<_>>())
                 .style(style)
@@ -56,7 +60,7 @@ impl Listing {
         Table::new(rows, widths.iter().map(|&width| Constraint::Length(width)))
             .column_spacing(1)
             .header(Row::new(self.columns.iter().take(widths.len()).map(|column| column.header)).style(dim))
-            .block(Block::new().borders(Borders::NONE).title(Line::styled(self.title, bold)))
+            .block(Block::new().borders(Borders::NONE).title(Line::styled(title, bold)))
     }
 
     /// Of the columns that are shown.
@@ -113,7 +117,7 @@ mod tests {
     fn texts_are_shortened_first_and_then_columns_are_left_out_from_the_right() {
         let columns = vec![whole("N"), text("NAME", 4), whole("ID")];
         let cells = ["1,000", "a long name", "123456"].map(str::to_owned).to_vec();
-        let listing = Listing { title: "", columns, rows: vec![(Style::new(), cells)] };
+        let listing = Listing { title: "", in_all: "1".to_owned(), columns, rows: vec![(Style::new(), cells)] };
         let of = |width| listing.widths(width);
         assert_eq!(of(100), [5, 11, 6]);
         assert_eq!(of(24), [5, 11, 6]);

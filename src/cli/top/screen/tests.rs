@@ -6,7 +6,7 @@ use super::super::overview::{FirstVerdict, InFlight, Rates};
 use super::*;
 use crate::figures::Figures;
 use crate::hold::Held;
-use crate::store::Backlog;
+use crate::store::{Backlog, FailingWebhook};
 
 const HOUR: jiff::SignedDuration = jiff::SignedDuration::from_hours(1);
 
@@ -48,6 +48,7 @@ fn overview() -> Overview {
             accounts: vec![WaitingAccount { account_id: "acc_42".to_owned(), waiting }],
         },
         failing: vec![failing],
+        failing_count: 1,
         holds: vec![hold],
     }
 }
@@ -176,4 +177,26 @@ fn an_api_has_nothing_in_flight_and_nothing_in_hand() {
     let words = |start| line(&lines, start).split_whitespace().skip(6).collect::<Vec<_>>().join(" ");
     assert!(words("worker ").starts_with("1 of 1,000 3 of 2,000 attached"), "{lines:#?}");
     assert!(words("api ").starts_with("- - 0000"), "{lines:#?}");
+}
+
+#[test]
+fn each_table_says_how_many_rows_there_are_beside_those_that_it_shows() {
+    let mut overview = overview();
+    overview.failing = vec![overview.failing[0].clone(); 20];
+    overview.failing_count = 4000;
+    overview.waiting.webhooks = vec![overview.waiting.webhooks[0].clone(); 20];
+    overview.processes = vec![worker(); 3];
+    let titles = |rows| {
+        let lines = shown(overview.clone(), 120, rows);
+        lines.into_iter().filter(|line| line.contains(" of ") && !line.contains("  ")).collect::<Vec<_>>()
+    };
+    let all = [
+        "Failing, 20 of 4,000",
+        "Held, 1 of 1",
+        "Waiting, by webhook, 20 of 20 or more",
+        "Waiting, by account, 1 of 1",
+    ];
+    assert_eq!(titles(70)[..4], all);
+    assert_eq!(titles(70)[4], "Processes, 3 of 3");
+    assert_eq!(titles(24)[0], "Failing, 2 of 4,000");
 }
