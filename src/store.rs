@@ -111,7 +111,7 @@ mod webhooks;
 
 pub(crate) use activity::{Activity, COUNTED_FOR_ONE};
 pub use backends::SessionFault;
-pub(crate) use backlog::{Backlog, FailingWebhook, Waiting};
+pub(crate) use backlog::{Backlog, Failing, FailingWebhook, Waiting, WaitingAccount, WaitingWebhook};
 pub use claim::{Claimed, Claims, Room, Taken};
 pub(crate) use days::LogSpan;
 pub(crate) use delivery_list::PageBounds;

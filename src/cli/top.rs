@@ -20,7 +20,9 @@ use crate::error_chain;
 use crate::store::Store;
 
 mod overview;
+mod room;
 mod screen;
+mod table;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:

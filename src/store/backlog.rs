@@ -59,6 +59,15 @@ pub(crate) struct WaitingAccount {
     pub waiting: Waiting,
 }
 
+/// The active webhooks that fail.
+#[derive(Debug)]
+pub(crate) struct Failing {
+    /// How many there are in all.
+    pub count: u64,
+    /// Those that have failed for longest.
+    pub longest: Vec<FailingWebhook>,
+}
+
 /// A webhook without a success since some time.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct FailingWebhook {
@@ -101,12 +110,12 @@ impl Store {
         Ok(Backlog { estimated: percent < 100.0, all, webhooks, accounts })
     }
 
-    /// The active webhooks that fail, those first that have failed for longest, `most` at most.
+    /// The number of active webhooks that fail, and those that have failed for longest, `most` at most.
     ///
     /// # Errors
     ///
     /// The database is not available, busy or not migrated.
-    pub(crate) async fn failing_webhooks(&self, most: u32) -> Result<Vec<FailingWebhook>, StoreError> {
+    pub(crate) async fn failing_webhooks(&self, most: u32) -> Result<Failing, StoreError> {
         let rows = self.query(FAILING, &[&i64::from(most)]).await?;
         let failing = |row| FailingWebhook {
             webhook_id: column(row, "id"),
@@ -116,7 +125,8 @@ impl Store {
             failures: column(row, "consecutive_failures"),
             last_error: column(row, "last_error"),
         };
-        Ok(rows.iter().map(failing).collect())
+        let in_all = rows.first().map_or(0, |row| count(row, "in_all"));
+        Ok(Failing { count: in_all, longest: rows.iter().map(failing).collect() })
     }
 }
 
@@ -186,9 +196,11 @@ const BACKLOG: &str = "
         FROM named WHERE account_id IS NOT NULL GROUP BY account_id
         ORDER BY sum(due) DESC, sum(pending) DESC, account_id LIMIT $2)";
 
+/// Both parts read the index `webhooks_failing`, which has no other webhooks.
 const FAILING: &str = "
-    SELECT id, account_id, name, failing_since, consecutive_failures, last_error FROM webhooks
-    WHERE active AND failing_since IS NOT NULL ORDER BY failing_since, id LIMIT $1";
+    SELECT id, account_id, name, failing_since, consecutive_failures, last_error,
+        (SELECT count(*) FROM webhooks WHERE active AND failing_since IS NOT NULL) AS in_all
+    FROM webhooks WHERE active AND failing_since IS NOT NULL ORDER BY failing_since, id LIMIT $1";
 
 #[cfg(test)]
 mod tests {

@@ -8,10 +8,10 @@ use crate::cli::webhooks::ShownHold;
 use crate::figures::{Distribution, Figures};
 use crate::hold::Hold;
 use crate::presence::GONE_AFTER;
-use crate::store::{Backlog, FailingWebhook, SeenProcess, Store, StoreError};
+use crate::store::{Backlog, Failing, FailingWebhook, SeenProcess, Store, StoreError};
 
 /// Rows of each table.
-const MOST: u32 = 20;
+pub(super) const MOST: u32 = 20;
 
 /// The whole installation at one moment.
 #[derive(Debug, Clone, Serialize)]
@@ -26,7 +26,10 @@ pub(super) struct Overview {
     pub(super) first_verdict: FirstVerdict,
     pub(super) in_flight: InFlight,
     pub(super) waiting: Backlog,
+    /// Those that have failed for longest.
     pub(super) failing: Vec<FailingWebhook>,
+    /// How many fail in all.
+    pub(super) failing_count: u64,
     /// What operators hold.
     #[serde(serialize_with = "shown")]
     pub(super) holds: Vec<Hold>,
@@ -83,7 +86,7 @@ impl Overview {
         Ok(Self { holds, ..Self::of(processes.unwrap_or_default(), waiting, failing) })
     }
 
-    fn of(seen: Vec<SeenProcess>, waiting: Backlog, failing: Vec<FailingWebhook>) -> Self {
+    fn of(seen: Vec<SeenProcess>, waiting: Backlog, failing: Failing) -> Self {
         let figures = || seen.iter().map(|process| &process.figures);
         // Not `sum`, which is -0.0 of nothing.
         let sum = |of: fn(&Figures) -> Option<f64>| figures().filter_map(of).fold(0.0, |sum, one| sum + one);
@@ -101,7 +104,17 @@ impl Overview {
             count: verdicts.counts.iter().sum(),
         };
         let processes = seen.into_iter().map(Process::from).collect();
-        Self { time: Timestamp::now(), rates, first_verdict, in_flight, waiting, failing, processes, holds: Vec::new() }
+        Self {
+            time: Timestamp::now(),
+            processes,
+            rates,
+            first_verdict,
+            in_flight,
+            waiting,
+            failing: failing.longest,
+            failing_count: failing.count,
+            holds: Vec::new(),
+        }
     }
 
     /// How many processes there are of each role, in words.
@@ -189,7 +202,7 @@ mod tests {
             figures: Figures { in_flight: Some(3), first_verdict: Some(first_verdict), ..Figures::default() },
         });
         let waiting = Backlog { estimated: false, all: Waiting::default(), webhooks: Vec::new(), accounts: Vec::new() };
-        let overview = Overview::of(seen.into(), waiting, Vec::new());
+        let overview = Overview::of(seen.into(), waiting, Failing { count: 0, longest: Vec::new() });
         assert_eq!(overview.in_flight.now, 9);
         assert_eq!(overview.first_verdict.count, 4);
         assert_eq!(overview.who(), "3 workers");

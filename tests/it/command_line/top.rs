@@ -43,7 +43,7 @@ async fn top_prints_once_what_waits_for_whom_who_fails_and_which_processes_are_t
         (top["first_verdict"]["count"] == 1).then_some(top)
     })
     .await;
-    let parts = "time processes rates first_verdict in_flight waiting failing holds";
+    let parts = "time processes rates first_verdict in_flight waiting failing failing_count holds";
     assert_eq!(keys(&top), parts.split(' ').collect());
     let process = &top["processes"][0];
     assert_eq!([&process["role"], &process["version"]], [&json!("worker"), &json!(env!("CARGO_PKG_VERSION"))]);
@@ -59,6 +59,24 @@ async fn top_prints_once_what_waits_for_whom_who_fails_and_which_processes_are_t
     let waiting = &top["waiting"];
     assert_eq!([&waiting["estimated"], &waiting["pending"], &waiting["due"]], [&json!(false), &json!(1), &json!(0)]);
     assert_eq!(waiting["webhooks"][0]["webhook_id"], json!(webhook.id));
+}
+
+#[tokio::test]
+async fn of_many_failing_webhooks_top_says_how_many_there_are() {
+    let site = Site::new().await;
+    assert_eq!(site.json(&["top"]).await["failing_count"], json!(0));
+    site.create_webhook(ACCOUNT, "https://hooks.example.com/", &[TYPE]).await;
+    // The copies differ in their ids. One of them is switched off.
+    let copies = "CREATE TEMPORARY TABLE copies AS SELECT * FROM webhooks, generate_series(1, 40);
+        ALTER TABLE copies DROP COLUMN generate_series;
+        UPDATE copies SET id = gen_random_uuid(), failing_since = now();
+        UPDATE copies SET active = false WHERE id = (SELECT id FROM copies LIMIT 1);
+        INSERT INTO webhooks SELECT * FROM copies";
+    site.sql().await.batch_execute(copies).await.unwrap();
+    let top = site.json(&["top"]).await;
+    assert_eq!([&top["failing_count"], &json!(top["failing"].as_array().unwrap().len())], [&json!(39), &json!(20)]);
+    let shown = site.cli_on_terminal(&["top"], 80, "stty rows 40", "q").await;
+    assert!(text_of(&shown.stdout).contains("Failing, 20 of 39"), "{:?}", shown.stdout);
 }
 
 #[tokio::test]
