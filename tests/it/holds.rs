@@ -260,13 +260,15 @@ async fn what_was_held_is_sent_at_the_rate_of_recoveries_and_recoveries_wait_for
     let due = "SELECT count(*) FROM pending_deliveries WHERE due_at > now()";
     wait_until("all are due", async || site.count(due).await == 0).await;
     assert_eq!(receiver.count(), 20);
+    let released = Instant::now();
     release(&site, &only(&webhook)).await;
-    let requests = receiver.wait_for(80).await;
-    let mut times: Vec<Instant> = requests[20..].iter().map(|request| request.at).collect();
-    times.sort();
-    let took = times[59] - times[0];
-    // The first ones may be a second late: workers read once a second what is not held any more.
-    assert!(took > Duration::from_millis(1200), "60 at 20 a second take 3 s, and took {took:?}");
+    let last = receiver.wait_for(80).await.iter().map(|request| request.at).max().unwrap();
+    // A busy worker may send any of them late, and none before its time.
+    let took = last - released;
+    assert!(
+        took > Duration::from_millis(2900),
+        "the last of 60 at 20 a second is due after 2.95 s, and came after {took:?}"
+    );
     wait_for_no_hold(&site).await;
 }
 
