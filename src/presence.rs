@@ -178,22 +178,11 @@ impl Presence {
 pub(crate) async fn beside<T>(presence: Presence, work: impl Future<Output = T>) -> T {
     let over = CancellationToken::new();
     let telling = AbortOnDropHandle::new(tokio::spawn(presence.run(over.clone())));
-    let work = async {
-        let ended = work.await;
-        over.cancel();
-        ended
-    };
-    let late = async {
-        over.cancelled().await;
-        tokio::time::sleep(FORGETTING).await;
-    };
-    let told = async {
-        tokio::select! {
-            () = watch(telling) => {}
-            () = late => {}
-        }
-    };
-    tokio::join!(work, told).0
+    let told = AbortOnDropHandle::new(tokio::spawn(watch(telling)));
+    let ended = work.await;
+    over.cancel();
+    let _ = tokio::time::timeout(FORGETTING, told).await;
+    ended
 }
 
 /// Waits for the end of the task. A panic there ends nothing else, so the log says it.
