@@ -19,6 +19,7 @@ mod doctor;
 mod documents;
 mod due;
 mod egress_proxy;
+mod event_schema;
 mod fails_over;
 mod fairness;
 mod fuzz_corpus;
