@@ -8,6 +8,7 @@ mod support;
 mod api;
 mod architecture;
 mod asks_for_time;
+mod asyncapi;
 mod bad_input;
 mod broker_rights;
 mod command_line;
