@@ -13,13 +13,17 @@ use crate::trace_context::{TraceContext, TraceId};
 mod catalogue;
 mod data;
 mod envelope;
+mod looks;
 mod malformed;
 mod parser;
+mod warnings;
 
 pub use catalogue::{Catalogue, CatalogueEntry};
 pub use data::{DataRefusal, EventData};
+pub use looks::Looks;
 pub use malformed::Malformed;
 pub use parser::{EventParser, Properties};
+pub use warnings::Warning;
 
 /// Something that happened in penr.ai, with the body that is signed, sent and stored.
 #[derive(Clone, PartialEq, Eq)]

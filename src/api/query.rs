@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::problem::Problem;
 use crate::ids::{DeliveryId, WebhookId};
 use crate::text::printable;
+use crate::timestamps::instant;
 
 /// The query parameters of every route, as its description names them.
 pub(super) struct Parameters(HashMap<(Method, String), Vec<String>>);
@@ -135,7 +136,7 @@ pub(super) const NOT_A_TIME: &str = "must be a time such as 2026-11-23T10:00:00Z
 
 /// Parses a time that both RFC 3339 and PostgreSQL can express.
 pub(super) fn time(text: &str) -> Option<Timestamp> {
-    let time: Timestamp = text.parse().ok()?;
+    let time = instant(text)?;
     crate::store::YEARS.contains(&time.to_zoned(TimeZone::UTC).year()).then_some(time)
 }
 

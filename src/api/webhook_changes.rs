@@ -22,7 +22,7 @@ use super::query::WebhookPath;
 use super::refused_fields::RefusedFields;
 use crate::ids::WebhookId;
 use crate::store::{Changed, Store, WebhookChange};
-use crate::timestamps::is_rfc3339;
+use crate::timestamps::instant;
 use crate::webhook::{MaxPerSecond, Subscriptions, Webhook, WebhookName, WebhookUrl};
 
 /// What is left out stays as it is. A whole webhook, as `GET` shows it, may be sent too: what changes by itself is then ignored.
@@ -120,10 +120,7 @@ impl Change {
             let is_same = Uuid::parse_str(&given.0).is_ok_and(|given| given == id.0);
             refused.unless("id", if is_same { Ok(()) } else { Err(FIXED) });
         }
-        let created_at = self.created_at.and_then(|given| {
-            let time = given.0.parse().ok().filter(|_| is_rfc3339(&given.0));
-            refused.unless("created_at", time.ok_or(FIXED))
-        });
+        let created_at = self.created_at.and_then(|given| refused.unless("created_at", instant(&given.0).ok_or(FIXED)));
         refused.none()?;
         let keeps_reason = self.disabled_reason.is_string();
         let active = self.active;

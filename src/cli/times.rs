@@ -5,6 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::store::RecoverySpan;
+use crate::timestamps::instant;
 
 /// Further back than any delivery is kept.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
@@ -25,7 +26,7 @@ pub(super) fn ago(ago: Duration) -> Timestamp {
 }
 
 fn parse<T>(text: &str, time: fn(Timestamp) -> T, ago: fn(Duration) -> T) -> Result<T, String> {
-    if let Ok(parsed) = text.parse() {
+    if let Some(parsed) = instant(text) {
         return Ok(time(parsed));
     }
     let parsed = humantime::parse_duration(text).ok().filter(|ago| *ago <= LONGEST);

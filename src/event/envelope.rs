@@ -1,9 +1,10 @@
 //! Reads the outer JSON object of an event, and leaves the values in it as they were written.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 
-use serde::de::{Deserializer as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::Malformed;
@@ -16,8 +17,20 @@ pub(super) struct Envelope<'a> {
     pub(super) account_id: Option<&'a RawValue>,
     pub(super) occurred_at: Option<&'a RawValue>,
     pub(super) data: Option<&'a RawValue>,
+    pub(super) cloud: CloudFields<'a>,
+    /// The keys that mean nothing here.
+    pub(super) unknown: HashSet<Cow<'a, str>>,
     /// Whether a key stands twice, a known or an unknown one.
     repeated: bool,
+}
+
+/// The fields that only a CloudEvent has.
+#[derive(Default)]
+pub(super) struct CloudFields<'a> {
+    pub(super) specversion: Option<&'a RawValue>,
+    pub(super) accountid: Option<&'a RawValue>,
+    pub(super) time: Option<&'a RawValue>,
+    pub(super) data_base64: Option<&'a RawValue>,
 }
 
 impl<'a> Envelope<'a> {
@@ -40,6 +53,11 @@ impl<'a> Envelope<'a> {
         }
     }
 
+    /// Whether it is a CloudEvent in structured mode. With an `account_id` it is an ordinary event.
+    pub(super) fn is_cloud_event(&self) -> bool {
+        self.cloud.specversion.is_some() && self.account_id.is_none()
+    }
+
     /// Where the value of a known key belongs.
     fn slot(&mut self, key: &str) -> Option<&mut Option<&'a RawValue>> {
         match key {
@@ -48,6 +66,10 @@ impl<'a> Envelope<'a> {
             "account_id" => Some(&mut self.account_id),
             "occurred_at" => Some(&mut self.occurred_at),
             "data" => Some(&mut self.data),
+            "specversion" => Some(&mut self.cloud.specversion),
+            "accountid" => Some(&mut self.cloud.accountid),
+            "time" => Some(&mut self.cloud.time),
+            "data_base64" => Some(&mut self.cloud.data_base64),
             _ => None,
         }
     }
@@ -64,28 +86,62 @@ impl<'de> Visitor<'de> for EnvelopeVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut envelope = Envelope::default();
-        let mut unknown = HashSet::new();
-        while let Some(key) = map.next_key::<String>()? {
+        while let Some(Key(key)) = map.next_key()? {
             if let Some(slot) = envelope.slot(&key) {
                 let earlier = slot.replace(map.next_value()?);
                 envelope.repeated |= earlier.is_some();
             } else {
                 map.next_value::<IgnoredAny>()?;
-                envelope.repeated |= !unknown.insert(key);
+                envelope.repeated |= !envelope.unknown.insert(key);
             }
         }
         Ok(envelope)
     }
 }
 
-/// The string that a field holds.
+/// A key, copied only if it has escapes.
+struct Key<'a>(Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for Key<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(KeyVisitor)
+    }
+}
+
+struct KeyVisitor;
+
+impl<'de> Visitor<'de> for KeyVisitor {
+    type Value = Key<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_borrowed_str<E: Error>(self, key: &'de str) -> Result<Self::Value, E> {
+        Ok(Key(Cow::Borrowed(key)))
+    }
+
+    fn visit_str<E: Error>(self, key: &str) -> Result<Self::Value, E> {
+        Ok(Key(Cow::Owned(key.to_owned())))
+    }
+}
+
+/// A field that may be left out: null counts as left out.
+pub(super) fn given(value: Option<&RawValue>) -> Option<&RawValue> {
+    value.filter(|raw| raw.get() != "null")
+}
+
+/// The string that a field holds, copied only if it has escapes.
 ///
 /// # Errors
 ///
 /// The field is missing or no string.
-pub(super) fn text(name: &'static str, value: Option<&RawValue>) -> Result<String, Malformed> {
-    let raw = value.ok_or(Malformed::Missing(name))?;
-    serde_json::from_str(raw.get()).map_err(|_| Malformed::NotAString(name))
+pub(super) fn text<'a>(name: &'static str, value: Option<&'a RawValue>) -> Result<Cow<'a, str>, Malformed> {
+    let raw = value.ok_or(Malformed::Missing(name))?.get();
+    match raw.strip_prefix('"').and_then(|raw| raw.strip_suffix('"')) {
+        Some(inner) if !inner.contains('\\') => Ok(Cow::Borrowed(inner)),
+        _ => serde_json::from_str(raw).map(Cow::Owned).map_err(|_| Malformed::NotAString(name)),
+    }
 }
 
 /// How deeply arrays and objects are nested. A linear scan: a parser that recurses could overflow its stack.

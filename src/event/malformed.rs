@@ -1,29 +1,44 @@
 //! Why a broker message is no event.
 
+use super::looks::Looks;
+
 /// JSON that is nested deeper, counted from the outer object, is refused.
 pub(super) const MAX_DEPTH: usize = 128;
 
-/// The rule that a broker message breaks. The texts name fields and limits and repeat nothing of the body; of the properties
-/// they repeat the encoding.
+/// The rule that a broker message breaks. The texts name fields and limits, and say what the publisher does about it. They repeat
+/// nothing of the body; of the properties they repeat the encoding.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
     /// Larger than this many bytes.
-    #[error("the body is larger than event.max_event_bytes ({0} bytes)")]
+    #[error(
+        "the body is larger than event.max_event_bytes ({0} bytes): publish less `data`, or where receivers find it"
+    )]
     TooLarge(usize),
     /// Has this `content_encoding`.
-    #[error("the body is compressed or encoded: its content_encoding is \"{0}\", not utf-8")]
+    #[error("the content_encoding is \"{0}\": publish the JSON uncompressed, with the content_encoding utf-8 or none")]
     Encoded(String),
+    /// Not UTF-8, and the header `compression` has this value.
+    #[error("the body is compressed, as its header `compression` (\"{0}\") says: publish the JSON uncompressed")]
+    Compressed(String),
+    /// A section of AMQP 1.0 that the broker passed on as it was.
+    #[error("the body is an AMQP 1.0 value or sequence: publish the JSON as bytes in one data section")]
+    Amqp10,
     /// Empty, or nothing but white space.
-    #[error("the body is empty")]
+    #[error("the body is empty: publish the event in it, a JSON object")]
     Empty,
     /// Not UTF-8.
-    #[error("the body is not UTF-8")]
-    NotUtf8,
+    #[error("the body is not UTF-8{0}: publish the JSON as UTF-8 text, uncompressed")]
+    NotUtf8(Looks),
+    /// JSON behind a byte order mark.
+    #[error("the body begins with a byte order mark: publish the JSON in UTF-8 without one")]
+    ByteOrderMark,
     /// Nested too deeply to be parsed safely.
-    #[error("the body is nested deeper than {MAX_DEPTH} levels")]
+    #[error(
+        "the body is nested deeper than {MAX_DEPTH} levels: make `data` flatter, or put the inner part into a string"
+    )]
     TooDeep,
     /// Not JSON from this place on.
-    #[error("the body is not valid JSON (line {line}, column {column})")]
+    #[error("the body is not valid JSON (line {line}, column {column}): have a JSON library write it")]
     NotJson {
         /// From 1.
         line: usize,
@@ -31,40 +46,61 @@ pub enum Malformed {
         column: usize,
     },
     /// JSON, but not an object.
-    #[error("the body is not a JSON object")]
+    #[error("the body is not a JSON object: publish each event as an object, in a message of its own")]
     NotAnObject,
     /// A repeated key, known or unknown: readers differ in which value they take.
-    #[error("a key stands twice in the outer object")]
+    #[error("a key stands twice in the outer object: write each key once")]
     RepeatedKey,
     /// A required field is missing.
-    #[error("`{0}` is missing")]
+    #[error("`{0}` is missing: {hint}", hint = what_to_send(.0))]
     Missing(&'static str),
     /// A field that must be a string is something else.
-    #[error("`{0}` is not a string")]
+    #[error("`{0}` is not a string: {hint}", hint = what_to_send(.0))]
     NotAString(&'static str),
-    /// `id` breaks the rule for event ids.
-    #[error("`id` is not 1 to 128 letters, digits, _ or -")]
+    /// `id`, or the message id in its place, breaks the rule for event ids.
+    #[error("`id` is not 1 to 128 letters, digits, _ or -: give the event another id, such as a UUID")]
     Id,
-    /// `account_id` breaks the rule for account ids.
-    #[error("`account_id` is not 1 to 128 printable ASCII characters")]
-    AccountId,
-    /// `occurred_at` is not an RFC 3339 time.
-    #[error("`occurred_at` is not an RFC 3339 time")]
-    OccurredAt,
+    /// The field with the account's id breaks the rule for account ids.
+    #[error(
+        "`{0}` is not 1 to 128 printable ASCII characters: send the id with which the account's webhooks were made"
+    )]
+    AccountId(&'static str),
+    /// The field with the event's time has none.
+    #[error(
+        "`{0}` is not an RFC 3339 time of the years 0001 to 9999 (UTC): write it as 2026-11-23T10:00:00Z, or leave it out"
+    )]
+    OccurredAt(&'static str),
     /// A type that the settings do not list.
-    #[error("the event type is not in the catalogue; add it to the settings if it is new")]
+    #[error("the event type is not in the catalogue: correct `type`, or add it to the settings if it is new")]
     UnknownType,
+    /// A CloudEvent of another version.
+    #[error("`specversion` is not \"1.0\": publish a CloudEvent of version 1.0, or an event with `account_id`")]
+    SpecVersion,
+    /// A CloudEvent whose data is not JSON.
+    #[error("`data_base64` is not supported: publish the CloudEvent's data as JSON in `data`")]
+    DataBase64,
+}
+
+/// What belongs into a field.
+fn what_to_send(field: &str) -> &'static str {
+    match field {
+        "id" => "send a string that no other event has, here or as the message_id",
+        "type" => "send one of the event types in the catalogue, as a string",
+        "data" => "send any JSON, null too",
+        "occurred_at" | "time" => "send a string such as \"2026-11-23T10:00:00Z\", or leave it out",
+        _ => "send the account's id, as a string",
+    }
 }
 
 impl Malformed {
     /// Everything that [`Malformed::reason`] may say.
-    pub(crate) const REASONS: [&'static str; 14] = [
+    pub(crate) const REASONS: [&'static str; 15] = [
         "too_large",
         "encoded",
         "empty",
         "not_utf8",
-        "too_deep",
         "not_json",
+        "too_deep",
         "not_an_object",
         "repeated_key",
         "missing_field",
@@ -73,55 +109,81 @@ impl Malformed {
         "invalid_account_id",
         "invalid_occurred_at",
         "unknown_type",
+        "unsupported_cloudevent",
     ];
 
-    /// A short name for metrics and filters.
+    /// A short name for metrics and filters. Several rules may share one.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::TooLarge(_) => "too_large",
-            Self::Encoded(_) => "encoded",
+            Self::Encoded(_) | Self::Compressed(_) | Self::Amqp10 => "encoded",
             Self::Empty => "empty",
-            Self::NotUtf8 => "not_utf8",
+            Self::NotUtf8(_) => "not_utf8",
             Self::TooDeep => "too_deep",
-            Self::NotJson { .. } => "not_json",
+            Self::ByteOrderMark | Self::NotJson { .. } => "not_json",
             Self::NotAnObject => "not_an_object",
             Self::RepeatedKey => "repeated_key",
             Self::Missing(_) => "missing_field",
             Self::NotAString(_) => "wrong_type",
             Self::Id => "invalid_id",
-            Self::AccountId => "invalid_account_id",
-            Self::OccurredAt => "invalid_occurred_at",
+            Self::AccountId(_) => "invalid_account_id",
+            Self::OccurredAt(_) => "invalid_occurred_at",
             Self::UnknownType => "unknown_type",
+            Self::SpecVersion | Self::DataBase64 => "unsupported_cloudevent",
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Malformed;
+    use super::{Looks, Malformed};
 
-    #[test]
-    fn the_list_of_reasons_has_all() {
+    /// One of each variant, in the order in which they are declared.
+    fn all() -> Vec<Malformed> {
         // A new variant does not compile here before it has its place.
         let next = |malformed: &Malformed| {
             Some(match malformed {
-                Malformed::TooLarge(_) => Malformed::Encoded(String::new()),
-                Malformed::Encoded(_) => Malformed::Empty,
-                Malformed::Empty => Malformed::NotUtf8,
-                Malformed::NotUtf8 => Malformed::TooDeep,
+                Malformed::TooLarge(_) => Malformed::Encoded("gzip".into()),
+                Malformed::Encoded(_) => Malformed::Compressed("zlib".into()),
+                Malformed::Compressed(_) => Malformed::Amqp10,
+                Malformed::Amqp10 => Malformed::Empty,
+                Malformed::Empty => Malformed::NotUtf8(Looks::Gzip),
+                Malformed::NotUtf8(_) => Malformed::ByteOrderMark,
+                Malformed::ByteOrderMark => Malformed::TooDeep,
                 Malformed::TooDeep => Malformed::NotJson { line: 1, column: 1 },
                 Malformed::NotJson { .. } => Malformed::NotAnObject,
                 Malformed::NotAnObject => Malformed::RepeatedKey,
                 Malformed::RepeatedKey => Malformed::Missing("id"),
                 Malformed::Missing(_) => Malformed::NotAString("id"),
                 Malformed::NotAString(_) => Malformed::Id,
-                Malformed::Id => Malformed::AccountId,
-                Malformed::AccountId => Malformed::OccurredAt,
-                Malformed::OccurredAt => Malformed::UnknownType,
-                Malformed::UnknownType => return None,
+                Malformed::Id => Malformed::AccountId("account_id"),
+                Malformed::AccountId(_) => Malformed::OccurredAt("occurred_at"),
+                Malformed::OccurredAt(_) => Malformed::UnknownType,
+                Malformed::UnknownType => Malformed::SpecVersion,
+                Malformed::SpecVersion => Malformed::DataBase64,
+                Malformed::DataBase64 => return None,
             })
         };
-        let all = std::iter::successors(Some(Malformed::TooLarge(1)), next).map(|malformed| malformed.reason());
-        assert_eq!(all.collect::<Vec<_>>(), Malformed::REASONS);
+        std::iter::successors(Some(Malformed::TooLarge(1)), next).collect()
+    }
+
+    #[test]
+    fn the_list_of_reasons_has_each_once() {
+        let mut reasons = Vec::new();
+        for malformed in all() {
+            if !reasons.contains(&malformed.reason()) {
+                reasons.push(malformed.reason());
+            }
+        }
+        assert_eq!(reasons, Malformed::REASONS);
+    }
+
+    #[test]
+    fn every_text_says_what_is_wrong_and_what_to_do() {
+        for malformed in all() {
+            let text = malformed.to_string();
+            let (wrong, cure) = text.split_once(": ").unwrap_or_else(|| panic!("no cure: {text}"));
+            assert!(wrong.len() > 10 && cure.len() > 10 && !text.contains('\n') && text.len() < 150, "{text}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use lapin::BasicProperties;
 use lapin::types::ShortString;
 
-use super::headers::trace;
+use super::headers::{compression, trace};
 use crate::event::Properties;
 
 /// A name as the AMQP library takes it.
@@ -24,6 +24,7 @@ pub(super) fn properties(amqp: &BasicProperties) -> Properties {
         message_id: text(amqp.message_id()),
         timestamp: *amqp.timestamp(),
         content_encoding: text(amqp.content_encoding()),
+        compression: compression(amqp),
         trace: trace(amqp),
     }
 }

@@ -27,12 +27,25 @@ pub(super) const UNREADABLE_CUT: &str = "x-unreadable-cut";
 /// Where a publisher names the span that the event belongs to (W3C Trace Context).
 const TRACEPARENT: &str = "traceparent";
 
+/// Where kombu and Celery name the method that they compressed the body with.
+const COMPRESSION: &str = "compression";
+
 /// The span that the publisher named, if that is valid.
 pub(super) fn trace(amqp: &BasicProperties) -> Option<TraceContext> {
-    match amqp.headers().as_ref()?.inner().get(TRACEPARENT)? {
-        AMQPValue::LongString(text) => TraceContext::parse(text.as_bytes()),
-        AMQPValue::ShortString(text) => TraceContext::parse(text.as_str().as_bytes()),
-        AMQPValue::ByteArray(bytes) => TraceContext::parse(bytes.as_slice()),
+    TraceContext::parse(text(amqp, TRACEPARENT)?)
+}
+
+/// The method that the publisher says it compressed the body with.
+pub(super) fn compression(amqp: &BasicProperties) -> Option<String> {
+    text(amqp, COMPRESSION).map(|name| String::from_utf8_lossy(name).into_owned())
+}
+
+/// The value of a header whose type is one of those in which client libraries send text.
+fn text<'a>(amqp: &'a BasicProperties, name: &str) -> Option<&'a [u8]> {
+    match amqp.headers().as_ref()?.inner().get(name)? {
+        AMQPValue::LongString(text) => Some(text.as_bytes()),
+        AMQPValue::ShortString(text) => Some(text.as_str().as_bytes()),
+        AMQPValue::ByteArray(bytes) => Some(bytes.as_slice()),
         _ => None,
     }
 }
@@ -93,5 +106,25 @@ mod tests {
             assert_eq!(read(TRACEPARENT, other), None);
         }
         assert_eq!(trace(&BasicProperties::default()), None);
+    }
+
+    #[test]
+    fn a_method_of_compression_is_read_from_text_of_every_kind() {
+        let read = |value: AMQPValue| {
+            let mut headers = FieldTable::default();
+            headers.insert(COMPRESSION.into(), value);
+            compression(&BasicProperties::default().with_headers(headers))
+        };
+        let texts = [
+            AMQPValue::LongString("zlib".into()),
+            AMQPValue::ShortString("zlib".into()),
+            AMQPValue::ByteArray("zlib".as_bytes().into()),
+        ];
+        for text in texts {
+            assert_eq!(read(text).as_deref(), Some("zlib"));
+        }
+        assert_eq!(read(AMQPValue::LongString(b"\xff"[..].into())).as_deref(), Some("\u{fffd}"));
+        assert_eq!(read(AMQPValue::Boolean(true)), None);
+        assert_eq!(compression(&BasicProperties::default()), None);
     }
 }
