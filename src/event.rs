@@ -79,3 +79,7 @@ fn body_to_send(id: &EventId, event_type: &EventType, occurred_at: &str, data: &
 #[cfg(test)]
 #[path = "event/tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "event/table_tests.rs"]
+mod table_tests;

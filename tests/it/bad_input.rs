@@ -7,6 +7,7 @@ mod delivered;
 mod headers;
 mod large;
 mod properties;
+pub mod table;
 mod twins;
 mod unreadable;
 
