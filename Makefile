@@ -94,6 +94,7 @@ journeys: toolchain browser beside
 
 examples:
 	@scripts/examples
+	@scripts/examples-publish
 	@scripts/check-monitoring
 	@scripts/check-kubernetes
 
