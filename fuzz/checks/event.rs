@@ -10,6 +10,7 @@ pub fn check(body: &[u8]) -> bool {
     let entry = CatalogueEntry { event_type, name: String::new(), description: String::new(), example: None };
     let parser = EventParser { catalogue: Catalogue::new(vec![entry]), max_event_bytes: 64 * 1024 };
     let properties = Properties { message_id: Some("message".to_owned()), ..Properties::default() };
+    let _ = parser.warnings(body, &properties);
     let Ok(event) = parser.parse(body, &properties, jiff::Timestamp::UNIX_EPOCH) else { return false };
     // Only the beginning is compared: `data` passes through unread.
     let sent = std::str::from_utf8(&event.body).expect("JSON is UTF-8");

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use super::*;
 
+// Other tests use all of it.
+#[allow(dead_code)]
 #[path = "../../tests/it/bad_input/table.rs"]
 mod table;
 

@@ -176,3 +176,7 @@ fn time_rewritten(envelope: &Envelope<'_>) -> Option<Warning> {
     let sent = in_one_form(&written).filter(|sent| *sent != written)?;
     Some(Warning::TimeRewritten { field: time.name, sent: sent.into_owned() })
 }
+
+#[cfg(test)]
+#[path = "warnings_tests.rs"]
+mod tests;

@@ -4,8 +4,10 @@
 mod bodies;
 pub mod crowds;
 mod delivered;
+mod each_message;
 mod headers;
 mod large;
+mod libraries;
 mod properties;
 pub mod table;
 mod twins;

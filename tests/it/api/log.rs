@@ -181,7 +181,9 @@ async fn what_failed_is_sent_again_one_by_one_or_all_since_a_time() {
     })
     .await;
     let recover = async |since: &str| customer.post(&format!("{path}/recover"), &json!({ "since": since })).await;
-    assert_eq!(recover("2999-01-01T00:00:00Z").await.json(), json!({ "recovering": 0 }));
+    for later in ["2999-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "2999-01-01t00:00:00.0123456789+05:30"] {
+        assert_eq!(recover(later).await.json(), json!({ "recovering": 0 }), "{later}");
+    }
     let recovering = recover("2026-01-01T00:00:00Z").await;
     assert_eq!((recovering.status, recovering.json()), (202, json!({ "recovering": 4 })));
     receiver.wait_for(10).await;

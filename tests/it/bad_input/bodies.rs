@@ -43,7 +43,7 @@ async fn what_is_no_json_object_becomes_a_dead_letter() {
         ("not_json", event_with_data("evt_1", "\"a\tb\"").into_bytes()),
         ("not_json", event_with_data("evt_1", "1,\"\\ud800\":1").into_bytes()),
         ("not_json", format!("\u{feff}{}", event()).into_bytes()),
-        ("not_json", utf16(&event())),
+        ("not_utf8", utf16(&event())),
         ("not_utf8", [b"\xff\xfe".to_vec(), utf16(&event())].concat()),
         ("not_utf8", not_utf8),
     ])
@@ -69,6 +69,7 @@ async fn an_event_without_one_of_its_fields_becomes_a_dead_letter() {
         missing("data"),
         ("missing_field", b"{}".to_vec()),
         ("missing_field", event_with("id", Some(json!("")))),
+        ("missing_field", event_with("id", Some(Value::Null))),
     ])
     .await;
 }
@@ -77,8 +78,11 @@ async fn an_event_without_one_of_its_fields_becomes_a_dead_letter() {
 async fn a_field_of_another_type_becomes_a_dead_letter() {
     let mut rows = Vec::new();
     for field in ["id", "type", "account_id", "occurred_at"] {
-        let values = [Value::Null, json!(42), json!(true), json!(["evt_1"]), json!({"is": "evt_1"})];
+        let values = [json!(42), json!(true), json!(["evt_1"]), json!({"is": "evt_1"})];
         rows.extend(values.map(|value| ("wrong_type", event_with(field, Some(value)))));
+    }
+    for field in ["type", "account_id"] {
+        rows.push(("wrong_type", event_with(field, Some(Value::Null))));
     }
     let lone_surrogate = String::from_utf8(event_with("id", Some(json!("LONE")))).expect("it is JSON");
     rows.push(("wrong_type", lone_surrogate.replace("LONE", r"\ud800").into_bytes()));

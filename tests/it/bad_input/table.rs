@@ -45,6 +45,16 @@ pub enum Fate {
 }
 
 impl Row {
+    /// The same row with other texts in its body, its properties and its fate.
+    pub fn with_texts(mut self, change: impl Fn(&str) -> String) -> Self {
+        self.body = self.body.map(|text| change(&text));
+        self.properties.message_id = self.properties.message_id.map(|id| change(&id));
+        if let Fate::Sent { sent } = &mut self.fate {
+            *sent = change(sent);
+        }
+        self
+    }
+
     pub fn body(&self) -> Vec<u8> {
         match (&self.body, &self.body_base64) {
             (Some(text), None) => text.clone().into_bytes(),

@@ -102,7 +102,8 @@ async fn only_what_was_closed_since_then_is_recovered() {
     assert_eq!(quiet.site.json(&["webhooks", "recover", &other.id, "--since", "2h"]).await["recovering"], 0);
     assert_eq!(quiet.recovered("2h").await, 2);
     quiet.assert_counts(2, 5).await;
-    assert_eq!(quiet.recovered("2020-01-01T00:00:00+01:00").await, 1);
+    assert_eq!(quiet.recovered("9999-12-31T23:59:59Z").await, 0);
+    assert_eq!(quiet.recovered("2020-01-01 00:00:00.0123456789+01:00").await, 1);
     quiet.assert_counts(3, 4).await;
 }
 
