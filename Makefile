@@ -95,6 +95,7 @@ journeys: toolchain browser beside
 examples:
 	@scripts/examples
 	@scripts/examples-publish
+	@scripts/asyncapi
 	@scripts/check-monitoring
 	@scripts/check-kubernetes
 

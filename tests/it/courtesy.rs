@@ -8,7 +8,7 @@ use crate::support::*;
 const TYPE: &str = "content.published";
 
 /// Retries after 50 ms. A webhook counts as failing after 2 failed attempts and is disabled after 4, however quickly.
-async fn impatient_site() -> Site {
+pub async fn impatient_site() -> Site {
     let schedule = serde_json::to_string(&["50ms"; 20]).unwrap();
     Site::new()
         .await

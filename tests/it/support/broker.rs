@@ -4,7 +4,7 @@ use lapin::ExchangeKind;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::amqp::{Amqp, Fate, Message, Result};
+use super::amqp::{Amqp, Fate, Message, Result, Taken};
 use super::raw_amqp::{Letter, RawAmqp, RawMessage};
 use super::settings::Settings;
 use super::site::Site;
@@ -252,9 +252,14 @@ pub struct Notices {
 impl Notices {
     /// The next notice's kind (`webhook.disabled` …) and body.
     pub async fn next(&mut self) -> (String, Value) {
-        let Self { amqp, queue } = self;
-        let taken = eventually("a notice is there", async || amqp.take(queue).await.expect("the broker answers")).await;
+        let taken = self.take().await;
         (taken.routing_key, serde_json::from_slice(&taken.body).expect("notices are JSON"))
+    }
+
+    /// The message of the next notice.
+    pub async fn take(&mut self) -> Taken {
+        let Self { amqp, queue } = self;
+        eventually("a notice is there", async || amqp.take(queue).await.expect("the broker answers")).await
     }
 }
 
