@@ -10,7 +10,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use self::signals::Signals;
 use crate::config::{ConfigError, ConfigFile, Settings};
 use crate::error_chain;
-use crate::ids::AccountId;
+use crate::ids::{AccountId, EventId};
 use crate::ops::Role;
 use crate::queue::{self, QueueError};
 use crate::scrub;
@@ -22,6 +22,7 @@ mod dead_letters;
 mod doctor;
 mod events;
 mod install;
+mod json_lines;
 mod listen;
 mod log;
 mod migrate;
@@ -314,6 +315,11 @@ fn store(settings: &Settings) -> Result<Store, Failure> {
 /// Parses an account's id, for clap.
 fn account(text: &str) -> Result<AccountId, String> {
     AccountId::parse(text).ok_or_else(|| "an account id has 1 to 128 printable ASCII characters".to_owned())
+}
+
+/// Parses an event's id, for clap.
+fn event_id(text: &str) -> Result<EventId, String> {
+    EventId::parse(text).ok_or_else(|| "an event's id has 1 to 128 letters, digits, `_` and `-`".to_owned())
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{CommandResult, Failure, account, output, store, webhooks};
+use super::{CommandResult, Failure, account, event_id, output, store};
 use crate::config::Settings;
 use crate::delivery::ErrorDetail;
 use crate::ids::{AccountId, DeliveryId, EventId, WebhookId};
@@ -27,7 +27,7 @@ pub(super) enum Command {
 #[derive(Debug, clap::Args)]
 pub(super) struct Show {
     /// The event's id, as its publisher gave it, such as evt_01JD2Y
-    #[arg(value_parser = webhooks::event_id)]
+    #[arg(value_parser = event_id)]
     event_id: EventId,
     /// The account that the event belongs to, such as acc_42
     #[arg(long, value_parser = account)]

@@ -221,6 +221,18 @@ pub(super) fn progress(length: u64) -> ProgressBar {
     ProgressBar::new(length).with_style(style.expect("the template is valid"))
 }
 
+/// A progress bar on stderr, if that is a terminal, over an input of so many bytes; without a length it counts events.
+pub(super) fn progress_of_input(bytes: Option<u64>) -> ProgressBar {
+    if !terminal::can_draw() {
+        return ProgressBar::hidden();
+    }
+    let (bar, template) = match bytes {
+        Some(bytes) => (ProgressBar::new(bytes), "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}"),
+        None => (ProgressBar::no_length(), "{pos} events {per_sec}"),
+    };
+    bar.with_style(ProgressStyle::with_template(template).expect("the template is valid"))
+}
+
 /// A time in UTC, to the second. The header of its column says that it is UTC.
 pub(super) fn short(time: Timestamp) -> String {
     time.strftime("%Y-%m-%d %H:%M:%S").to_string()

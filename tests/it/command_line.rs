@@ -15,6 +15,7 @@ mod installs;
 mod listen;
 mod pipes;
 mod publish;
+mod publish_stdin;
 mod rotates;
 mod startup;
 mod stories;
