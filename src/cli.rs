@@ -18,6 +18,7 @@ use crate::store::{Store, StoreError};
 use crate::webhook::WebhookRefusal;
 
 mod accounts;
+mod check;
 mod dead_letters;
 mod doctor;
 mod events;
@@ -68,7 +69,7 @@ enum Command {
     /// Register and manage webhooks
     #[command(subcommand)]
     Webhooks(webhooks::Command),
-    /// Show what became of an event
+    /// Show what became of an event, or what would become of one
     #[command(subcommand)]
     Events(events::Command),
     /// Erase what is kept of an account

@@ -1,8 +1,12 @@
 //! Publishes events, refusing what a worker would refuse.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::ValueHint;
+
 use self::made::Made;
+use super::check::{self, Outside};
 use super::signals::Signals;
 use super::{CommandResult, Failure, account, broker_address, event_id};
 use crate::config::Settings;
@@ -24,7 +28,11 @@ Examples:
 Examples with whole events, one in a line, such as
 {\"id\":\"evt_1\",\"type\":\"content.published\",\"account_id\":\"acc_42\",\"occurred_at\":\"2026-11-23T10:00:00Z\",\"data\":{}}:
   zcat events.jsonl.gz | penr-webhooks publish --stdin
-  zcat events.jsonl.gz | penr-webhooks publish --stdin --after evt_01JD2Y";
+  zcat events.jsonl.gz | penr-webhooks publish --stdin --after evt_01JD2Y
+Examples that publish nothing:
+  penr-webhooks publish --check events.jsonl
+  penr-webhooks publish --check event.json --routing-key content.published --message-id evt_01JD2Y \\
+    --timestamp 1795428000 --content-encoding utf-8";
 
 /// The flags that events are made of. A flag that requires one that conflicts with these must itself conflict with them: else clap
 /// does not miss the required one.
@@ -33,10 +41,10 @@ const OF_FLAGS: [&str; 5] = ["account", "event_type", "data", "id", "count"];
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     /// The account that the event belongs to, such as acc_42
-    #[arg(long, value_parser = account, required_unless_present = "stdin")]
+    #[arg(long, value_parser = account, required_unless_present_any = ["stdin", "check"])]
     account: Option<AccountId>,
     /// The event type, such as content.published
-    #[arg(long = "type", required_unless_present = "stdin")]
+    #[arg(long = "type", required_unless_present_any = ["stdin", "check"])]
     event_type: Option<String>,
     /// JSON such as '{"title":"Hello"}', or @FILE with JSON in it
     #[arg(long, default_value = "{}")]
@@ -54,11 +62,25 @@ pub(super) struct Arguments {
     /// Leave out the lines up to and with the event of this id: the last confirmed one of the run before
     #[arg(long, value_name = "ID", requires = "stdin", conflicts_with_all = OF_FLAGS, value_parser = event_id)]
     after: Option<EventId>,
+    /// Publish nothing: say what a worker would do with the message in FILE, and to which webhooks it would go. FILE, or - for
+    /// standard input, is one message if it is one JSON text or has no line that is a JSON object, else a message in each line
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    #[arg(conflicts_with_all = ["account", "event_type", "data", "id", "count", "stdin", "after"])]
+    check: Option<PathBuf>,
+    #[command(flatten)]
+    outside: Outside,
 }
 
 pub(super) async fn run(arguments: Arguments, settings: &Settings, json: bool, signals: &Signals) -> CommandResult {
+    let Arguments { account, event_type, data, id, count, stdin, after, check, outside } = arguments;
+    if let Some(path) = check {
+        return check::file(&path, &outside, settings, json).await;
+    }
+    if outside != Outside::default() {
+        let only = "--message-id, --timestamp, --content-encoding and --routing-key are for --check";
+        return Err(Failure::Usage(only.to_owned()));
+    }
     broker_address(settings)?;
-    let Arguments { account, event_type, data, id, count, stdin, after } = arguments;
     if stdin {
         return stream::publish(after, settings, json, signals).await;
     }

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::support::*;
 
 mod changes;
+mod check;
 mod erases;
 mod foreign_text;
 mod headers_and_pace;
