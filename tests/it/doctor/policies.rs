@@ -8,13 +8,13 @@ use serde_json::json;
 use super::*;
 
 /// The management plugin, called as an administrator.
-struct Plugin {
+pub(super) struct Plugin {
     address: String,
     authorization: String,
 }
 
 impl Plugin {
-    fn at(url: &str) -> Self {
+    pub(super) fn at(url: &str) -> Self {
         let url = Url::parse(url).unwrap();
         let credentials = format!("{}:{}", url.username(), url.password().unwrap());
         Self {
@@ -23,7 +23,7 @@ impl Plugin {
         }
     }
 
-    async fn ask(&self, method: &str, path: &str, body: &Value) -> http::Response {
+    pub(super) async fn ask(&self, method: &str, path: &str, body: &Value) -> http::Response {
         let headers = [("Authorization", self.authorization.as_str()), ("Content-Type", "application/json")];
         let answer =
             http::ask(&self.address, method, &format!("/api/{path}"), &headers, body.to_string().as_bytes()).await;
@@ -47,14 +47,14 @@ impl Plugin {
     }
 
     /// Adds a user whose password is its name, and who may do everything with our queues.
-    async fn add_user(&self, name: &str, tags: &str) {
+    pub(super) async fn add_user(&self, name: &str, tags: &str) {
         self.ask("PUT", &format!("users/{name}"), &json!({"password": name, "tags": tags})).await;
         let rights = json!({"configure": ".*", "write": ".*", "read": ".*"});
         self.ask("PUT", &format!("permissions/%2F/{name}"), &rights).await;
     }
 
     /// A value for `amqp.management_url`.
-    fn url(&self, credentials: &str) -> String {
+    pub(super) fn url(&self, credentials: &str) -> String {
         format!("http://{credentials}{}", self.address)
     }
 }
