@@ -36,7 +36,11 @@ pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> (Vec<Chec
     };
     let queues = within(deadline, async {
         let workers = settings.queue.all_shards().map(|shard| (OurQueue::Events, shard.queue));
-        let ours = workers.chain([(OurQueue::DeadLetters, settings.queue.dead_queue.clone())]);
+        let others = [
+            (OurQueue::DeadLetters, settings.queue.dead_queue.clone()),
+            (OurQueue::Unrouted, settings.queue.unrouted_queue.clone()),
+        ];
+        let ours = workers.chain(others);
         try_join_all(ours.map(async |(kept, name)| {
             let described = management.queue(&name).await?;
             Ok::<_, ManagementError>((kept, name, described))
@@ -49,7 +53,12 @@ pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> (Vec<Chec
         within(deadline, management.way_of_unrouted(&settings.queue.events_exchange))
     );
     let of_queues = match queues {
-        Ok(found) => vec![policies(&found, &settings.queue), members(&found)],
+        Ok(mut found) => {
+            // Workers do without this one, which comes last: the check `unrouted` tells whether it is there.
+            let needed = found.len() - 1;
+            found.retain(|(kept, _, described)| *kept != OurQueue::Unrouted || described.is_some());
+            vec![policies(&found, &settings.queue), members(&found[..needed])]
+        }
         Err(error) => {
             let fault = |check| Check::warns(check, error_chain(&error), advice(&error));
             OF_QUEUES.map(fault).to_vec()

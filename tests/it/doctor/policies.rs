@@ -76,6 +76,7 @@ async fn the_doctor_names_policies_that_break_a_promise_and_what_it_may_not_read
     drop(worker);
     plugin.wait_until_in_force(site.worker_queue(), json!({})).await;
     plugin.wait_until_in_force(site.dead_queue(), json!({})).await;
+    plugin.wait_until_in_force(site.unrouted_queue(), json!({})).await;
     let report = site.doctor().await;
     report.assert("management", "ok", &[&plugin.address]);
     report.assert("policies", "ok", &["none applies"]);
@@ -95,8 +96,10 @@ async fn harmful_policies_are_named(site: &Site, plugin: &Plugin) {
     plugin.set("policies", "everywhere", ".*", 0, json!({"delivery-limit": 3})).await;
     plugin.wait_until_in_force(site.worker_queue(), json!({"delivery-limit": 3})).await;
     plugin.wait_until_in_force(site.dead_queue(), json!({"delivery-limit": 3})).await;
+    plugin.wait_until_in_force(site.unrouted_queue(), json!({"delivery-limit": 3})).await;
     let report = site.doctor().await;
     let said = [
+        "penr.events.unrouted: delivery-limit 3, by the policy everywhere: an unrouted event that was read so often is dropped",
         "penr.webhooks: delivery-limit 3, by the policy everywhere: an event handed out so often",
         "penr.webhooks.dead: delivery-limit 3, by the policy everywhere: a dead letter that was read so often is dropped",
         "exempt our queues",
