@@ -18,7 +18,7 @@ help:
 	@echo "make check   formatting, lints, documentation, scripts"
 	@echo "make check-compose  the image and the compose files on a Docker engine, with restarts of everything"
 	@echo "make journeys  longer visits of the page in a browser"
-	@echo "make examples  what others read: the code that the page shows, in all its languages; alerts, dashboard, manifests"
+	@echo "make examples  what others read: the code that the page and docs/publishing.md show, in all its languages; alerts, dashboard, manifests"
 	@echo "make screenshots  pictures of every state of the page into target/screenshots"
 	@echo "make clean   stop all private servers, remove what was built"
 	@echo "SERVERS=trixie behind any of them takes RabbitMQ 4.0 and PostgreSQL 17; SERVERS=forky newer ones"

@@ -10,7 +10,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use self::signals::Signals;
 use crate::config::{ConfigError, ConfigFile, Settings};
 use crate::error_chain;
-use crate::ids::AccountId;
+use crate::ids::{AccountId, EventId};
 use crate::ops::Role;
 use crate::queue::{self, QueueError};
 use crate::scrub;
@@ -18,10 +18,12 @@ use crate::store::{Store, StoreError};
 use crate::webhook::WebhookRefusal;
 
 mod accounts;
+mod check;
 mod dead_letters;
 mod doctor;
 mod events;
 mod install;
+mod json_lines;
 mod listen;
 mod log;
 mod migrate;
@@ -67,7 +69,7 @@ enum Command {
     /// Register and manage webhooks
     #[command(subcommand)]
     Webhooks(webhooks::Command),
-    /// Show what became of an event
+    /// Show what became of an event, or what would become of one
     #[command(subcommand)]
     Events(events::Command),
     /// Erase what is kept of an account
@@ -314,6 +316,11 @@ fn store(settings: &Settings) -> Result<Store, Failure> {
 /// Parses an account's id, for clap.
 fn account(text: &str) -> Result<AccountId, String> {
     AccountId::parse(text).ok_or_else(|| "an account id has 1 to 128 printable ASCII characters".to_owned())
+}
+
+/// Parses an event's id, for clap.
+fn event_id(text: &str) -> Result<EventId, String> {
+    EventId::parse(text).ok_or_else(|| "an event's id has 1 to 128 letters, digits, `_` and `-`".to_owned())
 }
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! Reads from RabbitMQ's management plugin, over HTTP, what AMQP does not tell about our queues: policies, members, alarms. No
-//! other module speaks to the plugin.
+//! Reads from RabbitMQ's management plugin, over HTTP, what AMQP does not tell about our queues: policies, members, alarms, and
+//! where the broker sends what no queue takes. No other module speaks to the plugin.
 //!
 //! Only GET requests are sent, each with a time limit of `amqp.connect_timeout`.
 
@@ -16,10 +16,11 @@ use crate::text::printable;
 use crate::tls;
 
 mod consumers;
+mod exchange;
 mod policy;
 
 pub(crate) use consumers::QueueConsumer;
-
+pub(crate) use exchange::{Leads, Way};
 pub(crate) use policy::{Harm, InForce, OurQueue, SetBy, harms};
 
 /// The largest answer: usually it describes one queue.

@@ -24,6 +24,7 @@ use crate::store::Store;
 mod format;
 mod histogram;
 mod labels;
+mod optional;
 mod pools;
 mod process;
 mod register;
@@ -34,6 +35,8 @@ pub use labels::{
     ApiRequest, ApiRoute, AttemptCounts, ByReason, EventCounter, EventCounts, HeldBackLabel, QueueLabel, RoleLabel,
     UpkeepFailure,
 };
+
+pub use optional::OptionalGauge;
 
 /// The metrics of one process. All clones count together.
 #[derive(Debug, Clone)]
@@ -82,6 +85,8 @@ pub struct Metrics {
     /// Messages that wait in a queue and that no worker has, and the queue's consumers.
     pub queue_messages: Family<QueueLabel, Gauge>,
     pub queue_consumers: Family<QueueLabel, Gauge>,
+    /// Messages that no queue took.
+    pub unrouted: OptionalGauge,
     /// 1 while the worker queue does not answer though its broker does.
     pub queue_without_quorum: Gauge,
     /// 1 while messages are taken one at a time, since one could not be read or may have ended the process.
@@ -200,6 +205,7 @@ impl Metrics {
             consumer_losses: Counter::default(),
             queue_messages: Family::default(),
             queue_consumers: Family::default(),
+            unrouted: OptionalGauge::default(),
             queue_without_quorum: Gauge::default(),
             isolated: Gauge::default(),
             rights_missing: Gauge::default(),

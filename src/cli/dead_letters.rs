@@ -1,4 +1,4 @@
-//! Shows dead letters, sends them to the workers again, or removes them.
+//! Shows dead letters and unrouted events, sends them to the workers again, or removes them.
 
 use clap::Subcommand;
 
@@ -31,7 +31,7 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// List the oldest, each with the reason it would be refused for now
+    /// List the oldest, each with the reason it would be refused for now; and events that no queue took
     #[command(after_help = LIST_EXAMPLES)]
     List {
         /// Show so many at most, such as 1000

@@ -22,6 +22,7 @@ mod memory;
 mod processes;
 mod rights;
 mod settings;
+mod unrouted;
 mod versions;
 
 /// The bound for all checks together. It is longer than each check's own, so that the check itself says what was late.
@@ -49,17 +50,21 @@ enum Status {
 
 pub(super) async fn run(settings: &Settings, json: bool) -> CommandResult {
     let deadline = Deadline(Instant::now() + PATIENCE);
-    let (database, (broker, consumers), management, dns, proxy) = tokio::join!(
+    let (database, broker, (management, told), dns, proxy) = tokio::join!(
         database::checks(settings, deadline),
         broker::checks(settings, deadline),
         management::checks(settings, deadline),
         machine::dns(settings, deadline),
         machine::proxy(settings, deadline),
     );
-    let processes = processes::checks(settings, &database.running, database.schema_is_older, consumers, deadline).await;
+    let unrouted = unrouted::check(broker.unrouted.as_ref(), &told, &settings.queue);
+    let processes =
+        processes::checks(settings, &database.running, database.schema_is_older, broker.consumers, deadline).await;
     let (certificates, open_files) = (machine::certificates(settings), machine::open_files(settings));
     let of_machine = vec![dns, proxy, certificates, open_files, memory::memory(settings)];
-    let checks = [settings::checks(settings), database.checks, broker, management, processes, of_machine].concat();
+    let checks =
+        [settings::checks(settings), database.checks, broker.checks, management, vec![unrouted], processes, of_machine]
+            .concat();
     if json {
         output::json(&json!({ "data": checks }))?;
     } else {

@@ -1,4 +1,4 @@
-//! Shows which webhooks of an account got an event, and how it stands with each.
+//! Shows which webhooks of an account got an event, and how it stands with each. Checks a message before it is published.
 
 use clap::Subcommand;
 use comfy_table::Cell;
@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{CommandResult, Failure, account, output, store, webhooks};
+use super::{CommandResult, Failure, account, check, event_id, output, store};
 use crate::config::Settings;
 use crate::delivery::ErrorDetail;
 use crate::ids::{AccountId, DeliveryId, EventId, WebhookId};
@@ -17,17 +17,26 @@ const SHOW_EXAMPLE: &str = "\
 Example:
   penr-webhooks events show evt_01JD2Y --account acc_42";
 
+const CHECK_EXAMPLES: &str = "\
+Examples:
+  cat event.json | penr-webhooks events check
+  cat event.json | penr-webhooks events check --routing-key content.published --message-id evt_01JD2Y \\
+    --timestamp 1795428000 --content-encoding utf-8";
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Show which webhooks got an event, and how it stands with each
     #[command(after_help = SHOW_EXAMPLE)]
     Show(Show),
+    /// Say what a worker would do with the message on standard input, and to which webhooks it would go; publishes nothing
+    #[command(after_help = CHECK_EXAMPLES)]
+    Check(check::Outside),
 }
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Show {
     /// The event's id, as its publisher gave it, such as evt_01JD2Y
-    #[arg(value_parser = webhooks::event_id)]
+    #[arg(value_parser = event_id)]
     event_id: EventId,
     /// The account that the event belongs to, such as acc_42
     #[arg(long, value_parser = account)]
@@ -44,8 +53,14 @@ struct Reached {
     delivery: DeliveryRow,
 }
 
-pub(super) async fn run(Command::Show(arguments): Command, settings: &Settings, json: bool) -> CommandResult {
-    let Show { event_id, account } = arguments;
+pub(super) async fn run(command: Command, settings: &Settings, json: bool) -> CommandResult {
+    match command {
+        Command::Show(arguments) => show(arguments, settings, json).await,
+        Command::Check(outside) => check::message(&outside, settings, json).await,
+    }
+}
+
+async fn show(Show { event_id, account }: Show, settings: &Settings, json: bool) -> CommandResult {
     let store = store(settings)?;
     let reached = reached(&store, &account, &event_id).await?;
     if reached.is_empty() {

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::{CommandResult, terminal};
+use super::{CommandResult, Failure, terminal};
 use crate::delivery::ErrorDetail;
 use crate::scrub::scrub;
 use crate::store::{COUNTED_FOR_ONE, LogRow};
@@ -25,6 +25,31 @@ pub(super) fn json(document: &impl Serialize) -> CommandResult {
     let mut stdout = stdout().lock();
     let written = escaped::write(&mut stdout, document);
     unless_closed(written.and_then(|()| writeln!(stdout)))
+}
+
+/// One JSON document `{"data":[…],…}` on stdout that is written piece by piece, for a list without bound.
+pub(super) struct JsonList {
+    is_empty: bool,
+}
+
+impl JsonList {
+    pub(super) fn begin() -> Result<Self, Failure> {
+        unless_closed(write!(stdout(), "{{\"data\":["))?;
+        Ok(Self { is_empty: true })
+    }
+
+    pub(super) fn push(&mut self, piece: &impl Serialize) -> CommandResult {
+        let comma = if std::mem::take(&mut self.is_empty) { "" } else { "," };
+        let mut stdout = stdout().lock();
+        unless_closed(write!(stdout, "{comma}").and_then(|()| escaped::write(&mut stdout, piece)))
+    }
+
+    /// With one more field behind the list.
+    pub(super) fn end(self, name: &str, field: &impl Serialize) -> CommandResult {
+        let mut stdout = stdout().lock();
+        let written = write!(stdout, "],\"{name}\":").and_then(|()| escaped::write(&mut stdout, field));
+        unless_closed(written.and_then(|()| writeln!(stdout, "}}")))
+    }
 }
 
 /// One line on stdout, or several in one text.
@@ -219,6 +244,18 @@ pub(super) fn progress(length: u64) -> ProgressBar {
     }
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} {per_sec} {eta}");
     ProgressBar::new(length).with_style(style.expect("the template is valid"))
+}
+
+/// A progress bar on stderr, if that is a terminal, over an input of so many bytes; without a length it counts events.
+pub(super) fn progress_of_input(bytes: Option<u64>) -> ProgressBar {
+    if !terminal::can_draw() {
+        return ProgressBar::hidden();
+    }
+    let (bar, template) = match bytes {
+        Some(bytes) => (ProgressBar::new(bytes), "{bar:40} {bytes}/{total_bytes} {bytes_per_sec} {eta}"),
+        None => (ProgressBar::no_length(), "{pos} events {per_sec}"),
+    };
+    bar.with_style(ProgressStyle::with_template(template).expect("the template is valid"))
 }
 
 /// A time in UTC, to the second. The header of its column says that it is UTC.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::signals::Signals;
 use super::{CommandResult, Failure, account, nearest, output, store};
 use crate::config::Settings;
-use crate::ids::{AccountId, EventId, WebhookId};
+use crate::ids::{AccountId, WebhookId};
 use crate::secret::SigningSecret;
 use crate::store::{AnswerId, NewWebhook, Scope, Store};
 use crate::webhook::{CustomHeaders, MaxPerSecond, Subscriptions, Webhook, WebhookName, WebhookRefusal, WebhookUrl};
@@ -279,9 +279,4 @@ fn inactive(id: WebhookId, reason: Option<&str>) -> Failure {
 /// Parses a webhook's id, for clap.
 fn id(text: &str) -> Result<WebhookId, String> {
     WebhookId::parse(text).ok_or_else(|| "a webhook's id is a UUID, as `webhooks list` shows it".to_owned())
-}
-
-/// Parses an event's id, for clap.
-pub(super) fn event_id(text: &str) -> Result<EventId, String> {
-    EventId::parse(text).ok_or_else(|| "an event's id has 1 to 128 letters, digits, `_` and `-`".to_owned())
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, de};
 use super::layers::Layers;
 use super::management::{self, Management};
 use super::{ConfigError, UrlSource, password};
-use crate::bounds::{self, SECOND};
+use crate::bounds::{self, MIB, SECOND};
 use crate::secret::SecretText;
 
 /// More queues than this are of no use: each is a connection of every worker that takes from it.
@@ -67,6 +67,15 @@ pub struct Queue {
     /// The exchange for notices to penr.ai's own services.
     #[serde(deserialize_with = "broker_name")]
     pub notices_exchange: String,
+    /// The exchange that an operator's policy may make the alternate exchange of `events_exchange`.
+    #[serde(deserialize_with = "broker_name")]
+    pub unrouted_exchange: String,
+    /// The queue that keeps what comes to `unrouted_exchange`.
+    #[serde(deserialize_with = "broker_name")]
+    pub unrouted_queue: String,
+    /// The most bytes of message bodies in that queue: a further message drops the oldest.
+    #[serde(deserialize_with = "bounds::number::<_, _, 1024, { 1024 * 1024 * MIB }>")]
+    pub unrouted_max_bytes: i64,
     /// How many worker queues get events. See [`Queue::shard`].
     #[serde(deserialize_with = "bounds::number::<_, _, 1, { MAX_SHARDS as i64 }>")]
     pub shards: u16,
@@ -93,6 +102,7 @@ impl Queue {
         if queue.worker_queue == queue.dead_queue {
             return layers.refuse("queue.dead_queue", "must differ from queue.worker_queue");
         }
+        queue.check_names_of_unrouted(layers)?;
         if queue.shard_queues != 0 && queue.shard_queues < queue.shards {
             return layers.refuse("queue.shard_queues", "must be 0, or not less than queue.shards");
         }
@@ -100,6 +110,18 @@ impl Queue {
             queue.check_names_of_shards(layers)?;
         }
         Ok(queue)
+    }
+
+    fn check_names_of_unrouted(&self, layers: &Layers) -> Result<(), ConfigError> {
+        let is_worker_queue = self.all_shards().any(|shard| shard.queue == self.unrouted_queue);
+        if is_worker_queue || self.unrouted_queue == self.dead_queue {
+            return layers.refuse("queue.unrouted_queue", "must differ from the names of the other queues");
+        }
+        let others = [&self.events_exchange, &self.dead_exchange, &self.notices_exchange, &self.shards_exchange];
+        if others.contains(&&self.unrouted_exchange) {
+            return layers.refuse("queue.unrouted_exchange", "must differ from the names of the other exchanges");
+        }
+        Ok(())
     }
 
     fn check_names_of_shards(&self, layers: &Layers) -> Result<(), ConfigError> {
@@ -158,6 +180,9 @@ impl Queue {
             dead_exchange: "dead".into(),
             dead_queue: "dead.queue".into(),
             notices_exchange: "notices".into(),
+            unrouted_exchange: "unrouted".into(),
+            unrouted_queue: "unrouted.queue".into(),
+            unrouted_max_bytes: 1_000_000,
             shards: 1,
             shard_queues: 0,
             shards_exchange: "shards".into(),

@@ -136,6 +136,8 @@ impl Malformed {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::{Looks, Malformed};
 
     /// One of each variant, in the order in which they are declared.
@@ -185,5 +187,31 @@ mod tests {
             let (wrong, cure) = text.split_once(": ").unwrap_or_else(|| panic!("no cure: {text}"));
             assert!(wrong.len() > 10 && cure.len() > 10 && !text.contains('\n') && text.len() < 150, "{text}");
         }
+    }
+
+    /// Rows of the table in `docs/publishing.md`: reason and text. All numbers are written as N, because they are examples.
+    fn documented() -> BTreeSet<(String, String)> {
+        let document = include_str!("../../docs/publishing.md");
+        let section = document.split("\n## ").find(|section| section.starts_with("What becomes a dead letter\n"));
+        let rows = section.expect("the section exists").lines().filter_map(|line| line.strip_prefix("| `"));
+        let cells = rows.filter_map(|row| row.strip_suffix(" |")?.split_once("` | "));
+        cells.map(|(reason, text)| (reason.to_owned(), without_numbers(text))).collect()
+    }
+
+    fn without_numbers(text: &str) -> String {
+        let mut plain = text.replace(|char: char| char.is_ascii_digit(), "N");
+        while plain.contains("NN") {
+            plain = plain.replace("NN", "N");
+        }
+        plain
+    }
+
+    #[test]
+    fn the_document_for_publishers_has_every_reason_with_its_text() {
+        let missing = ["type", "account_id", "data"].map(Malformed::Missing);
+        let not_a_string = ["type", "account_id", "occurred_at"].map(Malformed::NotAString);
+        let texts = all().into_iter().chain(missing).chain(not_a_string);
+        let texts = texts.map(|malformed| (malformed.reason().to_owned(), without_numbers(&malformed.to_string())));
+        assert_eq!(documented(), texts.collect());
     }
 }

@@ -8,13 +8,15 @@ use serde_json::{Map, Value};
 
 use crate::config::Queue;
 
-/// One of our two queues.
+/// One of our queues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OurQueue {
     /// The worker queue: events that wait for a worker.
     Events,
     /// The dead queue.
     DeadLetters,
+    /// The bounded queue of events that no queue takes.
+    Unrouted,
 }
 
 /// A limit or a rule in force for a queue that breaks a promise of ours.
@@ -53,6 +55,7 @@ pub(crate) fn harms(queue: OurQueue, in_force: InForce<'_>, expected: &Queue) ->
     let mut found = match queue {
         OurQueue::Events => of_events(in_force, expected),
         OurQueue::DeadLetters => of_dead_letters(in_force, expected),
+        OurQueue::Unrouted => of_unrouted(in_force, expected),
     };
     found.sort_by_key(|harm| !harm.loses);
     found
@@ -103,6 +106,24 @@ fn of_dead_letters(queue: InForce<'_>, expected: &Queue) -> Vec<Harm> {
         };
         found.extend(harm(queue.limit(key), key, Loses(!refuses), consequence));
     }
+    found.extend(expiry(queue));
+    found
+}
+
+/// It is bounded in any case, so a lower bound is no harm.
+fn of_unrouted(queue: InForce<'_>, expected: &Queue) -> Vec<Harm> {
+    let mut found = Vec::new();
+    let often = queue.limit("delivery-limit").filter(|(limit, _)| *limit >= 0 && *limit < expected.dead_delivery_limit);
+    found.extend(harm(often, "delivery-limit", Loses(true), "an unrouted event that was read so often is dropped"));
+    let late = "unrouted events are dropped after that time";
+    found.extend(harm(queue.limit("message-ttl"), "message-ttl", Loses(true), late));
+    let refused = queue.overflow().filter(|(overflow, _)| overflow != "drop-head");
+    found.extend(harm(
+        refused,
+        "overflow",
+        Loses(true),
+        "once it is full, new events are lost or refused, not the oldest",
+    ));
     found.extend(expiry(queue));
     found
 }
@@ -191,6 +212,10 @@ mod tests {
                 "x-queue-type": "quorum", "x-delivery-limit": 100, "x-dead-letter-exchange": "dead",
                 "x-dead-letter-strategy": "at-least-once", "x-overflow": "reject-publish",
             }),
+            OurQueue::Unrouted => json!({
+                "x-queue-type": "quorum", "x-delivery-limit": 1_000_000, "x-max-length-bytes": 1_000_000,
+                "x-overflow": "drop-head",
+            }),
         };
         map(arguments)
     }
@@ -240,6 +265,16 @@ mod tests {
                 "{policy}"
             );
         }
+    }
+
+    #[test]
+    fn a_policy_harms_unrouted_events_if_it_drops_others_than_the_oldest_of_a_full_queue() {
+        let of = |policy: Value| found(OurQueue::Unrouted, &declared(OurQueue::Unrouted), policy);
+        let nothing: [&str; 0] = [];
+        assert_eq!(of(json!({"max-length": 10, "max-length-bytes": 10, "overflow": "drop-head"})), nothing);
+        let harmful = json!({"delivery-limit": 3, "message-ttl": 1, "overflow": "reject-publish", "expires": 1});
+        let all = ["delivery-limit loses", "message-ttl loses", "overflow loses", "expires loses"];
+        assert_eq!(of(harmful), all);
     }
 
     #[test]

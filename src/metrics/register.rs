@@ -94,6 +94,7 @@ impl Metrics {
             self.queue_messages.clone(),
         );
         all.register("queue_consumers", "Consumers of a queue", self.queue_consumers.clone());
+        all.register("unrouted", "Messages that no queue took, kept in a queue of their own", self.unrouted.clone());
         all.register("unacknowledged", "Broker messages that this worker has in hand", self.unacknowledged.clone());
         all.register("prefetch", "The most broker messages that this worker may have in hand", self.prefetch.clone());
         all.register(

@@ -148,7 +148,7 @@ impl Consumer {
             Some(Err(error)) => return ConsumerState::Lost(error),
             None => return ConsumerState::Stopped,
         };
-        let attach = attach(&link, &self.part, &self.taking, &mut supervisor.isolation);
+        let attach = attach(&link, &self.part, &self.taking, supervisor);
         let (attachment, consuming, unchecked) = match self.stop.run_until_cancelled(attach).await {
             Some(Ok(attached)) => attached,
             Some(Err(error)) => return lose(link, error).await,
@@ -168,14 +168,18 @@ impl Consumer {
     async fn consume(&self, attached: Attached, supervisor: &mut Supervisor) -> ConsumerState {
         let Attached { link, attachment, consuming, unchecked } = attached;
         let (queue, quiet) = (self.queue(), self.amqp.connect_timeout / 4);
+        // The pump needs the supervisor meanwhile.
+        let mut unrouted = std::mem::take(&mut supervisor.unrouted);
         let rights_missing = |missing| self.standing.change(|standing| standing.rights_missing = missing);
         let end = tokio::select! {
             biased;
             end = self.pump(&attachment, consuming, supervisor) => end,
             never = keep_declared(&link, &self.part, unchecked, rights_missing) => match never {},
+            never = unrouted.keep(&link, &self.part) => match never {},
             never = keep_counted(&link, &self.part, &self.taking.metrics) => match never {},
             lost = until_lost(&link, queue, &attachment, quiet) => End::Lost(lost),
         };
+        supervisor.unrouted = unrouted;
         if !matches!(end, End::Lost(_)) {
             self.standing.change(|standing| standing.attached = false);
         }

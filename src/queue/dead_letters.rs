@@ -1,4 +1,4 @@
-//! Reads dead letters, removes them one by one, and loses none that was only read.
+//! Reads dead letters and unrouted events, which are handled alike, removes them one by one, and loses none that was only read.
 //!
 //! A letter that was read stays in its queue until it is removed: when the connection ends, for whatever reason, the broker
 //! puts it back. But a quorum queue counts how often a letter was put back, and drops it beyond the queue's delivery limit,
@@ -38,6 +38,27 @@ pub(crate) const BATCH: usize = 24;
 /// No further letter is read for a batch whose bodies have so many bytes.
 pub(crate) const BATCH_BYTES: usize = 16 * 1024 * 1024;
 
+/// One of the two queues that keep messages which nobody delivers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LetterQueue {
+    /// What workers rejected, or what was delivered too often.
+    Dead,
+    /// What no queue took when it was published. Workers have never seen it.
+    Unrouted,
+}
+
+impl LetterQueue {
+    pub(crate) const ALL: [Self; 2] = [Self::Dead, Self::Unrouted];
+
+    /// The queue's name at the broker.
+    pub(crate) fn name(self, settings: &Queue) -> &str {
+        match self {
+            Self::Dead => &settings.dead_queue,
+            Self::Unrouted => &settings.unrouted_queue,
+        }
+    }
+}
+
 /// The broker counted the returns of letters that were read, since they could not be rewritten.
 #[derive(Debug)]
 pub(crate) struct Counted {
@@ -60,7 +81,10 @@ pub(crate) struct DeadLetters {
     channel: Channel,
     /// The connection's events.
     events: Pin<Box<dyn Stream<Item = Event> + Send>>,
-    queue: Queue,
+    kept_in: LetterQueue,
+    /// The queue's name.
+    queue: String,
+    confirm_timeout: Duration,
     limit: DeliveryLimit,
     /// How many letters were read and not removed.
     unacked: u32,
@@ -77,19 +101,34 @@ struct ToRewrite {
 }
 
 impl DeadLetters {
-    /// `delivery_limit` is the limit in force for the dead queue, policies included, if it is known.
+    /// `delivery_limit` is the limit in force for the queue, policies included, if it is known.
     ///
     /// # Errors
     ///
     /// [`QueueError::Unavailable`] if no node serves, [`QueueError::Address`] if `AMQP_URL` cannot be used.
-    pub(crate) async fn connect(amqp: &Amqp, queue: &Queue, delivery_limit: Option<u32>) -> Result<Self, QueueError> {
+    pub(crate) async fn connect(
+        amqp: &Amqp,
+        settings: &Queue,
+        kept_in: LetterQueue,
+        delivery_limit: Option<u32>,
+    ) -> Result<Self, QueueError> {
         let link = connect(amqp, Purpose::DeadLetters).await?;
         let events = Box::pin(link.events());
         let channel = link.channel().await?;
-        let declared = u32::try_from(queue.dead_delivery_limit).unwrap_or(u32::MAX);
-        let limit = DeliveryLimit { known: delivery_limit, declared };
-        let (rewriter, queue, to_rewrite) = (Rewriter::new(amqp, queue), queue.clone(), ToRewrite::default());
-        Ok(Self { link, channel, events, queue, limit, unacked: 0, to_rewrite, rewriter, counted: None })
+        let declared = u32::try_from(settings.dead_delivery_limit).unwrap_or(u32::MAX);
+        Ok(Self {
+            link,
+            channel,
+            events,
+            kept_in,
+            queue: kept_in.name(settings).to_owned(),
+            confirm_timeout: settings.confirm_timeout,
+            limit: DeliveryLimit { known: delivery_limit, declared },
+            unacked: 0,
+            to_rewrite: ToRewrite::default(),
+            rewriter: Rewriter::new(amqp, settings, kept_in),
+            counted: None,
+        })
     }
 
     /// How many letters are in the queue, without those that somebody has read and not settled.
@@ -98,13 +137,11 @@ impl DeadLetters {
     ///
     /// [`QueueError::NoQueue`] if no worker has declared the queue yet, [`QueueError::Forbidden`] if a right is lacking.
     pub(crate) async fn count(&self) -> Result<u32, QueueError> {
-        let counted = depth(&self.channel, &self.queue.dead_queue);
-        match bounded(self.queue.confirm_timeout, "counting", counted).await {
+        let counted = depth(&self.channel, &self.queue);
+        match bounded(self.confirm_timeout, "counting", counted).await {
             Ok(depth) => Ok(depth.messages),
-            Err(error) if error.is_missing() => Err(QueueError::NoQueue(self.queue.dead_queue.clone())),
-            Err(error) => {
-                Err(error.or_missing_rights(|| MissingRights::counting(self.link.user(), &self.queue.dead_queue)))
-            }
+            Err(error) if error.is_missing() => Err(QueueError::NoQueue(self.queue.clone())),
+            Err(error) => Err(error.or_missing_rights(|| MissingRights::counting(self.link.user(), &self.queue))),
         }
     }
 
@@ -120,9 +157,10 @@ impl DeadLetters {
             return Ok(None);
         }
         loop {
-            let got = get(&self.channel, &self.queue.dead_queue, &mut self.events);
-            let got = bounded(self.queue.confirm_timeout, "reading", got).await;
-            let letter = got.map_err(|error| error.or_missing_rights(|| self.missing_rights()))?.map(DeadLetter::read);
+            let got = get(&self.channel, &self.queue, &mut self.events);
+            let got = bounded(self.confirm_timeout, "reading", got).await;
+            let got = got.map_err(|error| error.or_missing_rights(|| self.missing_rights()))?;
+            let letter = got.map(|message| DeadLetter::read(message, self.kept_in));
             self.unacked += u32::from(letter.is_some());
             match letter {
                 // Skip copies that this run has made: one with a priority is read before older letters.
@@ -143,7 +181,7 @@ impl DeadLetters {
     }
 
     fn missing_rights(&self) -> MissingRights {
-        MissingRights::reading(self.link.user(), &self.queue.dead_queue)
+        MissingRights::reading(self.link.user(), &self.queue)
     }
 
     /// Removes the letter from the queue. Only [`DeadLetters::close`] makes sure of it: RabbitMQ passes 32 removals on to a
@@ -155,7 +193,7 @@ impl DeadLetters {
     /// The connection or channel has ended.
     pub(crate) async fn remove(&mut self, letter: &DeadLetter) -> Result<(), QueueError> {
         let ack = self.channel.basic_ack(letter.tag, BasicAckOptions::default());
-        bounded(self.queue.confirm_timeout, "removing", ack).await?;
+        bounded(self.confirm_timeout, "removing", ack).await?;
         self.unacked -= 1;
         Ok(())
     }
@@ -195,13 +233,13 @@ impl DeadLetters {
             let expected = self.count().await?.saturating_add(self.unacked);
             // From RabbitMQ 4.3 on, returns by `nack` are not counted, but returns by the channel's end are.
             let options = BasicNackOptions { multiple: true, requeue: true };
-            bounded(self.queue.confirm_timeout, "giving back", self.channel.basic_nack(0, options)).await?;
+            bounded(self.confirm_timeout, "giving back", self.channel.basic_nack(0, options)).await?;
             let deadline = Instant::now() + RETURN_TIMEOUT;
             while self.count().await? < expected && Instant::now() < deadline {
                 tokio::time::sleep(RETURN_POLL).await;
             }
         }
-        let closed = bounded(self.queue.confirm_timeout, "giving back", self.channel.close(200, name("done"))).await;
+        let closed = bounded(self.confirm_timeout, "giving back", self.channel.close(200, name("done"))).await;
         self.link.close().await.ok();
         self.rewriter.close().await;
         closed.map(|()| self.counted)

@@ -88,13 +88,14 @@ struct Counts<'a> {
 
 impl<'a> Counts<'a> {
     fn of(queue: &Queue, metrics: &'a Metrics) -> Self {
-        let counted = |name: String, gets_messages| Counted {
-            label: QueueLabel { queue: name },
-            gets_messages,
-            asked: Asked::Now,
-        };
-        let shards = queue.all_shards().map(|shard| counted(shard.queue, shard.gets_events));
-        Self { queues: shards.chain([counted(queue.dead_queue.clone(), true)]).collect(), metrics }
+        let counted = |name: String, kind| Counted { label: QueueLabel { queue: name }, kind, asked: Asked::Now };
+        let kind = |gets_events| if gets_events { Kind::GetsMessages } else { Kind::IsEmptied };
+        let shards = queue.all_shards().map(|shard| counted(shard.queue, kind(shard.gets_events)));
+        let others = [
+            counted(queue.dead_queue.clone(), Kind::GetsMessages),
+            counted(queue.unrouted_queue.clone(), Kind::Unrouted),
+        ];
+        Self { queues: shards.chain(others).collect(), metrics }
     }
 
     /// Counts each queue.
@@ -120,9 +121,17 @@ impl Drop for Counts<'_> {
 /// A queue whose metrics are kept.
 struct Counted {
     label: QueueLabel,
-    /// False: nobody needs to take it while it is empty.
-    gets_messages: bool,
+    kind: Kind,
     asked: Asked,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    GetsMessages,
+    /// Nobody needs to take it while it is empty.
+    IsEmptied,
+    /// It keeps what no queue takes, and has a metric of its own: it has no consumers, and its messages wait for no worker.
+    Unrouted,
 }
 
 /// Whether the broker is asked about a queue.
@@ -162,7 +171,11 @@ impl Counted {
 
     /// A queue that gets no events and has none is not shown: that nobody consumes it would look like a fault.
     fn show(&self, depth: Depth, metrics: &Metrics) {
-        if !self.gets_messages && depth.messages == 0 && depth.consumers == 0 {
+        if self.kind == Kind::Unrouted {
+            metrics.unrouted.set(Some(depth.messages.into()));
+            return;
+        }
+        if self.kind == Kind::IsEmptied && depth.messages == 0 && depth.consumers == 0 {
             return self.hide(metrics);
         }
         metrics.queue_messages.get_or_create(&self.label).set(depth.messages.into());
@@ -170,6 +183,10 @@ impl Counted {
     }
 
     fn hide(&self, metrics: &Metrics) {
+        if self.kind == Kind::Unrouted {
+            metrics.unrouted.set(None);
+            return;
+        }
         metrics.queue_messages.remove(&self.label);
         metrics.queue_consumers.remove(&self.label);
     }
@@ -192,8 +209,10 @@ mod tests {
 
     fn shown(metrics: &Metrics) -> Vec<String> {
         let text = metrics.render(crate::metrics::Format::Classic);
+        let unrouted = text.lines().filter(|line| line.starts_with("penr_webhooks_unrouted ")).map(str::to_owned);
         let consumers = text.lines().filter_map(|line| line.strip_prefix("penr_webhooks_queue_consumers{queue=\""));
-        let mut names: Vec<_> = consumers.filter_map(|line| Some(line.split_once('"')?.0.to_owned())).collect();
+        let names = consumers.filter_map(|line| Some(line.split_once('"')?.0.to_owned()));
+        let mut names: Vec<_> = names.chain(unrouted).collect();
         names.sort();
         names
     }
@@ -207,10 +226,11 @@ mod tests {
             shown(&metrics)
         };
         let (first, second, third) = ("events.queue", "events.queue.2", "events.queue.3");
-        assert_eq!(shown(5, 1), ["dead.queue", first, second, third]);
-        assert_eq!(shown(0, 0), ["dead.queue", first, second]);
-        assert_eq!(shown(5, 0), ["dead.queue", first, second, third]);
-        assert_eq!(shown(0, 1), ["dead.queue", first, second, third]);
+        let (five, none) = ("penr_webhooks_unrouted 5", "penr_webhooks_unrouted 0");
+        assert_eq!(shown(5, 1), ["dead.queue", first, second, third, five]);
+        assert_eq!(shown(0, 0), ["dead.queue", first, second, none]);
+        assert_eq!(shown(5, 0), ["dead.queue", first, second, third, five]);
+        assert_eq!(shown(0, 1), ["dead.queue", first, second, third, none]);
     }
 
     #[test]
@@ -218,7 +238,7 @@ mod tests {
         let metrics = Metrics::default();
         let counts = Counts::of(&Queue::example(), &metrics);
         counts.queues.iter().for_each(|queue| queue.show(Depth { messages: 5, consumers: 1 }, &metrics));
-        assert_eq!(shown(&metrics), ["dead.queue", "events.queue"]);
+        assert_eq!(shown(&metrics), ["dead.queue", "events.queue", "penr_webhooks_unrouted 5"]);
         drop(counts);
         assert_eq!(shown(&metrics), [""; 0]);
     }

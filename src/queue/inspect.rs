@@ -19,8 +19,8 @@ use super::connection::link::{Link, Purpose, bounded};
 use super::convert::name;
 use super::depth::{Depth, depth};
 use super::error::{QueueError, is_forbidden, is_missing};
-use super::topology::declare::note_unbindable;
-use super::topology::entities::{Entity, entities};
+use super::topology::declare::{note_unbindable, note_unbindable_unrouted};
+use super::topology::entities::{Entity, entities, unrouted_entities};
 use super::topology::rights::{MissingRights, Names, Right};
 use super::topology::unchecked::UncheckedTopology;
 use crate::config::{Amqp, Queue};
@@ -56,6 +56,20 @@ pub(crate) struct Topology {
     pub(crate) left_over: Vec<(String, Depth)>,
     /// `None` if it does not exist, or is not shown to this user.
     pub(crate) dead_queue: Option<Depth>,
+    pub(crate) unrouted: UnroutedQueue,
+}
+
+/// What keeps events that no queue takes, compared with what a worker would declare.
+#[derive(Debug, Default)]
+pub(crate) struct UnroutedQueue {
+    /// The exchange or the queue that nobody has declared yet, or both.
+    pub(crate) missing: Vec<String>,
+    /// The broker's text about each one that has other arguments.
+    pub(crate) different: Vec<String>,
+    /// What this user may not declare or bind.
+    pub(crate) unchecked: UncheckedTopology,
+    /// `None` if the queue does not exist, or is not shown to this user.
+    pub(crate) depth: Option<Depth>,
 }
 
 /// The result of sending a message to ourselves.
@@ -113,7 +127,7 @@ impl Broker {
         for entity in entities(queue) {
             match self.exists(&entity).await? {
                 Some(false) => found.missing.push(entity.name),
-                Some(true) => self.compare(&entity, &mut found).await?,
+                Some(true) => found.different.extend(self.compare(&entity, &mut found.unchecked).await?),
                 None => found.unchecked.add(&entity),
             }
         }
@@ -129,6 +143,25 @@ impl Broker {
         let depths = try_join_all(further.iter().map(|queue| self.depth(queue))).await?;
         found.left_over = further.into_iter().zip(depths).filter_map(|(queue, depth)| Some((queue, depth?))).collect();
         found.dead_queue = self.depth(&queue.dead_queue).await?;
+        found.unrouted = self.unrouted(queue).await?;
+        Ok(found)
+    }
+
+    async fn unrouted(&self, queue: &Queue) -> Result<UnroutedQueue, QueueError> {
+        let mut found =
+            UnroutedQueue { unchecked: UncheckedTopology::of(self.link.user()), ..UnroutedQueue::default() };
+        for entity in unrouted_entities(queue) {
+            match self.exists(&entity).await? {
+                Some(false) => found.missing.push(entity.title()),
+                Some(true) => found.different.extend(self.compare(&entity, &mut found.unchecked).await?),
+                None => found.unchecked.add(&entity),
+            }
+        }
+        if found.missing.is_empty() {
+            let note = note_unbindable_unrouted(&self.link, queue, &mut found.unchecked);
+            self.link.answer("looking at what is bound", note).await?;
+        }
+        found.depth = self.depth(&queue.unrouted_queue).await?;
         Ok(found)
     }
 
@@ -215,17 +248,18 @@ impl Broker {
         }
     }
 
-    async fn compare(&self, entity: &Entity, found: &mut Topology) -> Result<(), QueueError> {
+    /// The broker's text if the entity has other arguments.
+    async fn compare(&self, entity: &Entity, unchecked: &mut UncheckedTopology) -> Result<Option<String>, QueueError> {
         let channel = self.link.channel().await?;
         match self.answer(entity.declare(&channel)).await? {
-            Ok(()) => return self.close_channel(&channel).await,
-            Err(error) if is_forbidden(&error) => found.unchecked.add(entity),
+            Ok(()) => self.close_channel(&channel).await?,
+            Err(error) if is_forbidden(&error) => unchecked.add(entity),
             Err(error) => match QueueError::of_declaration(error) {
-                QueueError::Mismatch(difference) => found.different.push(difference),
+                QueueError::Mismatch(difference) => return Ok(Some(difference)),
                 error => return Err(error),
             },
         }
-        Ok(())
+        Ok(None)
     }
 
     async fn close_channel(&self, channel: &Channel) -> Result<(), QueueError> {

@@ -7,6 +7,7 @@
 //!                                                           ─▶ part       what of it one consumer needs
 //!                                                           ─▶ unchecked  what this user may not declare or bind
 //!                                                           ─▶ rights     which right is lacking, for errors
+//!  unrouted   both for what keeps events that no queue takes, which workers can do without
 //!  plugin     whether the broker can spread events over several queues, for `doctor`
 //! ```
 
@@ -17,4 +18,5 @@ pub(super) mod part;
 pub(super) mod plugin;
 pub(super) mod rights;
 pub(super) mod unchecked;
+pub(super) mod unrouted;
 pub(super) mod watch;

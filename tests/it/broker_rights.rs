@@ -10,6 +10,7 @@ const OPERATING: &str = include_str!("../../docs/operating.md");
 const ACCOUNT: &str = "acc_1";
 const TYPE: &str = "content.created";
 const ATTACHED: &str = "consumer attached";
+const NOT_KEPT: &str = "events that no queue takes are not kept";
 const DELETED: &str = "somebody deleted at the broker what the worker may not declare";
 
 /// The test's users, each with the beginning of its row in the table.
@@ -33,7 +34,11 @@ fn rights(begins: &str) -> [String; 3] {
 
 async fn let_in(servers: &PrivateServers) {
     let rights = ROWS.map(|(_, begins)| rights(begins));
-    let users: Vec<_> = ROWS.iter().zip(&rights).map(|((user, _), [c, w, r])| [*user, c.as_str(), w, r]).collect();
+    let mut users: Vec<_> = ROWS.iter().zip(&rights).map(|((user, _), [c, w, r])| [*user, c.as_str(), w, r]).collect();
+    // What a worker needed before there was a queue of unrouted events, in the documented form and cut to the names.
+    users.push(["former", r"^penr\.", r"^penr\.webhooks", r"^penr\."]);
+    users.push(["cut", r"^penr\.webhooks", r"^penr\.webhooks", r"^penr\."]);
+    users.push(["former_looking", "^$", "^$", r"^penr\.webhooks\.dead$"]);
     servers.let_users(&users).await;
 }
 
@@ -64,6 +69,7 @@ async fn each_row_of_the_table_is_enough_and_what_lacks_a_right_waits_for_it() {
     site = dead_letters_are_listed_requeued_and_discarded(site).await;
     what_is_deleted_and_may_not_be_declared_is_told_once(&site, &mut narrow).await;
     site = the_doctor_says_what_it_cannot_check(site).await;
+    site = who_has_the_rights_of_the_release_before_does_without_unrouted_events(site).await;
     wait_until("all is declared again", async || !readyz(&mut narrow).await.1.contains("rights")).await;
     let log = narrow.log_lines();
     assert_eq!(narrow.log().matches(DELETED).count(), 1, "{}", narrow.log());
@@ -180,9 +186,11 @@ async fn the_doctor_says_what_it_cannot_check(site: Site) -> Site {
     let report = site.doctor().await;
     report.assert("topology", "ok", &[]);
     report.assert("round_trip", "ok", &[]);
+    report.assert("unrouted", "ok", &[]);
     let site = site.with_broker_user("declaring");
     let report = site.doctor().await;
     report.assert("topology", "ok", &[]);
+    report.assert("unrouted", "ok", &[]);
     report.assert(
         "round_trip",
         "warns",
@@ -196,5 +204,49 @@ async fn the_doctor_says_what_it_cannot_check(site: Site) -> Site {
     report.assert("topology", "warns", &words);
     report.assert("topology", "warns", &["nor bind penr.webhooks.dead to", "loses rejected messages"]);
     report.assert("round_trip", "warns", &[r"configure on ^penr\\.webhooks\\.doctor\\.", r"write on ^amq\\.default$"]);
+    site
+}
+
+/// A worker that is to say once, as a warning, that unrouted events are not kept, with these words, and that works all the same.
+async fn it_says_once_that_they_are_not_kept(site: &Site, user: &str, words: &[&str]) {
+    let mut worker = site.launch(&["worker"]).env("AMQP_URL", &site.amqp_url_of(user)).start_worker().await;
+    let (status, said) = readyz(&mut worker).await;
+    assert!(status == 200 && !said.contains("rights"), "{said}");
+    let log = worker.log_lines();
+    let told: Vec<_> = lines(&log, "WARN").into_iter().filter(|line| line.to_string().contains(NOT_KEPT)).collect();
+    let [told] = &told[..] else { panic!("not told once: {}", worker.log()) };
+    assert!(words.iter().all(|word| told.to_string().contains(word)), "no {words:?} in {told}");
+    worker.terminate();
+    assert!(worker.wait().await.success(), "{}", worker.log());
+}
+
+async fn who_has_the_rights_of_the_release_before_does_without_unrouted_events(site: Site) -> Site {
+    let mut amqp = site.own_amqp().await;
+    amqp.delete_queue(site.unrouted_queue()).await.unwrap();
+    amqp.delete_exchange(site.unrouted_exchange()).await.unwrap();
+    let right = r"give it configure on ^penr\\.events\\.unrouted$, or declare it";
+    it_says_once_that_they_are_not_kept(&site, "cut", &["the user cut may not declare the exchange", right]).await;
+    let site = site.with_broker_user("cut");
+    let missing = ["not declared: the exchange penr.events.unrouted, the queue penr.events.unrouted"];
+    site.doctor().await.assert("unrouted", "warns", &missing);
+    let right = r"give it write on ^penr\\.events\\.unrouted$ and read on ^penr\\.events\\.unrouted$, or bind it";
+    it_says_once_that_they_are_not_kept(&site, "former", &["the user former may not bind the queue", right]).await;
+    let site = site.with_broker_user("former");
+    let unbound =
+        ["may not bind penr.events.unrouted to penr.events.unrouted", r"give it write on ^penr\\.events\\.unrouted$"];
+    site.doctor().await.assert("unrouted", "warns", &unbound);
+    let unrouted = Message::to("", site.unrouted_queue(), "no event").with_id("msg_1");
+    assert_eq!(site.publish_message(&unrouted).await, Fate::Confirmed);
+    let site = site.with_broker_user("former_looking");
+    let listed = site.cli(&["dead-letters", "list"]).await;
+    let note =
+        "note: unrouted events are not looked at: the user former_looking may not read the queue penr.events.unrouted";
+    assert!(listed.code == 0 && listed.stderr.contains(note), "{listed:?}");
+    let site = site.with_broker_user("looking");
+    assert_eq!(site.json(&["dead-letters", "discard", "msg_1"]).await["discarded"], 1);
+    // With the documented rights it is bound again.
+    a_worker_declares_all(&site).await;
+    let to_exchange = Message::to(site.unrouted_exchange(), "no.such", "no event");
+    assert_eq!(site.publish_message(&to_exchange).await, Fate::Confirmed);
     site
 }

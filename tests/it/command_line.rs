@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::support::*;
 
 mod changes;
+mod check;
 mod erases;
 mod foreign_text;
 mod headers_and_pace;
@@ -15,6 +16,7 @@ mod installs;
 mod listen;
 mod pipes;
 mod publish;
+mod publish_stdin;
 mod rotates;
 mod startup;
 mod stories;

@@ -2,6 +2,7 @@
 
 mod looks;
 mod unreadable;
+mod unrouted;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

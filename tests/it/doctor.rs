@@ -13,6 +13,7 @@ mod database;
 mod machine;
 mod policies;
 mod processes;
+mod unrouted;
 
 /// The names of the checks that need the settings alone.
 const OF_SETTINGS: [&str; 7] =
@@ -34,7 +35,7 @@ const OF_DATABASE: [&str; 11] = [
 ];
 
 /// The checks that need a broker that answers.
-const OF_BROKER: [&str; 4] = ["topology", "worker_queue", "dead_letters", "round_trip"];
+const OF_BROKER: [&str; 5] = ["topology", "worker_queue", "dead_letters", "round_trip", "unrouted"];
 
 /// The checks of who works here, which need both servers.
 const OF_PROCESSES: [&str; 2] = ["processes", "consumers"];
@@ -88,6 +89,10 @@ impl Report {
         assert_eq!(check["status"], status, "{check}");
         assert!(said.iter().all(|said| check.to_string().contains(said)), "no {said:?} in {check}");
         assert_eq!(check["advice"].is_null(), status == "ok", "{check}");
+    }
+
+    fn advice(&self, name: &str) -> String {
+        self.check(name)["advice"].as_str().expect("an advice").to_owned()
     }
 
     #[track_caller]

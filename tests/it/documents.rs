@@ -93,6 +93,14 @@ fn every_link_in_a_document_leads_somewhere() {
     }
 }
 
+/// A document without its programs in Rust, which use other libraries.
+fn without_programs(text: &str) -> String {
+    let mut parts = text.split("\n```rust\n");
+    let first = parts.next().unwrap_or_default();
+    let behind = parts.filter_map(|part| part.split_once("\n```\n")).map(|(_, behind)| behind);
+    std::iter::once(first).chain(behind).collect::<Vec<_>>().join("\n")
+}
+
 /// What a document about the code names: files below `src/`, and functions as `Type::function`.
 fn names(text: &str) -> (BTreeSet<&str>, BTreeSet<&str>) {
     let known = |c: char| c.is_ascii_alphanumeric() || "_/.:".contains(c);
@@ -112,7 +120,8 @@ fn files_and_functions_that_the_documents_name_exist() {
     let sources: String = sources.collect();
     let mut missing = Vec::new();
     for (document, text) in documents().iter().filter(|(path, _)| path.starts_with("docs")) {
-        let (files, functions) = names(text);
+        let text = without_programs(text);
+        let (files, functions) = names(&text);
         let files = files.into_iter().filter(|file| !root().join("src").join(file).exists());
         let unknown = |function: &&str| !sources.contains(&format!("fn {function}"));
         missing.extend(
@@ -128,6 +137,29 @@ fn files_and_functions_that_the_documents_name_exist() {
 fn readme_is_short() {
     let lines = fs::read_to_string(root().join("README.md")).unwrap().lines().count();
     assert!(lines < 250, "README.md has {lines} lines: move what only some readers need to docs/");
+}
+
+/// They are run by `make examples`; what readers copy must be what was run.
+#[test]
+fn the_document_for_publishers_shows_every_example_as_it_is_run() {
+    let document = fs::read_to_string(root().join("docs/publishing.md")).unwrap();
+    let examples: Vec<_> = files().into_iter().filter(|(path, _)| path.starts_with("examples/publish")).collect();
+    assert!(examples.len() > 6, "{examples:?}");
+    for (path, code) in examples {
+        assert!(document.contains(&format!("\n{code}```\n")), "docs/publishing.md shows another {}", path.display());
+    }
+}
+
+#[test]
+fn the_document_for_publishers_names_every_type_of_the_catalogue() {
+    let settings = fs::read_to_string(root().join("config/default.toml")).unwrap();
+    let document = fs::read_to_string(root().join("docs/publishing.md")).unwrap();
+    let types = settings.lines().filter_map(|line| line.strip_prefix("[event_types.\"")?.strip_suffix("\"]"));
+    let types: Vec<&str> = types.collect();
+    assert_eq!(types.len(), 7);
+    for event_type in types {
+        assert!(document.contains(&format!("`{event_type}`")), "docs/publishing.md does not name {event_type}");
+    }
 }
 
 /// The alert rules of `config/prometheus`.

@@ -37,6 +37,8 @@ async fn run(site: &Site) -> (Replica, String) {
     let operations = operations(&mut process).await;
     let queue = format!("queue_consumers{{queue=\"{}\"}}", site.worker_queue());
     wait_until("the queue is counted", async || metric(&operations, &queue).await >= 1.0).await;
+    let is_counted = async || get(&operations, "/metrics").await.text().contains("penr_webhooks_unrouted ");
+    wait_until("the queue of unrouted events is counted", is_counted).await;
     wait_until("it sees itself", async || metric(&operations, "processes{role=\"both\"}").await == 1.0).await;
     (process, operations)
 }

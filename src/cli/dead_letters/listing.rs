@@ -1,4 +1,4 @@
-//! Lists the oldest dead letters.
+//! Lists the oldest dead letters and unrouted events.
 
 use serde_json::json;
 
@@ -6,40 +6,74 @@ use super::look::{self, DISCARD_UNREADABLE};
 use super::row::{self, DeadLetterRow, UNREADABLE};
 use crate::cli::{CommandResult, output};
 use crate::config::Settings;
+use crate::queue::{Counted, LetterQueue, QueueError};
 
-/// At least so many are read to find the oldest ones. Reading one costs the broker a write to its disk.
+/// At least so many are read of each queue to find the oldest ones. Reading one costs the broker a write to its disk.
 const LOOKED_AT: u32 = 1000;
 
 pub(super) async fn print(settings: &Settings, limit: u32, show: bool, json: bool) -> CommandResult {
-    let mut letters = look::connect(settings).await?;
-    let total = letters.count().await?;
-    let mut oldest = Oldest { limit: limit as usize, rows: Vec::new() };
-    let mut read = 0;
-    while read < total.min(LOOKED_AT.max(limit)) {
-        let Some(letter) = letters.next().await? else { break };
-        read += 1;
-        let row = DeadLetterRow::of(&letter, &settings.events);
-        oldest.add(if show { row.with_payload(&letter) } else { row });
-        letters.give_back(letter).await?;
+    let mut look = Look { settings, limit, show, oldest: Oldest { limit: limit as usize, rows: Vec::new() } };
+    let (mut seen, mut counted) = (Seen::default(), Vec::new());
+    for queue in LetterQueue::ALL {
+        match look.through(queue).await {
+            Ok((in_queue, cost)) => {
+                let unrouted = if queue == LetterQueue::Unrouted { in_queue.total } else { 0 };
+                seen = Seen { total: seen.total + in_queue.total, read: seen.read + in_queue.read, unrouted };
+                counted.extend(cost);
+            }
+            Err(error) if look::is_left_out(queue, &error) => {}
+            Err(error) => return Err(error.into()),
+        }
     }
-    let counted = letters.close().await?;
-    if read == 0 && counted.is_some() {
-        return look::report_cost(counted);
+    if seen.read == 0 && !counted.is_empty() {
+        return look::report_costs(counted);
     }
-    let rows = oldest.into_rows();
-    let hidden = (total as usize).saturating_sub(rows.len());
+    let rows = look.oldest.into_rows();
+    let hidden = (seen.total as usize).saturating_sub(rows.len());
     if json {
-        output::json(&json!({ "data": rows, "total": total, "hidden": hidden }))?;
-    } else if rows.is_empty() && total == 0 {
+        output::json(&json!({ "data": rows, "total": seen.total, "hidden": hidden }))?;
+    } else if rows.is_empty() && seen.total == 0 {
         output::line("there are no dead letters")?;
     } else {
         row::print_table(&rows)?;
-        output::line(summary(rows.len(), total, read))?;
+        output::line(summary(rows.len(), seen))?;
     }
     if rows.iter().any(|row| row.reason == UNREADABLE) {
         output::complaint(format_args!("note: {DISCARD_UNREADABLE}"));
     }
-    look::report_cost(counted)
+    look::report_costs(counted)
+}
+
+/// What is read of both queues, one after the other.
+struct Look<'a> {
+    settings: &'a Settings,
+    limit: u32,
+    show: bool,
+    oldest: Oldest,
+}
+
+/// How many messages a queue has, and how many of them were read.
+#[derive(Default, Clone, Copy)]
+struct Seen {
+    total: u32,
+    read: u32,
+    /// How many of `total` are unrouted events.
+    unrouted: u32,
+}
+
+impl Look<'_> {
+    async fn through(&mut self, queue: LetterQueue) -> Result<(Seen, Option<Counted>), QueueError> {
+        let mut letters = look::connect(self.settings, queue).await?;
+        let mut seen = Seen { total: letters.count().await?, ..Seen::default() };
+        while seen.read < seen.total.min(LOOKED_AT.max(self.limit)) {
+            let Some(letter) = letters.next().await? else { break };
+            seen.read += 1;
+            let row = DeadLetterRow::of(&letter, self.settings);
+            self.oldest.add(if self.show { row.with_payload(&letter) } else { row });
+            letters.give_back(letter).await?;
+        }
+        Ok((seen, letters.close().await?))
+    }
 }
 
 /// Collects rows and keeps the oldest `limit` of them.
@@ -68,12 +102,17 @@ impl Oldest {
     }
 }
 
-/// The line below the table: how many dead letters there are, and why not all are shown.
-fn summary(shown: usize, total: u32, read: u32) -> String {
+/// The line below the table: how many there are, and why not all are shown.
+fn summary(shown: usize, Seen { total, read, unrouted }: Seen) -> String {
+    let what = match unrouted {
+        0 => "dead letters",
+        all if all == total => "unrouted events",
+        _ => "dead letters and unrouted events",
+    };
     match total {
-        1 if shown == 1 => "1 dead letter".to_owned(),
-        _ if shown == total as usize => format!("{total} dead letters"),
-        _ if read == total => format!("the oldest {shown} of {total} dead letters: --limit shows more"),
-        _ => format!("{shown} of {total} dead letters, the oldest of {read} looked at: --limit shows more"),
+        1 if shown == 1 => format!("1 {}", what.trim_end_matches('s')),
+        _ if shown == total as usize => format!("{total} {what}"),
+        _ if read == total => format!("the oldest {shown} of {total} {what}: --limit shows more"),
+        _ => format!("{shown} of {total} {what}, the oldest of {read} looked at: --limit shows more"),
     }
 }

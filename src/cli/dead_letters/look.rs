@@ -1,37 +1,69 @@
-//! Reads the dead queue with care for its delivery limit: RabbitMQ before 4.3 counts every look at a letter, and removes a
+//! Reads the queues of dead letters and of unrouted events with care for their delivery limit: RabbitMQ before 4.3 counts every look at a letter, and removes a
 //! letter that was looked at too often.
 
 use crate::cli::{CommandResult, Failure, output};
 use crate::config::Settings;
 use crate::error_chain;
 use crate::management;
-use crate::queue::{Counted, DeadLetters, QueueError, RewriteError};
+use crate::queue::{Counted, DeadLetters, LetterQueue, QueueError, RewriteError};
 
 pub(super) const DISCARD_UNREADABLE: &str =
     "what cannot be read is not requeued: `dead-letters discard --unreadable` removes one";
 
-/// Connects to the dead queue. A policy may lower the delivery limit that the queue was declared with; only the management
-/// plugin shows that, so it is asked first.
+/// Connects to read one of the queues. A policy may lower the delivery limit that the queue was declared with; only the
+/// management plugin shows that, so it is asked first.
 ///
 /// # Errors
 ///
 /// No node serves, or `AMQP_URL` cannot be used.
-pub(super) async fn connect(settings: &Settings) -> Result<DeadLetters, QueueError> {
-    let limit = management::delivery_limit(&settings.amqp, &settings.queue.dead_queue).await;
+pub(super) async fn connect(settings: &Settings, queue: LetterQueue) -> Result<DeadLetters, QueueError> {
+    let limit = management::delivery_limit(&settings.amqp, queue.name(&settings.queue)).await;
     let limit = limit.unwrap_or_else(|error| {
-        let why = error_chain(&error);
-        output::complaint(format_args!(
-            "note: amqp.management_url cannot be read, so that a lower delivery limit of a policy is not known: {why}"
-        ));
+        // Both queues are read one after the other: this is said once.
+        if queue == LetterQueue::Dead {
+            let why = error_chain(&error);
+            output::complaint(format_args!(
+                "note: amqp.management_url cannot be read, so that a lower delivery limit of a policy is not known: {why}"
+            ));
+        }
         None
     });
-    DeadLetters::connect(&settings.amqp, &settings.queue, limit).await
+    DeadLetters::connect(&settings.amqp, &settings.queue, queue, limit).await
 }
 
-/// Reports whether the broker counted this look towards the letters' delivery limit: a note, or a failure when they are
-/// near the limit.
-pub(super) fn report_cost(counted: Option<Counted>) -> CommandResult {
-    let Some(counted) = counted else { return Ok(()) };
+/// Whether a command goes on without this queue, after a note: that the queue of unrouted events does not exist, or may not be
+/// read, must keep nobody from the dead letters.
+pub(super) fn is_left_out(queue: LetterQueue, error: &QueueError) -> bool {
+    let left_out = queue == LetterQueue::Unrouted && matches!(error, QueueError::NoQueue(_) | QueueError::Forbidden(_));
+    if left_out {
+        output::complaint(format_args!("note: unrouted events are not looked at: {}", error_chain(error)));
+    }
+    left_out
+}
+
+/// Reports whether the broker counted these looks towards the letters' delivery limits: a note, or a failure when some are
+/// near their limit. Each queue that was looked at has its own `Counted`.
+pub(super) fn report_costs(counted: Vec<Counted>) -> CommandResult {
+    let (mut noted, mut failed) = (Vec::new(), Ok(()));
+    for one in counted {
+        match cost(one) {
+            Cost::Note(note) if noted.contains(&note) => {}
+            Cost::Note(note) => {
+                output::complaint(&note);
+                noted.push(note);
+            }
+            Cost::Failure(failure) => failed = failed.and(Err(Failure::Failed(anyhow::Error::msg(failure)))),
+        }
+    }
+    failed
+}
+
+enum Cost {
+    Note(String),
+    Failure(String),
+}
+
+fn cost(counted: Counted) -> Cost {
     let ends_reading = counted.ends_reading();
     let Counted { error, near_limit } = counted;
     let them = match error {
@@ -40,15 +72,14 @@ pub(super) fn report_cost(counted: Option<Counted>) -> CommandResult {
     };
     let why = error_chain(&error);
     if !near_limit {
-        output::complaint(format_args!(
+        return Cost::Note(format!(
             "note: the broker counts this look, and a delivery-limit of a policy may remove letters that were looked at \
              often: {them} cannot be written anew: {why}"
         ));
-        return Ok(());
     }
     let stopped = if ends_reading { "stopped reading: " } else { "" };
-    Err(Failure::Failed(anyhow::anyhow!(
+    Cost::Failure(format!(
         "{stopped}the broker's delivery limit removes dead letters that are read too often, and {them} cannot be written \
          anew: {why}"
-    )))
+    ))
 }

@@ -1,4 +1,4 @@
-//! Goes through the dead letters once, and requeues or discards the selected ones.
+//! Goes through the dead letters and the unrouted events once, and requeues or discards the selected ones.
 
 use std::pin::pin;
 
@@ -14,7 +14,9 @@ use crate::cli::signals::{SignalReceiver, Signals};
 use crate::cli::{CommandResult, Failure, output};
 use crate::config::Settings;
 use crate::event::EventParser;
-use crate::queue::{BATCH, BATCH_BYTES, Counted, DeadLetter, DeadLetters, PublishError, Publisher, QueueError};
+use crate::queue::{
+    BATCH, BATCH_BYTES, Counted, DeadLetter, DeadLetters, LetterQueue, PublishError, Publisher, QueueError,
+};
 use crate::text::printable;
 
 fn not_requeued() -> Failure {
@@ -69,8 +71,8 @@ impl Fate {
     }
 }
 
-/// One walk over the dead letters that are in the queue when it begins. A letter that comes later, such as a requeued one
-/// that is still no event, stands behind them and is not read.
+/// One walk over the dead letters that are in their queue when it begins, and then over the unrouted events. A letter that comes
+/// later, such as a requeued one that is still no event, stands behind them and is not read.
 ///
 /// A signal ends the walk after the batch in hand. A second signal, or a kill, at worst sends a letter twice.
 pub(super) struct Pass<'a> {
@@ -112,24 +114,21 @@ impl<'a> Pass<'a> {
             return Err(Failure::Stopped(format!("{} dead letters were {done}", self.done), code));
         }
         match self.done {
-            0 if self.not_requeued > 0 => return look::report_cost(counted).and(Err(not_requeued())),
+            0 if self.not_requeued > 0 => return look::report_costs(counted).and(Err(not_requeued())),
             0 => {
-                return look::report_cost(counted)
+                return look::report_costs(counted)
                     .and(Err(Failure::Failed(anyhow::anyhow!(self.selection.none_found()))));
             }
             count if json => output::json(&json!({ done: count }))?,
             1 => output::line(format_args!("{done} 1 dead letter"))?,
             count => output::line(format_args!("{done} {count} dead letters"))?,
         }
-        look::report_cost(counted)?;
+        look::report_costs(counted)?;
         if self.not_requeued > 0 { Err(not_requeued()) } else { Ok(()) }
     }
 
     /// Walks until the end or a signal. Returns what the walk returned, and the exit code if there was a signal.
-    async fn until_signal(
-        &mut self,
-        signal: &mut SignalReceiver,
-    ) -> (Result<Option<Counted>, PublishError>, Option<u8>) {
+    async fn until_signal(&mut self, signal: &mut SignalReceiver) -> (Result<Vec<Counted>, PublishError>, Option<u8>) {
         let (stop, mut code) = (self.stop.clone(), None);
         let mut walk = pin!(self.walk());
         loop {
@@ -143,13 +142,33 @@ impl<'a> Pass<'a> {
         }
     }
 
-    async fn walk(&mut self) -> Result<Option<Counted>, PublishError> {
-        let Some(letters) = self.stop.run_until_cancelled(look::connect(self.settings)).await else { return Ok(None) };
+    async fn walk(&mut self) -> Result<Vec<Counted>, PublishError> {
+        let mut counted = Vec::new();
+        for queue in LetterQueue::ALL {
+            let is_over = matches!(self.selection, Selection::OneUnreadable) && self.done > 0;
+            if is_over || self.stop.is_cancelled() {
+                break;
+            }
+            counted.extend(self.walk_through(queue).await?);
+        }
+        Ok(counted)
+    }
+
+    async fn walk_through(&mut self, queue: LetterQueue) -> Result<Option<Counted>, PublishError> {
+        let connect = look::connect(self.settings, queue);
+        let Some(letters) = self.stop.run_until_cancelled(connect).await else { return Ok(None) };
         let mut letters = letters?;
-        let mut left = letters.count().await?;
+        let mut left = match letters.count().await {
+            Err(error) if look::is_left_out(queue, &error) => return Ok(None),
+            count => count?,
+        };
+        self.progress.finish_and_clear();
         self.progress = output::progress(u64::from(left));
         while left > 0 && !self.stop.is_cancelled() {
-            let (selected, read) = self.read(&mut letters, left).await?;
+            let (selected, read) = match self.read(&mut letters, left).await {
+                Err(error) if look::is_left_out(queue, &error) => return Ok(None),
+                read => read?,
+            };
             let nothing_more = read == 0 || matches!(self.selection, Selection::OneUnreadable) && !selected.is_empty();
             left = if nothing_more { 0 } else { left - read };
             if let Err(error) = self.settle(&mut letters, selected).await {

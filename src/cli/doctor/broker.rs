@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::versions::{RABBITMQ, Version};
 use super::{Check, Deadline, Status, millis};
 use crate::config::{Queue, Settings};
-use crate::queue::{self, Broker, Depth, Quorum, RoundTrip, Topology, check_quorum, knows_shards};
+use crate::queue::{self, Broker, Depth, Quorum, RoundTrip, Topology, UnroutedQueue, check_quorum, knows_shards};
 
 /// Somebody has deleted it: what workers reject, or others publish, has no destination.
 const MISSING_UNDER_WORKERS: &str = "missing although workers consume";
@@ -13,11 +13,20 @@ const DECLARED_AGAIN: &str = "workers declare it again within seconds; if not, s
 
 const OF_TOPOLOGY: [&str; 3] = ["topology", "worker_queue", "dead_letters"];
 
-/// The checks, and how many consumers the worker queue has, if the broker tells.
-pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> (Vec<Check>, Option<u32>) {
+/// RabbitMQ, as AMQP shows it.
+pub(super) struct Seen {
+    pub(super) checks: Vec<Check>,
+    /// How many consumers the worker queue has, if the broker tells.
+    pub(super) consumers: Option<u32>,
+    /// What keeps events that no queue takes; `None` if the broker does not tell.
+    pub(super) unrouted: Option<UnroutedQueue>,
+}
+
+pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Seen {
+    let unseen = |checks| Seen { checks, consumers: None, unrouted: None };
     let dependent = [&OF_TOPOLOGY[..], &["round_trip"]].concat();
     if let Err(missing) = settings.amqp_url() {
-        return (Check::skipped(&[&["broker"], &dependent[..]].concat(), &missing.to_string()), None);
+        return unseen(Check::skipped(&[&["broker"], &dependent[..]].concat(), &missing.to_string()));
     }
     let broker = match deadline.answer(Broker::connect(&settings.amqp)).await {
         Ok(broker) => broker,
@@ -25,11 +34,12 @@ pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> (Vec<Chec
             let is_read = queue::check_address(&settings.amqp).is_ok();
             let advice = if is_read { "is it up, and is AMQP_URL right?" } else { "correct it: workers do not start" };
             let check = Check::fails("broker", error, advice);
-            return ([vec![check], Check::skipped(&dependent, "the broker does not answer")].concat(), None);
+            return unseen([vec![check], Check::skipped(&dependent, "the broker does not answer")].concat());
         }
     };
     let mut checks = vec![version(&broker)];
-    checks.extend(topology(&broker, &settings.queue, deadline).await);
+    let (of_topology, unrouted) = topology(&broker, &settings.queue, deadline).await;
+    checks.extend(of_topology);
     checks.extend(plugin(settings, deadline).await);
     let consumers = fewest_consumers(&broker, &settings.queue, deadline).await;
     // After the topology, for this check consumes and would be counted as a worker.
@@ -44,7 +54,7 @@ pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> (Vec<Chec
     if let Err(error) = deadline.answer(broker.close()).await {
         tracing::debug!(error, "closing the connection to the broker failed");
     }
-    (checks, consumers)
+    Seen { checks, consumers, unrouted }
 }
 
 /// The number of consumers that stay, of all worker queues: a worker whose queue is quiet adds one for a moment, to see whether the
@@ -79,12 +89,12 @@ fn version(broker: &Broker) -> Check {
     }
 }
 
-async fn topology(broker: &Broker, queue: &Queue, deadline: Deadline) -> Vec<Check> {
+async fn topology(broker: &Broker, queue: &Queue, deadline: Deadline) -> (Vec<Check>, Option<UnroutedQueue>) {
     match deadline.answer(broker.topology(queue)).await {
-        Ok(found) => vec![declared(&found), worker_queues(&found), dead_letters(&found)],
+        Ok(found) => (vec![declared(&found), worker_queues(&found), dead_letters(&found)], Some(found.unrouted)),
         Err(error) => {
             let check = Check::fails("topology", error, "may this user configure what [queue] names?");
-            [vec![check], Check::skipped(&OF_TOPOLOGY[1..], "the topology cannot be read")].concat()
+            ([vec![check], Check::skipped(&OF_TOPOLOGY[1..], "the topology cannot be read")].concat(), None)
         }
     }
 }

@@ -5,7 +5,7 @@ use futures_util::future::try_join_all;
 use super::{Check, Deadline, millis};
 use crate::config::{Queue, Settings};
 use crate::error_chain;
-use crate::management::{Management, ManagementError, OurQueue, QueueDescription, SetBy};
+use crate::management::{Management, ManagementError, OurQueue, QueueDescription, SetBy, Way};
 use crate::tls;
 
 const OF_QUEUES: [&str; 2] = ["policies", "members"];
@@ -13,19 +13,21 @@ const OF_QUEUES: [&str; 2] = ["policies", "members"];
 /// Our queues with their names, and what the plugin says of them; `None` if not declared.
 type Found = [(OurQueue, String, Option<QueueDescription>)];
 
-/// Makes no checks unless `amqp.management_url` is set.
-pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check> {
+/// The checks, and what becomes of events that no queue takes, or why the plugin does not tell. Makes no checks and asks nothing
+/// unless `amqp.management_url` is set.
+pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> (Vec<Check>, Option<Result<Way, String>>) {
     if settings.amqp.management.is_none() {
-        return Vec::new();
+        return (Vec::new(), None);
     }
     let unreadable = |detail: String, error: &ManagementError| {
         let check = Check::warns("management", detail, advice(error));
-        [vec![check], Check::skipped(&[&OF_QUEUES[..], &["alarms"]].concat(), "the management plugin is not read")]
-            .concat()
+        const WHY: &str = "the management plugin is not read";
+        let checks = [vec![check], Check::skipped(&[&OF_QUEUES[..], &["alarms"]].concat(), WHY)].concat();
+        (checks, Some(Err(WHY.to_owned())))
     };
     let management = match Management::new(&settings.amqp) {
         Ok(Some(management)) => management,
-        Ok(None) => return Vec::new(),
+        Ok(None) => return (Vec::new(), None),
         Err(error) => return unreadable(error_chain(&error), &error),
     };
     let greeted = match within(deadline, management.check_login()).await {
@@ -34,16 +36,29 @@ pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check
     };
     let queues = within(deadline, async {
         let workers = settings.queue.all_shards().map(|shard| (OurQueue::Events, shard.queue));
-        let ours = workers.chain([(OurQueue::DeadLetters, settings.queue.dead_queue.clone())]);
+        let others = [
+            (OurQueue::DeadLetters, settings.queue.dead_queue.clone()),
+            (OurQueue::Unrouted, settings.queue.unrouted_queue.clone()),
+        ];
+        let ours = workers.chain(others);
         try_join_all(ours.map(async |(kept, name)| {
             let described = management.queue(&name).await?;
             Ok::<_, ManagementError>((kept, name, described))
         }))
         .await
     });
-    let (queues, alarms) = tokio::join!(queues, within(deadline, management.alarms()));
+    let (queues, alarms, unrouted) = tokio::join!(
+        queues,
+        within(deadline, management.alarms()),
+        within(deadline, management.way_of_unrouted(&settings.queue.events_exchange))
+    );
     let of_queues = match queues {
-        Ok(found) => vec![policies(&found, &settings.queue), members(&found)],
+        Ok(mut found) => {
+            // Workers do without this one, which comes last: the check `unrouted` tells whether it is there.
+            let needed = found.len() - 1;
+            found.retain(|(kept, _, described)| *kept != OurQueue::Unrouted || described.is_some());
+            vec![policies(&found, &settings.queue), members(&found[..needed])]
+        }
         Err(error) => {
             let fault = |check| Check::warns(check, error_chain(&error), advice(&error));
             OF_QUEUES.map(fault).to_vec()
@@ -53,7 +68,10 @@ pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Vec<Check
         Ok(found) => in_alarm(&found),
         Err(error) => Check::warns("alarms", error_chain(&error), advice(&error)),
     };
-    [vec![Check::ok("management", greeted)], of_queues, vec![alarms]].concat()
+    (
+        [vec![Check::ok("management", greeted)], of_queues, vec![alarms]].concat(),
+        Some(unrouted.map_err(|error| error_chain(&error))),
+    )
 }
 
 async fn within<T>(

@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::{event_id, find, id};
-use crate::cli::{CommandResult, Failure, nearest, output, times};
+use super::{find, id};
+use crate::cli::{CommandResult, Failure, event_id, nearest, output, times};
 use crate::config::Settings;
 use crate::ids::{DeliveryId, EventId, WebhookId};
 use crate::store::{LogFilter, LogRow, LogSpan, LogStatus, Scope, Store};

@@ -8,7 +8,7 @@ use lapin::message::Delivery;
 use lapin::options::{BasicConsumeOptions, BasicQosOptions};
 use lapin::types::{FieldTable, ShortString};
 
-use super::isolation::Isolation;
+use super::supervisor::Supervisor;
 use crate::ids::ProcessId;
 use crate::metrics::Metrics;
 use crate::queue::attachment::{Attachment, MessageCounts};
@@ -64,10 +64,11 @@ pub(super) async fn attach(
     link: &Link,
     part: &Part,
     taking: &Taking,
-    isolation: &mut Isolation,
+    Supervisor { isolation, unrouted, .. }: &mut Supervisor,
 ) -> Result<(Arc<Attachment>, Consuming, UncheckedTopology), QueueError> {
     let queue = &part.shard.queue;
     let (channel, mut unchecked) = answer_or_no_quorum(link, "declaring queues", declare(link, part)).await?;
+    unrouted.begin(link, part).await;
     let missing_rights = || MissingRights::reading(link.user(), queue);
     let mut oldest = None;
     if isolation.is_unknown() {

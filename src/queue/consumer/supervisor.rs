@@ -7,6 +7,7 @@ use super::isolation::Isolation;
 use crate::queue::connection::link::reason_without_node;
 use crate::queue::error::QueueError;
 use crate::queue::topology::unchecked::UncheckedTopology;
+use crate::queue::topology::unrouted::Unrouted;
 use crate::reconnect::{Outage, Reconnect};
 use crate::{error_chain, millis};
 
@@ -23,6 +24,7 @@ pub(super) struct Supervisor {
     /// The queue's name, for the log.
     queue: String,
     pub(super) isolation: Isolation,
+    pub(super) unrouted: Unrouted,
     reconnect: Reconnect,
     /// After a refusal, which an operator has to act on. The broker logs each try, and may lock out a user whom it refuses too
     /// often.
@@ -38,6 +40,7 @@ impl Supervisor {
         Self {
             queue: queue.to_owned(),
             isolation: Isolation::default(),
+            unrouted: Unrouted::default(),
             reconnect: Reconnect::up_to(LONGEST_WAIT),
             reconnect_after_refusal: Reconnect::up_to(LONGEST_WAIT_AFTER_REFUSAL),
             outage: Outage::default(),

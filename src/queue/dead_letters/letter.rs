@@ -6,6 +6,7 @@ use lapin::protocol::basic;
 use lapin::types::AMQPValue;
 use uuid::Uuid;
 
+use super::LetterQueue;
 use super::republish::{RepublishAs, republished};
 use crate::config::Queue;
 use crate::event::Properties;
@@ -19,7 +20,7 @@ use crate::queue::publisher::{PublishError, Publisher, Unconfirmed};
 /// adds later, need fewer than 128 bytes.
 const MAX_PROPERTIES_BYTES: u64 = MAX_FRAME_BYTES as u64 - 128;
 
-/// A broker message that is not an event, or that was delivered too often.
+/// A broker message that is not an event, that was delivered too often, or that no queue took.
 pub(crate) struct DeadLetter {
     pub(crate) body: Vec<u8>,
     pub(crate) properties: Properties,
@@ -30,6 +31,8 @@ pub(crate) struct DeadLetter {
     pub(crate) died_at: Option<u64>,
     /// The queue in which it died.
     pub(crate) from_queue: Option<String>,
+    /// Where it lies.
+    pub(crate) kept_in: LetterQueue,
     /// Its properties cannot be read: `properties` is empty.
     pub(crate) unreadable: bool,
     amqp: BasicProperties,
@@ -42,7 +45,7 @@ pub(crate) struct DeadLetter {
 }
 
 impl DeadLetter {
-    pub(super) fn read(message: BasicGetMessage) -> Self {
+    pub(super) fn read(message: BasicGetMessage, kept_in: LetterQueue) -> Self {
         let delivery = message.delivery;
         let headers = delivery.properties.headers().as_ref();
         let unreadable = headers.and_then(|table| bytes(table, UNREADABLE));
@@ -63,6 +66,7 @@ impl DeadLetter {
             broker_reason: reason.map(text),
             from_queue: from_queue.map(text),
             died_at: died_at.or_else(|| unreadable.and_then(time_of_death)),
+            kept_in,
             unreadable: unreadable.is_some(),
             rewritten_by: rewritten_by.and_then(|run| Uuid::try_parse_ascii(run).ok()),
             returns: delivery_count(&delivery.properties),
@@ -83,7 +87,7 @@ impl DeadLetter {
         self.republish(publisher, &to, RepublishAs::Event).await
     }
 
-    /// Sends a copy of it to the end of the dead queue: the broker counts the copy's returns from 0.
+    /// Sends a copy of it to the end of its queue: the broker counts the copy's returns from 0.
     ///
     /// # Errors
     ///
@@ -91,10 +95,10 @@ impl DeadLetter {
     pub(super) async fn rewrite(
         &self,
         publisher: &Publisher,
-        dead_queue: &str,
+        queue: &str,
         run: Uuid,
     ) -> Result<Unconfirmed, PublishError> {
-        self.republish(publisher, dead_queue, RepublishAs::DeadLetter { run }).await
+        self.republish(publisher, queue, RepublishAs::DeadLetter { run }).await
     }
 
     async fn republish(

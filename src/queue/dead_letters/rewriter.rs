@@ -8,6 +8,7 @@ use std::slice;
 
 use uuid::Uuid;
 
+use super::LetterQueue;
 use super::letter::DeadLetter;
 use crate::config::{Amqp, Queue};
 use crate::queue::publisher::{PublishError, Publisher};
@@ -35,6 +36,7 @@ impl RewriteError {
 pub(super) struct Rewriter {
     amqp: Amqp,
     queue: Queue,
+    kept_in: LetterQueue,
     /// Marks the copies that this command has sent.
     pub(super) run: Uuid,
     publisher: Option<Publisher>,
@@ -51,8 +53,9 @@ pub(super) struct Rewritten {
 }
 
 impl Rewriter {
-    pub(super) fn new(amqp: &Amqp, queue: &Queue) -> Self {
-        Self { amqp: amqp.clone(), queue: queue.clone(), run: Uuid::new_v4(), publisher: None, refused_bytes: None }
+    pub(super) fn new(amqp: &Amqp, queue: &Queue, kept_in: LetterQueue) -> Self {
+        let (amqp, queue) = (amqp.clone(), queue.clone());
+        Self { amqp, queue, kept_in, run: Uuid::new_v4(), publisher: None, refused_bytes: None }
     }
 
     pub(super) fn is_connected(&self) -> bool {
@@ -102,7 +105,7 @@ impl Rewriter {
     /// Sends copies of all, and then waits for their confirms. An error comes with the number of letters that were confirmed
     /// before it.
     async fn send_all(&mut self, letters: &[DeadLetter]) -> Result<(), (usize, PublishError)> {
-        let (run, queue) = (self.run, self.queue.dead_queue.clone());
+        let (run, queue) = (self.run, self.kept_in.name(&self.queue).to_owned());
         let publisher = self.publisher().await.map_err(|error| (0, error))?;
         let (mut unconfirmed, mut failed) = (Vec::new(), None);
         for letter in letters {

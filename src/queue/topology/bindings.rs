@@ -78,6 +78,16 @@ pub(super) fn bindings(queue: &Queue) -> Vec<Binding> {
     vec![dead, first, shards, Binding { wanted: Wanted::UnboundAtLast, ..direct }]
 }
 
+/// The binding of the queue that keeps what no queue takes.
+pub(super) fn unrouted_binding(queue: &Queue) -> Binding {
+    Binding {
+        to: Destination::Queue(queue.unrouted_queue.clone()),
+        from: queue.unrouted_exchange.clone(),
+        keys: Keys::One(""),
+        wanted: Wanted::Bound,
+    }
+}
+
 /// The binding of a further queue. It is made only while a worker consumes the queue, so that no event waits there for nobody.
 pub(super) fn share(queue: &Queue, shard: &Shard) -> Option<Binding> {
     (shard.number > 1).then(|| Binding {

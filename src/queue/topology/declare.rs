@@ -5,7 +5,7 @@ use lapin::options::{ExchangeBindOptions, ExchangeUnbindOptions, QueueBindOption
 use lapin::types::FieldTable;
 use uuid::Uuid;
 
-use super::bindings::{Binding, Destination, Keys, Wanted, bindings, share};
+use super::bindings::{Binding, Destination, Keys, Wanted, bindings, share, unrouted_binding};
 use super::entities::Entity;
 use super::part::Part;
 use super::plugin::or_no_plugin;
@@ -48,7 +48,7 @@ impl<'a> Declarer<'a> {
         Ok(refusal)
     }
 
-    async fn declare(&mut self, entity: &Entity) -> Result<DeclareAnswer, QueueError> {
+    pub(super) async fn declare(&mut self, entity: &Entity) -> Result<DeclareAnswer, QueueError> {
         let answer = or_no_plugin(self.link, entity, entity.declare(&self.channel).await).await?;
         self.sort(answer).await
     }
@@ -93,6 +93,12 @@ impl<'a> Declarer<'a> {
         }
     }
 
+    /// Makes a binding with one routing key.
+    pub(super) async fn bind_key(&mut self, binding: &Binding, key: &str) -> Result<DeclareAnswer, QueueError> {
+        let answer = request(&self.channel, binding, key).await;
+        self.sort(answer).await
+    }
+
     async fn bind(
         &mut self,
         binding: &Binding,
@@ -107,8 +113,7 @@ impl<'a> Declarer<'a> {
             if unchecked.has_binding(binding) {
                 break;
             }
-            let answer = request(&self.channel, binding, key).await;
-            match self.sort(answer).await? {
+            match self.bind_key(binding, key).await? {
                 DeclareAnswer::Ok => {}
                 DeclareAnswer::Forbidden => unchecked.add_binding(binding),
                 DeclareAnswer::Missing => return Ok(DeclareAnswer::Missing),
@@ -197,7 +202,7 @@ fn deleted_meanwhile() -> QueueError {
     QueueError::Unavailable(anyhow::anyhow!("somebody deletes what was just declared"))
 }
 
-fn undeclared(user: &str, missing: &[Entity], queue: &Queue) -> MissingRights {
+pub(super) fn undeclared(user: &str, missing: &[Entity], queue: &Queue) -> MissingRights {
     let shown: Vec<String> = missing.iter().map(ToString::to_string).collect();
     MissingRights {
         user: user.to_owned(),
@@ -218,13 +223,33 @@ pub(in crate::queue) async fn note_unbindable(
     queue: &Queue,
     unchecked: &mut UncheckedTopology,
 ) -> Result<(), QueueError> {
-    let mut declarer = Declarer::begin(link).await?;
     let shares: Vec<_> = queue.all_shards().filter_map(|shard| share(queue, &shard)).collect();
-    for binding in bindings(queue).into_iter().chain(shares) {
+    note_unbindable_of(link, bindings(queue).into_iter().chain(shares), unchecked).await
+}
+
+/// As [`note_unbindable`], for the binding of the queue that keeps what no queue takes.
+///
+/// # Errors
+///
+/// The connection or channel has ended.
+pub(in crate::queue) async fn note_unbindable_unrouted(
+    link: &Link,
+    queue: &Queue,
+    unchecked: &mut UncheckedTopology,
+) -> Result<(), QueueError> {
+    note_unbindable_of(link, [unrouted_binding(queue)], unchecked).await
+}
+
+async fn note_unbindable_of(
+    link: &Link,
+    bindings: impl IntoIterator<Item = Binding>,
+    unchecked: &mut UncheckedTopology,
+) -> Result<(), QueueError> {
+    let mut declarer = Declarer::begin(link).await?;
+    for binding in bindings {
         let no_binding = format!("doctor.{}", Uuid::new_v4());
         let unbind = Binding { wanted: Wanted::Unbound, ..binding.clone() };
-        let answer = request(&declarer.channel, &unbind, &no_binding).await;
-        if let DeclareAnswer::Forbidden = declarer.sort(answer).await? {
+        if let DeclareAnswer::Forbidden = declarer.bind_key(&unbind, &no_binding).await? {
             unchecked.add_binding(&binding);
         }
     }

@@ -29,9 +29,6 @@ pub(in crate::queue) const HASHED_HEADER: &str = "account_id";
 /// Everything that workers need, in the order of declaration: exchanges before queues, and the dead queue before the worker
 /// queues, so that no message can become a dead letter before its queue exists.
 pub(in crate::queue) fn entities(queue: &Queue) -> Vec<Entity> {
-    let exchange =
-        |name: &str, kind| Entity { name: name.to_owned(), kind: EntityKind::Exchange(kind, FieldTable::default()) };
-    let queue_of = |name: &str, arguments| Entity { name: name.to_owned(), kind: EntityKind::Queue(arguments) };
     let mut entities = vec![
         exchange(&queue.events_exchange, ExchangeKind::Topic),
         exchange(&queue.notices_exchange, ExchangeKind::Topic),
@@ -44,6 +41,22 @@ pub(in crate::queue) fn entities(queue: &Queue) -> Vec<Entity> {
     }
     entities.extend(queue.all_shards().map(|shard| queue_of(&shard.queue, worker_arguments(queue))));
     entities
+}
+
+/// What keeps events that no queue takes, which workers can do without.
+pub(in crate::queue) fn unrouted_entities(queue: &Queue) -> [Entity; 2] {
+    [
+        exchange(&queue.unrouted_exchange, ExchangeKind::Fanout),
+        queue_of(&queue.unrouted_queue, unrouted_arguments(queue)),
+    ]
+}
+
+fn exchange(name: &str, kind: ExchangeKind) -> Entity {
+    Entity { name: name.to_owned(), kind: EntityKind::Exchange(kind, FieldTable::default()) }
+}
+
+fn queue_of(name: &str, arguments: FieldTable) -> Entity {
+    Entity { name: name.to_owned(), kind: EntityKind::Queue(arguments) }
 }
 
 impl Entity {
@@ -76,6 +89,12 @@ impl Entity {
                 channel.queue_declare(name(&self.name), options, arguments.clone()).await.map(drop)
             }
         }
+    }
+
+    /// Such as `the queue penr.webhooks`.
+    pub(in crate::queue) fn title(&self) -> String {
+        let kind = if matches!(self.kind, EntityKind::Queue(_)) { "queue" } else { "exchange" };
+        format!("the {kind} {}", self.name)
     }
 
     pub(super) fn is_queue(&self, name: &str) -> bool {
@@ -148,6 +167,14 @@ fn worker_arguments(queue: &Queue) -> FieldTable {
 /// Without the argument, RabbitMQ 4 drops a dead letter that was read 20 times.
 fn dead_arguments(queue: &Queue) -> FieldTable {
     quorum(queue.dead_delivery_limit)
+}
+
+/// A full queue drops its oldest message: a publisher of other events must never be refused for it.
+fn unrouted_arguments(queue: &Queue) -> FieldTable {
+    let mut arguments = quorum(queue.dead_delivery_limit);
+    arguments.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(queue.unrouted_max_bytes));
+    arguments.insert("x-overflow".into(), AMQPValue::LongString("drop-head".into()));
+    arguments
 }
 
 fn quorum(delivery_limit: i64) -> FieldTable {

@@ -49,11 +49,16 @@ impl UncheckedTopology {
         self.entities.is_empty() && self.bindings.is_empty() && self.unwanted.is_empty()
     }
 
+    /// The rights that would allow the check.
+    pub(crate) fn needed(&self) -> String {
+        format!("give it {}", needed(&self.needs))
+    }
+
     /// What to do about it.
     pub(crate) fn remedy(&self) -> String {
-        let needed = needed(&self.needs);
+        let needed = self.needed();
         format!(
-            "give it {needed}, or check it yourself: a queue without its dead-letter exchange loses rejected messages, and one \
+            "{needed}, or check it yourself: a queue without its dead-letter exchange loses rejected messages, and one \
              without its bindings gets none"
         )
     }

@@ -8,13 +8,13 @@ use serde_json::json;
 use super::*;
 
 /// The management plugin, called as an administrator.
-struct Plugin {
+pub(super) struct Plugin {
     address: String,
     authorization: String,
 }
 
 impl Plugin {
-    fn at(url: &str) -> Self {
+    pub(super) fn at(url: &str) -> Self {
         let url = Url::parse(url).unwrap();
         let credentials = format!("{}:{}", url.username(), url.password().unwrap());
         Self {
@@ -23,7 +23,7 @@ impl Plugin {
         }
     }
 
-    async fn ask(&self, method: &str, path: &str, body: &Value) -> http::Response {
+    pub(super) async fn ask(&self, method: &str, path: &str, body: &Value) -> http::Response {
         let headers = [("Authorization", self.authorization.as_str()), ("Content-Type", "application/json")];
         let answer =
             http::ask(&self.address, method, &format!("/api/{path}"), &headers, body.to_string().as_bytes()).await;
@@ -47,14 +47,14 @@ impl Plugin {
     }
 
     /// Adds a user whose password is its name, and who may do everything with our queues.
-    async fn add_user(&self, name: &str, tags: &str) {
+    pub(super) async fn add_user(&self, name: &str, tags: &str) {
         self.ask("PUT", &format!("users/{name}"), &json!({"password": name, "tags": tags})).await;
         let rights = json!({"configure": ".*", "write": ".*", "read": ".*"});
         self.ask("PUT", &format!("permissions/%2F/{name}"), &rights).await;
     }
 
     /// A value for `amqp.management_url`.
-    fn url(&self, credentials: &str) -> String {
+    pub(super) fn url(&self, credentials: &str) -> String {
         format!("http://{credentials}{}", self.address)
     }
 }
@@ -76,6 +76,7 @@ async fn the_doctor_names_policies_that_break_a_promise_and_what_it_may_not_read
     drop(worker);
     plugin.wait_until_in_force(site.worker_queue(), json!({})).await;
     plugin.wait_until_in_force(site.dead_queue(), json!({})).await;
+    plugin.wait_until_in_force(site.unrouted_queue(), json!({})).await;
     let report = site.doctor().await;
     report.assert("management", "ok", &[&plugin.address]);
     report.assert("policies", "ok", &["none applies"]);
@@ -95,8 +96,10 @@ async fn harmful_policies_are_named(site: &Site, plugin: &Plugin) {
     plugin.set("policies", "everywhere", ".*", 0, json!({"delivery-limit": 3})).await;
     plugin.wait_until_in_force(site.worker_queue(), json!({"delivery-limit": 3})).await;
     plugin.wait_until_in_force(site.dead_queue(), json!({"delivery-limit": 3})).await;
+    plugin.wait_until_in_force(site.unrouted_queue(), json!({"delivery-limit": 3})).await;
     let report = site.doctor().await;
     let said = [
+        "penr.events.unrouted: delivery-limit 3, by the policy everywhere: an unrouted event that was read so often is dropped",
         "penr.webhooks: delivery-limit 3, by the policy everywhere: an event handed out so often",
         "penr.webhooks.dead: delivery-limit 3, by the policy everywhere: a dead letter that was read so often is dropped",
         "exempt our queues",

@@ -1,8 +1,9 @@
-//! If a queue or an exchange exists with other arguments, the worker names it and ends, and deletes nothing.
+//! If a queue or an exchange exists with other arguments, the worker names it and ends, and deletes nothing. It goes on without
+//! those that only keep unrouted events.
 
 use lapin::ExchangeKind;
 
-use crate::support::{Configure, Fate, Site, wait_until};
+use crate::support::*;
 
 /// Checks that a worker ends at once with one line that says all of this.
 async fn the_worker_refuses(site: &Site, words: &[&str]) {
@@ -61,4 +62,26 @@ async fn an_exchange_of_another_type_is_named_and_kept() {
         .declare_exchange(site.events_exchange(), ExchangeKind::Direct)
         .await
         .expect("it is as it was");
+}
+
+#[tokio::test]
+async fn what_keeps_unrouted_events_may_have_other_arguments_and_the_worker_delivers_without_it() {
+    let site = Site::new().await;
+    site.own_amqp().await.declare_queue(site.unrouted_queue(), &[]).await.unwrap();
+    let precious = Message::to("", site.unrouted_queue(), "precious");
+    assert_eq!(site.publish_message(&precious).await, Fate::Confirmed);
+    let receiver = Receiver::start().await;
+    site.create_webhook("acc_1", &receiver.url(), &["content.created"]).await;
+    let mut worker = site.worker().await;
+    let id = site.publish("acc_1", "content.created", serde_json::json!(1)).await;
+    assert_eq!(receiver.next().await.event_id(), id);
+    let address = worker.logged("operations address", "address").await;
+    let readyz = http::get(&address, "/readyz").await;
+    assert!(readyz.status == 200 && !readyz.text().contains("rights"), "{}", readyz.text());
+    let told: Vec<_> = worker.log_lines().into_iter().filter(|line| line["level"] == "WARN").collect();
+    let [told] = &told[..] else { panic!("not one warning: {told:?}") };
+    for said in ["events that no queue takes are not kept", "inequivalent arg", site.unrouted_queue()] {
+        assert!(told.to_string().contains(said), "no {said} in {told}");
+    }
+    assert_eq!(site.queue_depth(site.unrouted_queue()).await, 1);
 }

@@ -17,6 +17,8 @@ pub struct Names {
     pub dead_exchange: String,
     pub dead_queue: String,
     pub notices_exchange: String,
+    pub unrouted_exchange: String,
+    pub unrouted_queue: String,
     pub shards_exchange: String,
 }
 
@@ -28,6 +30,8 @@ impl Names {
             dead_exchange: format!("penr.webhooks.dead.{suffix}"),
             dead_queue: format!("penr.webhooks.dead.{suffix}"),
             notices_exchange: format!("penr.webhooks.notices.{suffix}"),
+            unrouted_exchange: format!("penr.events.unrouted.{suffix}"),
+            unrouted_queue: format!("penr.events.unrouted.{suffix}"),
             shards_exchange: format!("penr.webhooks.shards.{suffix}"),
         }
     }
@@ -40,6 +44,8 @@ impl Names {
             dead_exchange: "penr.webhooks.dead".into(),
             dead_queue: "penr.webhooks.dead".into(),
             notices_exchange: "penr.webhooks.notices".into(),
+            unrouted_exchange: "penr.events.unrouted".into(),
+            unrouted_queue: "penr.events.unrouted".into(),
             shards_exchange: "penr.webhooks.shards".into(),
         }
     }
@@ -50,6 +56,8 @@ impl Names {
         settings.set("queue.dead_exchange", &self.dead_exchange);
         settings.set("queue.dead_queue", &self.dead_queue);
         settings.set("queue.notices_exchange", &self.notices_exchange);
+        settings.set("queue.unrouted_exchange", &self.unrouted_exchange);
+        settings.set("queue.unrouted_queue", &self.unrouted_queue);
         settings.set("queue.shards_exchange", &self.shards_exchange);
     }
 
@@ -61,11 +69,11 @@ impl Names {
     /// Ignores errors: no other test uses these names.
     pub async fn delete_all(&self, amqp_url: &str) {
         let Ok(mut amqp) = Amqp::connect(amqp_url).await else { return };
-        for queue in [&self.worker_queue, &self.dead_queue, &self.second_queue()] {
+        for queue in [&self.worker_queue, &self.dead_queue, &self.unrouted_queue, &self.second_queue()] {
             let _ = amqp.delete_queue(queue).await;
         }
-        let Self { events_exchange, dead_exchange, notices_exchange, shards_exchange, .. } = self;
-        for exchange in [events_exchange, dead_exchange, notices_exchange, shards_exchange] {
+        let Self { events_exchange, dead_exchange, notices_exchange, unrouted_exchange, shards_exchange, .. } = self;
+        for exchange in [events_exchange, dead_exchange, notices_exchange, unrouted_exchange, shards_exchange] {
             let _ = amqp.delete_exchange(exchange).await;
         }
     }
@@ -95,6 +103,14 @@ impl Site {
 
     pub fn notices_exchange(&self) -> &str {
         &self.names.notices_exchange
+    }
+
+    pub fn unrouted_exchange(&self) -> &str {
+        &self.names.unrouted_exchange
+    }
+
+    pub fn unrouted_queue(&self) -> &str {
+        &self.names.unrouted_queue
     }
 
     /// Publishes an event that some queue must take, and returns its id once the broker has confirmed it.
