@@ -1,4 +1,4 @@
-//! Publishes an event and waits until RabbitMQ has it: cargo run --example publish [TYPE]
+//! Publishes an event and waits until RabbitMQ has it: cargo run -- [TYPE]; in this project cargo run --example publish [TYPE]
 
 use std::time::Duration;
 
