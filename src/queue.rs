@@ -51,7 +51,7 @@ pub(crate) use dead_letters::{BATCH, BATCH_BYTES, Counted, DeadLetters, LetterQu
 pub(crate) use depth::Depth;
 pub use error::QueueError;
 pub(crate) use inspect::{Broker, RoundTrip, Topology, UnroutedQueue};
-pub use publisher::{EventAddress, PublishError, Publisher, Unconfirmed};
+pub use publisher::{EventAddress, PublishError, Publisher, Settling, Unconfirmed};
 pub(crate) use quorum::{QUORUM_TAG, Quorum, check_quorum};
 pub(crate) use topology::part::Part;
 pub(crate) use topology::plugin::knows_shards;

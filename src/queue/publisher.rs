@@ -186,14 +186,36 @@ impl Unconfirmed {
     ///
     /// Each variant of [`PublishError`] can occur.
     pub async fn confirmed(self) -> Result<(), PublishError> {
-        let confirmation = tokio::time::timeout(self.confirm_timeout, self.confirm).await;
-        let confirmation = confirmation.map_err(|_| late(self.confirm_timeout, &self.peer))?;
-        match confirmation.map_err(|error| PublishError::of(error, self.missing_rights))? {
-            Confirmation::Ack(None) => Ok(()),
-            Confirmation::Ack(Some(BasicReturnMessage { .. })) => Err(PublishError::Unroutable),
-            Confirmation::Nack(_) | Confirmation::NotRequested => Err(PublishError::Refused),
-        }
+        let Settling { returned, answer } = self.settled().await;
+        if returned.is_some() { Err(PublishError::Unroutable) } else { answer }
     }
+
+    /// As [`Unconfirmed::confirmed`], for one of several messages that are under way at a time on this connection.
+    pub async fn settled(self) -> Settling {
+        let confirmation = match tokio::time::timeout(self.confirm_timeout, self.confirm).await {
+            Err(_) => Err(late(self.confirm_timeout, &self.peer)),
+            Ok(confirmation) => confirmation.map_err(|error| PublishError::of(error, self.missing_rights)),
+        };
+        let (returned, answer) = match confirmation {
+            Ok(Confirmation::Ack(returned)) => (returned, Ok(())),
+            Ok(Confirmation::Nack(returned)) => (returned, Err(PublishError::Refused)),
+            Ok(Confirmation::NotRequested) => (None, Err(PublishError::Refused)),
+            Err(error) => (None, Err(error)),
+        };
+        let message_id =
+            |message: BasicReturnMessage| message.properties.message_id().as_ref().map(ToString::to_string);
+        Settling { returned: returned.map(|message| message_id(message).unwrap_or_default()), answer }
+    }
+}
+
+/// What came with the confirm of a message.
+#[derive(Debug)]
+pub struct Settling {
+    /// The message id of a message that was routed to no queue: of this one, or of one whose confirm comes later. The AMQP library hands
+    /// the return of a message to the next confirm of any message.
+    pub returned: Option<String>,
+    /// Never [`PublishError::Unroutable`].
+    pub answer: Result<(), PublishError>,
 }
 
 fn json(message_id: &str) -> BasicProperties {

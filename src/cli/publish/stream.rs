@@ -1,10 +1,10 @@
 //! Publishes the lines of standard input, each a whole event, byte for byte. However the run ends, it says up to which event all
 //! are confirmed, so that the next run can go on behind that one.
 
-use std::cell::OnceCell;
 use std::fs::File;
 use std::io::{self, Seek as _, stdin};
 use std::os::fd::AsFd as _;
+use std::pin::pin;
 
 use indicatif::ProgressBar;
 use jiff::Timestamp;
@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::LAST_CONFIRMS;
 use super::window::{Answer, Window};
@@ -41,6 +42,7 @@ pub(super) async fn publish(
         unconfirmed: Window::new(),
         confirmed: Confirmed { count: 0, skipped: 0, last: after },
         progress,
+        stop: CancellationToken::new(),
     };
     let ended = stream.until_signal(&mut signal).await;
     stream.progress.finish_and_clear();
@@ -104,45 +106,48 @@ struct Stream<'a> {
     unconfirmed: Window<Sent>,
     confirmed: Confirmed,
     progress: ProgressBar,
+    /// Nothing more is sent.
+    stop: CancellationToken,
 }
 
 impl Stream<'_> {
     /// Publishes all lines, or as many as are sent before a signal. A second signal ends the wait for the last confirms.
     async fn until_signal(&mut self, signal: &mut SignalReceiver) -> CommandResult {
-        // Outlives the publishing that a signal interrupts: confirms come over its connection.
-        let publisher = OnceCell::new();
-        let ended = tokio::select! {
-            biased;
-            code = signal.next() => Err(code),
-            ended = self.connect_and_publish(&publisher) => Ok(ended),
-        };
-        let ended = match ended {
-            Ok(ended) => ended,
-            Err(code) => {
-                tokio::select! {
-                    _ = signal.next() => {}
-                    // Events without a confirm do not count, for whatever reason.
-                    _ = timeout(LAST_CONFIRMS, self.confirm_all()) => {}
-                }
-                Err(Failure::Stopped(format!("{} were confirmed", events(self.confirmed.count)), code))
+        let stop = self.stop.clone();
+        let code = {
+            let mut publishing = pin!(self.connect_and_publish());
+            let code = tokio::select! {
+                biased;
+                code = signal.next() => code,
+                ended = &mut publishing => return ended,
+            };
+            stop.cancel();
+            tokio::select! {
+                _ = signal.next() => {}
+                // Events without a confirm do not count, for whatever reason.
+                _ = timeout(LAST_CONFIRMS, publishing) => {}
             }
+            code
         };
-        if let Some(publisher) = publisher.into_inner() {
-            publisher.close().await;
-        }
-        ended
+        Err(Failure::Stopped(format!("{} were confirmed", events(self.confirmed.count)), code))
     }
 
-    async fn connect_and_publish(&mut self, publisher: &OnceCell<Publisher>) -> CommandResult {
-        let connected = Publisher::connect(&self.settings.amqp, &self.settings.queue).await?;
-        let ended = self.publish(publisher.get_or_init(|| connected)).await;
+    async fn connect_and_publish(&mut self) -> CommandResult {
+        let publisher = Publisher::connect(&self.settings.amqp, &self.settings.queue).await?;
+        let ended = self.publish(&publisher).await;
         // Whatever ended it: what was sent before is confirmed first. An event that is not is nearer to the beginning.
-        self.confirm_all().await.and(ended)
+        let ended = self.confirm_all().await.and(ended);
+        publisher.close().await;
+        ended
     }
 
     async fn publish(&mut self, publisher: &Publisher) -> CommandResult {
         while let Some(lines) = self.next_lines().await? {
             for line in lines {
+                // Not within a send: the confirm of an event that is half sent would be lost, and with it perhaps a return.
+                if self.stop.is_cancelled() {
+                    return Ok(());
+                }
                 match self.after.take() {
                     Some(after) => self.skip(&line, after),
                     None => self.send(publisher, line).await?,
@@ -150,17 +155,20 @@ impl Stream<'_> {
             }
         }
         match &self.after {
-            Some(after) => Err(failure(format!("no line has the id {after} of --after: nothing was published"))),
-            None => Ok(()),
+            Some(after) if !self.stop.is_cancelled() => {
+                Err(failure(format!("no line has the id {after} of --after: nothing was published")))
+            }
+            _ => Ok(()),
         }
     }
 
-    /// Waits for lines; `None` after the last ones. Meanwhile it takes the broker's answers, so that a failure does not wait for a
+    /// Waits for lines; `None` after the last ones, and after a stop. Meanwhile it takes the broker's answers, so that a failure does not wait for a
     /// further line.
     async fn next_lines(&mut self) -> Result<Option<Vec<Line>>, Failure> {
         loop {
             let answer = tokio::select! {
                 biased;
+                () = self.stop.cancelled() => return Ok(None),
                 lines = self.lines.recv() => {
                     let unreadable = |error| failure(format!("standard input cannot be read: {error}"));
                     return lines.transpose().map_err(unreadable);
@@ -196,7 +204,7 @@ impl Stream<'_> {
         };
         let sent = publisher.send_event(&self.settings.queue.events_exchange, address, &body).await;
         let sent = sent.map_err(|error| at_line(number, &event.id, error))?;
-        self.unconfirmed.push(Sent { id: event.id, line: number, end }, sent);
+        self.unconfirmed.push(event.id.as_str(), Sent { id: event.id.clone(), line: number, end }, sent);
         while self.unconfirmed.is_full() {
             self.confirm_next().await?;
         }
