@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::broker::new_event_id;
 use crate::support::http::get;
@@ -316,4 +316,34 @@ async fn doctor_knows_all_queues_and_leaves_nothing_behind() {
     let hashing: Vec<_> = exchanges.lines().filter(|line| line.contains("x-consistent-hash")).collect();
     assert_eq!(hashing.len(), 1, "{exchanges}");
     end(worker).await;
+}
+
+#[tokio::test]
+async fn a_requeue_that_finds_no_queue_for_some_dead_letters_loses_none() {
+    let site = two_queues(Site::new().await);
+    let worker = site.worker().await;
+    let queues = [site.worker_queue().to_owned(), site.second_queue()];
+    let mut ids = BTreeSet::new();
+    for queue in queues.iter().cycle().take(24) {
+        let id = new_event_id();
+        let unknown = site.event(&id, "acc_1", "content.archived", &json!({})).into_queue(queue);
+        assert_eq!(site.publish_message(&unknown).await, Fate::Confirmed);
+        ids.insert(id);
+    }
+    wait_until("all are dead letters", async || site.queue_depth(site.dead_queue()).await == 24).await;
+    end(worker).await;
+    site.own_amqp().await.delete_queue(&site.second_queue()).await.unwrap();
+    // Which confirm brings the return of a message differs from run to run.
+    for _ in 0..8 {
+        let requeue = site.cli(&["dead-letters", "requeue", "--all"]).await;
+        assert!(requeue.code == 1 && requeue.stderr.contains("no queue"), "{requeue:?}");
+    }
+    let mut kept = BTreeSet::new();
+    for queue in [site.dead_queue(), site.worker_queue()] {
+        let id = |taken: &amqp::Taken| {
+            serde_json::from_slice::<Value>(&taken.body).unwrap()["id"].as_str().unwrap().to_owned()
+        };
+        kept.extend(site.take_all(queue).await.iter().map(id));
+    }
+    assert_eq!(kept, ids);
 }

@@ -213,22 +213,28 @@ impl<'a> Pass<'a> {
         let (mut unconfirmed, mut failed) = (FuturesUnordered::new(), Ok(()));
         for letter in selected {
             match letter.requeue(publisher, &self.settings.queue).await {
-                Ok(sent) => unconfirmed.push(async move { sent.confirmed().await.map(|()| letter) }),
+                Ok(sent) => unconfirmed.push(async move { (letter, sent.confirmed().await) }),
                 Err(error) => {
                     failed = Err(error);
                     break;
                 }
             }
         }
-        while let Some(confirmed) = unconfirmed.next().await {
+        let (mut requeued, mut is_one_returned) = (Vec::new(), false);
+        while let Some((letter, confirmed)) = unconfirmed.next().await {
+            is_one_returned |= matches!(confirmed, Err(PublishError::Unroutable));
             match confirmed {
-                // The old one is removed only once the new one is confirmed: sending it twice is better than losing it.
-                Ok(letter) => letters.remove(&letter).await?,
-                Err(error) => {
-                    failed = Err(error);
-                    continue;
-                }
+                Ok(()) => requeued.push(letter),
+                Err(error) => failed = Err(error),
             }
+        }
+        if is_one_returned {
+            // Nobody knows which: the return of one may have come with the confirm of another. Sending all twice is better than
+            // losing one.
+            return failed;
+        }
+        for letter in requeued {
+            letters.remove(&letter).await?;
             self.done += 1;
             self.progress.inc(1);
         }
