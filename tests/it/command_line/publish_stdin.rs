@@ -236,19 +236,20 @@ async fn a_signal_while_it_waits_for_a_line_counts_all_that_came_before() {
 
 #[tokio::test]
 async fn a_run_that_is_cut_short_in_any_way_can_go_on_without_a_gap() {
+    const EVENTS: usize = 1500;
     let site = site_with_queue().await;
     let proxy = Proxy::to(site.amqp_address()).await;
     let path = site.folder().join("events.jsonl");
-    std::fs::write(&path, lines(0..4000)).unwrap();
+    std::fs::write(&path, lines(0..EVENTS)).unwrap();
     let slowed = site.amqp_through(&proxy.addr());
-    for cause in ["INT", "TERM", "lost connection", "INT"] {
+    for cause in ["INT", "TERM", "lost connection"] {
         taken(&slowed).await;
         let mut after: Option<String> = None;
         for cut in [true, false] {
             let flags = after.iter().flat_map(|id| ["--after", id]);
             let arguments: Vec<&str> = STDIN_JSON.into_iter().chain(flags).collect();
             // About a second for all of it: it does not end before it is cut short.
-            let pace = if cut { (2048, Duration::from_millis(2)) } else { (16_384, Duration::ZERO) };
+            let pace = if cut { (1024, Duration::from_millis(2)) } else { (16_384, Duration::ZERO) };
             proxy.trickle(pace.0, pace.1);
             let before = slowed.queue_depth(slowed.worker_queue()).await;
             let running = Running::with_input(&slowed, &arguments, File::open(&path).unwrap().into());
@@ -277,7 +278,7 @@ async fn a_run_that_is_cut_short_in_any_way_can_go_on_without_a_gap() {
         let mut all: Vec<usize> = ids(&slowed).await.iter().map(|id| id[4..].parse().unwrap()).collect();
         all.sort_unstable();
         all.dedup();
-        assert_eq!(all, (0..4000).collect::<Vec<_>>(), "{cause}");
+        assert_eq!(all, (0..EVENTS).collect::<Vec<_>>(), "{cause}");
     }
 }
 
