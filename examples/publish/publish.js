@@ -33,7 +33,7 @@ async function publish(channel, event) {
 }
 
 async function main() {
-  const connection = await amqp.connect(process.env.AMQP_URL);
+  const connection = await amqp.connect(process.env.AMQP_URL, { timeout: 10_000 }); // without it, it may wait for ever
   const channel = await connection.createConfirmChannel();
   // Without these, Node.js ends the process. The events that wait for their confirms fail, too.
   for (const emitter of [connection, channel]) emitter.on('error', (error) => console.error(error.message));

@@ -2,7 +2,8 @@
 // Publishes an event and waits until RabbitMQ has it: php publish.php [TYPE]
 require __DIR__ . '/vendor/autoload.php';
 
-use PhpAmqpLib\Connection\AMQPStreamConnection;
+use PhpAmqpLib\Connection\AMQPConnectionConfig;
+use PhpAmqpLib\Connection\AMQPConnectionFactory;
 use PhpAmqpLib\Message\AMQPMessage;
 
 $event = [
@@ -33,10 +34,19 @@ function publish($channel, array $event): void
 
 try {
     $url = array_map('rawurldecode', parse_url(getenv('AMQP_URL')));
-    $vhost = isset($url['path']) ? substr($url['path'], 1) : '/';
-    // Without a timeout for RPCs, PHP waits for ever for the answer to the close at its end.
-    $connection = new AMQPStreamConnection(
-        $url['host'], $url['port'] ?? 5672, $url['user'], $url['pass'], $vhost, channel_rpc_timeout: 3.0);
+    $secure = $url['scheme'] === 'amqps';
+    $config = new AMQPConnectionConfig();
+    // php-amqplib 3.5.3 uses TLS only if all three are set.
+    $config->setIsSecure($secure);
+    $config->setNetworkProtocol($secure ? 'tls' : 'tcp');
+    $config->setSslVerify(true);
+    $config->setHost($url['host']);
+    $config->setPort($url['port'] ?? ($secure ? 5671 : 5672));
+    $config->setUser($url['user']);
+    $config->setPassword($url['pass']);
+    $config->setVhost(substr($url['path'] ?? '', 1) ?: '/');
+    $config->setChannelRPCTimeout(3.0); // without it, PHP waits for ever for the answer to the close at its end
+    $connection = AMQPConnectionFactory::create($config);
     $channel = $connection->channel();
     $channel->confirm_select();
     publish($channel, $event);
