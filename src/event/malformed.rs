@@ -135,13 +135,13 @@ impl Malformed {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeSet;
 
     use super::{Looks, Malformed};
 
     /// One of each variant, in the order in which they are declared.
-    fn all() -> Vec<Malformed> {
+    pub(in crate::event) fn all() -> Vec<Malformed> {
         // A new variant does not compile here before it has its place.
         let next = |malformed: &Malformed| {
             Some(match malformed {
