@@ -12,6 +12,7 @@ mod listing;
 mod look;
 mod pass;
 mod row;
+mod why;
 
 const LIST_EXAMPLES: &str = "\
 Examples:

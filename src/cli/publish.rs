@@ -63,7 +63,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "ID", requires = "stdin", conflicts_with_all = OF_FLAGS, value_parser = event_id)]
     after: Option<EventId>,
     /// Publish nothing: say what a worker would do with the message in FILE, and to which webhooks it would go. FILE, or - for
-    /// standard input, is one message if it is one JSON text or has no line that is a JSON object, else a message in each line
+    /// standard input, is one message if it is one JSON text or has no line that is a JSON object, without blanks before it; else
+    /// a message in each line
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     #[arg(conflicts_with_all = ["account", "event_type", "data", "id", "count", "stdin", "after"])]
     check: Option<PathBuf>,

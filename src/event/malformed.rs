@@ -132,16 +132,24 @@ impl Malformed {
             Self::SpecVersion | Self::DataBase64 => "unsupported_cloudevent",
         }
     }
+
+    /// The same rule without the place in the one body that broke it.
+    pub(crate) fn without_place(&self) -> Self {
+        match self {
+            Self::NotJson { .. } => Self::NotJson { line: 1, column: 1 },
+            other => other.clone(),
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeSet;
 
     use super::{Looks, Malformed};
 
     /// One of each variant, in the order in which they are declared.
-    fn all() -> Vec<Malformed> {
+    pub(in crate::event) fn all() -> Vec<Malformed> {
         // A new variant does not compile here before it has its place.
         let next = |malformed: &Malformed| {
             Some(match malformed {

@@ -151,7 +151,8 @@ fn absent(envelope: &Envelope<'_>, name: Name) -> Option<&'static str> {
 fn means(key: &str, field: &str, aliases: &[&str]) -> bool {
     let plain = |text: &str| text.chars().filter(|char| char.is_alphanumeric()).flat_map(char::to_lowercase).collect();
     let (key, field): (String, String) = (plain(key), plain(field));
-    let is_typo = field.len() >= 4 && strsim::osa_distance(&key, &field) <= field.len() / 4;
+    let is_other_word = ALIASES.iter().any(|(_, aliases)| aliases.contains(&key.as_str()));
+    let is_typo = field.len() >= 4 && !is_other_word && strsim::osa_distance(&key, &field) <= field.len() / 4;
     key == field || is_typo || aliases.contains(&key.as_str())
 }
 

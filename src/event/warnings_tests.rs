@@ -44,6 +44,9 @@ fn a_key_that_probably_means_a_missing_field_is_warned_of() {
     }
     let cloud_event = CLOUD_EVENT.replace("accountid", "accountId").replace("\"time\"", "\"timestamp\"");
     assert_eq!(warnings(&cloud_event).len(), 2, "{cloud_event}");
+    // One letter from `data`, but another word.
+    let date = EVENT.replace("occurred_at", "date").replace("\"data\"", "\"x\"");
+    assert_eq!(warnings(&date).len(), 1, "{date}");
     let null = EVENT.replace(r#""occurred_at":"2026-11-23T10:00:00Z""#, r#""occurred_at":null,"occurredAt":1"#);
     assert!(warnings(&null)[0].contains("there is no `occurred_at`"));
 }

@@ -1,5 +1,6 @@
 //! Every dead letter can be listed with its reason, requeued and discarded, and listing loses none.
 
+mod advice;
 mod looks;
 mod unreadable;
 mod unrouted;
@@ -33,10 +34,15 @@ async fn end(mut worker: Replica) {
 
 /// Launches a worker whose catalogue has one more event type.
 fn extended(site: &Site) -> Launch {
+    site.launch(&["worker"]).env("PENR_WEBHOOKS_CONFIG", &grown_catalogue(site))
+}
+
+/// The path of settings whose catalogue has one more event type.
+fn grown_catalogue(site: &Site) -> String {
     let file = site.folder().join("extended.toml");
     let text = format!("[event_types.\"{NEW_TYPE}\"]\nname = \"Archived\"\ndescription = \"When it is archived\"\n");
     std::fs::write(&file, text).unwrap();
-    site.launch(&["worker"]).env("PENR_WEBHOOKS_CONFIG", file.to_str().unwrap())
+    file.to_str().unwrap().to_owned()
 }
 
 impl Site {
@@ -164,6 +170,7 @@ async fn an_event_that_the_broker_gave_up_has_the_brokers_reason() {
     end(worker).await;
     let rows = site.listed().await;
     assert_eq!([&rows[0]["id"], &rows[0]["reason"]], [&json!(id), &json!("delivery_limit")]);
+    assert!(rows[0]["detail"].as_str().unwrap().contains("see in the workers' logs why, then requeue it"), "{rows:?}");
 }
 
 #[tokio::test]

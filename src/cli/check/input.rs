@@ -67,7 +67,8 @@ impl Input {
 }
 
 /// An input is one message if it is one JSON text, over however many lines, or if no line of it is a JSON object. So JSON that is
-/// indented and has a mistake is one message with this mistake, and not as many as it has lines. An input that is longer than a
+/// indented and has a mistake is one message with this mistake, and not as many as it has lines: an object with blanks before it
+/// does not count. An input that is longer than a
 /// message may be is judged by its beginning.
 fn kind(beginning: &[u8], is_all: bool) -> Kind {
     if is_all && serde_json::from_slice::<IgnoredAny>(beginning).is_ok() {
@@ -88,7 +89,7 @@ fn kind(beginning: &[u8], is_all: bool) -> Kind {
 }
 
 fn is_object(line: &[u8]) -> bool {
-    line.trim_ascii_start().starts_with(b"{") && serde_json::from_slice::<IgnoredAny>(line).is_ok()
+    line.starts_with(b"{") && serde_json::from_slice::<IgnoredAny>(line).is_ok()
 }
 
 fn without_line_break(mut message: Vec<u8>) -> Vec<u8> {
@@ -126,9 +127,16 @@ mod tests {
 
     #[test]
     fn what_has_no_line_that_is_an_object_is_one_message() {
-        for text in
-            [&b"{\n \"a\": 1,\n}"[..], b"", b"no JSON\nat all", b"\x1f\x8b\n\x00", b"{\n", b"\xef\xbb\xbf{}", b"{} {}"]
-        {
+        for text in [
+            &b"{\n \"a\": [\n  {},\n  { \"b\": 1 }\n ],\n}"[..],
+            b"{\n \"a\": 1,\n}",
+            b"",
+            b"no JSON\nat all",
+            b"\x1f\x8b\n\x00",
+            b"{\n",
+            b"\xef\xbb\xbf{}",
+            b"{} {}",
+        ] {
             assert_eq!(read(text), Ok(without_line_break(text.to_vec())), "{text:?}");
         }
     }

@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use super::look::{self, DISCARD_UNREADABLE};
-use super::row::{self, DeadLetterRow, UNREADABLE};
+use super::row::{self, DeadLetterRow};
+use super::why::UNREADABLE;
 use crate::cli::{CommandResult, output};
 use crate::config::Settings;
 use crate::queue::{Counted, LetterQueue, QueueError};

@@ -9,7 +9,8 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::look::{self, DISCARD_UNREADABLE};
-use super::row::{Labels, why_dead};
+use super::row::Labels;
+use super::why::Why;
 use crate::cli::signals::{SignalReceiver, Signals};
 use crate::cli::{CommandResult, Failure, output};
 use crate::config::Settings;
@@ -39,7 +40,7 @@ impl Selection {
         match self {
             Self::All => true,
             Self::Id(id) => Labels::of(letter).id == *id,
-            Self::Reason(reason) => why_dead(letter, parser).0 == *reason,
+            Self::Reason(reason) => Why::of(letter, parser).reason == *reason,
             Self::OneUnreadable => letter.unreadable,
         }
     }

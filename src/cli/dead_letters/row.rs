@@ -1,20 +1,22 @@
 //! A dead letter or an unrouted event as it is listed: its queue, its reason, its id, its type.
 
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
 use comfy_table::Cell;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use super::why::Why;
 use crate::cli::{CommandResult, output};
 use crate::config::Settings;
-use crate::event::{EventParser, Malformed};
-use crate::ids::EventType;
 use crate::queue::{DeadLetter, LetterQueue};
 use crate::text::printable;
 
-/// The reason of a dead letter whose properties cannot be read.
-pub(super) const UNREADABLE: &str = "unreadable";
+/// So many texts stand below the table at most.
+const MOST_TEXTS: usize = 20;
 
 /// A dead letter as a line of the table, or an object of the JSON document.
 #[derive(Debug, Serialize)]
@@ -22,8 +24,11 @@ pub(super) struct DeadLetterRow {
     /// The name of the queue in which it lies: that of the dead letters, or that of the unrouted events.
     queue: String,
     pub(super) reason: String,
-    /// The reason in words, if it is one of ours.
-    detail: Option<String>,
+    /// What is wrong, and what to do about it.
+    detail: String,
+    /// Equal if the same is to be done.
+    #[serde(skip)]
+    kind: String,
     /// When it became a dead letter; of an unrouted event, when it was published, as its publisher says.
     time: Option<Timestamp>,
     id: Option<String>,
@@ -37,7 +42,7 @@ pub(super) struct DeadLetterRow {
 
 impl DeadLetterRow {
     pub(super) fn of(letter: &DeadLetter, settings: &Settings) -> Self {
-        let (reason, detail) = why_dead(letter, &settings.events);
+        let Why { reason, detail, kind } = Why::of(letter, &settings.events);
         let labels = Labels::of(letter);
         let seconds = match letter.kept_in {
             LetterQueue::Dead => letter.died_at,
@@ -48,6 +53,7 @@ impl DeadLetterRow {
             queue: letter.kept_in.name(&settings.queue).to_owned(),
             reason,
             detail,
+            kind,
             time: seconds.and_then(|seconds| Timestamp::from_second(seconds).ok()),
             id: Some(labels.id),
             event_type: Some(labels.event_type),
@@ -60,41 +66,15 @@ impl DeadLetterRow {
         Self { payload: Some(String::from_utf8_lossy(&letter.body).into_owned()), ..self }
     }
 
+    fn shown_id(&self) -> String {
+        shown(self.id.as_deref().unwrap_or_default())
+    }
+
     /// Rows are listed in this order: the oldest first, those without a time last.
     pub(super) fn sort_key(&self) -> impl Ord + use<> {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         (self.time.is_none(), self.time, text(&self.id), self.reason.clone(), self.size, text(&self.event_type))
     }
-}
-
-/// Why a worker would refuse the letter now, or else why the broker made it a dead letter; and the same in words if the
-/// reason is one of ours. What no queue took has a routing key that was no event type of the catalogue, whatever its body says.
-pub(super) fn why_dead(letter: &DeadLetter, parser: &EventParser) -> (String, Option<String>) {
-    if letter.unreadable {
-        return (UNREADABLE.to_owned(), Some("the properties of its message cannot be read".to_owned()));
-    }
-    let parsed = parser.parse(&letter.body, &letter.properties, Timestamp::now());
-    match (parsed, letter.kept_in) {
-        (parsed, LetterQueue::Unrouted) => why_unrouted(parsed.map(|event| event.event_type), &letter.routing_key),
-        (Err(malformed), _) => (malformed.reason().to_owned(), Some(malformed.to_string())),
-        (Ok(_), _) => (letter.broker_reason.clone().unwrap_or_else(|| "unknown".to_owned()), None),
-    }
-}
-
-fn why_unrouted(parsed: Result<EventType, Malformed>, routing_key: &str) -> (String, Option<String>) {
-    let key = printable(routing_key, 200);
-    let detail = match &parsed {
-        Ok(event_type) if event_type.as_str() == routing_key => format!(
-            "no queue took its routing key \"{key}\" when it was published; its type is in the catalogue now: requeue it"
-        ),
-        Ok(event_type) => format!(
-            "no queue takes its routing key \"{key}\", which is not its type {event_type}: correct the publisher, whose \
-             routing key must be the type, then requeue it"
-        ),
-        Err(Malformed::UnknownType) => format!("no queue takes its routing key \"{key}\": {}", Malformed::UnknownType),
-        Err(malformed) => malformed.to_string(),
-    };
-    (parsed.err().unwrap_or(Malformed::UnknownType).reason().to_owned(), Some(detail))
 }
 
 /// The id and the event type that a dead letter is listed with: those of its body, else those of its properties. A letter
@@ -124,46 +104,89 @@ impl Labels {
     }
 }
 
-/// Prints the table, then the payloads of rows that have one.
+/// Prints the table, then what is to be done, then the payloads of rows that have one.
 pub(super) fn print_table(rows: &[DeadLetterRow]) -> CommandResult {
     let mut table = output::table(["TIME (UTC)", "QUEUE", "REASON", "ID", "TYPE", "SIZE"]);
-    let shown = |text: Option<&str>| Cell::new(printable(text.unwrap_or_default(), 200));
     for row in rows {
         table.add_row([
             Cell::new(row.time.map_or_else(String::new, output::short)),
-            shown(Some(&row.queue)),
-            shown(Some(&row.reason)),
-            shown(row.id.as_deref()),
-            shown(row.event_type.as_deref()),
+            Cell::new(shown(&row.queue)),
+            Cell::new(shown(&row.reason)),
+            Cell::new(row.shown_id()),
+            Cell::new(shown(row.event_type.as_deref().unwrap_or_default())),
             Cell::new(row.size.map_or_else(String::new, |bytes| format!("{bytes} B"))),
         ]);
     }
     output::show(&table)?;
+    texts(rows).into_iter().try_for_each(output::line)?;
     for row in rows {
-        let name = printable(row.id.as_deref().unwrap_or_default(), 200);
         if let Some(payload) = &row.payload {
-            output::line(format_args!("{name}: {}", printable(payload, usize::MAX)))?;
+            output::line(format_args!("{}: {}", row.shown_id(), printable(payload, usize::MAX)))?;
         }
     }
     Ok(())
+}
+
+fn shown(text: &str) -> String {
+    printable(text, 200)
+}
+
+/// The lines below the table: for each kind of letter, the most frequent first, what is wrong and what to do. Places in a body are
+/// those of the letter that is named.
+fn texts(rows: &[DeadLetterRow]) -> Vec<String> {
+    let mut kinds: Vec<(&DeadLetterRow, usize)> = Vec::new();
+    let mut positions = HashMap::new();
+    for row in rows {
+        let position = *positions.entry((&row.reason, &row.kind)).or_insert_with(|| {
+            kinds.push((row, 0));
+            kinds.len() - 1
+        });
+        kinds[position].1 += 1;
+    }
+    kinds.sort_by_key(|(_, count)| Reverse(*count));
+    let hidden = kinds.len().saturating_sub(MOST_TEXTS);
+    let lines = kinds.into_iter().take(MOST_TEXTS).map(|(first, count)| {
+        let more = if count > 1 { format!(" and {} more", count - 1) } else { String::new() };
+        let (reason, detail) = (shown(&first.reason), printable(&first.detail, usize::MAX));
+        format!("{reason} ({}{more}): {detail}", first.shown_id())
+    });
+    let lines = std::iter::once(String::new()).filter(|_| !rows.is_empty()).chain(lines);
+    lines.chain((hidden > 0).then(|| format!("{hidden} more texts: --json shows all"))).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn row(id: &str, reason: &str, kind: &str) -> DeadLetterRow {
+        DeadLetterRow {
+            queue: String::new(),
+            reason: reason.to_owned(),
+            detail: format!("{kind} of {id}"),
+            kind: kind.to_owned(),
+            time: None,
+            id: Some(id.to_owned()),
+            event_type: None,
+            size: None,
+            payload: None,
+        }
+    }
+
     #[test]
-    fn an_unrouted_event_is_told_by_its_routing_key_and_by_what_its_body_says() {
-        let created = || EventType::parse("content.created").unwrap();
-        let (reason, detail) = why_unrouted(Ok(created()), "content.created");
-        assert!(reason == "unknown_type" && detail.unwrap().ends_with("its type is in the catalogue now: requeue it"));
-        let (reason, detail) = why_unrouted(Ok(created()), "events\u{1b}");
-        let expected = r#"no queue takes its routing key "events ", which is not its type content.created: correct"#;
-        assert!(reason == "unknown_type" && detail.as_ref().unwrap().starts_with(expected), "{detail:?}");
-        let (reason, detail) = why_unrouted(Err(Malformed::UnknownType), "no.such");
-        let expected = r#"no queue takes its routing key "no.such": the event type is not in the catalogue"#;
-        assert!(reason == "unknown_type" && detail.as_ref().unwrap().starts_with(expected), "{detail:?}");
-        let empty = why_unrouted(Err(Malformed::Empty), "no.such");
-        assert_eq!(empty, ("empty".to_owned(), Some(Malformed::Empty.to_string())));
+    fn each_kind_of_letter_has_one_text_the_most_frequent_first() {
+        let rows =
+            [row("a", "empty", "x"), row("b", "not_json", "y"), row("c", "not_json", "z"), row("d", "not_json", "y")];
+        let expected = ["", "not_json (b and 1 more): y of b", "empty (a): x of a", "not_json (c): z of c"];
+        assert_eq!(texts(&rows), expected);
+        assert_eq!(texts(&[]), [""; 0]);
+    }
+
+    #[test]
+    fn there_are_at_most_so_many_texts_and_none_steers_a_terminal() {
+        let rows: Vec<_> =
+            (0..25).map(|number| row(&number.to_string(), "x\u{1b}", &format!("\u{1b}{number}"))).collect();
+        let texts = texts(&rows);
+        assert_eq!((texts.len(), texts[21].as_str()), (22, "5 more texts: --json shows all"));
+        assert_eq!(texts[1], "x  (0):  0 of 0");
     }
 }
