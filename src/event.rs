@@ -16,6 +16,7 @@ mod envelope;
 mod looks;
 mod malformed;
 mod parser;
+mod shape;
 mod warnings;
 
 pub use catalogue::{Catalogue, CatalogueEntry};
@@ -23,6 +24,7 @@ pub use data::{DataRefusal, EventData};
 pub use looks::Looks;
 pub use malformed::Malformed;
 pub use parser::{EventParser, Properties};
+pub use shape::Shape;
 pub use warnings::Warning;
 
 /// Something that happened in penr.ai, with the body that is signed, sent and stored.

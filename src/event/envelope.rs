@@ -7,7 +7,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::Malformed;
+use super::{Malformed, Shape};
 
 /// The outer object.
 #[derive(Default)]
@@ -48,7 +48,7 @@ impl<'a> Envelope<'a> {
         match envelope {
             Ok(envelope) if envelope.repeated => Err(Malformed::RepeatedKey),
             Ok(envelope) => Ok(envelope),
-            Err(error) if error.is_data() => Err(Malformed::NotAnObject),
+            Err(error) if error.is_data() => Err(Malformed::NotAnObject(Shape::of(json))),
             Err(error) => Err(Malformed::NotJson { line: error.line(), column: error.column() }),
         }
     }

@@ -1,6 +1,7 @@
 //! Why a broker message is no event.
 
 use super::looks::Looks;
+use super::shape::Shape;
 
 /// JSON that is nested deeper, counted from the outer object, is refused.
 pub(super) const MAX_DEPTH: usize = 128;
@@ -46,8 +47,8 @@ pub enum Malformed {
         column: usize,
     },
     /// JSON, but not an object.
-    #[error("the body is not a JSON object: publish each event as an object, in a message of its own")]
-    NotAnObject,
+    #[error("{0}")]
+    NotAnObject(Shape),
     /// A repeated key, known or unknown: readers differ in which value they take.
     #[error("a key stands twice in the outer object: write each key once")]
     RepeatedKey,
@@ -121,7 +122,7 @@ impl Malformed {
             Self::NotUtf8(_) => "not_utf8",
             Self::TooDeep => "too_deep",
             Self::ByteOrderMark | Self::NotJson { .. } => "not_json",
-            Self::NotAnObject => "not_an_object",
+            Self::NotAnObject(_) => "not_an_object",
             Self::RepeatedKey => "repeated_key",
             Self::Missing(_) => "missing_field",
             Self::NotAString(_) => "wrong_type",
@@ -146,7 +147,7 @@ impl Malformed {
 pub(super) mod tests {
     use std::collections::BTreeSet;
 
-    use super::{Looks, Malformed};
+    use super::{Looks, Malformed, Shape};
 
     /// One of each variant, in the order in which they are declared.
     pub(in crate::event) fn all() -> Vec<Malformed> {
@@ -161,8 +162,8 @@ pub(super) mod tests {
                 Malformed::NotUtf8(_) => Malformed::ByteOrderMark,
                 Malformed::ByteOrderMark => Malformed::TooDeep,
                 Malformed::TooDeep => Malformed::NotJson { line: 1, column: 1 },
-                Malformed::NotJson { .. } => Malformed::NotAnObject,
-                Malformed::NotAnObject => Malformed::RepeatedKey,
+                Malformed::NotJson { .. } => Malformed::NotAnObject(Shape::Other),
+                Malformed::NotAnObject(_) => Malformed::RepeatedKey,
                 Malformed::RepeatedKey => Malformed::Missing("id"),
                 Malformed::Missing(_) => Malformed::NotAString("id"),
                 Malformed::NotAString(_) => Malformed::Id,
@@ -218,7 +219,8 @@ pub(super) mod tests {
     fn the_document_for_publishers_has_every_reason_with_its_text() {
         let missing = ["type", "account_id", "data"].map(Malformed::Missing);
         let not_a_string = ["type", "account_id", "occurred_at"].map(Malformed::NotAString);
-        let texts = all().into_iter().chain(missing).chain(not_a_string);
+        let shapes = [Shape::Array, Shape::JsonInString, Shape::ObjectObject].map(Malformed::NotAnObject);
+        let texts = all().into_iter().chain(missing).chain(not_a_string).chain(shapes);
         let texts = texts.map(|malformed| (malformed.reason().to_owned(), without_numbers(&malformed.to_string())));
         assert_eq!(documented(), texts.collect());
     }
