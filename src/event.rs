@@ -18,6 +18,7 @@ mod malformed;
 mod parser;
 mod shape;
 mod warnings;
+mod wrong_time;
 
 pub use catalogue::{Catalogue, CatalogueEntry};
 pub use data::{DataRefusal, EventData};
@@ -26,6 +27,7 @@ pub use malformed::Malformed;
 pub use parser::{EventParser, Properties};
 pub use shape::Shape;
 pub use warnings::Warning;
+pub use wrong_time::WrongTime;
 
 /// Something that happened in penr.ai, with the body that is signed, sent and stored.
 #[derive(Clone, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 use super::looks::Looks;
 use super::shape::Shape;
+use super::wrong_time::WrongTime;
 
 /// JSON that is nested deeper, counted from the outer object, is refused.
 pub(super) const MAX_DEPTH: usize = 128;
@@ -67,10 +68,8 @@ pub enum Malformed {
     )]
     AccountId(&'static str),
     /// The field with the event's time has none.
-    #[error(
-        "`{0}` is not an RFC 3339 time of the years 0001 to 9999 (UTC): write it as 2026-11-23T10:00:00Z, or leave it out"
-    )]
-    OccurredAt(&'static str),
+    #[error("`{0}` {1}")]
+    OccurredAt(&'static str, WrongTime),
     /// A type that the settings do not list.
     #[error("the event type is not in the catalogue: correct `type`, or add it to the settings if it is new")]
     UnknownType,
@@ -128,7 +127,7 @@ impl Malformed {
             Self::NotAString(_) => "wrong_type",
             Self::Id => "invalid_id",
             Self::AccountId(_) => "invalid_account_id",
-            Self::OccurredAt(_) => "invalid_occurred_at",
+            Self::OccurredAt(..) => "invalid_occurred_at",
             Self::UnknownType => "unknown_type",
             Self::SpecVersion | Self::DataBase64 => "unsupported_cloudevent",
         }
@@ -147,7 +146,7 @@ impl Malformed {
 pub(super) mod tests {
     use std::collections::BTreeSet;
 
-    use super::{Looks, Malformed, Shape};
+    use super::{Looks, Malformed, Shape, WrongTime};
 
     /// One of each variant, in the order in which they are declared.
     pub(in crate::event) fn all() -> Vec<Malformed> {
@@ -168,8 +167,8 @@ pub(super) mod tests {
                 Malformed::Missing(_) => Malformed::NotAString("id"),
                 Malformed::NotAString(_) => Malformed::Id,
                 Malformed::Id => Malformed::AccountId("account_id"),
-                Malformed::AccountId(_) => Malformed::OccurredAt("occurred_at"),
-                Malformed::OccurredAt(_) => Malformed::UnknownType,
+                Malformed::AccountId(_) => Malformed::OccurredAt("occurred_at", WrongTime::Other),
+                Malformed::OccurredAt(..) => Malformed::UnknownType,
                 Malformed::UnknownType => Malformed::SpecVersion,
                 Malformed::SpecVersion => Malformed::DataBase64,
                 Malformed::DataBase64 => return None,
@@ -220,7 +219,9 @@ pub(super) mod tests {
         let missing = ["type", "account_id", "data"].map(Malformed::Missing);
         let not_a_string = ["type", "account_id", "occurred_at"].map(Malformed::NotAString);
         let shapes = [Shape::Array, Shape::JsonInString, Shape::ObjectObject].map(Malformed::NotAnObject);
-        let texts = all().into_iter().chain(missing).chain(not_a_string).chain(shapes);
+        let times = [WrongTime::NoOffset, WrongTime::NoColon, WrongTime::Number];
+        let times = times.map(|wrong| Malformed::OccurredAt("occurred_at", wrong));
+        let texts = all().into_iter().chain(missing).chain(not_a_string).chain(shapes).chain(times);
         let texts = texts.map(|malformed| (malformed.reason().to_owned(), without_numbers(&malformed.to_string())));
         assert_eq!(documented(), texts.collect());
     }

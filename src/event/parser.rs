@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use super::envelope::{Envelope, depth, given, text};
 use super::looks::{Looks, is_amqp_1_0, is_utf16_object};
 use super::malformed::MAX_DEPTH;
-use super::{Catalogue, Event, Malformed, body_to_send};
+use super::{Catalogue, Event, Malformed, WrongTime, body_to_send};
 use crate::ids::{AccountId, EventId};
 use crate::text::printable;
 use crate::timestamps::in_one_form;
@@ -157,11 +157,12 @@ fn is_plain(encoding: &str) -> bool {
 /// When the event happened: its own time, else the message's timestamp, else `now`.
 fn occurred_at<'a>(time: Field<'a>, properties: &Properties, now: Timestamp) -> Result<Cow<'a, str>, Malformed> {
     if let Some(value) = given(time.value) {
-        let malformed = Malformed::OccurredAt(time.name);
-        return match text(time.name, Some(value))? {
-            Cow::Borrowed(written) => in_one_form(written).ok_or(malformed),
-            Cow::Owned(written) => in_one_form(&written).map(|sent| Cow::Owned(sent.into_owned())).ok_or(malformed),
+        let written = text(time.name, Some(value))?;
+        let sent = match &written {
+            Cow::Borrowed(written) => in_one_form(*written),
+            Cow::Owned(written) => in_one_form(written).map(|sent| Cow::Owned(sent.into_owned())),
         };
+        return sent.ok_or_else(|| Malformed::OccurredAt(time.name, WrongTime::of(&written)));
     }
     let seconds = properties.timestamp.and_then(|seconds| i64::try_from(seconds).ok());
     // A timestamp beyond the year 9999 is ignored.

@@ -56,7 +56,7 @@ impl Beyond {
             Malformed::TooLarge(_) => Some(Self::Size),
             Malformed::Encoded(_) => Some(Self::Encoding),
             Malformed::Missing("id") | Malformed::Id => text("id").is_none_or(str::is_empty).then_some(Self::MessageId),
-            Malformed::OccurredAt(field) => Self::of_time(text(field)?),
+            Malformed::OccurredAt(field, _) => Self::of_time(text(field)?),
             _ => None,
         }
     }
