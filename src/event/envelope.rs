@@ -7,7 +7,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::{Malformed, Shape};
+use super::{Looks, Malformed, Shape};
 
 /// The outer object.
 #[derive(Default)]
@@ -49,7 +49,9 @@ impl<'a> Envelope<'a> {
             Ok(envelope) if envelope.repeated => Err(Malformed::RepeatedKey),
             Ok(envelope) => Ok(envelope),
             Err(error) if error.is_data() => Err(Malformed::NotAnObject(Shape::of(json))),
-            Err(error) => Err(Malformed::NotJson { line: error.line(), column: error.column() }),
+            Err(error) => {
+                Err(Malformed::NotJson { line: error.line(), column: error.column(), looks: Looks::of_text(json) })
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! Guesses from its first bytes what a body is that is not JSON in UTF-8, so that its publisher learns what to change.
+//! Guesses from its beginning what a body is that is not JSON in UTF-8, so that its publisher learns what to change.
 
 use std::fmt;
 
@@ -19,6 +19,18 @@ pub enum Looks {
     Pickle,
     /// A map or an array of MessagePack.
     MessagePack,
+    /// Written by PHP's `serialize`.
+    PhpSerialize,
+    /// Fields of an HTML form, as in a query.
+    Form,
+    /// XML or HTML.
+    Xml,
+    /// YAML.
+    Yaml,
+    /// What Python's `str` makes of a dict, or another object in single quotes.
+    SingleQuotes,
+    /// The base64 of a JSON object.
+    Base64,
     /// Nothing that is known here.
     Unknown,
 }
@@ -37,9 +49,35 @@ impl Looks {
             _ => Self::Unknown,
         }
     }
+
+    /// What a text looks like that is not JSON.
+    pub(super) fn of_text(text: &str) -> Self {
+        let text = text.trim_ascii_start();
+        match text.as_bytes() {
+            [b'<', ..] => Self::Xml,
+            [b'{', b'\'', ..] => Self::SingleQuotes,
+            // `{"` and a brace with a line break behind it.
+            [b'e', b'y', b'J', ..] | [b'e', b'w', b'o' | b'0', ..] => Self::Base64,
+            [b'a', b':', b'0'..=b'9', ..] | [b'O', b':', b'0'..=b'9', ..] => Self::PhpSerialize,
+            [b'-', b'-', b'-', ..] => Self::Yaml,
+            _ => match name_and_rest(text) {
+                Some(('=', _)) => Self::Form,
+                Some((':', rest)) if rest.starts_with([' ', '\n', '\r']) => Self::Yaml,
+                _ => Self::Unknown,
+            },
+        }
+    }
 }
 
-/// As a part of "the body is not UTF-8".
+/// The first character of a text that belongs to no name, and what stands behind it. `None` if no name stands before it.
+fn name_and_rest(text: &str) -> Option<(char, &str)> {
+    let rest = text.trim_start_matches(|char: char| char.is_ascii_alphanumeric() || matches!(char, '_' | '-' | '.'));
+    let mut chars = rest.chars();
+    let first = chars.next().filter(|_| rest.len() < text.len())?;
+    Some((first, chars.as_str()))
+}
+
+/// As a part of "the body is not UTF-8" or "the body is not valid JSON".
 impl fmt::Display for Looks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -50,6 +88,12 @@ impl fmt::Display for Looks {
             Self::OtherCharacters => " and looks like JSON in another character set",
             Self::Pickle => " and looks like Python's pickle",
             Self::MessagePack => " and looks like MessagePack",
+            Self::PhpSerialize => " and looks like PHP's serialize",
+            Self::Form => " and looks like the fields of a form",
+            Self::Xml => " and looks like XML",
+            Self::Yaml => " and looks like YAML",
+            Self::SingleQuotes => " and looks like a Python dict",
+            Self::Base64 => " and looks like base64",
             Self::Unknown => "",
         })
     }
@@ -93,6 +137,31 @@ mod tests {
         ];
         for (body, looks) in bodies {
             assert_eq!(Looks::of(body), looks, "{}", body.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn the_first_characters_tell_what_a_text_looks_like() {
+        for (text, looks) in [
+            (r#"a:5:{s:2:"id";s:5:"evt_1";}"#, Looks::PhpSerialize),
+            (r#"O:8:"stdClass":1:{s:2:"id";s:5:"evt_1";}"#, Looks::PhpSerialize),
+            ("id=evt_1&type=content.published", Looks::Form),
+            ("<?xml version=\"1.0\"?><event/>", Looks::Xml),
+            ("\n<event/>", Looks::Xml),
+            ("id: evt_1\ntype: content.published\n", Looks::Yaml),
+            ("data:\n  title: Hello\n", Looks::Yaml),
+            ("---\nid: evt_1\n", Looks::Yaml),
+            ("{'id': 'evt_1'}", Looks::SingleQuotes),
+            ("eyJpZCI6ImV2dF8xIn0=", Looks::Base64),
+            ("ewogICJpZCI6IDEKfQ==", Looks::Base64),
+            (r#"{"id":"evt_1""#, Looks::Unknown),
+            ("no event", Looks::Unknown),
+            ("=", Looks::Unknown),
+            ("https://example.com/", Looks::Unknown),
+            ("é: 1", Looks::Unknown),
+            ("", Looks::Unknown),
+        ] {
+            assert_eq!(Looks::of_text(text), looks, "{text}");
         }
     }
 

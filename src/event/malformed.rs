@@ -40,12 +40,14 @@ pub enum Malformed {
     )]
     TooDeep,
     /// Not JSON from this place on.
-    #[error("the body is not valid JSON (line {line}, column {column}): have a JSON library write it")]
+    #[error("the body is not valid JSON (line {line}, column {column}){looks}: have a JSON library write it")]
     NotJson {
         /// From 1.
         line: usize,
         /// From 1.
         column: usize,
+        /// What it may be instead.
+        looks: Looks,
     },
     /// JSON, but not an object.
     #[error("{0}")]
@@ -136,7 +138,7 @@ impl Malformed {
     /// The same rule without the place in the one body that broke it.
     pub(crate) fn without_place(&self) -> Self {
         match self {
-            Self::NotJson { .. } => Self::NotJson { line: 1, column: 1 },
+            Self::NotJson { looks, .. } => Self::NotJson { line: 1, column: 1, looks: *looks },
             other => other.clone(),
         }
     }
@@ -160,7 +162,7 @@ pub(super) mod tests {
                 Malformed::Empty => Malformed::NotUtf8(Looks::Gzip),
                 Malformed::NotUtf8(_) => Malformed::ByteOrderMark,
                 Malformed::ByteOrderMark => Malformed::TooDeep,
-                Malformed::TooDeep => Malformed::NotJson { line: 1, column: 1 },
+                Malformed::TooDeep => Malformed::NotJson { line: 1, column: 1, looks: Looks::Form },
                 Malformed::NotJson { .. } => Malformed::NotAnObject(Shape::Other),
                 Malformed::NotAnObject(_) => Malformed::RepeatedKey,
                 Malformed::RepeatedKey => Malformed::Missing("id"),

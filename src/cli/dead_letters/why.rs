@@ -83,6 +83,7 @@ impl Why {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Looks;
 
     #[test]
     fn an_unrouted_event_is_told_by_its_routing_key_and_by_what_its_body_says() {
@@ -112,7 +113,8 @@ mod tests {
 
     #[test]
     fn letters_that_differ_only_in_the_place_of_a_mistake_are_of_one_kind() {
-        let [first, second] = [1, 2].map(|line| Why::malformed(&Malformed::NotJson { line, column: 7 }));
+        let [first, second] =
+            [1, 2].map(|line| Why::malformed(&Malformed::NotJson { line, column: 7, looks: Looks::Unknown }));
         assert!(first.kind == second.kind && first.detail != second.detail);
         let [id, data] = ["id", "data"].map(|field| Why::malformed(&Malformed::Missing(field)));
         assert!(id.kind != data.kind && id.reason == data.reason);
