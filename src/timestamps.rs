@@ -5,7 +5,7 @@ use serde::Serializer;
 
 mod spelling;
 
-pub(crate) use spelling::{in_one_form, instant};
+pub(crate) use spelling::{in_one_form, instant, is_same_clock};
 
 /// Writes a time with milliseconds: `2026-11-23T10:00:00.000Z`. For `#[serde(serialize_with = …)]`.
 pub(crate) fn rfc3339<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {

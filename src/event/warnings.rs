@@ -6,7 +6,7 @@ use super::envelope::{Envelope, given, text};
 use super::parser::Fields;
 use super::{EventParser, Properties};
 use crate::text::printable;
-use crate::timestamps::in_one_form;
+use crate::timestamps::{in_one_form, is_same_clock};
 
 /// Bytes of a text of the publisher's that a warning repeats.
 const MAX_SHOWN_BYTES: usize = 64;
@@ -59,7 +59,7 @@ pub enum Warning {
     },
     /// The message's timestamp is in milliseconds, it seems; AMQP counts seconds.
     Milliseconds(u64),
-    /// The time goes out in another spelling.
+    /// The time goes out with another clock, or with fewer digits.
     TimeRewritten {
         /// The field that it stands in.
         field: &'static str,
@@ -174,7 +174,7 @@ fn id_from_message(envelope: &Envelope<'_>, properties: &Properties) -> Option<W
 fn time_rewritten(envelope: &Envelope<'_>) -> Option<Warning> {
     let time = Fields::of(envelope).ok()?.time;
     let written = text(time.name, Some(given(time.value)?)).ok()?;
-    let sent = in_one_form(&written).filter(|sent| *sent != written)?;
+    let sent = in_one_form(&written).filter(|sent| !is_same_clock(&written, sent))?;
     Some(Warning::TimeRewritten { field: time.name, sent: sent.into_owned() })
 }
 

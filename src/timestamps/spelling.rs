@@ -31,6 +31,14 @@ pub(crate) fn in_one_form(text: &str) -> Option<Cow<'_, str>> {
     Some(Cow::Owned(format!("{}{point}{}Z", time.utc, time.fraction)))
 }
 
+/// Whether a receiver sees the date, the clock and the digits of `written` in `sent`, which [`in_one_form`] made of it.
+pub(crate) fn is_same_clock(written: &str, sent: &str) -> bool {
+    let parts = |text| Some((str::get(text, ..10)?, str::get(text, 11..SECONDS_END)?));
+    // Behind the point and the digits that go out.
+    let mut cut = written.bytes().skip(SECONDS_END + 1 + DIGITS).take_while(u8::is_ascii_digit);
+    parts(written) == parts(sent) && cut.all(|digit| digit == b'0')
+}
+
 /// The time that a person or a program gave as the bound of a search: RFC 3339 as [`in_one_form`] reads it, or another form that
 /// jiff reads. Later times than a `Timestamp` can express count as the last of those.
 pub(crate) fn instant(text: &str) -> Option<Timestamp> {

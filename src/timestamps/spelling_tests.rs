@@ -1,7 +1,7 @@
 use jiff::Timestamp;
 use proptest::prelude::*;
 
-use super::{in_one_form, instant};
+use super::{in_one_form, instant, is_same_clock};
 
 #[test]
 fn every_spelling_comes_out_in_one_form() {
@@ -26,6 +26,24 @@ fn every_spelling_comes_out_in_one_form() {
         ("9999-12-31T23:59:60Z", "9999-12-31T23:59:59Z"),
     ] {
         assert_eq!(in_one_form(written).as_deref(), Some(sent), "{written}");
+    }
+}
+
+#[test]
+fn another_spelling_shows_the_same_clock_unless_the_offset_the_second_or_digits_change() {
+    for (written, is_same) in [
+        ("2026-11-23T10:00:00Z", true),
+        ("2026-11-23t10:00:00.5z", true),
+        ("2026-11-23 10:00:00.000000+00:00", true),
+        ("2026-11-23T10:00:00-00:00", true),
+        ("2026-11-23T10:00:00.1234560Z", true),
+        ("2026-11-23T10:00:00.1234567Z", false),
+        ("2026-11-23T10:00:00.00000000001+00:00", false),
+        ("2026-11-23T11:00:00+01:00", false),
+        ("2026-11-23T10:00:00+00:01", false),
+        ("2016-12-31T23:59:60Z", false),
+    ] {
+        assert_eq!(is_same_clock(written, &in_one_form(written).unwrap()), is_same, "{written}");
     }
 }
 
