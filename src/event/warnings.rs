@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::envelope::{Envelope, given, text};
 use super::parser::Fields;
+use super::shape::holds_json;
 use super::{EventParser, Properties};
 use crate::text::printable;
 use crate::timestamps::{in_one_form, is_same_clock};
@@ -68,6 +69,8 @@ pub enum Warning {
     },
     /// There is no `id`: the message's id is the event's.
     IdFromMessage(String),
+    /// `data` is a string that holds JSON: receivers would have to decode it twice.
+    JsonInData,
     /// A field of the other kind of events, ours or CloudEvents, which is ignored.
     OtherKind {
         /// The field.
@@ -92,6 +95,9 @@ impl fmt::Display for Warning {
             Self::IdFromMessage(id) => {
                 write!(f, "`id` is missing, so the message_id {id} is taken: write the id into the event too")
             }
+            Self::JsonInData => {
+                f.write_str("`data` is a string that holds JSON: encode it once, unless receivers must get a string")
+            }
             Self::OtherKind { field, read_as } => {
                 write!(f, "`{field}` is ignored, since this is read as {read_as}: leave it out")
             }
@@ -108,6 +114,7 @@ impl EventParser {
         warnings.extend(other_kind(&envelope));
         warnings.extend(id_from_message(&envelope, properties));
         warnings.extend(time_rewritten(&envelope));
+        warnings.extend(envelope.data.filter(|data| holds_json(data.get())).map(|_| Warning::JsonInData));
         let timestamp = properties.timestamp.filter(|number| MILLISECONDS.contains(number));
         warnings.extend(timestamp.map(Warning::Milliseconds));
         warnings

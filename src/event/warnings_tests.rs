@@ -71,6 +71,20 @@ fn a_time_that_is_rewritten_is_shown_as_it_is_sent() {
 }
 
 #[test]
+fn data_that_was_encoded_twice_is_warned_of() {
+    for body in [EVENT, CLOUD_EVENT] {
+        let with = |data: &str| warnings(&body.replace("{}", data));
+        for data in [r#""{\"title\":\"Hello\"}""#, r#""[]""#] {
+            let said = "`data` is a string that holds JSON: encode it once, unless receivers must get a string";
+            assert_eq!(with(data), [said], "{data}");
+        }
+        for data in [r#""{title}""#, r#""42""#, r#""""#, "[]", "null"] {
+            assert_eq!(with(data), [""; 0], "{data}");
+        }
+    }
+}
+
+#[test]
 fn a_timestamp_in_milliseconds_is_warned_of() {
     let with = |timestamp| warnings_with(EVENT, &Properties { timestamp: Some(timestamp), ..Properties::default() });
     assert_eq!(with(1_795_428_000), [""; 0]);
