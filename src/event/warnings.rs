@@ -71,6 +71,15 @@ pub enum Warning {
     IdFromMessage(String),
     /// `data` is a string that holds JSON: receivers would have to decode it twice.
     JsonInData,
+    /// A framework has put the event into an object of its own, under this key.
+    Wrapped {
+        /// The framework's.
+        key: &'static str,
+        /// Whose object it is.
+        by: &'static str,
+    },
+    /// Neither type nor account is there, nor a key that may mean them.
+    DataAlone,
     /// A field of the other kind of events, ours or CloudEvents, which is ignored.
     OtherKind {
         /// The field.
@@ -98,6 +107,12 @@ impl fmt::Display for Warning {
             Self::JsonInData => {
                 f.write_str("`data` is a string that holds JSON: encode it once, unless receivers must get a string")
             }
+            Self::Wrapped { key, by } => {
+                write!(f, "this looks like a message of {by}, with the event in `{key}`: publish the event alone")
+            }
+            Self::DataAlone => f.write_str(
+                "this has neither `type` nor `account_id`: publish the whole event, and a CloudEvent not in binary but in structured mode",
+            ),
             Self::OtherKind { field, read_as } => {
                 write!(f, "`{field}` is ignored, since this is read as {read_as}: leave it out")
             }
@@ -110,7 +125,13 @@ impl EventParser {
     /// says why.
     pub fn warnings(&self, body: &[u8], properties: &Properties) -> Vec<Warning> {
         let Ok(envelope) = self.envelope(body, properties) else { return Vec::new() };
+        if let Some(warning) = wrapped(&envelope) {
+            return vec![warning];
+        }
         let mut warnings = ignored_keys(&envelope);
+        if warnings.is_empty() && lacks_type_and_account(&envelope) {
+            warnings.push(Warning::DataAlone);
+        }
         warnings.extend(other_kind(&envelope));
         warnings.extend(id_from_message(&envelope, properties));
         warnings.extend(time_rewritten(&envelope));
@@ -119,6 +140,26 @@ impl EventParser {
         warnings.extend(timestamp.map(Warning::Milliseconds));
         warnings
     }
+}
+
+/// The framework that has probably put the event into an object of its own.
+fn wrapped(envelope: &Envelope<'_>) -> Option<Warning> {
+    let has = |key: &str| envelope.unknown.contains(key);
+    if !lacks_type_and_account(envelope) {
+        None
+    } else if has("pattern") && envelope.data.is_some() {
+        Some(Warning::Wrapped { key: "data", by: "NestJS" })
+    } else if has("messageType") && has("message") {
+        Some(Warning::Wrapped { key: "message", by: "MassTransit" })
+    } else {
+        None
+    }
+}
+
+fn lacks_type_and_account(envelope: &Envelope<'_>) -> bool {
+    let cloud = &envelope.cloud;
+    let fields = [envelope.event_type, envelope.account_id, cloud.accountid, cloud.specversion];
+    fields.iter().all(Option::is_none)
 }
 
 /// Sorted by the field that is probably meant.

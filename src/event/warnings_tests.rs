@@ -85,6 +85,25 @@ fn data_that_was_encoded_twice_is_warned_of() {
 }
 
 #[test]
+fn what_a_framework_has_put_around_an_event_or_taken_from_it_is_warned_of() {
+    let said = |key: &str, by: &str| {
+        format!("this looks like a message of {by}, with the event in `{key}`: publish the event alone")
+    };
+    let nest = format!(r#"{{"pattern":"content.published","data":{EVENT},"id":"7"}}"#);
+    assert_eq!(warnings(&nest), [said("data", "NestJS")]);
+    let mass_transit = format!(r#"{{"messageId":"1","messageType":["urn:message:Event"],"message":{EVENT}}}"#);
+    assert_eq!(warnings(&mass_transit), [said("message", "MassTransit")]);
+    for data in [r#"{"title":"Hello"}"#, "{}"] {
+        let said = warnings(data);
+        assert!(said.len() == 1 && said[0].starts_with("this has neither `type` nor `account_id`"), "{said:?}");
+    }
+    let renamed = EVENT.replace("\"type\"", "\"eventType\"").replace("account_id", "accountId");
+    assert_eq!(warnings(&renamed).len(), 2, "each key has its own");
+    let own_key = EVENT.replacen('{', r#"{"pattern":1,"#, 1);
+    assert_eq!(warnings(&own_key), [""; 0]);
+}
+
+#[test]
 fn a_timestamp_in_milliseconds_is_warned_of() {
     let with = |timestamp| warnings_with(EVENT, &Properties { timestamp: Some(timestamp), ..Properties::default() });
     assert_eq!(with(1_795_428_000), [""; 0]);
