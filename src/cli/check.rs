@@ -9,7 +9,7 @@ use serde::Serialize;
 use self::input::Input;
 use self::subscribers::{Finder, Subscriber, Subscribers};
 use self::verdict::{Fate, Verdict};
-use super::{CommandResult, Failure, output};
+use super::{CommandResult, Failure, nearest, output};
 use crate::config::Settings;
 
 mod input;
@@ -166,7 +166,7 @@ impl<'a> Check<'a> {
             Fate::DeadLetter(malformed) => Checked {
                 verdict: "dead_letter",
                 reason: Some(malformed.reason()),
-                text: Some(malformed.to_string()),
+                text: Some(nearest::refusal(&malformed, body, &self.outside.properties(), parser)),
                 ..checked
             },
             Fate::Unrouted(text) => Checked { verdict: "unrouted", text: Some(text), ..checked },

@@ -3,7 +3,7 @@
 use clap::error::{ContextKind, ContextValue};
 
 use super::Failure;
-use crate::event::Catalogue;
+use crate::event::{Catalogue, EventParser, Malformed, Properties};
 use crate::ids::EventType;
 use crate::webhook::{Subscriptions, WebhookRefusal};
 
@@ -38,6 +38,21 @@ fn unknown_event_type(name: &str, catalogue: &Catalogue) -> Failure {
         Some(nearest) => format!("{unknown}; did you mean `{nearest}`?"),
         None => format!("{unknown}; there are {}", known.join(", ")),
     })
+}
+
+/// What to tell people of a message that is no event: what [`Malformed`] says, and of an event type that the catalogue lacks, which
+/// it is, and the nearest one.
+pub(super) fn refusal(malformed: &Malformed, body: &[u8], properties: &Properties, parser: &EventParser) -> String {
+    let written = match malformed {
+        Malformed::UnknownType => parser.written_type(body, properties),
+        _ => None,
+    };
+    let Some(written) = written else { return malformed.to_string() };
+    let known: Vec<&str> = parser.catalogue.types().map(|known| known.as_str()).collect();
+    match nearest(&written, &known) {
+        Some(nearest) => format!("{malformed} (it is `{written}`; did you mean `{nearest}`?)"),
+        None => format!("{malformed} (it is `{written}`)"),
+    }
 }
 
 fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
@@ -93,5 +108,22 @@ mod tests {
         assert!(said("Content.Created").ends_with("did you mean `content.created`?"));
         assert!(said("site_connected").ends_with("did you mean `site.connected`?"));
         assert!(said("xyz").ends_with("; there are content.created, content.published, site.connected"));
+    }
+
+    #[test]
+    fn a_message_of_an_unknown_type_is_told_with_the_type_and_the_nearest_one() {
+        let parser = EventParser { catalogue: catalogue(), max_event_bytes: 1000 };
+        let said = |event_type: &str| {
+            let body = format!(r#"{{"type":"{event_type}"}}"#);
+            refusal(&Malformed::UnknownType, body.as_bytes(), &Properties::default(), &parser)
+        };
+        let begin = Malformed::UnknownType.to_string();
+        let expected = format!("{begin} (it is `content.publishd`; did you mean `content.published`?)");
+        assert_eq!(said("content.publishd"), expected);
+        assert_eq!(said(""), format!("{begin} (it is ``)"));
+        assert_eq!(said("\\u001b[1m\\u202e"), format!(r"{begin} (it is ` [1m\u{{202e}}`)"));
+        assert_eq!(said(&"é".repeat(100)), format!("{begin} (it is `{}`)", "é".repeat(32)));
+        let other = refusal(&Malformed::Empty, b"", &Properties::default(), &parser);
+        assert_eq!(other, Malformed::Empty.to_string());
     }
 }

@@ -17,6 +17,9 @@ use crate::trace_context::TraceContext;
 /// Bytes of an encoding's name that an error repeats.
 const MAX_ENCODING_BYTES: usize = 64;
 
+/// Bytes of an event type that is shown.
+const MAX_TYPE_BYTES: usize = 64;
+
 /// What a broker message says beside its body.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Properties {
@@ -58,6 +61,13 @@ impl EventParser {
         let data = fields.data.ok_or(Malformed::Missing("data"))?;
         let body = body_to_send(&id, event_type, &occurred_at, data);
         Ok(Event { id, event_type: event_type.clone(), account_id, body, trace: properties.trace })
+    }
+
+    /// The event type that stands in a message's body, safe to print, whether or not the catalogue has it. It is for people who may see
+    /// the body.
+    pub fn written_type(&self, body: &[u8], properties: &Properties) -> Option<String> {
+        let envelope = self.envelope(body, properties).ok()?;
+        text("type", envelope.event_type).ok().map(|written| printable(&written, MAX_TYPE_BYTES))
     }
 
     pub(super) fn envelope<'a>(&self, body: &'a [u8], properties: &Properties) -> Result<Envelope<'a>, Malformed> {

@@ -29,7 +29,7 @@ pub(in crate::cli) struct Outside {
 }
 
 impl Outside {
-    fn properties(&self) -> Properties {
+    pub(super) fn properties(&self) -> Properties {
         Properties {
             message_id: self.message_id.clone(),
             timestamp: self.timestamp,

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 
+use crate::cli::nearest;
 use crate::event::{EventParser, Malformed};
 use crate::ids::EventType;
 use crate::queue::{DeadLetter, LetterQueue};
@@ -18,6 +19,12 @@ pub(super) struct Why {
     pub(super) kind: String,
 }
 
+/// Why a message is no event, and that in words.
+struct Refusal {
+    malformed: Malformed,
+    text: String,
+}
+
 impl Why {
     /// Why a worker would refuse the letter now, or else why the broker made it a dead letter. What no queue took has a routing key
     /// that was no event type of the catalogue, whatever its body says.
@@ -27,22 +34,31 @@ impl Why {
             return Self::other(UNREADABLE, detail.to_owned());
         }
         let parsed = parser.parse(&letter.body, &letter.properties, Timestamp::now());
+        let parsed = parsed.map_err(|malformed| Refusal {
+            text: nearest::refusal(&malformed, &letter.body, &letter.properties, parser),
+            malformed,
+        });
         match (parsed, letter.kept_in) {
             (parsed, LetterQueue::Unrouted) => {
                 Self::unrouted(parsed.map(|event| event.event_type), &letter.routing_key)
             }
-            (Err(malformed), LetterQueue::Dead) => Self::malformed(&malformed),
+            (Err(refusal), LetterQueue::Dead) => Self::refused(refusal),
             (Ok(_), LetterQueue::Dead) => Self::given_up(letter.broker_reason.as_deref().unwrap_or("unknown")),
         }
     }
 
-    fn malformed(malformed: &Malformed) -> Self {
-        Self { kind: malformed.without_place().to_string(), ..Self::other(malformed.reason(), malformed.to_string()) }
+    fn refused(Refusal { malformed, text }: Refusal) -> Self {
+        let kind = match malformed {
+            // What is to be done depends on the type.
+            Malformed::UnknownType => text.clone(),
+            _ => malformed.without_place().to_string(),
+        };
+        Self { kind, ..Self::other(malformed.reason(), text) }
     }
 
-    fn unrouted(parsed: Result<EventType, Malformed>, routing_key: &str) -> Self {
+    fn unrouted(parsed: Result<EventType, Refusal>, routing_key: &str) -> Self {
         let key = printable(routing_key, 200);
-        let detail = match &parsed {
+        let detail = match parsed {
             Ok(event_type) if event_type.as_str() == routing_key => format!(
                 "no queue took its routing key \"{key}\" when it was published; its type is in the catalogue now: requeue it"
             ),
@@ -50,10 +66,10 @@ impl Why {
                 "no queue takes its routing key \"{key}\", which is not its type {event_type}: correct the publisher, whose \
                  routing key must be the type, then requeue it"
             ),
-            Err(Malformed::UnknownType) => {
-                format!("no queue takes its routing key \"{key}\": {}", Malformed::UnknownType)
+            Err(Refusal { malformed: Malformed::UnknownType, text }) => {
+                format!("no queue takes its routing key \"{key}\": {text}")
             }
-            Err(malformed) => return Self::malformed(malformed),
+            Err(refusal) => return Self::refused(refusal),
         };
         Self::other(Malformed::UnknownType.reason(), detail)
     }
@@ -85,6 +101,10 @@ mod tests {
     use super::*;
     use crate::event::Looks;
 
+    fn refusal(malformed: Malformed) -> Refusal {
+        Refusal { text: malformed.to_string(), malformed }
+    }
+
     #[test]
     fn an_unrouted_event_is_told_by_its_routing_key_and_by_what_its_body_says() {
         let created = || EventType::parse("content.created").unwrap();
@@ -93,10 +113,10 @@ mod tests {
         let why = Why::unrouted(Ok(created()), "events\u{1b}");
         let expected = r#"no queue takes its routing key "events ", which is not its type content.created: correct"#;
         assert!(why.reason == "unknown_type" && why.detail.starts_with(expected), "{}", why.detail);
-        let why = Why::unrouted(Err(Malformed::UnknownType), "no.such");
+        let why = Why::unrouted(Err(refusal(Malformed::UnknownType)), "no.such");
         let expected = r#"no queue takes its routing key "no.such": the event type is not in the catalogue"#;
         assert!(why.reason == "unknown_type" && why.detail.starts_with(expected), "{}", why.detail);
-        let why = Why::unrouted(Err(Malformed::Empty), "no.such");
+        let why = Why::unrouted(Err(refusal(Malformed::Empty)), "no.such");
         assert_eq!((why.reason.as_str(), why.detail), ("empty", Malformed::Empty.to_string()));
     }
 
@@ -114,9 +134,9 @@ mod tests {
     #[test]
     fn letters_that_differ_only_in_the_place_of_a_mistake_are_of_one_kind() {
         let [first, second] =
-            [1, 2].map(|line| Why::malformed(&Malformed::NotJson { line, column: 7, looks: Looks::Unknown }));
+            [1, 2].map(|line| Why::refused(refusal(Malformed::NotJson { line, column: 7, looks: Looks::Unknown })));
         assert!(first.kind == second.kind && first.detail != second.detail);
-        let [id, data] = ["id", "data"].map(|field| Why::malformed(&Malformed::Missing(field)));
+        let [id, data] = ["id", "data"].map(|field| Why::refused(refusal(Malformed::Missing(field))));
         assert!(id.kind != data.kind && id.reason == data.reason);
     }
 }

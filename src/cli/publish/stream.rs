@@ -18,7 +18,7 @@ use super::LAST_CONFIRMS;
 use super::window::{Answer, Window};
 use crate::cli::json_lines::{Line, Lines};
 use crate::cli::signals::{SignalReceiver, Signals};
-use crate::cli::{CommandResult, Failure, output};
+use crate::cli::{CommandResult, Failure, nearest, output};
 use crate::config::Settings;
 use crate::event::{Malformed, Properties};
 use crate::ids::EventId;
@@ -196,7 +196,9 @@ impl Stream<'_> {
 
     async fn send(&mut self, publisher: &Publisher, Line { number, body, end }: Line) -> CommandResult {
         let event = self.settings.events.parse(&body, &Properties::default(), Timestamp::now());
-        let event = event.map_err(|malformed| refused(number, &malformed))?;
+        let told =
+            |malformed: &Malformed| nearest::refusal(malformed, &body, &Properties::default(), &self.settings.events);
+        let event = event.map_err(|malformed| refused(number, &malformed, told(&malformed)))?;
         let address = EventAddress {
             event_type: event.event_type.as_str(),
             id: event.id.as_str(),
@@ -249,10 +251,10 @@ fn failure(text: String) -> Failure {
     Failure::Failed(anyhow::Error::msg(text))
 }
 
-fn refused(line: u64, malformed: &Malformed) -> Failure {
+fn refused(line: u64, malformed: &Malformed, told: String) -> Failure {
     match malformed {
         Malformed::Missing("id") => failure(format!("line {line} has no `id`: each line needs one of its own")),
-        malformed => failure(format!("line {line} is no event: {malformed}")),
+        _ => failure(format!("line {line} is no event: {told}")),
     }
 }
 

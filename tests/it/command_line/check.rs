@@ -87,6 +87,15 @@ async fn a_dead_letter_is_told_with_its_reason_and_ends_with_1() {
     assert_eq!((output.code, &output.stderr[..]), (1, "error: the message would not be delivered\n"));
 }
 
+#[tokio::test]
+async fn an_unknown_type_is_told_with_the_nearest_one() {
+    let site = alone().await;
+    let (checked, code) = check(&site, &timed().replace(TYPE, "content.publishd"), &[]).await;
+    let text = checked["text"].as_str().unwrap();
+    assert!(text.ends_with(" (it is `content.publishd`; did you mean `content.published`?)"), "{text}");
+    assert_eq!((&checked["reason"], code), (&json!("unknown_type"), 1));
+}
+
 /// Each message is published by an ordinary client, with the properties that the check is told.
 #[tokio::test]
 async fn a_check_says_what_a_worker_then_does() {

@@ -164,7 +164,7 @@ async fn a_line_that_a_worker_would_refuse_ends_the_run_behind_what_is_confirmed
         ("[]", "not a JSON object"),
         (&event("evt 1", TYPE), "`id`"),
         (&event("", TYPE), "has no `id`: each line needs one of its own"),
-        (&event("evt_1", "content.exploded"), "catalogue"),
+        (&event("evt_1", "content.exploded"), "(it is `content.exploded`; did you mean `content."),
         (&too_large, "event.max_event_bytes"),
     ];
     for (bad, said) in cases {

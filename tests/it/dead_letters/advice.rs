@@ -43,7 +43,7 @@ async fn below_the_table_stands_for_each_kind_of_letter_what_is_wrong_and_what_t
         "not_json (msg_1 and 1 more): the body is not valid JSON (line 1, column 4): have a JSON library write it";
     let empty = "empty (msg_3): the body is empty: publish the event in it, a JSON object";
     let unknown = "unknown_type (evt_new): the event type is not in the catalogue: correct `type`, or add it to the settings \
-                   if it is new";
+                   if it is new (it is `content.archived`; did you mean `content.created`?)";
     let told = [not_json, unknown, empty, "4 dead letters"];
     assert_eq!(below(&site).await, told);
     let file = grown_catalogue(&site);
