@@ -7,16 +7,21 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use self::input::Input;
+use self::repeated::SeenIds;
 use self::subscribers::{Finder, Subscriber, Subscribers};
 use self::verdict::{Fate, Verdict};
 use super::{CommandResult, Failure, nearest, output};
 use crate::config::Settings;
 
 mod input;
+mod repeated;
 mod subscribers;
 mod verdict;
 
 pub(super) use verdict::Outside;
+
+/// Ids of which it is known whether they stand twice. Each needs 30 bytes or so.
+const MOST_IDS: usize = 1_000_000;
 
 /// Checks the messages of a file, or of standard input for `-`.
 pub(super) async fn file(path: &Path, outside: &Outside, settings: &Settings, json: bool) -> CommandResult {
@@ -137,11 +142,19 @@ struct Check<'a> {
     finder: Option<Finder<'a>>,
     messages: u64,
     not_delivered: u64,
+    seen: SeenIds,
 }
 
 impl<'a> Check<'a> {
     fn of(outside: &'a Outside, settings: &'a Settings) -> Result<Self, Failure> {
-        Ok(Self { outside, settings, finder: Finder::of(settings)?, messages: 0, not_delivered: 0 })
+        Ok(Self {
+            outside,
+            settings,
+            finder: Finder::of(settings)?,
+            messages: 0,
+            not_delivered: 0,
+            seen: SeenIds::new(MOST_IDS),
+        })
     }
 
     async fn message(&mut self, line: Option<u64>, body: &[u8]) -> Result<Checked, Failure> {
@@ -176,6 +189,11 @@ impl<'a> Check<'a> {
                     None => None,
                 };
                 let (webhooks, nobody) = found.map(|Subscribers { webhooks, nobody }| (webhooks, nobody)).unzip();
+                let mut warnings = checked.warnings;
+                let earlier = line.and_then(|line| self.seen.earlier(event.id.as_str(), line));
+                warnings.extend(earlier.map(|line| {
+                    format!("the id stood in line {line} already: many receivers drop the second event of an id")
+                }));
                 let event = CheckedEvent {
                     id: event.id.to_string(),
                     event_type: event.event_type.to_string(),
@@ -183,7 +201,7 @@ impl<'a> Check<'a> {
                     timestamp: time,
                     bytes: event.body.len(),
                 };
-                Checked { event: Some(event), webhooks, nobody: nobody.flatten(), ..checked }
+                Checked { event: Some(event), webhooks, nobody: nobody.flatten(), warnings, ..checked }
             }
         })
     }
@@ -192,11 +210,13 @@ impl<'a> Check<'a> {
     fn notes(&self) -> Vec<&'static str> {
         let no_database = "DATABASE_URL is not set: to which webhooks messages would go is not known";
         let no_keys = "security.encryption_keys is not set: whether secrets and headers of webhooks can be decrypted is not known";
-        match &self.finder {
-            None => vec![no_database],
-            Some(_) if self.settings.keyring.is_none() => vec![no_keys],
-            Some(_) => Vec::new(),
-        }
+        let too_many_ids = "there are more than 1,000,000 ids: whether later ones stand twice is not known";
+        let missing = match &self.finder {
+            None => Some(no_database),
+            Some(_) if self.settings.keyring.is_none() => Some(no_keys),
+            Some(_) => None,
+        };
+        missing.into_iter().chain(self.seen.is_full.then_some(too_many_ids)).collect()
     }
 
     fn print_notes(&self) -> CommandResult {

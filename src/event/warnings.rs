@@ -69,6 +69,8 @@ pub enum Warning {
     },
     /// There is no `id`: the message's id is the event's.
     IdFromMessage(String),
+    /// The message's id is another than the event's.
+    OtherId(String),
     /// `data` is a string that holds JSON: receivers would have to decode it twice.
     JsonInData,
     /// A framework has put the event into an object of its own, under this key.
@@ -104,6 +106,9 @@ impl fmt::Display for Warning {
             Self::IdFromMessage(id) => {
                 write!(f, "`id` is missing, so the message_id {id} is taken: write the id into the event too")
             }
+            Self::OtherId(id) => {
+                write!(f, "the message_id {id} is not the event's `id`, which receivers get: write the same into both")
+            }
             Self::JsonInData => {
                 f.write_str("`data` is a string that holds JSON: encode it once, unless receivers must get a string")
             }
@@ -133,7 +138,7 @@ impl EventParser {
             warnings.push(Warning::DataAlone);
         }
         warnings.extend(other_kind(&envelope));
-        warnings.extend(id_from_message(&envelope, properties));
+        warnings.extend(id_of_message(&envelope, properties));
         warnings.extend(time_rewritten(&envelope));
         warnings.extend(envelope.data.filter(|data| holds_json(data.get())).map(|_| Warning::JsonInData));
         let timestamp = properties.timestamp.filter(|number| MILLISECONDS.contains(number));
@@ -213,10 +218,16 @@ fn other_kind(envelope: &Envelope<'_>) -> Option<Warning> {
     envelope.cloud.specversion.map(|_| Warning::OtherKind { field: "specversion", read_as })
 }
 
-fn id_from_message(envelope: &Envelope<'_>, properties: &Properties) -> Option<Warning> {
-    let is_empty = given(envelope.id).is_none_or(|raw| raw.get() == r#""""#);
-    let id = properties.message_id.as_deref().filter(|id| is_empty && !id.is_empty())?;
-    Some(Warning::IdFromMessage(printable(id, MAX_SHOWN_BYTES)))
+fn id_of_message(envelope: &Envelope<'_>, properties: &Properties) -> Option<Warning> {
+    let id = properties.message_id.as_deref().filter(|id| !id.is_empty())?;
+    let shown = || printable(id, MAX_SHOWN_BYTES);
+    match given(envelope.id) {
+        Some(own) if own.get() != r#""""# => {
+            let is_other = text("id", Some(own)).is_ok_and(|own| own != id);
+            is_other.then(|| Warning::OtherId(shown()))
+        }
+        _ => Some(Warning::IdFromMessage(shown())),
+    }
 }
 
 fn time_rewritten(envelope: &Envelope<'_>) -> Option<Warning> {

@@ -119,7 +119,10 @@ fn an_id_that_comes_from_the_message_is_warned_of() {
         assert_eq!(said.len(), 1, "{said:?}");
         assert!(said[0].contains("the message_id msg_1 is taken"), "{said:?}");
     }
-    assert_eq!(warnings_with(EVENT, &properties), [""; 0]);
+    let same = Properties { message_id: Some("evt_1".into()), ..Properties::default() };
+    assert_eq!(warnings_with(EVENT, &same), [""; 0]);
+    let said = warnings_with(EVENT, &properties);
+    assert_eq!(said, ["the message_id msg_1 is not the event's `id`, which receivers get: write the same into both"]);
 }
 
 #[test]

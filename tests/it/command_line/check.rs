@@ -294,6 +294,8 @@ async fn a_file_of_json_lines_is_a_message_in_each_line() {
     let expected = [(1, None), (3, dead("not_json")), (4, dead("too_large")), (5, None)];
     assert_eq!((checked.iter().map(shown).collect::<Vec<_>>(), code), (expected.to_vec(), 1));
     assert_eq!(checked[3]["webhooks"][0]["id"], json!(webhook.id));
+    let said = "the id stood in line 1 already: many receivers drop the second event of an id";
+    assert_eq!([&checked[0]["warnings"], &checked[3]["warnings"]], [&json!([]), &json!([said])]);
     let output = check_file(&site, &text, &[]).await;
     let starts: Vec<&str> = output.stdout.lines().map(|line| line.split(" (").next().unwrap()).collect();
     assert!(starts[0].starts_with("line 1: deliver: event evt_1"), "{output:?}");
@@ -308,7 +310,8 @@ async fn a_file_of_json_lines_is_a_message_in_each_line() {
 #[tokio::test]
 async fn a_check_reads_standard_input_for_a_minus() {
     let site = alone().await;
-    let output = site.cli_with_input(&["publish", "--check", "-"], &format!("{}\n", timed()).repeat(3000)).await;
+    let lines: String = (1..=3000).map(|number| timed().replace("evt_1", &format!("evt_{number}")) + "\n").collect();
+    let output = site.cli_with_input(&["publish", "--check", "-"], &lines).await;
     assert_eq!((output.code, output.stdout.lines().count()), (0, 3000 + 2), "{}", output.stderr);
     assert!(output.stdout.contains("line 3000: deliver: ") && output.stdout.contains("3,000 messages, 3,000 would"));
 }
