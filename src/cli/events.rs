@@ -64,8 +64,10 @@ async fn show(Show { event_id, account }: Show, settings: &Settings, json: bool)
     let store = store(settings)?;
     let reached = reached(&store, &account, &event_id).await?;
     if reached.is_empty() {
-        let none =
-            format!("no webhook of account {account} has a delivery of event {event_id}, as far as the log goes back");
+        let none = format!(
+            "no webhook of account {account} has a delivery of event {event_id}, as far as the log goes back: \
+             `dead-letters list` shows whether a worker or the broker refused it, `events check` who would get it"
+        );
         return Err(Failure::Failed(anyhow::anyhow!(none)));
     }
     if json {

@@ -100,5 +100,5 @@ async fn an_event_is_shown_with_every_webhook_of_its_account_that_got_it() {
     }
     // Another account has no such event.
     let other = site.cli(&["events", "show", &event, "--account", "acc_43"]).await;
-    assert_fails(&other, 1, &["no webhook of account acc_43", &event]);
+    assert_fails(&other, 1, &["no webhook of account acc_43", &event, "`dead-letters list`", "`events check`"]);
 }
