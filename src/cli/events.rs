@@ -30,7 +30,16 @@ pub(super) enum Command {
     Show(Show),
     /// Say what a worker would do with the message on standard input, and to which webhooks it would go; publishes nothing
     #[command(after_help = CHECK_EXAMPLES)]
-    Check(check::Outside),
+    Check(Check),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Check {
+    #[command(flatten)]
+    outside: check::Outside,
+    /// For those who name a file: it is answered by how to give one
+    #[arg(hide = true)]
+    file: Option<String>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -56,7 +65,11 @@ struct Reached {
 pub(super) async fn run(command: Command, settings: &Settings, json: bool) -> CommandResult {
     match command {
         Command::Show(arguments) => show(arguments, settings, json).await,
-        Command::Check(outside) => check::message(&outside, settings, json).await,
+        Command::Check(Check { file: Some(file), .. }) if file != "-" => Err(Failure::Usage(
+            "events check reads one message from standard input (<FILE): penr-webhooks publish --check FILE takes a file"
+                .to_owned(),
+        )),
+        Command::Check(Check { outside, .. }) => check::message(&outside, settings, json).await,
     }
 }
 

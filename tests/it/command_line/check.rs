@@ -317,6 +317,14 @@ async fn a_check_reads_standard_input_for_a_minus() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_named_to_the_check_of_one_message_is_answered_by_how_to_give_it() {
+    let site = alone().await;
+    let output = site.cli(&["events", "check", "event.json"]).await;
+    assert_fails(&output, 2, &["standard input", "publish --check FILE"]);
+    assert_eq!(site.cli_with_input(&["events", "check", "-"], &timed()).await.code, 0);
+}
+
+#[tokio::test]
 async fn a_check_publishes_nothing_and_asks_no_broker() {
     let site = Site::new().await;
     site.worker().await.kill9();
