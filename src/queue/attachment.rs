@@ -23,8 +23,8 @@ pub(crate) struct Incoming {
     /// The message may have been worked on before.
     pub(crate) redelivered: bool,
     pub(crate) receipt: Receipt,
+    pub(crate) routing_key: ShortString,
     exchange: ShortString,
-    routing_key: ShortString,
 }
 
 impl Incoming {

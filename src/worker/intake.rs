@@ -14,6 +14,10 @@ use super::share::Report;
 use super::spans;
 use crate::event::EventParser;
 use crate::queue::{Incoming, Settled, Settlement};
+use crate::text::printable;
+
+/// Bytes of a message's id, and of its routing key, in the log.
+const MAX_LOGGED_BYTES: usize = 128;
 
 pub(super) struct Intake {
     pub(super) parser: EventParser,
@@ -54,7 +58,7 @@ impl Intake {
     /// Reads the event of a message. A message without a valid one is rejected, and `None` is returned.
     async fn parse(&self, message: Incoming) -> Option<ReceivedEvent> {
         let mut span = spans::consume(&self.attempts.tracer, &message);
-        let Incoming { body, properties, receipt, .. } = message;
+        let Incoming { body, properties, receipt, routing_key, .. } = message;
         match self.parser.parse(&body, &properties, jiff::Timestamp::now()) {
             Ok(mut event) => {
                 receipt.count_event();
@@ -72,7 +76,17 @@ impl Intake {
                 }
                 self.attempts.metrics.dead_letters.count(reason);
                 let trace_id = properties.trace.map(|trace| tracing::field::display(trace.trace_id));
-                tracing::warn!(reason, bytes, trace_id, "a message is no event and becomes a dead letter: {malformed}");
+                // Nothing of the body: these two find the message and its publisher.
+                let message_id = properties.message_id.as_deref().map(|id| printable(id, MAX_LOGGED_BYTES));
+                let routing_key = printable(routing_key.as_str(), MAX_LOGGED_BYTES);
+                tracing::warn!(
+                    reason,
+                    bytes,
+                    message_id,
+                    routing_key,
+                    trace_id,
+                    "a message is no event and becomes a dead letter: {malformed}"
+                );
                 self.attempts.report(Report::Settled(Settled { receipt, settlement: Settlement::Dead })).await;
                 None
             }

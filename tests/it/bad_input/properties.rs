@@ -1,7 +1,9 @@
 //! Message properties that this service does not need never stop an event.
 
-use super::{Scene, valid};
-use crate::support::{RawMessage, Table};
+use serde_json::Value;
+
+use super::{MARKER, Scene, TYPE, valid};
+use crate::support::{Fate, RawMessage, Table, wait_until};
 
 /// Messages whose body is a valid event, each with one unusual property.
 async fn all_arrive(mut scene: Scene, unusual: impl IntoIterator<Item = Box<dyn Fn(RawMessage) -> RawMessage>>) {
@@ -104,4 +106,27 @@ async fn headers_of_every_kind_do_not_matter() {
         Box::new(move |message| RawMessage { headers: Some(table.clone()), ..message })
     });
     all_arrive(Scene::open().await, changes).await;
+}
+
+#[tokio::test]
+async fn the_log_line_of_a_dead_letter_tells_its_message_id_and_routing_key_safe_to_print() {
+    let scene = Scene::open().await;
+    let id = format!("msg_\u{202e}{}", "x".repeat(200));
+    for message in [scene.site.message(MARKER).with_id(&id), scene.site.message(MARKER)] {
+        assert_eq!(scene.site.publish_message(&message).await, Fate::Confirmed);
+    }
+    let field = |line: &Value, name: &str| line.get(name).or_else(|| line["fields"].get(name)).cloned();
+    let told =
+        |line: &Value| field(line, "message").is_some_and(|text| text.to_string().contains("becomes a dead letter"));
+    let lines = || scene.worker.log_lines().into_iter().filter(told).collect::<Vec<Value>>();
+    wait_until("both have a line", async || lines().len() == 2).await;
+    let lines = lines();
+    let shown = field(&lines[0], "message_id").expect("it has one");
+    let shown = shown.as_str().unwrap();
+    assert!(shown.starts_with(r"msg_\u{202e}xxx") && shown.len() == 128, "{shown}");
+    assert_eq!(field(&lines[1], "message_id"), None, "it has none");
+    for line in &lines {
+        assert_eq!(field(line, "routing_key").unwrap(), TYPE);
+        assert!(!line.to_string().contains(MARKER), "{line}");
+    }
 }
