@@ -26,10 +26,11 @@ impl Said {
     }
 }
 
-/// `found` is `None` if the broker does not answer.
-pub(super) fn check(found: Option<&UnroutedQueue>, told: &Told, queue: &Queue) -> Check {
-    let Some(found) = found else {
-        return Check::warns(CHECK, "not checked: the broker does not answer", "solve that first");
+/// `found` is what keeps such events, or why the broker does not tell.
+pub(super) fn check(found: &Result<UnroutedQueue, String>, told: &Told, queue: &Queue) -> Check {
+    let found = match found {
+        Ok(found) => found,
+        Err(why) => return Check::warns(CHECK, format!("not checked: {why}"), "solve that first"),
     };
     let mut said = vec![way(told, queue)];
     let is_kept =
@@ -143,7 +144,7 @@ mod tests {
     fn it_is_told_where_events_go_that_no_queue_takes() {
         let queue = Queue::example();
         let of = |told: &Told| {
-            let Check { status, detail, .. } = check(Some(&UnroutedQueue::default()), told, &queue);
+            let Check { status, detail, .. } = check(&Ok(UnroutedQueue::default()), told, &queue);
             (status, detail)
         };
         let cases = [
@@ -177,17 +178,17 @@ mod tests {
         let queue = Queue::example();
         let kept = told("the policy p", "unrouted", bound(&["unrouted.queue"]));
         let waiting = UnroutedQueue { depth: Some(Depth { messages: 3, consumers: 0 }), ..UnroutedQueue::default() };
-        let check_of = |found: &UnroutedQueue| check(Some(found), &kept, &queue);
-        let said = check_of(&waiting);
+        let check_of = |found: UnroutedQueue| check(&Ok(found), &kept, &queue);
+        let said = check_of(waiting);
         assert!(said.status == Status::Warns && said.detail.starts_with("3 wait; events that no"), "{said:?}");
         let missing = UnroutedQueue { missing: vec!["the queue unrouted.queue".into()], ..UnroutedQueue::default() };
-        let said = check_of(&missing);
+        let said = check_of(missing);
         assert!(
             said.status == Status::Warns && said.detail.ends_with("not declared: the queue unrouted.queue"),
             "{said:?}"
         );
-        let unseen = check(None, &kept, &queue);
-        assert!(unseen.status == Status::Warns && unseen.detail.starts_with("not checked: "), "{unseen:?}");
+        let unseen = check(&Err("set AMQP_URL".into()), &kept, &queue);
+        assert!(unseen.status == Status::Warns && unseen.detail == "not checked: set AMQP_URL", "{unseen:?}");
     }
 
     #[test]
