@@ -35,7 +35,7 @@ pub(super) enum Command {
     /// List the oldest, each with the reason it would be refused for now; and events that no queue took
     #[command(after_help = LIST_EXAMPLES)]
     List {
-        /// Show so many at most, such as 1000
+        /// Show so many at most, such as 1000; and as many unrouted events
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         limit: u32,
         /// Print their payload too, which may be a customer's data

@@ -57,7 +57,7 @@ pub(super) async fn run(settings: &Settings, json: bool) -> CommandResult {
         machine::dns(settings, deadline),
         machine::proxy(settings, deadline),
     );
-    let unrouted = unrouted::check(broker.unrouted.as_ref(), &told, &settings.queue);
+    let unrouted = unrouted::check(&broker.unrouted, &told, &settings.queue);
     let processes =
         processes::checks(settings, &database.running, database.schema_is_older, broker.consumers, deadline).await;
     let (certificates, open_files) = (machine::certificates(settings), machine::open_files(settings));

@@ -40,11 +40,12 @@ impl<R: Read> Lines<R> {
     /// The input cannot be read.
     pub(super) fn next_batch(&mut self) -> io::Result<Vec<Line>> {
         let mut batch = Vec::new();
-        while let Some(line) = self.next()? {
-            batch.push(line);
-            // A further line, if it is not complete, may keep us waiting, or need much memory.
-            if !self.input.buffer().contains(&b'\n') {
-                break;
+        // A further line, if it is not complete, may keep us waiting, or need much memory.
+        while batch.is_empty() || self.input.buffer().contains(&b'\n') {
+            match self.read_line()? {
+                Reading::Line(line) => batch.push(line),
+                Reading::Nothing => {}
+                Reading::End => break,
             }
         }
         Ok(batch)
@@ -56,29 +57,40 @@ impl<R: Read> Lines<R> {
     ///
     /// The input cannot be read.
     pub(super) fn next(&mut self) -> io::Result<Option<Line>> {
-        if std::mem::take(&mut self.in_long_line) {
-            while !self.read_part(&mut Vec::new(), usize::MAX)?.is_end() {}
-        }
         loop {
-            let mut body = Vec::new();
-            // One byte more than a line of the greatest length that ends with CR LF.
-            let longest = self.most + 2;
-            let mut part = Part::Some;
-            while part == Part::Some && body.len() < longest {
-                part = self.read_part(&mut body, longest)?;
-            }
-            if part == Part::EndOfInput && body.is_empty() {
-                return Ok(None);
-            }
-            self.number += 1;
-            self.in_long_line = part == Part::Some;
-            if part == Part::EndOfLine && body.last() == Some(&b'\r') {
-                body.pop();
-            }
-            if !body.iter().all(u8::is_ascii_whitespace) || self.in_long_line {
-                return Ok(Some(Line { number: self.number, body, end: self.end }));
+            match self.read_line()? {
+                Reading::Line(line) => return Ok(Some(line)),
+                Reading::Nothing => {}
+                Reading::End => return Ok(None),
             }
         }
+    }
+
+    /// Reads up to the next line break, and not beyond it: what follows may not be there yet.
+    fn read_line(&mut self) -> io::Result<Reading> {
+        if std::mem::take(&mut self.in_long_line) {
+            while self.read_part(&mut Vec::new(), usize::MAX)? == Part::Some {}
+            return Ok(Reading::Nothing);
+        }
+        let mut body = Vec::new();
+        // One byte more than a line of the greatest length that ends with CR LF.
+        let longest = self.most + 2;
+        let mut part = Part::Some;
+        while part == Part::Some && body.len() < longest {
+            part = self.read_part(&mut body, longest)?;
+        }
+        if part == Part::EndOfInput && body.is_empty() {
+            return Ok(Reading::End);
+        }
+        self.number += 1;
+        self.in_long_line = part == Part::Some;
+        if part == Part::EndOfLine && body.last() == Some(&b'\r') {
+            body.pop();
+        }
+        if body.iter().all(u8::is_ascii_whitespace) && !self.in_long_line {
+            return Ok(Reading::Nothing);
+        }
+        Ok(Reading::Line(Line { number: self.number, body, end: self.end }))
     }
 
     /// Adds what was read already to a line's body, or what is read now: until its end, or until the body has `longest` bytes.
@@ -112,10 +124,12 @@ enum Part {
     EndOfInput,
 }
 
-impl Part {
-    fn is_end(self) -> bool {
-        self != Self::Some
-    }
+/// What was read up to a line break.
+enum Reading {
+    Line(Line),
+    /// A blank line, or the rest of one that was too long.
+    Nothing,
+    End,
 }
 
 #[cfg(test)]
@@ -181,5 +195,12 @@ mod tests {
         let mut lines = Lines::of(pipe(&["1\n2\n3", "\n4\n", "5"]), 10);
         let mut batch = || lines.next_batch().unwrap().iter().map(|line| line.number).collect::<Vec<_>>();
         assert_eq!([batch(), batch(), batch(), batch()], [vec![1, 2], vec![3, 4], vec![5], vec![]]);
+    }
+
+    #[test]
+    fn a_batch_does_not_wait_for_what_comes_after_a_blank_line_or_after_a_line_that_is_too_long() {
+        let mut lines = Lines::of(pipe(&["1\n\n \r\n", "12345\n", "6\n\n", "\n"]), 2);
+        let mut batch = || lines.next_batch().unwrap().iter().map(|line| line.number).collect::<Vec<_>>();
+        assert_eq!([batch(), batch(), batch(), batch()], [vec![1], vec![4], vec![5], vec![]]);
     }
 }

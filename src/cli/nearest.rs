@@ -57,6 +57,10 @@ pub(super) fn refusal(malformed: &Malformed, body: &[u8], properties: &Propertie
 
 fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let name = name.to_lowercase();
+    // Such as `ai.penr.content.published`.
+    if let Some(contained) = known.iter().find(|known| name.contains(**known)) {
+        return Some(contained);
+    }
     let likeness = known.iter().map(|known| (strsim::jaro(known, &name), *known));
     let near = likeness.filter(|(likeness, _)| *likeness >= LIKENESS);
     near.max_by(|(one, _), (other, _)| one.total_cmp(other)).map(|(_, known)| known)
@@ -107,6 +111,7 @@ mod tests {
         );
         assert!(said("Content.Created").ends_with("did you mean `content.created`?"));
         assert!(said("site_connected").ends_with("did you mean `site.connected`?"));
+        assert!(said("ai.penr.content.published.v1").ends_with("did you mean `content.published`?"));
         assert!(said("xyz").ends_with("; there are content.created, content.published, site.connected"));
     }
 

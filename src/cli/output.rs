@@ -66,7 +66,8 @@ pub(super) fn try_line(text: impl Display) -> io::Result<()> {
     writeln!(stdout().lock(), "{text}")
 }
 
-fn unless_closed(written: io::Result<()>) -> CommandResult {
+/// That nobody reads stdout any more is no failure.
+pub(super) fn unless_closed(written: io::Result<()>) -> CommandResult {
     match written {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),

@@ -47,6 +47,7 @@ impl Signals {
         let receiver = SignalReceiver {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            hangup: None,
             end_at_once: self.end_at_once.clone(),
         };
         // Last, so that no signal is lost: one before this line ends the process, one after it reaches the receiver.
@@ -83,19 +84,40 @@ pub(super) fn hangups() -> io::Result<Signal> {
     signal(SignalKind::hangup())
 }
 
+/// Whether SIGHUP is ignored, as Linux tells: the lowest bit of a hexadecimal number.
+fn ignores_hangups() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
+}
+
 /// Receives the signals for one command.
 pub(super) struct SignalReceiver {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Option<Signal>,
     end_at_once: Arc<AtomicBool>,
 }
 
 impl SignalReceiver {
+    /// Also receives SIGHUP, unless whoever started the process has it ignored, as `nohup` does.
+    ///
+    /// # Errors
+    ///
+    /// The system refuses a handler.
+    pub(super) fn with_hangups(mut self) -> io::Result<Self> {
+        if !ignores_hangups() {
+            self.hangup = Some(hangups()?);
+        }
+        Ok(self)
+    }
+
     /// Waits for a signal and returns the exit code that belongs to it.
     pub(super) async fn next(&mut self) -> u8 {
         tokio::select! {
             _ = self.interrupt.recv() => INTERRUPTED,
             _ = self.terminate.recv() => TERMINATED,
+            Some(_) = async { self.hangup.as_mut()?.recv().await } => HUNG_UP,
         }
     }
 

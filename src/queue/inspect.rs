@@ -56,7 +56,6 @@ pub(crate) struct Topology {
     pub(crate) left_over: Vec<(String, Depth)>,
     /// `None` if it does not exist, or is not shown to this user.
     pub(crate) dead_queue: Option<Depth>,
-    pub(crate) unrouted: UnroutedQueue,
 }
 
 /// What keeps events that no queue takes, compared with what a worker would declare.
@@ -143,11 +142,15 @@ impl Broker {
         let depths = try_join_all(further.iter().map(|queue| self.depth(queue))).await?;
         found.left_over = further.into_iter().zip(depths).filter_map(|(queue, depth)| Some((queue, depth?))).collect();
         found.dead_queue = self.depth(&queue.dead_queue).await?;
-        found.unrouted = self.unrouted(queue).await?;
         Ok(found)
     }
 
-    async fn unrouted(&self, queue: &Queue) -> Result<UnroutedQueue, QueueError> {
+    /// Compares what keeps events that no queue takes with what a worker would declare.
+    ///
+    /// # Errors
+    ///
+    /// The broker does not answer, or the connection has ended.
+    pub(crate) async fn unrouted(&self, queue: &Queue) -> Result<UnroutedQueue, QueueError> {
         let mut found =
             UnroutedQueue { unchecked: UncheckedTopology::of(self.link.user()), ..UnroutedQueue::default() };
         for entity in unrouted_entities(queue) {

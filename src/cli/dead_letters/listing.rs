@@ -13,23 +13,26 @@ use crate::queue::{Counted, LetterQueue, QueueError};
 const LOOKED_AT: u32 = 1000;
 
 pub(super) async fn print(settings: &Settings, limit: u32, show: bool, json: bool) -> CommandResult {
-    let mut look = Look { settings, limit, show, oldest: Oldest { limit: limit as usize, rows: Vec::new() } };
-    let (mut seen, mut counted) = (Seen::default(), Vec::new());
+    let look = Look { settings, limit, show };
+    let (mut rows, mut seen, mut counted, mut failed) = (Vec::new(), Seen::default(), Vec::new(), Ok(()));
     for queue in LetterQueue::ALL {
         match look.through(queue).await {
-            Ok((in_queue, cost)) => {
+            Ok((of_queue, in_queue, cost)) => {
+                rows.extend(of_queue);
                 let unrouted = if queue == LetterQueue::Unrouted { in_queue.total } else { 0 };
                 seen = Seen { total: seen.total + in_queue.total, read: seen.read + in_queue.read, unrouted };
                 counted.extend(cost);
             }
             Err(error) if look::is_left_out(queue, &error) => {}
+            // The dead letters have been read: they are shown all the same.
+            Err(error) if queue == LetterQueue::Unrouted => failed = Err(error.into()),
             Err(error) => return Err(error.into()),
         }
     }
     if seen.read == 0 && !counted.is_empty() {
-        return look::report_costs(counted);
+        return look::report_costs(counted).and(failed);
     }
-    let rows = look.oldest.into_rows();
+    rows.sort_by_cached_key(DeadLetterRow::sort_key);
     let hidden = (seen.total as usize).saturating_sub(rows.len());
     if json {
         output::json(&json!({ "data": rows, "total": seen.total, "hidden": hidden }))?;
@@ -42,15 +45,14 @@ pub(super) async fn print(settings: &Settings, limit: u32, show: bool, json: boo
     if rows.iter().any(|row| row.reason == UNREADABLE) {
         output::complaint(format_args!("note: {DISCARD_UNREADABLE}"));
     }
-    look::report_costs(counted)
+    look::report_costs(counted).and(failed)
 }
 
-/// What is read of both queues, one after the other.
+/// What is read of each queue.
 struct Look<'a> {
     settings: &'a Settings,
     limit: u32,
     show: bool,
-    oldest: Oldest,
 }
 
 /// How many messages a queue has, and how many of them were read.
@@ -63,17 +65,20 @@ struct Seen {
 }
 
 impl Look<'_> {
-    async fn through(&mut self, queue: LetterQueue) -> Result<(Seen, Option<Counted>), QueueError> {
+    /// The oldest of a queue. Each queue has its own limit: unrouted events often have no time, and would come last behind dead
+    /// letters.
+    async fn through(&self, queue: LetterQueue) -> Result<(Vec<DeadLetterRow>, Seen, Option<Counted>), QueueError> {
         let mut letters = look::connect(self.settings, queue).await?;
+        let mut oldest = Oldest { limit: self.limit as usize, rows: Vec::new() };
         let mut seen = Seen { total: letters.count().await?, ..Seen::default() };
         while seen.read < seen.total.min(LOOKED_AT.max(self.limit)) {
             let Some(letter) = letters.next().await? else { break };
             seen.read += 1;
             let row = DeadLetterRow::of(&letter, self.settings);
-            self.oldest.add(if self.show { row.with_payload(&letter) } else { row });
+            oldest.add(if self.show { row.with_payload(&letter) } else { row });
             letters.give_back(letter).await?;
         }
-        Ok((seen, letters.close().await?))
+        Ok((oldest.into_rows(), seen, letters.close().await?))
     }
 }
 

@@ -18,15 +18,16 @@ pub(super) struct Seen {
     pub(super) checks: Vec<Check>,
     /// How many consumers the worker queue has, if the broker tells.
     pub(super) consumers: Option<u32>,
-    /// What keeps events that no queue takes; `None` if the broker does not tell.
-    pub(super) unrouted: Option<UnroutedQueue>,
+    /// What keeps events that no queue takes, or why the broker does not tell.
+    pub(super) unrouted: Result<UnroutedQueue, String>,
 }
 
 pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Seen {
-    let unseen = |checks| Seen { checks, consumers: None, unrouted: None };
+    let unseen = |checks, why: &str| Seen { checks, consumers: None, unrouted: Err(why.to_owned()) };
     let dependent = [&OF_TOPOLOGY[..], &["round_trip"]].concat();
     if let Err(missing) = settings.amqp_url() {
-        return unseen(Check::skipped(&[&["broker"], &dependent[..]].concat(), &missing.to_string()));
+        let why = missing.to_string();
+        return unseen(Check::skipped(&[&["broker"], &dependent[..]].concat(), &why), &why);
     }
     let broker = match deadline.answer(Broker::connect(&settings.amqp)).await {
         Ok(broker) => broker,
@@ -34,12 +35,13 @@ pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> Seen {
             let is_read = queue::check_address(&settings.amqp).is_ok();
             let advice = if is_read { "is it up, and is AMQP_URL right?" } else { "correct it: workers do not start" };
             let check = Check::fails("broker", error, advice);
-            return unseen([vec![check], Check::skipped(&dependent, "the broker does not answer")].concat());
+            const WHY: &str = "the broker does not answer";
+            return unseen([vec![check], Check::skipped(&dependent, WHY)].concat(), WHY);
         }
     };
     let mut checks = vec![version(&broker)];
-    let (of_topology, unrouted) = topology(&broker, &settings.queue, deadline).await;
-    checks.extend(of_topology);
+    checks.extend(topology(&broker, &settings.queue, deadline).await);
+    let unrouted = deadline.answer(broker.unrouted(&settings.queue)).await;
     checks.extend(plugin(settings, deadline).await);
     let consumers = fewest_consumers(&broker, &settings.queue, deadline).await;
     // After the topology, for this check consumes and would be counted as a worker.
@@ -89,12 +91,12 @@ fn version(broker: &Broker) -> Check {
     }
 }
 
-async fn topology(broker: &Broker, queue: &Queue, deadline: Deadline) -> (Vec<Check>, Option<UnroutedQueue>) {
+async fn topology(broker: &Broker, queue: &Queue, deadline: Deadline) -> Vec<Check> {
     match deadline.answer(broker.topology(queue)).await {
-        Ok(found) => (vec![declared(&found), worker_queues(&found), dead_letters(&found)], Some(found.unrouted)),
+        Ok(found) => vec![declared(&found), worker_queues(&found), dead_letters(&found)],
         Err(error) => {
             let check = Check::fails("topology", error, "may this user configure what [queue] names?");
-            ([vec![check], Check::skipped(&OF_TOPOLOGY[1..], "the topology cannot be read")].concat(), None)
+            [vec![check], Check::skipped(&OF_TOPOLOGY[1..], "the topology cannot be read")].concat()
         }
     }
 }

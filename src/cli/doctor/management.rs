@@ -2,10 +2,11 @@
 
 use futures_util::future::try_join_all;
 
+use super::unrouted::{Told, Ways};
 use super::{Check, Deadline, millis};
 use crate::config::{Queue, Settings};
 use crate::error_chain;
-use crate::management::{Management, ManagementError, OurQueue, QueueDescription, SetBy, Way};
+use crate::management::{Management, ManagementError, OurQueue, QueueDescription, SetBy};
 use crate::tls;
 
 const OF_QUEUES: [&str; 2] = ["policies", "members"];
@@ -15,7 +16,7 @@ type Found = [(OurQueue, String, Option<QueueDescription>)];
 
 /// The checks, and what becomes of events that no queue takes, or why the plugin does not tell. Makes no checks and asks nothing
 /// unless `amqp.management_url` is set.
-pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> (Vec<Check>, Option<Result<Way, String>>) {
+pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> (Vec<Check>, Told) {
     if settings.amqp.management.is_none() {
         return (Vec::new(), None);
     }
@@ -50,7 +51,7 @@ pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> (Vec<Chec
     let (queues, alarms, unrouted) = tokio::join!(
         queues,
         within(deadline, management.alarms()),
-        within(deadline, management.way_of_unrouted(&settings.queue.events_exchange))
+        within(deadline, ways_of_unrouted(&management, &settings.queue))
     );
     let of_queues = match queues {
         Ok(mut found) => {
@@ -72,6 +73,15 @@ pub(super) async fn checks(settings: &Settings, deadline: Deadline) -> (Vec<Chec
         [vec![Check::ok("management", greeted)], of_queues, vec![alarms]].concat(),
         Some(unrouted.map_err(|error| error_chain(&error))),
     )
+}
+
+async fn ways_of_unrouted(management: &Management, queue: &Queue) -> Result<Ways, ManagementError> {
+    let events = management.way_of_unrouted(&queue.events_exchange).await?;
+    let shards = match queue.is_sharded() {
+        true => Some(management.way_of_unrouted(&queue.shards_exchange).await?),
+        false => None,
+    };
+    Ok(Ways { events, shards })
 }
 
 async fn within<T>(

@@ -11,7 +11,15 @@ use crate::queue::{Depth, UnroutedQueue};
 const CHECK: &str = "unrouted";
 
 /// What the management plugin tells, or why it could not be asked; `None` if `amqp.management_url` is not set.
-pub(super) type Told = Option<Result<Way, String>>;
+pub(super) type Told = Option<Result<Ways, String>>;
+
+/// What becomes of an event that no queue takes, at each exchange that gives events to queues.
+#[derive(Debug)]
+pub(super) struct Ways {
+    pub(super) events: Way,
+    /// At the exchange that spreads events over several queues, if there are several.
+    pub(super) shards: Option<Way>,
+}
 
 /// A part of what the check says, with what to do if that is needed.
 struct Said(String, Option<String>);
@@ -26,14 +34,18 @@ impl Said {
     }
 }
 
-/// `found` is `None` if the broker does not answer.
-pub(super) fn check(found: Option<&UnroutedQueue>, told: &Told, queue: &Queue) -> Check {
-    let Some(found) = found else {
-        return Check::warns(CHECK, "not checked: the broker does not answer", "solve that first");
+/// `found` is what keeps such events, or why the broker does not tell.
+pub(super) fn check(found: &Result<UnroutedQueue, String>, told: &Told, queue: &Queue) -> Check {
+    let found = match found {
+        Ok(found) => found,
+        Err(why) => return Check::warns(CHECK, format!("not checked: {why}"), "solve that first"),
     };
     let mut said = vec![way(told, queue)];
-    let is_kept =
-        matches!(told, Some(Ok(Way::To { leads: Leads::To(bound), .. })) if bound.contains(&queue.unrouted_queue));
+    let ways = told.as_ref().and_then(|told| told.as_ref().ok());
+    said.extend(ways.and_then(|ways| way_of_shards(ways, queue)));
+    let is_kept = matches!(
+        ways, Some(Ways { events: Way::To { leads: Leads::To(bound), .. }, .. }) if bound.contains(&queue.unrouted_queue)
+    );
     said.extend(declared(found, is_kept));
     if let Some(Depth { messages: messages @ 1.., .. }) = found.depth {
         said.insert(0, Said::faulty(format!("{messages} wait"), "see `penr-webhooks dead-letters list`"));
@@ -47,7 +59,7 @@ pub(super) fn check(found: Option<&UnroutedQueue>, told: &Told, queue: &Queue) -
 }
 
 fn way(told: &Told, queue: &Queue) -> Said {
-    let Queue { events_exchange, unrouted_exchange, unrouted_queue, .. } = queue;
+    let Queue { events_exchange, unrouted_queue, .. } = queue;
     let way = match told {
         None => {
             return Said::fine("what becomes of events that no queue takes cannot be told without amqp.management_url");
@@ -56,7 +68,7 @@ fn way(told: &Told, queue: &Queue) -> Said {
             let detail = format!("what becomes of events that no queue takes is not known: {why}");
             return Said::faulty(detail, "solve that first");
         }
-        Some(Ok(way)) => way,
+        Some(Ok(Ways { events, .. })) => events,
     };
     match way {
         Way::NoExchange => Said::faulty(
@@ -68,7 +80,7 @@ fn way(told: &Told, queue: &Queue) -> Said {
                 "events that no queue takes are not kept: {events_exchange} has no alternate exchange, so that they vanish unless \
                  they are published as mandatory"
             ),
-            format!("keep them: {}", policy(events_exchange, unrouted_exchange)),
+            format!("keep them: {}", policy(queue)),
         ),
         Way::Unread { policy } => Said::faulty(
             format!(
@@ -99,11 +111,31 @@ fn way(told: &Told, queue: &Queue) -> Said {
     }
 }
 
+/// With several queues, an event of a known type has left the events exchange by the time that no queue takes it: the alternate
+/// exchange of the next exchange is asked.
+fn way_of_shards(Ways { events, shards }: &Ways, queue: &Queue) -> Option<Said> {
+    let Way::To { exchange: wanted, .. } = events else { return None };
+    match shards.as_ref()? {
+        Way::To { exchange, .. } if exchange == wanted => None,
+        // Whether it is declared is told by the check `topology`, and whether a policy may be read above.
+        Way::NoExchange | Way::Unread { .. } => None,
+        Way::Dropped | Way::To { .. } => Some(Said::faulty(
+            format!(
+                "{} does not send them there, so that events vanish while none of the queues is there",
+                queue.shards_exchange
+            ),
+            format!("set one policy for both exchanges: {}", policy(queue)),
+        )),
+    }
+}
+
 /// The policy that makes our exchange the alternate exchange, as a command.
-fn policy(events_exchange: &str, unrouted_exchange: &str) -> String {
-    let pattern = events_exchange.replace('.', r"\.");
+fn policy(queue: &Queue) -> String {
+    let escaped = |name: &str| name.replace('.', r"\.");
+    let (events, shards, unrouted) =
+        (escaped(&queue.events_exchange), escaped(&queue.shards_exchange), &queue.unrouted_exchange);
     format!(
-        "`rabbitmqctl set_policy penr-unrouted '^{pattern}$' '{{\"alternate-exchange\":\"{unrouted_exchange}\"}}' --apply-to exchanges`"
+        "`rabbitmqctl set_policy penr-unrouted '^({events}|{shards})$' '{{\"alternate-exchange\":\"{unrouted}\"}}' --apply-to exchanges`"
     )
 }
 
@@ -112,7 +144,7 @@ fn declared(found: &UnroutedQueue, is_kept: bool) -> Vec<Said> {
     let UnroutedQueue { missing, different, unchecked, .. } = found;
     let mut said = Vec::new();
     if !different.is_empty() {
-        let advice = "delete it once it is empty, and a worker declares it anew; workers go on without it";
+        let advice = "delete it once it is empty, and a worker declares it anew; until then workers use a queue as it is, and no exchange of another type";
         said.push(Said::faulty(different.join("; "), advice));
     }
     if !missing.is_empty() {
@@ -131,8 +163,17 @@ mod tests {
     use super::super::Status;
     use super::*;
 
+    fn to(set_by: &str, exchange: &str, leads: Leads) -> Way {
+        Way::To { exchange: exchange.to_owned(), set_by: set_by.to_owned(), leads }
+    }
+
     fn told(set_by: &str, exchange: &str, leads: Leads) -> Told {
-        Some(Ok(Way::To { exchange: exchange.to_owned(), set_by: set_by.to_owned(), leads }))
+        only(to(set_by, exchange, leads))
+    }
+
+    /// Of one queue.
+    fn only(events: Way) -> Told {
+        Some(Ok(Ways { events, shards: None }))
     }
 
     fn bound(names: &[&str]) -> Leads {
@@ -143,7 +184,7 @@ mod tests {
     fn it_is_told_where_events_go_that_no_queue_takes() {
         let queue = Queue::example();
         let of = |told: &Told| {
-            let Check { status, detail, .. } = check(Some(&UnroutedQueue::default()), told, &queue);
+            let Check { status, detail, .. } = check(&Ok(UnroutedQueue::default()), told, &queue);
             (status, detail)
         };
         let cases = [
@@ -160,9 +201,9 @@ mod tests {
                 Status::Warns,
                 "gone, by the policy p, which does not exist",
             ),
-            (Some(Ok(Way::Dropped)), Status::Warns, "events has no alternate exchange"),
-            (Some(Ok(Way::Unread { policy: "p".into() })), Status::Warns, "the policy p applies to events"),
-            (Some(Ok(Way::NoExchange)), Status::Warns, "events is not declared yet"),
+            (only(Way::Dropped), Status::Warns, "events has no alternate exchange"),
+            (only(Way::Unread { policy: "p".into() }), Status::Warns, "the policy p applies to events"),
+            (only(Way::NoExchange), Status::Warns, "events is not declared yet"),
             (None, Status::Ok, "without amqp.management_url"),
             (Some(Err("it is away".into())), Status::Warns, "not known: it is away"),
         ];
@@ -177,22 +218,41 @@ mod tests {
         let queue = Queue::example();
         let kept = told("the policy p", "unrouted", bound(&["unrouted.queue"]));
         let waiting = UnroutedQueue { depth: Some(Depth { messages: 3, consumers: 0 }), ..UnroutedQueue::default() };
-        let check_of = |found: &UnroutedQueue| check(Some(found), &kept, &queue);
-        let said = check_of(&waiting);
+        let check_of = |found: UnroutedQueue| check(&Ok(found), &kept, &queue);
+        let said = check_of(waiting);
         assert!(said.status == Status::Warns && said.detail.starts_with("3 wait; events that no"), "{said:?}");
         let missing = UnroutedQueue { missing: vec!["the queue unrouted.queue".into()], ..UnroutedQueue::default() };
-        let said = check_of(&missing);
+        let said = check_of(missing);
         assert!(
             said.status == Status::Warns && said.detail.ends_with("not declared: the queue unrouted.queue"),
             "{said:?}"
         );
-        let unseen = check(None, &kept, &queue);
-        assert!(unseen.status == Status::Warns && unseen.detail.starts_with("not checked: "), "{unseen:?}");
+        let unseen = check(&Err("set AMQP_URL".into()), &kept, &queue);
+        assert!(unseen.status == Status::Warns && unseen.detail == "not checked: set AMQP_URL", "{unseen:?}");
     }
 
     #[test]
     fn the_policy_is_advised_as_a_command() {
-        let expected = r#"`rabbitmqctl set_policy penr-unrouted '^penr\.events$' '{"alternate-exchange":"penr.events.unrouted"}' --apply-to exchanges`"#;
-        assert_eq!(policy("penr.events", "penr.events.unrouted"), expected);
+        let expected = r#"`rabbitmqctl set_policy penr-unrouted '^(all\.events|shards)$' '{"alternate-exchange":"unrouted"}' --apply-to exchanges`"#;
+        assert_eq!(policy(&Queue { events_exchange: "all.events".into(), ..Queue::example() }), expected);
+    }
+
+    #[test]
+    fn with_several_queues_the_exchange_that_spreads_events_must_send_them_the_same_way() {
+        let kept = || to("the policy p", "unrouted", bound(&["unrouted.queue"]));
+        let other = to("the policy q", "other", bound(&["q"]));
+        let cases = [
+            (Some(Way::Dropped), Status::Warns),
+            (Some(other), Status::Warns),
+            (Some(kept()), Status::Ok),
+            (Some(Way::NoExchange), Status::Ok),
+            (None, Status::Ok),
+        ];
+        for (shards, status) in cases {
+            let told = Some(Ok(Ways { events: kept(), shards }));
+            let said = check(&Ok(UnroutedQueue::default()), &told, &Queue::example());
+            let is_named = said.detail.contains("shards does not send them there");
+            assert!(said.status == status && is_named == (status == Status::Warns), "{told:?}: {said:?}");
+        }
     }
 }

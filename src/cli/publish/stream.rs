@@ -33,7 +33,7 @@ pub(super) async fn publish(
     json: bool,
     signals: &Signals,
 ) -> CommandResult {
-    let mut signal = signals.receiver()?;
+    let mut signal = signals.receiver()?.with_hangups()?;
     let (input, progress) = open()?;
     let mut stream = Stream {
         settings,
@@ -48,7 +48,8 @@ pub(super) async fn publish(
     stream.progress.finish_and_clear();
     // From here on a signal ends the process at once: nobody may read what is printed.
     drop(signal);
-    stream.confirmed.report(json).and(ended)
+    let reported = stream.confirmed.report(json);
+    ended.and(reported)
 }
 
 /// What is known to be in a queue.
@@ -62,7 +63,7 @@ struct Confirmed {
 }
 
 impl Confirmed {
-    /// Prints it on stdout, or on stderr if nobody reads stdout any more.
+    /// Prints it on stdout, or on stderr if stdout does not take it: nobody reads it any more, or its disk is full.
     fn report(&self, json: bool) -> CommandResult {
         let last = self.last.as_ref().map(EventId::as_str);
         let said = match json {
@@ -74,11 +75,11 @@ impl Confirmed {
                 format!("published {events}{skipped}; last confirmed: {}", last.unwrap_or("none"))
             }
         };
-        match output::try_line(&said) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => output::complaint(said),
-            written => written?,
+        let written = output::try_line(&said);
+        if written.is_err() {
+            output::complaint(said);
         }
-        Ok(())
+        output::unless_closed(written)
     }
 }
 

@@ -25,6 +25,7 @@ const ATTACH_TIMEOUT: Duration = Duration::from_secs(2);
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// Between two tries of what the broker refused, since it logs an error for each.
 const REFUSED_AGAIN: Duration = Duration::from_mins(10);
+const NOT_KEPT: &str = "events that no queue takes are not kept; all others are delivered as usual";
 
 /// What is known of the exchange and the queue. It outlives a connection, so that the log says the same only once.
 #[derive(Debug, Default)]
@@ -47,6 +48,8 @@ enum Answer {
     Declared,
     /// They exist, but this user may not declare them: somebody else cares for them.
     OfOthers,
+    /// The queue has other arguments, as the broker says. It keeps events all the same.
+    OtherArguments(String),
     /// Events that no queue takes are not kept, and why.
     NotKept(String),
 }
@@ -84,7 +87,7 @@ impl Unrouted {
     }
 
     async fn declare(&mut self, link: &Link, queue: &Queue) {
-        let reason = match declare(link, queue).await {
+        let (reason, what) = match declare(link, queue).await {
             Ok(Answer::Declared) => {
                 self.state = State::Declared;
                 self.refusals.end();
@@ -96,31 +99,39 @@ impl Unrouted {
                 tracing::debug!("somebody else cares for what keeps unrouted events");
                 return;
             }
-            Ok(Answer::NotKept(reason)) => reason,
-            Err(QueueError::Mismatch(difference)) => difference,
+            Ok(Answer::OtherArguments(difference)) => (
+                difference,
+                "the queue of unrouted events has other arguments than these settings; it is used as it is",
+            ),
+            Ok(Answer::NotKept(reason)) | Err(QueueError::Mismatch(reason)) => (reason, NOT_KEPT),
             Err(error) if error.is_away() => {
                 // The consumer logs the loss of the connection.
                 tracing::debug!(error = error_chain(&error), "cannot declare what keeps unrouted events");
                 return;
             }
-            Err(error) => error_chain(&error),
+            Err(error) => (error_chain(&error), NOT_KEPT),
         };
         self.state = State::Refused(Instant::now());
         if self.refusals.is_news(&reason) {
-            tracing::warn!(
-                error = reason,
-                "events that no queue takes are not kept; all others are delivered as usual"
-            );
+            tracing::warn!(error = reason, "{what}");
         }
     }
 }
 
 async fn declare(link: &Link, queue: &Queue) -> Result<Answer, QueueError> {
     let mut declarer = Declarer::begin(link).await?;
-    let (mut missing, mut is_of_others) = (Vec::new(), false);
+    let (mut missing, mut is_of_others, mut difference) = (Vec::new(), false, None);
     for entity in unrouted_entities(queue) {
-        if let DeclareAnswer::Ok = declarer.declare(&entity).await? {
-            continue;
+        match declarer.declare(&entity).await {
+            Ok(DeclareAnswer::Ok) => continue,
+            Ok(DeclareAnswer::Missing | DeclareAnswer::Forbidden) => {}
+            // A queue keeps messages whatever its arguments are. An exchange of another type may pass none on.
+            Err(QueueError::Mismatch(other)) if entity.is_queue(&queue.unrouted_queue) => {
+                difference = Some(other);
+                declarer = Declarer::begin(link).await?;
+                continue;
+            }
+            Err(error) => return Err(error),
         }
         match declarer.check_exists(&entity).await? {
             DeclareAnswer::Missing => missing.push(entity),
@@ -131,11 +142,13 @@ async fn declare(link: &Link, queue: &Queue) -> Result<Answer, QueueError> {
         return Ok(Answer::NotKept(undeclared(link.user(), &missing, queue).to_string()));
     }
     let answer = match declarer.bind_key(&unrouted_binding(queue), "").await? {
-        DeclareAnswer::Ok if is_of_others => Answer::OfOthers,
-        DeclareAnswer::Ok => Answer::Declared,
-        DeclareAnswer::Forbidden if is_of_others => Answer::OfOthers,
-        DeclareAnswer::Forbidden => Answer::NotKept(unbound(link.user(), queue).to_string()),
         DeclareAnswer::Missing => Answer::NotKept("somebody deletes what was just declared".to_owned()),
+        DeclareAnswer::Forbidden if !is_of_others => Answer::NotKept(unbound(link.user(), queue).to_string()),
+        DeclareAnswer::Ok | DeclareAnswer::Forbidden => match difference {
+            Some(difference) => Answer::OtherArguments(difference),
+            None if is_of_others => Answer::OfOthers,
+            None => Answer::Declared,
+        },
     };
     declarer.close().await?;
     Ok(answer)

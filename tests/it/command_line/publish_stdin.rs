@@ -83,7 +83,12 @@ impl Running {
 
     fn with_input(site: &Site, arguments: &[&str], input: Stdio) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_penr-webhooks"));
-        command.args(arguments).current_dir(site.folder()).kill_on_drop(true);
+        command.args(arguments);
+        Self::of(command, site, input)
+    }
+
+    fn of(mut command: Command, site: &Site, input: Stdio) -> Self {
+        command.current_dir(site.folder()).kill_on_drop(true);
         command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         site.settings().give_to(&mut command);
         Self { child: command.spawn().unwrap(), input: None }
@@ -220,7 +225,8 @@ async fn an_id_that_never_comes_is_an_error_that_says_that_nothing_was_published
 #[tokio::test]
 async fn a_signal_while_it_waits_for_a_line_counts_all_that_came_before() {
     let site = site_with_queue().await;
-    for (signal, code) in [("INT", 130), ("TERM", 143)] {
+    // SIGHUP comes when a connection to the machine is lost.
+    for (signal, code) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
         let mut running = Running::start(&site, &STDIN_JSON);
         running.write(&lines(0..300)).await;
         let there = async || site.queue_depth(site.worker_queue()).await == 300;
@@ -232,6 +238,24 @@ async fn a_signal_while_it_waits_for_a_line_counts_all_that_came_before() {
         assert_eq!(error, "stopped by a signal: 300 events were confirmed");
         assert_eq!(ids(&site).await.len(), 300);
     }
+}
+
+#[tokio::test]
+async fn a_run_under_nohup_outlives_its_terminal() {
+    let site = site_with_queue().await;
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"trap "" HUP; exec "$@""#, "sh", env!("CARGO_BIN_EXE_penr-webhooks")]).args(STDIN);
+    let mut running = Running::of(command, &site, Stdio::piped());
+    running.input = running.child.stdin.take();
+    for number in 1..=2 {
+        running.write(&lines(number..number + 1)).await;
+        let there = async || site.queue_depth(site.worker_queue()).await as usize == number;
+        wait_until("the line is published", there).await;
+        running.signal("HUP");
+    }
+    running.input = None;
+    let output = running.end().await;
+    assert_eq!((output.code, output.stdout.as_str()), (0, "published 2 events; last confirmed: evt_2\n"));
 }
 
 #[tokio::test]
@@ -323,7 +347,7 @@ async fn a_run_without_a_broker_says_that_nothing_was_published() {
 }
 
 #[tokio::test]
-async fn the_last_confirmed_id_stands_on_stderr_if_nobody_reads_stdout() {
+async fn the_last_confirmed_id_stands_on_stderr_if_stdout_does_not_take_it() {
     let site = site_with_queue().await;
     for (arguments, said) in [
         (&STDIN[..], "published 3 events; last confirmed: evt_3"),
@@ -338,6 +362,13 @@ async fn the_last_confirmed_id_stands_on_stderr_if_nobody_reads_stdout() {
         let running = Running { child: command.spawn().unwrap(), input: None };
         let output = running.end().await;
         assert!(output.code == 0 && output.stderr.lines().any(|line| line == said), "{output:?}");
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_penr-webhooks"));
+        command.args(arguments).stdin(File::open(&path).unwrap()).current_dir(site.folder());
+        command.stdout(full).stderr(Stdio::piped()).kill_on_drop(true);
+        site.settings().give_to(&mut command);
+        let output = Running { child: command.spawn().unwrap(), input: None }.end().await;
+        assert!(output.code == 1 && output.stderr.lines().any(|line| line == said), "{output:?}");
     }
 }
 

@@ -62,6 +62,20 @@ async fn unrouted_events_are_listed_with_the_dead_letters_and_say_what_to_do() {
     assert_eq!(site.unrouted().await, 4);
 }
 
+/// Most publishers do not say when they published: such events would come last, behind all dead letters.
+#[tokio::test]
+async fn many_dead_letters_hide_no_unrouted_event() {
+    let site = site().await;
+    for number in 0..3 {
+        site.bury_unknown(&format!("evt_dead_{number}")).await;
+    }
+    site.publish_unrouted(site.event("evt_new", ACCOUNT, NEW_TYPE, &json!(MARKER))).await;
+    let listed = site.json(&["dead-letters", "list", "--limit", "1"]).await;
+    let ids: Vec<_> = listed["data"].as_array().unwrap().iter().map(|row| row["id"].as_str().unwrap()).collect();
+    assert!(ids.len() == 2 && ids[0].starts_with("evt_dead_") && ids[1] == "evt_new", "{listed}");
+    assert_eq!([&listed["total"], &listed["hidden"]], [4, 2]);
+}
+
 #[tokio::test]
 async fn an_unrouted_event_whose_type_was_added_to_the_catalogue_is_delivered_after_a_requeue() {
     let site = site().await;

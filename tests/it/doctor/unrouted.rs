@@ -56,6 +56,37 @@ async fn the_documented_policy_keeps_what_no_queue_takes_and_the_doctor_says_whe
     other_ways_are_named(site, &plugin).await;
 }
 
+/// An event that has come to the exchange in between is no longer one of `penr.events`.
+#[tokio::test]
+async fn with_several_queues_the_documented_policy_also_keeps_events_of_known_types_that_no_queue_takes() {
+    let servers = PrivateServers::broker_and_management().await;
+    let site = Site::on(&servers).await.with_usual_names().set("queue.shards", "2");
+    let site = site.set("amqp.management_url", &servers.management_url().await);
+    let mut worker = site.launch(&["worker"]).start_worker_of(2).await;
+    worker.terminate();
+    worker.wait().await;
+    let set_policy = async |pattern: &str| {
+        let definition = r#"{"alternate-exchange":"penr.events.unrouted"}"#;
+        servers.ctl(&["set_policy", "penr-unrouted", pattern, definition, "--apply-to", "exchanges"]).await;
+    };
+    set_policy(r"^penr\.events$").await;
+    let amiss = ["are kept in penr.events.unrouted; penr.webhooks.shards does not send them there"];
+    let report = site.doctor().await;
+    report.assert("unrouted", "warns", &amiss);
+    let mut amqp = site.own_amqp().await;
+    for queue in ["penr.webhooks", "penr.webhooks.2"] {
+        amqp.delete_queue(queue).await.unwrap();
+    }
+    let known = site.event("evt_1", ACCOUNT, "content.created", &json!({}));
+    assert_eq!(site.publish_message(&known).await, Fate::Returned);
+    let command = policy_command(&report.advice("unrouted").replace('`', "\n"));
+    assert_eq!(command, policy_command(README));
+    servers.ctl(&command.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    assert_eq!(site.publish_message(&known).await, Fate::Confirmed);
+    assert_eq!(site.queue_depth(site.unrouted_queue()).await, 1);
+    site.doctor().await.assert("unrouted", "warns", &["1 wait; events", "are kept in penr.events.unrouted"]);
+}
+
 async fn unknown_types_are_kept_and_known_ones_delivered(site: &Site, plugin: &Plugin, worker: &mut Replica) {
     let receiver = Receiver::start().await;
     site.create_webhook(ACCOUNT, &receiver.url(), &["content.created"]).await;
