@@ -57,6 +57,10 @@ pub(super) fn refusal(malformed: &Malformed, body: &[u8], properties: &Propertie
 
 fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let name = name.to_lowercase();
+    // A name with something before it or behind it, such as `com.example.content.published`.
+    if let Some(part) = known.iter().find(|known| name.contains(**known)) {
+        return Some(part);
+    }
     let likeness = known.iter().map(|known| (strsim::jaro(known, &name), *known));
     let near = likeness.filter(|(likeness, _)| *likeness >= LIKENESS);
     near.max_by(|(one, _), (other, _)| one.total_cmp(other)).map(|(_, known)| known)
@@ -120,6 +124,7 @@ mod tests {
         let begin = Malformed::UnknownType.to_string();
         let expected = format!("{begin} (it is `content.publishd`; did you mean `content.published`?)");
         assert_eq!(said("content.publishd"), expected);
+        assert!(said("com.site.content.published.v1").ends_with("did you mean `content.published`?)"));
         assert_eq!(said(""), format!("{begin} (it is ``)"));
         assert_eq!(said("\\u001b[1m\\u202e"), format!(r"{begin} (it is ` [1m\u{{202e}}`)"));
         assert_eq!(said(&"é".repeat(100)), format!("{begin} (it is `{}`)", "é".repeat(32)));

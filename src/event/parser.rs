@@ -169,7 +169,7 @@ fn occurred_at<'a>(time: Field<'a>, properties: &Properties, now: Timestamp) -> 
     if let Some(value) = given(time.value) {
         let written = text(time.name, Some(value))?;
         let sent = match &written {
-            Cow::Borrowed(written) => in_one_form(*written),
+            Cow::Borrowed(written) => in_one_form(written),
             Cow::Owned(written) => in_one_form(written).map(|sent| Cow::Owned(sent.into_owned())),
         };
         return sent.ok_or_else(|| Malformed::OccurredAt(time.name, WrongTime::of(&written)));
