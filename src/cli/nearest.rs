@@ -57,7 +57,7 @@ pub(super) fn refusal(malformed: &Malformed, body: &[u8], properties: &Propertie
 
 fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     let name = name.to_lowercase();
-    // Such as `ai.penr.content.published`.
+    // A name with something before it or behind it, such as `ai.penr.content.published`.
     if let Some(contained) = known.iter().find(|known| name.contains(*known)) {
         return Some(contained);
     }

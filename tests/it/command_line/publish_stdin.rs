@@ -166,7 +166,7 @@ async fn a_line_that_a_worker_would_refuse_ends_the_run_behind_what_is_confirmed
     let cases = [
         ("{", "not valid JSON"),
         ("not JSON", "not valid JSON"),
-        ("[]", "not a JSON object"),
+        ("[]", "a JSON array"),
         (&event("evt 1", TYPE), "`id`"),
         (&event("", TYPE), "has no `id`: each line needs one of its own"),
         (&event("evt_1", "content.exploded"), "(it is `content.exploded`; did you mean `content."),

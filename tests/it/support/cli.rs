@@ -64,11 +64,13 @@ impl Site {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
         let mut stdin = child.stdin.take().expect("it was piped");
-        // It may end without having read all.
-        let _ = stdin.write_all(input.as_bytes()).await;
-        drop(stdin);
-        let output = within(&name(arguments), LIMIT, child.wait_with_output()).await.expect("it is our child");
-        Output::of(arguments, &output)
+        // It may end without having read all, and may write before it has.
+        let writing = async move {
+            let _ = stdin.write_all(input.as_bytes()).await;
+        };
+        let name = name(arguments);
+        let (output, ()) = tokio::join!(within(&name, LIMIT, child.wait_with_output()), writing);
+        Output::of(arguments, &output.expect("it is our child"))
     }
 
     /// A command whose stdout and stderr nobody reads any more, as after `| head`; how it ends.
