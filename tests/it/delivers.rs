@@ -72,8 +72,7 @@ async fn the_body_holds_the_data_byte_for_byte_on_every_attempt() {
         "type":"{TYPE}"}}"#
     );
     assert_eq!(site.publish_message(&site.message(event)).await, Fate::Confirmed);
-    let expected =
-        format!(r#"{{"id":"evt-1_A","type":"{TYPE}","timestamp":"2026-11-23t10:00:00.5+02:00","data":{data}}}"#);
+    let expected = format!(r#"{{"id":"evt-1_A","type":"{TYPE}","timestamp":"2026-11-23T08:00:00.5Z","data":{data}}}"#);
     for attempt in 1..=2 {
         let request = receiver.next().await;
         assert_eq!(request.attempt(), attempt);

@@ -251,7 +251,8 @@ async fn a_claim_whose_lease_would_end_during_the_attempt_is_given_back() {
     let site = Site::new().await.set("sender.timeout", "3s").set("sender.body_timeout", "0s").set("worker.lease", "6s");
     let site = site.set("retry.schedule", r#"["1h", "1s", "1s", "1s", "1s", "1s", "1s", "1s", "1s"]"#);
     let queue = Queue::on(site.set("worker.max_in_flight", "24")).await;
-    queue.receiver.script((0..20).map(|_| Reply::status(500)));
+    // All are on the way before the first one fails: what comes later would be parked without an attempt.
+    queue.receiver.script((0..20).map(|_| Reply::status(500).after(Duration::from_secs(1))));
     let worker = queue.begin_with(20).await;
     stop(worker).await;
     // The receiver is fast when the deliveries are claimed and slow from then on. There is less room too, because other webhooks

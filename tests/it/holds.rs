@@ -246,7 +246,8 @@ async fn a_hold_of_everything_lasts_over_a_restart_of_the_broker() {
 async fn what_was_held_is_sent_at_the_rate_of_recoveries_and_recoveries_wait_for_the_release() {
     let site = Site::new().await.set("recover.rate", "20").set("retry.schedule", "[]");
     let (receiver, api) = (Receiver::start().await, site.api().await);
-    receiver.script((0..20).map(|_| Reply::status(500)));
+    // All are on the way before the first one fails: what comes later would wait for probes.
+    receiver.script((0..20).map(|_| Reply::status(500).after(Duration::from_secs(1))));
     let webhook = site.create_webhook("acc_1", &receiver.url(), &[TYPE]).await;
     let mut worker = site.worker().await;
     site.publish_many(20, "acc_1", TYPE, json!({})).await;
