@@ -58,7 +58,11 @@ impl Unserved {
 
     /// Logs the addresses that did not serve although `serving` does.
     pub(super) fn log_beside(&self, serving: &Peer) {
-        logged().remove(&serving.label());
+        // One that also serves under another virtual host or user is still reported.
+        let serves = serving.label();
+        if self.tried.iter().all(|tried| tried.node.label(tried.ip) != serves) {
+            logged().remove(&serves);
+        }
         for Tried { node, ip, refusal: Refusal { reason, fault }, .. } in &self.tried {
             let address = node.label(*ip);
             let is_news = *fault != Fault::Away
