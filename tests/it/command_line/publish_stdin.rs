@@ -82,8 +82,9 @@ impl Running {
     }
 
     fn with_input(site: &Site, arguments: &[&str], input: Stdio) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_penr-webhooks"));
-        command.args(arguments);
+        // The tests themselves may run under `nohup`, whose ignored SIGHUP a child would inherit.
+        let mut command = Command::new("env");
+        command.args(["--default-signal=HUP", env!("CARGO_BIN_EXE_penr-webhooks")]).args(arguments);
         Self::of(command, site, input)
     }
 
