@@ -89,17 +89,9 @@ fn suggestion(error: &clap::Error) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::CatalogueEntry;
 
     fn catalogue() -> Catalogue {
-        let names = ["content.created", "content.published", "site.connected"];
-        let entry = |name: &str| CatalogueEntry {
-            event_type: EventType::parse(name).unwrap(),
-            name: String::new(),
-            description: String::new(),
-            example: None,
-        };
-        Catalogue::new(names.into_iter().map(entry).collect())
+        Catalogue::of_types(&["content.created", "content.published", "site.connected"])
     }
 
     #[test]

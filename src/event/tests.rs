@@ -3,13 +3,7 @@ use crate::trace_context::TraceContext;
 use proptest::prelude::*;
 
 fn parser() -> EventParser {
-    let entry = |name: &str| CatalogueEntry {
-        event_type: EventType::parse(name).unwrap(),
-        name: name.into(),
-        description: String::new(),
-        example: None,
-    };
-    EventParser { catalogue: Catalogue::new(vec![entry("content.published")]), max_event_bytes: 256 * 1024 }
+    EventParser { catalogue: Catalogue::of_types(&["content.published"]), max_event_bytes: 256 * 1024 }
 }
 
 fn now() -> Timestamp {

@@ -1,11 +1,8 @@
 use super::*;
-use crate::event::{Catalogue, CatalogueEntry};
-use crate::ids::EventType;
+use crate::event::Catalogue;
 
 fn warnings_with(body: &str, properties: &Properties) -> Vec<String> {
-    let event_type = EventType::parse("content.published").unwrap();
-    let entry = CatalogueEntry { event_type, name: String::new(), description: String::new(), example: None };
-    let parser = EventParser { catalogue: Catalogue::new(vec![entry]), max_event_bytes: 64 * 1024 };
+    let parser = EventParser { catalogue: Catalogue::of_types(&["content.published"]), max_event_bytes: 64 * 1024 };
     parser.warnings(body.as_bytes(), properties).iter().map(Warning::to_string).collect()
 }
 

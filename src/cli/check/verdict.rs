@@ -122,18 +122,10 @@ fn unrouted(key: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Catalogue, CatalogueEntry};
-    use crate::ids::EventType;
+    use crate::event::Catalogue;
 
     fn verdict(body: &str, outside: &Outside) -> Verdict {
-        let entry = |name: &str| CatalogueEntry {
-            event_type: EventType::parse(name).unwrap(),
-            name: String::new(),
-            description: String::new(),
-            example: None,
-        };
-        let catalogue = Catalogue::new(["a.b", "c.d"].map(entry).to_vec());
-        let parser = EventParser { catalogue, max_event_bytes: 1000 };
+        let parser = EventParser { catalogue: Catalogue::of_types(&["a.b", "c.d"]), max_event_bytes: 1000 };
         let queue = Queue { shards: 2, shard_queues: 3, ..Queue::example() };
         Verdict::of(body.as_bytes(), outside, &parser, &queue, "2026-11-23T10:00:00Z".parse().unwrap())
     }
