@@ -66,7 +66,7 @@ pub(super) struct Arguments {
     /// standard input, is one message if it is one JSON text or has no line that is a JSON object, without blanks before it; else
     /// a message in each line
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    #[arg(conflicts_with_all = ["account", "event_type", "data", "id", "count", "stdin", "after"])]
+    #[arg(conflicts_with_all = OF_FLAGS, conflicts_with_all = ["stdin", "after"])]
     check: Option<PathBuf>,
     #[command(flatten)]
     outside: Outside,

@@ -115,7 +115,7 @@ impl Publishing<'_> {
         for OutgoingEvent { id, body } in events {
             let event = EventAddress { event_type, id: &id, account: self.arguments.account.as_str() };
             let sent = self.publisher.send_event(exchange, event, body.as_bytes()).await?;
-            unconfirmed.push(&id.clone(), id, sent);
+            unconfirmed.push(id.clone(), id, sent);
             if unconfirmed.is_full() {
                 self.confirm_next(unconfirmed, progress).await?;
             }

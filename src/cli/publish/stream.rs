@@ -207,7 +207,7 @@ impl Stream<'_> {
         };
         let sent = publisher.send_event(&self.settings.queue.events_exchange, address, &body).await;
         let sent = sent.map_err(|error| at_line(number, &event.id, error))?;
-        self.unconfirmed.push(event.id.as_str(), Sent { id: event.id.clone(), line: number, end }, sent);
+        self.unconfirmed.push(event.id.to_string(), Sent { id: event.id, line: number, end }, sent);
         while self.unconfirmed.is_full() {
             self.confirm_next().await?;
         }

@@ -54,8 +54,8 @@ impl<T> Window<T> {
     }
 
     /// `id` is the id of the event's message.
-    pub(super) fn push(&mut self, id: &str, event: T, sent: Unconfirmed) {
-        self.events.push_back(Sent { id: id.to_owned(), event, state: State::Waiting(sent.settled().boxed()) });
+    pub(super) fn push(&mut self, id: String, event: T, sent: Unconfirmed) {
+        self.events.push_back(Sent { id, event, state: State::Waiting(sent.settled().boxed()) });
     }
 
     /// Waits for the broker's answer to the oldest event. `None` if there is none. Nothing is lost if the wait is given up.
