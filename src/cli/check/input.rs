@@ -68,8 +68,7 @@ impl Input {
 
 /// An input is one message if it is one JSON text, over however many lines, or if no line of it is a JSON object. So JSON that is
 /// indented and has a mistake is one message with this mistake, and not as many as it has lines: an object with blanks before it
-/// does not count. An input that is longer than a
-/// message may be is judged by its beginning.
+/// does not count. An input that is longer than a message may be is judged by its beginning.
 fn kind(beginning: &[u8], is_all: bool) -> Kind {
     if is_all && serde_json::from_slice::<IgnoredAny>(beginning).is_ok() {
         return Kind::Message;

@@ -1,5 +1,5 @@
-//! Reads the queues of dead letters and of unrouted events with care for their delivery limit: RabbitMQ before 4.3 counts every look at a letter, and removes a
-//! letter that was looked at too often.
+//! Reads the queues of dead letters and of unrouted events with care for their delivery limit: RabbitMQ before 4.3 counts every
+//! look at a letter, and removes a letter that was looked at too often.
 
 use crate::cli::{CommandResult, Failure, output};
 use crate::config::Settings;
